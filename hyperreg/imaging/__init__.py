@@ -1,0 +1,1 @@
+"""Images with their geometry: volumes, files, transforms, resampling, normalisation. RAS mm everywhere."""
