@@ -1,0 +1,485 @@
+"""Live registration on MRML nodes, without Qt: the Slicer module and the browser app both use it.
+
+The life of a registration: idle -> running (the worker prepares) -> live (λ moves the field) -> idle again by `reset`, by
+closing the scene, by deleting a node, or when the worker dies. The scene is touched only once the worker is ready, so
+cancelling or failing before that leaves it as it was.
+
+Who turns the events: somebody calls the worker client's `poll` regularly (Slicer: a QTimer); all callbacks arrive there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import hyperreg
+import numpy as np
+import slicer
+import vtk
+from hyperreg.errors import HyperRegError, InputError
+from hyperreg.imaging.resampling import resample
+from hyperreg.imaging.transform import Transform
+from hyperreg.imaging.volume import DisplacementField, Grid
+
+from . import Geometry
+
+# Node references and attributes of the transform node: they are saved with the scene, so that a reopened one can go on.
+MOVING_PARENT_ROLE = "HyperReg.movingParent"
+COMPANION_ROLE = "HyperReg.companion"
+LAMBDA_ATTRIBUTE = "HyperReg.lambda"
+MODEL_ATTRIBUTE = "HyperReg.model"
+MODEL_VERSION_ATTRIBUTE = "HyperReg.modelVersion"
+VERSION_ATTRIBUTE = "HyperReg.version"
+LIVE_ATTRIBUTE = "HyperReg.live"
+
+IDLE, RUNNING, LIVE = "idle", "running", "live"
+INITIAL_METHODS = ("affine", "rigid", "com", "none")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What `RegistrationLogic.keep` adds to the scene.
+
+    volume: the moving image resampled on the fixed grid.
+    forward: the transform that carries the moving image onto the fixed one.
+    inverse: the transform that carries the fixed image onto the moving one.
+    """
+
+    volume: slicer.vtkMRMLScalarVolumeNode
+    forward: slicer.vtkMRMLTransformNode
+    inverse: slicer.vtkMRMLTransformNode
+
+
+@dataclass
+class _Run:
+    """One registration: its nodes' ids and what was given to the worker."""
+
+    fixed_id: str
+    moving_id: str
+    moving_parent_id: str | None
+    parent_to_world: np.ndarray
+    fixed_grid: Grid
+    model: str
+
+
+def is_live_transform(node: slicer.vtkMRMLNode | None) -> bool:
+    """Whether a node is a transform that this logic made and moves (also one from a reopened scene)."""
+    return node is not None and node.IsA("vtkMRMLTransformNode") and node.GetAttribute(LIVE_ATTRIBUTE) is not None
+
+
+def original_parent(node: slicer.vtkMRMLTransformableNode) -> slicer.vtkMRMLTransformNode | None:
+    """The transform a node is under, not counting the live one: that one stands in front of the moving volume's own."""
+    parent = node.GetParentTransformNode()
+    return parent.GetNodeReference(MOVING_PARENT_ROLE) if is_live_transform(parent) else parent
+
+
+class RegistrationLogic:
+    """Registers two volume nodes and keeps a transform node in step with λ.
+
+    scene: the vtkMRMLScene of both nodes.
+    registration: a `hyperreg.worker.live.LiveRegistration` or a stand-in with the same callbacks.
+
+    Callbacks, all optional, called on the thread that polls:
+    on_change(): state, nodes or what can be done changed.
+    on_progress(fraction, text): while running.
+    on_field(lam, exact): the transform node now shows this λ.
+    on_metrics(metrics, lam): see `LiveSession.metrics`.
+    on_error(message): in words for the user; the logic is idle or live again when it comes.
+    """
+
+    def __init__(self, scene: slicer.vtkMRMLScene, registration: Any) -> None:
+        self.scene = scene
+        self.registration = registration
+        self.on_change: Callable[[], None] = lambda: None
+        self.on_progress: Callable[[float, str], None] = lambda fraction, text: None
+        self.on_field: Callable[[float, bool], None] = lambda lam, exact: None
+        self.on_metrics: Callable[[Mapping[str, Any], float], None] = lambda metrics, lam: None
+        self.on_error: Callable[[str], None] = lambda message: None
+
+        self.state = IDLE
+        self.lam = 0.0
+        self.exact_lam: float | None = None
+        self.metrics: Mapping[str, Any] = {}
+        self._run: _Run | None = None
+        self._job: Any = None
+        self._live: Geometry.LiveTransform | None = None
+        self._transform_id: str | None = None
+
+        registration.on_progress = self._progressed
+        registration.on_ready = self._ready
+        registration.on_field = self._field_arrived
+        registration.on_metrics = self._metrics_arrived
+        registration.on_error = self._failed
+        self._observers = [
+            scene.AddObserver(slicer.vtkMRMLScene.NodeRemovedEvent, self._node_removed),
+            scene.AddObserver(slicer.vtkMRMLScene.StartCloseEvent, self._scene_closing),
+        ]
+
+    # What can be asked
+
+    @property
+    def transform_node(self) -> slicer.vtkMRMLTransformNode | None:
+        """The transform that λ moves; None before the first result and after `reset`."""
+        return self._node(self._transform_id)
+
+    @property
+    def can_keep(self) -> bool:
+        """Whether the exact field of the current λ is here (a preview is not kept)."""
+        return self.state == LIVE and self.exact_lam is not None and self.exact_lam == self.lam
+
+    @property
+    def can_reset(self) -> bool:
+        return self.transform_node is not None and self.state != RUNNING
+
+    @property
+    def companions(self) -> list[slicer.vtkMRMLTransformableNode]:
+        """The nodes that move along with the moving volume."""
+        node = self.transform_node
+        if node is None:
+            return []
+        found = [node.GetNthNodeReference(COMPANION_ROLE, n) for n in range(node.GetNumberOfNodeReferences(COMPANION_ROLE))]
+        return [companion for companion in found if companion is not None]
+
+    # What can be done
+
+    def register(
+        self,
+        fixed: slicer.vtkMRMLScalarVolumeNode,
+        moving: slicer.vtkMRMLScalarVolumeNode,
+        *,
+        lam: float,
+        model: str,
+        device: str = "auto",
+        initial: str | slicer.vtkMRMLTransformNode = "affine",
+        fixed_labels: slicer.vtkMRMLLabelMapVolumeNode | None = None,
+        moving_labels: slicer.vtkMRMLLabelMapVolumeNode | None = None,
+    ) -> None:
+        """Starts a registration and returns at once; `on_change` tells when it is live.
+
+        lam: 0 (most flexible) to 1 (most rigid): where to begin.
+        initial: "affine", "rigid", "com" (centre of mass), "none", or a linear transform node that carries the moving
+            volume onto the fixed one. If the moving volume is already under that node, it is not applied twice.
+        Raises InputError if the nodes cannot be registered; nothing has changed then.
+        """
+        check_lambda(lam)
+        for role, node in (("fixed", fixed), ("moving", moving)):
+            if reason := Geometry.refusal(node, role):
+                raise InputError(reason)
+        if fixed is moving:
+            raise InputError("The fixed and the moving volume are the same. Choose two different volumes.")
+        moving_parent = original_parent(moving)
+        fixed_volume = Geometry.volume_from_node(fixed, original_parent(fixed))
+        moving_volume = Geometry.volume_from_node(moving, moving_parent)
+        labels = {
+            "fixed_labels": fixed_labels and Geometry.volume_from_node(fixed_labels, original_parent(fixed_labels)),
+            "moving_labels": moving_labels and Geometry.volume_from_node(moving_labels, original_parent(moving_labels)),
+        }
+        run = _Run(
+            fixed_id=fixed.GetID(),
+            moving_id=moving.GetID(),
+            moving_parent_id=moving_parent and moving_parent.GetID(),
+            parent_to_world=Geometry.to_world(moving_parent, f"'{moving.GetName()}'"),
+            fixed_grid=fixed_volume.grid,
+            model=model,
+        )
+        start = _initial(initial, moving_parent)
+        self._stop()
+        parent = moving.GetParentTransformNode()
+        if is_live_transform(parent):
+            self._transform_id = parent.GetID()
+        self._run, self.lam, self.state = run, lam, RUNNING
+        try:
+            self._job = self.registration.prepare(
+                fixed_volume, moving_volume, model=model, device=device, initial=start, **labels
+            )
+        except HyperRegError:
+            self._stop()
+            raise
+        self.on_change()
+
+    def cancel(self) -> None:
+        """Gives up the registration that is running; the scene stays as it was."""
+        if self.state == RUNNING:
+            self._stop()
+            self.on_change()
+
+    def set_lambda(self, lam: float) -> None:
+        """Moves to another λ: a preview at once, the exact field when it comes; newer calls replace older ones.
+
+        Raises InputError outside [0, 1].
+        """
+        check_lambda(lam)
+        if lam == self.lam:
+            return
+        self.lam = lam
+        if self.state == LIVE:
+            self.registration.set_lambda(lam)
+            self.on_change()
+
+    def keep(self) -> Kept:
+        """Adds what is shown to the scene for good: resampled volume, forward and inverse transform.
+
+        They are nodes of their own: neither `set_lambda` nor `reset` touches them again.
+        Raises InputError while the exact field of this λ is not there.
+        """
+        if not self.can_keep or self._run is None:
+            raise InputError("There is no exact result for this λ yet. Wait a moment and try again.")
+        run = self._run
+        moving = self._node(run.moving_id)
+        # The moving volume's own parent transform P is part of its place in the world. A volume has only ONE parent in
+        # MRML, so the new transform takes P's place: it maps to P's inner space, and P's map is contained in it.
+        into_parent = np.linalg.inv(run.parent_to_world)
+        forward = _with_rim((*self.registration.transform().stages, into_parent))
+        inverse = _with_rim((run.parent_to_world, *self.registration.inverse_transform().stages))
+        # Exactly the map that is saved, on the volume's inner geometry: transform and volume agree by construction.
+        inner = Geometry.volume_from_node(moving, None)
+        result = resample(inner, run.fixed_grid, Transform(forward))
+        attributes = self._attributes(run)
+        suffix = f"λ={self.lam:.2f}"
+
+        volume = self.scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"{moving.GetName()} registered {suffix}")
+        Geometry.volume_to_node(result, volume)
+        self._copy_display(moving, volume)
+        nodes = [volume]
+        for title, stages in (("transform", forward), ("inverse transform", inverse)):
+            node = self.scene.AddNewNodeByClass("vtkMRMLTransformNode", f"{moving.GetName()} {title} {suffix}")
+            node.SetAndObserveTransformFromParent(Geometry.vtk_transform(stages))
+            nodes.append(node)
+        for node, ends in zip(nodes, ("as-is", "as-is", "swapped"), strict=True):
+            first, second = (run.fixed_id, run.moving_id) if ends == "as-is" else (run.moving_id, run.fixed_id)
+            node.SetNodeReferenceID(slicer.vtkMRMLTransformNode.GetFixedNodeReferenceRole(), first)
+            node.SetNodeReferenceID(slicer.vtkMRMLTransformNode.GetMovingNodeReferenceRole(), second)
+            for name, value in attributes.items():
+                node.SetAttribute(name, value)
+        return Kept(*nodes)
+
+    def take_along(self, node: slicer.vtkMRMLTransformableNode) -> None:
+        """Lets a segmentation, markup or model that was made on the moving volume move with it.
+
+        Points need the map to the parent, the inverse of what images need. VTK inverts the grid point by point
+        (Newton): 0.1 s for 100,000 points to 0.001 mm, and always of exactly the field that the views show. A second
+        node with the worker's inverse field would be faster, but would lag behind the first by one event and differ
+        from it by the discretisation of both fields: not worth it.
+        Raises InputError if there is no result yet or the node is in another space than the moving volume.
+        """
+        transform = self.transform_node
+        if transform is None:
+            raise InputError("Register first, then let other nodes follow the moving volume.")
+        if node.GetID() in (transform.GetNodeReferenceID(role) for role in _end_roles()):
+            raise InputError("The fixed and the moving volume are already part of the registration.")
+        if node in self.companions:
+            return
+        if node.GetParentTransformNode() is not transform.GetNodeReference(MOVING_PARENT_ROLE):
+            raise InputError(
+                f"'{node.GetName()}' is under another transform than the moving volume was. "
+                "Harden that transform or take the node out of it first."
+            )
+        transform.AddNodeReferenceID(COMPANION_ROLE, node.GetID())
+        node.SetAndObserveTransformNodeID(transform.GetID())
+        self.on_change()
+
+    def leave_behind(self, node: slicer.vtkMRMLTransformableNode) -> None:
+        """Undoes `take_along`."""
+        transform = self.transform_node
+        if transform is None:
+            return
+        for index in reversed(range(transform.GetNumberOfNodeReferences(COMPANION_ROLE))):
+            if transform.GetNthNodeReferenceID(COMPANION_ROLE, index) == node.GetID():
+                transform.RemoveNthNodeReferenceID(COMPANION_ROLE, index)
+                node.SetAndObserveTransformNodeID(transform.GetNodeReferenceID(MOVING_PARENT_ROLE))
+        self.on_change()
+
+    def reset(self) -> None:
+        """Ends the registration and puts the scene back as it was before; kept results stay."""
+        transform = self.transform_node
+        self._stop()
+        self._transform_id = None
+        if transform is not None:
+            before = transform.GetNodeReferenceID(MOVING_PARENT_ROLE)
+            moving = transform.GetNodeReference(slicer.vtkMRMLTransformNode.GetMovingNodeReferenceRole())
+            count = transform.GetNumberOfNodeReferences(COMPANION_ROLE)
+            followers = [moving, *(transform.GetNthNodeReference(COMPANION_ROLE, n) for n in range(count))]
+            for node in followers:
+                if node is not None and node.GetParentTransformNode() is transform:
+                    node.SetAndObserveTransformNodeID(before)
+            self.scene.RemoveNode(transform)
+        self.on_change()
+
+    def adopt(self, transform: slicer.vtkMRMLTransformNode | None) -> None:
+        """Takes up the transform of a reopened scene: it can be reset, and the next `register` goes on with it."""
+        if not is_live_transform(transform) or self.state != IDLE:
+            return
+        self._transform_id = transform.GetID()
+        # Slicer reads grids with cubic interpolation; the field is meant, and was saved, as a linear one.
+        general = vtk.vtkGeneralTransform.SafeDownCast(transform.GetTransformFromParent())
+        for index in range(general.GetNumberOfConcatenatedTransforms() if general else 0):
+            grid = slicer.vtkOrientedGridTransform.SafeDownCast(general.GetConcatenatedTransform(index))
+            if grid is not None:
+                grid.SetInterpolationModeToLinear()
+                general.Modified()
+        self.on_change()
+
+    def close(self) -> None:
+        """Stops listening to scene and worker; the nodes stay. The logic is of no use afterwards."""
+        self._stop()
+        for tag in self._observers:
+            self.scene.RemoveObserver(tag)
+        self._observers = []
+        for callback in ("on_progress", "on_ready", "on_field", "on_metrics", "on_error"):
+            setattr(self.registration, callback, lambda *ignored: None)
+
+    # What the worker says
+
+    def _progressed(self, fraction: float, text: str) -> None:
+        if self.state == RUNNING:
+            self.on_progress(fraction, text)
+
+    def _ready(self) -> None:
+        if self.state != RUNNING or self._run is None:
+            return
+        run = self._run
+        moving = self._node(run.moving_id)
+        into_parent = np.linalg.inv(run.parent_to_world)
+        self._live = Geometry.LiveTransform(self.registration.grid, into_parent @ self.registration.linear)
+        node = self.transform_node
+        if node is None:
+            node = self.scene.AddNewNodeByClass("vtkMRMLTransformNode", f"{moving.GetName()} live registration")
+            self._transform_id = node.GetID()
+        fixed_role, moving_role = _end_roles()
+        modifying = node.StartModify()
+        node.SetNodeReferenceID(fixed_role, run.fixed_id)
+        node.SetNodeReferenceID(moving_role, run.moving_id)
+        node.SetNodeReferenceID(MOVING_PARENT_ROLE, run.moving_parent_id)
+        node.SetAttribute(LIVE_ATTRIBUTE, "1")
+        node.SetAndObserveTransformFromParent(self._live.transform)
+        node.EndModify(modifying)
+        moving.SetAndObserveTransformNodeID(node.GetID())
+        self.state, self._job, self.exact_lam, self.metrics = LIVE, None, None, {}
+        self._describe(node)
+        self.registration.set_lambda(self.lam)
+        self.on_change()
+
+    def _field_arrived(self, fields: Any, lam: float, exact: bool) -> None:
+        node = self.transform_node
+        if self.state != LIVE or self._live is None or node is None:
+            return
+        self._live.fill(fields.forward)
+        self.exact_lam = lam if exact else None
+        if exact:
+            self._describe(node)
+        self.on_field(lam, exact)
+        self.on_change()
+
+    def _metrics_arrived(self, metrics: Mapping[str, Any], lam: float) -> None:
+        if self.state == LIVE:
+            self.metrics = metrics
+            self.on_metrics(metrics, lam)
+
+    def _failed(self, message: str) -> None:
+        if self.state == RUNNING or not self.registration.ready:
+            self._stop()
+        self.on_change()
+        self.on_error(message)
+
+    # What the scene says
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _node_removed(self, _caller: Any, _event: str, node: slicer.vtkMRMLNode) -> None:
+        if self.scene.IsClosing():
+            return
+        removed = node.GetID()
+        if removed == self._transform_id:
+            self._transform_id = None
+            run, was_live = self._run, self.state == LIVE
+            if was_live:
+                self._stop()
+            moving = run and self._node(run.moving_id)
+            if moving is not None and moving.GetParentTransformNode() is None:
+                moving.SetAndObserveTransformNodeID(run.moving_parent_id)
+            self.on_change()
+            if was_live:
+                self.on_error("The live transform was deleted; the moving volume is where it was before.")
+        elif self._run is not None and removed in (self._run.fixed_id, self._run.moving_id):
+            role = "fixed" if removed == self._run.fixed_id else "moving"
+            was_running = self.state == RUNNING
+            self._stop()
+            self.on_change()
+            ended = "registration was cancelled" if was_running else "live registration has ended"
+            self.on_error(f"The {role} volume was deleted; the {ended}.")
+
+    def _scene_closing(self, _caller: Any, _event: str) -> None:
+        self._stop()
+        self._transform_id = None
+        self.on_change()
+
+    # Small things
+
+    def _stop(self) -> None:
+        """Ends what the worker does for us and forgets the run; touches no node."""
+        job, self._job = self._job, None
+        if job is not None:
+            job.cancel()
+        if self.state != IDLE:
+            self.registration.reset()
+        self.state, self._run, self._live = IDLE, None, None
+        self.exact_lam, self.metrics = None, {}
+
+    def _node(self, node_id: str | None) -> Any:
+        return self.scene.GetNodeByID(node_id) if node_id else None
+
+    def _attributes(self, run: _Run) -> dict[str, str]:
+        return {
+            LAMBDA_ATTRIBUTE: f"{self.lam:.4f}",
+            MODEL_ATTRIBUTE: run.model,
+            MODEL_VERSION_ATTRIBUTE: model_version(run.model),
+            VERSION_ATTRIBUTE: hyperreg.__version__,
+        }
+
+    def _describe(self, node: slicer.vtkMRMLTransformNode) -> None:
+        for name, value in self._attributes(self._run).items():
+            node.SetAttribute(name, value)
+
+    def _copy_display(self, source: slicer.vtkMRMLVolumeNode, target: slicer.vtkMRMLVolumeNode) -> None:
+        target.CreateDefaultDisplayNodes()
+        if source.GetDisplayNode() is not None and target.GetDisplayNode() is not None:
+            target.GetDisplayNode().CopyContent(source.GetDisplayNode())
+
+
+def check_lambda(lam: float) -> None:
+    """Raises InputError unless 0 <= lam <= 1."""
+    if not 0.0 <= lam <= 1.0:
+        raise InputError(f"λ must be between 0 (most flexible) and 1 (most rigid), not {lam}.")
+
+
+def model_version(name: str) -> str:
+    """The version on a model's card; "" for a model that is not (or no longer) there."""
+    from hyperreg.registration.catalogue import find_model
+
+    try:
+        return str(find_model(name).version)
+    except HyperRegError:
+        return ""
+
+
+def _initial(initial: str | slicer.vtkMRMLTransformNode, moving_parent: Any) -> str | np.ndarray:
+    """What the worker is told to begin with: a method, or (4, 4) fixed RAS -> moving RAS."""
+    if isinstance(initial, str):
+        if initial not in INITIAL_METHODS:
+            raise InputError(f"Unknown initial alignment '{initial}'. Choose one of {', '.join(INITIAL_METHODS)}.")
+        return initial
+    above = moving_parent
+    while above is not None:
+        if above is initial:
+            return np.eye(4)
+        above = above.GetParentTransformNode()
+    return np.linalg.inv(Geometry.to_world(initial, "The initial alignment"))
+
+
+def _with_rim(stages: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(Geometry.padded(stage) if isinstance(stage, DisplacementField) else stage for stage in Geometry.merged(stages))
+
+
+def _end_roles() -> tuple[str, str]:
+    node = slicer.vtkMRMLTransformNode
+    return node.GetFixedNodeReferenceRole(), node.GetMovingNodeReferenceRole()
