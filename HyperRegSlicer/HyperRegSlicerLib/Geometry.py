@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import slicer
 import vtk
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+
 from hyperreg.errors import InputError
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
-from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 Matrix = npt.NDArray[np.float64]
 
@@ -145,7 +146,7 @@ class GridTransform:
         self.transform.SetInverseTolerance(INVERSE_TOLERANCE_MM)
 
     def fill(self, field: DisplacementField) -> None:
-        """Copies a field on the same grid in, (3, I, J, K) to (K, J, I, 3): a vectorised copy per component, no event."""
+        """Copies a field on the same grid in, (3, I, J, K) to (K, J, I, 3): one vectorised copy per component."""
         for component in range(3):
             self._inside[..., component] = field.array[component].T
         self._image.Modified()
@@ -168,7 +169,7 @@ class LiveTransform:
     def fill(self, field: DisplacementField) -> None:
         """Shows another field; announces it once."""
         self._grid.fill(field)
-        # A general transform does not pass on the events of its parts: this one reaches the node, and through it the views.
+        # A general transform does not pass on the events of its parts: this one reaches the node and the views.
         self.transform.Modified()
 
 

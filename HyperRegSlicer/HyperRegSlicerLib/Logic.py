@@ -1,10 +1,10 @@
 """Live registration on MRML nodes, without Qt: the Slicer module and the browser app both use it.
 
-The life of a registration: idle -> running (the worker prepares) -> live (λ moves the field) -> idle again by `reset`, by
-closing the scene, by deleting a node, or when the worker dies. The scene is touched only once the worker is ready, so
-cancelling or failing before that leaves it as it was.
+The life of a registration: idle -> running (the worker prepares) -> live (λ moves the field) -> idle again by `reset`,
+by closing the scene, by deleting a node, or when the worker dies. The scene is touched only once the worker is ready,
+so cancelling or failing before that leaves it as it was.
 
-Who turns the events: somebody calls the worker client's `poll` regularly (Slicer: a QTimer); all callbacks arrive there.
+Somebody has to call the worker client's `poll` regularly (in Slicer a QTimer does): all callbacks arrive from there.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import hyperreg
 import numpy as np
 import slicer
 import vtk
-from hyperreg.errors import HyperRegError, InputError
 from hyperreg.imaging.resampling import resample
+
+import hyperreg
+from hyperreg.errors import HyperRegError, InputError
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Grid
-
-from . import Geometry
+from HyperRegSlicerLib import Geometry
 
 # Node references and attributes of the transform node: they are saved with the scene, so that a reopened one can go on.
 MOVING_PARENT_ROLE = "HyperReg.movingParent"
@@ -63,6 +63,10 @@ class _Run:
     model: str
 
 
+def ignore(*_anything: Any) -> None:
+    """The callback of who does not want to know."""
+
+
 def is_live_transform(node: slicer.vtkMRMLNode | None) -> bool:
     """Whether a node is a transform that this logic made and moves (also one from a reopened scene)."""
     return node is not None and node.IsA("vtkMRMLTransformNode") and node.GetAttribute(LIVE_ATTRIBUTE) is not None
@@ -91,11 +95,11 @@ class RegistrationLogic:
     def __init__(self, scene: slicer.vtkMRMLScene, registration: Any) -> None:
         self.scene = scene
         self.registration = registration
-        self.on_change: Callable[[], None] = lambda: None
-        self.on_progress: Callable[[float, str], None] = lambda fraction, text: None
-        self.on_field: Callable[[float, bool], None] = lambda lam, exact: None
-        self.on_metrics: Callable[[Mapping[str, Any], float], None] = lambda metrics, lam: None
-        self.on_error: Callable[[str], None] = lambda message: None
+        self.on_change: Callable[[], None] = ignore
+        self.on_progress: Callable[[float, str], None] = ignore
+        self.on_field: Callable[[float, bool], None] = ignore
+        self.on_metrics: Callable[[Mapping[str, Any], float], None] = ignore
+        self.on_error: Callable[[str], None] = ignore
 
         self.state = IDLE
         self.lam = 0.0
@@ -112,7 +116,7 @@ class RegistrationLogic:
         registration.on_metrics = self._metrics_arrived
         registration.on_error = self._failed
         self._observers = [
-            scene.AddObserver(slicer.vtkMRMLScene.NodeRemovedEvent, self._node_removed),
+            scene.AddObserver(slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, self._node_leaving),
             scene.AddObserver(slicer.vtkMRMLScene.StartCloseEvent, self._scene_closing),
         ]
 
@@ -138,7 +142,9 @@ class RegistrationLogic:
         node = self.transform_node
         if node is None:
             return []
-        found = [node.GetNthNodeReference(COMPANION_ROLE, n) for n in range(node.GetNumberOfNodeReferences(COMPANION_ROLE))]
+        found = [
+            node.GetNthNodeReference(COMPANION_ROLE, n) for n in range(node.GetNumberOfNodeReferences(COMPANION_ROLE))
+        ]
         return [companion for companion in found if companion is not None]
 
     # What can be done
@@ -294,15 +300,9 @@ class RegistrationLogic:
         """Ends the registration and puts the scene back as it was before; kept results stay."""
         transform = self.transform_node
         self._stop()
-        self._transform_id = None
         if transform is not None:
-            before = transform.GetNodeReferenceID(MOVING_PARENT_ROLE)
-            moving = transform.GetNodeReference(slicer.vtkMRMLTransformNode.GetMovingNodeReferenceRole())
-            count = transform.GetNumberOfNodeReferences(COMPANION_ROLE)
-            followers = [moving, *(transform.GetNthNodeReference(COMPANION_ROLE, n) for n in range(count))]
-            for node in followers:
-                if node is not None and node.GetParentTransformNode() is transform:
-                    node.SetAndObserveTransformNodeID(before)
+            self._release(transform)
+            self._transform_id = None
             self.scene.RemoveNode(transform)
         self.on_change()
 
@@ -327,7 +327,7 @@ class RegistrationLogic:
             self.scene.RemoveObserver(tag)
         self._observers = []
         for callback in ("on_progress", "on_ready", "on_field", "on_metrics", "on_error"):
-            setattr(self.registration, callback, lambda *ignored: None)
+            setattr(self.registration, callback, ignore)
 
     # What the worker says
 
@@ -385,27 +385,24 @@ class RegistrationLogic:
     # What the scene says
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
-    def _node_removed(self, _caller: Any, _event: str, node: slicer.vtkMRMLNode) -> None:
+    def _node_leaving(self, _caller: Any, _event: str, node: slicer.vtkMRMLNode) -> None:
         if self.scene.IsClosing():
             return
-        removed = node.GetID()
-        if removed == self._transform_id:
-            self._transform_id = None
-            run, was_live = self._run, self.state == LIVE
+        leaving = node.GetID()
+        if leaving == self._transform_id:
+            was_live = self.state == LIVE
             if was_live:
                 self._stop()
-            moving = run and self._node(run.moving_id)
-            if moving is not None and moving.GetParentTransformNode() is None:
-                moving.SetAndObserveTransformNodeID(run.moving_parent_id)
+            self._release(node)
+            self._transform_id = None
             self.on_change()
             if was_live:
                 self.on_error("The live transform was deleted; the moving volume is where it was before.")
-        elif self._run is not None and removed in (self._run.fixed_id, self._run.moving_id):
-            role = "fixed" if removed == self._run.fixed_id else "moving"
-            was_running = self.state == RUNNING
+        elif self._run is not None and leaving in (self._run.fixed_id, self._run.moving_id):
+            role = "fixed" if leaving == self._run.fixed_id else "moving"
+            ended = "registration was cancelled" if self.state == RUNNING else "live registration has ended"
             self._stop()
             self.on_change()
-            ended = "registration was cancelled" if was_running else "live registration has ended"
             self.on_error(f"The {role} volume was deleted; the {ended}.")
 
     def _scene_closing(self, _caller: Any, _event: str) -> None:
@@ -424,6 +421,14 @@ class RegistrationLogic:
             self.registration.reset()
         self.state, self._run, self._live = IDLE, None, None
         self.exact_lam, self.metrics = None, {}
+
+    def _release(self, transform: slicer.vtkMRMLTransformNode) -> None:
+        """Puts everything under the live transform back under what it was under before."""
+        before = transform.GetNodeReferenceID(MOVING_PARENT_ROLE)
+        moving = transform.GetNodeReference(slicer.vtkMRMLTransformNode.GetMovingNodeReferenceRole())
+        for node in (moving, *self.companions):
+            if node is not None and node.GetParentTransformNode() is transform:
+                node.SetAndObserveTransformNodeID(before)
 
     def _node(self, node_id: str | None) -> Any:
         return self.scene.GetNodeByID(node_id) if node_id else None
@@ -477,7 +482,9 @@ def _initial(initial: str | slicer.vtkMRMLTransformNode, moving_parent: Any) -> 
 
 
 def _with_rim(stages: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(Geometry.padded(stage) if isinstance(stage, DisplacementField) else stage for stage in Geometry.merged(stages))
+    return tuple(
+        Geometry.padded(stage) if isinstance(stage, DisplacementField) else stage for stage in Geometry.merged(stages)
+    )
 
 
 def _end_roles() -> tuple[str, str]:

@@ -1,0 +1,208 @@
+"""Slice views set up for comparing two volumes, without Qt: fade, checkerboard or side by side.
+
+The moving volume is never resampled for this: the views reslice it through its live transform, whatever they show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import slicer
+import vtk
+from vtk.util.numpy_support import vtk_to_numpy
+
+FADE, CHECKERBOARD, SIDE_BY_SIDE = "fade", "checkerboard", "sideBySide"
+MODES = (FADE, CHECKERBOARD, SIDE_BY_SIDE)
+
+CHECKER_PIXELS = 48
+# Larger than any slice view on an 8K screen; the stencil is asked only for the part that a view shows.
+CHECKERBOARD_SIZE = 8192
+# The views of Slicer's side-by-side layout.
+LEFT, RIGHT = "Red", "Yellow"
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What a slice view showed before it was set up."""
+
+    background: str | None
+    foreground: str | None
+    opacity: float
+    compositing: int
+    linked: int
+    slice_to_ras: vtk.vtkMatrix4x4
+    orientation: str
+    field_of_view: tuple[float, float, float]
+
+
+class Views:
+    """The slice views of a scene.
+
+    scene: the vtkMRMLScene whose slice views (vtkMRMLSliceCompositeNode) are set up.
+    slice_logics: gives the vtkMRMLSliceLogic objects of the views there are; the checkerboard and fitting need them.
+    """
+
+    def __init__(
+        self, scene: slicer.vtkMRMLScene, slice_logics: Callable[[], Iterable[slicer.vtkMRMLSliceLogic]]
+    ) -> None:
+        self.scene = scene
+        self._slice_logics = slice_logics
+        self._before: dict[str, _Before] = {}
+        self._layout_before: int | None = None
+        self._checkerboard: vtk.vtkImageToImageStencil | None = None
+
+    def show(
+        self,
+        mode: str,
+        fixed: slicer.vtkMRMLVolumeNode,
+        moving: slicer.vtkMRMLVolumeNode,
+        fade: float = 0.5,
+    ) -> None:
+        """Shows both volumes in linked slice views.
+
+        mode: "fade" (moving over fixed), "checkerboard", or "sideBySide" (fixed left, moving right, same slice).
+        fade: 0 shows the fixed, 1 the moving volume; for "fade" only.
+        """
+        self._remember()
+        self._arrange(mode)
+        for composite in self._composites():
+            left_or_over = mode != SIDE_BY_SIDE or composite.GetLayoutName() != RIGHT
+            background = fixed if left_or_over else moving
+            is_new = composite.GetBackgroundVolumeID() != background.GetID()
+            composite.SetBackgroundVolumeID(background.GetID())
+            composite.SetForegroundVolumeID(None if mode == SIDE_BY_SIDE else moving.GetID())
+            composite.SetForegroundOpacity({FADE: fade, CHECKERBOARD: 1.0, SIDE_BY_SIDE: 0.0}[mode])
+            composite.SetCompositing(slicer.vtkMRMLSliceCompositeNode.Alpha)
+            composite.SetLinkedControl(True)
+            logic = self._logic_of(composite)
+            if logic is not None and is_new:
+                logic.FitSliceToAll()
+        if mode == SIDE_BY_SIDE:
+            self._align_right_to_left()
+        self._set_stencil(self._board() if mode == CHECKERBOARD else None)
+
+    def set_fade(self, fade: float) -> None:
+        """Changes the share of the moving volume in every view, 0 to 1."""
+        for composite in self._composites():
+            composite.SetForegroundOpacity(fade)
+
+    def restore(self) -> None:
+        """Puts layout and views back as they were before the first `show`."""
+        self._set_stencil(None)
+        layout = self._layout()
+        if layout is not None and self._layout_before is not None:
+            layout.SetViewArrangement(self._layout_before)
+        for composite in self._composites():
+            before = self._before.get(composite.GetID())
+            if before is None:
+                continue
+            composite.SetLinkedControl(before.linked)
+            for set_volume, volume_id in (
+                (composite.SetBackgroundVolumeID, before.background),
+                (composite.SetForegroundVolumeID, before.foreground),
+            ):
+                set_volume(volume_id if volume_id and self.scene.GetNodeByID(volume_id) else None)
+            composite.SetForegroundOpacity(before.opacity)
+            composite.SetCompositing(before.compositing)
+            slice_node = self._slice_node(composite)
+            if slice_node is not None:
+                slice_node.SetOrientation(before.orientation)
+                slice_node.GetSliceToRAS().DeepCopy(before.slice_to_ras)
+                slice_node.SetFieldOfView(*before.field_of_view)
+                slice_node.UpdateMatrices()
+        self.forget()
+
+    def forget(self) -> None:
+        """Drops what was remembered, for a scene that was closed."""
+        self._set_stencil(None)
+        self._before, self._layout_before = {}, None
+
+    def _remember(self) -> None:
+        layout = self._layout()
+        if layout is not None and self._layout_before is None:
+            self._layout_before = layout.GetViewArrangement()
+        for composite in self._composites():
+            slice_node = self._slice_node(composite)
+            if composite.GetID() in self._before or slice_node is None:
+                continue
+            matrix = vtk.vtkMatrix4x4()
+            matrix.DeepCopy(slice_node.GetSliceToRAS())
+            self._before[composite.GetID()] = _Before(
+                background=composite.GetBackgroundVolumeID(),
+                foreground=composite.GetForegroundVolumeID(),
+                opacity=composite.GetForegroundOpacity(),
+                compositing=composite.GetCompositing(),
+                linked=composite.GetLinkedControl(),
+                slice_to_ras=matrix,
+                orientation=slice_node.GetOrientation(),
+                field_of_view=slice_node.GetFieldOfView(),
+            )
+
+    def _arrange(self, mode: str) -> None:
+        layout = self._layout()
+        if layout is None:
+            return
+        side_by_side = slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView
+        if mode == SIDE_BY_SIDE:
+            layout.SetViewArrangement(side_by_side)
+        elif layout.GetViewArrangement() == side_by_side and self._layout_before is not None:
+            layout.SetViewArrangement(self._layout_before)
+            self._turn_back_right()
+
+    def _turn_back_right(self) -> None:
+        for composite in self._composites():
+            before, slice_node = self._before.get(composite.GetID()), self._slice_node(composite)
+            if composite.GetLayoutName() == RIGHT and before is not None and slice_node is not None:
+                composite.SetLinkedControl(False)
+                slice_node.SetOrientation(before.orientation)
+
+    def _align_right_to_left(self) -> None:
+        by_name = {composite.GetLayoutName(): self._slice_node(composite) for composite in self._composites()}
+        left, right = by_name.get(LEFT), by_name.get(RIGHT)
+        if left is None or right is None:
+            return
+        right.SetOrientation(left.GetOrientation())
+        right.GetSliceToRAS().DeepCopy(left.GetSliceToRAS())
+        right.SetFieldOfView(*left.GetFieldOfView())
+        right.UpdateMatrices()
+
+    def _board(self) -> vtk.vtkImageToImageStencil:
+        """Where the moving volume shows: every other square. Made once."""
+        if self._checkerboard is None:
+            image = vtk.vtkImageData()
+            image.SetDimensions(CHECKERBOARD_SIZE, CHECKERBOARD_SIZE, 1)
+            image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
+            square = np.arange(CHECKERBOARD_SIZE) // CHECKER_PIXELS % 2
+            pixels = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(CHECKERBOARD_SIZE, CHECKERBOARD_SIZE)
+            pixels[...] = square[:, None] ^ square[None, :]
+            self._checkerboard = vtk.vtkImageToImageStencil()
+            self._checkerboard.SetInputData(image)
+            self._checkerboard.ThresholdByUpper(1)
+        return self._checkerboard
+
+    def _set_stencil(self, stencil: vtk.vtkImageToImageStencil | None) -> None:
+        # vtkImageBlend draws all layers but the first only inside its stencil: a checkerboard that follows the live
+        # transform, where a filter would need the moving volume resampled.
+        for logic in self._slice_logics():
+            blend = logic.GetBlend()
+            port = stencil.GetOutputPort() if stencil is not None else None
+            if blend is None or blend.GetInputConnection(1, 0) is port:
+                continue
+            blend.SetStencilConnection(port)
+            if logic.GetSliceNode() is not None:
+                logic.GetSliceNode().Modified()
+
+    def _composites(self) -> list[slicer.vtkMRMLSliceCompositeNode]:
+        count = self.scene.GetNumberOfNodesByClass("vtkMRMLSliceCompositeNode")
+        return [self.scene.GetNthNodeByClass(n, "vtkMRMLSliceCompositeNode") for n in range(count)]
+
+    def _slice_node(self, composite: slicer.vtkMRMLSliceCompositeNode) -> slicer.vtkMRMLSliceNode | None:
+        return self.scene.GetSingletonNode(composite.GetLayoutName(), "vtkMRMLSliceNode")
+
+    def _logic_of(self, composite: slicer.vtkMRMLSliceCompositeNode) -> slicer.vtkMRMLSliceLogic | None:
+        return next((logic for logic in self._slice_logics() if logic.GetSliceCompositeNode() is composite), None)
+
+    def _layout(self) -> slicer.vtkMRMLLayoutNode | None:
+        return self.scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
