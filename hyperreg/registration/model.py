@@ -1,0 +1,155 @@
+"""A registration model: hypernetwork, backbone and card; reading and writing it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from hyperreg.errors import FileError, WeightsError
+from hyperreg.nets.backbones import make_backbone
+from hyperreg.nets.hypernetwork import HyperNetwork
+from hyperreg.registration.catalogue import CARD, KIND, WEIGHTS, ModelCard, read_card
+from hyperreg.registration.field import compose, integrate, sample
+
+# VoxelMorph starts its last convolution almost at zero, so that registration starts from the identity.
+FLOW_INIT_SD = 1e-5
+
+SMALL_NETWORK: Mapping[str, Any] = {
+    "backbone": "voxelmorph_unet",
+    "options": {"channels": [4, 4, 8, 8, 8, 8], "unet_out_channels": 4, "final_channels": [4]},
+    "hidden": [8, 4],
+    "passes": 1,
+}
+
+
+class RegistrationModel(nn.Module):
+    """Fixed and moving image and hyperparameters -> stationary velocities on the images' grid, in voxels.
+
+    network: the card's "network": backbone, options, hidden (the hypernetwork's layers), passes (how often the network
+    sees the pair, each time with the moving image warped by what it found before).
+    hyperparameters: how many it takes.
+    """
+
+    def __init__(self, network: Mapping[str, Any], hyperparameters: int = 1) -> None:
+        super().__init__()
+        try:
+            backbone = make_backbone(network["backbone"], network["options"])
+            hidden = [int(n) for n in network["hidden"]]
+            self.passes = int(network["passes"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise WeightsError(f"The model's description of its network is incomplete: {error!r}") from error
+        flow = [name for name, _ in backbone.named_parameters()][-2:]
+        with torch.no_grad():
+            backbone.get_parameter(flow[0]).normal_(0, FLOW_INIT_SD)
+            backbone.get_parameter(flow[1]).zero_()
+        self.hyper = HyperNetwork(backbone, hyperparameters, hidden, fixed=flow)
+
+    def weights(self, hyperparameters: Tensor) -> dict[str, Tensor]:
+        """The backbone's weights for hyperparameters (H,) in [0, 1]."""
+        return self.hyper.generate(hyperparameters)
+
+    def velocity(self, weights: dict[str, Tensor], fixed: Tensor, moving: Tensor) -> Tensor:
+        """One pass: images (1, 1, I, J, K) in 0..1 -> velocity (1, 3, I, J, K), voxels."""
+        return self.hyper.run(weights, torch.cat((fixed, moving), dim=1))
+
+    def velocities(self, weights: dict[str, Tensor], fixed: Tensor, moving: Tensor) -> list[Tensor]:
+        """The velocity of every pass, first to last; the map is x -> exp(v1)(exp(v2)(... x))."""
+        found: list[Tensor] = []
+        warped = moving
+        displacement: Tensor | None = None
+        for index in range(self.passes):
+            found.append(self.velocity(weights, fixed, warped))
+            if index + 1 < self.passes:
+                step = integrate(found[-1])
+                displacement = step if displacement is None else compose(displacement, step)
+                warped = sample(moving, displacement)
+        return found
+
+
+def displacements(velocities: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Forward and inverse displacement (1, 3, I, J, K), voxels, of the velocities of all passes.
+
+    Forward: x -> exp(v1)(exp(v2)(x)); inverse: y -> exp(-v2)(exp(-v1)(y)).
+    """
+    forward = integrate(velocities[0])
+    inverse = integrate(-velocities[0])
+    for velocity in velocities[1:]:
+        forward = compose(forward, integrate(velocity))
+        inverse = compose(integrate(-velocity), inverse)
+    return forward, inverse
+
+
+def load_model(card: ModelCard, device: str = "cpu") -> RegistrationModel:
+    """Read a model's weights, as float32, ready for inference.
+
+    Raises WeightsError if the file is missing, damaged, or does not fit the card.
+    """
+    card.check_weights()
+    model = RegistrationModel(card.network, len(card.hyperparameters))
+    try:
+        state = load_file(card.weights)
+        model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=True)
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise WeightsError(f"The weights of the model '{card.name}' do not fit its card; reinstall it. ({error})") from error
+    return model.to(device).eval().requires_grad_(False)
+
+
+def save_model(model: RegistrationModel, card: Mapping[str, Any], folder: Path) -> ModelCard:
+    """Write weights (float16) and card into `folder`; the card gets the weights' SHA256 and the network's description.
+
+    Raises FileError if the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {name: tensor.detach().cpu().half().contiguous() for name, tensor in model.state_dict().items()}
+        temporary = folder / f".{WEIGHTS}.tmp"
+        save_file(state, temporary)
+        digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
+        os.replace(temporary, folder / WEIGHTS)
+        temporary = folder / f".{CARD}.tmp"
+        text = json.dumps({**card, "kind": KIND, "sha256": digest}, indent=2, ensure_ascii=False) + "\n"
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, folder / CARD)
+    except OSError as error:
+        raise FileError(f"The model cannot be written to '{folder}': {error.strerror}.") from error
+    return read_card(folder)
+
+
+def new_card(name: str, network: Mapping[str, Any], **entries: Any) -> dict[str, Any]:
+    """A card with every entry that `read_card` needs; `entries` replace or add to the defaults."""
+    card: dict[str, Any] = {
+        "kind": KIND,
+        "name": name,
+        "title": name,
+        "description": "",
+        "version": "1",
+        "licence": "Apache-2.0",
+        "hyperparameters": [{"name": "lambda", "title": "Smoothness λ", "default": 0.3}],
+        "network": dict(network),
+        "grid": {"spacing_mm": 2.0, "max_shape": [80, 96, 112], "multiple": 16},
+    }
+    return {**card, **entries}
+
+
+def save_untrained(folder: Path, name: str = "untrained", seed: int = 0, strength: float = 0.3) -> ModelCard:
+    """Write a tiny model with random weights into `folder / name`: for tests and for trying a network's speed.
+
+    strength: SD of the last convolution's weights; large enough that the fields differ visibly with lambda.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = RegistrationModel(SMALL_NETWORK)
+        flow = list(model.hyper.backbone.parameters())[-2]
+        nn.init.normal_(flow, 0, strength)
+        model.hyper.heads.data *= 10
+    description = "Random weights: registers nothing."
+    return save_model(model, new_card(name, SMALL_NETWORK, description=description), folder / name)

@@ -1,0 +1,280 @@
+"""The live session: one pair of volumes, prepared once; then lambda in, displacement fields out."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hyperreg.errors import Cancelled, InputError, OutOfMemory
+from hyperreg.imaging.intensity import check_image, foreground, normalise
+from hyperreg.imaging.orientation import closest_directions
+from hyperreg.imaging.resampling import resample, resample_smoothed
+from hyperreg.imaging.transform import Transform
+from hyperreg.imaging.volume import DisplacementField, Grid, Volume
+from hyperreg.registration.anchors import Anchors, Fields, check_lambda
+from hyperreg.registration.catalogue import ModelCard, find_model
+from hyperreg.registration.field import sample, to_ras
+from hyperreg.registration.linear import align
+from hyperreg.registration.losses import local_ncc
+from hyperreg.registration.metrics import dice, field_figures, mean_dice
+from hyperreg.registration.model import displacements, load_model
+
+Progress = Callable[[float, str], None]
+Figures = dict[str, float | dict[int, float]]
+
+# Room around the head for what moves in from outside, and for the border over which the field fades to zero.
+MARGIN_VOXELS = 4
+FADE_VOXELS = 3
+# A small organ is shown to the network at least this large (share of the longest side of the model's largest grid): the
+# network knows anatomy at that size.
+LEAST_EXTENT = 0.6
+KEPT_FIELDS = 4
+
+
+def choose_device(wanted: str) -> str:
+    """"auto", "cpu" or "cuda" to a device there is. Raises InputError for a GPU that is not there."""
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cpu" or (wanted == "cuda" and torch.cuda.is_available()):
+        return wanted
+    if wanted == "cuda":
+        raise InputError("PyTorch finds no NVIDIA GPU here. Choose the device 'auto' or 'cpu'.")
+    raise InputError(f"Unknown device '{wanted}'. Choose auto, cpu or cuda.")
+
+
+def network_grid(fixed: Grid, inside: npt.NDArray[np.bool_], card: ModelCard) -> Grid:
+    """The grid that the network sees: along the fixed image's own axes, ordered as R, A, S, around its foreground.
+
+    Its voxels are cubes of the model's spacing; larger if the foreground would not fit the model's largest grid, smaller
+    for a small organ, but not finer than the fixed image.
+    """
+    directions = closest_directions(fixed.ijk_to_ras)
+    box = np.argwhere(inside)
+    corners = np.stack([box.min(0) - 0.5, box.max(0) + 0.5])
+    every = np.stack(np.meshgrid(*corners.T, indexing="ij"), axis=-1).reshape(-1, 3)
+    along = fixed.to_ras(every) @ directions
+    low, high = along.min(0), along.max(0)
+    extent = high - low
+    largest = np.array(card.max_shape)
+    small = float(extent.max()) / (LEAST_EXTENT * float(largest.max()))
+    spacing = max(min(card.spacing_mm, small), float(fixed.spacing.min()))
+    spacing = max(spacing, float((extent / (largest - 2 * MARGIN_VOXELS)).max()))
+    shape = np.ceil((extent / spacing + 2 * MARGIN_VOXELS) / card.multiple - 1e-6).astype(int) * card.multiple
+    affine = np.eye(4)
+    affine[:3, :3] = directions * spacing
+    affine[:3, 3] = directions @ ((low + high) / 2 - (shape - 1) / 2 * spacing)
+    return Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine)
+
+
+def fade(shape: tuple[int, int, int]) -> Tensor:
+    """1 inside, falling to 0 at the outermost voxels: (I, J, K). Beyond the grid there is no field: no jump, no fold."""
+    result = torch.ones(shape)
+    for axis, size in enumerate(shape):
+        index = torch.arange(size, dtype=torch.float32)
+        ramp = (torch.minimum(index, size - 1 - index) / FADE_VOXELS).clamp(max=1)
+        result = result * ramp.view([-1 if a == axis else 1 for a in range(3)])
+    return result
+
+
+class LiveSession:
+    """A model and a prepared pair.
+
+    model: a model card or its name; device: "auto", "cpu" or "cuda". If the GPU runs out of memory the session goes on on
+    the CPU and says so in `warnings`. Raises WeightsError or InputError.
+    """
+
+    def __init__(self, model: ModelCard | str, device: str = "auto") -> None:
+        started = time.perf_counter()
+        self.card = find_model(model) if isinstance(model, str) else model
+        self.device = choose_device(device)
+        self.model = load_model(self.card, self.device)
+        self.warnings: list[str] = []
+        self.timing: dict[str, float] = {"load": time.perf_counter() - started}
+        self.anchors = Anchors()
+        self._prepared = False
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        self.timing[stage] = time.perf_counter() - started
+
+    def prepare(
+        self,
+        fixed: Volume,
+        moving: Volume,
+        *,
+        initial: str | npt.NDArray[np.float64] = "affine",
+        fixed_labels: Volume | None = None,
+        moving_labels: Volume | None = None,
+        progress: Progress | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> None:
+        """Align linearly, and bring both images to the network's grid; everything before is forgotten.
+
+        initial: "none", "com", "rigid", "affine", or a (4, 4) map of fixed RAS to moving RAS, mm.
+        Label maps, if both are given, add Dice to `metrics`. Raises InputError or Cancelled.
+        """
+
+        def report(fraction: float, text: str) -> None:
+            if cancelled is not None and cancelled():
+                raise Cancelled("Registration cancelled.")
+            if progress is not None:
+                progress(fraction, text)
+
+        self._prepared = False
+        self.warnings = []
+        self.anchors = Anchors()
+        self._weights: OrderedDict[float, dict[str, Tensor]] = OrderedDict()
+        self._fields: OrderedDict[float, Fields] = OrderedDict()
+        report(0.0, "Checking the images")
+        if fixed is moving or (fixed.grid.matches(moving.grid) and np.array_equal(fixed.array, moving.array)):
+            raise InputError("Fixed and moving are the same image; choose two different ones.")
+        fixed = check_image(fixed, self.warnings)
+        moving = check_image(moving, self.warnings)
+        with self._timed("align"):
+            if isinstance(initial, str):
+                self.linear = align(
+                    fixed, moving, initial,
+                    progress=lambda fraction, text: report(0.05 + 0.75 * fraction, text), cancelled=cancelled,
+                )  # fmt: skip
+            else:
+                self.linear = Transform((np.asarray(initial, dtype=np.float64),)).linear
+        report(0.8, "Resampling to the model's grid")
+        with self._timed("resample"):
+            inside = foreground(fixed)
+            self.grid = network_grid(fixed.grid, inside, self.card)
+            mask = Volume(inside.astype(np.uint8), fixed.ijk_to_ras, "foreground")
+            self._inside = torch.from_numpy(resample(mask, self.grid, interpolation="nearest").array > 0)
+            linear = Transform((self.linear,))
+            arrays = [resample_smoothed(fixed, self.grid).array, resample_smoothed(moving, self.grid, linear).array]
+            if np.ptp(arrays[1]) == 0:
+                raise InputError(
+                    "After the initial alignment the moving image does not overlap the fixed one. "
+                    "Choose another initial alignment ('affine' starts from the centres of mass)."
+                )
+            images = [torch.from_numpy(normalise(array))[None, None] for array in arrays]
+            self._fade = fade(self.grid.shape)
+            self._affine = torch.from_numpy(self.grid.ijk_to_ras.copy())
+        self._fixed, self._moving = (image.to(self.device) for image in images)
+        self._labels = self._prepare_labels(fixed_labels, moving_labels)
+        self._similarity_before = self._similarity(self._moving)
+        self._prepared = True
+        report(1.0, "Ready")
+
+    def _prepare_labels(self, fixed: Volume | None, moving: Volume | None) -> tuple[Volume, Volume, dict[int, float]] | None:
+        """Both label maps and their Dice before the non-linear part."""
+        if fixed is None or moving is None:
+            return None
+        warped = resample(moving, fixed.grid, Transform((self.linear,)), "nearest")
+        return fixed, moving, dice(fixed.array, warped.array)
+
+    def _check_prepared(self) -> None:
+        if not self._prepared:
+            raise InputError("No pair of images has been prepared yet.")
+
+    def _on_device(self, compute: Callable[[], Fields]) -> Fields:
+        """Run on the session's device; out of GPU memory, go on on the CPU for good and say so."""
+        try:
+            return compute()
+        except torch.OutOfMemoryError as error:
+            if self.device == "cpu":
+                raise OutOfMemory("There is not enough memory for this registration; close other programs.") from error
+            self.warnings.append("The GPU ran out of memory; this registration continues on the CPU, more slowly.")
+            self.device = "cpu"
+            self.model.to("cpu")
+            self._weights.clear()
+            self._fixed, self._moving = self._fixed.cpu(), self._moving.cpu()
+        torch.cuda.empty_cache()
+        return self._on_device(compute)
+
+    @torch.inference_mode()
+    def _compute(self, lam: float) -> Fields:
+        with self._timed("hypernetwork"):
+            if lam not in self._weights:
+                self._weights[lam] = self.model.weights(torch.tensor([lam], device=self.device))
+                while len(self._weights) > KEPT_FIELDS:
+                    self._weights.popitem(last=False)
+        window = self._fade.to(self.device)
+        with self._timed("network"):
+            velocities = self.model.velocities(self._weights[lam], self._fixed, self._moving)
+        with self._timed("integration"):
+            pair = [to_ras(d, self._affine) for d in displacements([v * window for v in velocities])]
+        forward, inverse = (
+            DisplacementField(np.ascontiguousarray(d[0].float().cpu().numpy()), self.grid.ijk_to_ras) for d in pair
+        )
+        return Fields(forward, inverse)
+
+    def field(self, lam: float) -> Fields:
+        """The exact fields at lambda, RAS mm; the last few are kept. Also makes it an anchor of `preview`.
+
+        Raises InputError for lambda outside [0, 1] or before `prepare`; OutOfMemory.
+        """
+        lam = round(check_lambda(lam), 6)
+        self._check_prepared()
+        if lam not in self._fields:
+            self._fields[lam] = self._on_device(lambda: self._compute(lam))
+            while len(self._fields) > KEPT_FIELDS:
+                self._fields.popitem(last=False)
+        return self._fields[lam]
+
+    def fill_anchors(self) -> None:
+        """Compute every anchor that previews need (a live application does this one by one, when idle)."""
+        while (lam := self.anchors.next_lambda()) is not None:
+            self.anchors.add(lam, self.field(lam))
+
+    def preview(self, lam: float) -> Fields:
+        """Fields at lambda interpolated between anchors; see `Anchors`. Raises InputError without any anchor."""
+        self._check_prepared()
+        return self.anchors.interpolate(lam)
+
+    def transform(self, lam: float) -> Transform:
+        """Fixed RAS to moving RAS (what a resampler needs): x -> A(x + u(x))."""
+        return Transform((self.field(lam).forward, self.linear))
+
+    def inverse_transform(self, lam: float) -> Transform:
+        """Moving RAS to fixed RAS."""
+        return Transform((np.linalg.inv(self.linear), self.field(lam).inverse))
+
+    def _similarity(self, warped: Tensor) -> float:
+        """Mean local NCC in the fixed image's foreground, on the network's grid."""
+        values = local_ncc(self._fixed, warped)[0, 0].cpu()
+        return float(values[self._inside].mean() if bool(self._inside.any()) else values.mean())
+
+    @torch.inference_mode()
+    def metrics(self, lam: float) -> Figures:
+        """Figures of the exact field at lambda.
+
+        similarity and similarity_before (mean local NCC in the foreground, 0 to 1; before: linear alignment only),
+        folding_percent, displacement_max_mm, displacement_mean_mm, roughness (see `field_figures`); with label maps
+        dice and dice_before (per label), dice_mean and dice_mean_before.
+        """
+        fields = self.field(lam)
+        displacement = torch.from_numpy(fields.forward.array)[None]
+        voxels = torch.einsum(
+            "rc,bcijk->brijk", torch.linalg.inv(self._affine[:3, :3]).float(), displacement
+        ).to(self._moving.device)
+        figures: Figures = {
+            "similarity": self._similarity(sample(self._moving, voxels)),
+            "similarity_before": self._similarity_before,
+            **field_figures(displacement, self._affine.float(), self._inside),
+        }
+        if self._labels is not None:
+            fixed, moving, before = self._labels
+            after = dice(fixed.array, resample(moving, fixed.grid, self.transform(lam), "nearest").array)
+            figures |= {
+                "dice": after,
+                "dice_before": before,
+                "dice_mean": mean_dice(after),
+                "dice_mean_before": mean_dice(before),
+            }
+        return figures

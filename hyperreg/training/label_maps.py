@@ -1,0 +1,108 @@
+"""Label maps to synthesise images from: random shapes, and brains from files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hyperreg.errors import InputError
+from hyperreg.imaging.files import read_label_map
+from hyperreg.imaging.orientation import to_closest_ras
+from hyperreg.imaging.volume import Volume
+
+# FreeSurfer numbers of one structure on both sides: a small network need not tell left from right, the affine does.
+BRAIN_STRUCTURES: tuple[tuple[int, ...], ...] = (
+    (2, 41, 77, 80, 251, 252, 253, 254, 255, 85, 30, 62),  # cerebral white matter
+    (3, 42),  # cerebral cortex
+    (4, 43, 5, 44, 31, 63, 72),  # lateral ventricle, choroid plexus
+    (7, 46),  # cerebellar white matter
+    (8, 47),  # cerebellar cortex
+    (10, 49),  # thalamus
+    (11, 50),  # caudate
+    (12, 51),  # putamen
+    (13, 52),  # pallidum
+    (14,),  # third ventricle
+    (15,),  # fourth ventricle
+    (16,),  # brain stem
+    (17, 53),  # hippocampus
+    (18, 54),  # amygdala
+    (24, 25, 57),  # cerebrospinal fluid
+    (26, 58),  # accumbens
+    (28, 60),  # ventral diencephalon
+)
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """labels: (I, J, K) uint8, axes to RAS; spacing in mm.
+
+    structures: labels 1..structures mean the same thing in every map of this kind; higher ones are whatever lies around
+    (skull, skin) and are never compared between two maps.
+    """
+
+    labels: Tensor
+    spacing: float
+    structures: int
+    kind: str
+
+
+def random_shapes(generator: torch.Generator, size: int = 112, spacing: float = 1.5, count: int = 16) -> LabelMap:
+    """Labels of random smooth shapes: the largest of `count` multi-scale noise images (SynthMorph, arXiv 2004.10282).
+
+    Around half of the maps are cut to a random blob, so that they have a background as organs have.
+    """
+
+    def noise(channels: int, scales: Sequence[int]) -> Tensor:
+        total = torch.zeros(1, channels, size, size, size)
+        for scale in scales:
+            low = torch.randn(1, channels, *(3 * (max(2, size // scale),)), generator=generator)
+            total += F.interpolate(low, size=(size,) * 3, mode="trilinear", align_corners=True) * scale**0.5
+        return total[0]
+
+    labels = noise(count, (8, 16, 32)).argmax(0) + 1
+    if torch.rand(1, generator=generator) < 0.5:
+        radius = torch.linspace(-1, 1, size).square()
+        ball = (radius[:, None, None] + radius[None, :, None] + radius[None, None, :]).sqrt()
+        labels[ball + 0.08 * noise(1, (24, 40))[0] > 0.8] = 0
+    return LabelMap(labels.to(torch.uint8), spacing, count, "shapes")
+
+
+def brain_from_file(path: Path) -> LabelMap:
+    """A FreeSurfer-style label map: the structures of BRAIN_STRUCTURES, and every other non-zero label after them.
+
+    Reads what `hyperreg.imaging.files` reads, and VoxelMorph's .npz with an array `seg` (L, I, A axes, 1 mm).
+    Raises InputError if the voxels are not of one size or no structure is found.
+    """
+    if path.suffix == ".npz":
+        array = np.load(path, allow_pickle=False)["seg"].astype(np.int32)
+        volume = Volume(array, np.array([[-1, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]], dtype=float), path.name)
+    else:
+        volume = read_label_map(path)
+    spacing = volume.spacing
+    if np.ptp(spacing) > 0.01:
+        raise InputError(f"Label map '{path.name}' has voxels of {spacing.round(3)} mm; resample it to one voxel size.")
+    array = to_closest_ras(volume.array, volume.ijk_to_ras)
+    table = np.zeros(max(int(array.max()), 1) + 1, dtype=np.uint8)
+    for index, numbers in enumerate(BRAIN_STRUCTURES, start=1):
+        for number in numbers:
+            if number < table.size:
+                table[number] = index
+    others = [n for n in np.unique(array) if n > 0 and table[n] == 0]
+    for index, number in enumerate(others, start=len(BRAIN_STRUCTURES) + 1):
+        table[number] = index
+    labels = table[array]
+    inside = np.argwhere((labels > 0) & (labels <= len(BRAIN_STRUCTURES)))
+    if inside.size == 0:
+        raise InputError(f"'{path.name}' has none of the FreeSurfer brain labels that training expects.")
+    # The brain in the middle, so that random turns are about it; far-away neck and shoulders are cut.
+    low = np.maximum(inside.min(0) - 30, 0)
+    high = inside.max(0) + 30
+    cut = labels[low[0] : high[0], low[1] : high[1], low[2] : high[2]]
+    return LabelMap(torch.from_numpy(np.ascontiguousarray(cut)), float(spacing[0]), len(BRAIN_STRUCTURES), "brain")
+

@@ -1,0 +1,237 @@
+"""Training of registration models on synthetic pairs: lambda is drawn anew for every pair (HyperMorph)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from hyperreg.errors import FileError, InputError
+from hyperreg.registration import losses
+from hyperreg.registration.field import integrate, jacobian_determinant, sample
+from hyperreg.registration.model import RegistrationModel, new_card, save_model
+from hyperreg.training.label_maps import LabelMap, brain_from_file, random_shapes
+from hyperreg.training.synthesis import PairSynthesiser, SyntheticPair
+
+log = logging.getLogger(__name__)
+
+
+class SynthesisConfig(BaseModel):
+    """What the pairs look like; see PairSynthesiser."""
+
+    model_config = ConfigDict(extra="forbid")
+    label_maps: list[Path] = Field(default=[], description="FreeSurfer-style label maps, relative to the configuration")
+    shape_maps: int = Field(default=40, ge=0, description="How many maps of random shapes to draw from")
+    shape: tuple[int, int, int] = (48, 64, 56)
+    spacing_mm: tuple[float, float] = (2.5, 3.5)
+    shapes: float = Field(default=0.3, ge=0, le=1)
+    two_maps: float = Field(default=0.5, ge=0, le=1)
+    same_contrast: float = Field(default=0.6, ge=0, le=1)
+    stripped: float = Field(default=0.6, ge=0, le=1)
+
+
+class TrainingConfig(BaseModel):
+    """One training run. `steps` counts over all resumes, so a later stage is the same file with more steps."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    title: str
+    description: str
+    output: Path
+    network: dict[str, Any]
+    grid: dict[str, Any]
+    synthesis: SynthesisConfig
+    steps: int = Field(gt=0)
+    learning_rate: float = Field(default=5e-4, gt=0)
+    warm_up: int = Field(default=100, ge=0)
+    ends: float = Field(default=0.2, ge=0, le=1, description="Share of lambda drawn from {0, 1}")
+    image_weight: float = Field(default=1.0, ge=0)
+    overlap_weight: float = Field(default=1.0, ge=0)
+    lncc_width: int = 7
+    averaging: float = Field(default=0.998, ge=0, lt=1)
+    default_lambda: float = Field(default=0.3, ge=0, le=1)
+    seed: int = 0
+    device: Literal["cpu", "cuda"] = "cpu"
+    checkpoint_every: int = Field(default=100, gt=0)
+    data: str = "Synthetic images only"
+
+
+def read_config(path: Path) -> TrainingConfig:
+    """Read a YAML configuration; its relative paths count from its own folder. Raises FileError, InputError."""
+    try:
+        config = TrainingConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise FileError(f"The configuration '{path}' cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, ValidationError) as error:
+        raise InputError(f"The configuration '{path}' is not valid:\n{error}") from error
+    folder = path.resolve().parent
+    config.output = folder / config.output
+    config.synthesis.label_maps = [folder / p for p in config.synthesis.label_maps]
+    return config
+
+
+def draw_lambda(ends: float, generator: torch.Generator) -> float:
+    """Uniform in [0, 1], but with probability `ends` one of the two ends, which a uniform draw hardly visits."""
+    first, second = torch.rand(2, generator=generator).tolist()
+    return float(second < 0.5) if first < ends else second
+
+
+def pair_loss(model: RegistrationModel, pair: SyntheticPair, lam: float, config: TrainingConfig) -> tuple[Tensor, dict[str, float]]:
+    """HyperMorph's loss of one pair, and its parts as plain numbers."""
+    device = next(model.parameters()).device
+    fixed, moving = pair.images.to(device).split(1, dim=1)
+    weights = model.weights(torch.tensor([lam], device=device))
+    velocity = model.velocity(weights, fixed, moving)
+    displacement = integrate(velocity)
+    structures = sample(pair.moving_structures.to(device), displacement)
+    overlap = losses.dice_loss(pair.fixed_structures.to(device), structures)
+    similarity = config.overlap_weight * overlap
+    if pair.same_contrast:
+        warped = sample(moving, displacement)
+        similarity = similarity + config.image_weight * losses.lncc_loss(fixed, warped, config.lncc_width)
+    smoothness = losses.diffusion(velocity)
+    with torch.no_grad():
+        parts = {
+            "overlap": float(overlap),
+            "overlap_before": float(losses.dice_loss(pair.fixed_structures, pair.moving_structures)),
+            "smoothness": float(smoothness),
+            "folding_percent": float((jacobian_determinant(displacement) <= 0).float().mean()) * 100,
+        }
+    return losses.hyper_loss(similarity, smoothness, lam), parts
+
+
+class Trainer:
+    """Training loop with checkpoints: model, its running average (what is exported), optimiser, random state."""
+
+    def __init__(self, config: TrainingConfig) -> None:
+        self.config = config
+        torch.manual_seed(config.seed)
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.model = RegistrationModel(config.network).to(config.device)
+        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.averaging))
+        self.optimiser = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate)
+        self.step = 0
+        self.seconds = 0.0
+        synthesis = config.synthesis
+        # The maps have a generator of their own: they are the same after a resume.
+        shapes = torch.Generator().manual_seed(config.seed + 1)
+        maps: list[LabelMap] = [brain_from_file(path) for path in synthesis.label_maps]
+        maps += [random_shapes(shapes) for _ in range(synthesis.shape_maps)]
+        if not maps:
+            raise InputError("The configuration names no label maps and no random shapes: there is nothing to train on.")
+        self.pairs = PairSynthesiser(
+            maps, synthesis.shape, synthesis.spacing_mm, self.generator,
+            two_maps=synthesis.two_maps, same_contrast=synthesis.same_contrast, stripped=synthesis.stripped, shapes=synthesis.shapes,
+        )
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.config.output / "checkpoint.pt"
+
+    def save(self) -> None:
+        """Checkpoint, written whole or not at all."""
+        state = {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "generator": self.generator.get_state(),
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        temporary = self.checkpoint.with_suffix(".tmp")
+        torch.save(state, temporary)
+        os.replace(temporary, self.checkpoint)
+
+    def load(self) -> None:
+        """Continue from the checkpoint. Raises FileError if there is none or it belongs to another network."""
+        try:
+            state = torch.load(self.checkpoint, weights_only=True, map_location=self.config.device)
+            self.model.load_state_dict(state["model"])
+            self.average.load_state_dict(state["average"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.generator.set_state(state["generator"].cpu())
+            self.step, self.seconds = state["step"], state["seconds"]
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
+            raise FileError(f"Cannot continue from '{self.checkpoint}': {error}") from error
+
+    def learning_rate(self) -> float:
+        """Linear warm-up, then half a cosine down to a hundredth at the last step."""
+        config = self.config
+        if self.step < config.warm_up:
+            return config.learning_rate * (self.step + 1) / config.warm_up
+        done = (self.step - config.warm_up) / max(1, config.steps - config.warm_up)
+        cosine = 0.5 * (1 + float(torch.cos(torch.tensor(done * torch.pi))))
+        return config.learning_rate * (0.01 + 0.99 * cosine)
+
+    def train_step(self) -> dict[str, float]:
+        """One pair, one update; the figures that go to the log."""
+        started = time.perf_counter()
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.learning_rate()
+        lam = draw_lambda(self.config.ends, self.generator)
+        with torch.random.fork_rng(devices=[]):
+            pair = self.pairs()
+        loss, figures = pair_loss(self.model, pair, lam, self.config)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimiser.step()
+        self.average.update_parameters(self.model)
+        self.step += 1
+        took = time.perf_counter() - started
+        self.seconds += took
+        return {"step": self.step, "lambda": lam, "loss": float(loss), **figures, "seconds": took}
+
+    def export(self) -> None:
+        """Write the averaged model with its card into the output folder."""
+        config = self.config
+        card = new_card(
+            config.name, config.network, title=config.title, description=config.description, grid=config.grid,
+            hyperparameters=[{"name": "lambda", "title": "Smoothness λ", "default": config.default_lambda}],
+            data=config.data, seed=config.seed,
+            recipe={
+                **config.model_dump(mode="json", exclude={"output", "title", "description", "data", "network", "grid", "synthesis"}),
+                "synthesis": {
+                    **config.synthesis.model_dump(mode="json", exclude={"label_maps"}),
+                    "label_maps": [path.name for path in config.synthesis.label_maps],
+                },
+                "steps_done": self.step,
+                "hours": round(self.seconds / 3600, 2),
+                "torch": torch.__version__.split("+")[0],
+            },
+        )
+        save_model(self.average.module, card, config.output)
+
+
+def train(config_path: Path, resume: bool = False) -> Path:
+    """Train as the configuration says; returns the folder with weights and card.
+
+    Writes `log.jsonl` (a line per step) and a checkpoint every `checkpoint_every` steps; an interrupted run goes on with
+    resume=True. Raises FileError, InputError.
+    """
+    config = read_config(config_path)
+    trainer = Trainer(config)
+    config.output.mkdir(parents=True, exist_ok=True)
+    if resume:
+        trainer.load()
+    elif trainer.checkpoint.exists():
+        raise FileError(f"'{config.output}' holds a training already; continue it with --resume or name another output.")
+    with (config.output / "log.jsonl").open("a", encoding="utf-8") as stream:
+        while trainer.step < config.steps:
+            figures = trainer.train_step()
+            stream.write(json.dumps(figures) + "\n")
+            if trainer.step % config.checkpoint_every == 0 or trainer.step == config.steps:
+                stream.flush()
+                trainer.save()
+                trainer.export()
+                log.info("step %d of %d, loss %.4f", trainer.step, config.steps, figures["loss"])
+    return config.output

@@ -1,0 +1,174 @@
+"""Synthetic image pairs: one or two label maps, random deformations, random contrasts (SynthMorph, arXiv 2004.10282).
+
+Both label maps of a pair are known, so training compares structures and never depends on the images' contrast.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hyperreg.registration.field import integrate
+from hyperreg.training.label_maps import LabelMap
+
+# Images are made on a grid this much finer and averaged down: that is what gives partial volumes at tissue borders.
+SUPERSAMPLING = 2
+
+
+@dataclass(frozen=True)
+class SyntheticPair:
+    """images: (1, 2, I, J, K) fixed and moving, 0..1; structures: two (1, L, I, J, K) maps of fractions per voxel.
+
+    same_contrast: whether an intensity loss such as LNCC makes sense for this pair.
+    """
+
+    images: Tensor
+    fixed_structures: Tensor
+    moving_structures: Tensor
+    same_contrast: bool
+
+
+@dataclass
+class PairSynthesiser:
+    """Draws endless random pairs.
+
+    maps: label maps to draw from; pairs are of one kind ("brain", "shapes"), of one map or of two.
+    shape: (I, J, K) of the pairs. spacing: (low, high) mm of their voxels, drawn per pair.
+    generator: the only source of randomness, so that a run can be resumed and repeated.
+    """
+
+    maps: Sequence[LabelMap]
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float]
+    generator: torch.Generator
+    two_maps: float = 0.5
+    same_contrast: float = 0.6
+    stripped: float = 0.6
+    shapes: float = 0.3
+
+    def uniform(self, low: float, high: float, *size: int) -> Tensor:
+        return torch.rand(*size, generator=self.generator) * (high - low) + low
+
+    def normal(self, *size: int) -> Tensor:
+        return torch.randn(*size, generator=self.generator)
+
+    def chance(self, probability: float) -> bool:
+        return bool(self.uniform(0, 1, 1) < probability)
+
+    def choose(self, maps: Sequence[LabelMap]) -> LabelMap:
+        return maps[int(torch.randint(len(maps), (1,), generator=self.generator))]
+
+    def __call__(self) -> SyntheticPair:
+        brains = [m for m in self.maps if m.kind == "brain"]
+        shapes = [m for m in self.maps if m.kind == "shapes"]
+        brain = bool(brains) and (not shapes or not self.chance(self.shapes))
+        first = second = self.choose(brains if brain else shapes)
+        if brain and self.chance(self.two_maps):
+            second = self.choose(brains)
+        spacing = float(self.uniform(*self.spacing, 1))
+        stripped = self.chance(self.stripped)
+        mirrored = self.chance(0.5)
+        turn = self.normal(3) * 0.15
+        labels = [
+            self.deformed_labels(label_map, spacing, turn, mirrored, stripped) for label_map in (first, second)
+        ]
+        same_contrast = self.chance(self.same_contrast)
+        contrast = self.contrast(256, brain)
+        images = []
+        for label in labels:
+            images.append(self.image(label, contrast))
+            if not same_contrast:
+                contrast = self.contrast(256, brain)
+        structures = [self.fractions(label, first.structures) for label in labels]
+        return SyntheticPair(torch.cat(images, dim=1), *structures, same_contrast)
+
+    def smooth_field(self, shape: Sequence[int], control: float, size: float) -> Tensor:
+        """Random (1, 3, *shape) velocity: normal noise of SD `size` voxels at points `control` voxels apart."""
+        low = [max(2, math.ceil(n / control) + 1) for n in shape]
+        return F.interpolate(self.normal(1, 3, *low) * size, size=tuple(shape), mode="trilinear", align_corners=True)
+
+    def deformed_labels(
+        self, label_map: LabelMap, spacing: float, turn: Tensor, mirrored: bool, stripped: bool
+    ) -> Tensor:
+        """Labels (I', J', K') on the fine grid after a common turn, a small own affine and an own smooth deformation."""
+        scale = 2.0 / spacing  # sizes below are in voxels of 2 mm
+        velocity = torch.zeros(1, 3, *self.shape)
+        for control, size in ((8, 1.0), (16, 2.0), (32, 3.0)):
+            strength = float(self.uniform(0, size, 1))
+            velocity += self.smooth_field(self.shape, control * scale, strength * scale)
+        displacement = integrate(velocity, steps=5) * spacing
+        fine = [n * SUPERSAMPLING for n in self.shape]
+        displacement = F.interpolate(displacement, size=fine, mode="trilinear", align_corners=False)
+        axes = [(torch.arange(n) - (n - 1) / 2) * (spacing / SUPERSAMPLING) for n in fine]
+        points = torch.stack(torch.meshgrid(*axes, indexing="ij")) + displacement[0]
+        own = self.affine(turn + self.normal(3) * 0.06)
+        if mirrored:
+            own[0] = -own[0]
+        points = (own @ points.flatten(1)) + self.normal(3, 1) * 3.0
+        centre = torch.tensor(label_map.labels.shape).view(3, 1) / 2
+        index = torch.round(points / label_map.spacing + centre).long()
+        size = torch.tensor(label_map.labels.shape).view(3, 1)
+        inside = ((index >= 0) & (index < size)).all(0)
+        index = torch.minimum(index.clamp_min(0), size - 1)
+        strides = label_map.labels.stride()
+        flat = index[0] * strides[0] + index[1] * strides[1] + index[2] * strides[2]
+        labels = label_map.labels.flatten()[flat] * inside
+        if stripped and label_map.kind == "brain":
+            labels = labels * (labels <= label_map.structures)
+        return labels.view(*fine)
+
+    def affine(self, turn: Tensor) -> Tensor:
+        """Rotation by the vector `turn` (rad) times small random scales and shears: (3, 3)."""
+        x, y, z = turn.tolist()
+        rotation = torch.linalg.matrix_exp(torch.tensor([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]]))
+        return rotation @ (torch.eye(3) + torch.diag(self.normal(3) * 0.06) + self.normal(3, 3) * 0.02)
+
+    def contrast(self, count: int, brain: bool) -> tuple[Tensor, Tensor]:
+        """Mean and SD of the intensity per label: random, or for brains at times ordered as in a T1 image."""
+        means = self.uniform(0.1, 1.0, count)
+        if brain and self.chance(0.4):
+            white, grey, fluid = (float(v) for v in (self.uniform(0.8, 1, 1), self.uniform(0.45, 0.75, 1), self.uniform(0.1, 0.3, 1)))
+            deep = grey + 0.5 * (white - grey)
+            # In the order of BRAIN_STRUCTURES.
+            tissue = [white, grey, fluid, white, grey, deep, grey, grey, deep, fluid, fluid, white, grey, grey, fluid, grey, deep]
+            means[1 : 1 + len(tissue)] = torch.tensor(tissue) + self.normal(len(tissue)) * 0.03
+        means[0] = 0.0 if self.chance(0.8) else float(self.uniform(0, 0.3, 1))
+        return means, self.uniform(0.01, 0.08, count)
+
+    def image(self, labels: Tensor, contrast: tuple[Tensor, Tensor]) -> Tensor:
+        """An image (1, 1, I, J, K) in 0..1 of fine labels: texture, partial volume, blur, bias field, noise, gamma."""
+        means, spreads = contrast
+        index = labels.long()
+        means = means + self.normal(means.numel()) * 0.02
+        image = (means[index] + spreads[index] * self.normal(*labels.shape))[None, None]
+        if self.chance(0.3):
+            image = self.thicken(image)
+        image = F.avg_pool3d(image, SUPERSAMPLING)
+        if self.chance(0.5):
+            image = F.avg_pool3d(F.pad(image, (1,) * 6, mode="replicate"), 3, stride=1).lerp(image, float(self.uniform(0, 1, 1)))
+        bias = self.smooth_field(self.shape, max(self.shape) / 3, float(self.uniform(0, 0.25, 1)))[:, :1]
+        image = image * bias.exp()
+        head = F.avg_pool3d((index > 0).float()[None, None], SUPERSAMPLING)
+        noise = self.normal(*image.shape) * float(self.uniform(0, 0.04, 1))
+        image = (image + noise * (head > 0)).clamp_min(0)
+        top = torch.quantile(image[head > 0.5][::7], 0.99) if bool((head > 0.5).any()) else image.max()
+        image = (image / top.clamp_min(1e-3)).clamp(0, 1)
+        return image ** float(torch.exp(self.normal(1) * 0.2))
+
+    def thicken(self, image: Tensor) -> Tensor:
+        """Thick slices along a random axis: averaged and spread out again by linear interpolation."""
+        axis = int(torch.randint(3, (1,), generator=self.generator))
+        factor = int(torch.randint(2, 5, (1,), generator=self.generator))
+        size = [factor if a == axis else 1 for a in range(3)]
+        return F.interpolate(F.avg_pool3d(image, size), size=image.shape[2:], mode="trilinear", align_corners=False)
+
+    def fractions(self, labels: Tensor, structures: int) -> Tensor:
+        """How much of each voxel every structure fills: (1, L, I, J, K); other labels count as background."""
+        kept = (labels * (labels <= structures)).long()
+        one_hot = torch.zeros(structures + 1, kept.numel()).scatter_(0, kept.view(1, -1), 1.0)
+        return F.avg_pool3d(one_hot[1:].view(1, structures, *labels.shape), SUPERSAMPLING)
