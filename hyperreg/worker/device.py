@@ -10,7 +10,7 @@ from typing import Any
 from hyperreg.errors import WorkerError
 
 
-class DeviceLost(WorkerError):
+class DeviceError(WorkerError):
     """The graphics card failed in a way after which only a new process can use it."""
 
 

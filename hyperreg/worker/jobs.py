@@ -67,7 +67,7 @@ class Job:
         self._owner.cancel(self)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Polls until the job has ended; False if it has not within `timeout` seconds. For use without an event loop."""
+        """Polls until the job has ended; False if it has not within `timeout` seconds. For use without event loop."""
         return self._owner.wait(self, timeout)
 
     def check(self) -> dict[str, Any]:

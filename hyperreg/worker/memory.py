@@ -59,6 +59,11 @@ class Workspace:
                 self._locks.append(os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600))
                 fcntl.flock(self._locks[-1], fcntl.LOCK_EX)
 
+    @property
+    def is_mine(self) -> bool:
+        """False in a forked copy of the owner, which must not clean up when it ends."""
+        return os.getpid() == self._owner
+
     def create(self, shape: Sequence[int], dtype: npt.DTypeLike) -> tuple[ArraySpec, npt.NDArray]:
         """A new array, all zero, and its description. Remove its name with `remove` when the worker is done with it.
 
@@ -76,9 +81,7 @@ class Workspace:
             (folder / spec.segment).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Removes both folders with everything in them. Does nothing in a forked copy of the owner."""
-        if os.getpid() != self._owner:
-            return
+        """Removes both folders with everything in them."""
         remove_folders(self.folders)
         for lock in self._locks:
             os.close(lock)

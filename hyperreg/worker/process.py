@@ -45,10 +45,9 @@ class WorkerProcess:
         paths = [package_parent, variables.get("PYTHONPATH", "")]
         variables["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
         # A session of its own, so that no Ctrl-C meant for the application reaches it and the group can be ended whole.
+        flags = 0
         if sys.platform == "win32":
-            own_group = {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP}
-        else:
-            own_group = {"start_new_session": True}
+            flags = subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP
         try:
             with self._log_path.open("ab") as log:
                 self._process = subprocess.Popen(
@@ -58,7 +57,8 @@ class WorkerProcess:
                     stderr=log,
                     env=variables,
                     cwd=folders[-1],  # -m looks for modules in the current folder first: an empty, private one
-                    **own_group,
+                    start_new_session=True,  # ignored on Windows
+                    creationflags=flags,
                 )
         except (OSError, ValueError) as error:
             raise WorkerError(

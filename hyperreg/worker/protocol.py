@@ -133,8 +133,7 @@ class Ended:
 Message = Request | Cancel | Stop | Hello | Started | Progress | Result | Failure | Ended
 
 _KINDS: dict[str, type] = {
-    kind.__name__.lower(): kind
-    for kind in (Request, Cancel, Stop, Hello, Started, Progress, Result, Failure, Ended)
+    kind.__name__.lower(): kind for kind in (Request, Cancel, Stop, Hello, Started, Progress, Result, Failure, Ended)
 }
 
 

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from hyperreg.errors import Cancelled, HyperRegError, OutOfMemory
 from hyperreg.worker import protocol
 from hyperreg.worker.connection import WorkerConnection
-from hyperreg.worker.device import DeviceLost, is_out_of_memory, physical_cores
+from hyperreg.worker.device import DeviceError, is_out_of_memory, physical_cores
 from hyperreg.worker.memory import attach, remove_folders
 
 # Progress is for people: more often than this it only fills the connection.
@@ -128,8 +128,9 @@ class Server:
             message = protocol.parse(content, protocol.Request, protocol.Cancel, protocol.Stop)
         except protocol.ProtocolError as error:
             number = content.get("id")
-            known = type(number) is int and 0 <= number <= protocol.MAX_ID
-            self._send(protocol.Failure(number if known else 0, "WorkerError", str(error), ""))
+            if type(number) is not int or not 0 <= number <= protocol.MAX_ID:
+                number = 0
+            self._send(protocol.Failure(number, "WorkerError", str(error), ""))
             return
         if isinstance(message, protocol.Stop):
             remove_folders(self._folders)
@@ -165,7 +166,7 @@ class Server:
             answer = protocol.Ended(number, "cancelled")
         except Exception as error:  # noqa: BLE001  whatever it is, the application has to be told
             answer = _failure(number, error)
-            device_lost = isinstance(error, DeviceLost)
+            device_lost = isinstance(error, DeviceError)
             # Frames of the traceback may hold gigabytes.
             traceback.clear_frames(error.__traceback__)
         with self._changed:

@@ -1,0 +1,252 @@
+"""The application's side of the worker: starts it, sends requests, delivers answers when polled.
+
+No thread, no event loop of its own: somebody calls `poll` now and then (a QTimer in Slicer, an asyncio task in the
+browser app, `Job.wait` on the command line) and gets the callbacks on the calling thread. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from hyperreg import errors
+from hyperreg.errors import HyperRegError, InputError, WorkerError
+from hyperreg.worker import protocol
+from hyperreg.worker.jobs import Job
+from hyperreg.worker.link import Link
+from hyperreg.worker.memory import Workspace
+
+# A running operation that was cancelled may take this long to notice; then the worker is ended.
+CANCEL_GRACE_S = 1.0
+_WAIT_STEP_S = 0.005
+
+Outputs = Mapping[str, tuple[Sequence[int], npt.DTypeLike]]
+
+
+class WorkerClient:
+    """One worker process and the jobs it was given. Not for use from several threads.
+
+    python: executable of the worker (None: this one; in Slicer, PythonSlicer). environment: additional variables.
+    arguments: what the executable runs.
+    The worker is started by `start` or the first `submit`, and again by the next `submit` after it died.
+    generation: how often it was started; what an earlier one knew is lost.
+    """
+
+    def __init__(
+        self,
+        python: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        *,
+        arguments: Sequence[str] = ("-m", "hyperreg.worker"),
+    ) -> None:
+        self._python = python or sys.executable
+        self._environment = dict(environment or {})
+        self._arguments = tuple(arguments)
+        self._link: Link | None = None
+        self._active: dict[int, _Active] = {}
+        self._events: deque[Callable[[], None]] = deque()
+        self._last_id = 0
+        self._log = ""
+        self.generation = 0
+
+    @property
+    def alive(self) -> bool:
+        """Whether a worker process runs."""
+        return self._link is not None and self._link.process.exit_code is None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the worker, once it has answered."""
+        return None if self._link is None else self._link.pid
+
+    @property
+    def log(self) -> str:
+        """The last of what the worker (or the one before it) printed: for a bug report."""
+        return self._log if self._link is None else self._link.process.log()
+
+    def start(self) -> None:
+        """Starts the worker if none runs; returns at once. Raises WorkerError if the executable cannot be started."""
+        if self._link is not None and not self.alive:
+            self._lose(WorkerError(self._link.process.explain_exit()))
+        if self._link is None:
+            self._link = Link(self._python, self._arguments, self._environment)
+            self.generation += 1
+
+    def stop(self) -> None:
+        """Ends the worker; jobs that have not ended become cancelled, without callbacks."""
+        for active in self._active.values():
+            active.job.enter("cancelled")
+        self._active.clear()
+        self._events.clear()
+        if self._link is not None:
+            self._log = self._link.close(gently=True)
+            self._link = None
+
+    def submit(
+        self,
+        operation: str,
+        parameters: Mapping[str, Any] | None = None,
+        arrays: Mapping[str, npt.NDArray] | None = None,
+        stream: str | None = None,
+        *,
+        outputs: Outputs | None = None,
+    ) -> Job:
+        """Asks for an operation.
+
+        parameters: plain values (JSON). arrays: copied to shared memory, see `Job.inputs`.
+        stream: a newer job of the same stream supersedes this one, unless it is already done.
+        outputs: (shape, dtype) of the arrays that the operation fills, see `Job.arrays`.
+        Raises InputError for what cannot be sent, OutOfMemory if it has no room. That the worker cannot be started
+        is not raised, but makes the job fail.
+        """
+        try:
+            plain = json.loads(json.dumps(dict(parameters or {}), allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"The parameters of '{operation}' are not plain values: {error}.") from error
+        self._last_id += 1
+        job = Job(self, self._last_id, operation, stream)
+        try:
+            self.start()
+        except WorkerError as error:
+            self._active[job.id] = _Active(job, None, ())
+            self._later(self._fail, job, error)
+            return job
+        assert self._link is not None  # noqa: S101  for the type checker: just started
+        workspace = self._link.workspace
+        inputs: dict[str, protocol.ArraySpec] = {}
+        results: dict[str, protocol.ArraySpec] = {}
+        self._active[job.id] = active = _Active(job, workspace, (inputs, results))
+        try:
+            for name, array in (arrays or {}).items():
+                inputs[name], job.inputs[name] = workspace.create(np.shape(array), np.asarray(array).dtype)
+                np.copyto(job.inputs[name], array)
+            for name, (shape, dtype) in (outputs or {}).items():
+                results[name], job.arrays[name] = workspace.create(shape, dtype)
+            frame = protocol.encode(protocol.Request(job.id, operation, stream, plain, inputs, results))
+        except HyperRegError:
+            active.release()
+            del self._active[job.id]
+            raise
+        self._link.request(job.id, frame)
+        return job
+
+    def poll(self) -> None:
+        """Takes what the worker has sent and calls the callbacks of its jobs; never waits for it.
+
+        An exception of a callback is passed on; what else has arrived is delivered by the next call.
+        """
+        if self._link is not None:
+            try:
+                for message in self._link.receive():
+                    self._later(self._handle, message)
+            except WorkerError as error:
+                self._lose(error)
+        self._deliver()
+        now = time.monotonic()
+        if any(now - active.cancelled_at > CANCEL_GRACE_S for active in self._active.values()):
+            self._lose(WorkerError("The registration engine did not react to a cancellation and was ended."))
+            self._deliver()
+
+    def cancel(self, job: Job) -> None:
+        """See `Job.cancel`."""
+        active = self._active.get(job.id)
+        if active is None or not job.enter("cancelling"):
+            return
+        active.cancelled_at = time.monotonic()
+        if self._link is None or self._link.withdraw(job.id):
+            self._later(self._end, job, "cancelled")
+
+    def wait(self, job: Job, timeout: float | None) -> bool:
+        """See `Job.wait`."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            self.poll()
+            if job.ended:
+                return True
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+            time.sleep(_WAIT_STEP_S)
+
+    def _later(self, function: Callable[..., None], *arguments: Any) -> None:
+        self._events.append(lambda: function(*arguments))
+
+    def _deliver(self) -> None:
+        while self._events:
+            self._events.popleft()()
+
+    def _handle(self, message: protocol.Message) -> None:
+        active = self._active.get(getattr(message, "id", 0))
+        if active is None:
+            return  # it has ended meanwhile
+        job = active.job
+        if isinstance(message, protocol.Started):
+            job.enter("running")
+        elif isinstance(message, protocol.Progress):
+            job.progress = (message.fraction, message.text)
+            if job.on_progress is not None:
+                job.on_progress(message.fraction, message.text)
+        elif isinstance(message, protocol.Ended):
+            self._end(job, "cancelled" if message.state == "cancelled" else "superseded")
+        elif isinstance(message, protocol.Failure):
+            kind = getattr(errors, message.error, None)
+            known = isinstance(kind, type) and issubclass(kind, HyperRegError)
+            self._fail(job, (kind if known and kind is not None else WorkerError)(message.message), message.details)
+        elif isinstance(message, protocol.Result):
+            if job.state == "cancelling":
+                self._end(job, "cancelled")
+                return
+            job.result = message.values
+            self._finish(job, "done")
+            if job.on_done is not None:
+                job.on_done(job)
+
+    def _fail(self, job: Job, error: HyperRegError, details: str = "") -> None:
+        job.failure, job.details = error, details
+        if self._finish(job, "failed") and job.on_failed is not None:
+            job.on_failed(job)
+
+    def _end(self, job: Job, state: Literal["cancelled", "superseded"]) -> None:
+        if self._finish(job, state) and job.on_cancelled is not None:
+            job.on_cancelled(job)
+
+    def _finish(self, job: Job, state: Literal["cancelled", "superseded", "failed", "done"]) -> bool:
+        active = self._active.pop(job.id, None)
+        if active is not None:
+            active.release()
+        return job.enter(state)
+
+    def _lose(self, error: WorkerError) -> None:
+        """Buries a worker that is lost: every job that it had fails, or is cancelled if that was wanted."""
+        if self._link is None:
+            return
+        self._log = self._link.close()
+        self._link = None
+        for active in self._active.values():
+            if active.job.state == "cancelling":
+                self._later(self._end, active.job, "cancelled")
+            else:
+                self._later(self._fail, active.job, error, self._log)
+
+
+@dataclass
+class _Active:
+    """A job that has not ended, and the names of its shared memory."""
+
+    job: Job
+    workspace: Workspace | None
+    specs: tuple[dict[str, protocol.ArraySpec], ...]
+    cancelled_at: float = float("inf")
+
+    def release(self) -> None:
+        """Takes the names away; the memory lives as long as the job's arrays."""
+        if self.workspace is not None:
+            for spec in [spec for group in self.specs for spec in group.values()]:
+                self.workspace.remove(spec)

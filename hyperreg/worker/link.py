@@ -1,0 +1,118 @@
+"""What a client holds of one worker process: the process, the connection to it and the memory shared with it."""
+
+from __future__ import annotations
+
+import secrets
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+
+from hyperreg.errors import WorkerError
+from hyperreg.worker import protocol
+from hyperreg.worker.connection import Channel, Reception
+from hyperreg.worker.memory import Workspace
+from hyperreg.worker.process import WorkerProcess
+
+# Reading Python and numpy from a cold disk, with a virus scanner in between.
+START_TIMEOUT_S = 120.0
+_WORKER_MESSAGES = (
+    protocol.Hello,
+    protocol.Started,
+    protocol.Progress,
+    protocol.Result,
+    protocol.Failure,
+    protocol.Ended,
+)
+
+
+class Link:
+    """A worker that was started; it may not have answered yet.
+
+    python, arguments, environment: see `WorkerClient`. Raises WorkerError if it cannot be started.
+    """
+
+    def __init__(self, python: str, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+        self.workspace = Workspace()
+        self.pid: int | None = None
+        self._deadline = time.monotonic() + START_TIMEOUT_S
+        self._waiting: dict[int, bytes] = {}
+        self._channel: Channel | None = None
+        key = secrets.token_hex(32)
+        self._reception = Reception(key)
+        try:
+            self.process = WorkerProcess(
+                python, arguments, environment, port=self._reception.port, key=key, folders=self.workspace.folders
+            )
+        except WorkerError:
+            self._reception.close()
+            self.workspace.close()
+            raise
+        # A client that is forgotten, or an application that ends, leaves nothing behind.
+        self._finalizer = weakref.finalize(self, _clean, self.process, self.workspace)
+
+    def request(self, number: int, frame: bytes) -> None:
+        """Sends a request, or keeps it until the worker is ready."""
+        if self._channel is None:
+            self._waiting[number] = frame
+        else:
+            self._channel.send_frame(frame)
+
+    def withdraw(self, number: int) -> bool:
+        """Takes a request back if it was not sent yet; otherwise asks the worker to give it up and returns False."""
+        if self._waiting.pop(number, None) is not None:
+            return True
+        if self._channel is not None:
+            self._channel.send(protocol.Cancel(number))
+        return False
+
+    def receive(self) -> list[protocol.Message]:
+        """What the worker has said until now. Raises WorkerError, in words for the user, once it is lost."""
+        self.process.bound_log()
+        if self._channel is None:
+            self._welcome()
+        if self._channel is None:
+            if self.process.exit_code is not None:
+                raise WorkerError(self.process.explain_exit())
+            if time.monotonic() > self._deadline:
+                raise WorkerError("The registration engine did not start in time. Try again; its log may tell more.")
+            return []
+        contents = self._channel.receive()
+        messages = [protocol.parse(content, *_WORKER_MESSAGES) for content in contents]
+        for message in messages:
+            if isinstance(message, protocol.Hello):
+                self.pid = message.pid
+        if not messages and self._channel.closed:
+            self.process.wait()
+            raise WorkerError(self.process.explain_exit())
+        return messages
+
+    def close(self, *, gently: bool = False) -> str:
+        """Ends the worker with all its children, frees what was shared, returns the end of its log.
+
+        gently: let it end by itself first.
+        """
+        self._reception.close()
+        if self._channel is not None:
+            if gently:
+                self._channel.send(protocol.Stop())
+            self._channel.close()
+            if gently:
+                self.process.wait()
+        self.process.kill()
+        log = self.process.log()
+        self._finalizer.detach()
+        self.workspace.close()
+        return log
+
+    def _welcome(self) -> None:
+        self._channel = self._reception.poll()
+        if self._channel is not None:
+            for frame in self._waiting.values():
+                self._channel.send_frame(frame)
+            self._waiting.clear()
+
+
+def _clean(process: WorkerProcess, workspace: Workspace) -> None:
+    if workspace.is_mine:
+        process.kill()
+        workspace.close()
