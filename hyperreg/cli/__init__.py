@@ -1,0 +1,19 @@
+"""The command `hyperreg`. Nothing heavy is imported until a command needs it, so `hyperreg --help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+DEBUG_OPTION = "--debug"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; ends the process with one of the exit codes of `hyperreg.cli.console.ExitCode`."""
+    from hyperreg.cli.app import app
+
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # The option belongs to the whole program, but people add it at the end of the line that failed.
+    if DEBUG_OPTION in given:
+        given = [DEBUG_OPTION, *(word for word in given if word != DEBUG_OPTION)]
+    app(args=given, prog_name="hyperreg")

@@ -1,0 +1,174 @@
+"""What the commands share: exit codes, errors in one line, progress, warnings."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from types import FrameType
+from typing import ParamSpec, TypeVar
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from hyperreg.errors import Cancelled, FileError, HyperRegError, InputError, OutOfMemory, WeightsError, WorkerError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+DEBUG_VARIABLE = "HYPERREG_DEBUG"
+
+# Results go to stdout; progress, warnings and errors to stderr, so that output can be piped.
+output = Console(soft_wrap=True, highlight=False)
+messages = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+class ExitCode(IntEnum):
+    """How `hyperreg` ends. The help text lists them (`EXIT_CODES`)."""
+
+    SUCCESS = 0
+    UNEXPECTED = 1
+    INPUT = 2
+    FILE = 3
+    WEIGHTS = 4
+    MEMORY = 5
+    WORKER = 6
+    INSTALLATION = 7
+    CANCELLED = 130
+
+
+EXIT_CODES = (
+    "Exit codes: 0 success; 1 unexpected error; 2 wrong usage or unusable input; 3 a file cannot be read or written; "
+    "4 model missing or damaged; 5 out of memory; 6 the worker process failed; 7 the installation is incomplete; "
+    "130 cancelled. After any code but 0, no output file was written or changed."
+)
+
+_CODES: tuple[tuple[type[HyperRegError], ExitCode], ...] = (
+    (InputError, ExitCode.INPUT),
+    (FileError, ExitCode.FILE),
+    (WeightsError, ExitCode.WEIGHTS),
+    (OutOfMemory, ExitCode.MEMORY),
+    (WorkerError, ExitCode.WORKER),
+    (Cancelled, ExitCode.CANCELLED),
+)
+
+
+def debugging() -> bool:
+    """Whether tracebacks are wanted (`--debug`)."""
+    return os.environ.get(DEBUG_VARIABLE, "") not in ("", "0")
+
+
+def exit_code(error: BaseException) -> ExitCode:
+    """The exit code for an error that ended a command."""
+    if isinstance(error, KeyboardInterrupt):
+        return ExitCode.CANCELLED
+    if isinstance(error, ModuleNotFoundError):
+        return ExitCode.INSTALLATION
+    if isinstance(error, MemoryError):
+        return ExitCode.MEMORY
+    for kind, code in _CODES:
+        if isinstance(error, kind):
+            return code
+    return ExitCode.UNEXPECTED
+
+
+def explanation(error: BaseException) -> str:
+    """One line for the user."""
+    if isinstance(error, HyperRegError):
+        return str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return "Cancelled; nothing was written."
+    if isinstance(error, ModuleNotFoundError):
+        return (
+            f"The Python package '{error.name}' is missing. `hyperreg doctor` lists what is installed; "
+            "`pip install 'hyperreg[view]'` installs everything that the commands need."
+        )
+    if isinstance(error, MemoryError):
+        return "Not enough memory. Close other programs, or crop the images."
+    text = str(error).strip().splitlines()
+    return (
+        f"Unexpected error ({type(error).__name__}{': ' + text[-1] if text else ''}). This is a fault of HyperReg: "
+        "run the command again with --debug and report what it prints."
+    )
+
+
+def guarded(command: Callable[P, R]) -> Callable[P, R]:
+    """Ends a command that failed with one line on stderr and its exit code, instead of a traceback."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except (typer.Exit, typer.Abort):
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            if debugging():
+                messages.print_exception(show_locals=False)
+            messages.print(f"hyperreg: {explanation(error)}", style="red", markup=False)
+            raise typer.Exit(exit_code(error)) from error
+
+    return run
+
+
+def warn(warnings: list[str]) -> None:
+    """Print warnings to stderr, one per line."""
+    for text in warnings:
+        messages.print(f"Warning: {text}", style="yellow", markup=False)
+
+
+@contextmanager
+def progress_bar(quiet: bool = False) -> Iterator[Callable[[float, str], None]]:
+    """A function (fraction, text) that shows progress: a bar on a terminal, else one line per stage, nothing if quiet."""
+    if quiet:
+        yield lambda _fraction, _text: None
+    elif messages.is_terminal:
+        columns = (
+            SpinnerColumn(),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}", markup=False),
+        )
+        with Progress(*columns, console=messages, transient=True) as bar:
+            task = bar.add_task("", total=1.0)
+            yield lambda fraction, text: bar.update(task, completed=fraction, description=text)
+    else:
+        shown = ""
+
+        def line(fraction: float, text: str) -> None:
+            nonlocal shown
+            if text != shown:
+                shown = text
+                messages.print(f"{fraction:4.0%} {text}", markup=False)
+
+        yield line
+
+
+@contextmanager
+def cancel_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """A function that tells whether Ctrl+C was pressed or the process was asked to end; a second Ctrl+C ends at once.
+
+    The computation looks at it between its steps, so that it stops where nothing is half done.
+    """
+    wanted = threading.Event()
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        if wanted.is_set():
+            raise KeyboardInterrupt
+        wanted.set()
+        messages.print("Cancelling… (press Ctrl+C again to stop at once)")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield wanted.is_set
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield wanted.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

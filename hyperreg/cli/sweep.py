@@ -1,0 +1,67 @@
+"""`hyperreg sweep`: the metrics of a pair over lambda."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from hyperreg.cli import options
+from hyperreg.cli.console import cancel_on_interrupt, guarded, output, progress_bar, warn
+from hyperreg.errors import InputError
+
+EXAMPLES = """Example:
+
+hyperreg sweep fixed.nii.gz moving.nii.gz --fixed-labels fl.nii.gz --moving-labels ml.nii.gz --out sweep.csv
+--plot sweep.png"""
+
+
+@guarded
+def command(
+    fixed: options.Fixed,
+    moving: options.Moving,
+    lambdas: Annotated[
+        str | None,
+        typer.Option(
+            "--lambdas",
+            metavar="0,0.1,...",
+            help="The λ values, separated by commas.",
+            show_default="twelve values, denser near 0",
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Table (.csv), a row per λ.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", "-p", help="Plot over λ (.png, .pdf, .svg).")] = None,
+    moving_labels: options.MovingLabels = None,
+    fixed_labels: options.FixedLabels = None,
+    initial: options.Initial = "affine",
+    model: options.Model = None,
+    device: options.DeviceChoice = options.Device.auto,
+    quiet: options.Quiet = False,
+) -> None:
+    """Measure similarity, folding, displacement and Dice over λ, to choose λ for a kind of images."""
+    values = _numbers(lambdas) if lambdas is not None else None
+    from hyperreg.registration.run import Pair
+    from hyperreg.registration.sweep import DEFAULT_LAMBDAS, sweep
+
+    pair = Pair(fixed, moving, fixed_labels, moving_labels, initial, model, device.value)
+    with cancel_on_interrupt() as cancelled, progress_bar(quiet) as progress:
+        found = sweep(pair, DEFAULT_LAMBDAS if values is None else values, out, plot, progress, cancelled)
+    warn(found.warnings)
+    if quiet:
+        return
+    shown = [name for name in found.columns if not name.startswith("dice_") or name.startswith("dice_mean")]
+    table = Table(*(name.replace("_", " ") for name in shown))
+    for row in found.rows:
+        table.add_row(*(f"{row[name]:.4g}" for name in shown))
+    output.print(table)
+    if found.best_lambda is not None:
+        output.print(f"Highest mean Dice at λ = {found.best_lambda:g}.", markup=False)
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise InputError(f"'{text}' is not a list of numbers; write for example --lambdas 0,0.1,0.5,1") from error

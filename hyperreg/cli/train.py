@@ -1,0 +1,38 @@
+"""`hyperreg train`: make models. Not needed to use HyperReg."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hyperreg.cli.console import guarded, output
+
+app = typer.Typer(help="Train models on synthetic images. Not needed to use HyperReg.", no_args_is_help=True)
+
+
+@app.callback()
+def options() -> None:
+    # Without a callback, typer would make the only command the group itself.
+    pass
+
+
+@app.command(
+    "registration",
+    epilog="Example: hyperreg train registration --config hyperreg/training/configs/brain.yaml --resume",
+)
+@guarded
+def registration(
+    config: Annotated[Path, typer.Option("--config", "-c", help="YAML: network, synthesis, steps, output folder.")],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint in the output folder.")
+    ] = False,
+) -> None:
+    """Train a registration model; a run that was interrupted goes on with --resume."""
+    from hyperreg.training.registration import train
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    folder = train(config, resume=resume)
+    output.print(f"The model is in {folder}.", markup=False)

@@ -1,0 +1,187 @@
+"""What is installed, what the machine offers, and whether the models are intact: as plain text that can be copied."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from importlib import metadata
+from typing import Any
+
+import hyperreg
+from hyperreg.errors import HyperRegError, WeightsError
+from hyperreg.registration.catalogue import CARD, ModelCard, default_model, list_models, model_folders, read_card
+
+GIGABYTE = 1024**3
+# Below this much free memory, a registration at full resolution may fail or make the machine swap.
+ENOUGH_MEMORY_GB = 4.0
+ENOUGH_DISK_GB = 1.0
+OLDEST_PYTHON = (3, 10)
+
+ESSENTIAL = ("numpy", "SimpleITK", "nibabel", "torch", "monai", "safetensors", "psutil", "pydantic", "typer", "rich")
+# Distribution -> what does not work without it.
+OPTIONAL = {
+    "matplotlib": "plots of `hyperreg sweep`",
+    "PyYAML": "`hyperreg train`",
+    "trame": "`hyperreg view`",
+    "trame-slicer": "`hyperreg view`",
+    "trame-vuetify": "`hyperreg view`",
+    "slicer-core": "`hyperreg view`",
+}
+
+
+class State(Enum):
+    """How a check ended; the value is what the report prints."""
+
+    OK = "ok"
+    NOTE = "note"
+    FAULT = "FAULT"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report."""
+
+    subject: str
+    state: State
+    text: str
+
+    def __str__(self) -> str:
+        return f"[{self.state.value:^5}] {self.subject}: {self.text}"
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The checks, in the order in which they are printed."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def faults(self) -> tuple[Check, ...]:
+        """What keeps HyperReg from working."""
+        return tuple(check for check in self.checks if check.state is State.FAULT)
+
+    def __str__(self) -> str:
+        lines = [f"HyperReg {hyperreg.__version__}", *(str(check) for check in self.checks)]
+        lines.append(f"{len(self.faults)} fault(s)." if self.faults else "Everything that is needed works.")
+        return "\n".join(lines)
+
+
+def diagnose() -> Diagnosis:
+    """Look at everything; never raises, a check that fails becomes a fault of its own."""
+    parts: tuple[tuple[str, Callable[[], list[Check]]], ...] = (
+        ("system", _system),
+        ("packages", _packages),
+        ("memory", _memory),
+        ("GPU", _gpu),
+        ("disk", _disk),
+        ("models", _models),
+    )
+    checks: list[Check] = []
+    for subject, look in parts:
+        try:
+            checks.extend(look())
+        except Exception as error:  # noqa: BLE001 (a report about a broken installation must not break itself)
+            checks.append(Check(subject, State.FAULT, f"{type(error).__name__}: {error}"))
+    return Diagnosis(tuple(checks))
+
+
+def _system() -> list[Check]:
+    state = State.OK if sys.version_info >= OLDEST_PYTHON else State.FAULT
+    python = f"{platform.python_version()} ({sys.executable})"
+    return [
+        Check("system", State.OK, f"{platform.platform()}, {os.cpu_count()} processors"),
+        Check("Python", state, python if state is State.OK else f"{python}; 3.10 or newer is needed"),
+    ]
+
+
+def _packages() -> list[Check]:
+    checks = []
+    for name in ESSENTIAL:
+        try:
+            importlib.import_module(name)
+            checks.append(Check(name, State.OK, metadata.version(name)))
+        except metadata.PackageNotFoundError:
+            checks.append(Check(name, State.OK, "there, of unknown version"))
+        except Exception as error:  # noqa: BLE001 (a broken binary package raises anything)
+            reason = "missing" if isinstance(error, ModuleNotFoundError) and error.name == name else str(error)
+            checks.append(Check(name, State.FAULT, f"{reason}; install it with: pip install {name}"))
+    for name, purpose in OPTIONAL.items():
+        try:
+            checks.append(Check(name, State.OK, metadata.version(name)))
+        except metadata.PackageNotFoundError:
+            checks.append(Check(name, State.NOTE, f"missing; only needed for {purpose}"))
+    return checks
+
+
+def _memory() -> list[Check]:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    free = memory.available / GIGABYTE
+    text = f"{free:.1f} of {memory.total / GIGABYTE:.1f} GB free"
+    if free < ENOUGH_MEMORY_GB:
+        return [Check("memory", State.NOTE, f"{text}; registration needs up to {ENOUGH_MEMORY_GB:g} GB")]
+    return [Check("memory", State.OK, text)]
+
+
+def _gpu() -> list[Check]:
+    import torch
+
+    if not torch.cuda.is_available():
+        build = torch.version.cuda
+        reason = f"none found by torch (built for CUDA {build})" if build else "torch is a build without GPU support"
+        return [Check("GPU", State.NOTE, f"{reason}; the CPU is used")]
+    checks = []
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        name = torch.cuda.get_device_name(index)
+        text = f"{name}, {free / GIGABYTE:.1f} of {total / GIGABYTE:.1f} GB free, CUDA {torch.version.cuda}"
+        checks.append(Check(f"GPU {index}", State.OK, text))
+    return checks
+
+
+def _disk() -> list[Check]:
+    folder = tempfile.gettempdir()
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"HyperReg")
+    free = shutil.disk_usage(folder).free / GIGABYTE
+    state = State.OK if free >= ENOUGH_DISK_GB else State.NOTE
+    return [Check("disk", state, f"{free:.1f} GB free for temporary files in {folder}")]
+
+
+def _models() -> list[Check]:
+    default = _or_none(default_model)
+    checks = [_model(card, is_default=card.name == default) for card in list_models()]
+    for place in model_folders():
+        for path in sorted(place.glob(f"*/{CARD}")):
+            try:
+                read_card(path.parent)
+            except WeightsError as error:
+                checks.append(Check(f"model {path.parent.name}", State.FAULT, str(error)))
+    if default is None:
+        places = ", ".join(str(place) for place in model_folders())
+        checks.append(Check("models", State.FAULT, f"none found (looked in {places}); reinstall HyperReg"))
+    return checks
+
+
+def _model(card: ModelCard, is_default: bool) -> Check:
+    subject = f"model {card.name}{' (default)' if is_default else ''}"
+    try:
+        card.check_weights()
+    except WeightsError as error:
+        return Check(subject, State.FAULT, str(error))
+    return Check(subject, State.OK, f"version {card.version}, weights intact (SHA256 {card.sha256}), {card.folder}")
+
+
+def _or_none(function: Callable[[], Any]) -> Any:
+    try:
+        return function()
+    except HyperRegError:
+        return None

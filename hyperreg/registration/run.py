@@ -1,0 +1,356 @@
+"""One registration from files to files: what `hyperreg register` does, without the printing."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import hyperreg
+from hyperreg.errors import Cancelled, FileError, InputError
+from hyperreg.imaging import files, transform_files
+from hyperreg.imaging.files import extension, read_label_map, read_volume, write_volume
+from hyperreg.imaging.intensity import check_image
+from hyperreg.imaging.resampling import resample
+from hyperreg.imaging.transform import Transform
+from hyperreg.imaging.transform_files import read_transform, write_transform
+from hyperreg.imaging.volume import Volume
+from hyperreg.registration.anchors import check_lambda
+from hyperreg.registration.catalogue import ModelCard, default_model, find_model
+from hyperreg.registration.metrics import dice_per_label
+from hyperreg.registration.outputs import StagedOutputs
+from hyperreg.registration.session import LiveSession
+
+Progress = Callable[[float, str], None]
+Cancel = Callable[[], bool]
+
+INITIAL_METHODS = ("none", "com", "rigid", "affine")
+# The share of the run that preparing takes on a CPU; only the progress bar depends on it.
+PREPARING = 0.7
+# A saved volume and the moving image resampled through the saved transform may differ by this share of the image's range
+# in all but one voxel in a thousand (the border of the moving image may fall on either side of a voxel's centre).
+AGREEMENT_SHARE = 0.01
+AGREEMENT_QUANTILE = 0.999
+# Points of the fixed grid at which the saved inverse is tried.
+INVERSE_SAMPLES = 20_000
+INNER_SHARE = 0.8
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What is registered, and how: two images, the label maps that belong to them, the start, the model and the device.
+
+    initial: one of INITIAL_METHODS, or the file of a transform from fixed to moving space.
+    model: a name from the catalogue, or None for the default one.
+    device: "auto", "cpu" or "cuda".
+    """
+
+    fixed: Path
+    moving: Path
+    fixed_labels: Path | None = None
+    moving_labels: Path | None = None
+    initial: str = "affine"
+    model: str | None = None
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where results go; None means not wanted.
+
+    volume: the moving image on the fixed grid. transform: fixed to moving space, as ITK resamples. inverse: moving to
+    fixed. labels: the moving label map on the fixed grid. report: JSON.
+    """
+
+    volume: Path | None = None
+    transform: Path | None = None
+    inverse: Path | None = None
+    labels: Path | None = None
+    report: Path | None = None
+
+    def by_name(self) -> dict[str, Path | None]:
+        return {
+            "volume": self.volume,
+            "transform": self.transform,
+            "inverse": self.inverse,
+            "labels": self.labels,
+            "report": self.report,
+        }
+
+
+@dataclass(frozen=True)
+class RegistrationResult:
+    """report: what the JSON report holds. written: the files that are there now."""
+
+    report: dict[str, Any]
+    written: list[Path] = field(default_factory=list)
+
+    @property
+    def warnings(self) -> list[str]:
+        return list(self.report["warnings"])
+
+
+class Stopwatch:
+    """Seconds per stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class LoadedPair:
+    """A pair's images, checked, and label maps in memory. warnings: what had to be mended to use the images."""
+
+    fixed: Volume
+    moving: Volume
+    fixed_labels: Volume | None
+    moving_labels: Volume | None
+    initial: str | npt.NDArray[np.float64]
+    warnings: list[str]
+
+
+def load_pair(pair: Pair) -> LoadedPair:
+    """Read the images and label maps of a pair. Raises FileError or InputError that name the file."""
+    warnings: list[str] = []
+    return LoadedPair(
+        fixed=check_image(read_volume(pair.fixed), warnings),
+        moving=check_image(read_volume(pair.moving), warnings),
+        fixed_labels=read_label_map(pair.fixed_labels) if pair.fixed_labels else None,
+        moving_labels=read_label_map(pair.moving_labels) if pair.moving_labels else None,
+        initial=_initial(pair.initial),
+        warnings=warnings,
+    )
+
+
+def open_session(
+    pair: Pair, images: LoadedPair, progress: Progress | None = None, cancelled: Cancel | None = None
+) -> LiveSession:
+    """A session in which the pair is prepared: any lambda can be asked for."""
+    session = LiveSession(pair.model or default_model(), device=pair.device)
+    session.prepare(
+        images.fixed,
+        images.moving,
+        initial=images.initial,
+        fixed_labels=images.fixed_labels,
+        moving_labels=images.moving_labels,
+        progress=progress,
+        cancelled=cancelled,
+    )
+    return session
+
+
+def register(
+    pair: Pair,
+    lam: float | None,
+    outputs: Outputs,
+    progress: Progress | None = None,
+    cancelled: Cancel | None = None,
+) -> RegistrationResult:
+    """Register a pair at one lambda and write the wanted outputs, all of them or none.
+
+    lam: None for the model's default. progress: called with a fraction in [0, 1] and what is being done. cancelled: asked between stages.
+    Raises InputError, FileError, WeightsError, OutOfMemory or Cancelled; nothing is written then.
+    """
+    card = find_model(pair.model or default_model())
+    lam = check_lambda(card.default_lambda if lam is None else lam)
+    _check_request(pair, outputs)
+    tell = progress or (lambda _fraction, _text: None)
+
+    def go_on(fraction: float, text: str) -> None:
+        if cancelled is not None and cancelled():
+            raise Cancelled("Cancelled; nothing was written.")
+        tell(fraction, text)
+
+    watch = Stopwatch()
+    inputs = (pair.fixed, pair.moving, pair.fixed_labels, pair.moving_labels, _initial_file(pair.initial))
+    with StagedOutputs(outputs.by_name(), inputs) as staged:
+        go_on(0.0, "Reading the images")
+        with watch.stage("read"):
+            images = load_pair(pair)
+        with watch.stage("prepare"):
+            session = open_session(pair, images, lambda f, text: tell(0.02 + f * (PREPARING - 0.02), text), cancelled)
+        go_on(PREPARING, "Computing the field")
+        with watch.stage("field"):
+            session.field(lam)
+        go_on(0.8, "Measuring")
+        with watch.stage("measure"):
+            measured = session.metrics(lam)
+            dice = _dice(images, session, lam)
+        go_on(0.85, "Writing")
+        with watch.stage("write"):
+            _write(staged, images, session, lam)
+        go_on(0.95, "Checking what was written")
+        with watch.stage("check"):
+            checks = _check_written(staged, images, session, lam)
+        report = {
+            "lambda": lam,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "fixed": _describe(pair.fixed, images.fixed),
+            "moving": _describe(pair.moving, images.moving),
+            "initial": pair.initial,
+            "linear_ras": np.asarray(session.linear).tolist(),
+            "model": describe_model(card),
+            "device": session.device,
+            "metrics": {name: value for name, value in measured.items() if not name.startswith("dice")},
+            "dice": dice,
+            "checks": checks,
+            "timing_s": {
+                **{name: round(seconds, 3) for name, seconds in watch.seconds.items()},
+                "stages_of_prepare": {name: round(float(seconds), 3) for name, seconds in session.timing.items()},
+            },
+            "versions": versions(),
+            "warnings": list(dict.fromkeys([*images.warnings, *session.warnings])),
+            "outputs": {name: str(path) for name, path in staged.targets.items()},
+        }
+        if "report" in staged:
+            text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False, default=float)
+            staged.path("report").write_text(text + "\n", encoding="utf-8")
+        go_on(1.0, "Done")
+    return RegistrationResult(report, list(staged.targets.values()))
+
+
+def describe_model(card: ModelCard) -> dict[str, str]:
+    """What a report says of a model."""
+    return {"name": card.name, "version": card.version, "sha256": card.sha256, "licence": card.licence}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what took part in a registration."""
+    packages = ("torch", "SimpleITK", "numpy", "nibabel", "monai")
+    return {
+        "hyperreg": hyperreg.__version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in packages},
+    }
+
+
+def _check_request(pair: Pair, outputs: Outputs) -> None:
+    """Raise InputError for outputs that cannot be made, before anything is read."""
+    if outputs.labels and not pair.moving_labels:
+        raise InputError("A warped label map was asked for, but no moving label map was given.")
+    for path, known in (
+        (outputs.volume, files.WRITABLE),
+        (outputs.labels, files.WRITABLE),
+        (outputs.transform, transform_files.WRITABLE),
+        (outputs.inverse, transform_files.WRITABLE),
+    ):
+        if path is not None and extension(path) not in known:
+            raise InputError(f"'{path.name}' has no ending that tells the format; use one of {', '.join(known)}.")
+
+
+def _initial_file(initial: str) -> Path | None:
+    return None if initial in INITIAL_METHODS else Path(initial)
+
+
+def _initial(initial: str) -> str | npt.NDArray[np.float64]:
+    """A method's name as it is, or the linear map read from a transform file."""
+    path = _initial_file(initial)
+    if path is None:
+        return initial
+    if not path.exists():
+        raise FileError(f"'{initial}' is neither one of {', '.join(INITIAL_METHODS)} nor a transform file that exists.")
+    transform = read_transform(path)
+    if not transform.is_linear:
+        raise InputError(f"'{path}' holds a deformation; the initial alignment must be linear (rigid or affine).")
+    return transform.linear
+
+
+def _dice(images: LoadedPair, session: LiveSession, lam: float) -> dict[str, Any] | None:
+    """Dice per label on the fixed grid, after the linear alignment alone and after the deformation."""
+    if images.fixed_labels is None or images.moving_labels is None:
+        return None
+
+    def score(transform: Transform) -> dict[int, float]:
+        warped = resample(images.moving_labels, images.fixed_labels.grid, transform, interpolation="nearest")
+        return dice_per_label(images.fixed_labels.array, warped.array)
+
+    before, after = score(Transform((session.linear,))), score(session.transform(lam))
+    if not after:
+        return None
+    return {
+        "labels": {str(label): {"before": before[label], "after": after[label]} for label in after},
+        "mean_before": float(np.mean(list(before.values()))),
+        "mean_after": float(np.mean(list(after.values()))),
+    }
+
+
+def _write(staged: StagedOutputs, images: LoadedPair, session: LiveSession, lam: float) -> None:
+    transform = session.transform(lam)
+    if "volume" in staged:
+        write_volume(resample(images.moving, images.fixed.grid, transform), staged.path("volume"))
+    if "labels" in staged and images.moving_labels is not None:
+        warped = resample(images.moving_labels, images.fixed.grid, transform, interpolation="nearest")
+        write_volume(warped, staged.path("labels"))
+    if "transform" in staged:
+        write_transform(transform, staged.path("transform"), images.fixed.grid)
+    if "inverse" in staged:
+        write_transform(session.inverse_transform(lam), staged.path("inverse"), images.moving.grid)
+
+
+def _check_written(staged: StagedOutputs, images: LoadedPair, session: LiveSession, lam: float) -> dict[str, Any]:
+    """Read the outputs back and compare them. Raises FileError if the transform and the volume disagree."""
+    checks: dict[str, Any] = {}
+    transform = read_transform(staged.path("transform")) if "transform" in staged else None
+    if transform is not None and "volume" in staged:
+        saved = read_volume(staged.path("volume"))
+        difference = compare(saved, resample(images.moving, images.fixed.grid, transform))
+        checks["volume_and_transform_difference"] = difference
+        if difference > AGREEMENT_SHARE:
+            raise FileError(
+                f"The saved transform and the saved volume disagree by {difference:.1%} of the image's range; nothing was "
+                "saved. Choose another file format for the transform (.h5), and report this as a fault of HyperReg."
+            )
+    if "inverse" in staged:
+        inverse = read_transform(staged.path("inverse"))
+        errors = inverse_errors(transform or session.transform(lam), inverse, images.fixed)
+        checks["inverse_error_mm"] = {"mean": float(errors.mean()), "p99": float(np.quantile(errors, 0.99))}
+    return checks
+
+
+def compare(saved: Volume, expected: Volume) -> float:
+    """How far two volumes differ, in all but one voxel in a thousand, as a share of the range of their values.
+
+    Raises FileError if their grids differ.
+    """
+    if not saved.grid.matches(expected.grid):
+        raise FileError("The saved volume does not have the geometry of the fixed image; nothing was saved.")
+    one = saved.array.astype(np.float64)
+    two = expected.array.astype(np.float64)
+    spread = max(float(np.ptp(two)), np.finfo(np.float32).tiny)
+    return float(np.quantile(np.abs(one - two), AGREEMENT_QUANTILE)) / spread
+
+
+def inverse_errors(transform: Transform, inverse: Transform, fixed: Volume) -> npt.NDArray[np.float64]:
+    """Distance, mm, between points of the fixed grid and where transform and inverse, one after the other, put them.
+
+    The points are spread over the inner part of the grid, INNER_SHARE of each axis: further out they may leave the field,
+    which ends with the image. Returns (N,).
+    """
+    grid = fixed.grid
+    relative = np.random.default_rng(0).uniform(-INNER_SHARE / 2, INNER_SHARE / 2, size=(INVERSE_SAMPLES, 3))
+    points = grid.to_ras((0.5 + relative) * (np.array(grid.shape) - 1))
+    return np.linalg.norm(inverse.apply(transform.apply(points)) - points, axis=1)
+
+
+def _describe(path: Path, volume: Volume) -> dict[str, Any]:
+    return {
+        "file": str(path),
+        "shape": list(volume.shape),
+        "spacing_mm": [round(float(value), 4) for value in volume.spacing],
+    }
