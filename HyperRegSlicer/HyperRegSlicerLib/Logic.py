@@ -10,72 +10,23 @@ Somebody has to call the worker client's `poll` regularly (in Slicer a QTimer do
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import slicer
 import vtk
-from hyperreg.imaging.resampling import resample
 
-import hyperreg
 from hyperreg.errors import HyperRegError, InputError
-from hyperreg.imaging.transform import Transform
-from hyperreg.imaging.volume import DisplacementField, Grid
-from HyperRegSlicerLib import Geometry
-
-# Node references and attributes of the transform node: they are saved with the scene, so that a reopened one can go on.
-MOVING_PARENT_ROLE = "HyperReg.movingParent"
-COMPANION_ROLE = "HyperReg.companion"
-LAMBDA_ATTRIBUTE = "HyperReg.lambda"
-MODEL_ATTRIBUTE = "HyperReg.model"
-MODEL_VERSION_ATTRIBUTE = "HyperReg.modelVersion"
-VERSION_ATTRIBUTE = "HyperReg.version"
-LIVE_ATTRIBUTE = "HyperReg.live"
+from hyperreg.imaging.volume import Volume
+from hyperreg.registration.anchors import check_lambda
+from HyperRegSlicerLib import Geometry, Results
 
 IDLE, RUNNING, LIVE = "idle", "running", "live"
 INITIAL_METHODS = ("affine", "rigid", "com", "none")
 
 
-@dataclass(frozen=True)
-class Kept:
-    """What `RegistrationLogic.keep` adds to the scene.
-
-    volume: the moving image resampled on the fixed grid.
-    forward: the transform that carries the moving image onto the fixed one.
-    inverse: the transform that carries the fixed image onto the moving one.
-    """
-
-    volume: slicer.vtkMRMLScalarVolumeNode
-    forward: slicer.vtkMRMLTransformNode
-    inverse: slicer.vtkMRMLTransformNode
-
-
-@dataclass
-class _Run:
-    """One registration: its nodes' ids and what was given to the worker."""
-
-    fixed_id: str
-    moving_id: str
-    moving_parent_id: str | None
-    parent_to_world: np.ndarray
-    fixed_grid: Grid
-    model: str
-
-
 def ignore(*_anything: Any) -> None:
     """The callback of who does not want to know."""
-
-
-def is_live_transform(node: slicer.vtkMRMLNode | None) -> bool:
-    """Whether a node is a transform that this logic made and moves (also one from a reopened scene)."""
-    return node is not None and node.IsA("vtkMRMLTransformNode") and node.GetAttribute(LIVE_ATTRIBUTE) is not None
-
-
-def original_parent(node: slicer.vtkMRMLTransformableNode) -> slicer.vtkMRMLTransformNode | None:
-    """The transform a node is under, not counting the live one: that one stands in front of the moving volume's own."""
-    parent = node.GetParentTransformNode()
-    return parent.GetNodeReference(MOVING_PARENT_ROLE) if is_live_transform(parent) else parent
 
 
 class RegistrationLogic:
@@ -105,7 +56,7 @@ class RegistrationLogic:
         self.lam = 0.0
         self.exact_lam: float | None = None
         self.metrics: Mapping[str, Any] = {}
-        self._run: _Run | None = None
+        self._run: Results.Run | None = None
         self._job: Any = None
         self._live: Geometry.LiveTransform | None = None
         self._transform_id: str | None = None
@@ -140,12 +91,7 @@ class RegistrationLogic:
     def companions(self) -> list[slicer.vtkMRMLTransformableNode]:
         """The nodes that move along with the moving volume."""
         node = self.transform_node
-        if node is None:
-            return []
-        found = [
-            node.GetNthNodeReference(COMPANION_ROLE, n) for n in range(node.GetNumberOfNodeReferences(COMPANION_ROLE))
-        ]
-        return [companion for companion in found if companion is not None]
+        return Results.companions(node) if node is not None else []
 
     # What can be done
 
@@ -174,14 +120,11 @@ class RegistrationLogic:
                 raise InputError(reason)
         if fixed is moving:
             raise InputError("The fixed and the moving volume are the same. Choose two different volumes.")
-        moving_parent = original_parent(moving)
-        fixed_volume = Geometry.volume_from_node(fixed, original_parent(fixed))
+        moving_parent = Results.original_parent(moving)
+        fixed_volume = Geometry.volume_from_node(fixed, Results.original_parent(fixed))
         moving_volume = Geometry.volume_from_node(moving, moving_parent)
-        labels = {
-            "fixed_labels": fixed_labels and Geometry.volume_from_node(fixed_labels, original_parent(fixed_labels)),
-            "moving_labels": moving_labels and Geometry.volume_from_node(moving_labels, original_parent(moving_labels)),
-        }
-        run = _Run(
+        fixed_labels_volume, moving_labels_volume = _label_map(fixed_labels), _label_map(moving_labels)
+        run = Results.Run(
             fixed_id=fixed.GetID(),
             moving_id=moving.GetID(),
             moving_parent_id=moving_parent and moving_parent.GetID(),
@@ -192,12 +135,18 @@ class RegistrationLogic:
         start = _initial(initial, moving_parent)
         self._stop()
         parent = moving.GetParentTransformNode()
-        if is_live_transform(parent):
+        if Results.is_live_transform(parent):
             self._transform_id = parent.GetID()
         self._run, self.lam, self.state = run, lam, RUNNING
         try:
             self._job = self.registration.prepare(
-                fixed_volume, moving_volume, model=model, device=device, initial=start, **labels
+                fixed_volume,
+                moving_volume,
+                model=model,
+                device=device,
+                initial=start,
+                fixed_labels=fixed_labels_volume,
+                moving_labels=moving_labels_volume,
             )
         except HyperRegError:
             self._stop()
@@ -223,7 +172,7 @@ class RegistrationLogic:
             self.registration.set_lambda(lam)
             self.on_change()
 
-    def keep(self) -> Kept:
+    def keep(self) -> Results.Kept:
         """Adds what is shown to the scene for good: resampled volume, forward and inverse transform.
 
         They are nodes of their own: neither `set_lambda` nor `reset` touches them again.
@@ -231,34 +180,8 @@ class RegistrationLogic:
         """
         if not self.can_keep or self._run is None:
             raise InputError("There is no exact result for this λ yet. Wait a moment and try again.")
-        run = self._run
-        moving = self._node(run.moving_id)
-        # The moving volume's own parent transform P is part of its place in the world. A volume has only ONE parent in
-        # MRML, so the new transform takes P's place: it maps to P's inner space, and P's map is contained in it.
-        into_parent = np.linalg.inv(run.parent_to_world)
-        forward = _with_rim((*self.registration.transform().stages, into_parent))
-        inverse = _with_rim((run.parent_to_world, *self.registration.inverse_transform().stages))
-        # Exactly the map that is saved, on the volume's inner geometry: transform and volume agree by construction.
-        inner = Geometry.volume_from_node(moving, None)
-        result = resample(inner, run.fixed_grid, Transform(forward))
-        attributes = self._attributes(run)
-        suffix = f"λ={self.lam:.2f}"
-
-        volume = self.scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"{moving.GetName()} registered {suffix}")
-        Geometry.volume_to_node(result, volume)
-        self._copy_display(moving, volume)
-        nodes = [volume]
-        for title, stages in (("transform", forward), ("inverse transform", inverse)):
-            node = self.scene.AddNewNodeByClass("vtkMRMLTransformNode", f"{moving.GetName()} {title} {suffix}")
-            node.SetAndObserveTransformFromParent(Geometry.vtk_transform(stages))
-            nodes.append(node)
-        for node, ends in zip(nodes, ("as-is", "as-is", "swapped"), strict=True):
-            first, second = (run.fixed_id, run.moving_id) if ends == "as-is" else (run.moving_id, run.fixed_id)
-            node.SetNodeReferenceID(slicer.vtkMRMLTransformNode.GetFixedNodeReferenceRole(), first)
-            node.SetNodeReferenceID(slicer.vtkMRMLTransformNode.GetMovingNodeReferenceRole(), second)
-            for name, value in attributes.items():
-                node.SetAttribute(name, value)
-        return Kept(*nodes)
+        forward, inverse = self.registration.transform(), self.registration.inverse_transform()
+        return Results.keep(self.scene, self._run, self.lam, forward, inverse)
 
     def take_along(self, node: slicer.vtkMRMLTransformableNode) -> None:
         """Lets a segmentation, markup or model that was made on the moving volume move with it.
@@ -272,16 +195,16 @@ class RegistrationLogic:
         transform = self.transform_node
         if transform is None:
             raise InputError("Register first, then let other nodes follow the moving volume.")
-        if node.GetID() in (transform.GetNodeReferenceID(role) for role in _end_roles()):
+        if node in Results.ends(transform):
             raise InputError("The fixed and the moving volume are already part of the registration.")
         if node in self.companions:
             return
-        if node.GetParentTransformNode() is not transform.GetNodeReference(MOVING_PARENT_ROLE):
+        if node.GetParentTransformNode() is not transform.GetNodeReference(Results.MOVING_PARENT_ROLE):
             raise InputError(
                 f"'{node.GetName()}' is under another transform than the moving volume was. "
                 "Harden that transform or take the node out of it first."
             )
-        transform.AddNodeReferenceID(COMPANION_ROLE, node.GetID())
+        transform.AddNodeReferenceID(Results.COMPANION_ROLE, node.GetID())
         node.SetAndObserveTransformNodeID(transform.GetID())
         self.on_change()
 
@@ -290,10 +213,10 @@ class RegistrationLogic:
         transform = self.transform_node
         if transform is None:
             return
-        for index in reversed(range(transform.GetNumberOfNodeReferences(COMPANION_ROLE))):
-            if transform.GetNthNodeReferenceID(COMPANION_ROLE, index) == node.GetID():
-                transform.RemoveNthNodeReferenceID(COMPANION_ROLE, index)
-                node.SetAndObserveTransformNodeID(transform.GetNodeReferenceID(MOVING_PARENT_ROLE))
+        for index in reversed(range(transform.GetNumberOfNodeReferences(Results.COMPANION_ROLE))):
+            if transform.GetNthNodeReferenceID(Results.COMPANION_ROLE, index) == node.GetID():
+                transform.RemoveNthNodeReferenceID(Results.COMPANION_ROLE, index)
+                node.SetAndObserveTransformNodeID(transform.GetNodeReferenceID(Results.MOVING_PARENT_ROLE))
         self.on_change()
 
     def reset(self) -> None:
@@ -301,14 +224,14 @@ class RegistrationLogic:
         transform = self.transform_node
         self._stop()
         if transform is not None:
-            self._release(transform)
+            Results.release(transform)
             self._transform_id = None
             self.scene.RemoveNode(transform)
         self.on_change()
 
     def adopt(self, transform: slicer.vtkMRMLTransformNode | None) -> None:
         """Takes up the transform of a reopened scene: it can be reset, and the next `register` goes on with it."""
-        if not is_live_transform(transform) or self.state != IDLE:
+        if not Results.is_live_transform(transform) or self.state != IDLE:
             return
         self._transform_id = transform.GetID()
         # Slicer reads grids with cubic interpolation; the field is meant, and was saved, as a linear one.
@@ -346,17 +269,15 @@ class RegistrationLogic:
         if node is None:
             node = self.scene.AddNewNodeByClass("vtkMRMLTransformNode", f"{moving.GetName()} live registration")
             self._transform_id = node.GetID()
-        fixed_role, moving_role = _end_roles()
         modifying = node.StartModify()
-        node.SetNodeReferenceID(fixed_role, run.fixed_id)
-        node.SetNodeReferenceID(moving_role, run.moving_id)
-        node.SetNodeReferenceID(MOVING_PARENT_ROLE, run.moving_parent_id)
-        node.SetAttribute(LIVE_ATTRIBUTE, "1")
+        Results.set_ends(node, run.fixed_id, run.moving_id)
+        node.SetNodeReferenceID(Results.MOVING_PARENT_ROLE, run.moving_parent_id)
+        node.SetAttribute(Results.LIVE_ATTRIBUTE, "1")
         node.SetAndObserveTransformFromParent(self._live.transform)
         node.EndModify(modifying)
         moving.SetAndObserveTransformNodeID(node.GetID())
         self.state, self._job, self.exact_lam, self.metrics = LIVE, None, None, {}
-        self._describe(node)
+        Results.describe(node, self._run, self.lam)
         self.registration.set_lambda(self.lam)
         self.on_change()
 
@@ -367,7 +288,7 @@ class RegistrationLogic:
         self._live.fill(fields.forward)
         self.exact_lam = lam if exact else None
         if exact:
-            self._describe(node)
+            Results.describe(node, self._run, self.lam)
         self.on_field(lam, exact)
         self.on_change()
 
@@ -393,7 +314,7 @@ class RegistrationLogic:
             was_live = self.state == LIVE
             if was_live:
                 self._stop()
-            self._release(node)
+            Results.release(node)
             self._transform_id = None
             self.on_change()
             if was_live:
@@ -422,49 +343,17 @@ class RegistrationLogic:
         self.state, self._run, self._live = IDLE, None, None
         self.exact_lam, self.metrics = None, {}
 
-    def _release(self, transform: slicer.vtkMRMLTransformNode) -> None:
-        """Puts everything under the live transform back under what it was under before."""
-        before = transform.GetNodeReferenceID(MOVING_PARENT_ROLE)
-        moving = transform.GetNodeReference(slicer.vtkMRMLTransformNode.GetMovingNodeReferenceRole())
-        for node in (moving, *self.companions):
-            if node is not None and node.GetParentTransformNode() is transform:
-                node.SetAndObserveTransformNodeID(before)
-
     def _node(self, node_id: str | None) -> Any:
         return self.scene.GetNodeByID(node_id) if node_id else None
 
-    def _attributes(self, run: _Run) -> dict[str, str]:
-        return {
-            LAMBDA_ATTRIBUTE: f"{self.lam:.4f}",
-            MODEL_ATTRIBUTE: run.model,
-            MODEL_VERSION_ATTRIBUTE: model_version(run.model),
-            VERSION_ATTRIBUTE: hyperreg.__version__,
-        }
 
-    def _describe(self, node: slicer.vtkMRMLTransformNode) -> None:
-        for name, value in self._attributes(self._run).items():
-            node.SetAttribute(name, value)
-
-    def _copy_display(self, source: slicer.vtkMRMLVolumeNode, target: slicer.vtkMRMLVolumeNode) -> None:
-        target.CreateDefaultDisplayNodes()
-        if source.GetDisplayNode() is not None and target.GetDisplayNode() is not None:
-            target.GetDisplayNode().CopyContent(source.GetDisplayNode())
-
-
-def check_lambda(lam: float) -> None:
-    """Raises InputError unless 0 <= lam <= 1."""
-    if not 0.0 <= lam <= 1.0:
-        raise InputError(f"λ must be between 0 (most flexible) and 1 (most rigid), not {lam}.")
-
-
-def model_version(name: str) -> str:
-    """The version on a model's card; "" for a model that is not (or no longer) there."""
-    from hyperreg.registration.catalogue import find_model
-
-    try:
-        return str(find_model(name).version)
-    except HyperRegError:
-        return ""
+def _label_map(node: slicer.vtkMRMLLabelMapVolumeNode | None) -> Volume | None:
+    """The voxels of a label map node in the world; None for no node."""
+    if node is None:
+        return None
+    if node.GetImageData() is None:
+        raise InputError(f"The label map '{node.GetName()}' is empty. Choose another one or none.")
+    return Geometry.volume_from_node(node, Results.original_parent(node))
 
 
 def _initial(initial: str | slicer.vtkMRMLTransformNode, moving_parent: Any) -> str | np.ndarray:
@@ -479,14 +368,3 @@ def _initial(initial: str | slicer.vtkMRMLTransformNode, moving_parent: Any) -> 
             return np.eye(4)
         above = above.GetParentTransformNode()
     return np.linalg.inv(Geometry.to_world(initial, "The initial alignment"))
-
-
-def _with_rim(stages: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(
-        Geometry.padded(stage) if isinstance(stage, DisplacementField) else stage for stage in Geometry.merged(stages)
-    )
-
-
-def _end_roles() -> tuple[str, str]:
-    node = slicer.vtkMRMLTransformNode
-    return node.GetFixedNodeReferenceRole(), node.GetMovingNodeReferenceRole()

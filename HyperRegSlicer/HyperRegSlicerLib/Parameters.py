@@ -1,0 +1,105 @@
+"""What the user has chosen: typed, saved with the scene, checked before anything runs."""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated
+
+import slicer
+from slicer.i18n import tr as _
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
+
+from hyperreg.errors import InputError
+from HyperRegSlicerLib import Geometry, Results, Views
+
+
+class Initial(enum.Enum):
+    """Where the registration begins; the value is what `RegistrationLogic.register` is told."""
+
+    AFFINE = "affine"
+    RIGID = "rigid"
+    CENTRES = "com"
+    NONE = "none"
+    TRANSFORM = "transform"
+
+    def label(self) -> str:
+        return {
+            Initial.AFFINE: _("Affine (recommended)"),
+            Initial.RIGID: _("Rigid"),
+            Initial.CENTRES: _("Centres of mass"),
+            Initial.NONE: _("None: already aligned"),
+            Initial.TRANSFORM: _("A linear transform of the scene"),
+        }[self]
+
+
+class Device(enum.Enum):
+    """Where the network runs."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    GPU = "cuda"
+
+    def label(self) -> str:
+        return {Device.AUTO: _("Automatic"), Device.CPU: _("CPU"), Device.GPU: _("GPU")}[self]
+
+
+class Comparison(enum.Enum):
+    """How the slice views show both volumes."""
+
+    FADE = Views.FADE
+    CHECKERBOARD = Views.CHECKERBOARD
+    SIDE_BY_SIDE = Views.SIDE_BY_SIDE
+
+    def label(self) -> str:
+        return {
+            Comparison.FADE: _("Fade one into the other"),
+            Comparison.CHECKERBOARD: _("Checkerboard"),
+            Comparison.SIDE_BY_SIDE: _("Side by side"),
+        }[self]
+
+
+@parameterNodeWrapper
+class RegistrationParameters:
+    """The module's parameter node.
+
+    initialTransform: for Initial.TRANSFORM.
+    model: a name of the catalogue; "" until one was chosen.
+    lam: λ, 0 (most flexible) to 1 (most rigid).
+    fixedLabels, movingLabels: label maps for the overlap measure; optional.
+    transform: the live transform, so that a reopened scene finds it again.
+    fade: share of the moving volume in the views, 0 to 1.
+    """
+
+    fixed: slicer.vtkMRMLScalarVolumeNode
+    moving: slicer.vtkMRMLScalarVolumeNode
+    initial: Initial = Initial.AFFINE
+    initialTransform: slicer.vtkMRMLTransformNode
+    model: str
+    device: Device = Device.AUTO
+    lam: Annotated[float, WithinRange(0, 1)] = 0.3
+    fixedLabels: slicer.vtkMRMLLabelMapVolumeNode
+    movingLabels: slicer.vtkMRMLLabelMapVolumeNode
+    transform: slicer.vtkMRMLTransformNode
+    comparison: Comparison = Comparison.FADE
+    fade: Annotated[float, WithinRange(0, 1)] = 0.5
+
+    def isValid(self) -> tuple[bool, str]:
+        """Whether Register can be pressed, and if not, what the user has to do first."""
+        for role, node in (("fixed", self.fixed), ("moving", self.moving)):
+            if reason := Geometry.refusal(node, role):
+                return False, reason
+        if self.fixed is self.moving:
+            return False, _("The fixed and the moving volume are the same. Choose two different volumes.")
+        for node in (self.fixed, self.moving):
+            try:
+                Geometry.volume_from_node(node, Results.original_parent(node))
+            except InputError as error:
+                return False, str(error)
+        if self.initial is Initial.TRANSFORM:
+            if self.initialTransform is None:
+                return False, _("Choose the transform to begin with, or another initial alignment.")
+            try:
+                Geometry.to_world(self.initialTransform, _("The initial alignment"))
+            except InputError as error:
+                return False, str(error)
+        return True, ""

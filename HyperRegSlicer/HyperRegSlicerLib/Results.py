@@ -1,0 +1,153 @@
+"""What a registration leaves in the scene, and how its nodes are marked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import slicer
+
+import hyperreg
+from hyperreg.errors import HyperRegError
+from hyperreg.imaging.resampling import resample
+from hyperreg.imaging.transform import Transform
+from hyperreg.imaging.volume import DisplacementField, Grid
+from hyperreg.registration.catalogue import find_model
+from HyperRegSlicerLib import Geometry
+
+# Attributes and node references of the nodes: they are saved with the scene, so that a reopened one can go on.
+LAMBDA_ATTRIBUTE = "HyperReg.lambda"
+MODEL_ATTRIBUTE = "HyperReg.model"
+MODEL_VERSION_ATTRIBUTE = "HyperReg.modelVersion"
+VERSION_ATTRIBUTE = "HyperReg.version"
+LIVE_ATTRIBUTE = "HyperReg.live"
+MOVING_PARENT_ROLE = "HyperReg.movingParent"
+COMPANION_ROLE = "HyperReg.companion"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One registration: its nodes' ids and what the worker was given.
+
+    moving_parent_id: the transform that the moving volume was under before; parent_to_world: (4, 4), its map, RAS mm.
+    fixed_grid: the fixed image's voxels in the world.
+    """
+
+    fixed_id: str
+    moving_id: str
+    moving_parent_id: str | None
+    parent_to_world: np.ndarray
+    fixed_grid: Grid
+    model: str
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Nodes that stay.
+
+    volume: the moving image resampled on the fixed grid.
+    forward: the transform that carries the moving image onto the fixed one.
+    inverse: the transform that carries the fixed image onto the moving one.
+    """
+
+    volume: slicer.vtkMRMLScalarVolumeNode
+    forward: slicer.vtkMRMLTransformNode
+    inverse: slicer.vtkMRMLTransformNode
+
+
+def keep(scene: slicer.vtkMRMLScene, run: Run, lam: float, forward: Transform, inverse: Transform) -> Kept:
+    """Adds the registration at one λ to the scene: resampled volume, forward and inverse transform.
+
+    forward: fixed RAS -> moving RAS, both in the world; inverse: its inverse.
+    """
+    moving = scene.GetNodeByID(run.moving_id)
+    # The moving volume's own parent transform P is part of its place in the world. A volume has only ONE parent in
+    # MRML, so the new transform takes P's place: it maps to the space below P and contains P's map.
+    forward_stages = _with_rim((*forward.stages, np.linalg.inv(run.parent_to_world)))
+    inverse_stages = _with_rim((run.parent_to_world, *inverse.stages))
+    # Resampled with exactly the map that is saved, so that transform and volume agree.
+    result = resample(Geometry.volume_from_node(moving, None), run.fixed_grid, Transform(forward_stages))
+
+    name, suffix = moving.GetName(), f"λ={lam:.2f}"
+    volume = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"{name} registered {suffix}")
+    Geometry.volume_to_node(result, volume)
+    _copy_display(moving, volume)
+    transforms = []
+    for title, stages in (("transform", forward_stages), ("inverse transform", inverse_stages)):
+        node = scene.AddNewNodeByClass("vtkMRMLTransformNode", f"{name} {title} {suffix}")
+        node.SetAndObserveTransformFromParent(Geometry.vtk_transform(stages))
+        transforms.append(node)
+    for node in (volume, transforms[0]):
+        describe(node, run, lam)
+        set_ends(node, run.fixed_id, run.moving_id)
+    describe(transforms[1], run, lam)
+    set_ends(transforms[1], run.moving_id, run.fixed_id)
+    return Kept(volume, *transforms)
+
+
+def describe(node: slicer.vtkMRMLNode, run: Run, lam: float) -> None:
+    """Writes on a node which λ, model and version it comes from."""
+    node.SetAttribute(LAMBDA_ATTRIBUTE, f"{lam:.4f}")
+    node.SetAttribute(MODEL_ATTRIBUTE, run.model)
+    node.SetAttribute(MODEL_VERSION_ATTRIBUTE, _model_version(run.model))
+    node.SetAttribute(VERSION_ATTRIBUTE, hyperreg.__version__)
+
+
+def set_ends(node: slicer.vtkMRMLNode, fixed_id: str, moving_id: str) -> None:
+    """Sets the references by which Slicer's other modules know what a registration was made from."""
+    node.SetNodeReferenceID(slicer.vtkMRMLTransformNode.GetFixedNodeReferenceRole(), fixed_id)
+    node.SetNodeReferenceID(slicer.vtkMRMLTransformNode.GetMovingNodeReferenceRole(), moving_id)
+
+
+def ends(transform: slicer.vtkMRMLTransformNode) -> tuple[Any, Any]:
+    """The fixed and the moving volume node of a transform; None where one is gone."""
+    return (
+        transform.GetNodeReference(transform.GetFixedNodeReferenceRole()),
+        transform.GetNodeReference(transform.GetMovingNodeReferenceRole()),
+    )
+
+
+def is_live_transform(node: slicer.vtkMRMLNode | None) -> bool:
+    """Whether a node is a transform that λ moves or moved (also one from a reopened scene)."""
+    return node is not None and node.IsA("vtkMRMLTransformNode") and node.GetAttribute(LIVE_ATTRIBUTE) is not None
+
+
+def original_parent(node: slicer.vtkMRMLTransformableNode) -> slicer.vtkMRMLTransformNode | None:
+    """The transform a node is under; for a node under a live transform, the one that it was under before."""
+    parent = node.GetParentTransformNode()
+    return parent.GetNodeReference(MOVING_PARENT_ROLE) if is_live_transform(parent) else parent
+
+
+def companions(transform: slicer.vtkMRMLTransformNode) -> list[slicer.vtkMRMLTransformableNode]:
+    """The nodes that move along with the moving volume."""
+    count = transform.GetNumberOfNodeReferences(COMPANION_ROLE)
+    found = [transform.GetNthNodeReference(COMPANION_ROLE, n) for n in range(count)]
+    return [node for node in found if node is not None]
+
+
+def release(transform: slicer.vtkMRMLTransformNode) -> None:
+    """Puts everything under a live transform back under what it was under before."""
+    before = transform.GetNodeReferenceID(MOVING_PARENT_ROLE)
+    for node in (ends(transform)[1], *companions(transform)):
+        if node is not None and node.GetParentTransformNode() is transform:
+            node.SetAndObserveTransformNodeID(before)
+
+
+def _model_version(name: str) -> str:
+    try:
+        return find_model(name).version
+    except HyperRegError:  # removed from the disk since it was loaded
+        return ""
+
+
+def _copy_display(source: slicer.vtkMRMLVolumeNode, target: slicer.vtkMRMLVolumeNode) -> None:
+    target.CreateDefaultDisplayNodes()
+    if source.GetDisplayNode() is not None and target.GetDisplayNode() is not None:
+        target.GetDisplayNode().CopyContent(source.GetDisplayNode())
+
+
+def _with_rim(stages: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(
+        Geometry.padded(stage) if isinstance(stage, DisplacementField) else stage for stage in Geometry.merged(stages)
+    )
