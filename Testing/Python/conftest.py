@@ -26,7 +26,7 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real images beside the repository; it is not part of it, so tests that need it are skipped without."""
+    """The folder of real images beside the repository, not part of it: tests that need it are skipped without."""
     if not REAL_DATA.is_dir():
         pytest.skip("skipped: no real data")
     return REAL_DATA

@@ -123,7 +123,7 @@ def warn(warnings: list[str]) -> None:
 
 @contextmanager
 def progress_bar(quiet: bool = False) -> Iterator[Callable[[float, str], None]]:
-    """A function (fraction, text) that shows progress: a bar on a terminal, else one line per stage, nothing if quiet."""
+    """A function (fraction, text) that shows progress: a bar on a terminal, else a line per stage; nothing if quiet."""
     if quiet:
         yield lambda _fraction, _text: None
     elif messages.is_terminal:
@@ -157,7 +157,7 @@ def cancel_on_interrupt() -> Iterator[Callable[[], bool]]:
     """
     wanted = threading.Event()
 
-    def ask(number: int, _frame: FrameType | None) -> None:
+    def ask(_number: int, _frame: FrameType | None) -> None:
         if wanted.is_set():
             raise KeyboardInterrupt
         wanted.set()

@@ -17,8 +17,8 @@ hyperreg register fixed.nii.gz moving.nii.gz --lam 0.3 --out-volume warped.nii.g
 hyperreg register fixed.nii.gz moving.nii.gz --init rigid --fixed-labels fl.nii.gz --moving-labels ml.nii.gz
 --out-labels warped-labels.nii.gz --report report.json
 
-The transform maps points of FIXED to MOVING, as ITK, ANTs and 3D Slicer expect for resampling MOVING onto FIXED. Outputs
-are checked for writability first, appear together at the end, and replace older files of the same name."""
+The transform maps points of FIXED to MOVING, as ITK, ANTs and 3D Slicer expect for resampling MOVING onto FIXED.
+Outputs are checked for writability first, appear together at the end, and replace older files of the same name."""
 
 
 @guarded
@@ -78,7 +78,7 @@ def _print_summary(report: dict[str, Any]) -> None:
     lines = [
         f"λ {report['lambda']:g}, model {model['name']} {model['version']}, on {report['device']}",
         f"Similarity    {metrics['similarity_before']:.4f} after the linear alignment, {metrics['similarity']:.4f} now",
-        f"Displacement  {metrics['displacement_mean_mm']:.2f} mm on average, {metrics['displacement_max_mm']:.2f} mm at most",
+        f"Displacement  {metrics['displacement_mean_mm']:.2f} mm mean, {metrics['displacement_max_mm']:.2f} mm at most",
         f"Folding       {metrics['folding_percent']:.4f} % of the voxels",
     ]
     dice = report["dice"]

@@ -15,13 +15,13 @@ from hyperreg.imaging.output import replacing
 class StagedOutputs:
     """Checks that files can be written before a long computation, and moves them into place after it.
 
-    On entering, every target gets a hidden folder beside it, which proves that the place is writable. Files are written to
-    `path(name)` and moved to their targets when the block ends without an error; otherwise nothing is left behind.
+    On entering, every target gets a hidden folder beside it, which proves that the place is writable. Files are written
+    to `path(name)` and moved to their targets when the block ends without an error; otherwise nothing is left behind.
 
     targets: name -> path, or None for an output that is not wanted.
     inputs: files that no target may overwrite.
-    Raises InputError for targets that collide, FileError for places that cannot be written, and FileError at the end of the
-    block, before anything is moved, if an output was not written.
+    Raises InputError for targets that collide, FileError for places that cannot be written, and FileError at the end of
+    the block, before anything is moved, if an output was not written.
     """
 
     def __init__(self, targets: Mapping[str, Path | None], inputs: Iterable[Path | None] = ()) -> None:
@@ -30,7 +30,7 @@ class StagedOutputs:
         self._staged: dict[str, Path] = {}
         self._stack = ExitStack()
 
-    def __enter__(self) -> StagedOutputs:
+    def __enter__(self) -> StagedOutputs:  # noqa: PYI034 (typing.Self needs Python 3.11)
         self._check_targets()
         try:
             for name, target in self.targets.items():
@@ -46,6 +46,8 @@ class StagedOutputs:
         missing = [target for name, target in self.targets.items() if not self._staged[name].is_file()]
         if error is not None or missing:
             self._abandon()
+        if isinstance(error, FileError):
+            raise FileError(self._without_hidden_folders(str(error))) from error
         if error is None and missing:
             raise FileError(f"'{missing[0]}' could not be written; nothing was saved.")
         self._stack.close()
@@ -56,6 +58,12 @@ class StagedOutputs:
     def path(self, name: str) -> Path:
         """Where to write the output `name`: the target's file name, in the hidden folder."""
         return self._staged[name]
+
+    def _without_hidden_folders(self, text: str) -> str:
+        """A message about a staged file, as one about its target."""
+        for name, target in self.targets.items():
+            text = text.replace(str(self._staged[name]), str(target))
+        return text
 
     def _check_targets(self) -> None:
         taken: set[Path] = set()
@@ -70,5 +78,5 @@ class StagedOutputs:
             taken.add(place)
 
     def _abandon(self) -> None:
-        # The writers below are told of a cancellation, not of the error itself: they would take an OSError for their own.
+        # The writers are told of a cancellation, not of the error itself: they would take an OSError for their own.
         self._stack.__exit__(Cancelled, Cancelled("not saved"), None)

@@ -21,7 +21,7 @@ COLUMNS = (
     "folding_percent",
     "displacement_mean_mm",
     "displacement_max_mm",
-    "smoothness",
+    "roughness",
 )
 # The share of the run that preparing takes on a CPU; only the progress bar depends on it.
 PREPARING = 0.4
@@ -29,7 +29,7 @@ PREPARING = 0.4
 
 @dataclass(frozen=True)
 class Sweep:
-    """rows: per lambda, in rising order, the metrics of COLUMNS and, with label maps, Dice. warnings: from preparing."""
+    """rows: per lambda, in rising order, the metrics of COLUMNS and, with label maps, Dice. warnings: for the user."""
 
     rows: list[dict[str, float]]
     warnings: list[str]
@@ -107,7 +107,7 @@ def write_table(found: Sweep, path: Path) -> None:
 
 
 def draw(found: Sweep, path: Path) -> None:
-    """Four small plots over lambda: similarity, Dice (or smoothness without label maps), folding, displacement."""
+    """Four small plots over lambda: similarity, Dice (or roughness without label maps), folding, displacement."""
     from matplotlib.figure import Figure
 
     lambdas = [row["lambda"] for row in found.rows]
@@ -125,8 +125,8 @@ def draw(found: Sweep, path: Path) -> None:
         quality.axhline(found.rows[0]["dice_mean_before"], color="grey", linestyle="--", label="linear alignment only")
         quality.set_title(f"Mean Dice of the labels (best at λ = {found.best_lambda:g})")
     else:
-        quality.plot(lambdas, column("smoothness"), "o-")
-        quality.set_title("Smoothness of the field")
+        quality.plot(lambdas, column("roughness"), "o-")
+        quality.set_title("Roughness of the field (0 = perfectly smooth)")
     folding.plot(lambdas, column("folding_percent"), "o-")
     folding.set_title("Folded voxels, %")
     displacement.plot(lambdas, column("displacement_mean_mm"), "o-", label="mean")
