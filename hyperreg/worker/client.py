@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,8 @@ import numpy.typing as npt
 from hyperreg import errors
 from hyperreg.errors import HyperRegError, InputError, WorkerError
 from hyperreg.worker import protocol
-from hyperreg.worker.jobs import Job
+from hyperreg.worker.device import DeviceError
+from hyperreg.worker.jobs import Job, JobState
 from hyperreg.worker.link import Link
 from hyperreg.worker.memory import Workspace
 
@@ -191,37 +192,32 @@ class WorkerClient:
             job.enter("running")
         elif isinstance(message, protocol.Progress):
             job.progress = (message.fraction, message.text)
-            if job.on_progress is not None:
-                job.on_progress(message.fraction, message.text)
+            job.announce()
         elif isinstance(message, protocol.Ended):
             self._end(job, "cancelled" if message.state == "cancelled" else "superseded")
         elif isinstance(message, protocol.Failure):
             kind = getattr(errors, message.error, None)
             known = isinstance(kind, type) and issubclass(kind, HyperRegError)
             self._fail(job, (kind if known and kind is not None else WorkerError)(message.message), message.details)
+            if message.error == DeviceError.__name__:
+                self._lose(WorkerError(message.message))  # it is about to end
         elif isinstance(message, protocol.Result):
             if job.state == "cancelling":
                 self._end(job, "cancelled")
-                return
-            job.result = message.values
-            self._finish(job, "done")
-            if job.on_done is not None:
-                job.on_done(job)
+            else:
+                job.result = message.values
+                self._end(job, "done")
 
     def _fail(self, job: Job, error: HyperRegError, details: str = "") -> None:
         job.failure, job.details = error, details
-        if self._finish(job, "failed") and job.on_failed is not None:
-            job.on_failed(job)
+        self._end(job, "failed")
 
-    def _end(self, job: Job, state: Literal["cancelled", "superseded"]) -> None:
-        if self._finish(job, state) and job.on_cancelled is not None:
-            job.on_cancelled(job)
-
-    def _finish(self, job: Job, state: Literal["cancelled", "superseded", "failed", "done"]) -> bool:
+    def _end(self, job: Job, state: JobState) -> None:
         active = self._active.pop(job.id, None)
         if active is not None:
             active.release()
-        return job.enter(state)
+        if job.enter(state):
+            job.announce()
 
     def _lose(self, error: WorkerError) -> None:
         """Buries a worker that is lost: every job that it had fails, or is cancelled if that was wanted."""

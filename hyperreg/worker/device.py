@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -17,7 +18,8 @@ class DeviceError(WorkerError):
 def list_devices() -> list[dict[str, Any]]:
     """What registration can run on, the CPU last.
 
-    Each: name ("cuda:0" or "cpu"), title (for the user), free_bytes, total_bytes (None where unknown).
+    Each: name ("cuda": the first graphics card, or "cpu"), title (for the user), free_bytes, total_bytes (None where
+    unknown).
     Raises WorkerError if PyTorch is missing.
     """
     try:
@@ -28,13 +30,11 @@ def list_devices() -> list[dict[str, Any]]:
         ) from error
     found: list[dict[str, Any]] = []
     if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            try:
-                free, total = torch.cuda.mem_get_info(index)
-            except RuntimeError:
-                continue  # taken by somebody else, or its driver does not answer: not usable
-            name = torch.cuda.get_device_name(index)
-            found.append({"name": f"cuda:{index}", "title": name, "free_bytes": free, "total_bytes": total})
+        # A card that is taken by somebody else, or whose driver does not answer, is not usable: it is left out.
+        with contextlib.suppress(RuntimeError):
+            free, total = torch.cuda.mem_get_info()
+            title = torch.cuda.get_device_name()
+            found.append({"name": "cuda", "title": title, "free_bytes": free, "total_bytes": total})
     free_memory, total_memory = main_memory()
     title = f"CPU, {physical_cores()} cores"
     found.append({"name": "cpu", "title": title, "free_bytes": free_memory, "total_bytes": total_memory})

@@ -34,7 +34,8 @@ class Job:
     result: plain values (once done). progress: (fraction 0 to 1, text).
     failure: what went wrong (once failed); error: the same as text for the user; details: for a bug report.
     on_progress(fraction, text), on_done(job), on_failed(job), on_cancelled(job): called by `WorkerClient.poll`, on the
-        thread that calls it; on_cancelled also for superseded.
+        thread that calls it; on_cancelled also for superseded. observers(job): called before these, at progress and at
+        the end, for who passes the job on to somebody else.
     """
 
     def __init__(self, owner: JobOwner, number: int, operation: str, stream: str | None) -> None:
@@ -49,6 +50,7 @@ class Job:
         self.result: dict[str, Any] = {}
         self.failure: HyperRegError | None = None
         self.details = ""
+        self.observers: list[Callable[[Job], None]] = []
         self.on_progress: Callable[[float, str], None] | None = None
         self.on_done: Callable[[Job], None] | None = None
         self.on_failed: Callable[[Job], None] | None = None
@@ -77,6 +79,18 @@ class Job:
         if self.state != "done":
             raise Cancelled("The operation was cancelled.")
         return self.result
+
+    def announce(self) -> None:
+        """Calls what belongs to the state: the end, or progress before it (client only)."""
+        for observer in list(self.observers):
+            observer(self)
+        if not self.ended:
+            if self.on_progress is not None:
+                self.on_progress(*self.progress)
+            return
+        callback = {"done": self.on_done, "failed": self.on_failed}.get(self.state, self.on_cancelled)
+        if callback is not None:
+            callback(self)
 
     def enter(self, state: JobState) -> bool:
         """Changes the state (client only); False, and no change, where the state machine does not allow it."""

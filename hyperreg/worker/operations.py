@@ -37,7 +37,17 @@ class Session(Protocol):
     warnings: list[str]
     timing: dict[str, float]
 
-    def prepare(self, fixed: Volume, moving: Volume, **options: Any) -> object: ...
+    def prepare(
+        self,
+        fixed: Volume,
+        moving: Volume,
+        *,
+        initial: str | npt.NDArray[np.float64],
+        fixed_labels: Volume | None,
+        moving_labels: Volume | None,
+        progress: Callable[[float, str], None] | None,
+        cancelled: Callable[[], bool] | None,
+    ) -> None: ...
 
     def field(self, lam: float) -> Fields: ...
 
@@ -69,7 +79,7 @@ def standard_operations(factory: SessionFactory = open_live_session) -> dict[str
     }
 
 
-def _devices(context: Context) -> dict[str, Any]:
+def _devices(_: Context) -> dict[str, Any]:
     """-> devices: see `device.list_devices`."""
     return {"devices": list_devices()}
 
@@ -147,12 +157,13 @@ class _Sessions:
         """lambda -> fills the outputs forward and inverse."""
         lam = _lambda(context)
 
-        def fill(session: Session) -> None:
+        def fill(session: Session) -> dict[str, Any]:
             fields = session.field(lam)
             context.outputs["forward"][...] = fields.forward.array
             context.outputs["inverse"][...] = fields.inverse.array
+            return {}
 
-        return self._with_session(context, lambda session: fill(session) or {})
+        return self._with_session(context, fill)
 
     def metrics(self, context: Context) -> dict[str, Any]:
         """lambda -> metrics; numbers that are none become null."""
@@ -253,7 +264,7 @@ def _lambda(context: Context) -> float:
     from hyperreg.registration.anchors import check_lambda
 
     value = context.parameters.get("lambda")
-    if type(value) not in (int, float):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InputError("The parameter 'lambda' is missing or not a number.")
     return check_lambda(value)
 
