@@ -7,6 +7,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from hyperreg.errors import InputError
+from hyperreg.imaging.orientation import closest_axes
 from hyperreg.imaging.volume import Volume
 
 FEWEST_SLICES = 4
@@ -23,6 +24,8 @@ LOW_PERCENTILE, HIGH_PERCENTILE = 0.5, 99.5
 PADDING_GAP = 0.2
 # Where between the darkest value and Otsu's threshold the body begins: Otsu alone loses dark tissue (lung, skull, CSF).
 FOREGROUND_SHARE = 0.5
+# Darkest values, in Hounsfield units, by which a CT is recognised: air, give or take noise and calibration.
+CT_AIR = (-1300.0, -850.0)
 # An exact background, as after skull-stripping, fills at least this share of the volume.
 EXACT_BACKGROUND = 0.2
 
@@ -115,7 +118,8 @@ def normalise(array: npt.NDArray) -> npt.NDArray[np.float32]:
 def foreground(volume: Volume) -> npt.NDArray[np.bool_]:
     """Which voxels show the body: (I, J, K) bool, holes filled.
 
-    With an exact background (skull-stripped brain) everything else; otherwise everything above half of Otsu's threshold.
+    With an exact background (skull-stripped brain) everything else; otherwise everything above half of Otsu's threshold. In CT,
+    where lung is as dark as the air around the patient, also what lies between body walls along the back-to-front axis.
     """
     scaled = normalise(volume.array)
     background = np.count_nonzero(scaled == 0) / scaled.size
@@ -125,7 +129,13 @@ def foreground(volume: Volume) -> npt.NDArray[np.bool_]:
         inside = scaled > FOREGROUND_SHARE * _otsu(_sampled(scaled))
     if inside.all() or not inside.any():
         return np.ones(volume.shape, dtype=bool)
-    return _largest_filled(inside)
+    inside = _largest_filled(inside)
+    if CT_AIR[0] <= intensity_range(volume.array)[0] <= CT_AIR[1]:
+        axis = closest_axes(volume.ijk_to_ras)[0][1]
+        behind = np.logical_or.accumulate(inside, axis=axis)
+        before = np.flip(np.logical_or.accumulate(np.flip(inside, axis), axis=axis), axis)
+        inside = behind & before
+    return inside
 
 
 def _is_exact(array: npt.NDArray) -> bool:

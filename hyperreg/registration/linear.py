@@ -1,0 +1,323 @@
+"""Linear alignment before the network: centre of mass, then rigid, then affine, each only if it helps.
+
+Starts are searched and stages accepted by a mutual information of our own, taken symmetrically over both images' content with
+the outside counting as background: unlike the optimiser's metric it cannot be improved by pushing the images apart.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+
+from hyperreg.errors import Cancelled, InputError
+from hyperreg.imaging import itk
+from hyperreg.imaging.intensity import foreground, normalise
+from hyperreg.imaging.orientation import closest_directions
+from hyperreg.imaging.resampling import resample_smoothed
+from hyperreg.imaging.transform import Matrix, checked_matrix
+from hyperreg.imaging.transform_files import read_transform
+from hyperreg.imaging.volume import Grid, Volume
+
+Array = npt.NDArray[np.float64]
+Progress = Callable[[float, str], None]
+METHODS = ("none", "com", "rigid", "affine")
+
+# Images are aligned at about this many voxels (2 mm for a head): finer brings no accuracy to twelve parameters.
+WORKING_VOXELS = 700_000
+# Room around the content, as a share of its size: edges against the background guide the alignment.
+MARGIN = 0.1
+SEED = 20240229
+# The comparison by which starts are chosen and stages accepted: points per image and histogram bins.
+POINTS, BINS = 20_000, 32
+SEARCH_POINTS, SEARCH_BINS = 3_000, 16
+# Starting shifts (shares of the fixed content's size along R, A and S) and rotations (degrees about them).
+SHIFTS = (-0.2, -0.1, 0.0, 0.1, 0.2)
+ROTATIONS = (-20.0, 20.0)
+# Starts are compared on images blurred to this share of the content's size.
+SEARCH_BLUR = 0.02
+# Another start, or a later stage, must be better by this much (nats) to be believed.
+LEAST_GAIN = 1e-3
+# Limits of the plausible: stretch along any direction, and change of volume, between two people or two visits.
+STRETCH = (0.6, 1.0 / 0.6)
+VOLUME_CHANGE = (0.4, 2.5)
+# The optimiser's first and last step, as shares of the content's size (4 mm and 0.01 mm for a head).
+FIRST_STEP, LAST_STEP = 0.02, 5e-5
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """One optimisation by ITK. blur (share of the content's size) and samples: per level, coarse to fine; start, end: progress."""
+
+    text: str
+    blur: tuple[float, ...]
+    samples: tuple[int, ...]
+    iterations: int
+    start: float
+    end: float
+
+
+RIGID = _Stage("Aligning: rigid", (0.04, 0.02), (15_000, 20_000), 80, 0.25, 0.5)
+AFFINE = _Stage("Aligning: affine", (0.03, 0.015, 0.0), (15_000, 25_000, 40_000), 80, 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One image, made ready.
+
+    image, blurred: its content at working resolution, 0..1; inside: which voxels are content (uint8).
+    centre, size: of the content, RAS mm, (3,); size is the box's along the axes of `directions` (3, 3).
+    points: (POINTS, 3) RAS mm, evenly random over the box.
+    """
+
+    image: Volume
+    blurred: Volume
+    inside: Volume
+    centre: Array
+    size: Array
+    directions: Array
+    points: Array
+
+
+def align(
+    fixed: Volume,
+    moving: Volume,
+    method: str | npt.ArrayLike = "affine",
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Matrix:
+    """The linear map of fixed RAS points to moving RAS points, mm: (4, 4).
+
+    method: "none" (as the headers say), "com" (centres of mass), "rigid" or "affine" (both start from the best of the former),
+    or a (4, 4) matrix, which is checked and handed back.
+    progress: called with a share of 0..1 and a text. cancelled: asked at every iteration; True raises Cancelled.
+    Raises InputError if the images do not overlap ("none" or a given matrix), or for an unknown method.
+    """
+    if not isinstance(method, str):
+        matrix = checked_matrix(method, "The initial transform")
+        _check_overlap(fixed, moving, matrix, "With the given initial transform the images do not overlap.")
+        return matrix
+    if method not in METHODS:
+        raise InputError(f"Unknown initial alignment '{method}'. Use one of {', '.join(METHODS)}.")
+    if method == "none":
+        _check_overlap(fixed, moving, np.eye(4), "The fixed and the moving image do not overlap in space.")
+        return np.eye(4)
+    watch = _Watch(progress, cancelled)
+    watch.report(0.0, "Aligning: looking at the images")
+    sides = _prepare(fixed), _prepare(moving)
+    watch.report(0.15, "Aligning: centres of mass")
+    matrix = _best_start(*sides)
+    if method != "com":
+        matrix = _search(*sides, matrix, watch)
+        for stage in (RIGID,) if method == "rigid" else (RIGID, AFFINE):
+            proposal = _optimise(*sides, matrix, stage, watch)
+            if is_plausible(proposal) and agreement(*sides, proposal) > agreement(*sides, matrix) + LEAST_GAIN:
+                matrix = proposal
+    watch.report(1.0, "Aligned")
+    return matrix
+
+
+def read_initial(path: str | os.PathLike[str]) -> Matrix:
+    """The linear part of a transform file, fixed RAS to moving RAS: (4, 4). Raises FileError or InputError."""
+    return read_transform(path).linear
+
+
+def overlap(fixed: Grid, moving: Grid, matrix: Matrix) -> float:
+    """The share of the fixed image's space that `matrix` maps into the moving image: 0..1."""
+    steps = [np.linspace(-0.5, n - 0.5, 25) for n in fixed.shape]
+    ijk = np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1).reshape(-1, 3)
+    mapped = moving.to_ijk(_map(matrix, fixed.to_ras(ijk)))
+    inside = (mapped >= -0.5) & (mapped <= np.array(moving.shape) - 0.5)
+    return float(inside.all(axis=1).mean())
+
+
+def is_plausible(matrix: Matrix) -> bool:
+    """Whether a linear map could be between two bodies: no mirror, no collapse, no stretch beyond STRETCH."""
+    part = matrix[:3, :3]
+    if not np.isfinite(matrix).all():
+        return False
+    stretch = np.linalg.svd(part, compute_uv=False)
+    volume = float(np.linalg.det(part))
+    limits = STRETCH[0] <= stretch.min() and stretch.max() <= STRETCH[1]
+    return bool(limits and VOLUME_CHANGE[0] <= volume <= VOLUME_CHANGE[1])
+
+
+class _Watch:
+    """Progress and cancellation of one alignment."""
+
+    def __init__(self, progress: Progress | None, cancelled: Callable[[], bool] | None) -> None:
+        self._progress = progress
+        self.is_cancelled = cancelled or (lambda: False)
+
+    def report(self, fraction: float, text: str) -> None:
+        self.check()
+        if self._progress is not None:
+            self._progress(fraction, text)
+
+    def check(self) -> None:
+        if self.is_cancelled():
+            raise Cancelled("The alignment was cancelled.")
+
+
+def _check_overlap(fixed: Volume, moving: Volume, matrix: Matrix, complaint: str) -> None:
+    if overlap(fixed.grid, moving.grid, matrix) == 0:
+        raise InputError(f"{complaint} Choose an initial alignment that starts from the centres of mass ('affine').")
+
+
+def _prepare(volume: Volume) -> _Side:
+    """Crop to the content, bring it to the working resolution, and draw the points that the comparison uses."""
+    inside = foreground(volume)
+    rows = [np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    low, high = np.array([[r[0] for r in rows], [r[-1] for r in rows]], dtype=np.float64)
+    room = MARGIN * (high - low + 1)
+    low, high = np.maximum(low - room, 0), np.minimum(high + room, np.array(volume.shape) - 1.0)
+    extent = (high - low + 1) * volume.spacing
+    step = np.maximum(volume.spacing, float((extent.prod() / WORKING_VOXELS) ** (1 / 3)))
+    i, j, k = (max(4, int(np.ceil(n))) for n in extent / step)  # recursive filters need four voxels
+    affine = np.array(volume.ijk_to_ras)
+    affine[:3, :3] *= step / volume.spacing
+    affine[:3, 3] = volume.grid.to_ras((low + high) / 2) - affine[:3, :3] @ ((np.array((i, j, k)) - 1) / 2)
+    grid = Grid((i, j, k), affine)
+    image = resample_smoothed(Volume(normalise(volume.array), volume.ijk_to_ras, volume.name), grid, fill=0.0)
+    share = resample_smoothed(Volume(inside.astype(np.float32), volume.ijk_to_ras, volume.name), grid, fill=0.0).array
+    weights = np.maximum(share, 0) * (image.array + 0.1)  # content counts wherever it is, bright content more
+    directions = closest_directions(affine)
+    smooth = sitk.SmoothingRecursiveGaussian(itk.volume_to_itk(image), SEARCH_BLUR * float(extent.max()))
+    positions = np.random.default_rng(SEED).uniform(-0.5, np.array(grid.shape) - 0.5, (POINTS, 3))
+    return _Side(
+        image=image,
+        blurred=itk.volume_from_itk(smooth, volume.name),
+        inside=Volume((share > 0.5).astype(np.uint8), affine, volume.name),
+        centre=np.average(grid.points().reshape(-1, 3), axis=0, weights=weights.ravel()),
+        size=np.abs(directions.T @ (affine[:3, :3] * grid.shape)).max(axis=1),
+        directions=directions,
+        points=grid.to_ras(positions),
+    )
+
+
+def _map(matrix: Matrix, points: Array) -> Array:
+    return points @ matrix[:3, :3].T + matrix[:3, 3]
+
+
+def _values(volume: Volume, points: Array) -> Array:
+    """Linearly interpolated values at (N, 3) RAS points: (N,); 0, the background, outside."""
+    shape = np.array(volume.shape)
+    ijk = volume.grid.to_ijk(points)
+    inside = np.flatnonzero(((ijk >= 0) & (ijk <= shape - 1)).all(axis=1))
+    low = np.minimum(ijk[inside].astype(np.intp), shape - 2)
+    weight = ijk[inside] - low
+    strides = np.array([shape[1] * shape[2], shape[2], 1])
+    flat, start = volume.array.reshape(-1), low @ strides
+    total = np.zeros(inside.size)
+    for corner in itertools.product((0, 1), repeat=3):
+        total += np.where(corner, weight, 1 - weight).prod(axis=1) * flat[start + strides @ corner]
+    values = np.zeros(len(points))
+    values[inside] = total
+    return values
+
+
+def _mutual_information(a: Array, b: Array, bins: int) -> float:
+    """Of two lists of values in 0..1, nats."""
+    joint = np.histogram2d(a, b, bins=bins, range=((0, 1), (0, 1)))[0] / a.size
+    independent = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
+    seen = joint > 0
+    return float((joint[seen] * np.log(joint[seen] / independent[seen])).sum())
+
+
+def agreement(fixed: _Side, moving: _Side, matrix: Matrix, *, coarse: bool = False) -> float:
+    """How well two images agree under a map of fixed to moving points: mutual information, nats, mean of both directions.
+
+    coarse: on blurred images and few points, for the search of a start.
+    """
+    count, bins = (SEARCH_POINTS, SEARCH_BINS) if coarse else (POINTS, BINS)
+    inverse = np.linalg.inv(matrix)
+    a, b = (fixed.blurred, moving.blurred) if coarse else (fixed.image, moving.image)
+    here, there = fixed.points[:count], moving.points[:count]
+    forward = _mutual_information(_values(a, here), _values(b, _map(matrix, here)), bins)
+    return (forward + _mutual_information(_values(a, _map(inverse, there)), _values(b, there), bins)) / 2
+
+
+def _shift(offset: Array) -> Matrix:
+    matrix = np.eye(4)
+    matrix[:3, 3] = offset
+    return matrix
+
+
+def _best_start(fixed: _Side, moving: _Side) -> Matrix:
+    """Centre of mass on centre of mass, or the headers' own alignment where that agrees better."""
+    by_mass = _shift(moving.centre - fixed.centre)
+    return max((by_mass, np.eye(4)), key=lambda matrix: agreement(fixed, moving, matrix))
+
+
+def _search(fixed: _Side, moving: _Side, start: Matrix, watch: _Watch) -> Matrix:
+    """The best of a lattice of shifts around `start`, then of a few rotations: for partial views and tilted heads."""
+    best, value = start, agreement(fixed, moving, start, coarse=True)
+
+    def consider(matrix: Matrix) -> None:
+        nonlocal best, value
+        watch.check()
+        gain = agreement(fixed, moving, matrix, coarse=True) - value
+        if gain > LEAST_GAIN:
+            best, value = matrix, value + gain
+
+    for shares in itertools.product(SHIFTS, repeat=3):
+        consider(_shift(fixed.directions @ (np.array(shares) * fixed.size)) @ start)
+    shifted = best
+    for axis, degrees in itertools.product(range(3), ROTATIONS):
+        turn = sitk.VersorRigid3DTransform()
+        turn.SetRotation(fixed.directions[:, axis].tolist(), np.deg2rad(degrees))
+        rotation = np.eye(4)
+        rotation[:3, :3] = np.array(turn.GetMatrix()).reshape(3, 3)
+        consider(shifted @ _shift(fixed.centre) @ rotation @ _shift(-fixed.centre))
+    return best
+
+
+def _optimise(fixed: _Side, moving: _Side, start: Matrix, stage: _Stage, watch: _Watch) -> Matrix:
+    """ITK's mutual information, from `start`: rigid or affine, coarse to fine, with a fixed seed."""
+    watch.report(stage.start, stage.text)
+    size = float(fixed.size.max())
+    method = sitk.ImageRegistrationMethod()
+    method.SetMetricAsMattesMutualInformation(BINS)
+    method.SetMetricFixedMask(_widened(fixed))
+    method.SetMetricSamplingStrategy(method.RANDOM)
+    voxels = fixed.image.array.size
+    method.SetMetricSamplingPercentagePerLevel([min(1.0, n / voxels) for n in stage.samples], SEED)
+    method.SetShrinkFactorsPerLevel([1] * len(stage.blur))  # sampling, not shrinking, sets the cost of an iteration
+    method.SetSmoothingSigmasPerLevel([share * size for share in stage.blur])
+    method.SetSmoothingSigmasAreSpecifiedInPhysicalUnits(True)
+    method.SetInterpolator(sitk.sitkLinear)
+    method.SetOptimizerAsRegularStepGradientDescent(FIRST_STEP * size, LAST_STEP * size, stage.iterations, 0.6)
+    method.SetOptimizerScalesFromPhysicalShift()
+    moved = sitk.VersorRigid3DTransform() if stage is RIGID else sitk.AffineTransform(3)
+    moved.SetCenter((itk.RAS_LPS[:3, :3] @ fixed.centre).tolist())
+    method.SetInitialTransform(moved, inPlace=True)
+    method.SetMovingInitialTransform(itk.affine_to_itk(start))
+    done = 0
+
+    def on_iteration() -> None:
+        nonlocal done
+        done += 1
+        if watch.is_cancelled():
+            method.StopRegistration()
+            return
+        share = min(1.0, done / (stage.iterations * len(stage.blur)))
+        watch.report(stage.start + share * (stage.end - stage.start), stage.text)
+
+    method.AddCommand(sitk.sitkIterationEvent, on_iteration)
+    try:
+        method.Execute(itk.volume_to_itk(fixed.image), itk.volume_to_itk(moving.image))
+    except RuntimeError:
+        watch.check()
+        return start  # ITK gives up where too few samples fall on the moving image: the start stays
+    watch.check()
+    return start @ itk.affine_from_itk(moved)
+
+
+def _widened(side: _Side) -> sitk.Image:
+    """The content and a rim of background around it, as a mask."""
+    return sitk.BinaryDilate(itk.volume_to_itk(side.inside), [4, 4, 4])
