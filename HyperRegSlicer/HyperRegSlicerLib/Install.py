@@ -23,6 +23,7 @@ from slicer.i18n import tr as _
 from hyperreg.errors import HyperRegError, InputError
 
 REQUESTER = "HyperReg"
+_log = logging.getLogger(__name__)
 TORCH = "torch"
 
 
@@ -97,7 +98,7 @@ def install_from_folder(folder: str) -> bool:
     try:
         slicer.util.pip_install(["--no-index", "--find-links", folder, *(str(requirement) for requirement in needed)])
     except Exception as error:
-        logging.info("pip: %s", error)
+        _log.info("pip: %s", error)
         raise InstallError(
             _(
                 "{names} could not be installed from '{folder}'. The folder must hold the wheels of {names} and of all "
@@ -137,7 +138,7 @@ def _install_torch(requirement: Requirement) -> None:
     try:
         PyTorchUtilsLogic().installTorch(askConfirmation=True, torchVersionRequirement=requirement.versions)
     except Exception as error:
-        logging.info("PyTorch extension: %s", error)
+        _log.info("PyTorch extension: %s", error)
         raise InstallError(
             _("PyTorch could not be installed ({reason}). Restart Slicer and try again.").format(reason=error)
         ) from error

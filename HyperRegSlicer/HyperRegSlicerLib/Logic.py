@@ -1,8 +1,9 @@
 """Live registration on MRML nodes, without Qt: the Slicer module and the browser app both use it.
 
 The life of a registration: idle -> running (the worker prepares) -> live (λ moves the field) -> idle again by `reset`,
-by closing the scene, by deleting a node, or when the worker dies. The scene is touched only once the worker is ready,
-so cancelling or failing before that leaves it as it was.
+by closing the scene or by deleting one of its nodes. The scene is touched only once the worker is ready, so cancelling
+or failing before that leaves everything as it was, also an earlier live registration. When the worker dies while live,
+the last field stays; the next λ prepares the pair again in a new worker.
 
 Somebody has to call the worker client's `poll` regularly (in Slicer a QTimer does): all callbacks arrive from there.
 """
@@ -16,9 +17,9 @@ import numpy as np
 import slicer
 import vtk
 
-from hyperreg.errors import HyperRegError, InputError
+from hyperreg.errors import InputError
 from hyperreg.imaging.volume import Volume
-from hyperreg.registration.anchors import check_lambda
+from hyperreg.registration.anchors import SAME_LAMBDA, check_lambda
 from HyperRegSlicerLib import Geometry, Results
 
 IDLE, RUNNING, LIVE = "idle", "running", "live"
@@ -40,7 +41,7 @@ class RegistrationLogic:
     on_progress(fraction, text): while running.
     on_field(lam, exact): the transform node now shows this λ.
     on_metrics(metrics, lam): see `LiveSession.metrics`.
-    on_error(message): in words for the user; the logic is idle or live again when it comes.
+    on_warning(message), on_error(message): in words for the user; never running any more when an error comes.
     """
 
     def __init__(self, scene: slicer.vtkMRMLScene, registration: Any) -> None:
@@ -50,14 +51,14 @@ class RegistrationLogic:
         self.on_progress: Callable[[float, str], None] = ignore
         self.on_field: Callable[[float, bool], None] = ignore
         self.on_metrics: Callable[[Mapping[str, Any], float], None] = ignore
+        self.on_warning: Callable[[str], None] = ignore
         self.on_error: Callable[[str], None] = ignore
 
-        self.state = IDLE
         self.lam = 0.0
         self.exact_lam: float | None = None
         self.metrics: Mapping[str, Any] = {}
+        self._pending: Results.Run | None = None
         self._run: Results.Run | None = None
-        self._job: Any = None
         self._live: Geometry.LiveTransform | None = None
         self._transform_id: str | None = None
 
@@ -65,6 +66,7 @@ class RegistrationLogic:
         registration.on_ready = self._ready
         registration.on_field = self._field_arrived
         registration.on_metrics = self._metrics_arrived
+        registration.on_warning = self._warned
         registration.on_error = self._failed
         self._observers = [
             scene.AddObserver(slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, self._node_leaving),
@@ -74,6 +76,13 @@ class RegistrationLogic:
     # What can be asked
 
     @property
+    def state(self) -> str:
+        """IDLE, RUNNING (a registration is being prepared) or LIVE (λ moves the field)."""
+        if self._pending is not None:
+            return RUNNING
+        return LIVE if self._run is not None else IDLE
+
+    @property
     def transform_node(self) -> slicer.vtkMRMLTransformNode | None:
         """The transform that λ moves; None before the first result and after `reset`."""
         return self._node(self._transform_id)
@@ -81,7 +90,12 @@ class RegistrationLogic:
     @property
     def can_keep(self) -> bool:
         """Whether the exact field of the current λ is here (a preview is not kept)."""
-        return self.state == LIVE and self.exact_lam is not None and self.exact_lam == self.lam
+        return self.state == LIVE and self.is_exact
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the transform node shows the exact field of the current λ."""
+        return self.exact_lam is not None and abs(self.exact_lam - self.lam) <= SAME_LAMBDA
 
     @property
     def can_reset(self) -> bool:
@@ -133,30 +147,28 @@ class RegistrationLogic:
             model=model,
         )
         start = _initial(initial, moving_parent)
-        self._stop()
         parent = moving.GetParentTransformNode()
         if Results.is_live_transform(parent):
             self._transform_id = parent.GetID()
-        self._run, self.lam, self.state = run, lam, RUNNING
-        try:
-            self._job = self.registration.prepare(
-                fixed_volume,
-                moving_volume,
-                model=model,
-                device=device,
-                initial=start,
-                fixed_labels=fixed_labels_volume,
-                moving_labels=moving_labels_volume,
-            )
-        except HyperRegError:
-            self._stop()
-            raise
+        self.lam = lam
+        self.registration.prepare(
+            fixed_volume,
+            moving_volume,
+            model=model,
+            device=device,
+            initial=start,
+            fixed_labels=fixed_labels_volume,
+            moving_labels=moving_labels_volume,
+        )
+        self.registration.set_lambda(lam)
+        self._pending = run
         self.on_change()
 
     def cancel(self) -> None:
-        """Gives up the registration that is running; the scene stays as it was."""
+        """Gives up the registration that is running; the scene and an earlier live registration stay as they were."""
         if self.state == RUNNING:
-            self._stop()
+            self._pending = None
+            self.registration.cancel()
             self.on_change()
 
     def set_lambda(self, lam: float) -> None:
@@ -168,7 +180,7 @@ class RegistrationLogic:
         if lam == self.lam:
             return
         self.lam = lam
-        if self.state == LIVE:
+        if self.state != IDLE:
             self.registration.set_lambda(lam)
             self.on_change()
 
@@ -221,12 +233,8 @@ class RegistrationLogic:
 
     def reset(self) -> None:
         """Ends the registration and puts the scene back as it was before; kept results stay."""
-        transform = self.transform_node
-        self._stop()
-        if transform is not None:
-            Results.release(transform)
-            self._transform_id = None
-            self.scene.RemoveNode(transform)
+        self._end()
+        self._remove_transform()
         self.on_change()
 
     def adopt(self, transform: slicer.vtkMRMLTransformNode | None) -> None:
@@ -245,27 +253,29 @@ class RegistrationLogic:
 
     def close(self) -> None:
         """Stops listening to scene and worker; the nodes stay. The logic is of no use afterwards."""
-        self._stop()
+        self._end()
         for tag in self._observers:
             self.scene.RemoveObserver(tag)
         self._observers = []
-        for callback in ("on_progress", "on_ready", "on_field", "on_metrics", "on_error"):
+        for callback in ("on_progress", "on_ready", "on_field", "on_metrics", "on_warning", "on_error"):
             setattr(self.registration, callback, ignore)
 
     # What the worker says
 
     def _progressed(self, fraction: float, text: str) -> None:
-        if self.state == RUNNING:
-            self.on_progress(fraction, text)
+        self.on_progress(fraction, text)
 
     def _ready(self) -> None:
-        if self.state != RUNNING or self._run is None:
+        if self._pending is None:
             return
-        run = self._run
+        run, self._pending = self._pending, None
         moving = self._node(run.moving_id)
         into_parent = np.linalg.inv(run.parent_to_world)
         self._live = Geometry.LiveTransform(self.registration.grid, into_parent @ self.registration.linear)
         node = self.transform_node
+        if node is not None and Results.ends(node)[1] is not moving:
+            self._remove_transform()
+            node = None
         if node is None:
             node = self.scene.AddNewNodeByClass("vtkMRMLTransformNode", f"{moving.GetName()} live registration")
             self._transform_id = node.GetID()
@@ -276,9 +286,8 @@ class RegistrationLogic:
         node.SetAndObserveTransformFromParent(self._live.transform)
         node.EndModify(modifying)
         moving.SetAndObserveTransformNodeID(node.GetID())
-        self.state, self._job, self.exact_lam, self.metrics = LIVE, None, None, {}
-        Results.describe(node, self._run, self.lam)
-        self.registration.set_lambda(self.lam)
+        self._run, self.exact_lam, self.metrics = run, None, {}
+        Results.describe(node, run, self.lam)
         self.on_change()
 
     def _field_arrived(self, fields: Any, lam: float, exact: bool) -> None:
@@ -288,7 +297,7 @@ class RegistrationLogic:
         self._live.fill(fields.forward)
         self.exact_lam = lam if exact else None
         if exact:
-            Results.describe(node, self._run, self.lam)
+            Results.describe(node, self._run, lam)
         self.on_field(lam, exact)
         self.on_change()
 
@@ -297,9 +306,11 @@ class RegistrationLogic:
             self.metrics = metrics
             self.on_metrics(metrics, lam)
 
+    def _warned(self, message: str) -> None:
+        self.on_warning(message)
+
     def _failed(self, message: str) -> None:
-        if self.state == RUNNING or not self.registration.ready:
-            self._stop()
+        self._pending = None
         self.on_change()
         self.on_error(message)
 
@@ -311,37 +322,46 @@ class RegistrationLogic:
             return
         leaving = node.GetID()
         if leaving == self._transform_id:
-            was_live = self.state == LIVE
-            if was_live:
-                self._stop()
+            was_live = self._run is not None
             Results.release(node)
             self._transform_id = None
-            self.on_change()
-            if was_live:
-                self.on_error("The live transform was deleted; the moving volume is where it was before.")
-        elif self._run is not None and leaving in (self._run.fixed_id, self._run.moving_id):
-            role = "fixed" if leaving == self._run.fixed_id else "moving"
-            ended = "registration was cancelled" if self.state == RUNNING else "live registration has ended"
-            self._stop()
-            self.on_change()
-            self.on_error(f"The {role} volume was deleted; the {ended}.")
+            self._run = self._live = None
+            if was_live and self._pending is None:
+                self._end()
+                self._tell_end("The live transform was deleted; the moving volume is where it was before.")
+            return
+        for run in (self._pending, self._run):
+            if run is not None and leaving in (run.fixed_id, run.moving_id):
+                role = "fixed" if leaving == run.fixed_id else "moving"
+                ended = "registration was cancelled" if run is self._pending else "live registration has ended"
+                self._end()
+                self._tell_end(f"The {role} volume was deleted; the {ended}.")
+                return
 
     def _scene_closing(self, _caller: Any, _event: str) -> None:
-        self._stop()
+        self._end()
         self._transform_id = None
         self.on_change()
 
     # Small things
 
-    def _stop(self) -> None:
-        """Ends what the worker does for us and forgets the run; touches no node."""
-        job, self._job = self._job, None
-        if job is not None:
-            job.cancel()
+    def _end(self) -> None:
+        """Ends what the worker does for us and forgets the runs; touches no node."""
         if self.state != IDLE:
             self.registration.reset()
-        self.state, self._run, self._live = IDLE, None, None
+        self._pending = self._run = self._live = None
         self.exact_lam, self.metrics = None, {}
+
+    def _tell_end(self, message: str) -> None:
+        self.on_change()
+        self.on_error(message)
+
+    def _remove_transform(self) -> None:
+        transform = self.transform_node
+        if transform is not None:
+            Results.release(transform)
+            self._transform_id = None
+            self.scene.RemoveNode(transform)
 
     def _node(self, node_id: str | None) -> Any:
         return self.scene.GetNodeByID(node_id) if node_id else None

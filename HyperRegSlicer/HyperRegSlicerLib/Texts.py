@@ -1,0 +1,78 @@
+"""What the panel says, in words for clinicians."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from slicer.i18n import tr as _
+
+GIBIBYTE = 1 << 30
+
+
+def lambda_words(lam: float) -> str:
+    """What a λ means."""
+    if lam < 0.1:
+        return _("Most flexible: follows the finest detail; look out for folding")
+    if lam < 0.35:
+        return _("Flexible: follows single structures")
+    if lam < 0.65:
+        return _("Balanced: follows larger structures smoothly")
+    if lam < 0.9:
+        return _("Stiff: follows broad differences of shape only")
+    return _("Most rigid: hardly bends; mostly the initial alignment")
+
+
+def metrics_text(metrics: Mapping[str, Any], lam: float) -> str:
+    """The measures of one λ on two lines; "" if there are none yet."""
+    if not metrics:
+        return ""
+    lines = [
+        _("At λ = {lam:.2f}: similarity {before:.3f} before, {after:.3f} now").format(
+            lam=lam, before=metrics["similarity_before"], after=metrics["similarity"]
+        ),
+        _("Moves up to {largest:.1f} mm, {mean:.1f} mm on average; folded: {folding}").format(
+            largest=metrics["displacement_max_mm"],
+            mean=metrics["displacement_mean_mm"],
+            folding=_folding(metrics["folding_percent"]),
+        ),
+    ]
+    if metrics.get("dice"):
+        lines.append(
+            _("Overlap of label maps (Dice): {before:.3f} before, {after:.3f} now").format(
+                before=metrics["dice_mean_before"], after=metrics["dice_mean"]
+            )
+        )
+    return "\n".join(lines)
+
+
+def overlap_text(metrics: Mapping[str, Any]) -> str:
+    """The overlap of every label; "" if there are no label maps."""
+    dice = metrics.get("dice") or {}
+    rows = sorted(dice.items(), key=lambda item: int(item[0]))
+    return "\n".join(_("Label {label}: {value:.3f}").format(label=label, value=value) for label, value in rows)
+
+
+def gpu_text(devices: Sequence[Mapping[str, Any]]) -> str:
+    """The choice "GPU" with its name and memory, from the worker's list of devices."""
+    cards = [device for device in devices if device["name"] != "cpu"]
+    if not cards:
+        return _("GPU (none found)")
+    card = cards[0]
+    return _("GPU: {title}, {free:.1f} of {total:.1f} GB free").format(
+        title=card["title"], free=card["free_bytes"] / GIBIBYTE, total=card["total_bytes"] / GIBIBYTE
+    )
+
+
+def cpu_text(devices: Sequence[Mapping[str, Any]]) -> str:
+    """The choice "CPU" with its cores and memory."""
+    device = next(device for device in devices if device["name"] == "cpu")
+    if device["free_bytes"] is None:
+        return str(device["title"])
+    return _("{title}, {free:.1f} GB free").format(title=device["title"], free=device["free_bytes"] / GIBIBYTE)
+
+
+def _folding(percent: float) -> str:
+    if percent == 0:
+        return _("nowhere")
+    return f"{percent:.2g} %" if percent >= 0.01 else _("less than 0.01 %")

@@ -1,0 +1,338 @@
+"""The panel: keeps form, parameter node, logic and views in step. Qt only; decisions are in the logic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import qt
+import slicer
+import vtk
+from slicer.i18n import tr as _
+
+from hyperreg.errors import HyperRegError, WeightsError
+from hyperreg.registration import catalogue
+from HyperRegSlicerLib import Install, Sample, Texts
+from HyperRegSlicerLib.Logic import LIVE, RUNNING, RegistrationLogic
+from HyperRegSlicerLib.Parameters import Comparison, Device, Initial, RegistrationParameters
+from HyperRegSlicerLib.Views import Views
+
+# How often the worker is asked for news: below what the eye notices, above what costs anything.
+POLL_INTERVAL_MS = 10
+
+
+def slice_logics() -> list[slicer.vtkMRMLSliceLogic]:
+    """The slice views that Slicer shows now."""
+    collection = slicer.app.applicationLogic().GetSliceLogics()
+    return [collection.GetItemAsObject(n) for n in range(collection.GetNumberOfItems())] if collection else []
+
+
+class RegistrationWidget:
+    """The panel of one module widget.
+
+    ui: the form's widgets by name, as `slicer.util.childWidgetVariables` gives them.
+    connection: a `Worker.Connection` or a stand-in.
+    """
+
+    def __init__(self, ui: Any, connection: Any) -> None:
+        self.ui = ui
+        self.connection = connection
+        self.logic = RegistrationLogic(slicer.mrmlScene, connection.registration)
+        self.views = Views(slicer.mrmlScene, slice_logics)
+        self.parameters: RegistrationParameters | None = None
+        self._gui_tag: int | None = None
+        self._observer: int | None = None
+        self._was_live = False
+        self._shown = (Comparison.FADE, 0.5)
+        self._devices: Sequence[Mapping[str, Any]] = ()
+
+        self.logic.on_change = self._logic_changed
+        self.logic.on_progress = self._progressed
+        self.logic.on_metrics = self._metrics_arrived
+        self.logic.on_warning = self._show_message
+        self.logic.on_error = self._show_message
+        self._connect_signals()
+        self._timer = qt.QTimer()
+        self._timer.setInterval(POLL_INTERVAL_MS)
+        self._timer.connect("timeout()", connection.poll)
+        self._show_message("")
+        self._update_installation()
+        self.update()
+
+    def _connect_signals(self) -> None:
+        for button, action in (
+            ("registerButton", self._register_or_cancel),
+            ("keepButton", self._keep),
+            ("resetButton", self._reset),
+            ("showButton", self._show_views),
+            ("takeAlongButton", lambda: self.logic.take_along(self.ui.alongSelector.currentNode())),
+            ("leaveBehindButton", lambda: self.logic.leave_behind(self.ui.alongSelector.currentNode())),
+            ("sampleButton", self._load_sample),
+            ("installButton", lambda: self._install(Install.install_from_internet)),
+            ("installFolderButton", lambda: self._install(self._install_from_folder)),
+        ):
+            getattr(self.ui, button).connect("clicked()", self._guarded(action))
+        self.ui.alongSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._along_changed)
+        self.ui.modelCombo.connect("currentIndexChanged(int)", self._model_chosen)
+
+    # The parameter node
+
+    def set_parameters(self, parameters: RegistrationParameters) -> None:
+        """Binds the form to a parameter node and takes up a registration that was saved with it."""
+        self.release_parameters()
+        self.parameters = parameters
+        if not parameters.model:
+            self._set_default_model()
+        self._gui_tag = parameters.connectGui(self.ui)
+        self._observer = parameters.AddObserver(vtk.vtkCommand.ModifiedEvent, self._parameters_changed)
+        self._fill_models()
+        self._name_devices()
+        self.logic.adopt(parameters.transform)
+        self._parameters_changed()
+
+    def release_parameters(self) -> None:
+        """Unbinds the form, when the module is left or the scene closes."""
+        if self.parameters is None:
+            return
+        self.parameters.disconnectGui(self._gui_tag)
+        self.parameters.RemoveObserver(self._observer)
+        self.parameters = None
+
+    def scene_closing(self) -> None:
+        """Forgets the scene's nodes."""
+        self.release_parameters()
+        self.views.forget()
+        self._show_message("")
+        self.ui.metricsLabel.text = ""
+        self.ui.overlapLabel.text = ""
+
+    def close(self) -> None:
+        """Ends the worker and every connection; the scene stays as it is."""
+        self._timer.stop()
+        self.release_parameters()
+        self.views.forget()
+        self.logic.close()
+        self.connection.close()
+
+    def _parameters_changed(self, *_event: Any) -> None:
+        parameters = self.parameters
+        if parameters is None:
+            return
+        self.logic.set_lambda(parameters.lam)
+        if self._was_live and self.logic.state == LIVE:
+            self._follow_views(parameters)
+        self.update()
+
+    def _set_default_model(self) -> None:
+        try:
+            card = catalogue.find_model(catalogue.default_model())
+        except WeightsError as error:
+            self._show_message(str(error))
+            return
+        self.parameters.model = card.name
+        self.parameters.lam = card.default_lambda
+
+    def _fill_models(self) -> None:
+        combo = self.ui.modelCombo
+        was = combo.blockSignals(True)
+        combo.clear()
+        for card in catalogue.list_models():
+            combo.addItem(card.title, card.name)
+        combo.setCurrentIndex(combo.findData(self.parameters.model))
+        combo.blockSignals(was)
+        self._describe_model()
+
+    def _model_chosen(self, index: int) -> None:
+        if self.parameters is not None and index >= 0:
+            self.parameters.model = self.ui.modelCombo.itemData(index)
+            self._describe_model()
+
+    def _describe_model(self) -> None:
+        found = [card for card in catalogue.list_models() if card.name == self.parameters.model]
+        self.ui.modelDescriptionLabel.text = f"{found[0].description} ({found[0].version})" if found else ""
+
+    # What the user does
+
+    def _guarded(self, action: Callable[[], Any]) -> Callable[[], None]:
+        """The action as a slot: what it raises for the user is shown in the panel."""
+
+        def slot() -> None:
+            self._show_message("")
+            try:
+                action()
+            except HyperRegError as error:
+                self._show_message(str(error))
+            self.update()
+
+        return slot
+
+    def _register_or_cancel(self) -> None:
+        if self.logic.state == RUNNING:
+            self.logic.cancel()
+            return
+        if Install.missing():
+            self.ui.setupSection.collapsed = False
+            self._show_message(_("Something that registration needs is not installed yet. See the section below."))
+            return
+        parameters = self.parameters
+        initial = parameters.initial
+        self._timer.start()
+        self.logic.register(
+            parameters.fixed,
+            parameters.moving,
+            lam=parameters.lam,
+            model=parameters.model,
+            device=parameters.device.value,
+            initial=parameters.initialTransform if initial is Initial.TRANSFORM else initial.value,
+            fixed_labels=parameters.fixedLabels,
+            moving_labels=parameters.movingLabels,
+        )
+        self.connection.ask_devices(self._devices_known)
+
+    def _keep(self) -> None:
+        qt.QApplication.setOverrideCursor(qt.Qt.WaitCursor)
+        try:
+            kept = self.logic.keep()
+        finally:
+            qt.QApplication.restoreOverrideCursor()
+        self._show_message(
+            _("Kept: '{volume}', '{forward}' and '{inverse}'.").format(
+                volume=kept.volume.GetName(), forward=kept.forward.GetName(), inverse=kept.inverse.GetName()
+            )
+        )
+
+    def _reset(self) -> None:
+        self.logic.reset()
+        self.views.restore()
+        self.ui.metricsLabel.text = ""
+        self.ui.overlapLabel.text = ""
+
+    def _load_sample(self) -> None:
+        qt.QApplication.setOverrideCursor(qt.Qt.WaitCursor)
+        try:
+            sample = Sample.load(slicer.mrmlScene)
+        finally:
+            qt.QApplication.restoreOverrideCursor()
+        parameters = self.parameters
+        parameters.fixed, parameters.moving = sample.fixed, sample.moving
+        parameters.fixedLabels, parameters.movingLabels = sample.fixed_labels, sample.moving_labels
+        self._show_views()
+
+    def _install(self, install: Callable[[], bool]) -> None:
+        try:
+            if install():
+                self._show_message(_("Everything that registration needs is installed."))
+        finally:
+            self._update_installation()
+
+    def _install_from_folder(self) -> bool:
+        return Install.install_from_folder(self.ui.wheelFolderEdit.currentPath)
+
+    # The views
+
+    def _show_views(self) -> None:
+        parameters = self.parameters
+        if parameters.fixed is not None and parameters.moving is not None:
+            self._shown = (parameters.comparison, parameters.fade)
+            self.views.show(parameters.comparison.value, parameters.fixed, parameters.moving, parameters.fade)
+
+    def _follow_views(self, parameters: RegistrationParameters) -> None:
+        comparison, fade = self._shown
+        if parameters.comparison is not comparison:
+            self._show_views()
+        elif parameters.fade != fade and comparison is Comparison.FADE:
+            self._shown = (comparison, parameters.fade)
+            self.views.set_fade(parameters.fade)
+
+    # What the logic says
+
+    def _logic_changed(self) -> None:
+        became_live = self.logic.state == LIVE and not self._was_live
+        self._was_live = self.logic.state == LIVE
+        if self.parameters is not None and not slicer.mrmlScene.IsClosing():
+            if self.parameters.transform is not self.logic.transform_node:
+                self.parameters.transform = self.logic.transform_node
+            if became_live:
+                self._show_views()
+                self._show_message("\n".join(self.connection.registration.warnings))
+        self.update()
+
+    def _progressed(self, fraction: float, text: str) -> None:
+        self.ui.progressBar.value = round(100 * fraction)
+        self.ui.statusLabel.text = text
+
+    def _metrics_arrived(self, metrics: Mapping[str, Any], lam: float) -> None:
+        self.ui.metricsLabel.text = Texts.metrics_text(metrics, lam)
+        self.ui.overlapLabel.text = Texts.overlap_text(metrics)
+
+    def _devices_known(self, devices: Sequence[Mapping[str, Any]]) -> None:
+        self._devices = devices
+        self._name_devices()
+
+    def _name_devices(self) -> None:
+        if self._devices:
+            order = list(Device)
+            self.ui.deviceCombo.setItemText(order.index(Device.GPU), Texts.gpu_text(self._devices))
+            self.ui.deviceCombo.setItemText(order.index(Device.CPU), Texts.cpu_text(self._devices))
+
+    # What the form shows
+
+    def update(self) -> None:
+        """Shows the state: what can be pressed and what is going on."""
+        ui, logic, parameters = self.ui, self.logic, self.parameters
+        running, live = logic.state == RUNNING, logic.state == LIVE
+        valid, reason = parameters.isValid() if parameters is not None else (False, "")
+        ui.registerButton.text = _("Cancel") if running else _("Register again") if live else _("Register")
+        ui.registerButton.enabled = running or valid
+        ui.progressBar.visible = running
+        if not running:
+            ui.progressBar.value = 0
+            ui.statusLabel.text = self._status(reason)
+        for selector in (ui.fixedSelector, ui.movingSelector):
+            selector.enabled = not running
+        ui.resultPanel.visible = live or logic.can_reset
+        ui.keepButton.enabled = logic.can_keep
+        ui.resetButton.enabled = logic.can_reset
+        if parameters is not None:
+            ui.lambdaWordsLabel.text = Texts.lambda_words(parameters.lam)
+            ui.initialTransformSelector.enabled = parameters.initial is Initial.TRANSFORM
+            ui.fadeSlider.enabled = parameters.comparison is Comparison.FADE
+        self._along_changed()
+
+    def _status(self, reason: str) -> str:
+        logic = self.logic
+        if logic.state == LIVE:
+            if logic.is_exact:
+                return _("λ = {lam:.2f}, exact.").format(lam=logic.lam)
+            return _("λ = {lam:.2f}, preview; the exact result follows.").format(lam=logic.lam)
+        if logic.transform_node is not None:
+            return _("The moving volume is registered. Press Register to move λ again, or Reset to undo.")
+        return reason or _("Ready: press Register, then move λ.")
+
+    def _along_changed(self, *_node: Any) -> None:
+        node, companions = self.ui.alongSelector.currentNode(), self.logic.companions
+        self.ui.takeAlongButton.enabled = (
+            node is not None and node not in companions and self.logic.transform_node is not None
+        )
+        self.ui.leaveBehindButton.enabled = node in companions
+        names = ", ".join(companion.GetName() for companion in companions)
+        self.ui.alongListLabel.text = _("Following: {names}").format(names=names) if names else ""
+
+    def _update_installation(self) -> None:
+        needed = ", ".join(requirement.package for requirement in Install.missing())
+        self.ui.installLabel.text = (
+            _("Not installed: {names}.").format(names=needed)
+            if needed
+            else _("Everything that is needed is installed.")
+        )
+        for widget in (self.ui.installButton, self.ui.installFolderButton):
+            widget.enabled = bool(needed)
+        self.ui.offlineLabel.text = (
+            _("On a computer with internet and the same system:\n{command}").format(command=Install.offline_command())
+            if needed
+            else ""
+        )
+
+    def _show_message(self, text: str) -> None:
+        self.ui.messageLabel.text = text
+        self.ui.messageLabel.visible = bool(text)
