@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 def box_mean(image: Tensor, width: int) -> Tensor:
-    """Mean over a cube of `width` voxels (odd), zeros outside, axis by axis: same shape as `image`."""
+    """Mean over a cube of `width` voxels (odd), of what lies inside the image, axis by axis: same shape as `image`."""
     for axis in range(3):
         size = [width if a == axis else 1 for a in range(3)]
-        image = F.avg_pool3d(image, size, stride=1, padding=[s // 2 for s in size])
+        image = F.avg_pool3d(image, size, stride=1, padding=[s // 2 for s in size], count_include_pad=False)
     return image
 
 

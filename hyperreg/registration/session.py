@@ -142,13 +142,10 @@ class LiveSession:
         fixed = check_image(fixed, self.warnings)
         moving = check_image(moving, self.warnings)
         with self._timed("align"):
-            if isinstance(initial, str):
-                self.linear = align(
-                    fixed, moving, initial,
-                    progress=lambda fraction, text: report(0.05 + 0.75 * fraction, text), cancelled=cancelled,
-                )  # fmt: skip
-            else:
-                self.linear = Transform((np.asarray(initial, dtype=np.float64),)).linear
+            self.linear = align(
+                fixed, moving, initial,
+                progress=lambda fraction, text: report(0.05 + 0.75 * fraction, text), cancelled=cancelled,
+            )  # fmt: skip
         report(0.8, "Resampling to the model's grid")
         with self._timed("resample"):
             inside = foreground(fixed)

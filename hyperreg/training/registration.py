@@ -7,9 +7,11 @@ import logging
 import os
 import time
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
@@ -24,6 +26,9 @@ from hyperreg.training.synthesis import PairSynthesiser, SyntheticPair
 
 log = logging.getLogger(__name__)
 
+# The overlap is also measured on structures averaged over cubes of this many voxels.
+COARSE = 4
+
 
 class SynthesisConfig(BaseModel):
     """What the pairs look like; see PairSynthesiser."""
@@ -31,6 +36,7 @@ class SynthesisConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
     label_maps: list[Path] = Field(default=[], description="FreeSurfer-style label maps, relative to the configuration")
     shape_maps: int = Field(default=40, ge=0, description="How many maps of random shapes to draw from")
+    shape_size: int = Field(default=112, ge=8, description="Voxels along each side of those maps")
     shape: tuple[int, int, int] = (48, 64, 56)
     spacing_mm: tuple[float, float] = (2.5, 3.5)
     shapes: float = Field(default=0.3, ge=0, le=1)
@@ -92,18 +98,20 @@ def pair_loss(model: RegistrationModel, pair: SyntheticPair, lam: float, config:
     weights = model.weights(torch.tensor([lam], device=device))
     velocity = model.velocity(weights, fixed, moving)
     displacement = integrate(velocity)
-    structures = sample(pair.moving_structures.to(device), displacement)
-    overlap = losses.dice_loss(pair.fixed_structures.to(device), structures)
-    similarity = config.overlap_weight * overlap
+    structures = pair.fixed_structures.to(device), sample(pair.moving_structures.to(device), displacement)
+    overlap = losses.dice_loss(*structures)
+    # Structures that do not touch yet pull on each other only after a blur.
+    coarse = losses.dice_loss(*(F.avg_pool3d(s, COARSE) for s in structures))
+    similarity = config.overlap_weight * (overlap + coarse) / 2
     if pair.same_contrast:
         warped = sample(moving, displacement)
         similarity = similarity + config.image_weight * losses.lncc_loss(fixed, warped, config.lncc_width)
     smoothness = losses.diffusion(velocity)
     with torch.no_grad():
         parts = {
-            "overlap": float(overlap),
+            "overlap": float(overlap.detach()),
             "overlap_before": float(losses.dice_loss(pair.fixed_structures, pair.moving_structures)),
-            "smoothness": float(smoothness),
+            "smoothness": float(smoothness.detach()),
             "folding_percent": float((jacobian_determinant(displacement) <= 0).float().mean()) * 100,
         }
     return losses.hyper_loss(similarity, smoothness, lam), parts
@@ -125,7 +133,7 @@ class Trainer:
         # The maps have a generator of their own: they are the same after a resume.
         shapes = torch.Generator().manual_seed(config.seed + 1)
         maps: list[LabelMap] = [brain_from_file(path) for path in synthesis.label_maps]
-        maps += [random_shapes(shapes) for _ in range(synthesis.shape_maps)]
+        maps += [random_shapes(shapes, synthesis.shape_size) for _ in range(synthesis.shape_maps)]
         if not maps:
             raise InputError("The configuration names no label maps and no random shapes: there is nothing to train on.")
         self.pairs = PairSynthesiser(
@@ -160,7 +168,7 @@ class Trainer:
             self.optimiser.load_state_dict(state["optimiser"])
             self.generator.set_state(state["generator"].cpu())
             self.step, self.seconds = state["step"], state["seconds"]
-        except (OSError, RuntimeError, KeyError, ValueError) as error:
+        except (OSError, RuntimeError, KeyError, ValueError, UnpicklingError) as error:
             raise FileError(f"Cannot continue from '{self.checkpoint}': {error}") from error
 
     def learning_rate(self) -> float:
@@ -178,8 +186,7 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate()
         lam = draw_lambda(self.config.ends, self.generator)
-        with torch.random.fork_rng(devices=[]):
-            pair = self.pairs()
+        pair = self.pairs()
         loss, figures = pair_loss(self.model, pair, lam, self.config)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -189,7 +196,7 @@ class Trainer:
         self.step += 1
         took = time.perf_counter() - started
         self.seconds += took
-        return {"step": self.step, "lambda": lam, "loss": float(loss), **figures, "seconds": took}
+        return {"step": self.step, "lambda": lam, "loss": float(loss.detach()), **figures, "seconds": took}
 
     def export(self) -> None:
         """Write the averaged model with its card into the output folder."""

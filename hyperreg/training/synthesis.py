@@ -98,7 +98,7 @@ class PairSynthesiser:
         """Labels (I', J', K') on the fine grid after a common turn, a small own affine and an own smooth deformation."""
         scale = 2.0 / spacing  # sizes below are in voxels of 2 mm
         velocity = torch.zeros(1, 3, *self.shape)
-        for control, size in ((8, 1.0), (16, 2.0), (32, 3.0)):
+        for control, size in ((8, 0.8), (16, 1.6), (32, 2.0)):
             strength = float(self.uniform(0, size, 1))
             velocity += self.smooth_field(self.shape, control * scale, strength * scale)
         displacement = integrate(velocity, steps=5) * spacing
@@ -106,10 +106,10 @@ class PairSynthesiser:
         displacement = F.interpolate(displacement, size=fine, mode="trilinear", align_corners=False)
         axes = [(torch.arange(n) - (n - 1) / 2) * (spacing / SUPERSAMPLING) for n in fine]
         points = torch.stack(torch.meshgrid(*axes, indexing="ij")) + displacement[0]
-        own = self.affine(turn + self.normal(3) * 0.06)
+        own = self.affine(turn + self.normal(3) * 0.03)
         if mirrored:
             own[0] = -own[0]
-        points = (own @ points.flatten(1)) + self.normal(3, 1) * 3.0
+        points = (own @ points.flatten(1)) + self.normal(3, 1) * 1.5
         centre = torch.tensor(label_map.labels.shape).view(3, 1) / 2
         index = torch.round(points / label_map.spacing + centre).long()
         size = torch.tensor(label_map.labels.shape).view(3, 1)
@@ -126,7 +126,7 @@ class PairSynthesiser:
         """Rotation by the vector `turn` (rad) times small random scales and shears: (3, 3)."""
         x, y, z = turn.tolist()
         rotation = torch.linalg.matrix_exp(torch.tensor([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]]))
-        return rotation @ (torch.eye(3) + torch.diag(self.normal(3) * 0.06) + self.normal(3, 3) * 0.02)
+        return rotation @ (torch.eye(3) + torch.diag(self.normal(3) * 0.03) + self.normal(3, 3) * 0.01)
 
     def contrast(self, count: int, brain: bool) -> tuple[Tensor, Tensor]:
         """Mean and SD of the intensity per label: random, or for brains at times ordered as in a T1 image."""

@@ -1,0 +1,82 @@
+"""Preview by interpolation between anchors: exact at anchors, placed where the response bends, never worse than promised."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hyperreg.errors import InputError
+from hyperreg.imaging.volume import DisplacementField
+from hyperreg.registration.anchors import (
+    MAX_ANCHORS,
+    TOLERANCE_MEAN_MM,
+    TOLERANCE_P99_MM,
+    Anchors,
+    Fields,
+    difference_mm,
+)
+
+AFFINE = np.diag((3.0, 3.0, 3.0, 1.0))
+
+
+def response(lam: float) -> Fields:
+    """A field that bends towards lambda = 0, as real ones do."""
+    rng = np.random.default_rng(0)
+    pattern = rng.normal(size=(3, 6, 7, 8)).astype(np.float32)
+    scale = np.float32(6 * np.exp(-8 * lam) + 2 * (1 - lam))
+    return Fields(DisplacementField(pattern * scale, AFFINE), DisplacementField(-pattern * scale, AFFINE))
+
+
+@pytest.fixture
+def filled() -> Anchors:
+    anchors = Anchors()
+    while (lam := anchors.next_lambda()) is not None:
+        anchors.add(lam, response(lam))
+    return anchors
+
+
+def test_the_ends_come_first_and_the_bend_gets_more(filled: Anchors) -> None:
+    assert {filled.lambdas[0], filled.lambdas[-1]} == {0.0, 1.0}
+    assert len(filled) <= MAX_ANCHORS
+    assert sum(lam < 0.5 for lam in filled.lambdas) > sum(lam > 0.5 for lam in filled.lambdas)
+
+
+def test_previews_are_within_the_promised_tolerance(filled: Anchors) -> None:
+    for lam in np.linspace(0, 1, 41):
+        preview, exact = filled.interpolate(float(lam)), response(float(lam))
+        for one, other in ((preview.forward, exact.forward), (preview.inverse, exact.inverse)):
+            mean, p99 = difference_mm(one, other)
+            assert mean <= TOLERANCE_MEAN_MM and p99 <= TOLERANCE_P99_MM
+
+
+def test_halfway_is_the_mean_of_two_anchors_and_an_anchor_is_itself() -> None:
+    anchors = Anchors()
+    anchors.add(0.2, response(0.2))
+    anchors.add(0.6, response(0.6))
+    mean = (response(0.2).forward.array + response(0.6).forward.array) / 2
+    np.testing.assert_allclose(anchors.interpolate(0.4).forward.array, mean, atol=1e-5)
+    np.testing.assert_allclose(anchors.interpolate(0.6).inverse.array, response(0.6).inverse.array, atol=1e-5)
+    np.testing.assert_allclose(anchors.interpolate(0.9).forward.array, response(0.6).forward.array, atol=1e-5)
+
+
+def test_it_fills_given_arrays_in_place_and_can_leave_the_inverse() -> None:
+    anchors = Anchors()
+    anchors.add(0.0, response(0.0))
+    anchors.add(1.0, response(1.0))
+    out = response(0.5)
+    forward, inverse = out.forward.array, out.inverse.array.copy()
+    result = anchors.interpolate(0.25, inverse=False, out=out)
+    assert result.forward.array is forward
+    np.testing.assert_allclose(forward, 0.75 * response(0.0).forward.array + 0.25 * response(1.0).forward.array, atol=1e-5)
+    np.testing.assert_array_equal(result.inverse.array, inverse)
+
+
+@pytest.mark.parametrize("lam", [-0.01, 1.01, float("nan")])
+def test_lambda_outside_the_range_is_refused(filled: Anchors, lam: float) -> None:
+    with pytest.raises(InputError, match="between 0"):
+        filled.interpolate(lam)
+
+
+def test_without_anchors_there_is_no_preview() -> None:
+    with pytest.raises(InputError, match="no field"):
+        Anchors().interpolate(0.5)

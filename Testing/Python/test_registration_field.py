@@ -1,0 +1,82 @@
+"""Velocity fields: sampling by hand, integration against closed forms, inverse, folding."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from hyperreg.registration.field import compose, from_ras, integrate, jacobian_determinant, sample, to_ras
+
+SHAPE = (20, 24, 28)
+
+
+def bump(amplitude: float) -> torch.Tensor:
+    """A smooth velocity that vanishes at the borders: (1, 3, I, J, K), voxels."""
+    axes = [torch.linspace(0, math.pi, n) for n in SHAPE]
+    window = torch.sin(axes[0])[:, None, None] * torch.sin(axes[1])[None, :, None] * torch.sin(axes[2])[None, None, :]
+    return torch.stack((window**2, -0.5 * window**2, 0.3 * window**2))[None] * amplitude
+
+
+def test_sampling_shifts_by_whole_and_half_voxels() -> None:
+    image = torch.arange(4.0).view(1, 1, 4, 1, 1).expand(1, 1, 4, 3, 3).contiguous()
+    shift = torch.zeros(1, 3, 4, 3, 3)
+    shift[:, 0] = 1.5
+    assert torch.allclose(sample(image, shift)[0, 0, :2, 1, 1], torch.tensor([1.5, 2.5]), atol=1e-5)
+
+
+def test_sampling_moves_along_the_axis_it_says() -> None:
+    image = torch.randn(1, 1, 5, 6, 7)
+    for axis in range(3):
+        shift = torch.zeros(1, 3, 5, 6, 7)
+        shift[:, axis] = 1
+        moved = sample(image, shift)
+        size = image.shape[2 + axis] - 1
+        assert torch.allclose(moved.narrow(2 + axis, 0, size), image.narrow(2 + axis, 1, size), atol=1e-5)
+
+
+def test_a_constant_velocity_integrates_to_itself_inside() -> None:
+    velocity = torch.ones(1, 3, *SHAPE) * 1.7
+    assert torch.allclose(integrate(velocity), velocity, atol=1e-4)
+
+
+def test_a_linear_velocity_integrates_to_the_matrix_exponential() -> None:
+    rate = 0.1
+    index = torch.arange(SHAPE[0], dtype=torch.float32) - (SHAPE[0] - 1) / 2
+    velocity = torch.zeros(1, 3, *SHAPE)
+    velocity[:, 0] = rate * index[:, None, None]
+    expected = (math.exp(rate) - 1) * index
+    inner = slice(4, -4)
+    assert torch.allclose(integrate(velocity)[0, 0, inner, 12, 14], expected[inner], atol=0.01)
+
+
+def test_the_negative_velocity_gives_the_inverse() -> None:
+    velocity = bump(3.0)
+    residual = compose(integrate(velocity), integrate(-velocity))
+    assert float(integrate(velocity).abs().max()) > 2.0
+    assert float(residual.abs().max()) < 0.1
+
+
+def test_a_velocity_does_not_fold_but_a_large_displacement_does() -> None:
+    assert float(jacobian_determinant(integrate(bump(6.0))).min()) > 0
+    assert float(jacobian_determinant(bump(20.0)).min()) <= 0
+
+
+def test_the_jacobian_of_a_stretch_is_its_volume_change() -> None:
+    index = torch.arange(SHAPE[1], dtype=torch.float32)
+    displacement = torch.zeros(1, 3, *SHAPE)
+    displacement[:, 1] = 0.25 * index[None, :, None]
+    assert torch.allclose(jacobian_determinant(displacement), torch.tensor(1.25), atol=1e-5)
+
+
+def test_voxels_to_ras_mm_on_an_oblique_flipped_anisotropic_grid_and_back() -> None:
+    angle = math.radians(30)
+    rotation = torch.tensor([[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0], [0, 0, -1.0]])
+    affine = torch.eye(4, dtype=torch.float64)
+    affine[:3, :3] = rotation.double() @ torch.diag(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
+    one_voxel_along_j = torch.zeros(1, 3, 2, 2, 2)
+    one_voxel_along_j[:, 1] = 1
+    ras = to_ras(one_voxel_along_j, affine)
+    assert ras[0, :, 0, 0, 0].tolist() == pytest.approx([-1.0, math.sqrt(3), 0.0], abs=1e-6)
+    assert torch.allclose(from_ras(ras, affine), one_voxel_along_j, atol=1e-6)
