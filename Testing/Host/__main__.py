@@ -1,0 +1,7 @@
+"""``python -m Testing.Host``: see run.py."""
+
+import sys
+
+from .run import main
+
+sys.exit(main())
