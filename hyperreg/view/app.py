@@ -1,0 +1,176 @@
+"""Puts the app together and serves it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import webbrowser
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hyperreg.errors import HyperRegError, InputError
+from hyperreg.registration.catalogue import find_model
+from hyperreg.view import mrml, security
+from hyperreg.view.private_files import PrivateFiles
+from hyperreg.view.state import PageState
+from hyperreg.worker.client import WorkerClient
+from hyperreg.worker.live import LiveRegistration
+
+ASSETS = "hyperreg_assets"
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the app is started; see `serve`."""
+
+    fixed: Path | None = None
+    moving: Path | None = None
+    host: str = "127.0.0.1"
+    port: int = 0
+    token: str = security.AUTOMATIC
+    open_browser: bool = True
+    device: str = "auto"
+    model: str | None = None
+
+
+class App:
+    """One server with its scene, views and worker. client: a stand-in for the worker's, in tests."""
+
+    def __init__(self, options: Options, client: Any = None, live: Any = None) -> None:
+        self.options = options
+        token = security.choose_token(options.token)
+        security.check_host(options.host, token)
+        self.guard = security.Guard(options.host, token)
+        slicer_app_type, get_server = _libraries()
+        from hyperreg.view import page, slices
+        from hyperreg.view.controller import Controller
+
+        self.files = PrivateFiles()
+        try:
+            self.server = get_server(f"hyperreg-{id(self)}", client_type="vue3")
+            state = self.server.state
+            state.update(asdict(PageState(device=options.device, model=options.model or "")))
+            state.trame__title = "HyperReg"
+            state.trame__favicon = None
+            folder = Path(__file__).resolve().parent / "assets"
+            self.server.enable_module(
+                {
+                    "serve": {ASSETS: str(folder)},
+                    "scripts": [f"{ASSETS}/hyperreg.js"],
+                    "styles": [f"{ASSETS}/hyperreg.css"],
+                }
+            )
+            self.slicer_app = slicer_app_type()
+            self.views = slices.SliceViews(self.slicer_app, self.server)
+            self.client = client or WorkerClient()
+            self.live = live or LiveRegistration(self.client)
+            self.controller = Controller(state, self.slicer_app.scene, self.views, self.client, self.live, self.files)
+            if options.fixed or options.moving:
+                self.controller.load_files(options.fixed, options.moving)
+            else:
+                self.controller.load_sample()
+            self.page = page.build(self.server, self.controller, self.views)
+        except BaseException:
+            self.files.remove()
+            raise
+        state.change("lam")(lambda lam, **_: self.controller.ask_lambda(lam))
+        state.change("mode")(lambda mode, **_: self.controller.set_mode(mode))
+        state.change("fade")(lambda fade, **_: self.controller.set_fade(fade))
+        self.server.controller.on_server_bind.add(self._protect)
+        self.server.controller.on_server_ready.add(self._started)
+        self.on_ready: Callable[[str], None] = lambda _address: None
+
+    @property
+    def address(self) -> str:
+        """What to open in the browser, once the server runs."""
+        host = f"[{self.options.host}]" if ":" in self.options.host else self.options.host
+        return f"http://{host}:{self.server.port}{self.guard.prefix}/index.html"
+
+    def run(self) -> None:
+        """Serves until the process is told to end (Ctrl+C, SIGTERM)."""
+        try:
+            self.server.start(
+                port=self.options.port,
+                host=self.options.host,
+                open_browser=False,
+                show_connection_info=False,
+                disable_logging=True,
+                timeout=0,
+                backend="aiohttp",
+            )
+        finally:
+            self.controller.close()
+
+    def _protect(self, web_server: Any) -> None:
+        from hyperreg.view.routes import add_routes
+
+        inner = web_server.app
+        add_routes(inner, self.files, self.controller.accept_upload)
+        # wslink would add these when it starts, to what is then the outer application.
+        inner.add_routes(web_server._default_routes)
+        web_server._default_routes = []
+        web_server.set_app(self.guard.protect(inner))
+
+    def _started(self, **_state: Any) -> None:
+        self._clock = asyncio.get_event_loop().create_task(self.controller.run())
+        self.on_ready(self.address)
+
+
+def serve(
+    fixed: Path | None = None,
+    moving: Path | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    token: str = security.AUTOMATIC,
+    open_browser: bool = True,
+    device: str = "auto",
+    model: str | None = None,
+    on_ready: Callable[[str], None] | None = None,
+) -> None:
+    """Serves the browser app until it is interrupted.
+
+    fixed, moving: images to open; neither: the sample pair. port: 0 takes a free one.
+    token: "auto" for a random one, "none" for none (loopback only), or the token itself.
+    device: "auto", "cpu" or "cuda". model: a name of the catalogue; None for the default.
+    on_ready: called with the address when the page can be opened; by default it is printed.
+    Raises HyperRegError if something is missing, an image cannot be used or the port is taken.
+    """
+    if device not in DEVICES:
+        raise InputError(f"Unknown device '{device}'. Choose one of {', '.join(DEVICES)}.")
+    if model is not None:
+        find_model(model)
+    # trame and wslink read the command line and these variables; ours is none of their business.
+    os.environ["TRAME_ARGS"] = ""
+    os.environ["WSLINK_READY_MSG"] = ""
+    app = App(Options(fixed, moving, host, port, token, open_browser, device, model))
+    show = on_ready or (lambda address: print(f"HyperReg is open at {address}\nPress Ctrl+C to end.", flush=True))
+
+    def ready(address: str) -> None:
+        show(address)
+        if open_browser:
+            webbrowser.open(address)
+
+    app.on_ready = ready
+    try:
+        app.run()
+    except OSError as error:
+        raise HyperRegError(
+            f"Nothing can be served at {host}:{port}: {error.strerror or error}. Try another port."
+        ) from error
+
+
+def _libraries() -> tuple[Any, Any]:
+    """SlicerApp and get_server. Raises HyperRegError with what to install."""
+    try:
+        from hyperreg.view import layer_dm
+
+        layer_dm.provide()
+        from trame.app import get_server
+        from trame_slicer.core import SlicerApp
+    except ImportError as error:
+        raise HyperRegError(f"{mrml.MISSING}\n({error})") from error
+    return SlicerApp, get_server

@@ -1,0 +1,30 @@
+// Choosing and sending files. The address is relative: it keeps the secret first part of the page's own path.
+window.trame.utils.hyperreg = {
+  pick(role) {
+    document.getElementById(`upload-${role}`).click();
+  },
+  async upload(role, input) {
+    const file = input.files[0];
+    input.value = "";
+    if (!file) return;
+    let message = "";
+    try {
+      const response = await fetch(`upload/${role}`, {
+        method: "POST",
+        headers: { "X-HyperReg-Name": encodeURIComponent(file.name) },
+        body: file,
+      });
+      if (!response.ok) {
+        const text = await response.text();
+        try {
+          message = JSON.parse(text).error;
+        } catch {
+          message = `The file was not accepted: ${text}`;
+        }
+      }
+    } catch {
+      message = "The file could not be sent; is the app still running? A file that is too large is cut off, too.";
+    }
+    if (message) window.trame.state.set("error", message);
+  },
+};

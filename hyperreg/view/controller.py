@@ -1,0 +1,358 @@
+"""What happens when the user does something: between the page's state, the Slicer module's logic and the worker."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import slicer
+
+from hyperreg.errors import HyperRegError, InputError
+from hyperreg.imaging.files import read_label_map, read_volume
+from hyperreg.imaging.intensity import check_image
+from hyperreg.imaging.volume import Volume
+from hyperreg.phantom import PhantomPair, head_phantom_pair
+from hyperreg.registration.catalogue import default_model, list_models
+from hyperreg.view import mrml, results, slices
+from hyperreg.view.private_files import PrivateFiles
+from hyperreg.view.state import IDLE, LIVE, RUNNING, metric_rows, word
+
+log = logging.getLogger(__name__)
+
+# How often the worker is asked for news and the slider's newest value is taken; a fraction of the time of one picture.
+STEP_SECONDS = 0.01
+IMAGES = ("fixed", "moving")
+LABELS = {"fixed": "fixed_labels", "moving": "moving_labels"}
+DEVICES = {"auto": "Automatic", "cpu": "CPU", "cuda": "GPU"}
+INITIALS = {
+    "affine": "Affine (recommended)",
+    "rigid": "Rigid",
+    "com": "Centres of mass",
+    "none": "None: already aligned",
+}
+
+Views = slices.SliceViews
+
+
+class Controller:
+    """The app without its page.
+
+    state: the shared state (`PageState`). scene: the vtkMRMLScene. views: the slice views.
+    client, live: the worker (`WorkerClient`, `LiveRegistration`) or stand-ins. files: uploads and downloads.
+    """
+
+    def __init__(
+        self, state: Any, scene: slicer.vtkMRMLScene, views: Any, client: Any, live: Any, files: PrivateFiles
+    ) -> None:
+        self._state = state
+        self._scene = scene
+        self._views = views
+        self._client = client
+        self._live = live
+        self._files = files
+        self._geometry = mrml.library("Geometry")
+        self.logic = mrml.library("Logic").RegistrationLogic(scene, live)
+        self.logic.on_change = self._changed
+        self.logic.on_progress = self._progressed
+        self.logic.on_field = self._field_shown
+        self.logic.on_metrics = self._measured
+        self.logic.on_error = self.tell
+        live.on_warning = self._warned
+        live.on_anchor = self._refined
+        self._volumes: dict[str, Volume] = {}
+        self._nodes: dict[str, Any] = {}
+        self._wanted: float | None = None
+        self._chosen: tuple[str, str, str] = ("", "", "")
+        self._offer_choices()
+        state.lam_word = word(float(state.lam))
+
+    def _offer_choices(self) -> None:
+        state = self._state
+        models = list_models()
+        state.models = [{"title": card.title, "value": card.name} for card in models]
+        state.devices = [{"title": title, "value": name} for name, title in DEVICES.items()]
+        state.initials = [{"title": title, "value": name} for name, title in INITIALS.items()]
+        if not models:
+            state.model = ""
+            state.error = "No registration model is installed, so nothing can be registered. Reinstall HyperReg."
+        elif state.model not in [card.name for card in models]:
+            state.model = default_model()
+
+    # The user's actions
+
+    def load_sample(self, pair: PhantomPair | None = None) -> None:
+        """Opens the generated head and its known deformation."""
+        pair = pair or head_phantom_pair()
+        self._reset()
+        for role, volume in (("fixed", pair.fixed), ("moving", pair.moving)):
+            self._place(role, volume)
+        self._place("fixed_labels", pair.fixed_labels)
+        self._place("moving_labels", pair.moving_labels)
+        self._state.sample = True
+        self.show()
+
+    def load_files(self, fixed: Path | None, moving: Path | None) -> None:
+        """Opens files of this machine. Raises HyperRegError if only one is given or one cannot be used."""
+        if fixed is None or moving is None:
+            raise InputError("Give both images, FIXED=... and MOVING=..., or neither to see the sample pair.")
+        read = {role: _read(role, path, self._warned) for role, path in (("fixed", fixed), ("moving", moving))}
+        for role, volume in read.items():
+            self._place(role, volume)
+        self.show()
+
+    async def accept_upload(self, role: str, path: Path) -> None:
+        """Takes an uploaded file over. Raises HyperRegError, and leaves everything as it was, if it cannot be used."""
+        with self._state:
+            self._state.uploading = role
+        notes: list[str] = []
+        try:
+            volume = await asyncio.get_running_loop().run_in_executor(None, _read, role, path, notes.append)
+            if role not in IMAGES and role[: -len("_labels")] not in self._volumes:
+                raise InputError("Load the image first, then the label map that was drawn on it.")
+        except HyperRegError as error:
+            with self._state:
+                self.tell(str(error).replace(f"{path.parent}/", ""))
+            raise
+        finally:
+            with self._state:
+                self._state.uploading = ""
+        with self._state:
+            self._reset()
+            self._state.error = ""
+            if role in IMAGES and self._state.sample:
+                # One's own image has nothing to do with the sample's other half, nor with its label maps.
+                for other in ("fixed_labels", "moving_labels"):
+                    self._remove(other)
+                self._state.sample = False
+            self._place(role, volume)
+            for note in notes:
+                self._warned(note)
+            self.show()
+
+    def remove_labels(self, role: str) -> None:
+        """Forgets the label map of the "fixed" or "moving" image."""
+        if role in LABELS:
+            self._reset()
+            self._remove(LABELS[role])
+
+    def register(self) -> None:
+        state = self._state
+        state.error, state.notes = "", []
+        try:
+            if state.initial not in INITIALS or state.device not in DEVICES:
+                raise InputError("Choose an initial alignment and a device from the lists.")
+            if not state.model:
+                raise InputError("No registration model is installed. Reinstall HyperReg.")
+            both_labels = all(role in self._nodes for role in LABELS.values())
+            self._chosen = (state.model, state.device, state.initial)
+            self._forget_figures()
+            self.logic.register(
+                self._nodes.get("fixed"),
+                self._nodes.get("moving"),
+                lam=_lambda(state.lam),
+                model=state.model,
+                device=state.device,
+                initial=state.initial,
+                fixed_labels=self._nodes["fixed_labels"] if both_labels else None,
+                moving_labels=self._nodes["moving_labels"] if both_labels else None,
+            )
+        except HyperRegError as error:
+            self.tell(str(error))
+
+    def cancel(self) -> None:
+        self.logic.cancel()
+        self._state.progress_text = ""
+
+    def reset(self) -> None:
+        """Back to both images as they were loaded."""
+        self._reset()
+        self._state.error = ""
+
+    def ask_lambda(self, lam: Any) -> None:
+        """The slider moved; the newest value is taken by the next `step`, so that a slow machine skips, not lags."""
+        try:
+            self._wanted = _lambda(lam)
+        except InputError as error:
+            self._state.lam = self.logic.lam
+            self.tell(str(error))
+        else:
+            self._state.lam_word = word(self._wanted)
+
+    def set_mode(self, mode: Any) -> None:
+        if mode not in slices.MODES:
+            self._state.mode = slices.FADE
+        self.show()
+
+    def set_fade(self, fade: Any) -> None:
+        if isinstance(fade, (int, float)) and 0 <= fade <= 1 and self._state.mode == slices.FADE:
+            self._views.set_fade(float(fade))
+
+    async def save(self) -> None:
+        """Writes what is shown for download."""
+        state = self._state
+        if state.saving or not self.logic.can_keep:
+            return
+        model, _device, initial = self._chosen
+        fresh = self.logic.metrics if state.fresh else {}
+        result = results.Result(
+            lam=self.logic.lam,
+            fixed=self._volumes["fixed"],
+            moving=self._volumes["moving"],
+            moving_labels=self._volumes.get("moving_labels"),
+            transform=self._live.transform(),
+            inverse=self._live.inverse_transform(),
+            metrics=dict(fresh),
+            model=model,
+            device=self._live.device,
+            initial=initial,
+            warnings=tuple(state.notes),
+        )
+        with state:
+            state.saving = True
+        try:
+            folder = self._files.new_folder()
+            written = await asyncio.get_running_loop().run_in_executor(None, results.write, result, folder)
+            with state:
+                state.downloads = [
+                    {"title": entry.title, "name": entry.name, "url": f"download/{entry.key}/{entry.name}"}
+                    for entry in self._files.offer(written)
+                ]
+                state.downloads_lam = f"{result.lam:.2f}"
+        except HyperRegError as error:
+            with state:
+                self.tell(str(error))
+        finally:
+            with state:
+                state.saving = False
+
+    def tell(self, message: str) -> None:
+        """Shows an error until the user closes it."""
+        self._state.error = message
+
+    # The clock
+
+    async def run(self) -> None:
+        """Steps until cancelled."""
+        while True:
+            with self._state:
+                self.step()
+            await asyncio.sleep(STEP_SECONDS)
+
+    def step(self) -> None:
+        """Takes the worker's news and the slider's newest value."""
+        try:
+            self._client.poll()
+            if self._wanted is not None:
+                lam, self._wanted = self._wanted, None
+                self.logic.set_lambda(lam)
+        except HyperRegError as error:
+            self.tell(str(error))
+        except Exception as error:
+            log.exception("HyperReg: unexpected error")
+            self.tell(f"Something unexpected went wrong ({error!r}). The images are unchanged; register again.")
+
+    def close(self) -> None:
+        self.logic.close()
+        self._live.close()
+        self._client.stop()
+        self._files.remove()
+
+    # What the logic says
+
+    def _changed(self) -> None:
+        state = self._state
+        if state.phase != self.logic.state and self.logic.state == IDLE:
+            self._forget_figures()
+        state.phase = {"idle": IDLE, "running": RUNNING, "live": LIVE}[self.logic.state]
+        state.can_save = self.logic.can_keep
+        state.exact = self.logic.exact_lam is not None
+        if state.phase == LIVE:
+            state.device_used = DEVICES.get(self._live.device, self._live.device)
+            state.anchors = self._live.anchor_count
+        if self.logic.exact_lam is None or self.logic.exact_lam != self.logic.lam:
+            state.fresh = False
+
+    def _progressed(self, fraction: float, text: str) -> None:
+        self._state.progress, self._state.progress_text = 100 * fraction, text
+
+    def _field_shown(self, _lam: float, exact: bool) -> None:
+        self._state.exact = exact
+        self._views.render()
+
+    def _measured(self, metrics: Mapping[str, Any], lam: float) -> None:
+        self._state.rows = metric_rows(metrics)
+        self._state.fresh = lam == self.logic.lam
+
+    def _warned(self, text: str) -> None:
+        if text not in self._state.notes:
+            self._state.notes = [*self._state.notes, text]
+
+    def _refined(self) -> None:
+        self._state.anchors = self._live.anchor_count
+
+    # Nodes
+
+    def show(self) -> None:
+        """Puts both images into the views."""
+        if all(role in self._nodes for role in IMAGES):
+            self._views.show(self._state.mode, self._nodes["fixed"], self._nodes["moving"], float(self._state.fade))
+
+    def _reset(self) -> None:
+        if self.logic.state == RUNNING:
+            self.logic.cancel()
+        self.logic.reset()
+        self._forget_figures()
+
+    def _forget_figures(self) -> None:
+        state = self._state
+        state.rows, state.fresh, state.anchors, state.device_used = [], False, 0, ""
+        state.progress, state.progress_text = 0.0, "Starting"
+
+    def _place(self, role: str, volume: Volume) -> None:
+        """Makes a node of a volume, in the place of the one that had the role."""
+        self._remove(role)
+        if role in IMAGES:
+            self._remove(LABELS[role])
+        kind = "vtkMRMLScalarVolumeNode" if role in IMAGES else "vtkMRMLLabelMapVolumeNode"
+        node = self._scene.AddNewNodeByClass(kind, volume.name)
+        self._geometry.volume_to_node(volume, node)
+        node.CreateDefaultDisplayNodes()
+        self._nodes[role], self._volumes[role] = node, volume
+        setattr(self._state, f"{role}_name", volume.name)
+        if role in IMAGES:
+            setattr(self._state, f"{role}_info", _describe(volume))
+
+    def _remove(self, role: str) -> None:
+        self._volumes.pop(role, None)
+        node = self._nodes.pop(role, None)
+        setattr(self._state, f"{role}_name", "")
+        if node is not None:
+            self._scene.RemoveNode(node)
+
+
+def _read(role: str, path: Path, warn: Callable[[str], None]) -> Volume:
+    """Reads and checks an image or label map; messages and names carry the file's name without its folder."""
+    notes: list[str] = []
+    if role not in IMAGES:
+        volume = read_label_map(path)
+    else:
+        volume = check_image(read_volume(path), notes)
+    for note in notes:
+        warn(note)
+    return Volume(volume.array, volume.ijk_to_ras, path.name)
+
+
+def _describe(volume: Volume) -> str:
+    size = " x ".join(str(n) for n in volume.shape)
+    spacing = " x ".join(f"{s:.3g}" for s in volume.spacing)
+    return f"{size} voxels of {spacing} mm"
+
+
+def _lambda(value: Any) -> float:
+    """Raises InputError for what is no λ."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise InputError(f"λ is a number between 0 (most flexible) and 1 (most rigid), not {value!r}.")
+    return float(value)

@@ -1,0 +1,32 @@
+"""Finds what the app shares with the Slicer module: its logic on MRML, which needs neither Qt nor Slicer's application."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import hyperreg
+from hyperreg.errors import HyperRegError
+
+LIBRARY = "HyperRegSlicerLib"
+MISSING = (
+    "The browser app needs slicer-core and trame-slicer. Install them with: pip install 'hyperreg[view]'\n"
+    "(slicer-core exists for Linux, Windows and macOS with Python 3.10 to 3.13.)"
+)
+
+
+def library(name: str) -> ModuleType:
+    """A module of the Slicer module's library: "Geometry", "Logic" or "Views".
+
+    Raises HyperRegError if it or slicer-core is not installed.
+    """
+    package = Path(hyperreg.__file__).resolve().parent
+    for place in (package.parent / "HyperRegSlicer", package / "slicer_module"):  # source tree, wheel
+        if (place / LIBRARY).is_dir() and str(place) not in sys.path:
+            sys.path.append(str(place))
+    try:
+        return importlib.import_module(f"{LIBRARY}.{name}")
+    except ImportError as error:
+        raise HyperRegError(f"{MISSING}\n({error})") from error

@@ -1,0 +1,104 @@
+"""The files of one result: resampled volume, transform, inverse, warped labels and a report."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import hyperreg
+from hyperreg.imaging.files import write_volume
+from hyperreg.imaging.resampling import resample
+from hyperreg.imaging.transform import Transform
+from hyperreg.imaging.transform_files import write_transform
+from hyperreg.imaging.volume import Volume
+from hyperreg.registration.catalogue import find_model
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """Everything that is needed to write one result, taken at one moment.
+
+    transform: fixed to moving RAS; inverse: moving to fixed RAS. metrics: of this λ, or empty.
+    """
+
+    lam: float
+    fixed: Volume
+    moving: Volume
+    moving_labels: Volume | None
+    transform: Transform
+    inverse: Transform
+    metrics: Mapping[str, Any]
+    model: str
+    device: str
+    initial: str
+    warnings: tuple[str, ...]
+
+
+def write(result: Result, folder: Path) -> list[tuple[str, Path]]:
+    """Writes the files into `folder`; returns (title, path) of each. Raises FileError if one cannot be written."""
+    at = f"lambda-{result.lam:.3f}"
+    grid = result.fixed.grid
+    files = [
+        ("Registered moving image", folder / f"registered_{at}.nii.gz"),
+        ("Transform (fixed to moving, ITK)", folder / f"transform_{at}.h5"),
+        ("Inverse transform (ITK)", folder / f"inverse_{at}.h5"),
+    ]
+    write_volume(resample(result.moving, grid, result.transform), files[0][1])
+    write_transform(result.transform, files[1][1], grid)
+    write_transform(result.inverse, files[2][1], result.moving.grid)
+    if result.moving_labels is not None:
+        files.append(("Registered label map", folder / f"labels_{at}.nii.gz"))
+        write_volume(resample(result.moving_labels, grid, result.transform, interpolation="nearest"), files[-1][1])
+    files.append(("Report", folder / f"report_{at}.json"))
+    files[-1][1].write_text(
+        json.dumps(_report(result, files), indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8"
+    )
+    return files
+
+
+def _report(result: Result, files: list[tuple[str, Path]]) -> dict[str, Any]:
+    card = find_model(result.model)
+    metrics = result.metrics
+    dice = metrics.get("dice") or {}
+    before = metrics.get("dice_before") or {}
+    return {
+        "lambda": result.lam,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "fixed": _describe(result.fixed),
+        "moving": _describe(result.moving),
+        "initial": result.initial,
+        "model": {"name": card.name, "version": card.version, "sha256": card.sha256, "licence": card.licence},
+        "device": result.device,
+        "metrics": {name: _plain(value) for name, value in metrics.items() if not name.startswith("dice")},
+        "dice": {
+            "labels": {
+                str(label): {"before": _plain(before.get(label)), "after": _plain(dice[label])} for label in dice
+            },
+            "mean_before": _plain(metrics.get("dice_mean_before")),
+            "mean_after": _plain(metrics.get("dice_mean")),
+        }
+        if dice
+        else None,
+        "versions": {
+            "hyperreg": hyperreg.__version__,
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in ("SimpleITK", "numpy", "slicer-core", "trame-slicer")},
+        },
+        "warnings": list(result.warnings),
+        "outputs": {title: path.name for title, path in files},
+    }
+
+
+def _describe(volume: Volume) -> dict[str, Any]:
+    return {"name": volume.name, "shape": list(volume.shape), "ijk_to_ras": volume.ijk_to_ras.tolist()}
+
+
+def _plain(value: Any) -> float | None:
+    """JSON has no NaN."""
+    return None if value is None or value != value else float(value)

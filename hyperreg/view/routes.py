@@ -1,0 +1,55 @@
+"""Uploads and downloads over HTTP; everything else goes over the websocket."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from hyperreg.errors import HyperRegError
+from hyperreg.view.private_files import PrivateFiles
+
+CHUNK_BYTES = 1 << 18
+# Browsers send a header of one's own to another origin only after asking; nobody is answered here.
+NAME_HEADER = "X-HyperReg-Name"
+ROLES = ("fixed", "moving", "fixed_labels", "moving_labels")
+
+Accept = Callable[[str, Path], Awaitable[None]]
+
+
+def add_routes(application: web.Application, files: PrivateFiles, accept: Accept) -> None:
+    """Adds POST upload/ROLE and GET download/KEY/NAME.
+
+    accept: called with the role and the stored file; a HyperRegError from it is told to the page.
+    """
+
+    async def upload(request: web.Request) -> web.Response:
+        role = request.match_info["role"]
+        if role not in ROLES or NAME_HEADER not in request.headers:
+            raise web.HTTPBadRequest(text="Not an upload of this app.\n")
+        name = unquote(request.headers[NAME_HEADER])
+        try:
+            path = await files.receive(name, request.content.iter_chunked(CHUNK_BYTES), request.content_length)
+            try:
+                await accept(role, path)
+            finally:
+                files.discard(path)
+        except HyperRegError as error:
+            return web.json_response({"error": str(error)}, status=422)
+        return web.json_response({"error": ""})
+
+    async def download(request: web.Request) -> web.StreamResponse:
+        entry = files.find(request.match_info["key"])
+        if entry is None or not entry.path.is_file():
+            raise web.HTTPNotFound(text="This result is no longer there. Prepare the downloads again.\n")
+        return web.FileResponse(
+            entry.path,
+            headers={
+                "Content-Disposition": f'attachment; filename="{entry.name}"',
+                "Content-Type": "application/octet-stream",
+            },
+        )
+
+    application.add_routes([web.post("/upload/{role}", upload), web.get("/download/{key}/{name}", download)])

@@ -1,0 +1,105 @@
+"""What the page shows, as plain values shared with the browser. The browser may send anything: `Controller` checks it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+IDLE, RUNNING, LIVE = "idle", "running", "live"
+
+# Up to this λ the word applies.
+WORDS = ((0.12, "most flexible"), (0.37, "flexible"), (0.63, "balanced"), (0.88, "stiff"), (1.0, "most rigid"))
+# A value whose last digit this is would be read as exact.
+PLACES = 2
+
+
+@dataclass
+class PageState:
+    """Names and first values of the shared state.
+
+    phase: IDLE, RUNNING or LIVE. lam_word: λ in words. exact: whether the views show the exact field (else a preview).
+    rows: the metrics, see `metric_rows`; fresh: whether they belong to what is shown. downloads: {title, name, url}.
+    uploading: the role whose file is on its way, or "". models, devices, initials: {title, value} to choose from.
+    """
+
+    phase: str = IDLE
+    fixed_name: str = ""
+    fixed_info: str = ""
+    moving_name: str = ""
+    moving_info: str = ""
+    fixed_labels_name: str = ""
+    moving_labels_name: str = ""
+    sample: bool = False
+    uploading: str = ""
+    progress: float = 0.0
+    progress_text: str = ""
+    lam: float = 0.3
+    lam_word: str = ""
+    exact: bool = False
+    anchors: int = 0
+    rows: list[dict[str, str]] = field(default_factory=list)
+    fresh: bool = False
+    mode: str = "fade"
+    fade: float = 0.5
+    saving: bool = False
+    can_save: bool = False
+    downloads: list[dict[str, str]] = field(default_factory=list)
+    downloads_lam: str = ""
+    error: str = ""
+    notes: list[str] = field(default_factory=list)
+    device_used: str = ""
+    models: list[dict[str, str]] = field(default_factory=list)
+    model: str = ""
+    devices: list[dict[str, str]] = field(default_factory=list)
+    device: str = "auto"
+    initials: list[dict[str, str]] = field(default_factory=list)
+    initial: str = "affine"
+
+
+def word(lam: float) -> str:
+    """λ in words."""
+    return next(text for limit, text in WORDS if lam <= limit or limit == 1.0)
+
+
+def metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The table of figures: name, before (linear alignment alone), now, hint."""
+    rows = [
+        _row(
+            "Similarity",
+            metrics.get("similarity_before"),
+            metrics.get("similarity"),
+            "{:.3f}",
+            "Mean local correlation of both images inside the head or body, 0 to 1; higher is more alike.",
+        ),
+        _row(
+            "Overlap (Dice)",
+            metrics.get("dice_mean_before"),
+            metrics.get("dice_mean"),
+            "{:.3f}",
+            "Mean over the structures of both label maps, 0 to 1.",
+        ),
+        _row(
+            "Folding",
+            None,
+            metrics.get("folding_percent"),
+            "{:.3f} %",
+            "Voxels where the deformation folds over itself; 0 is best.",
+        ),
+        _row("Largest shift", None, metrics.get("displacement_max_mm"), "{:.1f} mm", "Beyond the linear alignment."),
+        _row(
+            "Mean shift",
+            None,
+            metrics.get("displacement_mean_mm"),
+            "{:.1f} mm",
+            "Beyond the linear alignment, inside the foreground.",
+        ),
+    ]
+    return [row for row in rows if row["now"]]
+
+
+def _row(name: str, before: Any, now: Any, form: str, hint: str) -> dict[str, str]:
+    def text(value: Any) -> str:
+        return "" if value is None or value != value else form.format(value)
+
+    return {"name": name, "before": text(before), "now": text(now), "hint": hint}
