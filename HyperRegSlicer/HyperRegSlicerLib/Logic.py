@@ -20,6 +20,7 @@ import vtk
 from hyperreg.errors import InputError
 from hyperreg.imaging.volume import Volume
 from hyperreg.registration.anchors import SAME_LAMBDA, check_lambda
+from hyperreg.registration.catalogue import find_model
 from HyperRegSlicerLib import Geometry, Results
 
 IDLE, RUNNING, LIVE = "idle", "running", "live"
@@ -126,7 +127,7 @@ class RegistrationLogic:
         lam: 0 (most flexible) to 1 (most rigid): where to begin.
         initial: "affine", "rigid", "com" (centre of mass), "none", or a linear transform node that carries the moving
             volume onto the fixed one. If the moving volume is already under that node, it is not applied twice.
-        Raises InputError if the nodes cannot be registered; nothing has changed then.
+        Raises InputError if the nodes cannot be registered, WeightsError without the model; nothing has changed then.
         """
         check_lambda(lam)
         for role, node in (("fixed", fixed), ("moving", moving)):
@@ -145,6 +146,7 @@ class RegistrationLogic:
             parent_to_world=Geometry.to_world(moving_parent, f"'{moving.GetName()}'"),
             fixed_grid=fixed_volume.grid,
             model=model,
+            model_version=find_model(model).version,
         )
         start = _initial(initial, moving_parent)
         parent = moving.GetParentTransformNode()

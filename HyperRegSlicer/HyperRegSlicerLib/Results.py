@@ -9,11 +9,9 @@ import numpy as np
 import slicer
 
 import hyperreg
-from hyperreg.errors import HyperRegError
 from hyperreg.imaging.resampling import resample
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Grid
-from hyperreg.registration.catalogue import find_model
 from HyperRegSlicerLib import Geometry
 
 # Attributes and node references of the nodes: they are saved with the scene, so that a reopened one can go on.
@@ -31,7 +29,7 @@ class Run:
     """One registration: its nodes' ids and what the worker was given.
 
     moving_parent_id: the transform that the moving volume was under before; parent_to_world: (4, 4), its map, RAS mm.
-    fixed_grid: the fixed image's voxels in the world.
+    fixed_grid: the fixed image's voxels in the world. model, model_version: as on the model's card.
     """
 
     fixed_id: str
@@ -40,6 +38,7 @@ class Run:
     parent_to_world: np.ndarray
     fixed_grid: Grid
     model: str
+    model_version: str
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def describe(node: slicer.vtkMRMLNode, run: Run, lam: float) -> None:
     """Writes on a node which λ, model and version it comes from."""
     node.SetAttribute(LAMBDA_ATTRIBUTE, f"{lam:.4f}")
     node.SetAttribute(MODEL_ATTRIBUTE, run.model)
-    node.SetAttribute(MODEL_VERSION_ATTRIBUTE, _model_version(run.model))
+    node.SetAttribute(MODEL_VERSION_ATTRIBUTE, run.model_version)
     node.SetAttribute(VERSION_ATTRIBUTE, hyperreg.__version__)
 
 
@@ -132,13 +131,6 @@ def release(transform: slicer.vtkMRMLTransformNode) -> None:
     for node in (ends(transform)[1], *companions(transform)):
         if node is not None and node.GetParentTransformNode() is transform:
             node.SetAndObserveTransformNodeID(before)
-
-
-def _model_version(name: str) -> str:
-    try:
-        return find_model(name).version
-    except HyperRegError:  # removed from the disk since it was loaded
-        return ""
 
 
 def _copy_display(source: slicer.vtkMRMLVolumeNode, target: slicer.vtkMRMLVolumeNode) -> None:

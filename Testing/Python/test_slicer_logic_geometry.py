@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 slicer = pytest.importorskip("slicer")
-import SimpleITK as sitk  # noqa: E402
+import SimpleITK as sitk  # noqa: E402, N813
 import vtk  # noqa: E402
 from fake_registration import wavy  # noqa: E402
 from vtk.util.numpy_support import vtk_to_numpy  # noqa: E402
@@ -106,7 +106,7 @@ def test_shearing_parent_is_refused_by_name(scene):
     node = volume_node(scene, Volume(np.ones((4, 5, 6), np.float32), np.eye(4), "tilted"))
     shear = np.eye(4)
     shear[0, 1] = 0.3
-    with pytest.raises(InputError, match="'tilted'.*sheared"):
+    with pytest.raises(InputError, match=r"'tilted'.*sheared"):
         Geometry.volume_from_node(node, transform_node(scene, shear))
 
 
