@@ -92,14 +92,14 @@ class Link:
         gently: let it end by itself first.
         """
         self._reception.close()
-        if self._channel is not None:
-            if gently:
-                self._channel.send(protocol.Stop())
-            self._channel.close()
-            if gently:
-                self.process.wait()
+        if gently and self._channel is not None:
+            self._channel.send(protocol.Stop())
+            self.process.wait()
         self.process.kill()
         log = self.process.log()
+        # Only now: a worker that loses its application cleans up, its log included.
+        if self._channel is not None:
+            self._channel.close()
         self._finalizer.detach()
         self.workspace.close()
         return log

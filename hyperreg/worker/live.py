@@ -46,7 +46,7 @@ class _Pair:
     preview: Fields | None = None
 
     def add_anchor(self, lam: float, fields: Fields) -> None:
-        self.exact[lam] = fields
+        self.exact[round(lam, _DECIMALS)] = fields
         self.anchors.add(lam, fields)
 
 
@@ -152,14 +152,14 @@ class LiveRegistration:
 
         While a pair is being prepared the value is only kept, for when it is ready.
         """
-        lam = round(check_lambda(lam), _DECIMALS)
+        lam = check_lambda(lam)
         if lam == self.lam and lam in (self._wanted, self.exact_lam):
             return
         self.lam = self._wanted = lam
         pair = self._pair
         if pair is None or not self.ready:
             return
-        known = self._exact if lam == self.exact_lam else pair.exact.get(lam)
+        known = self._exact if lam == self.exact_lam else pair.exact.get(round(lam, _DECIMALS))
         try:
             if known is not None:
                 self._deliver(lam, known)
@@ -262,10 +262,7 @@ class LiveRegistration:
     def _next_anchor(self, pair: _Pair) -> float | None:
         while self._filling:
             lam = pair.anchors.next_lambda()
-            if lam is None:
-                return None
-            lam = round(lam, _DECIMALS)
-            if lam != self.exact_lam or self._exact is None:
+            if lam is None or lam != self.exact_lam or self._exact is None:
                 return lam
             self._add_anchor(pair, lam, self._exact)
         return None

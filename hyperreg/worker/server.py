@@ -30,8 +30,9 @@ from hyperreg.worker.memory import attach, remove_folders
 
 # Progress is for people: more often than this it only fills the connection.
 _PROGRESS_INTERVAL_S = 0.1
-# Exit codes of the worker: it was told to end, it lost its device and has to be started anew.
+# Exit codes of the worker: it was told to end or its application has; it cannot read on; its device needs a new process.
 EXIT_ENDED = 0
+EXIT_CONNECTION_LOST = 1
 EXIT_DEVICE_LOST = 70
 
 
@@ -112,16 +113,16 @@ class Server:
             self._execute(task)
 
     def _read(self) -> None:
+        # Not sys.exit: the computing thread may be deep in a library, and nobody is left to compute for.
         try:
             for content in self._connection.contents():
                 self._take(content)
-        except protocol.ProtocolError as error:
-            sys.stderr.write(f"{error}\n")  # the frames cannot be told apart any more
-        finally:
-            # Not sys.exit: the computing thread may be deep in a library, and nobody is left to compute for.
-            sys.stderr.flush()
-            remove_folders(self._folders)
+            remove_folders(self._folders)  # the application is gone, perhaps killed
             os._exit(EXIT_ENDED)
+        except BaseException:  # noqa: BLE001  frames that cannot be told apart any more; or a fault here
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(EXIT_CONNECTION_LOST)
 
     def _take(self, content: dict[str, Any]) -> None:
         try:
@@ -133,7 +134,6 @@ class Server:
             self._send(protocol.Failure(number, "WorkerError", str(error), ""))
             return
         if isinstance(message, protocol.Stop):
-            remove_folders(self._folders)
             os._exit(EXIT_ENDED)
         with self._changed:
             if isinstance(message, protocol.Cancel):
