@@ -1,4 +1,4 @@
-"""Client and server together: jobs, streams, cancelling, dying, shared memory; the worker is a stand-in without torch."""
+"""Client and server together: jobs, streams, cancelling, dying, shared memory; with a stand-in for the worker."""
 
 from __future__ import annotations
 
@@ -482,21 +482,22 @@ def test_only_own_whole_segments_are_attached(tmp_path: Path) -> None:
 def test_what_a_killed_application_left_is_removed_later(tmp_path: Path) -> None:
     living = Workspace(None, tmp_path)
     living.create((5,), np.float32)
-    dead = tmp_path / "hyperreg-dead"
+    dead = tmp_path / "hyperreg-worker-dead"
     dead.mkdir()
     (dead / "lock").touch()
-    young = tmp_path / "hyperreg-young"
+    young = tmp_path / "hyperreg-worker-young"
     young.mkdir()
     (young / "lock").touch()
-    other = tmp_path / "something-else"
+    unlocked = tmp_path / "hyperreg-worker-unlocked"
+    unlocked.mkdir()
+    other = tmp_path / "hyperreg-other"
     other.mkdir()
+    (other / "lock").touch()
     old = time.time() - 2 * memory.STALE_AFTER_S
-    for folder in (dead, living.folders[0], other):
+    for folder in (dead, living.folders[0], unlocked, other):
         os.utime(folder, (old, old))
     Workspace(None, tmp_path).close()
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-        [living.folders[0].name, "hyperreg-young", "something-else"]
-    )
+    assert set(tmp_path.iterdir()) == {living.folders[0], young, unlocked, other}
     living.close()
 
 

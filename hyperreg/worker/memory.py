@@ -31,7 +31,7 @@ if sys.platform != "win32":
 # Marks a segment that its owner has filled in; arrays start behind it, aligned for any vector instruction.
 _MAGIC = b"HyperReg segment"
 _HEADER_BYTES = 64
-_PREFIX = "hyperreg-"
+_PREFIX = "hyperreg-worker-"
 _LOCK = "lock"
 # A folder this young may still be in the making: its owner has not locked it yet.
 STALE_AFTER_S = 60.0
@@ -152,9 +152,9 @@ def remove_stale(root: Path) -> None:
             status = folder.lstat()
             if status.st_uid != os.getuid() or folder.is_symlink() or time.time() - status.st_mtime < STALE_AFTER_S:
                 continue
-            descriptor = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+            descriptor = os.open(folder / _LOCK, os.O_RDWR)
         except OSError:
-            continue  # somebody else's, or just removed
+            continue  # somebody else's, or in the making, or just removed
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)

@@ -30,7 +30,8 @@ from hyperreg.worker.memory import attach, remove_folders
 
 # Progress is for people: more often than this it only fills the connection.
 _PROGRESS_INTERVAL_S = 0.1
-# Exit codes of the worker: it was told to end or its application has; it cannot read on; its device needs a new process.
+# Exit codes of the worker: it was told to end or its application has; it cannot read on; only a new process can use the
+# device again.
 EXIT_ENDED = 0
 EXIT_CONNECTION_LOST = 1
 EXIT_DEVICE_LOST = 70
