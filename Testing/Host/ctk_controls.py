@@ -62,7 +62,7 @@ class ctkCollapsibleButton(QtWidgets.QAbstractButton, _Collapsible):  # noqa: N8
     def sizeHint(self) -> QtCore.QSize:  # noqa: N802
         width, height = self.fontMetrics().horizontalAdvance(self.text()) + 40, self._header_height()
         if self.isChecked() and self.layout() is not None:
-            hint = self.layout().sizeHint()
+            hint = self.layout().totalSizeHint()
             width, height = max(width, hint.width()), max(height, hint.height())
         return QtCore.QSize(width, height)
 

@@ -30,6 +30,8 @@ class qMRMLSliceView(QtWidgets.QWidget):  # noqa: N801 (C++ name)
     """The picture of one slice view. Rendered when it is painted or when forceRender() is called."""
 
     _meta_object_only = True
+    _hidden_signals = ("rendered",)
+    rendered = QtCore.Signal()
 
     def __init__(self, logic: Any, application_logic: Any, parent: Any = None) -> None:
         super().__init__(parent)
@@ -61,11 +63,15 @@ class qMRMLSliceView(QtWidgets.QWidget):  # noqa: N801 (C++ name)
         self._group = slicer.vtkMRMLDisplayableManagerGroup()
         self._group.SetRenderer(self._renderer)
         self._group.Initialize(factory, self._renderer)
-        self._group.SetMRMLDisplayableNode(logic.GetSliceNode())
+        self.follow()
         self._tags = [
             (logic, logic.AddObserver(vtk.vtkCommand.ModifiedEvent, self._on_modified)),
             (self._group, self._group.AddObserver(vtk.vtkCommand.UpdateEvent, self._on_modified)),
         ]
+
+    def follow(self) -> None:
+        """Show the slice node that the logic has now."""
+        self._group.SetMRMLDisplayableNode(self._logic.GetSliceNode())
 
     def release(self) -> None:
         """Stop observing and free the render window."""
@@ -100,6 +106,7 @@ class qMRMLSliceView(QtWidgets.QWidget):  # noqa: N801 (C++ name)
         self._image = _grab(self._window)
         self.render_count += 1
         self._dirty = False
+        self.rendered.emit()
 
     @invokable
     def renderWindow(self) -> Any:  # noqa: N802
@@ -127,6 +134,7 @@ class qMRMLSliceView(QtWidgets.QWidget):  # noqa: N801 (C++ name)
         return self._group.GetDisplayableManagerByClassName(name)
 
     def resizeEvent(self, _event: Any) -> None:  # noqa: N802
+        self._logic.ResizeSliceNode(max(self.width(), 1), max(self.height(), 1))
         self._dirty = True
 
     def paintEvent(self, _event: Any) -> None:  # noqa: N802
@@ -222,14 +230,13 @@ class qMRMLSliceWidget(QtWidgets.QWidget):  # noqa: N801
 
     def __init__(self, name: str, application_logic: Any, properties: dict[str, str]) -> None:
         super().__init__()
-        self._name = name
         self._logic = slicer.vtkMRMLSliceLogic()
         self._logic.SetMRMLApplicationLogic(application_logic)
         self._logic.SetMRMLScene(slicer.mrmlScene)
         self._application_logic = application_logic
-        node = self._logic.AddSliceNode(name)
-        node.SetOrientation(properties.get("orientation", "Axial"))
-        node.SetLayoutLabel(properties.get("viewlabel", name[:1]))
+        self._name, self._orientation = name, properties.get("orientation", "Axial")
+        self._find_node()
+        self._logic.GetSliceNode().SetLayoutLabel(properties.get("viewlabel", name[:1]))
         application_logic.GetSliceLogics().AddItem(self._logic)
         self.setObjectName("qMRMLSliceWidget" + name)
         label, colour = properties.get("viewlabel", name[:1]), properties.get("viewcolor", "#8C8C8C")
@@ -241,6 +248,7 @@ class qMRMLSliceWidget(QtWidgets.QWidget):  # noqa: N801
         column.addWidget(self._controller)
         column.addWidget(self._view, 1)
         self._tag = self._logic.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: self._controller.refresh())
+        self._view.rendered.connect(self._controller.refresh)
 
     def release(self) -> None:
         """Let go of the scene."""
@@ -248,12 +256,21 @@ class qMRMLSliceWidget(QtWidgets.QWidget):  # noqa: N801
         self._view.release()
         self._application_logic.GetSliceLogics().RemoveItem(self._logic)
 
+    def _find_node(self) -> None:
+        """Use the slice node that the layout logic made; make it when there is none."""
+        node = slicer.mrmlScene.GetSingletonNode(self._name, "vtkMRMLSliceNode")
+        if node is not None:
+            self._logic.SetSliceNode(node)
+        else:
+            self._logic.AddSliceNode(self._name).SetOrientation(self._orientation)
+
     def restore(self) -> None:
         """Give the view its nodes back when closing the scene took them."""
         if self._logic.GetMRMLScene() is None:
             self._logic.SetMRMLScene(slicer.mrmlScene)
-        if self._logic.GetSliceNode() is None:
-            self._logic.AddSliceNode(self._name)
+        if self._logic.GetSliceNode() is None or self._logic.GetSliceNode().GetScene() is None:
+            self._find_node()
+            self._view.follow()
 
     @invokable
     def sliceLogic(self) -> Any:  # noqa: N802
