@@ -32,7 +32,7 @@ class ExitCode(IntEnum):
     """How `hyperreg` ends. The help text lists them (`EXIT_CODES`)."""
 
     SUCCESS = 0
-    UNEXPECTED = 1
+    OTHER = 1
     INPUT = 2
     FILE = 3
     WEIGHTS = 4
@@ -43,7 +43,7 @@ class ExitCode(IntEnum):
 
 
 EXIT_CODES = (
-    "Exit codes: 0 success; 1 unexpected error; 2 wrong usage or unusable input; 3 a file cannot be read or written; "
+    "Exit codes: 0 success; 1 another error; 2 wrong usage or unusable input; 3 a file cannot be read or written; "
     "4 model missing or damaged; 5 out of memory; 6 the worker process failed; 7 the installation is incomplete; "
     "130 cancelled. After any code but 0, no output file was written or changed."
 )
@@ -74,7 +74,7 @@ def exit_code(error: BaseException) -> ExitCode:
     for kind, code in _CODES:
         if isinstance(error, kind):
             return code
-    return ExitCode.UNEXPECTED
+    return ExitCode.OTHER
 
 
 def explanation(error: BaseException) -> str:

@@ -1,0 +1,94 @@
+"""Output files that appear all together or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hyperreg.errors import FileError, InputError
+from hyperreg.registration.outputs import StagedOutputs
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_files_appear_only_when_the_block_ends(tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_text("old")
+    with StagedOutputs({"a": tmp_path / "a.txt", "b": tmp_path / "b.txt", "c": None}) as staged:
+        assert "a" in staged
+        assert "c" not in staged
+        staged.path("a").write_text("new a")
+        staged.path("b").write_text("new b")
+        assert not (tmp_path / "a.txt").exists()
+        assert (tmp_path / "b.txt").read_text() == "old"
+    assert names(tmp_path) == ["a.txt", "b.txt"]
+    assert (tmp_path / "a.txt").read_text() == "new a"
+    assert (tmp_path / "b.txt").read_text() == "new b"
+
+
+def test_a_companion_file_moves_along(tmp_path: Path) -> None:
+    with StagedOutputs({"volume": tmp_path / "v.mhd"}) as staged:
+        staged.path("volume").write_text("header")
+        staged.path("volume").with_suffix(".zraw").write_text("data")
+    assert names(tmp_path) == ["v.mhd", "v.zraw"]
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("computation"), KeyboardInterrupt(), RuntimeError("device"), OSError(5, "x")]
+)
+def test_any_error_leaves_everything_as_it_was(tmp_path: Path, error: BaseException) -> None:
+    (tmp_path / "a.txt").write_text("old")
+    targets = {"a": tmp_path / "a.txt", "b": tmp_path / "b.txt"}
+    with pytest.raises(type(error)) as raised, StagedOutputs(targets) as staged:
+        staged.path("a").write_text("half")
+        raise error
+    assert raised.value is error
+    assert names(tmp_path) == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_an_output_that_was_not_written_stops_the_others(tmp_path: Path) -> None:
+    targets = {"a": tmp_path / "a.txt", "b": tmp_path / "b.txt"}
+    with pytest.raises(FileError, match="b.txt"), StagedOutputs(targets) as staged:
+        staged.path("a").write_text("whole")
+    assert names(tmp_path) == []
+
+
+def test_a_message_names_the_target_not_the_hidden_folder(tmp_path: Path) -> None:
+    with pytest.raises(FileError) as raised, StagedOutputs({"a": tmp_path / "a.txt"}) as staged:
+        raise FileError(f"'{staged.path('a')}' could not be written.")
+    assert str(raised.value) == f"'{tmp_path / 'a.txt'}' could not be written."
+
+
+def test_places_that_cannot_be_written_are_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    for target in (tmp_path / "no" / "a.txt", tmp_path / "file" / "a.txt", tmp_path / "folder"):
+        with pytest.raises(FileError), StagedOutputs({"good": tmp_path / "good.txt", "bad": target}):
+            pytest.fail("entered")
+    assert names(tmp_path) == ["file", "folder"]
+    # A test run by root may write anywhere, so the system's answers are given here.
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(FileError, match="write-protected"), StagedOutputs({"a": tmp_path / "file"}):
+        pytest.fail("entered")
+
+
+def test_a_read_only_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(*_args: object, **_options: object) -> str:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("hyperreg.imaging.output.tempfile.mkdtemp", read_only)
+    with pytest.raises(FileError, match="read-only"), StagedOutputs({"a": tmp_path / "a.txt"}):
+        pytest.fail("entered")
+
+
+def test_collisions_are_refused(tmp_path: Path) -> None:
+    one = tmp_path / "one.nii"
+    same = tmp_path / "x" / ".." / "one.nii"
+    with pytest.raises(InputError, match="two outputs"), StagedOutputs({"a": one, "b": same}):
+        pytest.fail("entered")
+    with pytest.raises(InputError, match="inputs"), StagedOutputs({"a": one}, inputs=[None, same]):
+        pytest.fail("entered")
