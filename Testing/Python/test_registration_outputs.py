@@ -52,7 +52,7 @@ def test_any_error_leaves_everything_as_it_was(tmp_path: Path, error: BaseExcept
 
 def test_an_output_that_was_not_written_stops_the_others(tmp_path: Path) -> None:
     targets = {"a": tmp_path / "a.txt", "b": tmp_path / "b.txt"}
-    with pytest.raises(FileError, match="b.txt"), StagedOutputs(targets) as staged:
+    with pytest.raises(FileError, match=r"b\.txt"), StagedOutputs(targets) as staged:
         staged.path("a").write_text("whole")
     assert names(tmp_path) == []
 
