@@ -1,4 +1,4 @@
-"""Preview by interpolation between anchors: exact at anchors, placed where the response bends, never worse than promised."""
+"""Preview by interpolation: exact at anchors, anchors where the response bends, never worse than promised."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ def test_it_fills_given_arrays_in_place_and_can_leave_the_inverse() -> None:
     forward, inverse = out.forward.array, out.inverse.array.copy()
     result = anchors.interpolate(0.25, inverse=False, out=out)
     assert result.forward.array is forward
-    np.testing.assert_allclose(forward, 0.75 * response(0.0).forward.array + 0.25 * response(1.0).forward.array, atol=1e-5)
+    np.testing.assert_allclose(
+        forward, 0.75 * response(0.0).forward.array + 0.25 * response(1.0).forward.array, atol=1e-5
+    )
     np.testing.assert_array_equal(result.inverse.array, inverse)
 
 

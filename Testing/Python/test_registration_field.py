@@ -72,7 +72,9 @@ def test_the_jacobian_of_a_stretch_is_its_volume_change() -> None:
 
 def test_voxels_to_ras_mm_on_an_oblique_flipped_anisotropic_grid_and_back() -> None:
     angle = math.radians(30)
-    rotation = torch.tensor([[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0], [0, 0, -1.0]])
+    rotation = torch.tensor(
+        [[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0], [0, 0, -1.0]]
+    )
     affine = torch.eye(4, dtype=torch.float64)
     affine[:3, :3] = rotation.double() @ torch.diag(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
     one_voxel_along_j = torch.zeros(1, 3, 2, 2, 2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +23,9 @@ ANGLE = np.radians(20)
 DIRECTIONS = np.array([[-np.cos(ANGLE), np.sin(ANGLE), 0], [np.sin(ANGLE), np.cos(ANGLE), 0], [0, 0, -1.0]])
 
 
-def oblique(shape: tuple[int, int, int], spacing: tuple[float, float, float], centre: tuple[float, float, float]) -> Grid:
+def oblique(
+    shape: tuple[int, int, int], spacing: tuple[float, float, float], centre: tuple[float, float, float]
+) -> Grid:
     affine = np.eye(4)
     affine[:3, :3] = DIRECTIONS * np.array(spacing)
     affine[:3, 3] = np.array(centre) - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
@@ -53,12 +54,12 @@ def pair() -> Pair:
 
 
 @pytest.fixture(scope="module")
-def session(tiny_models: object, pair: Pair) -> Iterator[LiveSession]:
+def session(tiny_models: object, pair: Pair) -> LiveSession:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(catalogue.MODELS_VARIABLE, str(tiny_models))
         live = LiveSession("tiny-untrained", "cpu")
     live.prepare(pair.fixed, pair.moving, initial="com")
-    yield live
+    return live
 
 
 def test_the_network_grid_holds_the_foreground_along_the_images_own_axes(session: LiveSession, pair: Pair) -> None:

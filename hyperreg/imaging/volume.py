@@ -58,7 +58,7 @@ class Grid:
     @property
     def ras_to_ijk(self) -> npt.NDArray[np.float64]:
         """(4, 4) inverse of `ijk_to_ras`."""
-        return np.linalg.inv(self.ijk_to_ras)
+        return np.asarray(np.linalg.inv(self.ijk_to_ras), dtype=np.float64)
 
     @property
     def centre(self) -> npt.NDArray[np.float64]:

@@ -41,7 +41,11 @@ class HyperNetwork(nn.Module):
     """
 
     def __init__(
-        self, backbone: nn.Module, hyperparameters: int = 1, hidden: Sequence[int] = (32, 32, 8), fixed: Sequence[str] = ()
+        self,
+        backbone: nn.Module,
+        hyperparameters: int = 1,
+        hidden: Sequence[int] = (32, 32, 8),
+        fixed: Sequence[str] = (),
     ) -> None:
         super().__init__()
         names = [name for name, _ in backbone.named_parameters()]

@@ -94,7 +94,9 @@ def read_card(folder: Path) -> ModelCard:
             card=card,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"The model card '{path}' is missing or damaged ({error!r}); reinstall the model.") from error
+        raise WeightsError(
+            f"The model card '{path}' is missing or damaged ({error!r}); reinstall the model."
+        ) from error
 
 
 def model_folders() -> list[Path]:

@@ -59,9 +59,7 @@ def jacobian_determinant(displacement: Tensor) -> Tensor:
     a = torch.stack((a[:, 0] + 1, a[:, 1], a[:, 2]))
     b = torch.stack((b[:, 0], b[:, 1] + 1, b[:, 2]))
     c = torch.stack((c[:, 0], c[:, 1], c[:, 2] + 1))
-    return (
-        a[0] * (b[1] * c[2] - b[2] * c[1]) - a[1] * (b[0] * c[2] - b[2] * c[0]) + a[2] * (b[0] * c[1] - b[1] * c[0])
-    )
+    return a[0] * (b[1] * c[2] - b[2] * c[1]) - a[1] * (b[0] * c[2] - b[2] * c[0]) + a[2] * (b[0] * c[1] - b[1] * c[0])
 
 
 def to_ras(displacement: Tensor, ijk_to_ras: Tensor) -> Tensor:

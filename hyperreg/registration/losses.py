@@ -59,7 +59,7 @@ def mind_loss(fixed: Tensor, warped: Tensor, width: int = 3) -> Tensor:
 
 
 def dice_loss(fixed: Tensor, warped: Tensor) -> Tensor:
-    """1 - mean soft Dice over the labels that either map contains; maps are one-hot or probabilities (B, L, I, J, K)."""
+    """1 - mean soft Dice over the labels that either map contains. Maps: one-hot or probabilities (B, L, I, J, K)."""
     axes = (2, 3, 4)
     overlap = 2 * (fixed * warped).sum(axes)
     total = fixed.sum(axes) + warped.sum(axes)

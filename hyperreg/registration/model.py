@@ -99,7 +99,9 @@ def load_model(card: ModelCard, device: str = "cpu") -> RegistrationModel:
         state = load_file(card.weights)
         model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=True)
     except (SafetensorError, RuntimeError, OSError) as error:
-        raise WeightsError(f"The weights of the model '{card.name}' do not fit its card; reinstall it. ({error})") from error
+        raise WeightsError(
+            f"The weights of the model '{card.name}' do not fit its card; reinstall it. ({error})"
+        ) from error
     return model.to(device).eval().requires_grad_(False)
 
 

@@ -39,7 +39,7 @@ KEPT_FIELDS = 4
 
 
 def choose_device(wanted: str) -> str:
-    """"auto", "cpu" or "cuda" to a device there is. Raises InputError for a GPU that is not there."""
+    """ "auto", "cpu" or "cuda" to a device there is. Raises InputError for a GPU that is not there."""
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if wanted == "cpu" or (wanted == "cuda" and torch.cuda.is_available()):
@@ -52,8 +52,8 @@ def choose_device(wanted: str) -> str:
 def network_grid(fixed: Grid, inside: npt.NDArray[np.bool_], card: ModelCard) -> Grid:
     """The grid that the network sees: along the fixed image's own axes, ordered as R, A, S, around its foreground.
 
-    Its voxels are cubes of the model's spacing; larger if the foreground would not fit the model's largest grid, smaller
-    for a small organ, but not finer than the fixed image.
+    Its voxels are cubes of the model's spacing; larger if the foreground would not fit the model's largest grid,
+    smaller for a small organ, but not finer than the fixed image.
     """
     directions = closest_directions(fixed.ijk_to_ras)
     box = np.argwhere(inside)
@@ -74,7 +74,7 @@ def network_grid(fixed: Grid, inside: npt.NDArray[np.bool_], card: ModelCard) ->
 
 
 def fade(shape: tuple[int, int, int]) -> Tensor:
-    """1 inside, falling to 0 at the outermost voxels: (I, J, K). Beyond the grid there is no field: no jump, no fold."""
+    """1 inside, falling to 0 at the outermost voxels: (I, J, K). Beyond the grid is no field: so no jump, no fold."""
     result = torch.ones(shape)
     for axis, size in enumerate(shape):
         index = torch.arange(size, dtype=torch.float32)
@@ -86,8 +86,8 @@ def fade(shape: tuple[int, int, int]) -> Tensor:
 class LiveSession:
     """A model and a prepared pair.
 
-    model: a model card or its name; device: "auto", "cpu" or "cuda". If the GPU runs out of memory the session goes on on
-    the CPU and says so in `warnings`. Raises WeightsError or InputError.
+    model: a model card or its name; device: "auto", "cpu" or "cuda". If the GPU runs out of memory the session goes on
+    on the CPU and says so in `warnings`. Raises WeightsError or InputError.
     """
 
     def __init__(self, model: ModelCard | str, device: str = "auto") -> None:
@@ -168,7 +168,9 @@ class LiveSession:
         self._prepared = True
         report(1.0, "Ready")
 
-    def _prepare_labels(self, fixed: Volume | None, moving: Volume | None) -> tuple[Volume, Volume, dict[int, float]] | None:
+    def _prepare_labels(
+        self, fixed: Volume | None, moving: Volume | None
+    ) -> tuple[Volume, Volume, dict[int, float]] | None:
         """Both label maps and their Dice before the non-linear part."""
         if fixed is None or moving is None:
             return None
@@ -240,7 +242,8 @@ class LiveSession:
 
     def inverse_transform(self, lam: float) -> Transform:
         """Moving RAS to fixed RAS."""
-        return Transform((np.linalg.inv(self.linear), self.field(lam).inverse))
+        back = np.asarray(np.linalg.inv(self.linear), dtype=np.float64)
+        return Transform((back, self.field(lam).inverse))
 
     def _similarity(self, warped: Tensor) -> float:
         """Mean local NCC in the fixed image's foreground, on the network's grid."""
@@ -257,9 +260,9 @@ class LiveSession:
         """
         fields = self.field(lam)
         displacement = torch.from_numpy(fields.forward.array)[None]
-        voxels = torch.einsum(
-            "rc,bcijk->brijk", torch.linalg.inv(self._affine[:3, :3]).float(), displacement
-        ).to(self._moving.device)
+        voxels = torch.einsum("rc,bcijk->brijk", torch.linalg.inv(self._affine[:3, :3]).float(), displacement).to(
+            self._moving.device
+        )
         figures: Figures = {
             "similarity": self._similarity(sample(self._moving, voxels)),
             "similarity_before": self._similarity_before,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -40,13 +41,13 @@ BRAIN_STRUCTURES: tuple[tuple[int, ...], ...] = (
 
 @dataclass(frozen=True)
 class LabelMap:
-    """labels: (I, J, K) uint8, axes to RAS; spacing in mm.
+    """labels: (I, J, K) uint8, axes to RAS, contiguous; spacing in mm. numpy, so that it travels to other processes.
 
     structures: labels 1..structures mean the same thing in every map of this kind; higher ones are whatever lies around
     (skull, skin) and are never compared between two maps.
     """
 
-    labels: Tensor
+    labels: npt.NDArray[np.uint8]
     spacing: float
     structures: int
     kind: str
@@ -70,7 +71,7 @@ def random_shapes(generator: torch.Generator, size: int = 112, spacing: float = 
         radius = torch.linspace(-1, 1, size).square()
         ball = (radius[:, None, None] + radius[None, :, None] + radius[None, None, :]).sqrt()
         labels[ball + 0.08 * noise(1, (24, 40))[0] > 0.8] = 0
-    return LabelMap(labels.to(torch.uint8), spacing, count, "shapes")
+    return LabelMap(labels.to(torch.uint8).numpy(), spacing, count, "shapes")
 
 
 def brain_from_file(path: Path) -> LabelMap:
@@ -81,7 +82,9 @@ def brain_from_file(path: Path) -> LabelMap:
     """
     if path.suffix == ".npz":
         array = np.load(path, allow_pickle=False)["seg"].astype(np.int32)
-        volume = Volume(array, np.array([[-1, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]], dtype=float), path.name)
+        volume = Volume(
+            array, np.array([[-1, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]], dtype=float), path.name
+        )
     else:
         volume = read_label_map(path)
     spacing = volume.spacing
@@ -104,5 +107,4 @@ def brain_from_file(path: Path) -> LabelMap:
     low = np.maximum(inside.min(0) - 30, 0)
     high = inside.max(0) + 30
     cut = labels[low[0] : high[0], low[1] : high[1], low[2] : high[2]]
-    return LabelMap(torch.from_numpy(np.ascontiguousarray(cut)), float(spacing[0]), len(BRAIN_STRUCTURES), "brain")
-
+    return LabelMap(np.ascontiguousarray(cut), float(spacing[0]), len(BRAIN_STRUCTURES), "brain")

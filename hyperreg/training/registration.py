@@ -8,7 +8,7 @@ import os
 import time
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
 
 from hyperreg.errors import FileError, InputError
 from hyperreg.registration import losses
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 # The overlap is also measured on structures averaged over cubes of this many voxels.
 COARSE = 4
+# Fewer than at inference: a thirty-second of a few voxels is a small enough step to learn from.
+TRAINING_INTEGRATION_STEPS = 5
 
 
 class SynthesisConfig(BaseModel):
@@ -67,6 +70,7 @@ class TrainingConfig(BaseModel):
     default_lambda: float = Field(default=0.3, ge=0, le=1)
     seed: int = 0
     device: Literal["cpu", "cuda"] = "cpu"
+    workers: int = Field(default=1, ge=0, description="Processes that make pairs while the network learns; 0: none")
     checkpoint_every: int = Field(default=100, gt=0)
     data: str = "Synthetic images only"
 
@@ -91,13 +95,15 @@ def draw_lambda(ends: float, generator: torch.Generator) -> float:
     return float(second < 0.5) if first < ends else second
 
 
-def pair_loss(model: RegistrationModel, pair: SyntheticPair, lam: float, config: TrainingConfig) -> tuple[Tensor, dict[str, float]]:
+def pair_loss(
+    model: RegistrationModel, pair: SyntheticPair, lam: float, config: TrainingConfig
+) -> tuple[Tensor, dict[str, float]]:
     """HyperMorph's loss of one pair, and its parts as plain numbers."""
     device = next(model.parameters()).device
     fixed, moving = pair.images.to(device).split(1, dim=1)
     weights = model.weights(torch.tensor([lam], device=device))
     velocity = model.velocity(weights, fixed, moving)
-    displacement = integrate(velocity)
+    displacement = integrate(velocity, TRAINING_INTEGRATION_STEPS)
     structures = pair.fixed_structures.to(device), sample(pair.moving_structures.to(device), displacement)
     overlap = losses.dice_loss(*structures)
     # Structures that do not touch yet pull on each other only after a blur.
@@ -123,22 +129,28 @@ class Trainer:
     def __init__(self, config: TrainingConfig) -> None:
         self.config = config
         torch.manual_seed(config.seed)
-        self.generator = torch.Generator().manual_seed(config.seed)
         self.model = RegistrationModel(config.network).to(config.device)
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.averaging))
         self.optimiser = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate)
         self.step = 0
         self.seconds = 0.0
         synthesis = config.synthesis
-        # The maps have a generator of their own: they are the same after a resume.
-        shapes = torch.Generator().manual_seed(config.seed + 1)
+        shapes = torch.Generator().manual_seed(config.seed)
         maps: list[LabelMap] = [brain_from_file(path) for path in synthesis.label_maps]
         maps += [random_shapes(shapes, synthesis.shape_size) for _ in range(synthesis.shape_maps)]
         if not maps:
-            raise InputError("The configuration names no label maps and no random shapes: there is nothing to train on.")
+            raise InputError(
+                "The configuration names no label maps and no random shapes: there is nothing to train on."
+            )
         self.pairs = PairSynthesiser(
-            maps, synthesis.shape, synthesis.spacing_mm, self.generator,
-            two_maps=synthesis.two_maps, same_contrast=synthesis.same_contrast, stripped=synthesis.stripped, shapes=synthesis.shapes,
+            maps,
+            synthesis.shape,
+            synthesis.spacing_mm,
+            config.seed,
+            two_maps=synthesis.two_maps,
+            same_contrast=synthesis.same_contrast,
+            stripped=synthesis.stripped,
+            shapes=synthesis.shapes,
         )
 
     @property
@@ -151,7 +163,6 @@ class Trainer:
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "generator": self.generator.get_state(),
             "step": self.step,
             "seconds": self.seconds,
         }
@@ -166,7 +177,6 @@ class Trainer:
             self.model.load_state_dict(state["model"])
             self.average.load_state_dict(state["average"])
             self.optimiser.load_state_dict(state["optimiser"])
-            self.generator.set_state(state["generator"].cpu())
             self.step, self.seconds = state["step"], state["seconds"]
         except (OSError, RuntimeError, KeyError, ValueError, UnpicklingError) as error:
             raise FileError(f"Cannot continue from '{self.checkpoint}': {error}") from error
@@ -180,13 +190,22 @@ class Trainer:
         cosine = 0.5 * (1 + float(torch.cos(torch.tensor(done * torch.pi))))
         return config.learning_rate * (0.01 + 0.99 * cosine)
 
-    def train_step(self) -> dict[str, float]:
+    def remaining_pairs(self) -> DataLoader[SyntheticPair]:
+        """The pairs of the steps still to do, one at a time; pair n belongs to step n whatever came before."""
+        return DataLoader(
+            self.pairs,
+            batch_size=None,
+            sampler=range(self.step, self.config.steps),
+            num_workers=self.config.workers,
+            multiprocessing_context="spawn" if self.config.workers else None,
+        )
+
+    def train_step(self, pair: SyntheticPair) -> dict[str, float]:
         """One pair, one update; the figures that go to the log."""
         started = time.perf_counter()
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate()
-        lam = draw_lambda(self.config.ends, self.generator)
-        pair = self.pairs()
+        lam = draw_lambda(self.config.ends, torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step))
         loss, figures = pair_loss(self.model, pair, lam, self.config)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -202,11 +221,18 @@ class Trainer:
         """Write the averaged model with its card into the output folder."""
         config = self.config
         card = new_card(
-            config.name, config.network, title=config.title, description=config.description, grid=config.grid,
+            config.name,
+            config.network,
+            title=config.title,
+            description=config.description,
+            grid=config.grid,
             hyperparameters=[{"name": "lambda", "title": "Smoothness λ", "default": config.default_lambda}],
-            data=config.data, seed=config.seed,
+            data=config.data,
+            seed=config.seed,
             recipe={
-                **config.model_dump(mode="json", exclude={"output", "title", "description", "data", "network", "grid", "synthesis"}),
+                **config.model_dump(
+                    mode="json", exclude={"output", "title", "description", "data", "network", "grid", "synthesis"}
+                ),
                 "synthesis": {
                     **config.synthesis.model_dump(mode="json", exclude={"label_maps"}),
                     "label_maps": [path.name for path in config.synthesis.label_maps],
@@ -216,13 +242,13 @@ class Trainer:
                 "torch": torch.__version__.split("+")[0],
             },
         )
-        save_model(self.average.module, card, config.output)
+        save_model(cast(RegistrationModel, self.average.module), card, config.output)
 
 
 def train(config_path: Path, resume: bool = False) -> Path:
     """Train as the configuration says; returns the folder with weights and card.
 
-    Writes `log.jsonl` (a line per step) and a checkpoint every `checkpoint_every` steps; an interrupted run goes on with
+    Writes `log.jsonl` (a line per step) and a checkpoint every `checkpoint_every` steps. An interrupted run goes on with
     resume=True. Raises FileError, InputError.
     """
     config = read_config(config_path)
@@ -231,13 +257,14 @@ def train(config_path: Path, resume: bool = False) -> Path:
     if resume:
         trainer.load()
     elif trainer.checkpoint.exists():
-        raise FileError(f"'{config.output}' holds a training already; continue it with --resume or name another output.")
-    with (config.output / "log.jsonl").open("a", encoding="utf-8") as stream:
-        while trainer.step < config.steps:
-            figures = trainer.train_step()
+        raise FileError(
+            f"'{config.output}' holds a training already; continue it with --resume or name another output."
+        )
+    with (config.output / "log.jsonl").open("a", encoding="utf-8", buffering=1) as stream:
+        for pair in trainer.remaining_pairs():
+            figures = trainer.train_step(pair)
             stream.write(json.dumps(figures) + "\n")
             if trainer.step % config.checkpoint_every == 0 or trainer.step == config.steps:
-                stream.flush()
                 trainer.save()
                 trainer.export()
                 log.info("step %d of %d, loss %.4f", trainer.step, config.steps, figures["loss"])

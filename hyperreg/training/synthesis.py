@@ -12,12 +12,15 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from hyperreg.registration.field import integrate
 from hyperreg.training.label_maps import LabelMap
 
 # Images are made on a grid this much finer and averaged down: that is what gives partial volumes at tissue borders.
 SUPERSAMPLING = 2
+# White and grey matter, fluid, and deep nuclei between the first two, in the order of BRAIN_STRUCTURES.
+T1_TISSUES = "wgfwgdggdffwggfgd"
 
 
 @dataclass(frozen=True)
@@ -34,18 +37,18 @@ class SyntheticPair:
 
 
 @dataclass
-class PairSynthesiser:
-    """Draws endless random pairs.
+class PairSynthesiser(Dataset[SyntheticPair]):
+    """An endless series of random pairs, a torch data set: pair number n is always the same for a seed.
 
+    So a run can be resumed and repeated, and pairs can be made in other processes.
     maps: label maps to draw from; pairs are of one kind ("brain", "shapes"), of one map or of two.
     shape: (I, J, K) of the pairs. spacing: (low, high) mm of their voxels, drawn per pair.
-    generator: the only source of randomness, so that a run can be resumed and repeated.
     """
 
     maps: Sequence[LabelMap]
     shape: tuple[int, int, int]
     spacing: tuple[float, float]
-    generator: torch.Generator
+    seed: int = 0
     two_maps: float = 0.5
     same_contrast: float = 0.6
     stripped: float = 0.6
@@ -63,7 +66,8 @@ class PairSynthesiser:
     def choose(self, maps: Sequence[LabelMap]) -> LabelMap:
         return maps[int(torch.randint(len(maps), (1,), generator=self.generator))]
 
-    def __call__(self) -> SyntheticPair:
+    def __getitem__(self, number: int) -> SyntheticPair:
+        self.generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
         brains = [m for m in self.maps if m.kind == "brain"]
         shapes = [m for m in self.maps if m.kind == "shapes"]
         brain = bool(brains) and (not shapes or not self.chance(self.shapes))
@@ -74,9 +78,7 @@ class PairSynthesiser:
         stripped = self.chance(self.stripped)
         mirrored = self.chance(0.5)
         turn = self.normal(3) * 0.15
-        labels = [
-            self.deformed_labels(label_map, spacing, turn, mirrored, stripped) for label_map in (first, second)
-        ]
+        labels = [self.deformed_labels(label_map, spacing, turn, mirrored, stripped) for label_map in (first, second)]
         same_contrast = self.chance(self.same_contrast)
         contrast = self.contrast(256, brain)
         images = []
@@ -84,8 +86,8 @@ class PairSynthesiser:
             images.append(self.image(label, contrast))
             if not same_contrast:
                 contrast = self.contrast(256, brain)
-        structures = [self.fractions(label, first.structures) for label in labels]
-        return SyntheticPair(torch.cat(images, dim=1), *structures, same_contrast)
+        fixed, moving = (self.fractions(label, first.structures) for label in labels)
+        return SyntheticPair(torch.cat(images, dim=1), fixed, moving, same_contrast)
 
     def smooth_field(self, shape: Sequence[int], control: float, size: float) -> Tensor:
         """Random (1, 3, *shape) velocity: normal noise of SD `size` voxels at points `control` voxels apart."""
@@ -95,7 +97,7 @@ class PairSynthesiser:
     def deformed_labels(
         self, label_map: LabelMap, spacing: float, turn: Tensor, mirrored: bool, stripped: bool
     ) -> Tensor:
-        """Labels (I', J', K') on the fine grid after a common turn, a small own affine and an own smooth deformation."""
+        """Labels (I', J', K') on the fine grid: turned (both alike), each with a small affine and smooth deformation."""
         scale = 2.0 / spacing  # sizes below are in voxels of 2 mm
         velocity = torch.zeros(1, 3, *self.shape)
         for control, size in ((8, 0.8), (16, 1.6), (32, 2.0)):
@@ -110,14 +112,13 @@ class PairSynthesiser:
         if mirrored:
             own[0] = -own[0]
         points = (own @ points.flatten(1)) + self.normal(3, 1) * 1.5
-        centre = torch.tensor(label_map.labels.shape).view(3, 1) / 2
-        index = torch.round(points / label_map.spacing + centre).long()
-        size = torch.tensor(label_map.labels.shape).view(3, 1)
-        inside = ((index >= 0) & (index < size)).all(0)
-        index = torch.minimum(index.clamp_min(0), size - 1)
-        strides = label_map.labels.stride()
-        flat = index[0] * strides[0] + index[1] * strides[1] + index[2] * strides[2]
-        labels = label_map.labels.flatten()[flat] * inside
+        extent = torch.tensor(label_map.labels.shape).view(3, 1)
+        index = torch.round(points / label_map.spacing + extent / 2).long()
+        inside = ((index >= 0) & (index < extent)).all(0)
+        index = torch.minimum(index.clamp_min(0), extent - 1)
+        _, height, depth = label_map.labels.shape
+        flat = (index[0] * height + index[1]) * depth + index[2]
+        labels = torch.from_numpy(label_map.labels).flatten()[flat] * inside
         if stripped and label_map.kind == "brain":
             labels = labels * (labels <= label_map.structures)
         return labels.view(*fine)
@@ -132,11 +133,10 @@ class PairSynthesiser:
         """Mean and SD of the intensity per label: random, or for brains at times ordered as in a T1 image."""
         means = self.uniform(0.1, 1.0, count)
         if brain and self.chance(0.4):
-            white, grey, fluid = (float(v) for v in (self.uniform(0.8, 1, 1), self.uniform(0.45, 0.75, 1), self.uniform(0.1, 0.3, 1)))
-            deep = grey + 0.5 * (white - grey)
-            # In the order of BRAIN_STRUCTURES.
-            tissue = [white, grey, fluid, white, grey, deep, grey, grey, deep, fluid, fluid, white, grey, grey, fluid, grey, deep]
-            means[1 : 1 + len(tissue)] = torch.tensor(tissue) + self.normal(len(tissue)) * 0.03
+            white, grey, fluid = (float(self.uniform(*bounds, 1)) for bounds in ((0.8, 1), (0.45, 0.75), (0.1, 0.3)))
+            tissue = {"w": white, "g": grey, "f": fluid, "d": (white + grey) / 2}
+            t1 = torch.tensor([tissue[letter] for letter in T1_TISSUES])
+            means[1 : 1 + len(t1)] = t1 + self.normal(len(t1)) * 0.03
         means[0] = 0.0 if self.chance(0.8) else float(self.uniform(0, 0.3, 1))
         return means, self.uniform(0.01, 0.08, count)
 
@@ -150,7 +150,8 @@ class PairSynthesiser:
             image = self.thicken(image)
         image = F.avg_pool3d(image, SUPERSAMPLING)
         if self.chance(0.5):
-            image = F.avg_pool3d(F.pad(image, (1,) * 6, mode="replicate"), 3, stride=1).lerp(image, float(self.uniform(0, 1, 1)))
+            blurred = F.avg_pool3d(F.pad(image, (1,) * 6, mode="replicate"), 3, stride=1)
+            image = blurred.lerp(image, float(self.uniform(0, 1, 1)))
         bias = self.smooth_field(self.shape, max(self.shape) / 3, float(self.uniform(0, 0.25, 1)))[:, :1]
         image = image * bias.exp()
         head = F.avg_pool3d((index > 0).float()[None, None], SUPERSAMPLING)
