@@ -57,6 +57,7 @@ class Host:
         from .uiloader import PLUGINS
 
         sys.modules["qt"] = make_qt()
+        sys.modules["imp"] = None  # type: ignore[assignment]  # gone in the Python that Slicer has
         ctk = types.ModuleType("ctk", "ctk as PythonQt shows it (test host)")
         ctk.__dict__["ctkMessageBox"] = wrapper_class(ctk_controls.ctkMessageBox)
         for name, raw_class in PLUGINS.items():
@@ -224,9 +225,11 @@ class Host:
             time.sleep(0.002)
 
     def screenshot(self, path: str | Path, widget: Any = None, size: tuple[int, int] | None = None) -> Path:
-        """Save a picture of a widget, by default of the whole main window, in pixels ``size``."""
+        """Save a picture of a widget, by default of the whole main window. ``size``: of a window, in pixels."""
         raw = self._window if widget is None else widget._open()
         if size is not None:
+            if not raw.isWindow():
+                raise ValueError("only the size of a window can be chosen")
             raw.resize(*size)
         raw.show()
         for _ in range(3):  # layouts settle in steps
