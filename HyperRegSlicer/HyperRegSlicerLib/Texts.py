@@ -24,14 +24,14 @@ def lambda_words(lam: float) -> str:
 
 
 def metrics_text(metrics: Mapping[str, Any], lam: float) -> str:
-    """The measures of one λ on two lines; "" if there are none yet."""
+    """The measures of one λ, a line each; "" if there are none yet."""
     if not metrics:
         return ""
     lines = [
         _("At λ = {lam:.2f}: similarity {before:.3f} before, {after:.3f} now").format(
             lam=lam, before=metrics["similarity_before"], after=metrics["similarity"]
         ),
-        _("Moves up to {largest:.1f} mm, {mean:.1f} mm on average; folded: {folding}").format(
+        _("Moves up to {largest:.1f} mm ({mean:.1f} mm on average); {folding}").format(
             largest=metrics["displacement_max_mm"],
             mean=metrics["displacement_mean_mm"],
             folding=_folding(metrics["folding_percent"]),
@@ -74,5 +74,6 @@ def cpu_text(devices: Sequence[Mapping[str, Any]]) -> str:
 
 def _folding(percent: float) -> str:
     if percent == 0:
-        return _("nowhere")
-    return f"{percent:.2g} %" if percent >= 0.01 else _("less than 0.01 %")
+        return _("no folding")
+    amount = f"{percent:.2g} %" if percent >= 0.01 else _("less than 0.01 %")
+    return _("folding in {amount} of the voxels").format(amount=amount)

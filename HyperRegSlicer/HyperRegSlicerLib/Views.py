@@ -23,18 +23,32 @@ CHECKERBOARD_SIZE = 8192
 LEFT, RIGHT = "Red", "Yellow"
 
 
+class _Slice:
+    """Where a slice view looked: orientation, position, zoom."""
+
+    def __init__(self, node: slicer.vtkMRMLSliceNode) -> None:
+        self._slice_to_ras = vtk.vtkMatrix4x4()
+        self._slice_to_ras.DeepCopy(node.GetSliceToRAS())
+        self._orientation = node.GetOrientation()
+        self._field_of_view = node.GetFieldOfView()
+
+    def restore(self, node: slicer.vtkMRMLSliceNode) -> None:
+        node.SetOrientation(self._orientation)
+        node.GetSliceToRAS().DeepCopy(self._slice_to_ras)
+        node.SetFieldOfView(*self._field_of_view)
+        node.UpdateMatrices()
+
+
 @dataclass(frozen=True)
 class _Before:
-    """What a slice view showed before it was set up."""
+    """What a slice view showed before a registration."""
 
     background: str | None
     foreground: str | None
     opacity: float
     compositing: int
     linked: int
-    slice_to_ras: vtk.vtkMatrix4x4
-    orientation: str
-    field_of_view: tuple[float, float, float]
+    slice: _Slice
 
 
 class Views:
@@ -51,7 +65,26 @@ class Views:
         self._slice_logics = slice_logics
         self._before: dict[str, _Before] = {}
         self._layout_before: int | None = None
+        # Layout and right view as they were before they were put side by side.
+        self._aside: tuple[int, _Slice] | None = None
         self._checkerboard: vtk.vtkImageToImageStencil | None = None
+
+    def remember(self) -> None:
+        """Notes what the views show now, for `restore`; keeps the first note until then."""
+        layout = self._layout()
+        if layout is not None and self._layout_before is None:
+            self._layout_before = layout.GetViewArrangement()
+        for composite in self._composites():
+            slice_node = self._slice_node(composite)
+            if composite.GetID() not in self._before and slice_node is not None:
+                self._before[composite.GetID()] = _Before(
+                    background=composite.GetBackgroundVolumeID(),
+                    foreground=composite.GetForegroundVolumeID(),
+                    opacity=composite.GetForegroundOpacity(),
+                    compositing=composite.GetCompositing(),
+                    linked=composite.GetLinkedControl(),
+                    slice=_Slice(slice_node),
+                )
 
     def show(
         self,
@@ -65,13 +98,11 @@ class Views:
         mode: "fade" (moving over fixed), "checkerboard", or "sideBySide" (fixed left, moving right, same slice).
         fade: 0 shows the fixed, 1 the moving volume; for "fade" only.
         """
-        self._remember()
         self._arrange(mode)
         for composite in self._composites():
-            left_or_over = mode != SIDE_BY_SIDE or composite.GetLayoutName() != RIGHT
-            background = fixed if left_or_over else moving
-            is_new = composite.GetBackgroundVolumeID() != background.GetID()
-            composite.SetBackgroundVolumeID(background.GetID())
+            right = mode == SIDE_BY_SIDE and composite.GetLayoutName() == RIGHT
+            is_new = composite.GetBackgroundVolumeID() not in (fixed.GetID(), moving.GetID())
+            composite.SetBackgroundVolumeID((moving if right else fixed).GetID())
             composite.SetForegroundVolumeID(None if mode == SIDE_BY_SIDE else moving.GetID())
             composite.SetForegroundOpacity({FADE: fade, CHECKERBOARD: 1.0, SIDE_BY_SIDE: 0.0}[mode])
             composite.SetCompositing(slicer.vtkMRMLSliceCompositeNode.Alpha)
@@ -89,7 +120,7 @@ class Views:
             composite.SetForegroundOpacity(fade)
 
     def restore(self) -> None:
-        """Puts layout and views back as they were before the first `show`."""
+        """Puts layout and views back as `remember` found them."""
         self._set_stencil(None)
         layout = self._layout()
         if layout is not None and self._layout_before is not None:
@@ -108,55 +139,26 @@ class Views:
             composite.SetCompositing(before.compositing)
             slice_node = self._slice_node(composite)
             if slice_node is not None:
-                slice_node.SetOrientation(before.orientation)
-                slice_node.GetSliceToRAS().DeepCopy(before.slice_to_ras)
-                slice_node.SetFieldOfView(*before.field_of_view)
-                slice_node.UpdateMatrices()
+                before.slice.restore(slice_node)
         self.forget()
 
     def forget(self) -> None:
         """Drops what was remembered, for a scene that was closed."""
         self._set_stencil(None)
-        self._before, self._layout_before = {}, None
-
-    def _remember(self) -> None:
-        layout = self._layout()
-        if layout is not None and self._layout_before is None:
-            self._layout_before = layout.GetViewArrangement()
-        for composite in self._composites():
-            slice_node = self._slice_node(composite)
-            if composite.GetID() in self._before or slice_node is None:
-                continue
-            matrix = vtk.vtkMatrix4x4()
-            matrix.DeepCopy(slice_node.GetSliceToRAS())
-            self._before[composite.GetID()] = _Before(
-                background=composite.GetBackgroundVolumeID(),
-                foreground=composite.GetForegroundVolumeID(),
-                opacity=composite.GetForegroundOpacity(),
-                compositing=composite.GetCompositing(),
-                linked=composite.GetLinkedControl(),
-                slice_to_ras=matrix,
-                orientation=slice_node.GetOrientation(),
-                field_of_view=slice_node.GetFieldOfView(),
-            )
+        self._before, self._layout_before, self._aside = {}, None, None
 
     def _arrange(self, mode: str) -> None:
-        layout = self._layout()
-        if layout is None:
+        layout, right = self._layout(), self.scene.GetSingletonNode(RIGHT, "vtkMRMLSliceNode")
+        if layout is None or right is None:
             return
-        side_by_side = slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView
-        if mode == SIDE_BY_SIDE:
-            layout.SetViewArrangement(side_by_side)
-        elif layout.GetViewArrangement() == side_by_side and self._layout_before is not None:
-            layout.SetViewArrangement(self._layout_before)
-            self._turn_back_right()
-
-    def _turn_back_right(self) -> None:
-        for composite in self._composites():
-            before, slice_node = self._before.get(composite.GetID()), self._slice_node(composite)
-            if composite.GetLayoutName() == RIGHT and before is not None and slice_node is not None:
-                composite.SetLinkedControl(False)
-                slice_node.SetOrientation(before.orientation)
+        if mode == SIDE_BY_SIDE and self._aside is None:
+            self._aside = (layout.GetViewArrangement(), _Slice(right))
+            layout.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView)
+        elif mode != SIDE_BY_SIDE and self._aside is not None:
+            arrangement, before = self._aside
+            self._aside = None
+            layout.SetViewArrangement(arrangement)
+            before.restore(right)
 
     def _align_right_to_left(self) -> None:
         by_name = {composite.GetLayoutName(): self._slice_node(composite) for composite in self._composites()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import ctk
 import qt
 import slicer
 import vtk
@@ -52,6 +53,7 @@ class RegistrationWidget:
         self.logic.on_warning = self._show_message
         self.logic.on_error = self._show_message
         self._connect_signals()
+        self.ui.wheelFolderEdit.filters = ctk.ctkPathLineEdit.Dirs
         self._timer = qt.QTimer()
         self._timer.setInterval(POLL_INTERVAL_MS)
         self._timer.connect("timeout()", connection.poll)
@@ -149,7 +151,11 @@ class RegistrationWidget:
 
     def _describe_model(self) -> None:
         found = [card for card in catalogue.list_models() if card.name == self.parameters.model]
-        self.ui.modelDescriptionLabel.text = f"{found[0].description} ({found[0].version})" if found else ""
+        self.ui.modelDescriptionLabel.text = (
+            _("{description} Version {version}.").format(description=found[0].description, version=found[0].version)
+            if found
+            else ""
+        )
 
     # What the user does
 
@@ -253,6 +259,7 @@ class RegistrationWidget:
             if self.parameters.transform is not self.logic.transform_node:
                 self.parameters.transform = self.logic.transform_node
             if became_live:
+                self.views.remember()
                 self._show_views()
                 self._show_message("\n".join(self.connection.registration.warnings))
         self.update()
@@ -303,10 +310,12 @@ class RegistrationWidget:
         logic = self.logic
         if logic.state == LIVE:
             if logic.is_exact:
-                return _("λ = {lam:.2f}, exact.").format(lam=logic.lam)
-            return _("λ = {lam:.2f}, preview; the exact result follows.").format(lam=logic.lam)
+                return _("The result for λ = {lam:.2f} is complete.").format(lam=logic.lam)
+            return _("Quick preview of λ = {lam:.2f}; the exact result follows.").format(lam=logic.lam)
         if logic.transform_node is not None:
             return _("The moving volume is registered. Press Register to move λ again, or Reset to undo.")
+        if slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 0:
+            return _("Load two volumes to begin, or try the sample pair (last section).")
         return reason or _("Ready: press Register, then move λ.")
 
     def _along_changed(self, *_node: Any) -> None:
