@@ -1,0 +1,213 @@
+"""The extension as Slicer packages it: installed through a stand-in for Slicer's CMake package, and run from there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MODULES = Path("lib/Slicer-5.12/qt-scripted-modules")
+MODULE = "HyperRegSlicer"
+# CMake wants to know its compilers, but nothing is compiled: any program will do.
+NO_COMPILER = shutil.which("true") or ""
+CATALOGUE_KEYS = {
+    "$schema": str, "category": str, "scm_url": str, "scm_revision": str, "scm_type": str, "build_dependencies": list,
+    "build_subdirectory": str, "enabled": bool, "tier": int, "dicom_support_rule": str,
+}  # fmt: skip
+
+# Runs in a fresh process: only the installed tree and the test host are importable, not the source tree.
+RUN_INSTALLED = """
+import sys
+from pathlib import Path
+
+source, equipment, modules = (Path(argument).resolve() for argument in sys.argv[1:4])
+sys.path[:] = [str(equipment)] + [path for path in sys.path if Path(path or ".").resolve() != source]
+from Testing.Host.run import main
+
+code = main([str(modules / "HyperRegSlicer.py"), *sys.argv[4:]])
+import hyperreg
+
+assert Path(hyperreg.__file__).parent == modules / "hyperreg", hyperreg.__file__
+for name, module in list(sys.modules.items()):
+    file = getattr(module, "__file__", None)
+    if name.split(".")[0] in ("hyperreg", "HyperRegSlicer", "HyperRegSlicerLib") and file:
+        assert modules in Path(file).resolve().parents, f"{name} comes from {file}"
+sys.exit(code)
+"""
+
+LIST_MODELS = """
+import sys
+sys.path[:] = [sys.argv[1]] + [path for path in sys.path if path and path != sys.argv[2]]
+import hyperreg
+from hyperreg.registration.catalogue import list_models
+print([hyperreg.__file__, *(f"{card.name} {card.folder}" for card in list_models())])
+for card in list_models():
+    card.check_weights()
+"""
+
+
+def cmake(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["cmake", *map(str, arguments)], capture_output=True, text=True, timeout=300)
+
+
+def configure(source: Path, build: Path, stand_in: Path) -> subprocess.CompletedProcess[str]:
+    languages = [f"-DCMAKE_{language}_COMPILER={NO_COMPILER}" for language in ("C", "CXX")]
+    languages += [f"-DCMAKE_{language}_COMPILER_FORCED=ON" for language in ("C", "CXX")]
+    return cmake("-S", source, "-B", build, f"-DSlicer_DIR={stand_in}", *languages)
+
+
+def tracked(repository: Path, *places: str) -> list[str]:
+    """Files of the source tree that git knows or would know, below `places`."""
+    command = ["git", "-C", str(repository), "ls-files", "--cached", "--others", "--exclude-standard", "--", *places]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")
+    return [name for name in listed if name and (repository / name).is_file()]
+
+
+@pytest.fixture(scope="module")
+def stand_in(repository: Path) -> Path:
+    return repository / "Testing" / "Packaging"
+
+
+@pytest.fixture(scope="module")
+def build(repository: Path, stand_in: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("build")
+    for step in (configure(repository, folder, stand_in), cmake("--build", folder)):
+        assert step.returncode == 0, step.stdout + step.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def installed(build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The installed tree, in an otherwise empty folder."""
+    folder = tmp_path_factory.mktemp("installed")
+    step = cmake("--install", build, "--prefix", folder)
+    assert step.returncode == 0, step.stdout + step.stderr
+    return folder
+
+
+def test_every_file_of_the_extension_is_installed_and_nothing_else(repository: Path, installed: Path) -> None:
+    expected = {name for name in tracked(repository, "hyperreg", "Resources/Models") if not name.endswith("py.typed")}
+    module = tracked(repository, MODULE)
+    expected |= {name.removeprefix(f"{MODULE}/") for name in module if not name.endswith("CMakeLists.txt")}
+    assert f"{MODULE}.py" in expected
+    assert f"Resources/UI/{MODULE}.ui" in expected
+    root = installed / MODULES
+    found = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+    assert found == expected
+    assert {path.relative_to(installed).parts[0] for path in installed.rglob("*") if path.is_file()} == {"lib"}
+
+
+def test_installed_files_are_those_of_the_source_tree(repository: Path, installed: Path) -> None:
+    for name in (f"{MODULE}.py", f"{MODULE}Lib/Logic.py", f"Resources/UI/{MODULE}.ui"):
+        assert (installed / MODULES / name).read_bytes() == (repository / MODULE / name).read_bytes()
+    assert (installed / MODULES / "hyperreg/errors.py").read_bytes() == (repository / "hyperreg/errors.py").read_bytes()
+
+
+def test_the_installed_engine_finds_the_installed_models(repository: Path, installed: Path, tmp_path: Path) -> None:
+    modules = (installed / MODULES).resolve()
+    variables = {name: value for name, value in os.environ.items() if name not in ("HYPERREG_MODELS", "PYTHONPATH")}
+    process = subprocess.run(
+        [sys.executable, "-c", LIST_MODELS, str(modules), str(repository)],
+        capture_output=True, text=True, timeout=120, cwd=tmp_path, env=variables,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    names = sorted(path.parent.name for path in (repository / "Resources" / "Models").glob("*/card.json"))
+    models = [f"{name} {modules / 'Resources' / 'Models' / name}" for name in names]
+    assert process.stdout.strip() == str([str(modules / "hyperreg" / "__init__.py"), *models])
+
+
+def test_the_host_runs_the_module_of_the_installed_tree(
+    repository: Path, installed: Path, tiny_models: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(repository / "Testing" / "Host", tmp_path / "Testing" / "Host")
+    script = tmp_path / "run_installed.py"
+    script.write_text(RUN_INSTALLED, encoding="utf-8")
+    picture = tmp_path / "module.png"
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    process = subprocess.run(
+        [sys.executable, str(script), str(repository), str(tmp_path), str(installed / MODULES),
+         "--self-test", "--screenshot", str(picture)],
+        capture_output=True, text=True, timeout=500, cwd=tmp_path,
+        env={**variables, "HYPERREG_MODELS": str(tiny_models)},
+    )  # fmt: skip
+    assert process.returncode == 0, process.stdout[-4000:] + process.stderr[-4000:]
+    assert picture.stat().st_size > 10_000
+
+
+def test_the_description_is_complete(build: Path, repository: Path) -> None:
+    lines = (build / "HyperReg.description.txt").read_text(encoding="utf-8").splitlines()
+    description = dict(line.split(" ", 1) for line in lines)
+    assert description["depends"] == "PyTorch"
+    assert description["homepage"].startswith("https://")
+    assert description["tests"] == f"{MODULE}.py"
+    assert len(description["description"]) > 80
+    pictures = [description["iconurl"], *description["screenshoturls"].split()]
+    assert len(pictures) >= 2
+    for address in pictures:
+        assert re.fullmatch(r"https://\S+\.(png|jpg|jpeg)", address)
+        # The addresses are those of this repository's own files.
+        path = address.split("/main/", 1)[1]
+        assert path.startswith("Resources/")
+    assert (repository / description["iconurl"].split("/main/", 1)[1]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("find", "replace", "said"),
+    [
+        ("project(HyperReg)", "project(SlicerHyperReg)", "may not start with 'Slicer'"),
+        ('set(EXTENSION_DEPENDS "PyTorch")', "", "EXTENSION_DEPENDS is not set"),
+        ("middle.png https://", "middle.png\n  https://", "one quoted line"),
+        ('SCRIPTS "${engine_scripts}"', 'SCRIPTS "hyperreg/gone.py"', "gone.py"),
+    ],
+)
+def test_the_stand_in_refuses_what_slicer_refuses(
+    repository: Path, stand_in: Path, tmp_path: Path, find: str, replace: str, said: str
+) -> None:
+    text = (repository / "CMakeLists.txt").read_text(encoding="utf-8")
+    assert find in text
+    source = tmp_path / "source"
+    shutil.copytree(repository / MODULE, source / MODULE)
+    (source / "hyperreg").mkdir()
+    shutil.copy(repository / "hyperreg" / "errors.py", source / "hyperreg")
+    (source / "CMakeLists.txt").write_text(text.replace(find, replace), encoding="utf-8")
+    step = configure(source, tmp_path / "build", stand_in)
+    assert step.returncode != 0
+    assert said in step.stderr
+
+
+def test_a_forgotten_module_file_is_noticed(repository: Path, stand_in: Path, tmp_path: Path) -> None:
+    shutil.copytree(repository / MODULE, tmp_path / MODULE)
+    (tmp_path / "hyperreg").mkdir()
+    shutil.copy(repository / "hyperreg" / "errors.py", tmp_path / "hyperreg")
+    shutil.copy(repository / "CMakeLists.txt", tmp_path)
+    (tmp_path / MODULE / f"{MODULE}Lib" / "Logic.py").unlink()
+    step = configure(tmp_path, tmp_path / "build", stand_in)
+    assert step.returncode != 0
+    assert "Logic.py" in step.stderr
+
+
+def test_the_catalogue_entry_follows_the_schema(repository: Path) -> None:
+    entry = json.loads((repository / "HyperReg.json").read_text(encoding="utf-8"))
+    assert {"$schema", "category", "scm_url"} <= set(entry)
+    for key, value in entry.items():
+        assert key in CATALOGUE_KEYS
+        assert isinstance(value, CATALOGUE_KEYS[key])
+    assert entry["$schema"].endswith("slicer-extension-catalog-entry-schema-v1.0.2.json#")
+    assert entry["category"] == "Registration"
+    assert entry["build_dependencies"] == ["PyTorch"]
+    assert 1 <= entry["tier"] <= 5
+    # The index wants a repository whose name starts with "Slicer", and a file named like the CMake project.
+    assert re.fullmatch(r"https://github\.com/[\w-]+/SlicerHyperReg\.git", entry["scm_url"])
+    assert "project(HyperReg)" in (repository / "CMakeLists.txt").read_text(encoding="utf-8")
+
+
+def test_the_icon_has_the_size_that_the_extensions_manager_shows(repository: Path) -> None:
+    data = (repository / "Resources" / "Icons" / "HyperReg.png").read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    assert (int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")) == (128, 128)
