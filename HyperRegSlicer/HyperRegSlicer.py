@@ -10,6 +10,7 @@ from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
     ScriptedLoadableModuleWidget,
 )
 from slicer.util import VTKObservationMixin
@@ -58,6 +59,7 @@ class HyperRegSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         VTKObservationMixin.__init__(self)
         self.logic = None
         self.panel = None
+        self.isOpen = False
 
     def setup(self):
         ScriptedLoadableModuleWidget.setup(self)
@@ -83,10 +85,12 @@ class HyperRegSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.panel = None
 
     def enter(self):
+        self.isOpen = True
         if self.panel is not None and self.panel.parameters is None:
             self.panel.set_parameters(self.logic.parameters())
 
     def exit(self):
+        self.isOpen = False
         if self.panel is not None:
             self.panel.release_parameters()
 
@@ -100,5 +104,77 @@ class HyperRegSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel.scene_closing()
 
     def onSceneReady(self, _caller, _event):
-        if self.parent.isEntered:
+        if self.isOpen:
             self.panel.set_parameters(self.logic.parameters())
+
+
+class HyperRegSlicerTest(ScriptedLoadableModuleTest):
+    """Registers nothing (no worker, no network): checks what stands between Slicer's scene and the engine, in mm."""
+
+    def setUp(self):
+        makeEngineImportable()
+        slicer.mrmlScene.Clear(0)
+
+    def runTest(self):
+        self.setUp()
+        self.test_RegisterIsOfferedForAFittingPairOnly()
+        self.setUp()
+        self.test_VolumesKeepTheirPlace()
+        self.setUp()
+        self.test_LiveTransformMovesPointsInPlace()
+        self.setUp()
+
+    def _volume(self, name, spacing=(2.0, 1.5, 3.0)):
+        import numpy as np
+        from HyperRegSlicerLib import Geometry
+
+        from hyperreg.imaging.volume import Volume
+
+        affine = np.diag([-spacing[0], spacing[1], spacing[2], 1.0])
+        affine[:3, 3] = (12.0, -7.0, 5.0)
+        array = np.arange(6 * 7 * 8, dtype=np.float32).reshape(6, 7, 8)
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+        Geometry.volume_to_node(Volume(array, affine, name), node)
+        return node, array, affine
+
+    def test_RegisterIsOfferedForAFittingPairOnly(self):
+        parameters = HyperRegSlicerLogic().parameters()
+        assert parameters.isValid() == (False, "Choose a fixed volume.")
+        fixed, _array, _affine = self._volume("fixed")
+        parameters.fixed = parameters.moving = fixed
+        assert "are the same" in parameters.isValid()[1]
+        parameters.moving = self._volume("moving")[0]
+        assert parameters.isValid() == (True, "")
+        with self.assertRaises(ValueError):  # noqa: PT027  there is no pytest in Slicer
+            parameters.lam = 1.5
+
+    def test_VolumesKeepTheirPlace(self):
+        import numpy as np
+        from HyperRegSlicerLib import Geometry
+
+        node, array, affine = self._volume("placed")
+        volume = Geometry.volume_from_node(node, None)
+        np.testing.assert_array_equal(volume.array, array)
+        np.testing.assert_allclose(volume.ijk_to_ras, affine)
+        assert node.GetImageData().GetScalarComponentAsDouble(2, 3, 4, 0) == array[2, 3, 4]
+
+    def test_LiveTransformMovesPointsInPlace(self):
+        import numpy as np
+        from HyperRegSlicerLib import Geometry
+
+        from hyperreg.imaging.volume import DisplacementField
+
+        node, array, affine = self._volume("moving")
+        linear = np.eye(4)
+        linear[:3, 3] = (10.0, 0.0, -4.0)
+        field = np.zeros((3, *array.shape), dtype=np.float32)
+        live = Geometry.LiveTransform(DisplacementField(field, affine).grid, linear)
+        transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "live")
+        transform.SetAndObserveTransformFromParent(live.transform)
+        node.SetAndObserveTransformNodeID(transform.GetID())
+        point = (affine @ [2, 3, 4, 1])[:3]
+        np.testing.assert_allclose(live.transform.TransformPoint(point), point + linear[:3, 3])
+        field[:, 2, 3, 4] = (1.0, -2.0, 3.0)
+        live.fill(DisplacementField(field, affine))
+        assert transform.GetTransformFromParent() is live.transform
+        np.testing.assert_allclose(live.transform.TransformPoint(point), point + linear[:3, 3] + (1, -2, 3), atol=1e-5)
