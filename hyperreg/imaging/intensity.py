@@ -116,7 +116,7 @@ def normalise(array: npt.NDArray) -> npt.NDArray[np.float32]:
 
 
 def foreground(volume: Volume) -> npt.NDArray[np.bool_]:
-    """Which voxels show the body: (I, J, K) bool, holes filled.
+    """Which voxels show the body: (I, J, K) bool, without holes.
 
     With an exact background (skull-stripped brain) everything else; otherwise everything above half of Otsu's threshold. In CT,
     where lung is as dark as the air around the patient, also what lies between body walls along the back-to-front axis.
@@ -132,9 +132,7 @@ def foreground(volume: Volume) -> npt.NDArray[np.bool_]:
     inside = _largest_filled(inside)
     if CT_AIR[0] <= intensity_range(volume.array)[0] <= CT_AIR[1]:
         axis = closest_axes(volume.ijk_to_ras)[0][1]
-        behind = np.logical_or.accumulate(inside, axis=axis)
-        before = np.flip(np.logical_or.accumulate(np.flip(inside, axis), axis=axis), axis)
-        inside = behind & before
+        inside = _between(inside, axis)
     return inside
 
 
@@ -157,18 +155,25 @@ def _otsu(values: npt.NDArray[np.float32]) -> float:
 
 
 def _largest_filled(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """The connected parts with at least a tenth of the largest one's voxels, closed spaces in 3D and per slice filled."""
+    """The connected parts with at least a tenth of the largest one's voxels, and what they surround within a slice (i, j).
+
+    Surrounded is a voxel with content on both sides along i and along j: airways and lungs that are open at the ends of a scan.
+    """
     image = sitk.GetImageFromArray(inside.astype(np.uint8).transpose(2, 1, 0))
     parts = sitk.RelabelComponent(sitk.ConnectedComponent(image), sortByObjectSize=True)
     labels = sitk.GetArrayViewFromImage(parts)
     sizes = np.bincount(labels.ravel())
     kept = int(np.count_nonzero(sizes[1:] >= 0.1 * sizes[1]))
-    image = sitk.BinaryThreshold(parts, 1, kept, 1, 0)
-    filled = sitk.GetArrayFromImage(sitk.BinaryFillhole(image))
-    # Lungs and airways open at the ends of a scan are closed within each slice.
-    for k in range(filled.shape[0]):
-        filled[k] = sitk.GetArrayViewFromImage(sitk.BinaryFillhole(sitk.GetImageFromArray(filled[k])))
-    return np.ascontiguousarray(filled.transpose(2, 1, 0)).astype(bool)
+    content = np.ascontiguousarray(((labels > 0) & (labels <= kept)).transpose(2, 1, 0))
+    return content | (_between(content, 0) & _between(content, 1))
+
+
+def _between(inside: npt.NDArray[np.bool_], axis: int) -> npt.NDArray[np.bool_]:
+    """Voxels with content on both sides along an axis, and the content itself."""
+    before = np.logical_or.accumulate(inside, axis=axis)
+    after = np.flip(np.logical_or.accumulate(np.flip(inside, axis), axis=axis), axis)
+    filled: npt.NDArray[np.bool_] = before & after
+    return filled
 
 
 def _finite(volume: Volume, warnings: list[str]) -> npt.NDArray:
