@@ -23,7 +23,7 @@ from hyperreg.worker.process import LOG_BYTES
 from hyperreg.worker.protocol import ArraySpec, encode_object
 
 STAND_IN = Path(__file__).with_name("stand_in_worker.py")
-LONG_S = 60
+LONG_S = 300
 
 
 @pytest.fixture

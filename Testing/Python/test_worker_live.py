@@ -1,4 +1,4 @@
-"""The live registration: newest lambda wins, previews, anchors, deaths; with a stand-in session and with the real one."""
+"""The live registration: newest lambda wins, previews, anchors, deaths; with a stand-in session and the real one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hyperreg.worker.client import WorkerClient
 from hyperreg.worker.live import LiveRegistration
 
 STAND_IN = Path(__file__).with_name("stand_in_worker.py")
-LONG_S = 60
+LONG_S = 300
 # Oblique, anisotropic and flipped.
 AFFINE = np.array(
     [[-1.2 * 0.8, 0.6 * 0.9, 0, 30], [1.2 * 0.6, 0.8 * 0.9, 0, -40], [0, 0, -2.5, 55], [0, 0, 0, 1]], dtype=float
@@ -132,7 +132,7 @@ def test_previews_come_at_once_and_are_near_the_exact_field(client: WorkerClient
     prepare(client, live)
     fill(client, live)
     assert live.anchor_count >= 4
-    for lam in np.linspace(0.03, 0.97, 23):
+    for lam in np.linspace(0.03, 0.97, 22):
         live.fields.clear()
         live.set_lambda(lam)
         assert live.fields == [(lam, False)], "from within the call, without any poll"
@@ -250,9 +250,10 @@ def test_label_maps_bring_dice_with_numbers_as_labels(client: WorkerClient, live
 
 def test_killed_during_a_drag(client: WorkerClient, live: Observed) -> None:
     prepare(client, live, model="slow")
-    wait_until(client, lambda: live.anchor_count == 2)
-    linear, grid = live.linear.copy(), live.grid
-    live.set_lambda(0.3)
+    fill(client, live)
+    linear, grid, anchors = live.linear.copy(), live.grid, live.anchor_count
+    for lam in (0.1, 0.2, 0.3):
+        live.set_lambda(lam)
     wait_until(client, lambda: live._job is not None and live._job.state == "running")
     assert client.pid is not None
     os.kill(client.pid, signal.SIGKILL)
@@ -260,9 +261,6 @@ def test_killed_during_a_drag(client: WorkerClient, live: Observed) -> None:
     assert len(live.errors) == 1
     assert "most likely because memory ran out" in live.errors[0]
     assert live.ready
-    time.sleep(0.1)
-    client.poll()
-    assert not client.alive, "nothing is started again before somebody asks for something"
     live.fields.clear()
     live.set_lambda(0.35)
     assert live.fields == [(0.35, False)], "previews go on without the worker"
@@ -271,9 +269,8 @@ def test_killed_during_a_drag(client: WorkerClient, live: Observed) -> None:
     assert client.generation == 2
     np.testing.assert_array_equal(live.linear, linear)
     assert live.grid is grid
-    fill(client, live)
     assert len(live.errors) == 1
-    assert live.anchor_count >= 3, "the background work goes on"
+    assert live.anchor_count == anchors
 
 
 def test_a_lambda_that_kills_does_not_do_so_again_and_again(client: WorkerClient, live: Observed) -> None:
@@ -424,8 +421,8 @@ def test_nothing_is_left_in_memory(client: WorkerClient, live: Observed) -> None
     assert [path.name for place in places for path in place.iterdir() if len(path.name) == 32] == []
     assert client.pid is not None
     os.kill(client.pid, signal.SIGKILL)
-    wait_until(client, lambda: not client.alive)
-    assert not any(place.exists() for place in places)
+    wait_until(client, lambda: not any(place.exists() for place in places))
+    assert not client.alive
     live.set_lambda(0.7)
     wait_until(client, lambda: live.exact_lam == 0.7)
     places += client._link.workspace.folders
