@@ -6,15 +6,15 @@ import os
 import tempfile
 from typing import Any
 
+import slicer
 from PySide6 import QtCore, QtGui, QtWidgets
 from PySide6.QtCore import Property
-
-import slicer
 
 from .ctk_widgets import plain
 from .file_io import qSlicerCoreIOManager
 from .layouts import qSlicerLayoutManager
-from .proxy import invokable, wrap
+from .members import invokable
+from .proxy import wrap
 from .qmrml_widgets import _SCENE_SIGNAL
 
 _LOGICS = {
@@ -43,7 +43,7 @@ class qSlicerCoreModule(QtCore.QObject):  # noqa: N801 (C++ name)
         return self._logic
 
     @invokable
-    def widgetRepresentation(self) -> None:  # noqa: N802
+    def widgetRepresentation(self) -> None:
         """Return None: there is no panel."""
 
     name = Property(str, lambda s: s._name)
@@ -60,12 +60,12 @@ class qSlicerModuleFactoryManager(QtCore.QObject):  # noqa: N801
         self._manager = manager
 
     @invokable
-    def loadedModuleNames(self) -> list[str]:  # noqa: N802
+    def loadedModuleNames(self) -> list[str]:
         """Return the names of loaded modules."""
         return list(self._manager.modules)
 
     @invokable
-    def isLoaded(self, name: str) -> bool:  # noqa: N802
+    def isLoaded(self, name: str) -> bool:
         """Whether a module is loaded."""
         return name in self._manager.modules
 
@@ -88,7 +88,7 @@ class qSlicerModuleManager(QtCore.QObject):  # noqa: N801
         return self.modules.get(name)
 
     @invokable
-    def factoryManager(self) -> Any:  # noqa: N802
+    def factoryManager(self) -> Any:
         """Return the factory manager."""
         return self._factory
 
@@ -129,53 +129,53 @@ class qSlicerApplication(QtCore.QObject):  # noqa: N801
         self._layouts = qSlicerLayoutManager(self._logic)
 
     @invokable
-    def testingEnabled(self) -> bool:  # noqa: N802
+    def testingEnabled(self) -> bool:
         """Whether the application runs tests (message boxes are then not shown)."""
         return self.testing
 
     @invokable
-    def processEvents(self, *_: Any) -> None:  # noqa: N802
+    def processEvents(self, *_: Any) -> None:
         """Let Qt work, deferred deletions included."""
         QtWidgets.QApplication.processEvents()
         QtWidgets.QApplication.sendPostedEvents(None, QtCore.QEvent.Type.DeferredDelete.value)
 
     @invokable
-    def layoutManager(self) -> Any:  # noqa: N802
+    def layoutManager(self) -> Any:
         """Return the layout manager."""
         return self._layouts
 
     @invokable
-    def moduleManager(self) -> Any:  # noqa: N802
+    def moduleManager(self) -> Any:
         """Return the module manager."""
         return self._modules
 
     @invokable
-    def applicationLogic(self) -> Any:  # noqa: N802
+    def applicationLogic(self) -> Any:
         """Return the application logic."""
         return self._logic
 
     @invokable
-    def moduleLogic(self, name: str) -> Any:  # noqa: N802
+    def moduleLogic(self, name: str) -> Any:
         """Return the logic of a C++ module."""
         return self._logic.GetModuleLogic(name)
 
     @invokable
-    def mrmlScene(self) -> Any:  # noqa: N802
+    def mrmlScene(self) -> Any:
         """Return the scene."""
         return slicer.mrmlScene
 
     @invokable
-    def coreIOManager(self) -> Any:  # noqa: N802
+    def coreIOManager(self) -> Any:
         """Return the file manager."""
         return self._io
 
     @invokable
-    def ioManager(self) -> Any:  # noqa: N802
+    def ioManager(self) -> Any:
         """Return the file manager."""
         return self._io
 
     @invokable
-    def userSettings(self) -> Any:  # noqa: N802
+    def userSettings(self) -> Any:
         """Return the settings (a file that is thrown away)."""
         return self._settings
 
@@ -185,39 +185,39 @@ class qSlicerApplication(QtCore.QObject):  # noqa: N801
         return self._settings
 
     @invokable
-    def revisionUserSettings(self) -> Any:  # noqa: N802
+    def revisionUserSettings(self) -> Any:
         """Return the settings."""
         return self._settings
 
     @invokable
-    def topLevelWidgets(self) -> Any:  # noqa: N802
+    def topLevelWidgets(self) -> Any:
         """Return all top-level widgets."""
         return QtWidgets.QApplication.topLevelWidgets()
 
     @invokable
-    def startupEnvironment(self) -> Any:  # noqa: N802
+    def startupEnvironment(self) -> Any:
         """Return the environment the application was started in."""
         return QtCore.QProcessEnvironment.systemEnvironment()
 
     @invokable
-    def pauseRender(self) -> None:  # noqa: N802
+    def pauseRender(self) -> None:
         """Stop painting the views."""
         self.setRenderPaused(True)
 
     @invokable
-    def resumeRender(self) -> None:  # noqa: N802
+    def resumeRender(self) -> None:
         """Paint the views again."""
         self.setRenderPaused(False)
 
     @invokable
-    def setRenderPaused(self, paused: bool) -> None:  # noqa: N802
+    def setRenderPaused(self, paused: bool) -> None:
         """Pause or resume; calls nest."""
         self._paused = max(0, self._paused + (1 if paused else -1))
         if self._layouts is not None:
             self._layouts._viewport.setUpdatesEnabled(self._paused == 0)
 
     @invokable
-    def pythonConsole(self) -> None:  # noqa: N802
+    def pythonConsole(self) -> None:
         """Return None: there is no console."""
 
     @invokable
@@ -236,12 +236,12 @@ class qSlicerApplication(QtCore.QObject):  # noqa: N801
         return QtWidgets.QApplication.style()
 
     @invokable
-    def keyboardModifiers(self) -> Any:  # noqa: N802
+    def keyboardModifiers(self) -> Any:
         """Return the keys held."""
         return QtWidgets.QApplication.keyboardModifiers()
 
     @invokable
-    def moduleDocumentationUrl(self, name: str) -> str:  # noqa: N802
+    def moduleDocumentationUrl(self, name: str) -> str:
         """Return where a module is documented."""
         return "https://slicer.readthedocs.io/en/latest/user_guide/modules/" + name.lower() + ".html"
 
@@ -273,7 +273,7 @@ class qSlicerModuleSelectorToolBar(QtWidgets.QToolBar):  # noqa: N801
         self._window, self._selected = window, ""
 
     @invokable
-    def selectModule(self, name: str) -> None:  # noqa: N802
+    def selectModule(self, name: str) -> None:
         """Leave the current module and enter another one."""
         module = slicer.app.moduleManager().module(name)
         if not module:
@@ -337,6 +337,6 @@ class qSlicerMainWindow(QtWidgets.QMainWindow):  # noqa: N801
             self._current.enter()
 
     @invokable
-    def moduleSelector(self) -> Any:  # noqa: N802
+    def moduleSelector(self) -> Any:
         """Return the module selector."""
         return self._toolbar

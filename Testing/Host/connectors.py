@@ -10,7 +10,6 @@ from typing import Any
 
 import ctk
 import qt
-
 import slicer
 
 from .parameter_values import (
@@ -50,7 +49,7 @@ class GuiConnector:
         if self._callback is not None:
             self._callback()
 
-    def onChanged(self, callback: Callable[[], None] | None) -> None:  # noqa: N802 (Slicer's name)
+    def onChanged(self, callback: Callable[[], None] | None) -> None:
         """Call ``callback`` on changes; None disconnects."""
         self._callback = callback
         if not self.signal:
@@ -100,10 +99,15 @@ class _Number(GuiConnector):
         if step is not None:
             self._widget.singleStep = step.value
         within = first_annotation(self._annotations, WithinRange)
-        low, high = within or first_annotation(self._annotations, Minimum), within or first_annotation(self._annotations, Maximum)
+        low, high = (
+            within or first_annotation(self._annotations, Minimum),
+            within or first_annotation(self._annotations, Maximum),
+        )
         sliders = (qt.QSlider, ctk.ctkSliderWidget, slicer.qMRMLSliderWidget)
         if type(self._widget) in sliders and (low is None or high is None):
-            raise RuntimeError(f"Cannot have a connection to {type(self._widget).__name__} where the type is unbounded.")
+            raise RuntimeError(
+                f"Cannot have a connection to {type(self._widget).__name__} where the type is unbounded."
+            )
         bound = 2**31 - 1 if integer else 1e300
         self._widget.minimum = low.minimum if low is not None else -bound
         self._widget.maximum = high.maximum if high is not None else bound
@@ -200,7 +204,7 @@ class _NodeChoice(GuiConnector):
         self._widget.setCurrentNode(value)
 
 
-def createGuiConnector(widget: Any, datatype: Any) -> GuiConnector:  # noqa: N802 (Slicer's name)
+def createGuiConnector(widget: Any, datatype: Any) -> GuiConnector:
     """Return the connector for a widget of exactly this type and a datatype.
 
     Raises:
@@ -208,7 +212,7 @@ def createGuiConnector(widget: Any, datatype: Any) -> GuiConnector:  # noqa: N80
     """
     kind, _ = split_annotations(datatype)
     real_type = type(widget)
-    choices = kind in (int, float, str, bool) or isinstance(kind, type) and issubclass(kind, enum.Enum)
+    choices = kind in (int, float, str, bool) or (isinstance(kind, type) and issubclass(kind, enum.Enum))
     is_path = isinstance(kind, type) and issubclass(kind, pathlib.PurePath)
     numbers = (
         qt.QDoubleSpinBox,

@@ -13,7 +13,7 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
-import numpy
+import numpy as np
 import shiboken6
 from PySide6 import QtCore
 from shibokensupport.signature import get_signature
@@ -42,7 +42,7 @@ def set_wrap_hook(wrap: Callable[[Any], Any]) -> None:
 
 def to_python(value: Any) -> Any:
     """Convert a value that Qt returned or passed to a slot into what PythonQt would hand to Python."""
-    if value is None or isinstance(value, (bool, int, float, str, bytes)) and not isinstance(value, enum.Enum):
+    if value is None or (isinstance(value, (bool, int, float, str, bytes)) and not isinstance(value, enum.Enum)):
         return value
     if isinstance(value, enum.Enum):
         return EnumInt(value)
@@ -62,7 +62,7 @@ def from_python(value: Any) -> Any:
         return open_(value)
     if isinstance(value, EnumInt):
         return value.member
-    if isinstance(value, numpy.generic):
+    if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, (list, tuple)):
         return [from_python(item) for item in value]

@@ -11,7 +11,7 @@ from PySide6.QtCore import Property
 
 from . import dialogs
 from .ctk_widgets import plain
-from .proxy import invokable
+from .members import invokable
 from .uiloader import designer_plugin
 
 
@@ -56,19 +56,19 @@ class ctkCollapsibleButton(QtWidgets.QAbstractButton, _Collapsible):  # noqa: N8
     def _header_height(self) -> int:
         return int(self.fontMetrics().height()) + 8
 
-    def hitButton(self, position: QtCore.QPoint) -> bool:  # noqa: N802
+    def hitButton(self, position: QtCore.QPoint) -> bool:
         return bool(position.y() < self._header_height())
 
-    def sizeHint(self) -> QtCore.QSize:  # noqa: N802
+    def sizeHint(self) -> QtCore.QSize:
         width, height = self.fontMetrics().horizontalAdvance(self.text()) + 40, self._header_height()
         if self.isChecked() and self.layout() is not None:
             hint = self.layout().totalSizeHint()
             width, height = max(width, hint.width()), max(height, hint.height())
         return QtCore.QSize(width, height)
 
-    minimumSizeHint = sizeHint  # noqa: N815
+    minimumSizeHint = sizeHint
 
-    def paintEvent(self, _event: Any) -> None:  # noqa: N802
+    def paintEvent(self, _event: Any) -> None:
         painter = QtWidgets.QStylePainter(self)
         option = QtWidgets.QStyleOptionButton()
         option.initFrom(self)
@@ -152,7 +152,7 @@ class ctkPathLineEdit(QtWidgets.QWidget):  # noqa: N801
                 self.validInputChanged.emit(not was_valid)
 
     @invokable
-    def setCurrentPath(self, path: str) -> None:  # noqa: N802
+    def setCurrentPath(self, path: str) -> None:
         """Set the path."""
         self._combo.setEditText(str(path))
 
@@ -166,7 +166,7 @@ class ctkPathLineEdit(QtWidgets.QWidget):  # noqa: N801
             self.setCurrentPath(path)
 
     @invokable
-    def addCurrentPathToHistory(self) -> None:  # noqa: N802
+    def addCurrentPathToHistory(self) -> None:
         """Remember the path in the drop-down list."""
         if self._path and self._combo.findText(self._path) < 0:
             self._combo.blockSignals(True)
@@ -174,11 +174,11 @@ class ctkPathLineEdit(QtWidgets.QWidget):  # noqa: N801
             self._combo.blockSignals(False)
 
     @invokable
-    def retrieveHistory(self) -> None:  # noqa: N802
+    def retrieveHistory(self) -> None:
         """Restore the history: the host keeps none between runs."""
 
     @invokable
-    def comboBox(self) -> QtWidgets.QComboBox:  # noqa: N802
+    def comboBox(self) -> QtWidgets.QComboBox:
         """Return the editable combo box."""
         return self._combo
 

@@ -10,7 +10,7 @@ from typing import Any
 from PySide6 import QtCore, QtWidgets
 from PySide6.QtCore import Property, Qt
 
-from .proxy import invokable
+from .members import invokable
 from .uiloader import designer_plugin
 
 
@@ -112,7 +112,7 @@ class ctkDoubleSlider(_Number):  # noqa: N801 (C++ name)
         self._slider.blockSignals(False)
 
     @invokable
-    def setValue(self, value: float) -> None:  # noqa: N802
+    def setValue(self, value: float) -> None:
         """Set the value, bounded."""
         self._change(value)
 
@@ -159,17 +159,17 @@ class ctkDoubleSpinBox(_Number):  # noqa: N801
         self._box.blockSignals(False)
 
     @invokable
-    def setValue(self, value: float) -> None:  # noqa: N802
+    def setValue(self, value: float) -> None:
         """Set the value, bounded and rounded."""
         self._change(value)
 
     @invokable
-    def stepUp(self) -> None:  # noqa: N802
+    def stepUp(self) -> None:
         """One step up."""
         self._change(self._number + self.property("singleStep"))
 
     @invokable
-    def stepDown(self) -> None:  # noqa: N802
+    def stepDown(self) -> None:
         """One step down."""
         self._change(self._number - self.property("singleStep"))
 
@@ -227,17 +227,17 @@ class ctkSliderWidget(_Number):  # noqa: N801
             part.blockSignals(False)
 
     @invokable
-    def setValue(self, value: float) -> None:  # noqa: N802
+    def setValue(self, value: float) -> None:
         """Set the value, bounded and rounded."""
         self._change(value)
 
     @invokable
-    def setSpinBoxVisible(self, visible: bool) -> None:  # noqa: N802
+    def setSpinBoxVisible(self, visible: bool) -> None:
         """Show or hide the spin box."""
         self.setProperty("spinBoxVisible", visible)
 
     @invokable
-    def setDecimals(self, decimals: int) -> None:  # noqa: N802
+    def setDecimals(self, decimals: int) -> None:
         """Set the number of decimals."""
         self.setProperty("decimals", decimals)
         self.decimalsChanged.emit(decimals)
@@ -284,13 +284,13 @@ class ctkRangeWidget(QtWidgets.QWidget):  # noqa: N801
         self.setRange(0.0, 99.0)
 
     @invokable
-    def setRange(self, minimum: float, maximum: float) -> None:  # noqa: N802
+    def setRange(self, minimum: float, maximum: float) -> None:
         """Set the bounds of both values."""
         self._bounds = (float(minimum), float(maximum))
         self.setValues(*self._values)
 
     @invokable
-    def setValues(self, low: float, high: float) -> None:  # noqa: N802
+    def setValues(self, low: float, high: float) -> None:
         """Set both values, bounded and ordered."""
         low, high = sorted(min(max(float(v), self._bounds[0]), self._bounds[1]) for v in (low, high))
         changed = (low, high) != self._values

@@ -10,7 +10,10 @@ from .convert import EnumInt
 from .record import RECORDS, DialogRecord, record_exception
 
 _STATIC: dict[tuple[str, str], Any] = {
-    **{("QMessageBox", n): QtWidgets.QMessageBox.StandardButton.Ok for n in ("information", "warning", "critical", "about")},
+    **{
+        ("QMessageBox", n): QtWidgets.QMessageBox.StandardButton.Ok
+        for n in ("information", "warning", "critical", "about")
+    },
     ("QMessageBox", "question"): QtWidgets.QMessageBox.StandardButton.Yes,
     ("QFileDialog", "getOpenFileName"): "",
     ("QFileDialog", "getSaveFileName"): "",
@@ -85,5 +88,3 @@ def _default_button(box: QtWidgets.QMessageBox) -> EnumInt:
         if box.button(kind) is not None:
             return EnumInt(kind)
     return EnumInt(kinds.Ok)
-
-

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import slicer
 from PySide6 import QtCore
 
-import slicer
-
-from .proxy import invokable
+from .members import invokable
 
 _TYPES = {
     "VolumeFile": (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz"),
@@ -34,18 +33,18 @@ class qSlicerCoreIOManager(QtCore.QObject):  # noqa: N801 (C++ name)
     newFileLoaded = QtCore.Signal("QVariantMap")
 
     @invokable
-    def fileType(self, name: str) -> str:  # noqa: N802
+    def fileType(self, name: str) -> str:
         """Return the kind of a file by its name."""
         ordered = sorted(_TYPES.items(), key=lambda item: item[0] != "SegmentationFile")
         return next((kind for kind, endings in ordered if str(name).lower().endswith(endings)), "NoFile")
 
     @invokable
-    def fileWriterFileType(self, node: Any, _name: str = "") -> str:  # noqa: N802
+    def fileWriterFileType(self, node: Any, _name: str = "") -> str:
         """Return the kind of file a node is written to."""
         return "NodeFile"
 
     @invokable
-    def loadNodes(self, kind: str, properties: dict[str, Any], loaded: Any = None, messages: Any = None) -> bool:  # noqa: N802
+    def loadNodes(self, kind: str, properties: dict[str, Any], loaded: Any = None, messages: Any = None) -> bool:
         """Load a file. Return whether that worked."""
         path = str(properties["fileName"])
         node = None
@@ -92,7 +91,7 @@ class qSlicerCoreIOManager(QtCore.QObject):  # noqa: N801 (C++ name)
         return bool(scene.Connect() if clear else scene.Import())
 
     @invokable
-    def saveNodes(self, kind: str, properties: dict[str, Any], messages: Any = None) -> bool:  # noqa: N802
+    def saveNodes(self, kind: str, properties: dict[str, Any], messages: Any = None) -> bool:
         """Save a node or the scene. Return whether that worked."""
         path = str(properties["fileName"])
         scene = slicer.mrmlScene

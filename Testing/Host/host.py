@@ -14,10 +14,9 @@ from typing import Any
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
+import slicer
 import vtk
 from PySide6 import QtCore, QtWidgets
-
-import slicer
 
 from .proxy import wrap, wrapper_class
 from .record import RECORDS, Records, record_warning
@@ -43,7 +42,9 @@ class Host:
         slicer.app = wrap(self._application)
         QtCore.QSettings.setDefaultFormat(QtCore.QSettings.Format.IniFormat)
         QtCore.QSettings.setPath(
-            QtCore.QSettings.Format.IniFormat, QtCore.QSettings.Scope.UserScope, self._application.property("temporaryPath")
+            QtCore.QSettings.Format.IniFormat,
+            QtCore.QSettings.Scope.UserScope,
+            self._application.property("temporaryPath"),
         )
         self.set_version(version)
         self._application.make_views()
@@ -124,7 +125,9 @@ class Host:
         from .record import DialogRecord
 
         title = keywords.get("windowTitle") or ""
-        kind = "slicer.util." + ("confirm" if testing_value is not None else logging.getLevelName(level).lower() + "Display")
+        kind = "slicer.util." + (
+            "confirm" if testing_value is not None else logging.getLevelName(level).lower() + "Display"
+        )
         record = DialogRecord(kind, text, title, level=logging.getLevelName(level))
         RECORDS.dialogs.append(record)
         if self.testing or RECORDS.answers:
@@ -248,6 +251,7 @@ class Host:
         for name, module in list(self._application._modules.modules.items()):
             if isinstance(getattr(module, "_raw", None), qSlicerScriptedLoadableModule):
                 self.unload(name)
+        self._window.hide()
         slicer.mrmlScene.Clear(0)
         slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
         self.process_events()
@@ -269,7 +273,9 @@ def check_folder(folder: Path) -> list[str]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         classes = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
         if path.stem not in classes:
-            problems.append(f"{path.name}: class {path.stem} was not found in the file; helpers belong in a sub-package")
+            problems.append(
+                f"{path.name}: class {path.stem} was not found in the file; helpers belong in a sub-package"
+            )
     return problems
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import xml.etree.ElementTree as ElementTree
 from typing import Any
 
+import slicer
 import vtk
 from PySide6 import QtCore, QtWidgets
 from PySide6.QtCore import Property
 
-import slicer
-
-from .proxy import invokable
+from .members import invokable
 from .views import qMRMLSliceWidget
 
 _STANDARD = {
@@ -58,7 +57,11 @@ class qSlicerLayoutManager(QtCore.QObject):  # noqa: N801 (C++ name)
         for widget in self._slices.values():
             widget.restore()
             composite = widget.mrmlSliceCompositeNode()
-            for setter in (composite.SetBackgroundVolumeID, composite.SetForegroundVolumeID, composite.SetLabelVolumeID):
+            for setter in (
+                composite.SetBackgroundVolumeID,
+                composite.SetForegroundVolumeID,
+                composite.SetLabelVolumeID,
+            ):
                 setter(None)
 
     def _arrange(self) -> None:
@@ -104,48 +107,48 @@ class qSlicerLayoutManager(QtCore.QObject):  # noqa: N801 (C++ name)
         return box
 
     @invokable
-    def setLayout(self, layout: int) -> None:  # noqa: N802
+    def setLayout(self, layout: int) -> None:
         """Switch to a layout, built in or described in the layout node."""
         self._node.SetViewArrangement(int(layout))
         self._arrange()
 
     @invokable
-    def layoutLogic(self) -> Any:  # noqa: N802
+    def layoutLogic(self) -> Any:
         """Return the layout logic."""
         return self._logic
 
     @invokable
-    def sliceWidget(self, name: str) -> Any:  # noqa: N802
+    def sliceWidget(self, name: str) -> Any:
         """Return a slice widget by the name of its view, or None."""
         return self._slices.get(name)
 
     @invokable
-    def sliceViewNames(self) -> list[str]:  # noqa: N802
+    def sliceViewNames(self) -> list[str]:
         """Return the names of all slice views made so far."""
         return list(self._slices)
 
     @invokable
-    def mrmlSliceLogics(self) -> Any:  # noqa: N802
+    def mrmlSliceLogics(self) -> Any:
         """Return the slice logics."""
         return self._application_logic.GetSliceLogics()
 
     @invokable
-    def mrmlViewLogics(self) -> Any:  # noqa: N802
+    def mrmlViewLogics(self) -> Any:
         """Return the logics of the 3D views: none."""
         return self._application_logic.GetViewLogics()
 
     @invokable
-    def resetSliceViews(self) -> None:  # noqa: N802
+    def resetSliceViews(self) -> None:
         """Fit all slice views to their volumes."""
         for widget in self._slices.values():
             widget.fitSliceToBackground()
 
     @invokable
-    def resetThreeDViews(self) -> None:  # noqa: N802
+    def resetThreeDViews(self) -> None:
         """Nothing to reset: there are no 3D views."""
 
     @invokable
-    def threeDWidget(self, index: int) -> None:  # noqa: N802
+    def threeDWidget(self, index: int) -> None:
         """Return None: there are no 3D views."""
 
     @invokable

@@ -7,9 +7,8 @@ import types
 from pathlib import Path
 from typing import Any
 
-from packaging.requirements import Requirement
-
 import slicer
+from packaging.requirements import Requirement
 
 from .record import RECORDS
 
@@ -46,8 +45,8 @@ def pip_install(
     blocking: bool = True,
     show_progress: bool = True,
     requester: str | None = None,
-    logCallback: Any = None,  # noqa: N803
-    completedCallback: Any = None,  # noqa: N803
+    logCallback: Any = None,
+    completedCallback: Any = None,
 ) -> None:
     """Record the request. A queued answer False makes it fail as pip does, with CalledProcessError."""
     RECORDS.pip.append(("install", requirements))
@@ -61,7 +60,9 @@ def pip_install(
         completedCallback(0)
 
 
-def pip_uninstall(requirements: Any, blocking: bool = True, logCallback: Any = None, completedCallback: Any = None) -> None:  # noqa: N803
+def pip_uninstall(
+    requirements: Any, blocking: bool = True, logCallback: Any = None, completedCallback: Any = None
+) -> None:
     """Record the request."""
     RECORDS.pip.append(("uninstall", requirements))
     if completedCallback is not None:

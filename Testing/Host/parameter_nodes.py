@@ -7,9 +7,8 @@ import types
 import typing
 from typing import Any
 
-import vtk
-
 import slicer
+import vtk
 
 from . import parameter_values as values
 from .parameter_values import Default, Validator, first_annotation, split_annotations
@@ -51,10 +50,10 @@ class _Parameter:
 class _Wrapper:
     """Methods that the decorator adds to a class."""
 
-    allParameters: dict[str, _Parameter]  # noqa: N815 (Slicer's name)
-    parameterNode: Any  # noqa: N815
+    allParameters: dict[str, _Parameter]
+    parameterNode: Any
 
-    def _init(self, parameterNode: Any, prefix: str | None = None) -> None:  # noqa: N803
+    def _init(self, parameterNode: Any, prefix: str | None = None) -> None:
         object.__setattr__(self, "parameterNode", parameterNode)
         self._guis: dict[int, tuple[dict[str, Any], int]] = {}
         self._next_tag, self._updating = 0, False
@@ -71,20 +70,20 @@ class _Wrapper:
         """Return the default of a parameter."""
         return Default(self._parameter(name).default)
 
-    def getValue(self, name: str) -> Any:  # noqa: N802
+    def getValue(self, name: str) -> Any:
         """Return a value by name."""
         return self._parameter(name).read(self.parameterNode)
 
-    def setValue(self, name: str, value: Any) -> None:  # noqa: N802
+    def setValue(self, name: str, value: Any) -> None:
         """Set a value by name."""
         self._parameter(name).write(self.parameterNode, value)
 
-    def isCached(self, name: str) -> bool:  # noqa: N802
+    def isCached(self, name: str) -> bool:
         """Whether Slicer keeps the value in memory: the host never does."""
         self._parameter(name)
         return False
 
-    def connectGui(self, gui: Any) -> int:  # noqa: N802
+    def connectGui(self, gui: Any) -> int:
         """Connect all widgets with the property SlicerParameterName. Return the tag for disconnectGui."""
         import qt
 
@@ -96,14 +95,16 @@ class _Wrapper:
                 mapping[name] = widget
         return self.connectParametersToGui(mapping)
 
-    def connectParametersToGui(self, mapping: dict[str, Any]) -> int:  # noqa: N802
+    def connectParametersToGui(self, mapping: dict[str, Any]) -> int:
         """Connect parameters (by name) to widgets: value to widget first, then both ways."""
         from .connectors import GuiConnector, createGuiConnector
 
         for name in mapping:
             self._parameter(name)
         connectors = {
-            name: widget if isinstance(widget, GuiConnector) else createGuiConnector(widget, self._parameter(name).annotated)
+            name: widget
+            if isinstance(widget, GuiConnector)
+            else createGuiConnector(widget, self._parameter(name).annotated)
             for name, widget in mapping.items()
         }
         tag, self._next_tag = self._next_tag, self._next_tag + 1
@@ -133,7 +134,7 @@ class _Wrapper:
         finally:
             self._updating = False
 
-    def disconnectGui(self, tag: int) -> None:  # noqa: N802
+    def disconnectGui(self, tag: int) -> None:
         """Undo connectGui."""
         if tag in self._guis:
             connectors, observer = self._guis.pop(tag)
@@ -141,23 +142,23 @@ class _Wrapper:
                 connector.onChanged(None)
             self.RemoveObserver(observer)
 
-    def StartModify(self) -> int:  # noqa: N802
+    def StartModify(self) -> int:
         """Collect changes."""
         return self.parameterNode.StartModify()  # type: ignore[no-any-return]
 
-    def EndModify(self, was: int) -> None:  # noqa: N802
+    def EndModify(self, was: int) -> None:
         """Announce the collected changes."""
         self.parameterNode.EndModify(was)
 
-    def AddObserver(self, event: Any, callback: Any, priority: float = 0.0) -> int:  # noqa: N802
+    def AddObserver(self, event: Any, callback: Any, priority: float = 0.0) -> int:
         """Observe the parameter node."""
         return self.parameterNode.AddObserver(event, callback, priority)  # type: ignore[no-any-return]
 
-    def RemoveObserver(self, tag: int) -> None:  # noqa: N802
+    def RemoveObserver(self, tag: int) -> None:
         """Stop observing."""
         self.parameterNode.RemoveObserver(tag)
 
-    def Modified(self) -> None:  # noqa: N802
+    def Modified(self) -> None:
         """Announce a change."""
         self.parameterNode.Modified()
 
@@ -166,7 +167,7 @@ def _is_widget(candidate: Any) -> bool:
     return bool(getattr(candidate, "isWidgetType", lambda: False)())
 
 
-def parameterNodeWrapper(classtype: type | None = None) -> Any:  # noqa: N802 (Slicer's name)
+def parameterNodeWrapper(classtype: type | None = None) -> Any:
     """Class decorator: every annotated member becomes a parameter of the node given to the constructor."""
     if classtype is None:
         return parameterNodeWrapper
@@ -182,7 +183,11 @@ def parameterNodeWrapper(classtype: type | None = None) -> Any:  # noqa: N802 (S
         setattr(classtype, name, method)
     for name in parameters:
         setattr(classtype, name, _property(name))
-    extra: dict[str, Any] = {"allParameters": parameters, "_is_parameter_node_wrapper": True, "__init__": _Wrapper._init}
+    extra: dict[str, Any] = {
+        "allParameters": parameters,
+        "_is_parameter_node_wrapper": True,
+        "__init__": _Wrapper._init,
+    }
     extra["dataType"] = staticmethod(lambda name: parameters[name].annotated)
     for name, item in extra.items():
         setattr(classtype, name, item)
@@ -193,12 +198,12 @@ def _property(name: str) -> property:
     return property(lambda self: self.getValue(name), lambda self, value: self.setValue(name, value))
 
 
-def isParameterNodeWrapper(candidate: Any) -> bool:  # noqa: N802
+def isParameterNodeWrapper(candidate: Any) -> bool:
     """Whether a class or object was made by the decorator."""
     return bool(getattr(candidate, "_is_parameter_node_wrapper", False))
 
 
-def findChildWidgetForParameter(widget: Any, parameter: str) -> Any:  # noqa: N802
+def findChildWidgetForParameter(widget: Any, parameter: str) -> Any:
     """Return the descendant that shows a parameter, or None."""
     import qt
 

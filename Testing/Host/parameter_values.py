@@ -110,7 +110,7 @@ class Choice(Validator):
 class Exclude(Validator):
     """None of a list."""
 
-    def __init__(self, excludedValues: Any) -> None:  # noqa: N803 (Slicer's name)
+    def __init__(self, excludedValues: Any) -> None:
         self.excludedValues = excludedValues
 
     def validate(self, value: Any) -> None:

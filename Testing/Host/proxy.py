@@ -13,43 +13,18 @@ import types
 import weakref
 from typing import Any
 
-import numpy
 import shiboken6
 from PySide6 import QtCore
 
 from . import dialogs, signals
 from .convert import EnumInt, call, from_python, set_wrap_hook, to_python
+from .members import find_member, property_index, qt_class, read_property, write_property
 from .record import record_exception
 
 _classes: dict[type, type] = {}
-# Names that a property of the same name would hide, but which PythonQt keeps as methods.
-_METHODS_OVER_PROPERTIES = {("QTimer", "singleShot")}
-# Written in Python in PySide6, thus not part of what PythonQt shows of a class.
-_PYSIDE_ONLY = {"metaObject", "staticMetaObject", "connect", "disconnect", "emit", "tr", "receivers"}
-
-
-def invokable(function: Any) -> Any:
-    """Mark a Python method of a host widget as a public slot or Q_INVOKABLE: only these are visible to modules."""
-    function._invokable = True
-    return function
-
-
-def _is_host_class(raw_class: type) -> bool:
-    """Whether a PySide6 subclass stands for a ctk or qMRML class, whose plain methods PythonQt does not wrap."""
-    return bool(raw_class.__dict__.get("_meta_object_only", False))
-
-
-def _qt_class(raw_class: type) -> type:
-    """Return the nearest class that modules know: a Qt class, a ctk or qMRML class."""
-    for candidate in raw_class.__mro__:
-        if candidate.__module__.startswith("PySide6.") or _is_host_class(candidate):
-            return candidate
-    return raw_class
-
-
 def wrapper_class(raw_class: type) -> type:
     """Return the wrapper class of a PySide6 class or host widget class."""
-    raw_class = _qt_class(raw_class)
+    raw_class = qt_class(raw_class)
     if raw_class not in _classes:
         _classes[raw_class] = QtClass(raw_class.__name__, (Wrapper,), {"_raw_class": raw_class, "__slots__": ()})
     return _classes[raw_class]
@@ -71,30 +46,6 @@ def wrap(raw: Any) -> Any:
 
 
 set_wrap_hook(wrap)
-
-
-def find_member(raw_class: type, name: str) -> Any:
-    """Return the class attribute that PythonQt would expose under ``name``, or None.
-
-    Of ctk and qMRML classes only invokables, signals and enums are visible, of Qt classes everything.
-    """
-    if name.startswith("_") or name in _PYSIDE_ONLY:
-        return None
-    name = {"exec_": "exec", "print_": "print", "raise_": "raise_"}.get(name, name)
-    for owner in raw_class.__mro__:
-        if name not in owner.__dict__:
-            continue
-        found = owner.__dict__[name]
-        if owner.__module__.startswith("PySide6."):
-            return getattr(raw_class, name) if isinstance(found, staticmethod) else getattr(owner, name)
-        if isinstance(found, staticmethod):
-            return getattr(owner, name) if getattr(found.__func__, "_invokable", False) else None
-        if getattr(found, "_invokable", False) or isinstance(found, (enum.Enum, enum.EnumMeta, EnumInt)):
-            return found
-        if _is_host_class(owner) and isinstance(found, types.FunctionType):
-            continue  # a helper of the host, or an overridden virtual of the Qt class below
-    enum_value = getattr(raw_class, name, None) if not _is_host_class(raw_class) else None
-    return enum_value if isinstance(enum_value, enum.Enum) else None
 
 
 class QtClass(type):
@@ -161,74 +112,10 @@ def _no_keywords(name: str, keywords: dict[str, Any]) -> None:
         raise TypeError(f"{name}() takes no keyword arguments: {', '.join(keywords)}")
 
 
-def property_index(raw: Any, name: str) -> int:
-    """Return the index of a declared Qt property, -1 if there is none; ``name`` stands for objectName."""
-    if not isinstance(raw, QtCore.QObject):
-        return -1
-    meta = raw.metaObject()
-    index = meta.indexOfProperty(name)
-    if index < 0 and name == "name":
-        index = meta.indexOfProperty("objectName")
-    if index >= 0 and any((c.__name__, name) in _METHODS_OVER_PROPERTIES for c in type(raw).__mro__):
-        return -1
-    return int(index)
-
-
-def read_property(raw: QtCore.QObject, name: str) -> Any:
-    """Read a Qt property as PythonQt would hand it to Python."""
-    try:
-        return to_python(raw.property(name))
-    except RuntimeError:  # PySide6 has no converter for enum properties: use the getter
-        for getter in (name, "is" + name[0].upper() + name[1:], "has" + name[0].upper() + name[1:]):
-            if callable(getattr(raw, getter, None)):
-                return to_python(getattr(raw, getter)())
-        raise
-
-
-def write_property(raw: QtCore.QObject, index: int, value: Any) -> None:
-    """Write a Qt property, converting as PythonQt does: text from anything, numbers from numbers."""
-    meta_property = raw.metaObject().property(index)
-    name, kind = meta_property.name(), meta_property.typeName()
-    if not meta_property.isWritable():
-        raise AttributeError(f"Property '{name}' of type '{kind}' is not writable")
-    refused = AttributeError(
-        f"Property '{name}' of type '{kind}' does not accept an object of type {type(value).__name__} ({value!r})"
-    )
-    if isinstance(value, numpy.generic):
-        value = value.item()
-    if kind == "QString":
-        value = str(value)
-    elif kind in ("int", "uint", "double", "float", "bool", "qlonglong"):
-        if isinstance(value, str) or not hasattr(value, "__float__"):
-            raise refused
-        value = {"double": float, "float": float, "bool": bool}.get(kind, int)(value)
-    elif kind == "QStringList":
-        if isinstance(value, str) or not hasattr(value, "__iter__"):
-            raise refused
-        value = [str(item) for item in value]
-    setter = getattr(type(raw), "set" + name[0].upper() + name[1:], None)
-    raw_value = from_python(value)
-    if isinstance(raw_value, enum.Enum) and not meta_property.isEnumType():
-        raw_value = raw_value.value
-    if setter is not None and type(setter).__name__ == "method_descriptor" and not isinstance(raw_value, enum.Enum):
-        try:
-            call(setter, (value,), bound_to=raw)
-        except ValueError:
-            raise refused from None
-        return
-    if isinstance(raw_value, enum.Enum):
-        if setter is not None:
-            call(setter, (value,), bound_to=raw)
-            return
-        raw_value = raw_value.value
-    if not raw.setProperty(name, raw_value):
-        raise refused
-
-
 class Wrapper(metaclass=QtClass):
     """A Qt object as Python code in Slicer sees it."""
 
-    __slots__ = ("_raw", "__weakref__")
+    __slots__ = ("__weakref__", "_raw")
     _raw_class: type = QtCore.QObject
 
     def __init_subclass__(cls, **keywords: Any) -> None:
@@ -242,7 +129,7 @@ class Wrapper(metaclass=QtClass):
         cls = type(self)
         _no_keywords(cls.__name__, keywords)
         raw_class = cls._raw_class
-        raw = from_python(call(raw_class, arguments, describe=_qt_class(raw_class)))
+        raw = from_python(call(raw_class, arguments, describe=qt_class(raw_class)))
         object.__setattr__(self, "_raw", raw)
         with contextlib.suppress(AttributeError):
             raw._host_wrapper = weakref.ref(self)
@@ -285,7 +172,9 @@ class Wrapper(metaclass=QtClass):
             raise ValueError(f"Trying to read '{name}' from a destroyed {type(self).__name__} object")
         raw = self._raw
         if property_index(raw, name) >= 0:
-            return read_property(raw, "objectName" if name == "name" and raw.metaObject().indexOfProperty("name") < 0 else name)
+            return read_property(
+                raw, "objectName" if name == "name" and raw.metaObject().indexOfProperty("name") < 0 else name
+            )
         if isinstance(raw, QtCore.QObject):
             special = _OBJECT_METHODS.get(name)
             if special is not None:
@@ -324,7 +213,7 @@ class Wrapper(metaclass=QtClass):
 
     def __setattr__(self, name: str, value: Any) -> None:
         is_subclass = "_raw_class_made" in dir(type(self)._raw_class)
-        if is_subclass and name in dir(type(self)) or name == "_raw":
+        if (is_subclass and name in dir(type(self))) or name == "_raw":
             object.__setattr__(self, name, value)
             return
         if self._alive():
@@ -411,7 +300,7 @@ def _disconnect(self: Wrapper, signal: str | None = None, target: Any = None) ->
 
 
 def _class_name(self: Wrapper) -> str:
-    return _qt_class(type(self._open())).__name__
+    return qt_class(type(self._open())).__name__
 
 
 def _set_property(self: Wrapper, name: str, value: Any) -> bool:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import slicer
 import vtk
 from PySide6 import QtCore, QtWidgets
 from PySide6.QtCore import Property
 
-import slicer
-
 from . import dialogs
 from .ctk_controls import ctkCollapsibleButton
 from .ctk_widgets import ctkDoubleSpinBox, ctkSliderWidget, plain
-from .proxy import invokable
+from .members import invokable
 from .uiloader import designer_plugin
 
 _SCENE_SIGNAL = {"mrmlSceneChanged(vtkMRMLScene*)": "mrmlSceneChanged(PyObject)"}
@@ -25,12 +24,12 @@ class _SceneHolder:
     _scene: Any = None
 
     @invokable
-    def mrmlScene(self) -> Any:  # noqa: N802 (C++ name)
+    def mrmlScene(self) -> Any:
         """Return the scene."""
         return self._scene
 
     @invokable
-    def setMRMLScene(self: Any, scene: Any) -> None:  # noqa: N802
+    def setMRMLScene(self: Any, scene: Any) -> None:
         """Set the scene and announce it."""
         if scene is not self._scene:
             self._scene = scene
@@ -77,7 +76,7 @@ class qMRMLSliderWidget(ctkSliderWidget):  # noqa: N801
     quantity = plain(str, "quantity", "")
 
     @invokable
-    def setMRMLScene(self, scene: Any) -> None:  # noqa: N802
+    def setMRMLScene(self, scene: Any) -> None:
         """Set the scene."""
         self._scene = scene
 
@@ -91,7 +90,7 @@ class qMRMLSpinBox(ctkDoubleSpinBox):  # noqa: N801
     quantity = plain(str, "quantity", "")
 
     @invokable
-    def setMRMLScene(self, scene: Any) -> None:  # noqa: N802
+    def setMRMLScene(self, scene: Any) -> None:
         """Set the scene."""
         self._scene = scene
 
@@ -204,12 +203,12 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
 
     # --- scene ------------------------------------------------------------------------------------------------
     @invokable
-    def mrmlScene(self) -> Any:  # noqa: N802
+    def mrmlScene(self) -> Any:
         """Return the scene."""
         return self._scene
 
     @invokable
-    def setMRMLScene(self, scene: Any) -> None:  # noqa: N802
+    def setMRMLScene(self, scene: Any) -> None:
         """Show the nodes of a scene."""
         if scene is self._scene:
             return
@@ -263,12 +262,12 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
 
     # --- what modules use -------------------------------------------------------------------------------------
     @invokable
-    def currentNode(self) -> Any:  # noqa: N802
+    def currentNode(self) -> Any:
         """Return the chosen node or None."""
         return self._current
 
     @invokable
-    def setCurrentNode(self, node: Any) -> None:  # noqa: N802
+    def setCurrentNode(self, node: Any) -> None:
         """Choose a node (or node ID); one that is not listed means none."""
         if isinstance(node, str):
             node = self._scene.GetNodeByID(node) if self._scene is not None else None
@@ -278,27 +277,27 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
         self._select(node if node in self._nodes else None)
 
     @invokable
-    def setCurrentNodeID(self, node_id: str) -> None:  # noqa: N802
+    def setCurrentNodeID(self, node_id: str) -> None:
         """Choose a node by its ID."""
         self.setCurrentNode(node_id)
 
     @invokable
-    def setCurrentNodeIndex(self, index: int) -> None:  # noqa: N802
+    def setCurrentNodeIndex(self, index: int) -> None:
         """Choose the n-th listed node."""
         self._select(self._nodes[index] if 0 <= index < len(self._nodes) else None)
 
     @invokable
-    def nodeCount(self) -> int:  # noqa: N802
+    def nodeCount(self) -> int:
         """Return how many nodes are listed."""
         return len(self._nodes)
 
     @invokable
-    def nodeFromIndex(self, index: int) -> Any:  # noqa: N802
+    def nodeFromIndex(self, index: int) -> Any:
         """Return the n-th listed node."""
         return self._nodes[index] if 0 <= index < len(self._nodes) else None
 
     @invokable
-    def addNode(self, node_type: str = "") -> Any:  # noqa: N802
+    def addNode(self, node_type: str = "") -> Any:
         """Create a node of the first (or given) type, as the "Create new" entry does."""
         node = self._scene.AddNewNodeByClass(node_type or self.property("nodeTypes")[0], self.property("baseName"))
         for (kind, attribute), value in self._attributes.items():
@@ -311,37 +310,37 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
         return node
 
     @invokable
-    def removeCurrentNode(self) -> None:  # noqa: N802
+    def removeCurrentNode(self) -> None:
         """Remove the chosen node from the scene."""
         if self._current is not None:
             self._scene.RemoveNode(self._current)
 
     @invokable
-    def renameCurrentNode(self) -> None:  # noqa: N802
+    def renameCurrentNode(self) -> None:
         """Ask for a new name; the test answers."""
         name = dialogs.static_dialog("QInputDialog", "getText", ("Rename",))
         if name and self._current is not None:
             self._current.SetName(name)
 
     @invokable
-    def addAttribute(self, node_type: str, name: str, value: Any = None) -> None:  # noqa: N802
+    def addAttribute(self, node_type: str, name: str, value: Any = None) -> None:
         """List only nodes that have the attribute (with this value if one is given)."""
         self._attributes[(node_type, name)] = value
         self._refill()
 
     @invokable
-    def removeAttribute(self, node_type: str, name: str) -> None:  # noqa: N802
+    def removeAttribute(self, node_type: str, name: str) -> None:
         """Forget an attribute filter."""
         self._attributes.pop((node_type, name), None)
         self._refill()
 
     @invokable
-    def setNodeTypeLabel(self, label: str, node_type: str) -> None:  # noqa: N802
+    def setNodeTypeLabel(self, label: str, node_type: str) -> None:
         """Set how a node type is called in the list."""
         self._labels[node_type] = label
 
     @invokable
-    def nodeTypeLabel(self, node_type: str) -> str:  # noqa: N802
+    def nodeTypeLabel(self, node_type: str) -> str:
         """Return how a node type is called in the list."""
         return self._labels.get(node_type, "")
 

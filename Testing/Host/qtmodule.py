@@ -14,7 +14,17 @@ from .uiloader import QUiLoader
 
 _MODULES = (QtCore, QtGui, QtWidgets, QtNetwork, QtPrintSupport, QtSvg, QtXml)
 # In PySide6, not in PythonQt.
-_MISSING = {"QVariant", "QtConcurrent", "QFutureWatcher", "QFuture", "QThreadPool", "Property", "Slot", "QEnum", "QFlag"}
+_MISSING = {
+    "QVariant",
+    "QtConcurrent",
+    "QFutureWatcher",
+    "QFuture",
+    "QThreadPool",
+    "Property",
+    "Slot",
+    "QEnum",
+    "QFlag",
+}
 
 
 class QtModule(types.ModuleType):

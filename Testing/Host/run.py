@@ -1,6 +1,6 @@
 """Runs a scripted module file in the host: its self-test, a screenshot, or both.
 
-    python -m Testing.Host HyperRegSlicer/HyperRegSlicer.py --self-test --screenshot module.png
+python -m Testing.Host HyperRegSlicer/HyperRegSlicer.py --self-test --screenshot module.png
 """
 
 from __future__ import annotations

@@ -12,13 +12,13 @@ import unittest
 from pathlib import Path
 from typing import Any
 
+import slicer
 from PySide6 import QtCore, QtGui, QtWidgets
 from PySide6.QtCore import Property
 
-import slicer
-
 from .ctk_widgets import plain
-from .proxy import invokable, wrap
+from .members import invokable
+from .proxy import wrap
 from .qmrml_widgets import _SCENE_SIGNAL
 from .record import record_exception
 
@@ -61,14 +61,14 @@ class qSlicerScriptedLoadableModule(QtCore.QObject):  # noqa: N801 (C++ name)
         return getattr(sys.modules[self._name], self._name + suffix)  # type: ignore[no-any-return]
 
     @invokable
-    def widgetRepresentation(self) -> Any:  # noqa: N802
+    def widgetRepresentation(self) -> Any:
         """Return the module's panel; it is made, and its setup() called, the first time."""
         if self._representation is None:
             self._representation = self._make_representation()
         return self._representation
 
     @invokable
-    def createNewWidgetRepresentation(self) -> Any:  # noqa: N802
+    def createNewWidgetRepresentation(self) -> Any:
         """Make another panel."""
         return self._make_representation()
 
@@ -154,12 +154,12 @@ class qSlicerScriptedLoadableModuleWidget(QtWidgets.QWidget):  # noqa: N801
         return self._python
 
     @invokable
-    def mrmlScene(self) -> Any:  # noqa: N802
+    def mrmlScene(self) -> Any:
         """Return the scene."""
         return self._scene
 
     @invokable
-    def setMRMLScene(self, scene: Any) -> None:  # noqa: N802
+    def setMRMLScene(self, scene: Any) -> None:
         """Set the scene."""
         self._scene = scene
         self.mrmlSceneChanged.emit(scene)
@@ -223,15 +223,15 @@ class ScriptedLoadableModule:
             slicer.selfTests = {}
         slicer.selfTests[self.moduleName] = self.runTest
 
-    def resourcePath(self, filename: str) -> str:  # noqa: N802
+    def resourcePath(self, filename: str) -> str:
         """Return the path of a file in the module's Resources folder."""
         return os.path.join(os.path.dirname(self.parent.path), "Resources", filename)
 
-    def getDefaultModuleDocumentationLink(self, docPage: str | None = None) -> str:  # noqa: N802, N803
+    def getDefaultModuleDocumentationLink(self, docPage: str | None = None) -> str:
         """Return the help text's link to the documentation."""
         return f'<p>For more information, see the <a href="{docPage or self.moduleName}">online documentation</a>.</p>'
 
-    def runTest(self, msec: int = 100, **keywords: Any) -> None:  # noqa: N802
+    def runTest(self, msec: int = 100, **keywords: Any) -> None:
         """Run the <Module>Test class of the module file."""
         test_class = getattr(importlib.import_module(type(self).__module__), self.moduleName + "Test", None)
         if test_class is None:
@@ -262,7 +262,7 @@ class ScriptedLoadableModuleWidget:
             self.parent.show()
         slicer.app.moduleManager().connect("moduleAboutToBeUnloaded(QString)", self._onModuleAboutToBeUnloaded)
 
-    def resourcePath(self, filename: str) -> str:  # noqa: N802
+    def resourcePath(self, filename: str) -> str:
         """Return the path of a file in the module's Resources folder."""
         return os.path.join(os.path.dirname(slicer.util.modulePath(self.moduleName)), "Resources", filename)
 
@@ -272,12 +272,12 @@ class ScriptedLoadableModuleWidget:
     def cleanup(self) -> None:
         """Called before the module is unloaded or reloaded."""
 
-    def _onModuleAboutToBeUnloaded(self, moduleName: str) -> None:  # noqa: N802, N803
+    def _onModuleAboutToBeUnloaded(self, moduleName: str) -> None:
         if moduleName == self.moduleName:
             self.cleanup()
             slicer.app.moduleManager().disconnect("moduleAboutToBeUnloaded(QString)", self._onModuleAboutToBeUnloaded)
 
-    def onReload(self) -> None:  # noqa: N802
+    def onReload(self) -> None:
         """Reload the module from its file."""
         slicer.util.reloadScriptedModule(self.moduleName)
 
@@ -290,12 +290,12 @@ class ScriptedLoadableModuleLogic:
         self.moduleName = type(self).__name__.removesuffix("Logic")
         self.isSingletonParameterNode = True
 
-    def getAllParameterNodes(self) -> list[Any]:  # noqa: N802
+    def getAllParameterNodes(self) -> list[Any]:
         """Return all parameter nodes of this module."""
         nodes = slicer.util.getNodesByClass("vtkMRMLScriptedModuleNode")
         return [node for node in nodes if node.GetAttribute("ModuleName") == self.moduleName]
 
-    def getParameterNode(self) -> Any:  # noqa: N802
+    def getParameterNode(self) -> Any:
         """Return the parameter node of this module; make one if there is none."""
         if self.isSingletonParameterNode:
             node = slicer.mrmlScene.GetSingletonNode(self.moduleName, "vtkMRMLScriptedModuleNode")
@@ -309,7 +309,7 @@ class ScriptedLoadableModuleLogic:
                 return nodes[0]
         return slicer.mrmlScene.AddNode(self.createParameterNode())
 
-    def createParameterNode(self) -> Any:  # noqa: N802
+    def createParameterNode(self) -> Any:
         """Make a parameter node that is not yet in the scene."""
         node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLScriptedModuleNode")
         node.UnRegister(None)
@@ -329,12 +329,12 @@ class ScriptedLoadableModuleTest(unittest.TestCase):
         self.enableScreenshots = False
         self.moduleTestNames = [n for n in dir(self) if "test" in n and callable(getattr(self, n))]
 
-    def delayDisplay(self, message: str, requestedDelay: int | None = None, msec: int | None = None) -> None:  # noqa: N802, N803
+    def delayDisplay(self, message: str, requestedDelay: int | None = None, msec: int | None = None) -> None:
         """Log a message and let the application catch up."""
         logging.info(message)
         slicer.app.processEvents()
 
-    def runTest(self) -> None:  # noqa: N802
+    def runTest(self) -> None:
         """Run every method with "test" in its name."""
         if not self.moduleTestNames:
             logging.warning("No test is defined in %s", type(self).__name__)

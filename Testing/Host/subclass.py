@@ -37,7 +37,11 @@ def make_raw_class(cls: type) -> type:
         if isinstance(value, Signal):
             namespace[name] = value.raw()
             delattr(cls, name)
-        elif isinstance(value, types.FunctionType) and not name.startswith("_") and callable(getattr(raw_base, name, None)):
+        elif (
+            isinstance(value, types.FunctionType)
+            and not name.startswith("_")
+            and callable(getattr(raw_base, name, None))
+        ):
             namespace[name] = _forwarder(name, raw_base, raw_cell)
     made = type(raw_base)(cls.__name__, (raw_base,), namespace)
     raw_cell.append(made)

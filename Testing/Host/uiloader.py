@@ -12,7 +12,7 @@ from typing import Any
 from PySide6 import QtCore, QtUiTools, QtWidgets
 
 from . import signals
-from .proxy import invokable
+from .members import invokable
 from .record import record_exception, record_warning
 
 PLUGINS: dict[str, type] = {}
@@ -34,7 +34,7 @@ class QUiLoader(QtUiTools.QUiLoader):
         self._extends: dict[str, str] = {}
         self._standard = set(self.availableWidgets())
 
-    def createWidget(self, class_name: str, parent: Any = None, name: str = "") -> Any:  # noqa: N802 (Qt)
+    def createWidget(self, class_name: str, parent: Any = None, name: str = "") -> Any:
         """Make one widget of the form."""
         seen = set()
         while class_name not in PLUGINS and class_name not in self._standard and class_name not in seen:

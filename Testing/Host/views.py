@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy
+import numpy as np
+import slicer
 import vtk
 from PySide6 import QtCore, QtGui, QtWidgets
 from PySide6.QtCore import Property
 from vtk.util.numpy_support import vtk_to_numpy
 
-import slicer
-
-from .proxy import invokable
+from .members import invokable
 
 _MANAGERS = (
     "vtkMRMLCrosshairDisplayableManager",
@@ -86,12 +85,12 @@ class qMRMLSliceView(QtWidgets.QWidget):  # noqa: N801 (C++ name)
         self.update()
 
     @invokable
-    def scheduleRender(self) -> None:  # noqa: N802
+    def scheduleRender(self) -> None:
         """Render at the next paint."""
         self._on_modified()
 
     @invokable
-    def forceRender(self) -> None:  # noqa: N802
+    def forceRender(self) -> None:
         """Render now."""
         width, height = max(self.width(), 1), max(self.height(), 1)
         self._window.SetSize(width, height)
@@ -109,7 +108,7 @@ class qMRMLSliceView(QtWidgets.QWidget):  # noqa: N801 (C++ name)
         self.rendered.emit()
 
     @invokable
-    def renderWindow(self) -> Any:  # noqa: N802
+    def renderWindow(self) -> Any:
         """Return the VTK render window."""
         return self._window
 
@@ -119,25 +118,25 @@ class qMRMLSliceView(QtWidgets.QWidget):  # noqa: N801 (C++ name)
         return self._interactor
 
     @invokable
-    def cornerAnnotation(self) -> Any:  # noqa: N802
+    def cornerAnnotation(self) -> Any:
         """Return the corner annotation."""
         return self._annotation
 
     @invokable
-    def mrmlSliceNode(self) -> Any:  # noqa: N802
+    def mrmlSliceNode(self) -> Any:
         """Return the slice node."""
         return self._logic.GetSliceNode()
 
     @invokable
-    def displayableManagerByClassName(self, name: str) -> Any:  # noqa: N802
+    def displayableManagerByClassName(self, name: str) -> Any:
         """Return a displayable manager."""
         return self._group.GetDisplayableManagerByClassName(name)
 
-    def resizeEvent(self, _event: Any) -> None:  # noqa: N802
+    def resizeEvent(self, _event: Any) -> None:
         self._logic.ResizeSliceNode(max(self.width(), 1), max(self.height(), 1))
         self._dirty = True
 
-    def paintEvent(self, _event: Any) -> None:  # noqa: N802
+    def paintEvent(self, _event: Any) -> None:
         if self._dirty:
             self.forceRender()
         painter = QtGui.QPainter(self)
@@ -154,7 +153,7 @@ def _grab(window: Any) -> QtGui.QImage:
     output = grabber.GetOutput()
     width, height, _ = output.GetDimensions()
     pixels = vtk_to_numpy(output.GetPointData().GetScalars()).reshape(height, width, -1)[::-1, :, :3]
-    pixels = numpy.ascontiguousarray(pixels)
+    pixels = np.ascontiguousarray(pixels)
     return QtGui.QImage(pixels.data, width, height, 3 * width, QtGui.QImage.Format.Format_RGB888).copy()
 
 
@@ -197,28 +196,28 @@ class qMRMLSliceControllerWidget(QtWidgets.QWidget):  # noqa: N801
         self._text.setText(f"{offset:.1f} mm")
 
     @invokable
-    def fitSliceToBackground(self) -> None:  # noqa: N802
+    def fitSliceToBackground(self) -> None:
         """Fit the view to its volume."""
         self._logic.FitSliceToBackground()
 
     @invokable
-    def setSliceOffsetValue(self, offset: float) -> None:  # noqa: N802
+    def setSliceOffsetValue(self, offset: float) -> None:
         """Move the slice."""
         self._logic.SetSliceOffset(offset)
 
     @invokable
-    def setSliceVisible(self, visible: bool) -> None:  # noqa: N802
+    def setSliceVisible(self, visible: bool) -> None:
         """Show the slice in 3D."""
         self._logic.GetSliceNode().SetSliceVisible(visible)
 
     @invokable
-    def setSliceLink(self, linked: bool) -> None:  # noqa: N802
+    def setSliceLink(self, linked: bool) -> None:
         """Link all slice views."""
         for node in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
             node.SetLinkedControl(linked)
 
     @invokable
-    def mrmlSliceNode(self) -> Any:  # noqa: N802
+    def mrmlSliceNode(self) -> Any:
         """Return the slice node."""
         return self._logic.GetSliceNode()
 
@@ -273,32 +272,32 @@ class qMRMLSliceWidget(QtWidgets.QWidget):  # noqa: N801
             self._view.follow()
 
     @invokable
-    def sliceLogic(self) -> Any:  # noqa: N802
+    def sliceLogic(self) -> Any:
         """Return the slice logic."""
         return self._logic
 
     @invokable
-    def mrmlSliceNode(self) -> Any:  # noqa: N802
+    def mrmlSliceNode(self) -> Any:
         """Return the slice node."""
         return self._logic.GetSliceNode()
 
     @invokable
-    def mrmlSliceCompositeNode(self) -> Any:  # noqa: N802
+    def mrmlSliceCompositeNode(self) -> Any:
         """Return the composite node."""
         return self._logic.GetSliceCompositeNode()
 
     @invokable
-    def sliceView(self) -> Any:  # noqa: N802
+    def sliceView(self) -> Any:
         """Return the picture."""
         return self._view
 
     @invokable
-    def sliceController(self) -> Any:  # noqa: N802
+    def sliceController(self) -> Any:
         """Return the bar above the picture."""
         return self._controller
 
     @invokable
-    def fitSliceToBackground(self) -> None:  # noqa: N802
+    def fitSliceToBackground(self) -> None:
         """Fit the view to its volume."""
         self._logic.FitSliceToBackground()
 

@@ -10,7 +10,6 @@ import gc
 import logging
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ import pytest
 pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("PySide6", reason="PySide6 is not installed")
 
-from Testing.Host.fixtures import host, scene  # noqa: E402, F401
+from Testing.Host.fixtures import host, scene  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -147,7 +146,9 @@ def test_no_keyword_arguments(qt, ctk):
             attempt()
 
 
-@pytest.mark.parametrize("name", ["setRange", "setMinimum", "setMaximum", "setSingleStep", "setSuffix", "slider", "spinBox"])
+@pytest.mark.parametrize(
+    "name", ["setRange", "setMinimum", "setMaximum", "setSingleStep", "setSuffix", "slider", "spinBox"]
+)
 def test_ctk_wrappers_lack_what_is_not_a_slot(ctk, name):
     assert not hasattr(ctk.ctkSliderWidget(), name)
 
@@ -294,9 +295,8 @@ def test_missing_classes(qt, name):
 
 def test_signal_blocker_is_no_context_manager(qt):
     button = qt.QPushButton()
-    with pytest.raises((TypeError, AttributeError)):
-        with qt.QSignalBlocker(button):
-            pass
+    with pytest.raises((TypeError, AttributeError)), qt.QSignalBlocker(button):
+        pass
     assert button.blockSignals(True) is False
     assert button.blockSignals(False) is True
 
@@ -409,11 +409,11 @@ def test_python_subclass_overrides_virtuals(qt, host):  # noqa: F811
             qt.QWidget.__init__(self, parent)
             self.seen = []
 
-        def eventFilter(self, watched, event):  # noqa: N802
+        def eventFilter(self, watched, event):
             self.seen.append((watched.className(), event.type() == qt.QEvent.MouseButtonPress))
             return False
 
-        def resizeEvent(self, event):  # noqa: N802
+        def resizeEvent(self, event):
             raise RuntimeError(f"{event.size().width()} wide")
 
     panel, button = Panel(), qt.QPushButton()
@@ -643,7 +643,12 @@ def test_connectors_match_the_exact_widget_type(parameters, qt, ctk):
     class MyBox(qt.QCheckBox):
         pass
 
-    for widget, name in ((MyBox(), "flag"), (ctk.ctkPathLineEdit(), "lam"), (qt.QSlider(), "lam"), (qt.QSpinBox(), "lam")):
+    for widget, name in (
+        (MyBox(), "flag"),
+        (ctk.ctkPathLineEdit(), "lam"),
+        (qt.QSlider(), "lam"),
+        (qt.QSpinBox(), "lam"),
+    ):
         with pytest.raises(RuntimeError):
             parameters.connectParametersToGui({name: widget})
 
@@ -783,7 +788,6 @@ def test_module_description_has_only_its_properties(host, tmp_path):  # noqa: F8
 
 def test_packaging_exists_from_5_12_on(host):  # noqa: F811
     import slicer
-
     from slicer.packaging import pip_ensure
 
     host.testing = False
@@ -934,15 +938,27 @@ def test_nodes_are_saved_and_loaded(host, scene, tmp_path):  # noqa: F811
 # --- the runner ---------------------------------------------------------------------------------------------------
 
 
-def test_runner_reports_failures_and_takes_pictures(tmp_path):
-    source = MODULE.format(name="RunModule", lower="runmodule")
-    (tmp_path / "RunModule.py").write_text(textwrap.dedent(source))
-    command = [sys.executable, "-m", "Testing.Host", str(tmp_path / "RunModule.py"), "--self-test"]
+def test_runner_takes_pictures(host, tmp_path):  # noqa: F811
+    path = write_module(host, "RunModule", tmp_path)
     picture = tmp_path / "picture.png"
-    done = subprocess.run([*command, "--screenshot", str(picture), "--size", "900x600"], cwd=ROOT, capture_output=True)
+    command = [sys.executable, "-m", "Testing.Host", str(path), "--self-test", "--screenshot", str(picture)]
+    done = subprocess.run([*command, "--size", "900x600"], cwd=ROOT, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
-    from PIL import Image
+    from PySide6.QtGui import QImage
 
-    assert Image.open(picture).size == (900, 600)
-    (tmp_path / "RunModule.py").write_text(source.replace('"A title")\n    def test_second', '"B")\n    def test_second'))
-    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 1
+    image = QImage(str(picture))
+    assert (image.width(), image.height()) == (900, 600)
+
+
+def test_runner_reports_failures(host, tmp_path):  # noqa: F811
+    from Testing.Host.run import main
+
+    path = write_module(host, "FailModule", tmp_path)
+    path.write_text(path.read_text().replace('title, "A title")', 'title, "Another title")'))
+    assert main([str(path)]) == 0
+    host.reset()
+    assert main([str(path), "--self-test"]) == 1
+    host.reset()
+    path.write_text(path.read_text().replace('events.append("enter")', "1 / 0"))
+    assert main([str(path)]) == 1
+    host.exceptions.clear()
