@@ -17,6 +17,7 @@ from typing import Any
 import hyperreg
 from hyperreg.errors import HyperRegError, WeightsError
 from hyperreg.registration.catalogue import CARD, ModelCard, default_model, list_models, model_folders, read_card
+from hyperreg.worker.device import list_devices, main_memory
 
 GIGABYTE = 1024**3
 # Below this much free memory, a registration at full resolution may fail or make the machine swap.
@@ -24,11 +25,13 @@ ENOUGH_MEMORY_GB = 4.0
 ENOUGH_DISK_GB = 1.0
 OLDEST_PYTHON = (3, 10)
 
-ESSENTIAL = ("numpy", "SimpleITK", "nibabel", "torch", "monai", "safetensors", "psutil", "pydantic", "typer", "rich")
+ESSENTIAL = ("numpy", "SimpleITK", "nibabel", "torch", "monai", "safetensors", "typer", "rich")
 # Distribution -> what does not work without it.
 OPTIONAL = {
     "matplotlib": "plots of `hyperreg sweep`",
+    "pydantic": "`hyperreg train`",
     "PyYAML": "`hyperreg train`",
+    "psutil": "memory figures outside Linux",
     "trame": "`hyperreg view`",
     "trame-slicer": "`hyperreg view`",
     "trame-vuetify": "`hyperreg view`",
@@ -121,12 +124,11 @@ def _packages() -> list[Check]:
 
 
 def _memory() -> list[Check]:
-    import psutil
-
-    memory = psutil.virtual_memory()
-    free = memory.available / GIGABYTE
-    text = f"{free:.1f} of {memory.total / GIGABYTE:.1f} GB free"
-    if free < ENOUGH_MEMORY_GB:
+    free, total = main_memory()
+    if free is None or total is None:
+        return [Check("memory", State.NOTE, "unknown")]
+    text = f"{free / GIGABYTE:.1f} of {total / GIGABYTE:.1f} GB free"
+    if free < ENOUGH_MEMORY_GB * GIGABYTE:
         return [Check("memory", State.NOTE, f"{text}; registration needs up to {ENOUGH_MEMORY_GB:g} GB")]
     return [Check("memory", State.OK, text)]
 
@@ -134,17 +136,22 @@ def _memory() -> list[Check]:
 def _gpu() -> list[Check]:
     import torch
 
-    if not torch.cuda.is_available():
-        build = torch.version.cuda
-        reason = f"none found by torch (built for CUDA {build})" if build else "torch is a build without GPU support"
-        return [Check("GPU", State.NOTE, f"{reason}; the CPU is used")]
-    checks = []
-    for index in range(torch.cuda.device_count()):
-        free, total = torch.cuda.mem_get_info(index)
-        name = torch.cuda.get_device_name(index)
-        text = f"{name}, {free / GIGABYTE:.1f} of {total / GIGABYTE:.1f} GB free, CUDA {torch.version.cuda}"
-        checks.append(Check(f"GPU {index}", State.OK, text))
-    return checks
+    checks = [
+        Check("GPU", State.OK, f"{d['title']}, {_gigabytes(d)} free, CUDA {torch.version.cuda}")
+        for d in list_devices()
+        if d["name"] != "cpu"
+    ]
+    if checks:
+        return checks
+    build = torch.version.cuda
+    reason = (
+        f"none that torch can use (it is built for CUDA {build})" if build else "torch is a build without GPU support"
+    )
+    return [Check("GPU", State.NOTE, f"{reason}; the CPU is used")]
+
+
+def _gigabytes(device: dict[str, Any]) -> str:
+    return f"{device['free_bytes'] / GIGABYTE:.1f} of {device['total_bytes'] / GIGABYTE:.1f} GB"
 
 
 def _disk() -> list[Check]:

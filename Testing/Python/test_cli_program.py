@@ -64,6 +64,8 @@ def test_every_kind_of_error_has_its_own_documented_code() -> None:
     assert codes == {
         InputError: 2, FileError: 3, WeightsError: 4, OutOfMemory: 5, WorkerError: 6, Cancelled: 130,
     }  # fmt: skip
+    assert exit_code(MemoryError()) == ExitCode.MEMORY
+    assert exit_code(RuntimeError("DefaultCPUAllocator: can't allocate memory")) == ExitCode.MEMORY
     for code in ExitCode:
         assert f"{int(code)} " in EXIT_CODES
 
@@ -148,6 +150,19 @@ def test_doctor_finds_damaged_and_missing_models(
     assert len(faults) == 1
     assert ("model bad" if harm != "none" else "models: none found") in faults[0]
     assert lines[-1] == "1 fault(s)."
+
+
+def test_doctor_names_the_gpu_and_its_memory(tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    only_this_folder(monkeypatch, tiny_models)
+    gpu = {"name": "cuda", "title": "Some GPU", "free_bytes": 6 << 30, "total_bytes": 8 << 30}
+    cpu = {"name": "cpu", "title": "CPU", "free_bytes": None, "total_bytes": None}
+    monkeypatch.setattr(doctor, "list_devices", lambda: [gpu, cpu])
+    monkeypatch.setattr(doctor, "main_memory", lambda: (1 << 30, 16 << 30))
+    checks = {check.subject: check for check in doctor.diagnose().checks}
+    assert checks["GPU"].text.startswith("Some GPU, 6.0 of 8.0 GB free")
+    assert checks["GPU"].state is doctor.State.OK
+    assert checks["memory"].text == "1.0 of 16.0 GB free; registration needs up to 4 GB"
+    assert checks["memory"].state is doctor.State.NOTE
 
 
 def test_doctor_survives_a_broken_package(

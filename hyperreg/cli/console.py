@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from hyperreg.errors import Cancelled, FileError, HyperRegError, InputError, OutOfMemory, WeightsError, WorkerError
+from hyperreg.worker.device import is_out_of_memory
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -69,7 +70,7 @@ def exit_code(error: BaseException) -> ExitCode:
         return ExitCode.CANCELLED
     if isinstance(error, ModuleNotFoundError):
         return ExitCode.INSTALLATION
-    if isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return ExitCode.MEMORY
     for kind, code in _CODES:
         if isinstance(error, kind):
@@ -88,7 +89,7 @@ def explanation(error: BaseException) -> str:
             f"The Python package '{error.name}' is missing. `hyperreg doctor` lists what is installed; "
             "`pip install 'hyperreg[view]'` installs everything that the commands need."
         )
-    if isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return "Not enough memory. Close other programs, or crop the images."
     text = str(error).strip().splitlines()
     return (
