@@ -16,9 +16,9 @@ from hyperreg.imaging.intensity import check_image
 from hyperreg.imaging.volume import Volume
 from hyperreg.phantom import PhantomPair, head_phantom_pair
 from hyperreg.registration.catalogue import default_model, list_models
-from hyperreg.view import mrml, results, slices
+from hyperreg.view import mrml, results
 from hyperreg.view.private_files import PrivateFiles
-from hyperreg.view.state import IDLE, LIVE, RUNNING, metric_rows, word
+from hyperreg.view.state import FADE, IDLE, LIVE, MODES, RUNNING, metric_rows, word
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +33,6 @@ INITIALS = {
     "com": "Centres of mass",
     "none": "None: already aligned",
 }
-
-Views = slices.SliceViews
 
 
 class Controller:
@@ -60,12 +58,15 @@ class Controller:
         self.logic.on_field = self._field_shown
         self.logic.on_metrics = self._measured
         self.logic.on_error = self.tell
-        live.on_warning = self._warned
+        self.logic.on_warning = self._warned
         live.on_anchor = self._refined
+        self._logic_ready, live.on_ready = live.on_ready, self._ready
         self._volumes: dict[str, Volume] = {}
         self._nodes: dict[str, Any] = {}
         self._wanted: float | None = None
-        self._chosen: tuple[str, str, str] = ("", "", "")
+        # Model and initial alignment of the registration that is being prepared, and of the one that is live.
+        self._next = self._current = ("", "")
+        self._measured_at: float | None = None
         self._offer_choices()
         state.lam_word = word(float(state.lam))
 
@@ -74,7 +75,7 @@ class Controller:
         models = list_models()
         state.models = [{"title": card.title, "value": card.name} for card in models]
         state.devices = [{"title": title, "value": name} for name, title in DEVICES.items()]
-        state.initials = [{"title": title, "value": name} for name, title in INITIALS.items()]
+        state.alignments = [{"title": title, "value": name} for name, title in INITIALS.items()]
         if not models:
             state.model = ""
             state.error = "No registration model is installed, so nothing can be registered. Reinstall HyperReg."
@@ -142,20 +143,20 @@ class Controller:
         state = self._state
         state.error, state.notes = "", []
         try:
-            if state.initial not in INITIALS or state.device not in DEVICES:
+            if state.alignment not in INITIALS or state.device not in DEVICES:
                 raise InputError("Choose an initial alignment and a device from the lists.")
             if not state.model:
                 raise InputError("No registration model is installed. Reinstall HyperReg.")
             both_labels = all(role in self._nodes for role in LABELS.values())
-            self._chosen = (state.model, state.device, state.initial)
-            self._forget_figures()
+            self._next = (state.model, state.alignment)
+            state.progress, state.progress_text = 0.0, "Starting"
             self.logic.register(
                 self._nodes.get("fixed"),
                 self._nodes.get("moving"),
                 lam=_lambda(state.lam),
                 model=state.model,
                 device=state.device,
-                initial=state.initial,
+                initial=state.alignment,
                 fixed_labels=self._nodes["fixed_labels"] if both_labels else None,
                 moving_labels=self._nodes["moving_labels"] if both_labels else None,
             )
@@ -182,12 +183,12 @@ class Controller:
             self._state.lam_word = word(self._wanted)
 
     def set_mode(self, mode: Any) -> None:
-        if mode not in slices.MODES:
-            self._state.mode = slices.FADE
+        if mode not in MODES:
+            self._state.mode = FADE
         self.show()
 
     def set_fade(self, fade: Any) -> None:
-        if isinstance(fade, (int, float)) and 0 <= fade <= 1 and self._state.mode == slices.FADE:
+        if isinstance(fade, (int, float)) and 0 <= fade <= 1 and self._state.mode == FADE:
             self._views.set_fade(float(fade))
 
     async def save(self) -> None:
@@ -195,8 +196,7 @@ class Controller:
         state = self._state
         if state.saving or not self.logic.can_keep:
             return
-        model, _device, initial = self._chosen
-        fresh = self.logic.metrics if state.fresh else {}
+        model, initial = self._current
         result = results.Result(
             lam=self.logic.lam,
             fixed=self._volumes["fixed"],
@@ -204,7 +204,7 @@ class Controller:
             moving_labels=self._volumes.get("moving_labels"),
             transform=self._live.transform(),
             inverse=self._live.inverse_transform(),
-            metrics=dict(fresh),
+            metrics=dict(self.logic.metrics) if state.fresh else {},
             model=model,
             device=self._live.device,
             initial=initial,
@@ -264,16 +264,20 @@ class Controller:
 
     def _changed(self) -> None:
         state = self._state
-        if state.phase != self.logic.state and self.logic.state == IDLE:
+        if self.logic.state == IDLE:
             self._forget_figures()
         state.phase = {"idle": IDLE, "running": RUNNING, "live": LIVE}[self.logic.state]
         state.can_save = self.logic.can_keep
-        state.exact = self.logic.exact_lam is not None
+        state.exact = self.logic.is_exact
+        state.fresh = state.exact and self._measured_at == self.logic.exact_lam
         if state.phase == LIVE:
             state.device_used = DEVICES.get(self._live.device, self._live.device)
             state.anchors = self._live.anchor_count
-        if self.logic.exact_lam is None or self.logic.exact_lam != self.logic.lam:
-            state.fresh = False
+
+    def _ready(self) -> None:
+        self._forget_figures()
+        self._current = self._next
+        self._logic_ready()
 
     def _progressed(self, fraction: float, text: str) -> None:
         self._state.progress, self._state.progress_text = 100 * fraction, text
@@ -284,7 +288,8 @@ class Controller:
 
     def _measured(self, metrics: Mapping[str, Any], lam: float) -> None:
         self._state.rows = metric_rows(metrics)
-        self._state.fresh = lam == self.logic.lam
+        self._measured_at = lam
+        self._changed()
 
     def _warned(self, text: str) -> None:
         if text not in self._state.notes:
@@ -309,7 +314,7 @@ class Controller:
     def _forget_figures(self) -> None:
         state = self._state
         state.rows, state.fresh, state.anchors, state.device_used = [], False, 0, ""
-        state.progress, state.progress_text = 0.0, "Starting"
+        self._measured_at = None
 
     def _place(self, role: str, volume: Volume) -> None:
         """Makes a node of a volume, in the place of the one that had the role."""
@@ -335,14 +340,15 @@ class Controller:
 
 def _read(role: str, path: Path, warn: Callable[[str], None]) -> Volume:
     """Reads and checks an image or label map; messages and names carry the file's name without its folder."""
-    notes: list[str] = []
+    read = read_volume(path) if role in IMAGES else read_label_map(path)
+    volume = Volume(read.array, read.ijk_to_ras, path.name)
     if role not in IMAGES:
-        volume = read_label_map(path)
-    else:
-        volume = check_image(read_volume(path), notes)
+        return volume
+    notes: list[str] = []
+    volume = check_image(volume, notes)
     for note in notes:
         warn(note)
-    return Volume(volume.array, volume.ijk_to_ras, path.name)
+    return volume
 
 
 def _describe(volume: Volume) -> str:

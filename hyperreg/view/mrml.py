@@ -1,4 +1,4 @@
-"""Finds what the app shares with the Slicer module: its logic on MRML, which needs neither Qt nor Slicer's application."""
+"""Finds what the app shares with the Slicer module: its logic on MRML, which needs no Qt."""
 
 from __future__ import annotations
 

@@ -8,15 +8,16 @@ from trame.ui.vuetify3 import VAppLayout
 from trame.widgets import client, html
 from trame.widgets import vuetify3 as v
 
-from hyperreg.view import slices
 from hyperreg.view.controller import Controller
+from hyperreg.view.slices import SliceViews
+from hyperreg.view.state import CHECKERBOARD, FADE, SIDE_BY_SIDE
 
 NOT_FOR_DIAGNOSIS = "Research software, not for diagnosis"
 ACCEPTED = ".nii,.gz,.nrrd,.mha,.mgz,.mgh"
 DRAWER_PIXELS = 392
 
 
-def build(server: Any, controller: Controller, views: slices.SliceViews) -> VAppLayout:
+def build(server: Any, controller: Controller, views: SliceViews) -> VAppLayout:
     """The layout of the app."""
     with VAppLayout(server) as layout:
         layout.root.theme = "dark"
@@ -25,7 +26,7 @@ def build(server: Any, controller: Controller, views: slices.SliceViews) -> VApp
             _title()
             _errors()
             with html.Div(classes="px-4 pb-4"):
-                _images(controller)
+                _images()
                 _run(controller)
                 _slider()
                 _comparison()
@@ -65,7 +66,7 @@ def _errors() -> None:
     )
 
 
-def _images(controller: Controller) -> None:
+def _images() -> None:
     with html.Div(classes="hyperreg-images"):
         for role, title in (("fixed", "Fixed"), ("moving", "Moving")):
             with html.Div(classes="d-flex align-center py-1"):
@@ -151,12 +152,12 @@ def _comparison() -> None:
             v_model=("mode",), mandatory=True, density="compact", divided=True, variant="outlined", classes="w-100"
         ):
             for mode, title in (
-                (slices.FADE, "Fade"),
-                (slices.CHECKERBOARD, "Checkerboard"),
-                (slices.SIDE_BY_SIDE, "Side by side"),
+                (FADE, "Fade"),
+                (CHECKERBOARD, "Checkerboard"),
+                (SIDE_BY_SIDE, "Side by side"),
             ):
                 v.VBtn(title, value=mode, size="small", classes=f"flex-grow-1 hyperreg-mode-{mode}")
-        with html.Div(v_show=f"mode === '{slices.FADE}'", classes="d-flex align-center mt-2"):
+        with html.Div(v_if=f"mode === '{FADE}'", classes="d-flex align-center mt-2"):
             html.Span("Fixed", classes="text-caption")
             v.VSlider(
                 v_model=("fade",),
@@ -226,25 +227,28 @@ def _downloads(controller: Controller) -> None:
 
 
 def _more(controller: Controller) -> None:
-    with v.VExpansionPanels(variant="accordion", classes="mt-4"), v.VExpansionPanel(title="More", elevation=0):
-        with v.VExpansionPanelText():
-            v.VSelect(v_model=("initial",), items=("initials",), label="Initial alignment", density="compact")
-            v.VSelect(v_model=("model",), items=("models",), label="Model", density="compact")
-            v.VSelect(v_model=("device",), items=("devices",), label="Device", density="compact")
-            html.Div("Runs on: {{ device_used }}", v_if="device_used", classes="text-caption mb-2")
-            for role, title in (("fixed", "Fixed label map"), ("moving", "Moving label map")):
-                with html.Div(classes="d-flex align-center"):
-                    with html.Div(classes="flex-grow-1 overflow-hidden"):
-                        html.Div(title, classes="text-caption text-medium-emphasis")
-                        html.Div(f"{{{{ {role}_labels_name || 'none' }}}}", classes="text-truncate")
-                    v.VBtn(
-                        icon="mdi-close",
-                        variant="text",
-                        size="small",
-                        v_if=f"{role}_labels_name",
-                        click=(controller.remove_labels, f"['{role}']"),
-                        title="Remove",
-                        aria_label=f"Remove the {role} label map",
-                    )
-                    _upload_button(f"{role}_labels", f"Open a label map of the {role} image")
-            v.VBtn("Open the sample pair", variant="text", size="small", click=controller.load_sample, classes="mt-2")
+    with (
+        v.VExpansionPanels(variant="accordion", classes="mt-4"),
+        v.VExpansionPanel(title="More", elevation=0),
+        v.VExpansionPanelText(),
+    ):
+        v.VSelect(v_model=("alignment",), items=("alignments",), label="Initial alignment", density="compact")
+        v.VSelect(v_model=("model",), items=("models",), label="Model", density="compact")
+        v.VSelect(v_model=("device",), items=("devices",), label="Device", density="compact")
+        html.Div("Runs on: {{ device_used }}", v_if="device_used", classes="text-caption mb-2")
+        for role, title in (("fixed", "Fixed label map"), ("moving", "Moving label map")):
+            with html.Div(classes="d-flex align-center"):
+                with html.Div(classes="flex-grow-1 overflow-hidden"):
+                    html.Div(title, classes="text-caption text-medium-emphasis")
+                    html.Div(f"{{{{ {role}_labels_name || 'none' }}}}", classes="text-truncate")
+                v.VBtn(
+                    icon="mdi-close",
+                    variant="text",
+                    size="small",
+                    v_if=f"{role}_labels_name",
+                    click=(controller.remove_labels, f"['{role}']"),
+                    title="Remove",
+                    aria_label=f"Remove the {role} label map",
+                )
+                _upload_button(f"{role}_labels", f"Open a label map of the {role} image")
+        v.VBtn("Open the sample pair", variant="text", size="small", click=controller.load_sample, classes="mt-2")

@@ -1,9 +1,9 @@
 """Who may talk to the app: only pages that came from it, opened with the address that was printed.
 
-Everything (page, websocket, uploads, downloads) lies below a secret first part of the path, so that whoever does not know
-it reaches nothing; no cookie that another program on this machine could be sent. `Host` is checked against names of
-this machine's loopback (a foreign name that resolves to it is a DNS rebinding attack), and a request that names another
-`Origin` comes from another web site's page.
+Everything (page, websocket, uploads, downloads) lies below a secret first part of the path, so that whoever does not
+know it reaches nothing. There is no cookie, which browsers would send to other programs of this machine, too. `Host` is
+checked against names of this machine's loopback (a foreign name that resolves to it is a DNS rebinding attack), and a
+request that names another `Origin` comes from another web site's page.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import hmac
 import ipaddress
 import re
 import secrets
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from aiohttp import web
-from multidict import CIMultiDict
 
 from hyperreg.errors import InputError
 
@@ -75,8 +75,8 @@ class Guard:
         """What every path begins with: "/token", or ""."""
         return f"/{self.token}" if self.token else ""
 
-    def refusal(self, path: str, headers: CIMultiDict[str] | web.BaseRequest | dict[str, str]) -> str:
-        """Why a request is refused, or "". headers: a mapping with `get`."""
+    def refusal(self, path: str, headers: Mapping[str, str]) -> str:
+        """Why a request is refused, or "". headers: of the request."""
         if self.token:
             first = path.lstrip("/").split("/", 1)[0]
             if not hmac.compare_digest(first.encode(), self.token.encode()):

@@ -19,13 +19,8 @@ from trame_slicer.rca_view.rca_view_factory import RemoteViewFactory
 from trame_slicer.views import Layout, LayoutDirection, SliceView, ViewLayoutDefinition, ViewType
 
 from hyperreg.view import layer_dm, mrml
+from hyperreg.view.state import BOTH_VIEWS, FADE, MOVING_VIEWS, SIDE_BY_SIDE
 
-FADE, CHECKERBOARD, SIDE_BY_SIDE = "fade", "checkerboard", "sideBySide"
-MODES = (FADE, CHECKERBOARD, SIDE_BY_SIDE)
-
-# Names as in Slicer, so that its slice colours and the checkerboard's library apply. The second row is for the moving volume.
-BOTH_VIEWS = {"Red": "Axial", "Green": "Coronal", "Yellow": "Sagittal"}
-MOVING_VIEWS = {"Red2": "Axial", "Green2": "Coronal", "Yellow2": "Sagittal"}
 COLOURS = {"Axial": "#F34A33", "Coronal": "#6DAD4A", "Sagittal": "#EFD64D"}
 
 FRAMES_PER_SECOND = 30.0

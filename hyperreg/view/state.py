@@ -1,4 +1,4 @@
-"""What the page shows, as plain values shared with the browser. The browser may send anything: `Controller` checks it."""
+"""What the page shows: plain values shared with the browser, which may send anything (`Controller` checks it)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 IDLE, RUNNING, LIVE = "idle", "running", "live"
+FADE, CHECKERBOARD, SIDE_BY_SIDE = "fade", "checkerboard", "sideBySide"
+MODES = (FADE, CHECKERBOARD, SIDE_BY_SIDE)
 
-# Up to this λ the word applies.
-WORDS = ((0.12, "most flexible"), (0.37, "flexible"), (0.63, "balanced"), (0.88, "stiff"), (1.0, "most rigid"))
-# A value whose last digit this is would be read as exact.
-PLACES = 2
+# Names as in Slicer, so that its slice colours apply. The second row is for the moving volume.
+BOTH_VIEWS = {"Red": "Axial", "Green": "Coronal", "Yellow": "Sagittal"}
+MOVING_VIEWS = {"Red2": "Axial", "Green2": "Coronal", "Yellow2": "Sagittal"}
+
+# Below this λ the word applies; the same words as in the Slicer module.
+WORDS = ((0.1, "most flexible"), (0.35, "flexible"), (0.65, "balanced"), (0.9, "stiff"), (2.0, "most rigid"))
 
 
 @dataclass
@@ -20,7 +24,7 @@ class PageState:
 
     phase: IDLE, RUNNING or LIVE. lam_word: λ in words. exact: whether the views show the exact field (else a preview).
     rows: the metrics, see `metric_rows`; fresh: whether they belong to what is shown. downloads: {title, name, url}.
-    uploading: the role whose file is on its way, or "". models, devices, initials: {title, value} to choose from.
+    uploading: the role whose file is on its way, or "". models, devices, alignments: {title, value} to choose from.
     """
 
     phase: str = IDLE
@@ -53,13 +57,13 @@ class PageState:
     model: str = ""
     devices: list[dict[str, str]] = field(default_factory=list)
     device: str = "auto"
-    initials: list[dict[str, str]] = field(default_factory=list)
-    initial: str = "affine"
+    alignments: list[dict[str, str]] = field(default_factory=list)
+    alignment: str = "affine"
 
 
 def word(lam: float) -> str:
     """λ in words."""
-    return next(text for limit, text in WORDS if lam <= limit or limit == 1.0)
+    return next(text for limit, text in WORDS if lam < limit)
 
 
 def metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -1,0 +1,337 @@
+"""The app in a real browser (Chromium): load, register, drag λ, see the picture change, download, and stay private."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+playwright_api = pytest.importorskip("playwright.sync_api", reason="skipped: playwright is not installed")
+
+from hyperreg.imaging.files import write_volume
+from hyperreg.phantom import PhantomPair, head_phantom_pair
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="skipped: no chromium (apt-get install chromium)"),
+]
+# No sandbox: containers forbid it. No GPU, and no service of the browser's own that would call its maker.
+CHROMIUM_ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+# Generous: machines that build have other things to do.
+PATIENCE_S = 240
+SERVER = Path(__file__).with_name("view_server.py")
+# For this λ the stand-in worker of the model "deadly" kills itself; a step of the slider.
+DEADLY_LAMBDA = 0.665
+
+
+@dataclass
+class Server:
+    process: subprocess.Popen[str]
+    address: str
+    files: Path
+    output: list[str] = field(default_factory=list)
+
+    def worker_pids(self) -> list[int]:
+        import psutil
+
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [child.pid for child in children if any("stand_in_worker" in part for part in child.cmdline())]
+
+
+def start(models: Path, *arguments: str) -> Server:
+    environment = {**os.environ, "HYPERREG_MODELS": str(models), "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, str(SERVER), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+    assert process.stdout is not None
+    found: dict[str, str] = {}
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        key, _, value = line.strip().partition(" ")
+        found[key] = value
+        if "FILES" in found:
+            return Server(process, found["ADDRESS"], Path(found["FILES"]), lines)
+    raise AssertionError("The server did not start:\n" + "".join(lines))
+
+
+def end(server: Server) -> None:
+    server.process.send_signal(signal.SIGTERM)
+    try:
+        server.process.wait(60)
+    finally:
+        server.process.kill()
+
+
+@pytest.fixture(scope="module")
+def pair() -> PhantomPair:
+    return head_phantom_pair((64, 80, 64), seed=2)
+
+
+@pytest.fixture(scope="module")
+def folder(pair: PhantomPair, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("view")
+    for role in ("fixed", "moving", "fixed_labels", "moving_labels"):
+        write_volume(getattr(pair, role), place / f"{role}.nii.gz")
+    return place
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, tiny_models: Path) -> Iterator[Server]:
+    running = start(tiny_models, "--fixed", str(folder / "fixed.nii.gz"), "--moving", str(folder / "moving.nii.gz"))
+    yield running
+    assert running.files.is_dir()
+    end(running)
+    assert not running.files.exists()  # uploads and results go when the app ends
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+class Page:
+    """The app's page, in words of the app."""
+
+    def __init__(self, page: Any, address: str) -> None:
+        self.page = page
+        self.requests: list[str] = []
+        self.errors: list[str] = []
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.on("websocket", lambda socket: self.requests.append(socket.url))
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.set_default_timeout(PATIENCE_S * 1000)
+        page.goto(address)
+        page.wait_for_selector(".hyperreg-register, .hyperreg-cancel")
+        self.until(lambda: page.locator(".layout-grid-item img").count() >= 3, "three views")
+
+    def state(self, name: str) -> Any:
+        return self.page.evaluate("name => window.trame.state.get(name)", name)
+
+    def until(self, condition: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert time.monotonic() < deadline, f"waited in vain for {what}; error shown: {self.state('error')!r}"
+            time.sleep(0.1)
+
+    def picture(self, name: str = "Axial") -> np.ndarray:
+        """(rows, columns) grey values of a view, without its slider, once it has come to rest."""
+        view = self.page.locator(".layout-grid-item", has=self.page.get_by_text(name, exact=True)).first
+        box = view.bounding_box()
+        clip = {"x": box["x"] + 4, "y": box["y"] + 40, "width": box["width"] - 8, "height": box["height"] - 100}
+        last = None
+        for _ in range(60):
+            time.sleep(0.4)
+            shot = self.page.screenshot(clip=clip)
+            if shot == last:
+                break
+            last = shot
+        return _grey(shot)
+
+    def register(self) -> None:
+        self.page.click(".hyperreg-register")
+        self.until(lambda: self.state("phase") == "live" and self.state("fresh"), "the registration")
+
+    def drag_to(self, lam: float, rest: bool = True) -> None:
+        """Drags the λ slider with the mouse, in steps as a hand does."""
+        thumb = self.page.locator(".hyperreg-lambda-slider .v-slider-thumb").bounding_box()
+        track = self.page.locator(".hyperreg-lambda-slider .v-slider-track").bounding_box()
+        y = thumb["y"] + thumb["height"] / 2
+        self.page.mouse.move(thumb["x"] + thumb["width"] / 2, y)
+        self.page.mouse.down()
+        self.page.mouse.move(track["x"] + lam * track["width"], y, steps=12)
+        self.page.mouse.up()
+        if rest:
+            self.until(lambda: bool(self.state("exact")), "the exact field")
+
+
+def _grey(png: bytes) -> np.ndarray:
+    import io
+
+    import matplotlib.image
+
+    return 255 * matplotlib.image.imread(io.BytesIO(png))[..., :3].mean(axis=-1)
+
+
+@pytest.fixture
+def page(browser: Any, server: Server) -> Iterator[Page]:
+    context = browser.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
+    app = Page(context.new_page(), server.address)
+    yield app
+    assert app.errors == []
+    context.close()
+
+
+def test_register_drag_see_it_move_and_fetch_the_result(
+    page: Page, server: Server, pair: PhantomPair, folder: Path, tmp_path: Path
+):
+    assert page.page.title() == "HyperReg"
+    assert page.page.inner_text(".hyperreg-fixed-name") == "fixed.nii.gz"
+    page.register()
+    thumb = page.page.locator(".hyperreg-lambda-slider .v-slider-thumb")
+    assert thumb.get_attribute("aria-valuenow") is not None
+
+    page.drag_to(0.97)
+    assert page.state("lam") > 0.9
+    assert page.page.inner_text(".hyperreg-lambda-value") == f"λ = {page.state('lam'):.2f}"
+    rigid = {name: page.picture(name) for name in ("Axial", "Coronal", "Sagittal")}
+    page.drag_to(0.03)
+    assert page.state("lam") < 0.1
+    for name, before in rigid.items():
+        # The stand-in's field is 8 mm here and nothing there: the picture moves in every view.
+        assert np.abs(page.picture(name) - before).mean() > 1.5, name
+    page.drag_to(0.97)
+    assert np.abs(page.picture() - rigid["Axial"]).mean() < 1.0
+    page.until(lambda: bool(page.state("fresh")), "the figures")
+
+    page.page.click(".hyperreg-save")
+    page.page.wait_for_selector(".hyperreg-downloads a")
+    fetched = {}
+    for link in page.page.locator(".hyperreg-downloads a").all():
+        with page.page.expect_download() as download:
+            link.click()
+        path = tmp_path / download.value.suggested_filename
+        download.value.save_as(path)
+        fetched[path.name.split("_")[0]] = path
+    assert set(fetched) == {"registered", "transform", "inverse", "report"}
+    saved = sitk.ReadImage(str(fetched["registered"]), sitk.sitkFloat32)
+    moving = sitk.ReadImage(str(folder / "moving.nii.gz"), sitk.sitkFloat32)
+    again = sitk.Resample(moving, saved, sitk.ReadTransform(str(fetched["transform"])), sitk.sitkLinear, 0.0)
+    difference = np.abs(sitk.GetArrayFromImage(again) - sitk.GetArrayFromImage(saved))
+    assert np.quantile(difference, 0.999) < 0.5
+    assert saved.GetSize() == pair.fixed.shape
+    report = json.loads(fetched["report"].read_text())
+    assert report["lambda"] == pytest.approx(page.state("lam"))
+
+    own = urlsplit(server.address).netloc
+    assert len(page.requests) > 10
+    foreign = [url for url in page.requests if urlsplit(url.removeprefix("blob:")).netloc != own]
+    assert foreign == []
+
+
+def test_the_checkerboard_and_both_volumes_side_by_side(page: Page):
+    fade = page.picture()
+    page.page.click(".hyperreg-mode-checkerboard")
+    page.until(lambda: np.abs(page.picture() - fade).mean() > 1.0, "the checkerboard")
+    page.page.click(".hyperreg-mode-sideBySide")
+    page.until(lambda: page.page.locator(".layout-grid-item img").count() == 6, "six views")
+    page.page.click(".hyperreg-mode-fade")
+    page.until(lambda: page.page.locator(".layout-grid-item img").count() == 3, "three views")
+
+
+def test_a_bad_upload_is_explained_in_the_page_and_a_good_one_opens(
+    page: Page, server: Server, folder: Path, tmp_path: Path
+):
+    cut = tmp_path / "cut.nii.gz"
+    cut.write_bytes((folder / "moving.nii.gz").read_bytes()[:30000])
+    page.page.set_input_files("#upload-moving", str(cut))
+    page.page.wait_for_selector(".hyperreg-error")
+    assert "cut.nii.gz" in page.page.inner_text(".hyperreg-error")
+    assert page.page.inner_text(".hyperreg-moving-name") == "moving.nii.gz"
+
+    large = tmp_path / "large.nrrd"
+    large.write_bytes(b"0" * ((1 << 24) + 1))
+    page.page.set_input_files("#upload-moving", str(large))
+    page.until(lambda: "larger than 16 MB" in page.page.inner_text(".hyperreg-error"), "the limit")
+
+    good = tmp_path / "patient 7.nii.gz"
+    good.write_bytes((folder / "moving.nii.gz").read_bytes())
+    page.page.set_input_files("#upload-moving", str(good))
+    page.until(lambda: page.page.inner_text(".hyperreg-moving-name") == "patient_7.nii.gz", "the upload")
+    assert page.page.locator(".hyperreg-error").count() == 0
+    assert not [entry for entry in server.files.rglob("*.nii.gz") if "patient" in entry.name]  # read, then deleted
+    page.register()
+
+
+def test_a_worker_killed_during_a_drag_is_told_and_comes_back(page: Page, server: Server):
+    page.register()
+    (pid,) = server.worker_pids()
+    page.page.evaluate("() => window.trame.state.set('error', '')")
+    os.kill(pid, signal.SIGKILL)
+    page.drag_to(0.8, rest=False)
+    page.until(lambda: bool(page.state("error")) or bool(page.state("exact")), "news of the worker")
+    page.drag_to(0.2)
+    page.until(lambda: bool(page.state("fresh")) and page.state("phase") == "live", "the next λ")
+    assert server.worker_pids() != [pid]
+
+
+def test_without_the_right_address_nobody_gets_in(server: Server, browser: Any):
+    parts = urlsplit(server.address)
+    token = parts.path.split("/")[1]
+    assert re.fullmatch(r"[A-Za-z0-9_-]{32}", token)
+    root = f"http://{parts.netloc}"
+    for path in ("/", "/index.html", f"/{token[:-1]}x/index.html", "/ws", "/upload/fixed", f"/{token}x/upload/fixed"):
+        with pytest.raises(urllib.error.HTTPError) as refusal:
+            urllib.request.urlopen(urllib.request.Request(root + path, data=b"1" if "upload" in path else None))
+        assert refusal.value.code == 403, path
+    context = browser.new_context()
+    stranger = context.new_page()
+    assert stranger.goto(f"{root}/index.html").status == 403
+    outcome = stranger.evaluate(
+        """address => new Promise(done => {
+            const socket = new WebSocket(address);
+            socket.onopen = () => done("open");
+            socket.onerror = () => done("refused");
+        })""",
+        f"ws://{parts.netloc}/{token[:-1]}x/ws",
+    )
+    assert outcome == "refused"
+    context.close()
+
+
+def test_another_page_of_the_same_browser_cannot_reach_the_app(server: Server, browser: Any):
+    """A page of another origin that knows the token even: no websocket, no upload."""
+    context = browser.new_context()
+    other = context.new_page()
+    other.route(
+        "http://elsewhere.invalid/**", lambda route: route.fulfill(body="<p>another site</p>", content_type="text/html")
+    )
+    other.goto("http://elsewhere.invalid/")
+    parts = urlsplit(server.address)
+    prefix = parts.path.rsplit("/", 1)[0]
+    outcome = other.evaluate(
+        """([socketAddress, uploadAddress]) => Promise.all([
+            new Promise(done => {
+                const socket = new WebSocket(socketAddress);
+                socket.onopen = () => done("open");
+                socket.onerror = () => done("refused");
+            }),
+            fetch(uploadAddress, {method: "POST", body: "x"}).then(answer => `answered ${answer.status}`, () => "refused"),
+        ])""",
+        [f"ws://{parts.netloc}{prefix}/ws", f"http://{parts.netloc}{prefix}/upload/fixed"],
+    )
+    assert outcome == ["refused", "refused"]
+    context.close()

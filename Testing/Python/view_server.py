@@ -1,0 +1,34 @@
+"""The app for the browser tests: the real server and scene, with the stand-in worker (a known field, no torch)."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+os.environ["TRAME_ARGS"] = ""
+os.environ["WSLINK_READY_MSG"] = ""
+
+from hyperreg.view.app import App, Options
+from hyperreg.worker.client import WorkerClient
+
+STAND_IN = Path(__file__).with_name("stand_in_worker.py")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--fixed", type=Path)
+    parser.add_argument("--moving", type=Path)
+    parser.add_argument("--token", default="auto")
+    parser.add_argument("--upload-limit", type=int, default=1 << 24)
+    arguments = parser.parse_args()
+    client = WorkerClient(arguments=(str(STAND_IN),))
+    app = App(Options(arguments.fixed, arguments.moving, token=arguments.token, open_browser=False), client=client)
+    app.files.limit = arguments.upload_limit
+    app.on_ready = lambda address: print(f"ADDRESS {address}\nFILES {app.files.folder}", flush=True)
+    app.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
