@@ -276,17 +276,7 @@ except FileError as error:
     assert os.listdir(tmp_path) == [path.name]
 
 
-@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="permissions do not bind the administrator")
-def test_a_read_only_folder_is_named_in_the_message(tmp_path):
-    tmp_path.chmod(0o500)
-    try:
-        with pytest.raises(FileError, match="read-only"):
-            write_volume(scene(oblique_grid()), tmp_path / "x.nii.gz")
-    finally:
-        tmp_path.chmod(0o700)
-
-
-def test_a_refused_write_is_explained_for_the_administrator_too(tmp_path, monkeypatch):
+def test_a_read_only_folder_is_named_in_the_message(tmp_path, monkeypatch):
     def refuse(*_args, **_options):
         raise PermissionError(13, "Permission denied")
 

@@ -82,7 +82,7 @@ def test_inverse_of_a_registration_result_leads_back():
     [
         sitk.Euler3DTransform((5.0, -3.0, 8.0), 0.1, -0.2, 0.3, (1.0, 2.0, 3.0)),
         sitk.VersorRigid3DTransform((0.1, 0.2, 0.05, 0.9734), (4.0, 5.0, -6.0), (10.0, 20.0, 30.0)),
-        sitk.Similarity3DTransform(1.2, (0.0, 0.1, 0.0), (1.0, 2.0, 3.0), (7.0, 8.0, 9.0)),
+        sitk.Similarity3DTransform(1.2, (0.0, 0.1, 0.0, 0.995), (1.0, 2.0, 3.0), (7.0, 8.0, 9.0)),
         sitk.TranslationTransform(3, (1.0, -2.0, 3.0)),
         sitk.Transform(3, sitk.sitkIdentity),
     ],

@@ -117,13 +117,13 @@ def _read_by_itk(path: Path) -> Volume:
 
 def _set_extraction(reader: sitk.ImageFileReader, path: Path) -> None:
     """Make the reader hand out one 3D scalar image, or say why it cannot."""
+    if "complex" in sitk.GetPixelIDValueAsString(reader.GetPixelID()).lower():
+        raise InputError(f"'{path.name}' holds complex numbers; export its magnitude image.")
     if reader.GetNumberOfComponents() > 1:
         raise InputError(
             f"'{path.name}' has {reader.GetNumberOfComponents()} values per voxel (a colour or vector image); HyperReg "
             "registers grey-value images. Convert it to one grey value per voxel."
         )
-    if "complex" in sitk.GetPixelIDValueAsString(reader.GetPixelID()).lower():
-        raise InputError(f"'{path.name}' holds complex numbers; export its magnitude image.")
     size = reader.GetSize()
     if len(size) < 3:
         raise InputError(
