@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from typing import Any
 
 import slicer
@@ -11,6 +10,7 @@ from PySide6 import QtCore, QtGui, QtWidgets
 from PySide6.QtCore import Property
 
 from .ctk_widgets import plain
+from .extensions import qSlicerExtensionsManagerModel
 from .file_io import qSlicerCoreIOManager
 from .layouts import qSlicerLayoutManager
 from .members import invokable
@@ -103,14 +103,15 @@ class qSlicerApplication(QtCore.QObject):  # noqa: N801
     lastWindowClosed = QtCore.Signal()
     mrmlSceneChanged = QtCore.Signal(object)
 
-    def __init__(self, version: tuple[int, int], application_logic: Any) -> None:
+    def __init__(self, version: tuple[int, int], application_logic: Any, folder: str) -> None:
         super().__init__()
         self._logic = application_logic
         self.testing = True
-        self._folder = tempfile.mkdtemp(prefix="slicer-host-")
+        self._folder = folder
         self._version = version
         self._modules = qSlicerModuleManager()
         self._io = qSlicerCoreIOManager()
+        self._extensions = qSlicerExtensionsManagerModel()
         self._settings = QtCore.QSettings(os.path.join(self._folder, "Slicer.ini"), QtCore.QSettings.Format.IniFormat)
         self._layouts: qSlicerLayoutManager | None = None
         self._paused = 0
@@ -188,6 +189,11 @@ class qSlicerApplication(QtCore.QObject):  # noqa: N801
     def revisionUserSettings(self) -> Any:
         """Return the settings."""
         return self._settings
+
+    @invokable
+    def extensionsManagerModel(self) -> Any:
+        """Return the extensions manager."""
+        return self._extensions
 
     @invokable
     def topLevelWidgets(self) -> Any:

@@ -74,7 +74,7 @@ class _Checked(GuiConnector):
 
     def prepare(self) -> None:
         if not self._widget.checkable:
-            logging.warning("Making push button checkable for conversion to bool: %s", self._widget)
+            logging.getLogger(__name__).warning("Making push button checkable for conversion to bool: %s", self._widget)
             self._widget.checkable = True
 
     def read(self) -> bool:

@@ -26,7 +26,7 @@ class EnumInt(int):
 
     member: Any
 
-    def __new__(cls, member: Any) -> EnumInt:
+    def __new__(cls, member: Any) -> EnumInt:  # noqa: PYI034 (Self is not in Python 3.10)
         number = super().__new__(cls, member.value)
         number.member = member
         return number
@@ -140,10 +140,10 @@ def _bind(signature: inspect.Signature, arguments: list[Any], lenient: bool) -> 
         return None
     converted = []
     for value, parameter in zip(arguments, parameters, strict=False):
-        possible, value = coerce(value, parameter.annotation, lenient)
+        possible, fitting = coerce(value, parameter.annotation, lenient)
         if not possible:
             return None
-        converted.append(value)
+        converted.append(fitting)
     return converted
 
 
@@ -161,7 +161,7 @@ def call(function: Callable[..., Any], arguments: tuple[Any, ...], bound_to: Any
     try:
         return to_python(function(*first, *raw))
     except TypeError as error:
-        if isinstance(function, types.FunctionType) or isinstance(function, types.MethodType):
+        if isinstance(function, (types.FunctionType, types.MethodType)):
             raise  # written in Python (host widgets): the error is theirs
         signatures = _signatures(describe or function)
         for lenient in (False, True):

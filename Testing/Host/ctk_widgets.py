@@ -108,7 +108,7 @@ class ctkDoubleSlider(_Number):  # noqa: N801 (C++ name)
         step = self.property("singleStep") or 1.0
         self._slider.blockSignals(True)
         self._slider.setRange(0, int(min(round((self.maximum_ - self.minimum_) / step), 2**31 - 1)))
-        self._slider.setValue(int(round((self._number - self.minimum_) / step)))
+        self._slider.setValue(round((self._number - self.minimum_) / step))
         self._slider.blockSignals(False)
 
     @invokable

@@ -83,10 +83,7 @@ class qSlicerCoreIOManager(QtCore.QObject):  # noqa: N801 (C++ name)
     def _load_scene(self, path: str, clear: bool) -> bool:
         scene = slicer.mrmlScene
         if path.endswith(".mrb"):
-            import tempfile
-
-            with tempfile.TemporaryDirectory() as folder:
-                return bool(scene.ReadFromMRB(path, clear))
+            return bool(scene.ReadFromMRB(path, clear))
         scene.SetURL(path)
         return bool(scene.Connect() if clear else scene.Import())
 

@@ -1,4 +1,4 @@
-"""pytest fixtures for tests of Slicer modules: import ``host`` and ``scene`` from here (or list the file as a plugin)."""
+"""pytest fixtures for tests of Slicer modules: import ``host`` and the others from here."""
 
 from __future__ import annotations
 
@@ -30,3 +30,19 @@ def scene(host: Host) -> Any:
     import slicer
 
     return slicer.mrmlScene
+
+
+@pytest.fixture
+def qt(host: Host) -> Any:
+    """The module ``qt``."""
+    import qt as module
+
+    return module
+
+
+@pytest.fixture
+def ctk(host: Host) -> Any:
+    """The module ``ctk``."""
+    import ctk as module
+
+    return module

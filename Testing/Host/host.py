@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ast
+import atexit
+import ctypes
 import logging
 import os
+import shutil
 import sys
+import tempfile
 import time
 import types
 from collections.abc import Callable
@@ -19,15 +23,27 @@ import vtk
 from PySide6 import QtCore, QtWidgets
 
 from .proxy import wrap, wrapper_class
-from .record import RECORDS, Records, record_warning
+from .record import RECORDS, Records, record_unhandled, record_warning
 
 _host: Host | None = None
+
+
+def _make_constants_immortal() -> None:
+    """Keep None, True and False alive in Python before 3.12.
+
+    PySide6 6.12 returns them without taking a reference, which is right from Python 3.12 on, where they are immortal;
+    in older versions their counts sink with every call until the interpreter aborts.
+    """
+    if sys.version_info < (3, 12):
+        for constant in (None, True, False, NotImplemented):
+            ctypes.c_ssize_t.from_address(id(constant)).value += 1 << 40
 
 
 class Host:
     """A running stand-in for Slicer. Get it with :func:`start`."""
 
     def __init__(self, version: tuple[int, int] = (5, 12)) -> None:
+        _make_constants_immortal()
         self.records: Records = RECORDS
         self.version = version
         self._qt_application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["Slicer"])
@@ -38,7 +54,7 @@ class Host:
         self._install_slicer()
         from .application import qSlicerApplication, qSlicerMainWindow
 
-        self._application = qSlicerApplication(version, self._logic)
+        self._application = qSlicerApplication(version, self._logic, self._folder)
         slicer.app = wrap(self._application)
         QtCore.QSettings.setDefaultFormat(QtCore.QSettings.Format.IniFormat)
         QtCore.QSettings.setPath(
@@ -53,7 +69,7 @@ class Host:
 
     # --- start ------------------------------------------------------------------------------------------------
     def _install_qt(self) -> None:
-        from . import ctk_controls, qmrml_widgets  # they register their widgets
+        from . import ctk_controls, qmrml_lists  # they register their widgets
         from .qtmodule import make_qt
         from .uiloader import PLUGINS
 
@@ -64,13 +80,20 @@ class Host:
         for name, raw_class in PLUGINS.items():
             setattr(ctk if name.startswith("ctk") else slicer, name, wrapper_class(raw_class))
         sys.modules["ctk"] = ctk
-        assert qmrml_widgets.qMRMLWidget.__name__ in PLUGINS
+        assert qmrml_lists.qMRMLCheckableNodeComboBox.__name__ in PLUGINS
 
     def _make_scene(self) -> None:
         slicer.mrmlScene = scene = slicer.vtkMRMLScene()
         crosshair = slicer.vtkMRMLCrosshairNode()
         crosshair.SetCrosshairName("default")
         scene.AddNode(crosshair)
+        self._folder = tempfile.mkdtemp(prefix="slicer-host-")
+        atexit.register(shutil.rmtree, self._folder, ignore_errors=True)
+        cache, files = slicer.vtkCacheManager(), slicer.vtkDataIOManager()
+        cache.SetRemoteCacheDirectory(self._folder)
+        files.SetCacheManager(cache)
+        scene.SetCacheManager(cache)
+        scene.SetDataIOManager(files)
         self._logic = slicer.vtkSlicerApplicationLogic()
         self._logic.SetMRMLScene(scene)
         self._logic.GetColorLogic().SetMRMLScene(scene)
@@ -80,7 +103,7 @@ class Host:
         slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene, True)
 
     def _install_slicer(self) -> None:
-        from . import application, layouts, packages, parameter_nodes, scripted, views
+        from . import application, extensions, layouts, packages, parameter_nodes, scripted, views
 
         slicer.modules = types.SimpleNamespace()
         slicer.selfTests = {}
@@ -99,6 +122,8 @@ class Host:
         ):
             sys.modules["slicer." + name] = module
             setattr(slicer, name, module)
+        sys.modules["SampleData"] = extensions.make_sample_data()
+        sys.excepthook = record_unhandled
         import slicer_core
 
         for name in ("vtkITK", "vtkSegmentationCore", "vtkTeem"):
@@ -131,7 +156,7 @@ class Host:
         record = DialogRecord(kind, text, title, level=logging.getLevelName(level))
         RECORDS.dialogs.append(record)
         if self.testing or RECORDS.answers:
-            logging.log(level, text)
+            logging.getLogger("slicer").log(level, text)
             record.answer = RECORDS.next_answer(testing_value) if testing_value is not None else None
             buttons = keywords.get("standardButtons")
             if testing_value is None or buttons is None:
@@ -170,6 +195,16 @@ class Host:
         self._application._modules.modules[path.stem] = module
         self._application._modules.moduleLoaded.emit(path.stem)
         return module
+
+    def install_pytorch_extension(self, present: bool = True) -> None:
+        """Make ``import PyTorchUtils`` work as with the PyTorch extension, or fail as without (at first it fails)."""
+        from .extensions import make_pytorch_utils
+
+        sys.modules.pop("PyTorchUtils", None)
+        self._application._extensions.installed.discard("PyTorch")
+        if present:
+            self._application._extensions.installed.add("PyTorch")
+            sys.modules["PyTorchUtils"] = make_pytorch_utils()
 
     def start_up(self) -> None:
         """Emit startupCompleted, after all modules are loaded."""
@@ -255,6 +290,7 @@ class Host:
         slicer.mrmlScene.Clear(0)
         slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
         self.process_events()
+        self.install_pytorch_extension(False)
         self.records.clear()
         self.testing = True
 

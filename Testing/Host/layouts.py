@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
+import xml.etree.ElementTree as ET
 from typing import Any
 
 import slicer
@@ -36,8 +36,8 @@ class qSlicerLayoutManager(QtCore.QObject):  # noqa: N801 (C++ name)
         self._paused = 0
         self._logic = slicer.vtkMRMLLayoutLogic()
         self._logic.SetMRMLScene(slicer.mrmlScene)
-        for name in _STANDARD:
-            self._slice(name, _STANDARD[name])
+        for name, properties in _STANDARD.items():
+            self._slice(name, properties)
         self._node = self._logic.GetLayoutNode()
         self._shown = ""
         self._node.AddObserver(vtk.vtkCommand.ModifiedEvent, self._on_layout_node)
@@ -76,10 +76,10 @@ class qSlicerLayoutManager(QtCore.QObject):  # noqa: N801 (C++ name)
             old = frame.takeAt(0).widget()
             if old is not None:
                 old.deleteLater()
-        frame.addWidget(self._build(ElementTree.fromstring(description)))
+        frame.addWidget(self._build(ET.fromstring(description)))  # noqa: S314 (made by the module under test)
         self.layoutChanged.emit(self._node.GetViewArrangement())
 
-    def _build(self, element: ElementTree.Element) -> QtWidgets.QWidget:
+    def _build(self, element: ET.Element) -> QtWidgets.QWidget:
         if element.tag == "view":
             properties = {p.get("name", ""): p.text or "" for p in element.findall("property")}
             if element.get("class") == "vtkMRMLSliceNode":

@@ -17,7 +17,6 @@ _METHODS_OVER_PROPERTIES = {("QTimer", "singleShot")}
 _PYSIDE_ONLY = {"metaObject", "staticMetaObject", "connect", "disconnect", "emit", "tr", "receivers"}
 
 
-
 def invokable(function: Any) -> Any:
     """Mark a Python method of a host widget as a public slot or Q_INVOKABLE: only these are visible to modules."""
     function._invokable = True

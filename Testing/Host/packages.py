@@ -1,4 +1,4 @@
-"""slicer.packaging (Slicer 5.12), pip in slicer.util, and slicer.i18n. Nothing is ever installed: requests are recorded."""
+"""slicer.packaging (Slicer 5.12), pip in slicer.util, slicer.i18n. Nothing is ever installed: requests are recorded."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class _Parameter:
         known = (Validator, Default, values.Decimals, values.SingleStep)
         unused = [a for a in annotations if not isinstance(a, known)]
         if unused:
-            logging.warning("Unused annotations: %s", unused)
+            logging.getLogger(__name__).warning("Unused annotations: %s", unused)
 
     def write(self, node: Any, value: Any) -> None:
         """Check and store a value; observers are told once."""

@@ -1,7 +1,7 @@
 """Values of slicer.parameterNodeWrapper: how each type is written to and read from a vtkMRMLScriptedModuleNode.
 
-The texts are those that Slicer writes, so that scenes can be exchanged: numbers and text as str(), booleans as "True" and
-"False", nodes as node references, enums by name, lists and dictionaries as numbered entries.
+The texts are those that Slicer writes: numbers and text as str(), booleans as "True" and "False", nodes as node
+references, enums by name, lists as numbered entries.
 """
 
 from __future__ import annotations

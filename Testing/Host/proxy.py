@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import threading
 import types
 import weakref
 from typing import Any
@@ -19,9 +20,11 @@ from PySide6 import QtCore
 from . import dialogs, signals
 from .convert import EnumInt, call, from_python, set_wrap_hook, to_python
 from .members import find_member, property_index, qt_class, read_property, write_property
-from .record import record_exception
+from .record import record_exception, record_warning
 
 _classes: dict[type, type] = {}
+
+
 def wrapper_class(raw_class: type) -> type:
     """Return the wrapper class of a PySide6 class or host widget class."""
     raw_class = qt_class(raw_class)
@@ -100,6 +103,9 @@ def class_member(owner: str, raw_class: type, name: str, found: Any) -> Any:
 
     def function(*arguments: Any, **keywords: Any) -> Any:
         _no_keywords(name, keywords)
+        if (owner, name) == ("QTimer", "singleShot") and threading.current_thread() is not threading.main_thread():
+            record_warning("QTimer.singleShot called from a Python thread never fires")
+            return None
         if unbound and not static:
             return call(found, tuple(arguments[1:]), bound_to=from_python(arguments[0]))
         return call(found, arguments)
@@ -162,6 +168,10 @@ class Wrapper(metaclass=QtClass):
         state = "" if self._alive() else " (destroyed)"
         return f"{type(self).__name__} (host object at {id(self):#x}){state}"
 
+    def _check_thread(self, name: str) -> None:
+        if threading.current_thread() is not threading.main_thread() and isinstance(self._raw, QtCore.QObject):
+            raise RuntimeError(f"'{name}' of {type(self).__name__} used outside the main thread: this crashes Slicer")
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "_raw":
             raise AttributeError(name)
@@ -171,6 +181,7 @@ class Wrapper(metaclass=QtClass):
                 return self._method(name)
             raise ValueError(f"Trying to read '{name}' from a destroyed {type(self).__name__} object")
         raw = self._raw
+        self._check_thread(name)
         if property_index(raw, name) >= 0:
             return read_property(
                 raw, "objectName" if name == "name" and raw.metaObject().indexOfProperty("name") < 0 else name
@@ -218,6 +229,7 @@ class Wrapper(metaclass=QtClass):
             return
         if self._alive():
             raw = self._raw
+            self._check_thread(name)
             index = property_index(raw, name)
             if index >= 0:
                 write_property(raw, index, value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import slicer
 import vtk
@@ -101,7 +101,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
 
     _meta_object_only = True
     _hidden_signals = ("currentNodeValidChanged",)
-    _cpp_signals = {
+    _cpp_signals: ClassVar[dict[str, str]] = {
         "currentNodeChanged(vtkMRMLNode*)": "currentNodeChanged(PyObject)",
         "currentNodeChanged(bool)": "currentNodeValidChanged(bool)",
         "nodeActivated(vtkMRMLNode*)": "nodeActivated(PyObject)",

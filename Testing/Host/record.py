@@ -33,12 +33,13 @@ class Records:
     warnings: list[str] = field(default_factory=list)
     dialogs: list[DialogRecord] = field(default_factory=list)
     pip: list[tuple[str, Any]] = field(default_factory=list)
+    sample_data: dict[str, dict[str, Any]] = field(default_factory=dict)
     answers: deque[Any] = field(default_factory=deque)
     dialog_handler: Callable[[Any], Any] | None = None
 
     def clear(self) -> None:
         """Forget everything, including answers that nobody asked for."""
-        for part in (self.exceptions, self.warnings, self.dialogs, self.pip, self.answers):
+        for part in (self.exceptions, self.warnings, self.dialogs, self.pip, self.sample_data, self.answers):
             part.clear()
         self.dialog_handler = None
 
@@ -60,6 +61,12 @@ def record_exception(error: BaseException) -> None:
     traceback.print_exception(type(error), error, error.__traceback__, file=sys.stderr)
 
 
+def record_unhandled(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """sys.excepthook: VTK reports exceptions in observers here; printed and kept, like those in slots."""
+    RECORDS.exceptions.append(error)
+    traceback.print_exception(kind, error, trace, file=sys.stderr)
+
+
 def record_warning(text: str) -> None:
     """Print a warning that PythonQt or Qt would print, and keep it."""
     RECORDS.warnings.append(text)
@@ -72,7 +79,7 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*arguments: Any) -> Any:
         try:
             return function(*arguments)
-        except Exception as error:  # whatever a slot raises must not reach Qt
+        except Exception as error:  # noqa: BLE001 - whatever a slot raises must not reach Qt
             record_exception(error)
             return None
 

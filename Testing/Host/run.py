@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.screenshot is not None:
             width, height = (int(part) for part in options.size.split("x"))
             print(host.screenshot(options.screenshot, size=(width, height)))
-    except Exception:
+    except Exception:  # noqa: BLE001 - every failure is reported and becomes the exit code
         traceback.print_exc()
         return 1
     for error in host.exceptions:

@@ -22,6 +22,8 @@ from .proxy import wrap
 from .qmrml_widgets import _SCENE_SIGNAL
 from .record import record_exception
 
+_LOG = logging.getLogger(__name__)
+
 
 class ModuleError(RuntimeError):
     """A module file that Slicer would refuse to load."""
@@ -122,7 +124,7 @@ class qSlicerScriptedLoadableModuleWidget(QtWidgets.QWidget):  # noqa: N801
             return
         try:
             method()
-        except Exception as error:  # the application only prints
+        except Exception as error:  # noqa: BLE001 - the application only prints
             record_exception(error)
 
     @invokable
@@ -331,18 +333,18 @@ class ScriptedLoadableModuleTest(unittest.TestCase):
 
     def delayDisplay(self, message: str, requestedDelay: int | None = None, msec: int | None = None) -> None:
         """Log a message and let the application catch up."""
-        logging.info(message)
+        _LOG.info(message)
         slicer.app.processEvents()
 
     def runTest(self) -> None:
         """Run every method with "test" in its name."""
         if not self.moduleTestNames:
-            logging.warning("No test is defined in %s", type(self).__name__)
+            _LOG.warning("No test is defined in %s", type(self).__name__)
             return
         self.setUpClass()
         for name in self.moduleTestNames:
             self.setUp()
-            logging.info("Running %s", name)
+            _LOG.info("Running %s", name)
             getattr(self, name)()
             self.tearDown()
         self.tearDownClass()

@@ -45,6 +45,15 @@ class Signal:
 
 def signal_signatures(raw: QtCore.QObject) -> dict[str, list[str]]:
     """Return {name: [signatures]} of all signals of a Qt object, the full signature before those with defaults."""
+    if type(raw) not in _known:
+        _known[type(raw)] = _find_signatures(raw)
+    return _known[type(raw)]
+
+
+_known: dict[type, dict[str, list[str]]] = {}
+
+
+def _find_signatures(raw: QtCore.QObject) -> dict[str, list[str]]:
     meta = raw.metaObject()
     found: dict[str, list[str]] = {}
     for index in range(meta.methodCount()):
@@ -75,7 +84,7 @@ def resolve(raw: QtCore.QObject, signature: str) -> str | None:
 
 
 def accepted_arguments(function: Callable[..., Any]) -> int | None:
-    """Return how many arguments PythonQt passes at most: known for functions and bound methods only, else None (all)."""
+    """Return how many arguments PythonQt passes at most: known for functions and methods, else None (all)."""
     bound = isinstance(function, types.MethodType)
     plain = function.__func__ if isinstance(function, types.MethodType) else function
     if not isinstance(plain, types.FunctionType) or plain.__code__.co_flags & inspect.CO_VARARGS:
@@ -116,7 +125,7 @@ def connect(raw: QtCore.QObject, signature: str, target: Any, slot: str | None =
         values = [to_python(argument) for argument in arguments]
         try:
             target(*(values if limit is None else values[:limit]))
-        except Exception as error:  # PythonQt prints, the emitter goes on
+        except Exception as error:  # noqa: BLE001 - PythonQt prints, the emitter goes on
             record_exception(error)
 
     if not QtCore.QObject.connect(raw, QtCore.SIGNAL(actual), deliver):

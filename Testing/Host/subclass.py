@@ -19,7 +19,7 @@ def _forwarder(name: str, base: type, raw_cell: list[type]) -> Any:
         try:
             method = getattr(type(wrapper), name)
             return from_python(method(wrapper, *[to_python(argument) for argument in arguments]))
-        except Exception as error:  # printed, as for slots; Qt goes on with the default
+        except Exception as error:  # noqa: BLE001 - printed, as for slots; Qt goes on with the default
             record_exception(error)
             return getattr(super(raw_cell[0], raw), name)(*arguments)
 

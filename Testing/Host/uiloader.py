@@ -6,7 +6,7 @@ of the file are made with the C++ signatures written in it (a wrong one is only 
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
+import xml.etree.ElementTree as ET
 from typing import Any
 
 from PySide6 import QtCore, QtUiTools, QtWidgets
@@ -50,8 +50,8 @@ class QUiLoader(QtUiTools.QUiLoader):
     def load(self, device: QtCore.QIODevice, parent: QtWidgets.QWidget | None = None) -> Any:
         """Load a form from an open file. Return its top widget, or None when the file is not a form."""
         try:
-            root = ElementTree.fromstring(bytes(device.readAll().data()))
-        except ElementTree.ParseError as error:
+            root = ET.fromstring(bytes(device.readAll().data()))  # noqa: S314 (our own .ui file)
+        except ET.ParseError as error:
             record_warning(f"QUiLoader: {error}")
             return None
         self._extends = {
@@ -61,7 +61,7 @@ class QUiLoader(QtUiTools.QUiLoader):
         if connections is not None:
             root.remove(connections)
         buffer = QtCore.QBuffer()
-        buffer.setData(QtCore.QByteArray(ElementTree.tostring(root)))
+        buffer.setData(QtCore.QByteArray(ET.tostring(root)))
         buffer.open(QtCore.QIODevice.OpenModeFlag.ReadOnly)
         widget = super().load(buffer, parent)
         if widget is not None and connections is not None:
@@ -90,7 +90,7 @@ def _connect(top: QtWidgets.QWidget, connection: dict[str, str]) -> None:
     def deliver(*values: Any) -> None:
         try:
             slot(*values[:count])
-        except Exception as error:  # as in every slot
+        except Exception as error:  # noqa: BLE001 - as in every slot
             record_exception(error)
 
     QtCore.QObject.connect(sender, QtCore.SIGNAL(actual), deliver)

@@ -191,7 +191,7 @@ class qMRMLSliceControllerWidget(QtWidgets.QWidget):  # noqa: N801
         low, high = self._range()
         offset = self._logic.GetSliceOffset()
         self._slider.blockSignals(True)
-        self._slider.setValue(int(round(1000.0 * (offset - low) / ((high - low) or 1.0))))
+        self._slider.setValue(round(1000.0 * (offset - low) / ((high - low) or 1.0)))
         self._slider.blockSignals(False)
         self._text.setText(f"{offset:.1f} mm")
 
