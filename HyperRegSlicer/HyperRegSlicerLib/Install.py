@@ -7,6 +7,7 @@ everything from a folder of wheels, for a computer without internet.
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import importlib.util
 import logging
 import os
@@ -53,9 +54,21 @@ class InstallError(HyperRegError):
 
 
 def missing() -> list[Requirement]:
-    """What is not there. Looks only, imports nothing: importing torch into Slicer's process has crashed it."""
+    """What is not there or too old. Imports none of it: importing torch into Slicer's process has crashed it."""
     importlib.invalidate_caches()
-    return [requirement for requirement in REQUIREMENTS if importlib.util.find_spec(requirement.module) is None]
+    return [requirement for requirement in REQUIREMENTS if not _is_installed(requirement)]
+
+
+def _is_installed(requirement: Requirement) -> bool:
+    if importlib.util.find_spec(requirement.module) is None:
+        return False
+    try:
+        from packaging.requirements import Requirement as PipRequirement
+
+        version = importlib.metadata.version(requirement.package)
+    except (ImportError, importlib.metadata.PackageNotFoundError):
+        return True  # there, in a version that nobody can tell
+    return PipRequirement(str(requirement)).specifier.contains(version, prereleases=True)
 
 
 def install_from_internet() -> bool:
@@ -168,6 +181,8 @@ def _pip_ensure(requirements: list[Requirement]) -> None:
         if slicer.util.confirmOkCancelDisplay(question, REQUESTER):
             slicer.util.pip_install([str(requirement) for requirement in requirements])
     except Exception as error:
+        if isinstance(error, RuntimeError) and "cancel" in str(error).lower():
+            return  # how `pip_ensure` says that the user said no
         raise InstallError(
             _("The download or installation failed ({reason}). Check the internet connection and try again.").format(
                 reason=error
