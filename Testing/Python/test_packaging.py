@@ -69,6 +69,12 @@ def tracked(repository: Path, *places: str) -> list[str]:
     return [name for name in listed if name and (repository / name).is_file()]
 
 
+LIST_MODEL_FOLDERS = """
+from hyperreg.registration.catalogue import list_models
+print(*(card.folder for card in list_models()))
+"""
+
+
 @pytest.fixture(scope="module")
 def stand_in(repository: Path) -> Path:
     return repository / "Testing" / "Packaging"
@@ -211,3 +217,28 @@ def test_the_icon_has_the_size_that_the_extensions_manager_shows(repository: Pat
     data = (repository / "Resources" / "Icons" / "HyperReg.png").read_bytes()
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     assert (int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")) == (128, 128)
+
+
+def test_the_wheel_carries_models_and_every_file_of_the_package(
+    repository: Path, tiny_models: Path, tmp_path: Path
+) -> None:
+    source, unpacked = tmp_path / "source", tmp_path / "unpacked"
+    package = tracked(repository, "hyperreg")
+    for name in [*package, "pyproject.toml", "hatch_build.py", "README.md", "LICENSE"]:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(repository / name, source / name)
+    shutil.copytree(tiny_models, source / "Resources" / "Models")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    process = subprocess.run(command, cwd=source, capture_output=True, text=True, timeout=120)
+    assert process.returncode == 0, process.stderr
+    (wheel,) = tmp_path.glob("hyperreg-*.whl")
+    shutil.unpack_archive(wheel, unpacked, "zip")
+    found = {path.relative_to(unpacked).as_posix() for path in unpacked.rglob("*") if path.is_file()}
+    model = {f"hyperreg/models/tiny-untrained/{name}" for name in ("card.json", "weights.safetensors")}
+    assert {name for name in found if name.startswith("hyperreg/")} == set(package) | model
+    variables = {name: value for name, value in os.environ.items() if name != "HYPERREG_MODELS"}
+    process = subprocess.run(
+        [sys.executable, "-c", LIST_MODEL_FOLDERS], cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        env={**variables, "PYTHONPATH": str(unpacked)},
+    )  # fmt: skip
+    assert process.stdout.strip() == str(unpacked / "hyperreg" / "models" / "tiny-untrained")
