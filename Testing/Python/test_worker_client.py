@@ -310,10 +310,10 @@ def test_a_program_that_is_no_worker_makes_the_job_fail() -> None:
 
 
 LIAR = """
-import json, socket, struct, sys, time
+import json, os, socket, struct, sys, time
 from pathlib import Path
 from hyperreg.worker.connection import WorkerConnection
-greeting = json.loads(sys.stdin.readline())
+greeting = json.loads(os.environ["HYPERREG_WORKER"])
 connection = WorkerConnection(greeting["port"], greeting["key"])
 connection._socket.sendall({junk})
 time.sleep(60)
@@ -326,15 +326,16 @@ time.sleep(60)
         'struct.pack(">I", 1 << 30)',
         'struct.pack(">I", 4) + b"junk"',
         'struct.pack(">I", 20) + b\'{"kind": "unheard"}  \'',
+        'struct.pack(">I", 42) + b\'{"kind": "hello", "version": 99, "pid": 5}\'',
     ],
-    ids=["oversized", "no json", "unknown"],
+    ids=["oversized", "no json", "unknown", "version"],
 )
 def test_a_worker_that_talks_nonsense_is_ended(junk: str) -> None:
     client = WorkerClient(arguments=["-c", LIAR.format(junk=junk)])
     job = client.submit("devices")
     assert job.wait(LONG_S)
     assert job.state == "failed"
-    assert "refused" in job.error
+    assert "refused" in job.error or "another version" in job.error
     assert not client.alive
     client.stop()
 
@@ -380,7 +381,7 @@ def test_the_log_is_bounded_and_keeps_the_end(client: WorkerClient) -> None:
     assert "line 2 " in client.log
 
 
-def test_the_key_is_on_no_command_line_and_in_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_is_on_no_command_line_and_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("secrets.token_hex", lambda size: "5ec2e7" * 3 + os.urandom(size).hex()[18:])
     client = WorkerClient(arguments=[str(STAND_IN)], environment={"OMP_NUM_THREADS": "1", "OWN": "value"})
     job = client.submit("environment")
@@ -499,6 +500,14 @@ def test_what_a_killed_application_left_is_removed_later(tmp_path: Path) -> None
     Workspace(None, tmp_path).close()
     assert set(tmp_path.iterdir()) == {living.folders[0], young, unlocked, other}
     living.close()
+
+
+def test_the_worker_started_by_hand_says_what_it_is() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(STAND_IN.parents[2])}
+    command = [sys.executable, "-m", "hyperreg.worker"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LONG_S)
+    assert ended.returncode == 1
+    assert "hyperreg --help" in ended.stderr
 
 
 def test_the_client_imports_no_torch() -> None:

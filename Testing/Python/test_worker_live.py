@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -431,6 +432,27 @@ def test_nothing_is_left_in_memory(client: WorkerClient, live: Observed) -> None
     assert_fields(live, 0.7)
 
 
+def shared_mappings(pid: int | str) -> int:
+    return sum("hyperreg-worker-" in line for line in Path(f"/proc/{pid}/maps").read_text().splitlines())
+
+
+def test_fields_that_nobody_needs_are_freed_on_both_sides(client: WorkerClient, live: Observed) -> None:
+    gc.collect()
+    others = shared_mappings("self")
+    prepare(client, live)
+    fill(client, live)
+    before = shared_mappings("self")
+    for lam in np.linspace(0.011, 0.977, 40):
+        live.set_lambda(lam)
+        wait_until(client, lambda lam=lam: live.exact_lam == lam)
+    fill(client, live)
+    assert live.anchor_count >= 3
+    assert before - others <= 2 + 2 * live.anchor_count
+    assert shared_mappings("self") <= before + 4, "two arrays of the exact fields; `last` holds the same ones"
+    assert client.pid is not None
+    assert shared_mappings(client.pid) <= 4, "the images; the fields of the last request"
+
+
 def test_no_room_to_share_is_an_error_and_the_next_request_works(
     client: WorkerClient, live: Observed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -473,14 +495,14 @@ def test_the_same_as_a_session_in_this_process(tiny_model: str) -> None:
         np.testing.assert_allclose(live.last.forward.array, expected.forward.array, atol=1e-5)
         np.testing.assert_allclose(live.last.inverse.array, expected.inverse.array, atol=1e-5)
         assert np.abs(expected.forward.array).max() > 0.1, "a field of zeros would prove nothing"
+        assert np.abs(expected.forward.array - session.field(1.0).forward.array).max() > 0.01
         metrics, figures = live.measured[0][1], session.metrics(0.3)
         assert metrics.keys() == figures.keys()
         for name, value in figures.items():
             assert metrics[name] == pytest.approx(value, abs=1e-4, nan_ok=True), name
-        for lam in (0.0, 1.0):
-            live.set_lambda(lam)
-            wait_until(client, lambda lam=lam: live.exact_lam == lam)
-            np.testing.assert_allclose(live.last.forward.array, session.field(lam).forward.array, atol=1e-5)
+        live.set_lambda(1.0)
+        wait_until(client, lambda: live.exact_lam == 1.0)
+        np.testing.assert_allclose(live.last.forward.array, session.field(1.0).forward.array, atol=1e-5)
         checked = client.submit("check_model", {"model": tiny_model})
         assert checked.wait(LONG_S)
         assert checked.check()["sha256"] == session.card.sha256

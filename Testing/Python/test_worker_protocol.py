@@ -187,7 +187,7 @@ def test_the_right_key_connects_both_ways() -> None:
     connection = outcome[0]
     assert isinstance(connection, WorkerConnection)
     connection.send(protocol.Hello(1, 4711))
-    long = protocol.Request(1, "echo", None, {"text": "x" * (10 * MAX_HANDSHAKE_BYTES)})
+    long = protocol.Request(1, "echo", None, {"text": "x" * (10 * MAX_HANDSHAKE_BYTES)})  # a stranger's limit no more
     channel.send(long)
     assert parse(next(connection.contents()), protocol.Request) == long
     deadline = time.monotonic() + 20

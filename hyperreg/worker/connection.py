@@ -158,6 +158,7 @@ class _Stranger:
 class WorkerConnection:
     """The worker's side: connects, proves the key, has the application prove it; blocking; `send` from any thread.
 
+    The application says nothing more until the worker has sent its first message.
     Raises WorkerError if nobody answers on the port or the other side does not know the key.
     """
 

@@ -52,7 +52,8 @@ class Link:
 
     def request(self, number: int, frame: bytes) -> None:
         """Sends a request, or keeps it until the worker is ready."""
-        if self._channel is None:
+        # Not earlier: what comes together with the end of the handshake would be taken for a part of it.
+        if self._channel is None or self.pid is None:
             self._waiting[number] = frame
         else:
             self._channel.send_frame(frame)
@@ -68,19 +69,21 @@ class Link:
     def receive(self) -> list[protocol.Message]:
         """What the worker has said until now. Raises WorkerError, in words for the user, once it is lost."""
         self.process.bound_log()
+        if self.pid is None and time.monotonic() > self._deadline:
+            raise WorkerError("The registration engine did not start in time. Try again; its log may tell more.")
         if self._channel is None:
-            self._welcome()
+            self._channel = self._reception.poll()
         if self._channel is None:
             if self.process.exit_code is not None:
                 raise WorkerError(self.process.explain_exit())
-            if time.monotonic() > self._deadline:
-                raise WorkerError("The registration engine did not start in time. Try again; its log may tell more.")
             return []
         contents = self._channel.receive()
         messages = [protocol.parse(content, *_WORKER_MESSAGES) for content in contents]
         for message in messages:
             if isinstance(message, protocol.Hello):
-                self.pid = message.pid
+                if message.version != protocol.VERSION:
+                    raise WorkerError("The worker is of another version of HyperReg; reinstall it (hyperreg doctor).")
+                self._welcome(self._channel, message.pid)
         if not messages and self._channel.closed:
             self.process.wait()
             raise WorkerError(self.process.explain_exit())
@@ -104,12 +107,11 @@ class Link:
         self.workspace.close()
         return log
 
-    def _welcome(self) -> None:
-        self._channel = self._reception.poll()
-        if self._channel is not None:
-            for frame in self._waiting.values():
-                self._channel.send_frame(frame)
-            self._waiting.clear()
+    def _welcome(self, channel: Channel, pid: int) -> None:
+        self.pid = pid
+        for frame in self._waiting.values():
+            channel.send_frame(frame)
+        self._waiting.clear()
 
 
 def _clean(process: WorkerProcess, workspace: Workspace) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hyperreg.errors import WorkerError
+from hyperreg.worker.protocol import GREETING_VARIABLE
 
 # The log is for a bug report: what happened last is enough.
 LOG_BYTES = 64 << 10
@@ -44,6 +45,10 @@ class WorkerProcess:
         variables = {**os.environ, **environment}
         paths = [package_parent, variables.get("PYTHONPATH", "")]
         variables["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+        # The key goes through the environment: a command line is visible to everybody on the machine, and a launcher
+        # like PythonSlicer need not pass standard input on.
+        greeting = {"port": port, "key": key, "folders": [str(folder) for folder in folders]}
+        variables[GREETING_VARIABLE] = json.dumps(greeting)
         # A session of its own, so that no Ctrl-C meant for the application reaches it and the group can be ended whole.
         flags = 0
         if sys.platform == "win32":
@@ -52,7 +57,7 @@ class WorkerProcess:
             with self._log_path.open("ab") as log:
                 self._process = subprocess.Popen(
                     [python, *arguments],
-                    stdin=subprocess.PIPE,
+                    stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
                     env=variables,
@@ -65,12 +70,6 @@ class WorkerProcess:
                 f"The registration engine could not be started with '{python}': {error}. "
                 "Check the installation (hyperreg doctor)."
             ) from error
-        # The key goes through a pipe: a command line is visible to everybody on the machine.
-        greeting = json.dumps({"port": port, "key": key, "folders": [str(folder) for folder in folders]})
-        with contextlib.suppress(OSError):  # it has ended already, which `exit_code` will tell
-            assert self._process.stdin is not None  # noqa: S101  for the type checker: stdin=PIPE above
-            self._process.stdin.write(greeting.encode() + b"\n")
-            self._process.stdin.close()
 
     @property
     def exit_code(self) -> int | None:

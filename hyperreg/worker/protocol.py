@@ -21,6 +21,8 @@ import numpy as np
 from hyperreg.errors import WorkerError
 
 VERSION = 1
+# Where a new worker finds, as JSON, the port to connect to, the key to prove, the folders of the shared memory.
+GREETING_VARIABLE = "HYPERREG_WORKER"
 # Messages are control messages: the longest that is meant (a failure with its details) is far below this.
 MAX_MESSAGE_BYTES = 1 << 20
 MAX_TEXT = 4_000

@@ -202,9 +202,12 @@ def _failure(number: int, error: Exception) -> protocol.Failure:
 
 
 def main(operations: Mapping[str, Operation]) -> None:
-    """Reads from standard input where the application listens, then serves it with these operations until it goes."""
+    """Reads from the environment where the application listens, then serves it with these operations until it goes."""
     faulthandler.enable()
-    greeting = json.loads(sys.stdin.readline())
+    if protocol.GREETING_VARIABLE not in os.environ:
+        sys.exit("This is a part of HyperReg that the application starts by itself; run 'hyperreg --help' instead.")
+    # Taken away: processes that this one might start are not told the key.
+    greeting = json.loads(os.environ.pop(protocol.GREETING_VARIABLE))
     folders = [Path(folder) for folder in greeting["folders"]]
     _claim_processor()
     Server(WorkerConnection(greeting["port"], greeting["key"]), operations, folders).run()
@@ -214,7 +217,8 @@ def _claim_processor() -> None:
     """Normal priority (Slicer on Linux is nice 19, children inherit it) and one thread per physical core."""
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # only allowed with a privilege or a limit that permits it
-            os.setpriority(os.PRIO_PROCESS, 0, 0)
+            if os.getpriority(os.PRIO_PROCESS, 0) > 0:
+                os.setpriority(os.PRIO_PROCESS, 0, 0)
     # Read by torch's libraries when they are loaded, which is later; the user's own setting wins.
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, str(physical_cores()))
