@@ -242,6 +242,27 @@ class qSlicerApplication(QtCore.QObject):  # noqa: N801
         return QtWidgets.QApplication.style()
 
     @invokable
+    def setOverrideCursor(self, cursor: Any) -> None:
+        """Show another mouse cursor."""
+        shape = cursor if isinstance(cursor, (QtGui.QCursor, QtCore.Qt.CursorShape)) else QtCore.Qt.CursorShape(cursor)
+        QtWidgets.QApplication.setOverrideCursor(shape)
+
+    @invokable
+    def restoreOverrideCursor(self) -> None:
+        """Show the mouse cursor of before."""
+        QtWidgets.QApplication.restoreOverrideCursor()
+
+    @invokable
+    def overrideCursor(self) -> Any:
+        """Return the override cursor or None."""
+        return QtWidgets.QApplication.overrideCursor()
+
+    @invokable
+    def activeWindow(self) -> Any:
+        """Return the active window."""
+        return QtWidgets.QApplication.activeWindow()
+
+    @invokable
     def keyboardModifiers(self) -> Any:
         """Return the keys held."""
         return QtWidgets.QApplication.keyboardModifiers()

@@ -7,6 +7,7 @@ become Python numbers, plain ints are accepted where Qt wants an enum, anything 
 from __future__ import annotations
 
 import enum
+import functools
 import inspect
 import types
 import typing
@@ -30,6 +31,17 @@ class EnumInt(int):
         number = super().__new__(cls, member.value)
         number.member = member
         return number
+
+    def __or__(self, other: int) -> int:
+        """Combine flags; of the same enum the result still knows which one."""
+        both = int(self) | int(other)
+        if (
+            isinstance(other, EnumInt)
+            and type(other.member) is type(self.member)
+            and isinstance(self.member, enum.Flag)
+        ):
+            return EnumInt(type(self.member)(both))
+        return both
 
 
 _wrap_hook: list[Callable[[Any], Any]] = []
@@ -75,6 +87,11 @@ def from_python(value: Any) -> Any:
     return value
 
 
+def _all_bits(flags: type[enum.Flag]) -> int:
+    """Return the bits that members of a flag enum use."""
+    return functools.reduce(lambda bits, member: bits | int(member.value), flags.__members__.values(), 0)
+
+
 def coerce(value: Any, annotation: Any, lenient: bool) -> tuple[bool, Any]:
     """Try to turn ``value`` into ``annotation``. Return (possible, value)."""
     if annotation in (inspect.Parameter.empty, Any, object):
@@ -95,6 +112,8 @@ def coerce(value: Any, annotation: Any, lenient: bool) -> tuple[bool, Any]:
             return True, value
         number = value.value if isinstance(value, enum.Enum) else value
         if isinstance(number, int) and not isinstance(number, bool):
+            if issubclass(annotation, enum.Flag) and int(number) & ~_all_bits(annotation):
+                return False, value
             try:
                 return True, annotation(number)
             except ValueError:

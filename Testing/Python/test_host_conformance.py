@@ -257,6 +257,8 @@ def test_enums_are_ints_in_short_and_long_form(qt):
     label.setAlignment(0x84)
     label.alignment = qt.Qt.AlignLeft
     assert label.alignment == 1 and isinstance(label.alignment, int)
+    for buttons in (qt.QDialogButtonBox.Ok | qt.QDialogButtonBox.Cancel, 0x400 | 0x400000):
+        assert qt.QDialogButtonBox(buttons).button(qt.QDialogButtonBox.Ok).className() == "QPushButton"
     assert qt.QSizePolicy(qt.QSizePolicy.Expanding, 5).horizontalPolicy() == 7
 
 

@@ -206,6 +206,15 @@ def test_confirmations_are_answered_by_the_test(host):
     assert len(host.records.dialogs) == 4
 
 
+def test_busy_cursor_and_try_with_error_display(host, qt):
+    import slicer
+
+    with pytest.raises(ZeroDivisionError), slicer.util.tryWithErrorDisplay("It failed", waitCursor=True):
+        assert slicer.app.overrideCursor().shape() == qt.Qt.WaitCursor
+        _ = 1 / 0
+    assert slicer.app.overrideCursor() is None  # in testing mode the exception itself is raised, without a message
+
+
 def test_dialogs_never_block(host, qt):
     host.records.answer("/a/file.nii.gz")
     assert qt.QFileDialog.getOpenFileName(None, "Open", "") == "/a/file.nii.gz"

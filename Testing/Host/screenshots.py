@@ -1,0 +1,73 @@
+"""Makes the pictures of the Slicer module: the sample pair, really registered, at λ near 0, in the middle and near 1.
+
+    python -m Testing.Host.screenshots [--model NAME] [--output FOLDER]
+
+Takes the default model of Resources/Models (or $HYPERREG_MODELS). Needs no screen, and minutes on a CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from Testing.Host.host import Host, start
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PICTURES = {"flexible": 0.02, "middle": 0.4, "rigid": 0.98}
+SIZE = (1400, 900)
+PATIENCE_S = 1800.0
+
+
+def register_sample(host: Host, model: str | None) -> Any:
+    """Open the module, load the sample pair and register it; return the module's widget.
+
+    Raises RuntimeError with the module's own message if it does not become live.
+    """
+    host.load(REPOSITORY / "HyperRegSlicer" / "HyperRegSlicer.py")
+    host.start_up()
+    widget = host.widget("HyperRegSlicer")
+    ui = widget.ui
+    if model is not None:
+        widget.panel.parameters.model = model
+    ui.sampleButton.click()
+    ui.registerButton.click()
+    host.wait_until(lambda: ui.messageLabel.text or widget.panel.logic.can_keep, PATIENCE_S)
+    if not widget.panel.logic.can_keep:
+        raise RuntimeError(ui.messageLabel.text)
+    return widget
+
+
+def move_to(host: Host, widget: Any, lam: float) -> None:
+    """Move the slider and wait for the exact result and its measures."""
+    widget.ui.lambdaSlider.value = lam
+    measured = f"λ = {lam:.2f}:"
+    host.wait_until(lambda: widget.panel.logic.can_keep and measured in widget.ui.metricsLabel.text, PATIENCE_S)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Return 0 if all pictures were made and no slot raised."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="a model of the catalogue; by default the one the module starts with")
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "Resources" / "Screenshots")
+    options = parser.parse_args(arguments)
+    host = start()
+    widget = register_sample(host, options.model)
+    ui = widget.ui
+    ui.compareSection.collapsed = False
+    ui.fadeSlider.value = 0.5
+    for name, lam in PICTURES.items():
+        move_to(host, widget, lam)
+        print(host.screenshot(options.output / f"slicer-lambda-{name}.png", size=SIZE), ui.metricsLabel.text, sep="\n")
+    ui.comparisonCombo.currentIndex = ui.comparisonCombo.findText("Checkerboard")
+    move_to(host, widget, PICTURES["middle"])
+    print(host.screenshot(options.output / "slicer-checkerboard.png", size=SIZE))
+    widget.cleanup()
+    for error in host.exceptions:
+        print(f"exception in a slot: {error!r}", file=sys.stderr)
+    return 1 if host.exceptions else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
