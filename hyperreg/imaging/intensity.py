@@ -151,7 +151,9 @@ def _otsu(values: npt.NDArray[np.float32]) -> float:
     with np.errstate(divide="ignore", invalid="ignore"):
         means = total / weight, (total[-1] - total) / (weight[-1] - weight)
         between = weight * (weight[-1] - weight) * (means[0] - means[1]) ** 2.0
-    return float(edges[1 + int(np.nanargmax(between))])
+    # Between well separated classes every cut is equally good: the middle one keeps clear of both.
+    best = np.flatnonzero(np.nan_to_num(between) >= (1 - 1e-3) * np.nanmax(between))
+    return float(edges[1 + best].mean())
 
 
 def _largest_filled(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

@@ -52,7 +52,11 @@ FIRST_STEP, LAST_STEP = 0.02, 5e-5
 
 @dataclass(frozen=True)
 class _Stage:
-    """One optimisation by ITK. blur (share of the content's size) and samples: per level, coarse to fine; start, end: progress."""
+    """One optimisation by ITK.
+
+    blur (share of the content's size), samples: per level, coarse to fine. iterations: at most, per level.
+    start, end: the shares of the whole alignment between which it reports progress.
+    """
 
     text: str
     blur: tuple[float, ...]
@@ -71,7 +75,8 @@ class _Side:
     """One image, made ready.
 
     image, blurred: its content at working resolution, 0..1; inside: which voxels are content (uint8).
-    centre, size: of the content, RAS mm, (3,); size is the box's along the axes of `directions` (3, 3).
+    centre, spread: weighted mean and SD of the content, RAS mm, (3,).
+    size: of its box, mm, (3,), along the axes of `directions` (3, 3).
     points: (POINTS, 3) RAS mm, evenly random over the box.
     """
 
@@ -79,6 +84,7 @@ class _Side:
     blurred: Volume
     inside: Volume
     centre: Array
+    spread: Array
     size: Array
     directions: Array
     points: Array
@@ -93,8 +99,8 @@ def align(
 ) -> Matrix:
     """The linear map of fixed RAS points to moving RAS points, mm: (4, 4).
 
-    method: "none" (as the headers say), "com" (centres of mass), "rigid" or "affine" (both start from the best of the former),
-    or a (4, 4) matrix, which is checked and handed back.
+    method: "none" (as the headers say), "com" (centres of mass), "rigid" or "affine" (both start from the best of the
+    former), or a (4, 4) matrix, which is checked and handed back.
     progress: called with a share of 0..1 and a text. cancelled: asked at every iteration; True raises Cancelled.
     Raises InputError if the images do not overlap ("none" or a given matrix), or for an unknown method.
     """
@@ -187,6 +193,8 @@ def _prepare(volume: Volume) -> _Side:
     image = resample_smoothed(cropped, grid, fill=0.0)
     share = resample(Volume(content.astype(np.float32), thinned.ijk_to_ras, volume.name), grid, fill=0.0).array
     weights = share * (image.array + 0.1)  # content counts wherever it is, bright content more
+    places = grid.points().reshape(-1, 3)
+    centre = np.average(places, axis=0, weights=weights.ravel())
     directions = closest_directions(affine)
     size = np.abs(directions.T @ (grid.ijk_to_ras[:3, :3] * grid.shape)).max(axis=1)
     smooth = sitk.SmoothingRecursiveGaussian(itk.volume_to_itk(image), SEARCH_BLUR * float(size.max()))
@@ -195,7 +203,8 @@ def _prepare(volume: Volume) -> _Side:
         image=image,
         blurred=itk.volume_from_itk(smooth, volume.name),
         inside=Volume((share > 0.5).astype(np.uint8), grid.ijk_to_ras, volume.name),
-        centre=np.average(grid.points().reshape(-1, 3), axis=0, weights=weights.ravel()),
+        centre=centre,
+        spread=np.sqrt(np.average((places - centre) ** 2, axis=0, weights=weights.ravel())),
         size=size,
         directions=directions,
         points=grid.to_ras(positions),
@@ -204,7 +213,8 @@ def _prepare(volume: Volume) -> _Side:
 
 def _thinned(volume: Volume) -> Volume:
     """Every n-th voxel along each axis, n such that about WORKING_VOXELS are left: enough to find the content."""
-    step = max(float((volume.array.size * volume.spacing.prod() / WORKING_VOXELS) ** (1 / 3)), float(volume.spacing.min()))
+    room = volume.array.size * volume.spacing.prod()
+    step = max(float((room / WORKING_VOXELS) ** (1 / 3)), float(volume.spacing.min()))
     every = np.maximum(np.minimum(step // volume.spacing, np.array(volume.shape) // 4), 1).astype(int)
     affine = np.array(volume.ijk_to_ras)
     affine[:3, :3] *= every
@@ -212,7 +222,7 @@ def _thinned(volume: Volume) -> Volume:
 
 
 def _working_grid(grid: Grid) -> Grid:
-    """The space of `grid` in about WORKING_VOXELS voxels, as cubic as its own voxels allow, at least four along each axis."""
+    """The space of `grid` in about WORKING_VOXELS voxels, as cubic as its own allow, at least four along each axis."""
     extent = np.array(grid.shape) * grid.spacing
     step = np.maximum(grid.spacing, float((extent.prod() / WORKING_VOXELS) ** (1 / 3)))
     i, j, k = (max(4, int(np.ceil(n))) for n in extent / step)
@@ -252,14 +262,15 @@ def _mutual_information(a: Array, b: Array, bins: int) -> float:
 
 
 def agreement(fixed: _Side, moving: _Side, matrix: Matrix, *, coarse: bool = False) -> float:
-    """How well two images agree under a map of fixed to moving points: mutual information, nats, mean of both directions.
+    """How well two images agree under a map of fixed to moving points: mutual information, nats, both directions' mean.
 
     coarse: on blurred images and few points, for the search of a start.
     """
     count, bins = (SEARCH_POINTS, SEARCH_BINS) if coarse else (POINTS, BINS)
-    inverse = np.linalg.inv(matrix)
+    inverse: Matrix = np.linalg.inv(matrix).astype(np.float64)
     a, b = (fixed.blurred, moving.blurred) if coarse else (fixed.image, moving.image)
-    here, there = fixed.points[:count], moving.points[:count]
+    here: Array = fixed.points[:count]
+    there: Array = moving.points[:count]
     forward = _mutual_information(_values(a, here), _values(b, _map(matrix, here)), bins)
     return (forward + _mutual_information(_values(a, _map(inverse, there)), _values(b, there), bins)) / 2
 
@@ -302,11 +313,17 @@ def _search(fixed: _Side, moving: _Side, start: Matrix, watch: _Watch) -> Matrix
 def _optimise(fixed: _Side, moving: _Side, start: Matrix, stage: _Stage, watch: _Watch) -> Matrix:
     """ITK's mutual information, from `start`: rigid or affine, coarse to fine, with a fixed seed."""
     watch.report(stage.start, stage.text)
-    size = float(fixed.size.max())
+    # Lengths from the content's centre, in units of its radius, make turning, stretching and shifting equally large and
+    # independent steps for the optimiser, whether the voxels measure 0.3 or 10 mm and wherever the scanner's origin is.
+    unit = float(np.sqrt((fixed.spread**2).sum() * 2 / 3))
+    there = _map(start, fixed.centre[None])[0]
+    scale = np.diag([1 / unit, 1 / unit, 1 / unit, 1.0])
+    fixed_units, moving_units = scale @ _shift(-fixed.centre), scale @ _shift(-there)
+    size = float(fixed.size.max()) / unit
     method = sitk.ImageRegistrationMethod()
     method.SetNumberOfThreads(1)  # threads add up in any order, and the same pair must give the same result every time
     method.SetMetricAsMattesMutualInformation(BINS)
-    method.SetMetricFixedMask(_widened(fixed))
+    method.SetMetricFixedMask(_to_units(_widened(fixed), unit, fixed.centre))
     method.SetMetricSamplingStrategy(method.RANDOM)
     voxels = fixed.image.array.size
     method.SetMetricSamplingPercentagePerLevel([min(1.0, n / voxels) for n in stage.samples], SEED)
@@ -315,11 +332,11 @@ def _optimise(fixed: _Side, moving: _Side, start: Matrix, stage: _Stage, watch: 
     method.SetSmoothingSigmasAreSpecifiedInPhysicalUnits(True)
     method.SetInterpolator(sitk.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(FIRST_STEP * size, LAST_STEP * size, stage.iterations, 0.6)
-    method.SetOptimizerScalesFromPhysicalShift()
     moved = sitk.VersorRigid3DTransform() if stage is RIGID else sitk.AffineTransform(3)
-    moved.SetCenter((itk.RAS_LPS[:3, :3] @ fixed.centre).tolist())
+    # How far, squared, a unit of each parameter moves the content: a versor turns by twice its length.
+    method.SetOptimizerScales([4.0] * 3 + [1.0] * 3 if stage is RIGID else [*(fixed.spread / unit) ** 2] * 3 + [1.0] * 3)
     method.SetInitialTransform(moved, inPlace=True)
-    method.SetMovingInitialTransform(itk.affine_to_itk(start))
+    method.SetMovingInitialTransform(itk.affine_to_itk(moving_units @ start @ np.linalg.inv(fixed_units)))
     done = 0
 
     def on_iteration() -> None:
@@ -333,12 +350,22 @@ def _optimise(fixed: _Side, moving: _Side, start: Matrix, stage: _Stage, watch: 
 
     method.AddCommand(sitk.sitkIterationEvent, on_iteration)
     try:
-        method.Execute(itk.volume_to_itk(fixed.image), itk.volume_to_itk(moving.image))
+        method.Execute(
+            _to_units(itk.volume_to_itk(fixed.image), unit, fixed.centre),
+            _to_units(itk.volume_to_itk(moving.image), unit, there),
+        )
     except RuntimeError:
         watch.check()
         return start  # ITK gives up where too few samples fall on the moving image: the start stays
     watch.check()
-    return start @ itk.affine_from_itk(moved)
+    return start @ np.linalg.inv(fixed_units) @ itk.affine_from_itk(moved) @ fixed_units
+
+
+def _to_units(image: sitk.Image, unit: float, centre: Array) -> sitk.Image:
+    """The image with its lengths counted from `centre` (RAS mm) in units of `unit` mm."""
+    image.SetSpacing((np.array(image.GetSpacing()) / unit).tolist())
+    image.SetOrigin(((np.array(image.GetOrigin()) - itk.RAS_LPS[:3, :3] @ centre) / unit).tolist())
+    return image
 
 
 def _widened(side: _Side) -> sitk.Image:
