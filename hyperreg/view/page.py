@@ -213,17 +213,19 @@ def _downloads(controller: Controller) -> None:
                 classes="ml-2 hyperreg-reset",
                 title="Back to both images as they were loaded",
             )
-        with v.VList(v_if="downloads.length", density="compact", classes="mt-1 hyperreg-downloads"):
-            v.VListSubheader("Result at λ = {{ downloads_lam }}")
-            v.VListItem(
+        with html.Div(v_if="downloads.length", classes="mt-2 hyperreg-downloads"):
+            html.Div("Result at λ = {{ downloads_lam }}", classes="text-caption text-medium-emphasis")
+            # With `download` the browser does not leave the page for the file, which would end the connection.
+            with html.A(
                 v_for="file in downloads",
                 key="file.url",
                 href=("file.url",),
                 download=("file.name",),
-                title=("file.title",),
-                subtitle=("file.name",),
-                prepend_icon="mdi-download",
-            )
+                title=("file.name",),
+                classes="d-flex align-center py-1 text-primary",
+            ):
+                v.VIcon("mdi-download", size="small", classes="mr-2")
+                html.Span("{{ file.title }}", classes="text-body-2")
 
 
 def _more(controller: Controller) -> None:
