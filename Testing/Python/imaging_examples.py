@@ -15,7 +15,9 @@ def rotation(degrees: float, axis: tuple[float, float, float]) -> np.ndarray:
     return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
 
 
-def affine(degrees: float, axis: tuple[float, float, float], shift: tuple[float, float, float], scale=(1.0, 1.0, 1.0)) -> np.ndarray:
+def affine(
+    degrees: float, axis: tuple[float, float, float], shift: tuple[float, float, float], scale=(1.0, 1.0, 1.0)
+) -> np.ndarray:
     """(4, 4): scale, then rotate, then shift (mm)."""
     matrix = np.eye(4)
     matrix[:3, :3] = rotation(degrees, axis) * np.array(scale)

@@ -72,7 +72,7 @@ def test_one_file_stands_for_its_series_among_several(tmp_path):
     _write(tmp_path)
     _write(tmp_path, uid="1.2.826.0.1.3680043.2.1125.2", prefix="other", skip=(0, 1, 2))
     _check(read_volume(tmp_path / "slice004.dcm"))
-    with pytest.raises(InputError, match="2 DICOM series.*one file of the series"):
+    with pytest.raises(InputError, match=r"2 DICOM series.*one file of the series"):
         read_volume(tmp_path)
 
 

@@ -133,8 +133,17 @@ def test_lungs_open_at_the_ends_belong_to_a_ct_foreground():
 
 
 def test_real_images_and_label_maps_are_told_apart(real_data):
-    images = ["lung/3DCT_lung_baseline.mha", "spine/t2.nii.gz", "cardiac/SC-HF-I-01_ED_cine.nii.gz", "abdomen/ts_example_ct.nii.gz"]
-    labels = ["lung/3DCT_lung_baseline_mask.mha", "spine/t2_seg-manual_labeled.nii.gz", "abdomen/ts_example_ct_seg62.nii.gz"]
+    images = [
+        "lung/3DCT_lung_baseline.mha",
+        "spine/t2.nii.gz",
+        "cardiac/SC-HF-I-01_ED_cine.nii.gz",
+        "abdomen/ts_example_ct.nii.gz",
+    ]
+    labels = [
+        "lung/3DCT_lung_baseline_mask.mha",
+        "spine/t2_seg-manual_labeled.nii.gz",
+        "abdomen/ts_example_ct_seg62.nii.gz",
+    ]
     for name in images:
         check_image(read_volume(real_data / name))
     for name in labels:

@@ -40,7 +40,9 @@ def test_values_come_from_where_the_transform_says():
     assert inside.mean() > 0.4
     warped = resample(moving, grid, transform)
     assert warped.grid.matches(grid)
-    assert np.abs(warped.array - expected)[inside].max() < 12  # of 1000: linear interpolation of curved blobs
+    # The narrowest blob (SD 3.5 mm, height 400) bends by 400 / 3.5^2 per mm^2: times the voxels' squares / 8, that is
+    # 30.
+    assert np.abs(warped.array - expected)[inside].max() < 30
     assert np.abs(resample(moving, grid, transform, "bspline").array - expected)[inside].max() < 2
 
 
@@ -111,9 +113,10 @@ def test_smoothing_looks_through_the_transform():
     volume = Volume(np.random.default_rng(0).normal(0, 1, (40, 40, 40)).astype(np.float32), np.eye(4))
     shrink = np.diag([4.0, 4.0, 4.0, 1.0])
     grid = Grid((10, 10, 10), np.eye(4))
-    assert resample_smoothed(volume, grid, Transform((shrink,))).array.std() < 0.3 * resample(
-        volume, grid, Transform((shrink,))
-    ).array.std()
+    assert (
+        resample_smoothed(volume, grid, Transform((shrink,))).array.std()
+        < 0.3 * resample(volume, grid, Transform((shrink,))).array.std()
+    )
 
 
 @pytest.mark.parametrize("size", [0.3, 10.0])

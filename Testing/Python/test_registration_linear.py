@@ -1,4 +1,6 @@
-"""Linear alignment: known maps are found again in mm, partial and distant images too; the rest is refused or cancelled."""
+"""Linear alignment: known maps are found again in mm, partial and distant images too; the rest is refused or
+cancelled.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ SIZE = 90.0
 
 
 def _pair(linear: np.ndarray, unit: float = 1.0) -> tuple[Volume, Volume]:
-    """A fixed image and a moving one, on different oblique grids, such that `linear` aligns them exactly. unit: scale of mm."""
+    """A fixed image and a moving one, on different oblique grids, such that `linear` aligns them exactly. unit: scale
+    of mm.
+    """
     fixed_grid = oblique_grid((40, 38, 30), tuple(unit * s for s in (2.5, 2.5, 3.2)), (31.0, -47.0, 12.5))
     where = linear @ [*fixed_grid.centre, 1]
     matrix = affine(-15, (1, 0, 2), (0, 0, 0), tuple(unit * s for s in (2.2, 3.0, -2.8)))
@@ -41,7 +45,9 @@ RIGID = affine(14, (1, 2, 0), (9.0, -14.0, 6.0))
 FULL = affine(10, (0, 1, 1), (-35.0, 20.0, 28.0), (1.08, 0.94, 1.03))
 
 
-@pytest.mark.parametrize(("true", "method", "limit"), [(RIGID, "rigid", 0.5), (FULL, "affine", 0.5)], ids=["rigid", "affine"])
+@pytest.mark.parametrize(
+    ("true", "method", "limit"), [(RIGID, "rigid", 0.5), (FULL, "affine", 0.5)], ids=["rigid", "affine"]
+)
 def test_a_known_map_is_found(true, method, limit):
     fixed, moving = _pair(true)
     assert _error(np.eye(4), true, fixed.grid) > 8
@@ -132,7 +138,13 @@ def test_progress_rises_to_one_and_cancelling_stops_at_once():
 
     stopped: list[tuple[float, str]] = []
     with pytest.raises(Cancelled):
-        align(fixed, moving, "rigid", progress=lambda fraction, text: stopped.append((fraction, text)), cancelled=cancelled)
+        align(
+            fixed,
+            moving,
+            "rigid",
+            progress=lambda fraction, text: stopped.append((fraction, text)),
+            cancelled=cancelled,
+        )
     assert sum("rigid" in text for _, text in stopped) < 10
 
 

@@ -28,11 +28,16 @@ def read_folder(folder: Path) -> Volume:
     with itk.quiet():
         series = {uid: _files_of(folder, uid) for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))}
     if not series:
-        raise FileError(f"The folder '{folder}' holds no DICOM images. Give the folder of one series, or an image file.")
+        raise FileError(
+            f"The folder '{folder}' holds no DICOM images. Give the folder of one series, or an image file."
+        )
     if len(series) > 1:
-        listed = "; ".join(f"{_describe(files[0])}: {len(files)} files, e.g. {files[0].name}" for files in series.values())
+        listed = "; ".join(
+            f"{_describe(files[0])}: {len(files)} files, e.g. {files[0].name}" for files in series.values()
+        )
         raise InputError(
-            f"The folder '{folder}' holds {len(series)} DICOM series ({listed}). Give one file of the series you want instead "
+            f"The folder '{folder}' holds {len(series)} DICOM series ({listed}). Give one file of the series you "
+            f"want instead "
             "of the folder."
         )
     return _read_series(next(iter(series.values())), folder.name)
@@ -97,7 +102,9 @@ def _check_slices(files: list[Path], name: str) -> float:
             f"Slices of the DICOM series '{name}' do not say where in the patient they lie. Export it as NIfTI or NRRD."
         ) from error
     if np.abs(orientations - orientations[0]).max() > SHEAR_TOLERANCE:
-        raise InputError(f"The slices of the DICOM series '{name}' are not parallel (a localiser?). Choose another series.")
+        raise InputError(
+            f"The slices of the DICOM series '{name}' are not parallel (a localiser?). Choose another series."
+        )
     steps = np.diff(positions, axis=0)
     gaps = np.abs(steps @ normal)
     if gaps.min() < SAME_PLACE_MM:
@@ -108,7 +115,8 @@ def _check_slices(files: list[Path], name: str) -> float:
     middle = float(np.median(gaps))
     if np.abs(gaps - middle).max() > GAP_TOLERANCE * middle:
         raise InputError(
-            f"The slices of the DICOM series '{name}' are between {gaps.min():.2f} and {gaps.max():.2f} mm apart: slices are "
+            f"The slices of the DICOM series '{name}' are between {gaps.min():.2f} and {gaps.max():.2f} mm apart: "
+            f"slices are "
             "missing or unevenly spaced. Copy the series again, or resample it to even slices."
         )
     sideways = steps - (steps @ normal)[:, None] * normal

@@ -32,8 +32,10 @@ def extension(path: PathLike) -> str:
 def read_volume(path: PathLike) -> Volume:
     """Read a 3D scalar image.
 
-    path: a file, a folder with one DICOM series, or one DICOM file of a series. 4D files with one time point are taken as 3D.
-    Raises FileError if it is missing, damaged or of an unknown format; InputError if it is 2D, 4D, colour, vector or sheared.
+    path: a file, a folder with one DICOM series, or one DICOM file of a series. 4D files with one time point are
+    taken as 3D.
+    Raises FileError if it is missing, damaged or of an unknown format; InputError if it is 2D, 4D, colour, vector or
+    sheared.
     """
     path = Path(path)
     if not path.exists():
@@ -53,7 +55,9 @@ def read_volume(path: PathLike) -> Volume:
 
 
 def read_label_map(path: PathLike) -> Volume:
-    """Read a label map: like `read_volume`, with an integer array. Raises InputError if its values are not whole numbers."""
+    """Read a label map: like `read_volume`, with an integer array. Raises InputError if its values are not whole
+    numbers.
+    """
     volume = read_volume(path)
     return Volume(as_labels(volume), volume.ijk_to_ras, volume.name)
 
@@ -69,7 +73,8 @@ def as_labels(volume: Volume) -> np.ndarray:
         whole = np.abs(volume.array - rounded) <= LABEL_TOLERANCE
     if not whole.all() or np.abs(rounded).max() > np.iinfo(np.int32).max:
         raise InputError(
-            f"'{volume.name}' is not a label map: it has values that are not whole numbers. Was an image given instead, or was "
+            f"'{volume.name}' is not a label map: it has values that are not whole numbers. Was an image given "
+            f"instead, or was "
             "the label map resampled with interpolation? Resample label maps with nearest neighbour."
         )
     return rounded.astype(np.int32)
@@ -78,7 +83,8 @@ def as_labels(volume: Volume) -> np.ndarray:
 def write_volume(volume: Volume, path: PathLike) -> None:
     """Write an image or label map; the extension decides the format. The file is complete or not there.
 
-    Raises FileError if the format is unknown or the file cannot be written, InputError if the format cannot hold the geometry.
+    Raises FileError if the format is unknown or the file cannot be written, InputError if the format cannot hold the
+    geometry.
     """
     path = Path(path)
     kind = extension(path)
@@ -127,12 +133,14 @@ def _set_extraction(reader: sitk.ImageFileReader, path: Path) -> None:
     size = reader.GetSize()
     if len(size) < 3:
         raise InputError(
-            f"'{path.name}' is a {len(size)}D image; HyperReg registers 3D images. Give a volume or a DICOM series folder."
+            f"'{path.name}' is a {len(size)}D image; HyperReg registers 3D images. Give a volume or a DICOM series "
+            f"folder."
         )
     if len(size) > 3:
         if max(size[3:]) > 1:
             raise InputError(
-                f"'{path.name}' is a {len(size)}D image with {int(np.prod(size[3:]))} volumes (time points or channels); "
+                f"'{path.name}' is a {len(size)}D image with {int(np.prod(size[3:]))} volumes (time points or "
+                f"channels); "
                 "HyperReg registers one 3D image at a time. Export the volume you want as a file of its own."
             )
         reader.SetExtractSize([*size[:3], *[0] * (len(size) - 3)])
@@ -142,15 +150,18 @@ def _read_error(path: Path, message: str) -> FileError | InputError:
     """The plain-words error for what ITK said."""
     if "orthonormal" in message:
         return InputError(
-            f"'{path.name}' has axes that are not at right angles (sheared affine). Resample it to a straight grid first."
+            f"'{path.name}' has axes that are not at right angles (sheared affine). Resample it to a straight grid "
+            f"first."
         )
     if "Unable to determine ImageIO reader" in message:
         return FileError(
-            f"'{path}' is not an image that HyperReg can read. It reads NIfTI, NRRD, MHA/MHD, MGZ and DICOM series; if it "
+            f"'{path}' is not an image that HyperReg can read. It reads NIfTI, NRRD, MHA/MHD, MGZ and DICOM series; "
+            f"if it "
             "should be one of these, the file is damaged."
         )
     return FileError(
-        f"'{path}' cannot be read: it is damaged or was cut short (an interrupted copy or download?), or a file that belongs "
+        f"'{path}' cannot be read: it is damaged or was cut short (an interrupted copy or download?), or a file that "
+        f"belongs "
         "to it is missing. Copy or export it again."
     )
 
@@ -158,22 +169,25 @@ def _read_error(path: Path, message: str) -> FileError | InputError:
 def _read_mgh(path: Path) -> Volume:
     try:
         import nibabel
+        from nibabel.filebasedimages import ImageFileError
     except ImportError as error:
         raise FileError(
-            f"'{path.name}' is a FreeSurfer file, which needs the Python package nibabel. Install it (pip install nibabel), "
+            f"'{path.name}' is a FreeSurfer file, which needs the Python package nibabel. Install it (pip install "
+            f"nibabel), "
             "or convert the file to NIfTI (mri_convert)."
         ) from error
     try:
         image = nibabel.load(path)
-        array = np.asanyarray(image.dataobj)  # type: ignore[attr-defined]
-        affine = np.asarray(image.affine, dtype=np.float64)  # type: ignore[attr-defined]
-    except (EOFError, OSError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
+        array = np.asanyarray(image.dataobj)
+        affine = np.asarray(image.affine, dtype=np.float64)
+    except (EOFError, OSError, ValueError, ImageFileError) as error:
         raise _read_error(path, str(error)) from error
     if array.ndim > 3 and max(array.shape[3:]) == 1:
         array = array.reshape(array.shape[:3])
     if array.ndim != 3:
         raise InputError(
-            f"'{path.name}' holds {array.shape[-1]} volumes; HyperReg registers one 3D image at a time. Export one of them."
+            f"'{path.name}' holds {array.shape[-1]} volumes; HyperReg registers one 3D image at a time. Export one "
+            f"of them."
         )
     return Volume(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")), affine, _name_of(path))
 
@@ -183,7 +197,8 @@ def _write_mgh(target: Path, array: np.ndarray, volume: Volume) -> None:
         import nibabel
     except ImportError as error:
         raise FileError(
-            f"Writing '{target.name}' needs the Python package nibabel. Install it (pip install nibabel), or choose .nii.gz."
+            f"Writing '{target.name}' needs the Python package nibabel. Install it (pip install nibabel), or choose "
+            f".nii.gz."
         ) from error
     fitting = next((t for t in MGH_TYPES if np.can_cast(array.dtype, t)), np.float32)
     converted = array.astype(fitting)

@@ -13,11 +13,13 @@ from hyperreg.imaging.volume import Volume
 FEWEST_SLICES = 4
 # An image in which fewer voxels than this differ from its commonest value shows nothing that could be registered.
 FEWEST_VOXELS = 64
-# Label maps: whole numbers, few of them, and most neighbours equal. Over 48 images (CT, MR, cine, atlases) at most 0.21 of the
+# Label maps: whole numbers, few of them, and most neighbours equal. Over 48 images (CT, MR, cine, atlases) at most
+# 0.21 of the
 # neighbours outside the background were equal, over 26 label maps at least 0.69.
 MOST_LABELS = 1024
 EQUAL_NEIGHBOURS = 0.5
-# Percentiles are taken over about this many voxels, evenly spread: stable to a fraction of a grey value, and 20 times faster.
+# Percentiles are taken over about this many voxels, evenly spread: stable to a fraction of a grey value, and 20 times
+# faster.
 SAMPLE = 500_000
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.5, 99.5
 # Scanners pad the outside of a round field of view with one value far below all others (-3024, -2000...).
@@ -31,14 +33,16 @@ EXACT_BACKGROUND = 0.2
 
 
 def check_image(volume: Volume, warnings: list[str] | None = None) -> Volume:
-    """The volume, fit to be registered: NaN and infinite voxels replaced (a text is added to `warnings`), otherwise unchanged.
+    """The volume, fit to be registered: NaN and infinite voxels replaced (a text is added to `warnings`), otherwise
+    unchanged.
 
     Raises InputError, in plain words, for an image with too few slices, without any content, or that is a label map.
     """
     name, array = volume.name, volume.array
     if min(volume.shape) < FEWEST_SLICES:
         raise InputError(
-            f"'{name}' has the size {volume.shape[0]} x {volume.shape[1]} x {volume.shape[2]}: fewer than {FEWEST_SLICES} "
+            f"'{name}' has the size {volume.shape[0]} x {volume.shape[1]} x {volume.shape[2]}: fewer than "
+            f"{FEWEST_SLICES} "
             "slices in one direction. HyperReg registers volumes; give a whole series."
         )
     if array.dtype.kind not in "iufb":
@@ -51,10 +55,13 @@ def check_image(volume: Volume, warnings: list[str] | None = None) -> Volume:
         raise InputError(f"'{name}' is empty ({what}). Check that the right file or series was chosen.")
     values, counts = np.unique(_sampled(array), return_counts=True)
     if np.count_nonzero(array != values[counts.argmax()]) < FEWEST_VOXELS:
-        raise InputError(f"'{name}' is nearly empty: almost every voxel has the same value. Check that the right file was chosen.")
+        raise InputError(
+            f"'{name}' is nearly empty: almost every voxel has the same value. Check that the right file was chosen."
+        )
     if looks_like_labels(array):
         raise InputError(
-            f"'{name}' looks like a label map (segmentation), not an image. Give the image, and pass the label map as labels."
+            f"'{name}' looks like a label map (segmentation), not an image. Give the image, and pass the label map "
+            f"as labels."
         )
     return volume if array is volume.array else Volume(array, volume.ijk_to_ras, name)
 
@@ -97,7 +104,8 @@ def intensity_range(array: npt.NDArray) -> tuple[float, float]:
         if low - lowest > PADDING_GAP * (high - low):
             sample = rest
     low = float(np.percentile(sample, LOW_PERCENTILE))
-    # The brightest value is that of the content: of a small object in a large background the percentile would be background.
+    # The brightest value is that of the content: of a small object in a large background the percentile would be
+    # background.
     content = sample[sample > low]
     high = float(np.percentile(content, HIGH_PERCENTILE)) if content.size else low
     if high <= low:
@@ -118,7 +126,8 @@ def normalise(array: npt.NDArray) -> npt.NDArray[np.float32]:
 def foreground(volume: Volume) -> npt.NDArray[np.bool_]:
     """Which voxels show the body: (I, J, K) bool, without holes.
 
-    With an exact background (skull-stripped brain) everything else; otherwise everything above half of Otsu's threshold. In CT,
+    With an exact background (skull-stripped brain) everything else; otherwise everything above half of Otsu's
+    threshold. In CT,
     where lung is as dark as the air around the patient, also what lies between body walls along the back-to-front axis.
     """
     scaled = normalise(volume.array)
@@ -157,9 +166,11 @@ def _otsu(values: npt.NDArray[np.float32]) -> float:
 
 
 def _largest_filled(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """The connected parts with at least a tenth of the largest one's voxels, and what they surround within a slice (i, j).
+    """The connected parts with at least a tenth of the largest one's voxels, and what they surround within a slice
+    (i, j).
 
-    Surrounded is a voxel with content on both sides along i and along j: airways and lungs that are open at the ends of a scan.
+    Surrounded is a voxel with content on both sides along i and along j: airways and lungs that are open at the ends
+    of a scan.
     """
     image = sitk.GetImageFromArray(inside.astype(np.uint8).transpose(2, 1, 0))
     parts = sitk.RelabelComponent(sitk.ConnectedComponent(image), sortByObjectSize=True)
@@ -194,7 +205,9 @@ def _finite(volume: Volume, warnings: list[str]) -> npt.NDArray:
 
 
 def _sampled(array: npt.NDArray) -> npt.NDArray:
-    """About SAMPLE voxels, 1D: every n-th of all. n is made odd and not a multiple of the axes, so that no slice is favoured."""
+    """About SAMPLE voxels, 1D: every n-th of all. n is made odd and not a multiple of the axes, so that no slice is
+    favoured.
+    """
     step = max(1, array.size // SAMPLE)
     while step > 1 and any(n % step == 0 or step % n == 0 for n in array.shape if n > 1):
         step += 1

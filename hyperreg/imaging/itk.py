@@ -1,6 +1,7 @@
 """The one place where HyperReg meets ITK: images, fields, grids and matrices between RAS and LPS.
 
-HyperReg thinks in RAS and numpy's (I, J, K); ITK thinks in LPS and hands arrays over as (K, J, I). Every other module works
+HyperReg thinks in RAS and numpy's (I, J, K); ITK thinks in LPS and hands arrays over as (K, J, I). Every other module
+works
 in RAS only and comes here for SimpleITK objects.
 """
 
@@ -18,7 +19,8 @@ from hyperreg.imaging.volume import DisplacementField, Grid, Volume
 
 Matrix = npt.NDArray[np.float64]
 
-# Left/right and posterior/anterior are the two axes whose sign differs between RAS and LPS; the flip is its own inverse.
+# Left/right and posterior/anterior are the two axes whose sign differs between RAS and LPS; the flip is its own
+# inverse.
 RAS_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 

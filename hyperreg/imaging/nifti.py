@@ -1,6 +1,7 @@
 """NIfTI-1 at the level of bytes: what ITK's reader and writer do not tell.
 
-ITK reads a file that was cut in the middle as if the rest were zero, does not notice a full disk while writing, picks the other
+ITK reads a file that was cut in the middle as if the rest were zero, does not notice a full disk while writing, picks
+the other
 of two contradictory affines when one is sheared, and cannot write a displacement field with intent 1006. So headers are
 looked at here before ITK reads, and NIfTI files are written here. Format: nifti1.h, https://nifti.nimh.nih.gov/nifti-1.
 """
@@ -12,6 +13,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -25,14 +27,17 @@ RGB_TYPES = {128: "colour (RGB)", 2304: "colour (RGBA)", 32: "complex", 1792: "c
 TYPE_CODES = {"u1": 2, "i2": 4, "i4": 8, "f4": 16, "f8": 64, "i1": 256, "u2": 512, "u4": 768, "i8": 1024, "u8": 1280}
 # ITK refuses files whose axes are further off a right angle than this; other formats bear the full SHEAR_TOLERANCE.
 WRITABLE_SHEAR = 1e-4
-# Speed matters more than the last per cent of size: level 1 halves the time of a large field and costs about 5 % more bytes.
+# Speed matters more than the last per cent of size: level 1 halves the time of a large field and costs about 5 % more
+# bytes.
 GZIP_LEVEL = 1
 CHUNK = 1 << 24
 
 
 @dataclass(frozen=True)
 class Header:
-    """What is needed of a header. dims: sizes of all axes; data_bytes: of the voxels; sform, qform: codes; srow: (3, 4)."""
+    """What is needed of a header. dims: sizes of all axes; data_bytes: of the voxels; sform, qform: codes; srow: (3,
+    4).
+    """
 
     dims: tuple[int, ...]
     datatype: int
@@ -86,7 +91,8 @@ def check_readable(path: Path, header: Header) -> None:
             directions = columns / lengths
             if np.abs(directions.T @ directions - np.eye(3)).max() > SHEAR_TOLERANCE:
                 raise InputError(
-                    f"'{path.name}' has axes that are not at right angles (sheared affine, as from a tilted CT gantry or "
+                    f"'{path.name}' has axes that are not at right angles (sheared affine, as from a tilted CT "
+                    f"gantry or "
                     "an affine registration). Resample it to a straight grid first."
                 )
     if _count_bytes(path) < header.data_offset + header.data_bytes:
@@ -99,7 +105,8 @@ def write(
     """Write an array to .nii or .nii.gz.
 
     array: (I, J, K), or (3, I, J, K) vectors in RAS mm, which are stored along the fifth axis as the format wants them.
-    Raises InputError if the grid is further off right angles than NIfTI readers bear; OSError if the disk does not take it.
+    Raises InputError if the grid is further off right angles than NIfTI readers bear; OSError if the disk does not
+    take it.
     """
     directions = grid.ijk_to_ras[:3, :3] / grid.spacing
     if np.abs(directions.T @ directions - np.eye(3)).max() > WRITABLE_SHEAR:
@@ -134,7 +141,9 @@ def write(
 
 
 def _quaternion(directions: npt.NDArray[np.float64]) -> tuple[tuple[float, float, float], float]:
-    """(b, c, d) of the rotation nearest to `directions`, and -1 for a left-handed grid (its third axis is then reversed)."""
+    """(b, c, d) of the rotation nearest to `directions`, and -1 for a left-handed grid (its third axis is then
+    reversed).
+    """
     handedness = 1.0 if np.linalg.det(directions) > 0 else -1.0
     u, _, vt = np.linalg.svd(directions * (1, 1, handedness))
     r = u @ vt
@@ -156,9 +165,9 @@ def _quaternion(directions: npt.NDArray[np.float64]) -> tuple[tuple[float, float
     return (float(q[1]), float(q[2]), float(q[3])), handedness
 
 
-def _open(path: Path, mode: str = "rb"):  # noqa: ANN202 (gzip's and the plain file's types have no common name)
+def _open(path: Path, mode: Literal["rb", "wb"] = "rb") -> BinaryIO:
     if path.name.lower().endswith(".gz"):
-        return gzip.open(path, mode, compresslevel=GZIP_LEVEL)
+        return cast(BinaryIO, gzip.open(path, mode, compresslevel=GZIP_LEVEL))
     return open(path, mode)
 
 

@@ -18,12 +18,12 @@ _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 @contextmanager
 def replacing(path: str | os.PathLike[str], expected_bytes: int = 0) -> Iterator[Path]:
-    """Yield a path of the same name in a temporary folder beside `path`; on success, move what was written into place.
+    """Yield a path of the same name in a temporary folder beside `path`; on success, move what was written there.
 
-    A file written next to it under another name (the .raw of an .mhd) is moved too, before the target itself. On any failure
-    the temporary folder is removed and an older file at `path` is left as it was.
-    expected_bytes: an upper estimate; when the disk has less, FileError is raised before anything is written (some writers
-    do not notice a full disk themselves).
+    A file written next to it under another name (the .raw of an .mhd) is moved too, before the target itself. On any
+    failure the temporary folder is removed and an older file at `path` is left as it was.
+    expected_bytes: an upper estimate; when the disk has less, FileError is raised before anything is written (some
+    writers do not notice a full disk themselves).
     Raises FileError if the folder is missing, read-only or full, or the writer fails.
     """
     path = Path(path)
@@ -61,7 +61,7 @@ def _explain(path: Path, error: OSError) -> str:
     if error.errno in _FULL:
         reason = f"the disk is full ({error.strerror}). Free some space or choose another disk"
     elif error.errno in _FORBIDDEN:
-        reason = "the folder or the file is read-only or in use. Choose another place, or ask for permission to write there"
+        reason = "the folder or file is read-only or in use. Choose another place, or ask for permission to write there"
     else:
         reason = f"{error.strerror or error}. Choose another place"
     return f"'{path}' could not be written: {reason}."

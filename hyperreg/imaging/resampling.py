@@ -1,4 +1,6 @@
-"""Volumes on other grids, through transforms. SimpleITK does the work, so results are what any ITK tool makes of a file."""
+"""Volumes on other grids, through transforms. SimpleITK does the work, so results are what any ITK tool makes of a
+file.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from hyperreg.imaging.volume import Grid, Volume
 Interpolation = Literal["linear", "nearest", "bspline"]
 
 _INTERPOLATORS = {"linear": sitk.sitkLinear, "nearest": sitk.sitkNearestNeighbor, "bspline": sitk.sitkBSpline}
-# Full width at half maximum of a Gaussian of unit SD. A low-pass whose width is the new voxel's keeps aliasing below 10 %.
+# Full width at half maximum of a Gaussian of unit SD. A low-pass whose width is the new voxel's keeps aliasing below
+# 10 %.
 FWHM = 2 * np.sqrt(2 * np.log(2))
 # ITK's recursive Gaussian needs this many voxels along the axis that it smooths.
 FEWEST_VOXELS = 4
@@ -43,10 +46,14 @@ def resample(
     return _resampled(image, volume.name, grid, transform, _INTERPOLATORS[interpolation], fill)
 
 
-def resample_smoothed(volume: Volume, grid: Grid, transform: Transform | None = None, fill: float | None = None) -> Volume:
-    """Like `resample` with linear interpolation, after a low-pass along each axis of `volume` that becomes coarser on `grid`.
+def resample_smoothed(
+    volume: Volume, grid: Grid, transform: Transform | None = None, fill: float | None = None
+) -> Volume:
+    """Like `resample` with linear interpolation, after a low-pass along each axis of `volume` that becomes coarser on
+    `grid`.
 
-    The low-pass is a Gaussian that, together with the voxel of `volume`, is as wide as the voxel of `grid` (seen through the
+    The low-pass is a Gaussian that, together with the voxel of `volume`, is as wide as the voxel of `grid` (seen
+    through the
     linear part of `transform`). Axes that do not become coarser are left as they are.
     """
     if fill is None:

@@ -1,6 +1,7 @@
 """Spatial transforms: a chain of linear maps and displacement fields, as pull-back maps of RAS points.
 
-numpy only, so that a process without SimpleITK or torch can hold and apply a transform; conversion to and from ITK imports
+numpy only, so that a process without SimpleITK or torch can hold and apply a transform; conversion to and from ITK
+imports
 SimpleITK when it is called.
 """
 
@@ -23,7 +24,8 @@ Stage = Matrix | DisplacementField
 
 # A matrix whose determinant is below this squeezes space flat: no inverse that a float32 file would survive.
 SMALLEST_DETERMINANT = 1e-6
-# A B-spline read from a file becomes a dense field with this many samples per control point interval, and at most so many.
+# A B-spline read from a file becomes a dense field with this many samples per control point interval, and at most so
+# many.
 SAMPLES_PER_CONTROL_POINT = 8
 MOST_SAMPLES = 8_000_000
 
@@ -48,7 +50,8 @@ class Transform:
     """A map of RAS points, mm: its stages, applied first to last.
 
     stages: each a (4, 4) matrix or a `DisplacementField` (x -> x + u(x)).
-    A registration result is Transform((field, linear)): x -> linear @ (x + u(x)), fixed RAS to moving RAS, the way images are
+    A registration result is Transform((field, linear)): x -> linear @ (x + u(x)), fixed RAS to moving RAS, the way
+    images are
     pulled back; its inverse is Transform((inv(linear), inverse_field)).
     Raises InputError for a matrix that is not an invertible affine map.
     """
@@ -104,7 +107,12 @@ class Transform:
         frame = sitk.Image([1, 1, 1], sitk.sitkUInt8)
         itk.set_geometry(frame, grid)
         image = sitk.TransformToDisplacementField(
-            to_sitk(self), sitk.sitkVectorFloat32, grid.shape, frame.GetOrigin(), frame.GetSpacing(), frame.GetDirection()
+            to_sitk(self),
+            sitk.sitkVectorFloat32,
+            grid.shape,
+            frame.GetOrigin(),
+            frame.GetSpacing(),
+            frame.GetDirection(),
         )
         return itk.field_from_itk(image)
 
@@ -112,7 +120,8 @@ class Transform:
 def displacement_at(field: DisplacementField, points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Displacements at (N, 3) RAS points: (N, 3), RAS mm.
 
-    Linear between voxel centres, the border's value within half a voxel of it, zero beyond: as ITK does it, so that a point
+    Linear between voxel centres, the border's value within half a voxel of it, zero beyond: as ITK does it, so that a
+    point
     moves the same here and in every tool that loads the saved file.
     """
     shape = np.array(field.grid.shape)
@@ -174,7 +183,8 @@ def from_sitk(transform: sitk.Transform) -> Transform:
     if kind == sitk.sitkBSplineTransform:
         return Transform((_dense_field(sitk.BSplineTransform(transform)),))
     raise InputError(
-        f"A transform of the kind '{transform.GetName()}' is not supported. Save it as an affine transform, a displacement "
+        f"A transform of the kind '{transform.GetName()}' is not supported. Save it as an affine transform, a "
+        f"displacement "
         "field or a composite of these (in 3D Slicer: convert it to a grid transform)."
     )
 
@@ -188,8 +198,11 @@ def _dense_field(spline: sitk.BSplineTransform) -> DisplacementField:
     mesh = np.array(spline.GetTransformDomainMeshSize())
     extent = np.array(spline.GetTransformDomainPhysicalDimensions())
     intervals = mesh * SAMPLES_PER_CONTROL_POINT
-    intervals = np.maximum(mesh, np.floor(intervals * min(1.0, (MOST_SAMPLES / intervals.prod()) ** (1 / 3)))).astype(int)
-    # Samples sit in the middle of their cells: the cells fill the domain, and none lies on its rim, where ITK says "outside".
+    intervals = np.maximum(mesh, np.floor(intervals * min(1.0, (MOST_SAMPLES / intervals.prod()) ** (1 / 3)))).astype(
+        int
+    )
+    # Samples sit in the middle of their cells: the cells fill the domain, and none lies on its rim, where ITK says
+    # "outside".
     step = extent / intervals
     direction = np.array(spline.GetTransformDomainDirection())
     origin = np.array(spline.GetTransformDomainOrigin()) + direction.reshape(3, 3) @ (step / 2)

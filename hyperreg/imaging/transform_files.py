@@ -1,10 +1,13 @@
 """Transforms and displacement fields from and to files that other tools load.
 
-.h5, .tfm, .txt   ITK transform files: an affine, a displacement field, or a composite of both. LPS, as ITK, Slicer, ANTs.
-.nii, .nii.gz     dense displacement field: 5D, intent 1006, vectors in RAS mm as the format defines them; ITK (from 5.3),
+.h5, .tfm, .txt   ITK transform files: an affine, a displacement field, or a composite of both. LPS, as ITK, Slicer,
+ANTs.
+.nii, .nii.gz     dense displacement field: 5D, intent 1006, vectors in RAS mm as the format defines them; ITK (from
+5.3),
                   SimpleITK and Slicer turn them to LPS in memory. Without that intent (ANTs: 1007) vectors are LPS.
 .nrrd, .mha       dense displacement field, vectors in LPS mm; .nrrd carries Slicer's key intent_code = 1006.
-All of them map points of the fixed image to the moving image: what a resampling filter takes, and Slicer's transform from
+All of them map points of the fixed image to the moving image: what a resampling filter takes, and Slicer's transform
+from
 parent.
 """
 
@@ -46,7 +49,9 @@ def write_transform(transform: Transform, path: PathLike, reference: Grid | None
     with replacing(path, numbers * BYTES_PER_NUMBER[kind] + HEADER_ALLOWANCE) as target, itk.quiet():
         sitk.WriteTransform(to_sitk(transform), str(target))
         if kind != ".h5" and not _text_is_complete(target):
-            raise FileError(f"'{path}' could not be written completely. Is the disk full? Free some space and try again.")
+            raise FileError(
+                f"'{path}' could not be written completely. Is the disk full? Free some space and try again."
+            )
 
 
 def read_transform(path: PathLike) -> Transform:
@@ -73,7 +78,8 @@ def read_transform(path: PathLike) -> Transform:
             return from_sitk(sitk.ReadTransform(str(path)))
     except RuntimeError as error:
         raise FileError(
-            f"'{path}' cannot be read as a transform: it is damaged, was cut short, or another program's format. Save it as an "
+            f"'{path}' cannot be read as a transform: it is damaged, was cut short, or another program's format. "
+            f"Save it as an "
             "ITK transform (.h5, .tfm) or as a displacement field (.nii.gz, .nrrd)."
         ) from error
 
@@ -82,7 +88,8 @@ def _dense(transform: Transform, reference: Grid | None) -> DisplacementField:
     grid = reference or next((stage.grid for stage in transform.stages if isinstance(stage, DisplacementField)), None)
     if grid is None:
         raise InputError(
-            "A linear transform can only be saved as a displacement field if an image says on which grid. Save it as .h5 or "
+            "A linear transform can only be saved as a displacement field if an image says on which grid. Save it as "
+            ".h5 or "
             ".tfm, or give the fixed image."
         )
     return transform.to_field(grid)
@@ -117,10 +124,13 @@ def _check_text(path: Path) -> None:
         raise FileError(f"'{path}' cannot be read as a transform: it is not an ITK text transform file.")
     if len(kinds) > 1 and not kinds[0].startswith("CompositeTransform"):
         raise InputError(
-            f"'{path.name}' holds {len(kinds)} separate transforms. Save the one you want, or all of them as one composite."
+            f"'{path.name}' holds {len(kinds)} separate transforms. Save the one you want, or all of them as one "
+            f"composite."
         )
     if not _text_is_complete(path):
-        raise FileError(f"'{path}' is damaged or was cut short (an interrupted copy or download?). Copy or export it again.")
+        raise FileError(
+            f"'{path}' is damaged or was cut short (an interrupted copy or download?). Copy or export it again."
+        )
 
 
 def _text_is_complete(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """Linear alignment before the network: centre of mass, then rigid, then affine, each only if it helps.
 
-Starts are searched and stages accepted by a mutual information of our own, taken symmetrically over both images' content with
+Starts are searched and stages accepted by a mutual information of our own, taken symmetrically over both images'
+content with
 the outside counting as background: unlike the optimiser's metric it cannot be improved by pushing the images apart.
 """
 
@@ -46,8 +47,8 @@ LEAST_GAIN = 1e-3
 # Limits of the plausible: stretch along any direction, and change of volume, between two people or two visits.
 STRETCH = (0.6, 1.0 / 0.6)
 VOLUME_CHANGE = (0.4, 2.5)
-# The optimiser's first and last step, as shares of the content's size (4 mm and 0.01 mm for a head).
-FIRST_STEP, LAST_STEP = 0.02, 5e-5
+# The optimiser's first and last step, as shares of the content's size (4 mm and 0.004 mm for a head).
+FIRST_STEP, LAST_STEP = 0.02, 2e-5
 
 
 @dataclass(frozen=True)
@@ -331,10 +332,12 @@ def _optimise(fixed: _Side, moving: _Side, start: Matrix, stage: _Stage, watch: 
     method.SetSmoothingSigmasPerLevel([share * size for share in stage.blur])
     method.SetSmoothingSigmasAreSpecifiedInPhysicalUnits(True)
     method.SetInterpolator(sitk.sitkLinear)
-    method.SetOptimizerAsRegularStepGradientDescent(FIRST_STEP * size, LAST_STEP * size, stage.iterations, 0.6)
+    method.SetOptimizerAsRegularStepGradientDescent(FIRST_STEP * size, LAST_STEP * size, stage.iterations, 0.75)
     moved = sitk.VersorRigid3DTransform() if stage is RIGID else sitk.AffineTransform(3)
     # How far, squared, a unit of each parameter moves the content: a versor turns by twice its length.
-    method.SetOptimizerScales([4.0] * 3 + [1.0] * 3 if stage is RIGID else [*(fixed.spread / unit) ** 2] * 3 + [1.0] * 3)
+    method.SetOptimizerScales(
+        [4.0] * 3 + [1.0] * 3 if stage is RIGID else [*(fixed.spread / unit) ** 2] * 3 + [1.0] * 3
+    )
     method.SetInitialTransform(moved, inPlace=True)
     method.SetMovingInitialTransform(itk.affine_to_itk(moving_units @ start @ np.linalg.inv(fixed_units)))
     done = 0
