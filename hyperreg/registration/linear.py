@@ -43,7 +43,7 @@ ROTATIONS = (-20.0, 20.0)
 # Starts are compared on images blurred to this share of the content's size.
 SEARCH_BLUR = 0.02
 # Another start, or a later stage, must be better by this much (nats) to be believed.
-LEAST_GAIN = 1e-3
+LEAST_GAIN = 1e-4
 # Limits of the plausible: stretch along any direction, and change of volume, between two people or two visits.
 STRETCH = (0.6, 1.0 / 0.6)
 VOLUME_CHANGE = (0.4, 2.5)
