@@ -473,6 +473,7 @@ def test_no_room_to_share_is_an_error_and_the_next_request_works(
     assert_fields(live, 0.124)
 
 
+@pytest.mark.slow
 def test_the_same_as_a_session_in_this_process(tiny_model: str) -> None:
     from hyperreg.phantom import head_phantom_pair
     from hyperreg.registration.session import LiveSession
