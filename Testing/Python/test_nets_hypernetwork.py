@@ -64,6 +64,6 @@ def test_a_wrong_fixed_name_and_an_unknown_backbone_are_refused() -> None:
     with pytest.raises(WeightsError, match="no parameters named"):
         HyperNetwork(small_backbone(), fixed=["nothing"])
     with pytest.raises(WeightsError, match="does not have"):
-        make_backbone("not-there", {})
+        make_backbone("not-there", 2, {})
     with pytest.raises(WeightsError, match="cannot be used"):
-        make_backbone("voxelmorph_unet", {"channels": [1], "unet_out_channels": 4, "final_channels": []})
+        make_backbone("voxelmorph_unet", 2, {"channels": [1], "unet_out_channels": 4, "final_channels": []})

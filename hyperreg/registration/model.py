@@ -18,12 +18,14 @@ from hyperreg.errors import FileError, WeightsError
 from hyperreg.nets.backbones import make_backbone
 from hyperreg.nets.hypernetwork import HyperNetwork
 from hyperreg.registration.catalogue import CARD, KIND, WEIGHTS, ModelCard, read_card
+from hyperreg.registration.features import CHANNELS, FEATURES
 from hyperreg.registration.field import compose, integrate, sample
 
 # VoxelMorph starts its last convolution almost at zero, so that registration starts from the identity.
 FLOW_INIT_SD = 1e-5
 
 SMALL_NETWORK: Mapping[str, Any] = {
+    "features": "images",
     "backbone": "voxelmorph_unet",
     "options": {"channels": [4, 4, 8, 8, 8, 8], "unet_out_channels": 4, "final_channels": [4]},
     "hidden": [8, 4],
@@ -34,15 +36,19 @@ SMALL_NETWORK: Mapping[str, Any] = {
 class RegistrationModel(nn.Module):
     """Fixed and moving image and hyperparameters -> stationary velocities on the images' grid, in voxels.
 
-    network: the card's "network": backbone, options, hidden (the hypernetwork's layers), passes (how often the network
-    sees the pair, each time with the moving image warped by what it found before).
+    network: the card's "network": features (what is shown of the pair), backbone, options, hidden (the hypernetwork's
+    layers), passes (how often the network sees the pair, each time with the moving image warped by what it found before).
     hyperparameters: how many it takes.
     """
 
     def __init__(self, network: Mapping[str, Any], hyperparameters: int = 1) -> None:
         super().__init__()
         try:
-            backbone = make_backbone(network["backbone"], network["options"])
+            features = network["features"]
+            if features not in FEATURES:
+                raise WeightsError(f"The model needs the features '{features}', which this version does not have.")
+            self.features = FEATURES[features]
+            backbone = make_backbone(network["backbone"], CHANNELS[features], network["options"])
             hidden = [int(n) for n in network["hidden"]]
             self.passes = int(network["passes"])
         except (KeyError, TypeError, ValueError) as error:
@@ -59,7 +65,7 @@ class RegistrationModel(nn.Module):
 
     def velocity(self, weights: dict[str, Tensor], fixed: Tensor, moving: Tensor) -> Tensor:
         """One pass: images (1, 1, I, J, K) in 0..1 -> velocity (1, 3, I, J, K), voxels."""
-        return self.hyper.run(weights, torch.cat((fixed, moving), dim=1))
+        return self.hyper.run(weights, self.features(fixed, moving))
 
     def velocities(self, weights: dict[str, Tensor], fixed: Tensor, moving: Tensor) -> list[Tensor]:
         """The velocity of every pass, first to last; the map is x -> exp(v1)(exp(v2)(... x))."""

@@ -65,6 +65,7 @@ class TrainingConfig(BaseModel):
     ends: float = Field(default=0.2, ge=0, le=1, description="Share of lambda drawn from {0, 1}")
     image_weight: float = Field(default=1.0, ge=0)
     overlap_weight: float = Field(default=1.0, ge=0)
+    truth_weight: float = Field(default=0.2, ge=0, description="Of the true field's error (Huber, voxels), where known")
     lncc_width: int = 7
     averaging: float = Field(default=0.998, ge=0, lt=1)
     default_lambda: float = Field(default=0.3, ge=0, le=1)
@@ -112,6 +113,10 @@ def pair_loss(
     if pair.same_contrast:
         warped = sample(moving, displacement)
         similarity = similarity + config.image_weight * losses.lncc_loss(fixed, warped, config.lncc_width)
+    if pair.displacement is not None:
+        body = pair.fixed_structures.to(device).sum(1, keepdim=True)
+        error = F.huber_loss(displacement * body, pair.displacement.to(device) * body)
+        similarity = similarity + config.truth_weight * error * body.numel() / body.sum().clamp_min(1)
     smoothness = losses.diffusion(velocity)
     with torch.no_grad():
         parts = {
@@ -248,8 +253,8 @@ class Trainer:
 def train(config_path: Path, resume: bool = False) -> Path:
     """Train as the configuration says; returns the folder with weights and card.
 
-    Writes `log.jsonl` (a line per step) and a checkpoint every `checkpoint_every` steps. An interrupted run goes on with
-    resume=True. Raises FileError, InputError.
+    Writes `log.jsonl` (a line per step) and a checkpoint every `checkpoint_every` steps. An interrupted run goes on
+    with resume=True. Raises FileError, InputError.
     """
     config = read_config(config_path)
     trainer = Trainer(config)

@@ -5,7 +5,6 @@ Both label maps of a pair are known, so training compares structures and never d
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hyperreg.registration.field import integrate
+from hyperreg.training.deformation import displacement_between, random_deformation, smooth_noise
 from hyperreg.training.label_maps import LabelMap
 
 # Images are made on a grid this much finer and averaged down: that is what gives partial volumes at tissue borders.
@@ -27,12 +26,14 @@ T1_TISSUES = "wgfwgdggdffwggfgd"
 class SyntheticPair:
     """images: (1, 2, I, J, K) fixed and moving, 0..1; structures: two (1, L, I, J, K) maps of fractions per voxel.
 
+    displacement: the true pull-back field (1, 3, I, J, K), voxels; None if the pair is made of two label maps.
     same_contrast: whether an intensity loss such as LNCC makes sense for this pair.
     """
 
     images: Tensor
     fixed_structures: Tensor
     moving_structures: Tensor
+    displacement: Tensor | None
     same_contrast: bool
 
 
@@ -78,7 +79,11 @@ class PairSynthesiser(Dataset[SyntheticPair]):
         stripped = self.chance(self.stripped)
         mirrored = self.chance(0.5)
         turn = self.normal(3) * 0.15
-        labels = [self.deformed_labels(label_map, spacing, turn, mirrored, stripped) for label_map in (first, second)]
+        deformations = [random_deformation(self.shape, spacing, turn, mirrored, self.generator) for _ in range(2)]
+        labels = [
+            self.labels_at(label_map, deformation.points(SUPERSAMPLING), stripped)
+            for label_map, deformation in zip((first, second), deformations, strict=True)
+        ]
         same_contrast = self.chance(self.same_contrast)
         contrast = self.contrast(256, brain)
         images = []
@@ -87,31 +92,11 @@ class PairSynthesiser(Dataset[SyntheticPair]):
             if not same_contrast:
                 contrast = self.contrast(256, brain)
         fixed, moving = (self.fractions(label, first.structures) for label in labels)
-        return SyntheticPair(torch.cat(images, dim=1), fixed, moving, same_contrast)
+        truth = displacement_between(*deformations) if first is second else None
+        return SyntheticPair(torch.cat(images, dim=1), fixed, moving, truth, same_contrast)
 
-    def smooth_field(self, shape: Sequence[int], control: float, size: float) -> Tensor:
-        """Random (1, 3, *shape) velocity: normal noise of SD `size` voxels at points `control` voxels apart."""
-        low = [max(2, math.ceil(n / control) + 1) for n in shape]
-        return F.interpolate(self.normal(1, 3, *low) * size, size=tuple(shape), mode="trilinear", align_corners=True)
-
-    def deformed_labels(
-        self, label_map: LabelMap, spacing: float, turn: Tensor, mirrored: bool, stripped: bool
-    ) -> Tensor:
-        """Labels (I', J', K') on the fine grid: turned (both alike), each with a small affine and smooth deformation."""
-        scale = 2.0 / spacing  # sizes below are in voxels of 2 mm
-        velocity = torch.zeros(1, 3, *self.shape)
-        for control, size in ((8, 0.8), (16, 1.6), (32, 2.0)):
-            strength = float(self.uniform(0, size, 1))
-            velocity += self.smooth_field(self.shape, control * scale, strength * scale)
-        displacement = integrate(velocity, steps=5) * spacing
-        fine = [n * SUPERSAMPLING for n in self.shape]
-        displacement = F.interpolate(displacement, size=fine, mode="trilinear", align_corners=False)
-        axes = [(torch.arange(n) - (n - 1) / 2) * (spacing / SUPERSAMPLING) for n in fine]
-        points = torch.stack(torch.meshgrid(*axes, indexing="ij")) + displacement[0]
-        own = self.affine(turn + self.normal(3) * 0.03)
-        if mirrored:
-            own[0] = -own[0]
-        points = (own @ points.flatten(1)) + self.normal(3, 1) * 1.5
+    def labels_at(self, label_map: LabelMap, points: Tensor, stripped: bool) -> Tensor:
+        """Labels (I', J', K') of the fine grid whose voxels lie at `points` (3, N), mm from the map's middle."""
         extent = torch.tensor(label_map.labels.shape).view(3, 1)
         index = torch.round(points / label_map.spacing + extent / 2).long()
         inside = ((index >= 0) & (index < extent)).all(0)
@@ -121,13 +106,7 @@ class PairSynthesiser(Dataset[SyntheticPair]):
         labels = torch.from_numpy(label_map.labels).flatten()[flat] * inside
         if stripped and label_map.kind == "brain":
             labels = labels * (labels <= label_map.structures)
-        return labels.view(*fine)
-
-    def affine(self, turn: Tensor) -> Tensor:
-        """Rotation by the vector `turn` (rad) times small random scales and shears: (3, 3)."""
-        x, y, z = turn.tolist()
-        rotation = torch.linalg.matrix_exp(torch.tensor([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]]))
-        return rotation @ (torch.eye(3) + torch.diag(self.normal(3) * 0.03) + self.normal(3, 3) * 0.01)
+        return labels.view([n * SUPERSAMPLING for n in self.shape])
 
     def contrast(self, count: int, brain: bool) -> tuple[Tensor, Tensor]:
         """Mean and SD of the intensity per label: random, or for brains at times ordered as in a T1 image."""
@@ -152,8 +131,8 @@ class PairSynthesiser(Dataset[SyntheticPair]):
         if self.chance(0.5):
             blurred = F.avg_pool3d(F.pad(image, (1,) * 6, mode="replicate"), 3, stride=1)
             image = blurred.lerp(image, float(self.uniform(0, 1, 1)))
-        bias = self.smooth_field(self.shape, max(self.shape) / 3, float(self.uniform(0, 0.25, 1)))[:, :1]
-        image = image * bias.exp()
+        bias = smooth_noise(self.shape, max(self.shape) / 3, self.generator, channels=1)
+        image = image * (bias * float(self.uniform(0, 0.25, 1))).exp()
         head = F.avg_pool3d((index > 0).float()[None, None], SUPERSAMPLING)
         noise = self.normal(*image.shape) * float(self.uniform(0, 0.04, 1))
         image = (image + noise * (head > 0)).clamp_min(0)

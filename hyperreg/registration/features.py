@@ -1,0 +1,57 @@
+"""What the network is shown of a pair: the images, and how their local correlation asks to be improved.
+
+A U-Net that sees nothing but two images has to discover by itself that a displacement is a product of an intensity
+difference and a gradient, for every contrast anew. The correlation features give it that product, as classical
+registration computes it; what is left to learn is where to believe it and how to spread it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from hyperreg.registration.losses import box_mean
+
+WINDOW = 7
+# Images are in 0..1; below this variance a window is noise.
+LEAST_VARIANCE = 1e-4
+
+
+def images(fixed: Tensor, warped: Tensor) -> Tensor:
+    """Both images as they are: (1, 2, I, J, K)."""
+    return torch.cat((fixed, warped), dim=1)
+
+
+def central_gradient(image: Tensor) -> Tensor:
+    """Central differences of (1, 1, I, J, K), one per voxel and axis, zero at the border: (1, 3, I, J, K)."""
+    result = torch.zeros(1, 3, *image.shape[2:], device=image.device, dtype=image.dtype)
+    for axis in range(3):
+        size = image.shape[2 + axis]
+        step = (image.narrow(2 + axis, 2, size - 2) - image.narrow(2 + axis, 0, size - 2)) / 2
+        result[:, axis : axis + 1].narrow(2 + axis, 1, size - 2).copy_(step)
+    return result
+
+
+def correlation(fixed: Tensor, warped: Tensor) -> Tensor:
+    """Images, local squared correlation, and the demons step of the local fit: (1, 6, I, J, K).
+
+    In a window around each voxel the warped image is fitted to the fixed one, a W + b; r is what is left of F, and
+    g = a grad W. The step is r g / (|g|^2 + r^2) (Thirion 1998), at most half a voxel. Because of the fit it depends neither on the
+    contrast nor on its sign, and the fit's correlation says how far to trust it.
+    """
+    maps = torch.cat((fixed, warped, fixed * fixed, warped * warped, fixed * warped), dim=1)
+    f, w, ff, ww, fw = box_mean(maps, WINDOW).split(1, dim=1)
+    variance_f, variance_w = ff - f * f, ww - w * w
+    covariance = fw - f * w
+    slope = covariance / (variance_w + LEAST_VARIANCE)
+    residual = (fixed - f) - slope * (warped - w)
+    gradient = slope * central_gradient(warped)
+    step = residual * gradient / (gradient.square().sum(1, keepdim=True) + residual.square() + 1e-6)
+    squared = covariance.square() / ((variance_f + LEAST_VARIANCE) * (variance_w + LEAST_VARIANCE))
+    return torch.cat((fixed, warped, squared, step), dim=1)
+
+
+FEATURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"images": images, "correlation": correlation}
+CHANNELS = {"images": 2, "correlation": 6}
