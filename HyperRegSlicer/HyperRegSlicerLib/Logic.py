@@ -89,6 +89,11 @@ class RegistrationLogic:
         return self._node(self._transform_id)
 
     @property
+    def pair(self) -> tuple[Any, Any]:
+        """The fixed and the moving volume node that λ works on; None, None unless live."""
+        return (self._node(self._run.fixed_id), self._node(self._run.moving_id)) if self._run else (None, None)
+
+    @property
     def can_keep(self) -> bool:
         """Whether the exact field of the current λ is here (a preview is not kept)."""
         return self.state == LIVE and self.is_exact
@@ -270,7 +275,7 @@ class RegistrationLogic:
     def _ready(self) -> None:
         if self._pending is None:
             return
-        run, self._pending = self._pending, None
+        run, self._pending, self._run = self._pending, None, None
         moving = self._node(run.moving_id)
         into_parent = np.linalg.inv(run.parent_to_world)
         self._live = Geometry.LiveTransform(self.registration.grid, into_parent @ self.registration.linear)

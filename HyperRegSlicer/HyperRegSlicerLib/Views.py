@@ -17,23 +17,21 @@ FADE, CHECKERBOARD, SIDE_BY_SIDE = "fade", "checkerboard", "sideBySide"
 MODES = (FADE, CHECKERBOARD, SIDE_BY_SIDE)
 
 CHECKER_PIXELS = 48
-# Larger than any slice view on an 8K screen; the stencil is asked only for the part that a view shows.
+# Pixels; larger than any slice view on an 8K screen.
 CHECKERBOARD_SIZE = 8192
 # The views of Slicer's side-by-side layout.
 LEFT, RIGHT = "Red", "Yellow"
 
 
 class _Slice:
-    """Where a slice view looked: orientation, position, zoom."""
+    """Where a slice view looked: orientation and position (its matrix), zoom."""
 
     def __init__(self, node: slicer.vtkMRMLSliceNode) -> None:
         self._slice_to_ras = vtk.vtkMatrix4x4()
         self._slice_to_ras.DeepCopy(node.GetSliceToRAS())
-        self._orientation = node.GetOrientation()
         self._field_of_view = node.GetFieldOfView()
 
     def restore(self, node: slicer.vtkMRMLSliceNode) -> None:
-        node.SetOrientation(self._orientation)
         node.GetSliceToRAS().DeepCopy(self._slice_to_ras)
         node.SetFieldOfView(*self._field_of_view)
         node.UpdateMatrices()
@@ -165,22 +163,24 @@ class Views:
         left, right = by_name.get(LEFT), by_name.get(RIGHT)
         if left is None or right is None:
             return
-        right.SetOrientation(left.GetOrientation())
         right.GetSliceToRAS().DeepCopy(left.GetSliceToRAS())
         right.SetFieldOfView(*left.GetFieldOfView())
         right.UpdateMatrices()
 
     def _board(self) -> vtk.vtkImageToImageStencil:
-        """Where the moving volume shows: every other square. Made once."""
+        """Where the moving volume shows: every other square of the view. Made once, computed only for what is seen."""
         if self._checkerboard is None:
-            image = vtk.vtkImageData()
-            image.SetDimensions(CHECKERBOARD_SIZE, CHECKERBOARD_SIZE, 1)
-            image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
-            square = np.arange(CHECKERBOARD_SIZE) // CHECKER_PIXELS % 2
-            pixels = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(CHECKERBOARD_SIZE, CHECKERBOARD_SIZE)
-            pixels[...] = square[:, None] ^ square[None, :]
+            tile = vtk.vtkImageData()
+            tile.SetDimensions(2 * CHECKER_PIXELS, 2 * CHECKER_PIXELS, 1)
+            tile.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
+            half = np.arange(2 * CHECKER_PIXELS) // CHECKER_PIXELS
+            pixels = vtk_to_numpy(tile.GetPointData().GetScalars()).reshape(len(half), len(half))
+            pixels[...] = half[:, None] ^ half[None, :]
+            board = vtk.vtkImageWrapPad()
+            board.SetInputData(tile)
+            board.SetOutputWholeExtent(0, CHECKERBOARD_SIZE - 1, 0, CHECKERBOARD_SIZE - 1, 0, 0)
             self._checkerboard = vtk.vtkImageToImageStencil()
-            self._checkerboard.SetInputData(image)
+            self._checkerboard.SetInputConnection(board.GetOutputPort())
             self._checkerboard.ThresholdByUpper(1)
         return self._checkerboard
 

@@ -309,6 +309,8 @@ class RegistrationWidget:
     def _status(self, reason: str) -> str:
         logic = self.logic
         if logic.state == LIVE:
+            if self.parameters is not None and logic.pair != (self.parameters.fixed, self.parameters.moving):
+                return reason or _("Press Register again to use the volumes that are chosen now.")
             if logic.is_exact:
                 return _("The result for λ = {lam:.2f} is complete.").format(lam=logic.lam)
             return _("Quick preview of λ = {lam:.2f}; the exact result follows.").format(lam=logic.lam)

@@ -212,6 +212,19 @@ def test_the_slider_is_live(module):
     assert slicer.mrmlScene.GetNumberOfNodes() == nodes
 
 
+def test_other_volumes_wait_for_register(module):
+    module.go_live()
+    first, third = module.parameters.moving, module.volume("third")
+    module.ui.movingSelector.setCurrentNode(third)
+    assert module.ui.statusLabel.text == "Press Register again to use the volumes that are chosen now."
+    assert third.GetParentTransformNode() is None
+    module.ui.registerButton.click()
+    module.registration.answer_ready()
+    assert third.GetParentTransformNode() is module.parameters.transform
+    assert first.GetParentTransformNode() is None
+    assert module.ui.statusLabel.text == "The result for λ = 0.30 is complete."
+
+
 def test_devices_are_named_with_their_memory(module):
     module.go_live()
     combo = module.ui.deviceCombo
