@@ -146,7 +146,7 @@ class Head:
         moved: what to add to a voxel's RAS to find it in the head's own space, (3, I, J, K) mm (None: nothing).
         gamma, noise (SD) and bias (log SD): the scanner.
         """
-        image = np.empty(grid.shape, dtype=np.float32)
+        image: npt.NDArray[np.floating] = np.empty(grid.shape, dtype=np.float32)
         labels = np.empty(grid.shape, dtype=np.int16)
         plane = np.indices((1, *grid.shape[1:]), dtype=np.float64).reshape(3, -1)
         for i in range(grid.shape[0]):  # slab by slab: the temporary arrays stay in the processor's cache

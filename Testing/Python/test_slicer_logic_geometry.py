@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 slicer = pytest.importorskip("slicer")
-import SimpleITK as sitk  # noqa: E402, N813
+import SimpleITK as sitk  # noqa: E402
 import vtk  # noqa: E402
 from fake_registration import wavy  # noqa: E402
 from vtk.util.numpy_support import vtk_to_numpy  # noqa: E402

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 slicer = pytest.importorskip("slicer")
-import SimpleITK as sitk  # noqa: E402, N813
+import SimpleITK as sitk  # noqa: E402
 import vtk  # noqa: E402
 from fake_registration import METRICS, FakeRegistration, wavy  # noqa: E402
 
