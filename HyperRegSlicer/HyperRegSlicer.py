@@ -104,7 +104,7 @@ class HyperRegSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel.scene_closing()
 
     def onSceneReady(self, _caller, _event):
-        if self.isOpen:
+        if self.isOpen or self.parent.visible:  # after a reload nobody calls enter()
             self.panel.set_parameters(self.logic.parameters())
 
 

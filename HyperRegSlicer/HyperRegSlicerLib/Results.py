@@ -86,11 +86,13 @@ def keep(scene: slicer.vtkMRMLScene, run: Run, lam: float, forward: Transform, i
 
 
 def describe(node: slicer.vtkMRMLNode, run: Run, lam: float) -> None:
-    """Writes on a node which λ, model and version it comes from."""
+    """Writes on a node which λ, model and version it comes from; one event."""
+    modifying = node.StartModify()
     node.SetAttribute(LAMBDA_ATTRIBUTE, f"{lam:.4f}")
     node.SetAttribute(MODEL_ATTRIBUTE, run.model)
     node.SetAttribute(MODEL_VERSION_ATTRIBUTE, run.model_version)
     node.SetAttribute(VERSION_ATTRIBUTE, hyperreg.__version__)
+    node.EndModify(modifying)
 
 
 def set_ends(node: slicer.vtkMRMLNode, fixed_id: str, moving_id: str) -> None:
