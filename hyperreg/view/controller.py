@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 
 # How often the worker is asked for news and the slider's newest value is taken; a fraction of the time of one picture.
 STEP_SECONDS = 0.01
+# λ rests when there was no preview for so long.
+REST_SECONDS = 0.25
 IMAGES = ("fixed", "moving")
 LABELS = {"fixed": "fixed_labels", "moving": "moving_labels"}
 DEVICES = {"auto": "Automatic", "cpu": "CPU", "cuda": "GPU"}
@@ -64,6 +67,7 @@ class Controller:
         self._volumes: dict[str, Volume] = {}
         self._nodes: dict[str, Any] = {}
         self._wanted: float | None = None
+        self._preview_at = 0.0
         # Model and initial alignment of the registration that is being prepared, and of the one that is live.
         self._next = self._current = ("", "")
         self._measured_at: float | None = None
@@ -248,6 +252,8 @@ class Controller:
             if self._wanted is not None:
                 lam, self._wanted = self._wanted, None
                 self.logic.set_lambda(lam)
+            if time.monotonic() > self._preview_at + REST_SECONDS:
+                self._views.set_draft(False)
         except HyperRegError as error:
             self.tell(str(error))
         except Exception as error:
@@ -284,7 +290,9 @@ class Controller:
 
     def _field_shown(self, _lam: float, exact: bool) -> None:
         self._state.exact = exact
-        self._views.render()
+        if not exact:
+            self._preview_at = time.monotonic()
+            self._views.set_draft(True)
 
     def _measured(self, metrics: Mapping[str, Any], lam: float) -> None:
         self._state.rows = metric_rows(metrics)

@@ -1,0 +1,94 @@
+"""Makes the screenshots of the browser app: python -m Testing.Host.app_screenshots [FIXED MOVING].
+
+Starts `hyperreg view` with the installed model, registers, drags λ in Chromium and saves what is seen when the exact
+field is there and measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SCREENSHOTS = REPOSITORY / "Resources" / "Screenshots"
+# Name of the picture -> λ, comparison.
+PICTURES = {
+    "app-lambda-low": (0.02, "fade"),
+    "app-lambda-middle": (0.5, "fade"),
+    "app-lambda-high": (0.98, "fade"),
+    "app-checkerboard": (0.2, "checkerboard"),
+    "app-side-by-side": (0.2, "sideBySide"),
+}
+WIDTH, HEIGHT = 1440, 900
+PATIENCE_MS = 600_000
+# Pictures of the views arrive a moment after the last change.
+SETTLE_MS = 2500
+CHROMIUM_ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+
+
+def take(page: Any, folder: Path, pictures: dict[str, tuple[float, str]]) -> None:
+    """Registers and saves a picture for each entry of `pictures`."""
+    page.set_default_timeout(PATIENCE_MS)
+    page.click(".hyperreg-register")
+    page.wait_for_function("window.trame.state.get('phase') === 'live' && window.trame.state.get('fresh')")
+    for name, (lam, mode) in pictures.items():
+        page.click(f".hyperreg-mode-{mode}")
+        drag(page, lam)
+        page.wait_for_function("window.trame.state.get('fresh')")
+        page.mouse.move(WIDTH - 5, HEIGHT - 5)
+        page.wait_for_timeout(SETTLE_MS)
+        page.screenshot(path=folder / f"{name}.png")
+        print(folder / f"{name}.png")
+
+
+def drag(page: Any, lam: float) -> None:
+    """Moves the λ slider with the mouse."""
+    thumb = page.locator(".hyperreg-lambda-slider .v-slider-thumb").bounding_box()
+    track = page.locator(".hyperreg-lambda-slider .v-slider-track").bounding_box()
+    y = thumb["y"] + thumb["height"] / 2
+    page.mouse.move(thumb["x"] + thumb["width"] / 2, y)
+    page.mouse.down()
+    page.mouse.move(track["x"] + lam * track["width"], y, steps=10)
+    page.mouse.up()
+    page.wait_for_timeout(500)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("images", nargs="*", type=Path, help="FIXED and MOVING; without them the sample pair")
+    parser.add_argument("--model", default=None)
+    parser.add_argument("--output", type=Path, default=SCREENSHOTS)
+    arguments = parser.parse_args()
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        sys.exit("Chromium is missing: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    model = ["--model", arguments.model] if arguments.model else []
+    command = [sys.executable, "-m", "hyperreg.cli", "view", *map(str, arguments.images), "--no-browser", *model]
+    server = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        address = next((line.split()[-1] for line in server.stdout if " at http" in line), None)
+        if address is None:
+            sys.exit("The app did not start; its message is above.")
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGUMENTS)
+            page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
+            page.goto(address)
+            page.wait_for_selector(".layout-grid-item img")
+            take(page, arguments.output, PICTURES)
+            browser.close()
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(60)
+
+
+if __name__ == "__main__":
+    main()
