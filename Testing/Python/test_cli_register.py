@@ -7,7 +7,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -191,6 +190,23 @@ def test_a_wrong_request_is_one_clear_line(
     assert pair.left_behind() == []
 
 
+def test_one_image_twice_is_refused(pair: PairFiles, tiny_model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("register", str(pair.fixed), str(pair.fixed), "-q", "--model", tiny_model) == 2
+    assert "same image" in capsys.readouterr().err
+
+
+def test_a_figure_that_could_not_be_measured_is_null_in_the_report(
+    pair: PairFiles, tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = run_module.LiveSession.metrics
+    monkeypatch.setattr(
+        run_module.LiveSession, "metrics", lambda *args: {**measure(*args), "similarity": float("nan"), "dice": {}}
+    )
+    out = str(pair.results / "r.json")
+    assert run("register", *pair.images, "-q", "--init", "none", "--model", tiny_model, "--report", out) == 0
+    assert report_of(pair)["metrics"]["similarity"] is None
+
+
 def test_writability_is_checked_before_anything_is_read(
     tmp_path: Path, tiny_model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -281,7 +297,7 @@ def test_missing_voxels_are_replaced_and_reported(
     assert np.isfinite(read_volume(pair.results / "w.nii.gz").array).all()
 
 
-def test_ctrl_c_ends_within_seconds_and_leaves_nothing(pair: PairFiles, tiny_model: str) -> None:
+def test_ctrl_c_ends_at_the_next_step_and_leaves_nothing(pair: PairFiles, tiny_model: str) -> None:
     command = [sys.executable, "-m", "hyperreg.cli", "register", *pair.images, "--model", tiny_model]
     command += ["--init", "affine", "--out-volume", str(pair.results / "w.nii.gz")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
@@ -290,9 +306,8 @@ def test_ctrl_c_ends_within_seconds_and_leaves_nothing(pair: PairFiles, tiny_mod
             if "Aligning" in line:
                 break
         process.send_signal(signal.SIGINT)
-        asked = time.monotonic()
         rest = process.stderr.read()
         assert process.wait(timeout=30) == 130
-        assert time.monotonic() - asked < 5
     assert "cancelled" in rest.lower()
+    assert "Computing" not in rest
     assert pair.left_behind() == []

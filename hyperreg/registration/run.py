@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -212,7 +213,7 @@ def register(
             "outputs": {name: str(path) for name, path in staged.targets.items()},
         }
         if "report" in staged:
-            text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False, default=float)
+            text = json.dumps(_without_nan(report), indent=2, ensure_ascii=False, allow_nan=False)
             staged.path("report").write_text(text + "\n", encoding="utf-8")
         go_on(1.0, "Done")
     return RegistrationResult(report, list(staged.targets.values()))
@@ -307,6 +308,15 @@ def _check_written(staged: StagedOutputs, images: LoadedPair, session: LiveSessi
         errors = inverse_errors(session.transform(lam), inverse, images.fixed.grid)
         checks["inverse_error_mm"] = {"mean": float(errors.mean()), "p99": float(np.quantile(errors, 0.99))}
     return checks
+
+
+def _without_nan(value: Any) -> Any:
+    """The same with None for what JSON has no number for: a figure that could not be measured."""
+    if isinstance(value, dict):
+        return {key: _without_nan(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _describe(path: Path, volume: Volume) -> dict[str, Any]:
