@@ -167,7 +167,7 @@ def test_model_folders_are_complete(repository: Path) -> None:
     from hyperreg.registration.catalogue import read_card
 
     for folder in (repository / "Resources" / "Models").glob("*"):
-        if folder.name.startswith("."):
+        if not folder.is_dir():
             continue
         assert {"weights.safetensors", "card.json", "README.md"} <= {path.name for path in folder.iterdir()}
         card = read_card(folder)
