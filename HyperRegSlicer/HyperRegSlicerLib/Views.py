@@ -19,7 +19,8 @@ MODES = (FADE, CHECKERBOARD, SIDE_BY_SIDE)
 CHECKER_PIXELS = 48
 # Pixels; larger than any slice view on an 8K screen.
 CHECKERBOARD_SIZE = 8192
-# The views of Slicer's side-by-side layout.
+# Slicer's side-by-side layout and its views.
+SIDE_BY_SIDE_LAYOUT = slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView
 LEFT, RIGHT = "Red", "Yellow"
 
 
@@ -138,7 +139,10 @@ class Views:
             slice_node = self._slice_node(composite)
             if slice_node is not None:
                 before.slice.restore(slice_node)
+        aside = self._aside
         self.forget()
+        if layout is not None and layout.GetViewArrangement() == SIDE_BY_SIDE_LAYOUT:
+            self._aside = aside  # they were side by side before, too
 
     def forget(self) -> None:
         """Drops what was remembered, for a scene that was closed."""
@@ -151,7 +155,7 @@ class Views:
             return
         if mode == SIDE_BY_SIDE and self._aside is None:
             self._aside = (layout.GetViewArrangement(), _Slice(right))
-            layout.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView)
+            layout.SetViewArrangement(SIDE_BY_SIDE_LAYOUT)
         elif mode != SIDE_BY_SIDE and self._aside is not None:
             arrangement, before = self._aside
             self._aside = None

@@ -58,7 +58,6 @@ class RegistrationWidget:
         self._timer.setInterval(POLL_INTERVAL_MS)
         self._timer.connect("timeout()", connection.poll)
         self._show_message("")
-        self._update_installation()
         self.update()
 
     def _connect_signals(self) -> None:
@@ -89,6 +88,7 @@ class RegistrationWidget:
         self._observer = parameters.AddObserver(vtk.vtkCommand.ModifiedEvent, self._parameters_changed)
         self._fill_models()
         self._name_devices()
+        self._update_installation()
         self.logic.adopt(parameters.transform)
         self._parameters_changed()
 

@@ -269,6 +269,7 @@ def test_views_compare_and_come_back(module):
     assert {composite.GetForegroundOpacity() for composite in composites.values()} == {0.8}
     layout = slicer.app.layoutManager()
     standard = layout.layout
+    zoom = slicer.mrmlScene.GetSingletonNode("Yellow", "vtkMRMLSliceNode").GetFieldOfView()
     ui.comparisonCombo.currentIndex = ui.comparisonCombo.findText("Side by side")
     assert layout.layout == slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView
     assert composites["Red"].GetBackgroundVolumeID() == fixed.GetID()
@@ -279,6 +280,7 @@ def test_views_compare_and_come_back(module):
     ui.comparisonCombo.currentIndex = ui.comparisonCombo.findText("Checkerboard")
     assert layout.layout == standard
     assert yellow.GetOrientation() == "Sagittal"
+    assert yellow.GetFieldOfView() == pytest.approx(zoom)
     ui.resetButton.click()
     for composite in composites.values():
         assert composite.GetBackgroundVolumeID() == before.GetID()
@@ -350,6 +352,16 @@ def test_errors_are_told_and_the_next_request_works(module):
     assert ui.keepButton.enabled
     module.registration.on_warning("The graphics card has not enough memory; HyperReg goes on with the CPU.")
     assert "goes on with the CPU" in ui.messageLabel.text
+
+
+def test_without_a_model_the_panel_says_so(host, monkeypatch, tmp_path):  # noqa: F811
+    from hyperreg.registration import catalogue
+
+    monkeypatch.setattr(catalogue, "model_folders", lambda: [tmp_path])
+    host.load(MODULE)
+    widget = host.widget("HyperRegSlicer")
+    assert widget.ui.messageLabel.text.startswith("No registration model is installed")
+    assert widget.ui.modelCombo.count == 0
 
 
 @pytest.mark.parametrize("live", [False, True])
