@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hyperreg.registration.features import CHANNELS, FEATURES, central_gradient, correlation
+from hyperreg.registration.features import CHANNELS, FEATURES, central_gradient, correlation, demons_step
 from hyperreg.registration.field import sample
 from hyperreg.registration.losses import box_mean
 
@@ -32,16 +32,26 @@ def test_the_step_finds_a_small_shift_under_either_contrast(image: torch.Tensor,
     shift[:, axis] = 0.4
     fixed = 0.5 + contrast * (sample(image, shift, padding="border") - 0.5)
     inner = (slice(None), slice(5, -5), slice(5, -5), slice(5, -5))
-    step = correlation(fixed, image)[0, 3:][inner].mean(dim=(1, 2, 3))
+    step = demons_step(fixed, image)[0][0][inner].mean(dim=(1, 2, 3))
     other = [a for a in range(3) if a != axis]
     assert float(step[axis]) > 0.03
     assert float(step[axis]) > 3 * float(step[other].abs().max())
 
 
-def test_equal_images_ask_for_nothing_and_correlate(image: torch.Tensor) -> None:
-    shown = correlation(image, 1 - image)[0]
-    assert float(shown[3:, 5:-5, 5:-5, 5:-5].abs().mean()) < 0.02
-    assert float(shown[2, 5:-5, 5:-5, 5:-5].mean()) > 0.9
+def test_images_that_differ_in_contrast_only_ask_for_nothing_and_are_trusted(image: torch.Tensor) -> None:
+    step, trust = demons_step(image, 1 - image)
+    inner = (..., slice(5, -5), slice(5, -5), slice(5, -5))
+    assert float(step[inner].abs().mean()) < 0.02
+    assert float(trust[inner].mean()) > 0.9
+
+
+def test_the_averaged_step_of_a_shift_is_nearly_constant_and_points_along_it(image: torch.Tensor) -> None:
+    shift = torch.zeros(1, 3, 24, 26, 28)
+    shift[:, 1] = 0.4
+    shown = correlation(sample(image, shift, padding="border"), image)[0, 2:, 6:-6, 6:-6, 6:-6]
+    for near in (shown[:3], shown[3:]):
+        assert float(near[1].min()) > 0
+        assert float(near[1].mean()) > 3 * float(near[[0, 2]].abs().mean())
 
 
 def test_every_kind_has_the_channels_that_it_declares(image: torch.Tensor) -> None:

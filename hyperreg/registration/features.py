@@ -17,6 +17,11 @@ from hyperreg.registration.losses import box_mean
 WINDOW = 7
 # Images are in 0..1; below this variance a window is noise.
 LEAST_VARIANCE = 1e-4
+# Twice a box of each width in voxels, the second on top of the first.
+NEIGHBOURHOODS = (5, 5)
+LEAST_TRUST = 1e-3
+# Averaged steps are well below half a voxel; this brings them to the size of a displacement.
+STEP_SCALE = 4.0
 
 
 def images(fixed: Tensor, warped: Tensor) -> Tensor:
@@ -34,12 +39,12 @@ def central_gradient(image: Tensor) -> Tensor:
     return result
 
 
-def correlation(fixed: Tensor, warped: Tensor) -> Tensor:
-    """Images, local squared correlation, and the demons step of the local fit: (1, 6, I, J, K).
+def demons_step(fixed: Tensor, warped: Tensor) -> tuple[Tensor, Tensor]:
+    """The demons step of a local fit (1, 3, I, J, K), voxels, and the squared correlation of that fit (1, 1, I, J, K).
 
     In a window around each voxel the warped image is fitted to the fixed one, a W + b; r is what is left of F, and
-    g = a grad W. The step is r g / (|g|^2 + r^2) (Thirion 1998), at most half a voxel. Because of the fit it depends neither on the
-    contrast nor on its sign, and the fit's correlation says how far to trust it.
+    g = a grad W. The step is r g / (|g|^2 + r^2) (Thirion 1998), at most half a voxel. Because of the fit it depends
+    neither on the contrast nor on its sign; the correlation says how far to trust it.
     """
     maps = torch.cat((fixed, warped, fixed * fixed, warped * warped, fixed * warped), dim=1)
     f, w, ff, ww, fw = box_mean(maps, WINDOW).split(1, dim=1)
@@ -49,9 +54,20 @@ def correlation(fixed: Tensor, warped: Tensor) -> Tensor:
     residual = (fixed - f) - slope * (warped - w)
     gradient = slope * central_gradient(warped)
     step = residual * gradient / (gradient.square().sum(1, keepdim=True) + residual.square() + 1e-6)
-    squared = covariance.square() / ((variance_f + LEAST_VARIANCE) * (variance_w + LEAST_VARIANCE))
-    return torch.cat((fixed, warped, squared, step), dim=1)
+    trust = covariance.square() / ((variance_f + LEAST_VARIANCE) * (variance_w + LEAST_VARIANCE))
+    return step, trust
+
+
+def correlation(fixed: Tensor, warped: Tensor) -> Tensor:
+    """Images, and their demons step averaged over two sizes of neighbourhood, weighted by trust: (1, 8, I, J, K)."""
+    step, trust = demons_step(fixed, warped)
+    weighted = torch.cat((step * trust, trust), dim=1)
+    shown = [fixed, warped]
+    for width in NEIGHBOURHOODS:
+        weighted = box_mean(box_mean(weighted, width), width)
+        shown.append(STEP_SCALE * weighted[:, :3] / (weighted[:, 3:] + LEAST_TRUST))
+    return torch.cat(shown, dim=1)
 
 
 FEATURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"images": images, "correlation": correlation}
-CHANNELS = {"images": 2, "correlation": 6}
+CHANNELS = {"images": 2, "correlation": 8}

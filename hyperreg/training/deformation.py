@@ -13,7 +13,7 @@ from torch import Tensor
 from hyperreg.registration.field import integrate, sample
 
 # Distance of the control points of the random velocity, and the largest SD of the velocity at them; both in mm.
-SCALES_MM = ((16.0, 1.6), (32.0, 3.2), (64.0, 4.0))
+SCALES_MM = ((16.0, 1.2), (32.0, 2.4), (64.0, 2.4))
 STEPS = 5
 
 
@@ -82,8 +82,8 @@ def random_deformation(
         strength = float(torch.rand(1, generator=generator)) * largest / spacing
         velocity += smooth_noise(shape, control / spacing, generator) * strength
     noise = torch.randn(3, 6, generator=generator)
-    stretch = torch.eye(3) + torch.diag(noise[:, 1] * 0.03) + noise[:, 2:5] * 0.01
-    matrix = rotation(turn + noise[:, 0] * 0.03) @ stretch
+    stretch = torch.eye(3) + torch.diag(noise[:, 1] * 0.015) + noise[:, 2:5] * 0.005
+    matrix = rotation(turn + noise[:, 0] * 0.015) @ stretch
     if mirrored:
         matrix[0] = -matrix[0]
-    return Deformation(velocity, matrix, noise[:, 5:] * 1.5, spacing)
+    return Deformation(velocity, matrix, noise[:, 5:] * 0.7, spacing)

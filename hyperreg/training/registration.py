@@ -113,16 +113,20 @@ def pair_loss(
     if pair.same_contrast:
         warped = sample(moving, displacement)
         similarity = similarity + config.image_weight * losses.lncc_loss(fixed, warped, config.lncc_width)
+    error = velocity.new_tensor(float("nan"))
     if pair.displacement is not None:
-        body = pair.fixed_structures.to(device).sum(1, keepdim=True)
-        error = F.huber_loss(displacement * body, pair.displacement.to(device) * body)
-        similarity = similarity + config.truth_weight * error * body.numel() / body.sum().clamp_min(1)
+        inside = pair.fixed_structures.to(device).sum(1)[0] > 0.5
+        missed = (displacement - pair.displacement.to(device))[0, :, inside]
+        error = missed.norm(dim=0).mean()
+        similarity = similarity + config.truth_weight * F.huber_loss(missed, torch.zeros_like(missed))
     smoothness = losses.diffusion(velocity)
     with torch.no_grad():
         parts = {
             "overlap": float(overlap.detach()),
             "overlap_before": float(losses.dice_loss(pair.fixed_structures, pair.moving_structures)),
             "smoothness": float(smoothness.detach()),
+            "error_voxels": float(error.detach()),
+            "error_before_voxels": float("nan") if pair.displacement is None else float(pair.displacement[0, :, inside].norm(dim=0).mean()),
             "folding_percent": float((jacobian_determinant(displacement) <= 0).float().mean()) * 100,
         }
     return losses.hyper_loss(similarity, smoothness, lam), parts
