@@ -124,7 +124,7 @@ def test_the_pair_is_open_and_in_sight_at_the_start(app, pair):
     state = app.server.state
     assert state.phase == "idle"
     assert state.fixed_name == pair.fixed.name
-    assert state.fixed_info == "48 x 60 x 48 voxels of 4 x 4 x 4 mm"
+    assert state.fixed_info == "48 x 60 x 48, 4 x 4 x 4 mm"
     assert state.moving_labels_name == pair.moving_labels.name
     for name in BOTH_VIEWS:
         image = picture(app, name)

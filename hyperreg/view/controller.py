@@ -360,9 +360,10 @@ def _read(role: str, path: Path, warn: Callable[[str], None]) -> Volume:
 
 
 def _describe(volume: Volume) -> str:
+    """Voxels and their size."""
     size = " x ".join(str(n) for n in volume.shape)
     spacing = " x ".join(f"{s:.3g}" for s in volume.spacing)
-    return f"{size} voxels of {spacing} mm"
+    return f"{size}, {spacing} mm"
 
 
 def _lambda(value: Any) -> float:
