@@ -23,7 +23,7 @@ from hyperreg.registration import losses
 from hyperreg.registration.field import integrate, jacobian_determinant, sample
 from hyperreg.registration.model import RegistrationModel, new_card, save_model
 from hyperreg.training.label_maps import LabelMap, brain_from_file, random_shapes
-from hyperreg.training.synthesis import PairSynthesiser, SyntheticPair
+from hyperreg.training.synthesis import PairSynthesiser, Stage, SyntheticPair
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,15 @@ COARSE = 4
 TRAINING_INTEGRATION_STEPS = 5
 
 
+class StageConfig(BaseModel):
+    """See Stage."""
+
+    model_config = ConfigDict(extra="forbid")
+    until: int = Field(gt=0)
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float]
+
+
 class SynthesisConfig(BaseModel):
     """What the pairs look like; see PairSynthesiser."""
 
@@ -40,8 +49,7 @@ class SynthesisConfig(BaseModel):
     label_maps: list[Path] = Field(default=[], description="FreeSurfer-style label maps, relative to the configuration")
     shape_maps: int = Field(default=40, ge=0, description="How many maps of random shapes to draw from")
     shape_size: int = Field(default=112, ge=8, description="Voxels along each side of those maps")
-    shape: tuple[int, int, int] = (48, 64, 56)
-    spacing_mm: tuple[float, float] = (2.5, 3.5)
+    stages: list[StageConfig] = Field(min_length=1)
     shapes: float = Field(default=0.3, ge=0, le=1)
     two_maps: float = Field(default=0.5, ge=0, le=1)
     same_contrast: float = Field(default=0.6, ge=0, le=1)
@@ -126,7 +134,9 @@ def pair_loss(
             "overlap_before": float(losses.dice_loss(pair.fixed_structures, pair.moving_structures)),
             "smoothness": float(smoothness.detach()),
             "error_voxels": float(error.detach()),
-            "error_before_voxels": float("nan") if pair.displacement is None else float(pair.displacement[0, :, inside].norm(dim=0).mean()),
+            "error_before_voxels": float("nan")
+            if pair.displacement is None
+            else float(pair.displacement[0, :, inside].norm(dim=0).mean()),
             "folding_percent": float((jacobian_determinant(displacement) <= 0).float().mean()) * 100,
         }
     return losses.hyper_loss(similarity, smoothness, lam), parts
@@ -153,8 +163,7 @@ class Trainer:
             )
         self.pairs = PairSynthesiser(
             maps,
-            synthesis.shape,
-            synthesis.spacing_mm,
+            [Stage(stage.until, stage.shape, stage.spacing_mm) for stage in synthesis.stages],
             config.seed,
             two_maps=synthesis.two_maps,
             same_contrast=synthesis.same_contrast,

@@ -37,18 +37,28 @@ class SyntheticPair:
     same_contrast: bool
 
 
+@dataclass(frozen=True)
+class Stage:
+    """The pairs before number `until` (that no earlier stage has): their shape (I, J, K), and between which voxel sizes
+    (low, high), mm, each is drawn. Coarse pairs first: they are small, and long displacements are learned from them.
+    """
+
+    until: int
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float]
+
+
 @dataclass
 class PairSynthesiser(Dataset[SyntheticPair]):
     """An endless series of random pairs, a torch data set: pair number n is always the same for a seed.
 
     So a run can be resumed and repeated, and pairs can be made in other processes.
     maps: label maps to draw from; pairs are of one kind ("brain", "shapes"), of one map or of two.
-    shape: (I, J, K) of the pairs. spacing: (low, high) mm of their voxels, drawn per pair.
+    stages: by number; the last one goes on for ever.
     """
 
     maps: Sequence[LabelMap]
-    shape: tuple[int, int, int]
-    spacing: tuple[float, float]
+    stages: Sequence[Stage]
     seed: int = 0
     two_maps: float = 0.5
     same_contrast: float = 0.6
@@ -69,13 +79,15 @@ class PairSynthesiser(Dataset[SyntheticPair]):
 
     def __getitem__(self, number: int) -> SyntheticPair:
         self.generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+        stage = next((stage for stage in self.stages if number < stage.until), self.stages[-1])
+        self.shape = stage.shape
         brains = [m for m in self.maps if m.kind == "brain"]
         shapes = [m for m in self.maps if m.kind == "shapes"]
         brain = bool(brains) and (not shapes or not self.chance(self.shapes))
         first = second = self.choose(brains if brain else shapes)
         if brain and self.chance(self.two_maps):
             second = self.choose(brains)
-        spacing = float(self.uniform(*self.spacing, 1))
+        spacing = float(self.uniform(*stage.spacing, 1))
         stripped = self.chance(self.stripped)
         mirrored = self.chance(0.5)
         turn = self.normal(3) * 0.15
