@@ -224,7 +224,8 @@ def test_the_wheel_carries_models_and_every_file_of_the_package(
 ) -> None:
     source, unpacked = tmp_path / "source", tmp_path / "unpacked"
     package = tracked(repository, "hyperreg")
-    for name in [*package, "pyproject.toml", "hatch_build.py", "README.md", "LICENSE"]:
+    library = tracked(repository, f"{MODULE}/{MODULE}Lib")
+    for name in [*package, *library, "pyproject.toml", "hatch_build.py", "README.md", "LICENSE"]:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(repository / name, source / name)
     shutil.copytree(tiny_models, source / "Resources" / "Models")
@@ -235,7 +236,8 @@ def test_the_wheel_carries_models_and_every_file_of_the_package(
     shutil.unpack_archive(wheel, unpacked, "zip")
     found = {path.relative_to(unpacked).as_posix() for path in unpacked.rglob("*") if path.is_file()}
     model = {f"hyperreg/models/tiny-untrained/{name}" for name in ("card.json", "weights.safetensors")}
-    assert {name for name in found if name.startswith("hyperreg/")} == set(package) | model
+    shared = {name.replace(MODULE, "hyperreg/slicer_module", 1) for name in library}
+    assert {name for name in found if name.startswith("hyperreg/")} == set(package) | model | shared
     variables = {name: value for name, value in os.environ.items() if name != "HYPERREG_MODELS"}
     process = subprocess.run(
         [sys.executable, "-c", LIST_MODEL_FOLDERS], cwd=tmp_path, capture_output=True, text=True, timeout=60,
