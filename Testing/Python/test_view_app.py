@@ -133,6 +133,20 @@ def test_the_pair_is_open_and_in_sight_at_the_start(app, pair):
         assert image[:, :3].mean() < 12  # all of it in sight: air at the edge
 
 
+def test_the_letters_at_the_edges_are_the_patients_sides(app):
+    from hyperreg.view.slices import SIDES  # trame-slicer can be imported once an app was made
+
+    letters = {"L": (-1, 0, 0), "R": (1, 0, 0), "P": (0, -1, 0), "A": (0, 1, 0), "S": (0, 0, 1)}
+    for name, orientation in BOTH_VIEWS.items():
+        to_ras = app.views.view(name).get_view_node().GetSliceToRAS()
+        across = [to_ras.GetElement(row, 0) for row in range(3)]  # towards the right edge of the screen
+        up = [to_ras.GetElement(row, 1) for row in range(3)]
+        left, right, top = (np.array(letters[letter]) for letter in SIDES[orientation])
+        assert np.dot(left, across) < -0.9, name
+        assert np.dot(right, across) > 0.9, name
+        assert np.dot(top, up) > 0.9, name
+
+
 def test_register_gives_the_worker_the_pair_as_it_lies_in_space(app, pair):
     app.controller.register()
     assert app.server.state.phase == "running"

@@ -21,6 +21,8 @@ from trame_slicer.views import Layout, LayoutDirection, SliceView, ViewLayoutDef
 from hyperreg.view import layer_dm, mrml
 from hyperreg.view.state import BOTH_VIEWS, FADE, MOVING_VIEWS, SIDE_BY_SIDE
 
+# Which side of the patient the left, right and upper edge of the screen is (the patient's right is on the left).
+SIDES = {"Axial": "RLA", "Coronal": "RLS", "Sagittal": "APS"}
 COLOURS = {"Axial": "#F34A33", "Coronal": "#6DAD4A", "Sagittal": "#EFD64D"}
 
 FRAMES_PER_SECOND = 30.0
@@ -196,13 +198,15 @@ def _side_by_side_layout() -> Layout:
 
 
 def _furnish(server: Any, view_id: str, view: CompareSliceView) -> None:
-    """The name in the corner and the slice slider at the bottom of a view."""
+    """The name in the corner, the patient's sides at the edges and the slice slider at the bottom of a view."""
     orientation = {**BOTH_VIEWS, **MOVING_VIEWS}[view_id]
     colour = COLOURS[orientation]
     with html.Div(classes="hyperreg-corner", style=f"border-color: {colour}"):
         html.Span(orientation)
         what = "Moving" if view_id in MOVING_VIEWS else "Fixed"
         html.Span(f" · {what}", v_if=f"mode === '{SIDE_BY_SIDE}'")
+    for side, edge in zip(SIDES[orientation], ("left", "right", "top"), strict=True):
+        html.Div(side, classes=f"hyperreg-side hyperreg-side-{edge}")
     with html.Div(classes="hyperreg-slice-slider"):
         Slider(
             typed_state=connect_slice_view_slider_to_state(server, view), theme="dark", density="compact", color=colour
