@@ -44,6 +44,9 @@ CHROMIUM_ARGUMENTS = [
 ]
 # Generous: machines that build have other things to do.
 PATIENCE_S = 240
+# While λ moves the pictures are coarser than their place in the page.
+ALL_PIXELS = """() => [...document.querySelectorAll(".layout-grid-item img")]
+    .every(image => image.naturalWidth >= 0.95 * image.clientWidth)"""
 SERVER = Path(__file__).with_name("view_server.py")
 
 
@@ -147,6 +150,7 @@ class Page:
     def picture(self, name: str = "Axial") -> np.ndarray:
         """(rows, columns) grey values of a view, without its slider, once it has come to rest."""
         view = self.page.locator(".layout-grid-item", has=self.page.get_by_text(name, exact=True)).first
+        self.until(lambda: self.page.evaluate(ALL_PIXELS), "pictures with all their pixels")
         box = view.bounding_box()
         clip = {"x": box["x"] + 4, "y": box["y"] + 40, "width": box["width"] - 8, "height": box["height"] - 100}
         last = None
@@ -209,9 +213,9 @@ def test_register_drag_see_it_move_and_fetch_the_result(
     assert page.state("lam") < 0.1
     for name, before in rigid.items():
         # The stand-in's field is 8 mm here and nothing there: the picture moves in every view.
-        assert np.abs(page.picture(name) - before).mean() > 1.5, name
+        page.until(lambda name=name, before=before: np.abs(page.picture(name) - before).mean() > 1.5, f"{name} to move")
     page.drag_to(0.97)
-    assert np.abs(page.picture() - rigid["Axial"]).mean() < 1.0
+    page.until(lambda: np.abs(page.picture() - rigid["Axial"]).mean() < 1.0, "the first picture to come back")
     page.until(lambda: bool(page.state("fresh")), "the figures")
 
     page.page.click(".hyperreg-save")
