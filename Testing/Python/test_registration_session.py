@@ -14,7 +14,7 @@ from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Grid, Volume
 from hyperreg.registration import catalogue
 from hyperreg.registration.anchors import Fields, difference_mm
-from hyperreg.registration.metrics import dice
+from hyperreg.registration.metrics import dice, shared_labels
 from hyperreg.registration.model import save_untrained
 from hyperreg.registration.session import LiveSession, network_grid
 
@@ -131,13 +131,14 @@ def test_dice_is_that_of_the_resampled_labels(pair: Pair, tiny_model: str) -> No
     live.prepare(pair.fixed, pair.moving, initial="com", fixed_labels=labels[0], moving_labels=labels[1])
     figures = live.metrics(0.3)
     warped = resample(labels[1], labels[0].grid, live.transform(0.3), "nearest")
-    assert figures["dice"] == dice(labels[0].array, warped.array)
+    assert figures["dice"] == dice(labels[0].array, warped.array, [7])
     assert figures["dice_mean_before"] > 0.9
 
 
 def test_dice_by_hand() -> None:
     first, second = np.array([[[1, 1, 2, 3]]]), np.array([[[1, 2, 2, 0]]])
-    assert dice(first, second) == {1: pytest.approx(2 / 3), 2: pytest.approx(2 / 3)}
+    assert shared_labels(first, second) == [1, 2]
+    assert dice(first, second, [1, 2, 3]) == {1: pytest.approx(2 / 3), 2: pytest.approx(2 / 3), 3: 0}
 
 
 @pytest.mark.parametrize("lam", [-0.1, 1.5, float("nan")])

@@ -30,12 +30,13 @@ def encode(hyperparameters: Tensor) -> Tensor:
 class HyperNetwork(nn.Module):
     """Wraps a backbone so that its weights are a function of hyperparameters.
 
-    theta(h) = theta0 + heads @ features(encode(h)); theta0 is the backbone's own state, so an ordinary trained network
-    can be wrapped and trained on.
+    theta(h) = theta0 + heads @ [encode(h), layers(encode(h))]. The encoding itself is among the features, because
+    freshly initialised layers hardly change with h, and the slider would do nothing for thousands of steps. theta0 is
+    the backbone's own state, so an ordinary trained network can be wrapped and trained on.
 
     backbone: any module; its buffers stay as they are.
     hyperparameters: how many values the network takes.
-    hidden: widths of the dense layers; the last one is the rank of the residual (size grows with it).
+    hidden: widths of the dense layers; the last one, plus the encoding, is the rank of the residual (its size).
     fixed: names of backbone parameters that are not generated (VoxelMorph's last convolution, say).
     Raises WeightsError if `fixed` names a parameter that the backbone lacks, or nothing is left to generate.
     """
@@ -61,17 +62,19 @@ class HyperNetwork(nn.Module):
         for units in hidden:
             layers += [nn.Linear(width, units), nn.LeakyReLU(0.2)]
             width = units
-        self.features = nn.Sequential(*layers)
+        self.layers = nn.Sequential(*layers)
+        rank = width + 2 * hyperparameters
         base = [backbone.get_parameter(name) for name in self.generated]
         self.sizes = [p.numel() for p in base]
         # One matrix for all parameters: one product makes every weight.
         spread = torch.cat([p.detach().float().std(correction=0).clamp_min(1e-3).expand(p.numel()) for p in base])
-        heads = torch.randn(int(sum(self.sizes)), width) * (RESIDUAL_GAIN / math.sqrt(width)) * spread[:, None]
+        heads = torch.randn(int(sum(self.sizes)), rank) * (RESIDUAL_GAIN / math.sqrt(rank)) * spread[:, None]
         self.heads = nn.Parameter(heads)
 
     def generate(self, hyperparameters: Tensor) -> dict[str, Tensor]:
         """The backbone's generated parameters by name, for values (H,) in [0, 1]."""
-        residual = self.heads @ self.features(encode(hyperparameters))
+        encoded = encode(hyperparameters)
+        residual = self.heads @ torch.cat((encoded, self.layers(encoded)))
         parts = torch.split(residual, self.sizes)
         parameters = (self.backbone.get_parameter(name) for name in self.generated)
         return {

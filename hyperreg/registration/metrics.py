@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -10,18 +12,17 @@ from torch import Tensor
 from hyperreg.registration.field import from_ras, jacobian_determinant
 
 
-def dice(first: npt.NDArray, second: npt.NDArray) -> dict[int, float]:
-    """Dice overlap of every non-zero label that both maps contain; the maps are integer arrays of one shape."""
-    labels, counts_first = np.unique(first[first != 0], return_counts=True)
-    others, counts_second = np.unique(second[second != 0], return_counts=True)
-    shared, counts_shared = np.unique(first[(first == second) & (first != 0)], return_counts=True)
-    size_first = dict(zip(labels.tolist(), counts_first.tolist(), strict=True))
-    size_second = dict(zip(others.tolist(), counts_second.tolist(), strict=True))
-    overlap = dict(zip(shared.tolist(), counts_shared.tolist(), strict=True))
+def shared_labels(first: npt.NDArray, second: npt.NDArray) -> list[int]:
+    """The non-zero labels that both integer arrays contain, sorted: what can be compared at all."""
+    return [int(label) for label in np.intersect1d(first, second) if label != 0]
+
+
+def dice(first: npt.NDArray, second: npt.NDArray, labels: Iterable[int]) -> dict[int, float]:
+    """Dice overlap of each of `labels`; the maps are integer arrays of one shape. A label without voxels counts as 0."""
+    sizes = [dict(zip(*(part.tolist() for part in np.unique(m, return_counts=True)), strict=True)) for m in
+             (first, second, first[first == second])]  # fmt: skip
     return {
-        int(label): 2 * overlap.get(label, 0) / (size_first[label] + size_second[label])
-        for label in size_first
-        if label in size_second
+        label: 2 * sizes[2].get(label, 0) / max(1, sizes[0].get(label, 0) + sizes[1].get(label, 0)) for label in labels
     }
 
 

@@ -37,7 +37,7 @@ class RegistrationModel(nn.Module):
     """Fixed and moving image and hyperparameters -> stationary velocities on the images' grid, in voxels.
 
     network: the card's "network": features (what is shown of the pair), backbone, options, hidden (the hypernetwork's
-    layers), passes (how often the network sees the pair, each time with the moving image warped by what it found before).
+    layers), passes (how often the network sees the pair, each time with the moving image warped by what it has found).
     hyperparameters: how many it takes.
     """
 

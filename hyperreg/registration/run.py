@@ -27,7 +27,6 @@ from hyperreg.imaging.transform_files import read_transform, write_transform
 from hyperreg.imaging.volume import Volume
 from hyperreg.registration.anchors import check_lambda
 from hyperreg.registration.catalogue import ModelCard, default_model, find_model
-from hyperreg.registration.metrics import mean_dice
 from hyperreg.registration.outputs import StagedOutputs
 from hyperreg.registration.session import LiveSession
 from hyperreg.registration.verification import check_volume, inverse_errors
@@ -266,20 +265,14 @@ def _initial(initial: str) -> str | npt.NDArray[np.float64]:
 
 
 def _dice(measured: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Dice per label, after the linear alignment alone ("before") and after the deformation; None without label maps.
-
-    A label that has no voxel left on the fixed grid counts as 0.
-    """
+    """Dice per label after the linear alignment ("before") and after the deformation; None without label maps."""
     before, after = measured.get("dice_before", {}), measured.get("dice", {})
-    labels = sorted({*before, *after})
-    if not labels:
+    if not before:
         return None
-    one = {label: before.get(label, 0.0) for label in labels}
-    two = {label: after.get(label, 0.0) for label in labels}
     return {
-        "labels": {str(label): {"before": one[label], "after": two[label]} for label in labels},
-        "mean_before": mean_dice(one),
-        "mean_after": mean_dice(two),
+        "labels": {str(label): {"before": before[label], "after": after[label]} for label in before},
+        "mean_before": measured["dice_mean_before"],
+        "mean_after": measured["dice_mean"],
     }
 
 

@@ -23,7 +23,7 @@ from hyperreg.registration.catalogue import ModelCard, find_model
 from hyperreg.registration.field import sample, to_ras
 from hyperreg.registration.linear import align
 from hyperreg.registration.losses import local_ncc
-from hyperreg.registration.metrics import dice, field_figures, mean_dice
+from hyperreg.registration.metrics import dice, field_figures, mean_dice, shared_labels
 from hyperreg.registration.model import displacements, load_model
 
 Progress = Callable[[float, str], None]
@@ -171,11 +171,11 @@ class LiveSession:
     def _prepare_labels(
         self, fixed: Volume | None, moving: Volume | None
     ) -> tuple[Volume, Volume, dict[int, float]] | None:
-        """Both label maps and their Dice before the non-linear part."""
+        """Both label maps and their Dice before the non-linear part, for the labels that both contain."""
         if fixed is None or moving is None:
             return None
         warped = resample(moving, fixed.grid, Transform((self.linear,)), "nearest")
-        return fixed, moving, dice(fixed.array, warped.array)
+        return fixed, moving, dice(fixed.array, warped.array, shared_labels(fixed.array, moving.array))
 
     def _check_prepared(self) -> None:
         if not self._prepared:
@@ -270,7 +270,7 @@ class LiveSession:
         }
         if self._labels is not None:
             fixed, moving, before = self._labels
-            after = dice(fixed.array, resample(moving, fixed.grid, self.transform(lam), "nearest").array)
+            after = dice(fixed.array, resample(moving, fixed.grid, self.transform(lam), "nearest").array, before)
             figures |= {
                 "dice": after,
                 "dice_before": before,

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from hyperreg.errors import FileError, InputError
 from hyperreg.registration import losses
-from hyperreg.registration.field import integrate, jacobian_determinant, sample
+from hyperreg.registration.field import compose, integrate, jacobian_determinant, sample
 from hyperreg.registration.model import RegistrationModel, new_card, save_model
 from hyperreg.training.label_maps import LabelMap, brain_from_file, random_shapes
 from hyperreg.training.synthesis import PairSynthesiser, Stage, SyntheticPair
@@ -70,6 +70,8 @@ class TrainingConfig(BaseModel):
     steps: int = Field(gt=0)
     learning_rate: float = Field(default=5e-4, gt=0)
     warm_up: int = Field(default=100, ge=0)
+    smoothness_weight: float = Field(default=8.0, gt=0, description="Calibrates the middle of the slider")
+    later_pass: float = Field(default=0.3, ge=0, le=1, description="Share of pairs that one pass has warped already")
     ends: float = Field(default=0.2, ge=0, le=1, description="Share of lambda drawn from {0, 1}")
     image_weight: float = Field(default=1.0, ge=0)
     overlap_weight: float = Field(default=1.0, ge=0)
@@ -105,14 +107,25 @@ def draw_lambda(ends: float, generator: torch.Generator) -> float:
 
 
 def pair_loss(
-    model: RegistrationModel, pair: SyntheticPair, lam: float, config: TrainingConfig
+    model: RegistrationModel, pair: SyntheticPair, lam: float, config: TrainingConfig, later_pass: bool = False
 ) -> tuple[Tensor, dict[str, float]]:
-    """HyperMorph's loss of one pair, and its parts as plain numbers."""
+    """HyperMorph's loss of one pair, and its parts as plain numbers.
+
+    later_pass: the network is trained on what a first pass of its own, which is not trained, has left to do.
+    """
     device = next(model.parameters()).device
     fixed, moving = pair.images.to(device).split(1, dim=1)
     weights = model.weights(torch.tensor([lam], device=device))
-    velocity = model.velocity(weights, fixed, moving)
-    displacement = integrate(velocity, TRAINING_INTEGRATION_STEPS)
+    if later_pass:
+        with torch.no_grad():
+            before = model.velocity(weights, fixed, moving)
+            warp = integrate(before, TRAINING_INTEGRATION_STEPS)
+        step = model.velocity(weights, fixed, sample(moving, warp))
+        velocity = before + step
+        displacement = compose(warp, integrate(step, TRAINING_INTEGRATION_STEPS))
+    else:
+        velocity = model.velocity(weights, fixed, moving)
+        displacement = integrate(velocity, TRAINING_INTEGRATION_STEPS)
     structures = pair.fixed_structures.to(device), sample(pair.moving_structures.to(device), displacement)
     overlap = losses.dice_loss(*structures)
     # Structures that do not touch yet pull on each other only after a blur.
@@ -139,7 +152,7 @@ def pair_loss(
             else float(pair.displacement[0, :, inside].norm(dim=0).mean()),
             "folding_percent": float((jacobian_determinant(displacement) <= 0).float().mean()) * 100,
         }
-    return losses.hyper_loss(similarity, smoothness, lam), parts
+    return losses.hyper_loss(similarity, config.smoothness_weight * smoothness, lam), parts
 
 
 class Trainer:
@@ -223,8 +236,10 @@ class Trainer:
         started = time.perf_counter()
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate()
-        lam = draw_lambda(self.config.ends, torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step))
-        loss, figures = pair_loss(self.model, pair, lam, self.config)
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
+        lam = draw_lambda(self.config.ends, generator)
+        later_pass = float(torch.rand(1, generator=generator)) < self.config.later_pass
+        loss, figures = pair_loss(self.model, pair, lam, self.config, later_pass)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

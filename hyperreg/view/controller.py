@@ -54,8 +54,8 @@ class Controller:
         self._client = client
         self._live = live
         self._files = files
-        self._geometry = mrml.library("Geometry")
-        self.logic = mrml.library("Logic").RegistrationLogic(scene, live)
+        self._geometry = mrml.slicer_module("Geometry")
+        self.logic = mrml.slicer_module("Logic").RegistrationLogic(scene, live)
         self.logic.on_change = self._changed
         self.logic.on_progress = self._progressed
         self.logic.on_field = self._field_shown

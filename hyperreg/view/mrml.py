@@ -17,7 +17,7 @@ MISSING = (
 )
 
 
-def library(name: str) -> ModuleType:
+def slicer_module(name: str) -> ModuleType:
     """A module of the Slicer module's library: "Geometry", "Logic" or "Views".
 
     Raises HyperRegError if it or slicer-core is not installed.

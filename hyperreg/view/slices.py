@@ -99,7 +99,7 @@ class SliceViews:
         self.layouts.register_layout(FADE, _compare_layout())
         self.layouts.register_layout(SIDE_BY_SIDE, _side_by_side_layout())
         self.layouts.set_layout(FADE)
-        self._views = mrml.library("Views").Views(self._scene, self._slice_logics)
+        self._views = mrml.slicer_module("Views").Views(self._scene, self._slice_logics)
         self._shown: tuple[str, str] | None = None
         self._following = False
         for first, second in zip(BOTH_VIEWS, MOVING_VIEWS, strict=True):
