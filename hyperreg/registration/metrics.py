@@ -18,7 +18,7 @@ def shared_labels(first: npt.NDArray, second: npt.NDArray) -> list[int]:
 
 
 def dice(first: npt.NDArray, second: npt.NDArray, labels: Iterable[int]) -> dict[int, float]:
-    """Dice overlap of each of `labels`; the maps are integer arrays of one shape. A label without voxels counts as 0."""
+    """Dice overlap of each of `labels`; the maps are integer arrays of one shape. One without voxels counts as 0."""
     sizes = [dict(zip(*(part.tolist() for part in np.unique(m, return_counts=True)), strict=True)) for m in
              (first, second, first[first == second])]  # fmt: skip
     return {
