@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks import quality, speed
-from hyperreg.registration.catalogue import default_model
+from hyperreg.registration.catalogue import default_model, find_model
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 SPEED_ROWS = (
@@ -49,18 +49,18 @@ def speed_table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def put_into_readme(section: str, text: str) -> None:
-    """Replace one table between its own markers inside the README's benchmark section."""
-    content = README.read_text(encoding="utf-8")
+def put_into_readme(section: str, text: str, model: str) -> None:
+    """Replace one table between its own markers, in README.md and in the model's own README."""
     begin, end = f"<!-- {section}:begin -->", f"<!-- {section}:end -->"
-    before, rest = content.split(begin)
-    after = rest.split(end)[1]
-    README.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+    for path in (README, find_model(model).folder / "README.md"):
+        before, rest = path.read_text(encoding="utf-8").split(begin)
+        after = rest.split(end)[1]
+        path.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 
 Model = Annotated[str | None, typer.Option(help="Which model; the default one if not given.")]
 Output = Annotated[Path, typer.Option(help="Folder for the measurements.")]
-Readme = Annotated[bool, typer.Option(help="Also replace the table in README.md.")]
+Readme = Annotated[bool, typer.Option(help="Also replace the table in README.md and in the model's README.")]
 
 
 @app.command("speed")
@@ -68,13 +68,14 @@ def measure_speed(
     model: Model = None, output: Output = Path("build/benchmarks"), readme: Readme = False, device: str = "auto"
 ) -> None:
     """Preview, exact field, memory; on the sample head, previews also on real pairs."""
-    found = speed.run(model or default_model(), device)
+    model = model or default_model()
+    found = speed.run(model, device)
     output.mkdir(parents=True, exist_ok=True)
     (output / "speed.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     table = speed_table(found)
     typer.echo(table)
     if readme:
-        put_into_readme("speed", table)
+        put_into_readme("speed", table, model)
 
 
 @app.command("quality")
@@ -82,10 +83,11 @@ def measure_quality(
     model: Model = None, output: Output = Path("build/benchmarks"), readme: Readme = False, pairs: int = 5
 ) -> None:
     """Dice, landmarks, folding and smoothness over λ on real pairs (needs the images beside the repository)."""
-    table = quality_table(quality.summarise(quality.run(model or default_model(), output, pairs)))
+    model = model or default_model()
+    table = quality_table(quality.summarise(quality.run(model, output, pairs)))
     typer.echo(table)
     if readme:
-        put_into_readme("quality", table)
+        put_into_readme("quality", table, model)
 
 
 if __name__ == "__main__":
