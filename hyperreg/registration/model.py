@@ -121,6 +121,7 @@ def save_model(model: RegistrationModel, card: Mapping[str, Any], folder: Path) 
         state = {name: tensor.detach().cpu().half().contiguous() for name, tensor in model.state_dict().items()}
         temporary = folder / f".{WEIGHTS}.tmp"
         save_file(state, temporary)
+        temporary.chmod(0o644)  # safetensors writes for the owner alone; models are shared
         digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
         os.replace(temporary, folder / WEIGHTS)
         temporary = folder / f".{CARD}.tmp"
