@@ -1,0 +1,119 @@
+"""A client with the stand-in for the worker, a live registration that writes down what it says, and ways to wait."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from stand_in_worker import true_field
+
+from hyperreg.imaging.volume import Volume
+from hyperreg.registration.anchors import Fields
+from hyperreg.worker.client import WorkerClient
+from hyperreg.worker.live import LiveRegistration
+
+STAND_IN = Path(__file__).with_name("stand_in_worker.py")
+LONG_S = 300
+# Oblique, anisotropic and flipped.
+AFFINE = np.array(
+    [[-1.2 * 0.8, 0.6 * 0.9, 0, 30], [1.2 * 0.6, 0.8 * 0.9, 0, -40], [0, 0, -2.5, 55], [0, 0, 0, 1]], dtype=float
+)
+
+
+def volume(seed: int = 0, shape: tuple[int, int, int] = (24, 20, 16), name: str = "head") -> Volume:
+    return Volume(np.random.default_rng(seed).normal(size=shape).astype(np.float32), AFFINE, name)
+
+
+class Observed(LiveRegistration):
+    """A live registration that writes down what it says."""
+
+    def __init__(self, client: WorkerClient) -> None:
+        super().__init__(client)
+        self.fields: list[tuple[float, bool]] = []
+        self.last: Fields | None = None
+        self.measured: list[tuple[float, dict[str, Any]]] = []
+        self.errors: list[str] = []
+        self.told: list[str] = []
+        self.progress: list[tuple[float, str]] = []
+        self.events: list[str] = []
+        self.on_field = self._field
+        self.on_metrics = self._metrics
+        self.on_error = self._error
+        self.on_warning = self.told.append
+        self.on_progress = lambda fraction, text: self.progress.append((fraction, text))
+        self.on_ready = lambda: self.events.append("ready")
+        self.on_anchor = lambda: self.events.append("anchor")
+
+    def _field(self, fields: Fields, lam: float, exact: bool) -> None:
+        self.fields.append((lam, exact))
+        self.last = fields
+        self.events.append("exact" if exact else "preview")
+
+    def _metrics(self, metrics: dict[str, Any], lam: float) -> None:
+        self.measured.append((lam, metrics))
+        self.events.append("metrics")
+
+    def _error(self, message: str) -> None:
+        self.errors.append(message)
+        self.events.append("error")
+
+
+@pytest.fixture
+def client() -> Iterator[WorkerClient]:
+    client = WorkerClient(arguments=[str(STAND_IN)])
+    yield client
+    client.stop()
+
+
+@pytest.fixture
+def live(client: WorkerClient) -> Observed:
+    return Observed(client)
+
+
+def wait_until(client: WorkerClient, condition: Callable[[], bool], say: Callable[[], object] = lambda: "") -> None:
+    deadline = time.monotonic() + LONG_S
+    while not condition():
+        client.poll()
+        assert time.monotonic() < deadline, f"nothing happened; {say()}; the worker's log: {client.log}"
+        time.sleep(0.002)
+
+
+def folders(client: WorkerClient) -> list[Path]:
+    assert client._link is not None
+    return list(client._link.workspace.folders)
+
+
+def segments(client: WorkerClient) -> list[str]:
+    """Names of shared memory that still exist (the lock and the log of each client stay)."""
+    return [path.name for folder in folders(client) for path in folder.iterdir() if len(path.name) == 32]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def prepare(client: WorkerClient, live: Observed, model: str = "plain", **options: Any) -> None:
+    live.prepare(volume(0), volume(1), model=model, **options)
+    wait_until(client, lambda: live.ready or bool(live.errors))
+    assert live.errors == []
+
+
+def fill(client: WorkerClient, live: Observed) -> None:
+    """Until nothing is left to do."""
+    wait_until(client, lambda: live._job is None, lambda: live.events)
+
+
+def assert_fields(live: Observed, lam: float, atol: float = 0.0) -> None:
+    assert live.last is not None
+    expected = true_field(live.grid, lam)
+    np.testing.assert_allclose(live.last.forward.array, expected, atol=atol)
+    np.testing.assert_allclose(live.last.inverse.array, -expected, atol=atol)
+    assert live.last.forward.grid.matches(live.grid)
