@@ -1,0 +1,142 @@
+"""The module through the life of the scene and its own: deleted volumes, reopened scenes, leaving, reload, unload."""
+
+# ruff: noqa: F811 (fixtures are imported)
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("slicer", reason="slicer-core is not installed")
+pytest.importorskip("PySide6", reason="PySide6 is not installed")
+
+import slicer
+from fake_registration import FakeConnection
+from slicer_module_bench import MODULE, host, module  # noqa: F401
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_deleted_volume(module, live):
+    module.choose_pair()
+    module.ui.registerButton.click()
+    if live:
+        module.registration.answer_ready()
+    slicer.mrmlScene.RemoveNode(module.parameters.moving)
+    assert "The moving volume was deleted" in module.ui.messageLabel.text
+    assert module.parameters.moving is None
+    assert not module.ui.registerButton.enabled
+    assert module.ui.registerButton.text == "Register"
+    module.ui.movingSelector.setCurrentNode(module.volume("another"))
+    module.ui.registerButton.click()
+    module.registration.answer_ready()
+    assert module.ui.keepButton.enabled
+
+
+def test_scene_close_starts_afresh(module):
+    module.go_live()
+    module.ui.lambdaSlider.value = 0.9
+    slicer.mrmlScene.Clear(0)
+    assert module.registration.calls[-1] == "reset"
+    assert not module.ui.resultPanel.visible
+    assert module.ui.metricsLabel.text == ""
+    assert not module.ui.registerButton.enabled
+    module.go_live()
+    assert module.ui.keepButton.enabled
+
+
+def test_reopened_scene_has_selections_lambda_and_transform(module, tmp_path):
+    module.go_live()
+    module.ui.lambdaSlider.value = 0.65
+    module.registration.answer_exact()
+    point = np.array([11.0, 16.0, 13.0])
+    transform = module.parameters.transform
+    shown = transform.GetTransformFromParent().TransformPoint(point)
+    path = tmp_path / "scene.mrml"
+    for node, suffix in ((module.parameters.fixed, "nrrd"), (module.parameters.moving, "nrrd"), (transform, "h5")):
+        assert slicer.util.saveNode(node, str(tmp_path / f"{node.GetName()}.{suffix}"))
+    assert slicer.util.saveScene(str(path))
+    slicer.mrmlScene.Clear(0)
+    assert module.parameters.fixed is None
+    slicer.util.loadScene(str(path))
+    assert module.parameters.fixed.GetName() == "head"
+    assert module.ui.movingSelector.currentNode().GetName() == "follow-up"
+    assert module.ui.lambdaSlider.value == pytest.approx(0.65)
+    transform = module.parameters.transform
+    assert module.parameters.moving.GetParentTransformNode() is transform
+    np.testing.assert_allclose(transform.GetTransformFromParent().TransformPoint(point), shown, atol=1e-3)
+    assert module.ui.statusLabel.text == (
+        "The moving volume is registered. Press Register to move λ again, or Reset to undo."
+    )
+    module.ui.registerButton.click()
+    module.registration.answer_ready()
+    assert module.parameters.transform is transform
+    module.ui.resetButton.click()
+    assert module.parameters.moving.GetParentTransformNode() is None
+
+
+def test_leaving_and_entering_keeps_the_choices(module):
+    module.go_live()
+    module.widget.exit()
+    assert module.parameters is None
+    module.registration.answer_exact()  # goes on while another module is open
+    module.widget.enter()
+    assert module.ui.keepButton.enabled
+    module.ui.lambdaSlider.value = 0.77
+    assert module.parameters.lam == pytest.approx(0.77)
+    assert module.registration.asked[-1] == pytest.approx(0.77)
+
+
+def test_reload_ends_the_old_worker_and_makes_a_working_panel(module, monkeypatch):
+    module.go_live()
+    old = module.connection
+    transform = module.parameters.transform
+    # Reloading drops the library and with it the stand-in: what the fresh one imports gets another.
+    from hyperreg.worker import client, live
+
+    fresh = FakeConnection()
+    fresh.stop = fresh.close
+    monkeypatch.setattr(client, "WorkerClient", lambda python: fresh)
+    monkeypatch.setattr(live, "LiveRegistration", lambda made: made.registration)
+    module.widget.onReload()
+    assert old.closed
+    widget = slicer.util.getModuleWidget("HyperRegSlicer")
+    assert widget is not module.widget
+    assert widget.panel.connection.registration is fresh.registration
+    assert widget.panel.parameters.transform is transform
+    assert widget.panel.logic.can_reset
+    widget.ui.resetButton.click()
+    assert widget.panel.parameters.moving.GetParentTransformNode() is None
+
+
+def test_unload_leaves_nothing_behind(module):
+    module.go_live()
+    module.host.unload("HyperRegSlicer")
+    assert module.connection.closed
+    assert module.widget.panel is None
+    slicer.mrmlScene.Clear(0)
+
+
+def test_the_module_has_no_threads_and_no_torch():
+    folder = MODULE.parent
+    for path in [MODULE, *(folder / "HyperRegSlicerLib").glob("*.py")]:
+        text = path.read_text(encoding="utf-8")
+        assert "import torch" not in text.replace("importing torch", ""), path
+        assert "threading" not in text, path
+    for name in ("Geometry", "Logic", "Results", "Views", "Sample"):
+        text = (folder / "HyperRegSlicerLib" / f"{name}.py").read_text(encoding="utf-8")
+        assert "import qt" not in text, name
+        assert "slicer.app" not in text, name
+        assert "slicer.util" not in text, name
+
+
+def test_qt_is_not_needed_by_what_the_browser_app_shares():
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); "
+        "from HyperRegSlicerLib import Geometry, Logic, Results, Sample, Views; "
+        "print(sorted({'qt', 'ctk', 'torch', 'PySide6', 'slicer.i18n'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(MODULE.parent)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
