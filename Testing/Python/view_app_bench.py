@@ -1,0 +1,106 @@
+"""The browser app on a real scene and real slice views, without a browser; the worker is played by the test."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+import vtk
+from fake_registration import FakeRegistration
+from vtk.util.numpy_support import vtk_to_numpy
+
+from hyperreg.imaging.files import write_volume
+from hyperreg.phantom import PhantomPair, head_phantom_pair
+from hyperreg.view.app import App, Options
+from hyperreg.view.state import BOTH_VIEWS, MOVING_VIEWS
+
+SIZE = 200
+
+
+class Registration(FakeRegistration):
+    """The worker's side, with a grid of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_anchor = None
+        self.anchor_count = 2
+
+
+class Client:
+    def __init__(self) -> None:
+        self.news = []
+        self.stopped = False
+
+    def poll(self) -> None:
+        for event in self.news:
+            event()
+        self.news = []
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+@pytest.fixture(scope="module")
+def pair() -> PhantomPair:
+    return head_phantom_pair((48, 60, 48), seed=1)
+
+
+@pytest.fixture(scope="module")
+def pair_files(pair: PhantomPair, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("pair")
+    paths = folder / "fixed.nii.gz", folder / "moving.nii.gz"
+    for volume, path in zip((pair.fixed, pair.moving), paths, strict=True):
+        write_volume(volume, path)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def module_app(pair_files: tuple[Path, Path], tiny_models: Path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HYPERREG_MODELS", str(tiny_models))
+        patch.setenv("TRAME_ARGS", "")
+        asyncio.set_event_loop(asyncio.new_event_loop())
+        app = App(Options(*pair_files, open_browser=False), client=Client(), live=Registration())
+        for name in (*BOTH_VIEWS, *MOVING_VIEWS):
+            view = app.views.view(name)
+            view.render_window().SetSize(SIZE, SIZE)
+            view._update_slice_size()
+        yield app
+        app.controller.close()
+        assert not app.files.folder.exists()
+        assert app.client.stopped
+
+
+@pytest.fixture
+def app(module_app: App, pair: PhantomPair):
+    module_app.server.state.update(
+        {"lam": 0.3, "mode": "fade", "fade": 0.5, "error": "", "notes": [], "alignment": "affine"}
+    )
+    module_app.server.state.update({"device": "auto", "sample": False, "downloads": []})
+    module_app.live.calls.clear()
+    module_app.controller.load_sample(pair)
+    module_app.views.set_draft(False)
+    module_app.controller.step()
+    return module_app
+
+
+def register(app: App) -> None:
+    app.controller.register()
+    assert app.server.state.error == ""
+    app.client.news.append(app.live.answer_ready)
+    app.controller.step()
+
+
+def picture(app: App, name: str = "Red") -> np.ndarray:
+    """(SIZE, SIZE) grey values of a view, as at rest."""
+    app.views.set_draft(False)
+    window = app.views.view(name).render_window()
+    window.Render()
+    grab = vtk.vtkWindowToImageFilter()
+    grab.SetInput(window)
+    grab.ReadFrontBufferOff()
+    grab.Update()
+    scalars = vtk_to_numpy(grab.GetOutput().GetPointData().GetScalars()).reshape(SIZE, SIZE, -1)
+    return scalars[..., 0].astype(float)
