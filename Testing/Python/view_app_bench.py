@@ -62,7 +62,8 @@ def module_app(pair_files: tuple[Path, Path], tiny_models: Path):
         patch.setenv("HYPERREG_MODELS", str(tiny_models))
         patch.setenv("TRAME_ARGS", "")
         asyncio.set_event_loop(asyncio.new_event_loop())
-        app = App(Options(*pair_files, open_browser=False), client=Client(), live=Registration())
+        options = Options(*pair_files, open_browser=False, model="tiny-untrained")
+        app = App(options, client=Client(), live=Registration())
         for name in (*BOTH_VIEWS, *MOVING_VIEWS):
             view = app.views.view(name)
             view.render_window().SetSize(SIZE, SIZE)
