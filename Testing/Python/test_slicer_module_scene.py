@@ -89,7 +89,15 @@ def test_leaving_and_entering_keeps_the_choices(module):
     assert module.registration.asked[-1] == pytest.approx(0.77)
 
 
-def test_reload_ends_the_old_worker_and_makes_a_working_panel(module, monkeypatch):
+def forget_library():
+    """Drop the module's library, as a reload does, so that the next test imports it anew."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "HyperRegSlicerLib"]:
+        del sys.modules[name]
+
+
+def test_reload_ends_the_old_worker_and_makes_a_working_panel(module, monkeypatch, request):
+    # What the reloaded library has imported, the stand-ins below, would otherwise outlive this test.
+    request.addfinalizer(forget_library)
     module.go_live()
     old = module.connection
     transform = module.parameters.transform
