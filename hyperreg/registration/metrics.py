@@ -19,8 +19,9 @@ def shared_labels(first: npt.NDArray, second: npt.NDArray) -> list[int]:
 
 def dice(first: npt.NDArray, second: npt.NDArray, labels: Iterable[int]) -> dict[int, float]:
     """Dice overlap of each of `labels`; the maps are integer arrays of one shape. One without voxels counts as 0."""
-    sizes = [dict(zip(*(part.tolist() for part in np.unique(m, return_counts=True)), strict=True)) for m in
-             (first, second, first[first == second])]  # fmt: skip
+    # Without the background, which is most of the voxels and would only be counted.
+    parts = (part[part != 0] for part in (first, second, first[first == second]))
+    sizes = [dict(zip(*(a.tolist() for a in np.unique(part, return_counts=True)), strict=True)) for part in parts]
     return {
         label: 2 * sizes[2].get(label, 0) / max(1, sizes[0].get(label, 0) + sizes[1].get(label, 0)) for label in labels
     }
