@@ -293,7 +293,8 @@ def test_without_the_right_address_nobody_gets_in(server: Server, browser: Any):
     parts = urlsplit(server.address)
     token = parts.path.split("/")[1]
     assert re.fullmatch(r"[A-Za-z0-9_-]{32}", token)
-    for path in ("/", "/index.html", f"/{token[:-1]}x/index.html", "/ws", "/upload/fixed", f"/{token}x/upload/fixed"):
+    wrong = token[:-1] + ("y" if token.endswith("x") else "x")
+    for path in ("/", "/index.html", f"/{wrong}/index.html", "/ws", "/upload/fixed", f"/{token}x/upload/fixed"):
         connection = http.client.HTTPConnection(parts.netloc, timeout=PATIENCE_S)
         connection.request("POST" if "upload" in path else "GET", path, body=b"1" if "upload" in path else None)
         assert connection.getresponse().status == 403, path
@@ -307,7 +308,7 @@ def test_without_the_right_address_nobody_gets_in(server: Server, browser: Any):
             socket.onopen = () => done("open");
             socket.onerror = () => done("refused");
         })""",
-        f"ws://{parts.netloc}/{token[:-1]}x/ws",
+        f"ws://{parts.netloc}/{wrong}/ws",
     )
     assert outcome == "refused"
     context.close()
