@@ -52,7 +52,7 @@ def exact_field(session: LiveSession) -> dict[str, float]:
 
     @torch.inference_mode()
     def hyper() -> None:
-        generated = session.model.weights(torch.tensor([next(lambdas)], device=session.device))
+        generated = session.model.weights(torch.tensor([float(next(lambdas))], device=session.device))
         for velocity in session.model.velocities(generated, session._fixed, session._moving):
             integrate(velocity * window)
         wait()
