@@ -24,6 +24,8 @@ SHAPE = (160, 192, 224)
 REPEATS = 15
 PREVIEWS = 40
 VIEW_SIZE = 512
+# The anchors are complete when no further one has come for so long.
+QUIET_S = 12.0
 SWEEP = np.linspace(0, 1, 21)
 
 
@@ -125,10 +127,12 @@ def worker_memory(pair: PhantomPair, model: str) -> dict[str, float]:
         live = LiveRegistration(client)
         live.prepare(pair.fixed, pair.moving, model=model, device="cpu").wait(600)
         live.set_lambda(0.3)
-        deadline = time.monotonic() + 600
-        while client.busy and time.monotonic() < deadline:
+        known, since = 0, time.monotonic()
+        while time.monotonic() - since < QUIET_S:
             client.poll()
             time.sleep(0.01)
+            if live.anchor_count != known:
+                known, since = live.anchor_count, time.monotonic()
         status = Path(f"/proc/{client.pid}/status")
         lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
         peaks = [int(line.split()[1]) for line in lines if line.startswith("VmHWM")]
