@@ -31,7 +31,7 @@ class HyperNetwork(nn.Module):
     """Wraps a backbone so that its weights are a function of hyperparameters.
 
     theta(h) = theta0 + heads @ [encode(h), layers(encode(h))]. The encoding itself is among the features, because
-    freshly initialised layers hardly change with h, and the slider would do nothing for thousands of steps. theta0 is
+    freshly initialised layers hardly change with h, and the slider did nothing for hundreds of steps. theta0 is
     the backbone's own state, so an ordinary trained network can be wrapped and trained on.
 
     backbone: any module; its buffers stay as they are.
