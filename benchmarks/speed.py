@@ -45,7 +45,7 @@ def median_seconds(*tasks: Callable[[], object], repeats: int = REPEATS) -> list
 def exact_field(session: LiveSession) -> dict[str, float]:
     """The exact field at a new lambda against the same backbone with weights that do not change."""
     lambdas = iter(np.linspace(0.001, 0.999, 100 * REPEATS))
-    weights = session.model.weights(torch.tensor([0.3], device=session.device))
+    weights = session.model.weights(session.hyperparameters(0.3))
     window = session._fade.to(session.device)
 
     def wait() -> None:
@@ -54,7 +54,7 @@ def exact_field(session: LiveSession) -> dict[str, float]:
 
     @torch.inference_mode()
     def hyper() -> None:
-        generated = session.model.weights(torch.tensor([float(next(lambdas))], device=session.device))
+        generated = session.model.weights(session.hyperparameters(float(next(lambdas))))
         for velocity in session.model.velocities(generated, session._fixed, session._moving):
             integrate(velocity * window)
         wait()

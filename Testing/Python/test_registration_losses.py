@@ -65,4 +65,5 @@ def test_the_ends_of_lambda_and_gamma_leave_one_term_each() -> None:
     assert float(losses.hyper_loss(similarity, smoothness, 1.0)) == 3.0
     assert float(losses.semi_supervised_hyper_loss(similarity, smoothness, overlap, 0.0, 1.0)) == 5.0
     both = losses.semi_supervised_hyper_loss(similarity, smoothness, overlap, 0.25, 0.5)
-    assert float(both) == pytest.approx(0.75 * 0.5 * 2 + 0.25 * 3 + 0.5 * 5)
+    assert float(both) == pytest.approx(0.75 * (0.5 * 2 + 0.5 * 5) + 0.25 * 3)
+    assert float(losses.semi_supervised_hyper_loss(similarity, smoothness, overlap, 1.0, 0.7)) == 3.0

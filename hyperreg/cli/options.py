@@ -36,7 +36,20 @@ Model = Annotated[
     str | None,
     typer.Option("--model", help="Name of the model (see `hyperreg models`).", show_default="the default one"),
 ]
+Gamma = Annotated[
+    float | None,
+    typer.Option(
+        "--gamma",
+        help="γ, for models that declare it: 0 follows the intensities, 1 the anatomical structures.",
+        show_default="the model's",
+    ),
+]
 DeviceChoice = Annotated[
     Device, typer.Option("--device", help="Where to compute. auto: the GPU if there is one with enough memory.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; warnings and errors only.")]
+
+
+def chosen(gamma: float | None) -> dict[str, float]:
+    """The hyperparameters other than λ that were given, by name."""
+    return {} if gamma is None else {"gamma": gamma}

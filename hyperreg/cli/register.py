@@ -49,6 +49,7 @@ def command(
     fixed_labels: options.FixedLabels = None,
     initial: options.Initial = "affine",
     model: options.Model = None,
+    gamma: options.Gamma = None,
     device: options.DeviceChoice = options.Device.auto,
     report: Annotated[
         Path | None,
@@ -61,7 +62,7 @@ def command(
     """Register MOVING to FIXED at one λ and save the results."""
     from hyperreg.registration.run import Outputs, Pair, register
 
-    pair = Pair(fixed, moving, fixed_labels, moving_labels, initial, model, device.value)
+    pair = Pair(fixed, moving, fixed_labels, moving_labels, initial, model, device.value, options.chosen(gamma))
     outputs = Outputs(out_volume, out_transform, out_inverse, out_labels, report)
     with cancel_on_interrupt() as cancelled, progress_bar(quiet) as progress:
         result = register(pair, lam, outputs, progress, cancelled)

@@ -37,6 +37,7 @@ def command(
     fixed_labels: options.FixedLabels = None,
     initial: options.Initial = "affine",
     model: options.Model = None,
+    gamma: options.Gamma = None,
     device: options.DeviceChoice = options.Device.auto,
     quiet: options.Quiet = False,
 ) -> None:
@@ -45,7 +46,7 @@ def command(
     from hyperreg.registration.run import Pair
     from hyperreg.registration.sweep import DEFAULT_LAMBDAS, sweep
 
-    pair = Pair(fixed, moving, fixed_labels, moving_labels, initial, model, device.value)
+    pair = Pair(fixed, moving, fixed_labels, moving_labels, initial, model, device.value, options.chosen(gamma))
     with cancel_on_interrupt() as cancelled, progress_bar(quiet) as progress:
         found = sweep(pair, DEFAULT_LAMBDAS if values is None else values, out, plot, progress, cancelled)
     warn(found.warnings)

@@ -30,14 +30,16 @@ def encode(hyperparameters: Tensor) -> Tensor:
 class HyperNetwork(nn.Module):
     """Wraps a backbone so that its weights are a function of hyperparameters.
 
-    theta(h) = theta0 + heads @ [encode(h), layers(encode(h))]. The encoding itself is among the features, because
+    theta(h) = theta0 + heads @ mix @ [encode(h), layers(encode(h))]. The encoding itself is among the features, because
     freshly initialised layers hardly change with h, and the slider did nothing for hundreds of steps. theta0 is
     the backbone's own state, so an ordinary trained network can be wrapped and trained on.
 
     backbone: any module; its buffers stay as they are.
     hyperparameters: how many values the network takes.
-    hidden: widths of the dense layers; the last one, plus the encoding, is the rank of the residual (its size).
+    hidden: widths of the dense layers.
     fixed: names of backbone parameters that are not generated (VoxelMorph's last convolution, say).
+    rank: columns of `heads`, which are nearly all of the model's size; None: one per feature (the last width plus the
+    encoding) and no `mix`. Trained models use three directions in weight space for one hyperparameter.
     Raises WeightsError if `fixed` names a parameter that the backbone lacks, or nothing is left to generate.
     """
 
@@ -47,6 +49,7 @@ class HyperNetwork(nn.Module):
         hyperparameters: int = 1,
         hidden: Sequence[int] = (32, 32, 8),
         fixed: Sequence[str] = (),
+        rank: int | None = None,
     ) -> None:
         super().__init__()
         names = [name for name, _ in backbone.named_parameters()]
@@ -54,6 +57,7 @@ class HyperNetwork(nn.Module):
         if unknown:
             raise WeightsError(f"The backbone has no parameters named {sorted(unknown)}.")
         self.backbone = backbone
+        self.hyperparameters = hyperparameters
         self.generated = [name for name in names if name not in fixed]
         if not self.generated:
             raise WeightsError("A hypernetwork needs at least one parameter to generate.")
@@ -63,18 +67,23 @@ class HyperNetwork(nn.Module):
             layers += [nn.Linear(width, units), nn.LeakyReLU(0.2)]
             width = units
         self.layers = nn.Sequential(*layers)
-        rank = width + 2 * hyperparameters
+        features = width + 2 * hyperparameters
+        self.mix: nn.Parameter | None = None
+        if rank is not None:
+            self.mix = nn.Parameter(torch.randn(rank, features) / math.sqrt(2 * hyperparameters))
+        columns = features if rank is None else rank
         base = [backbone.get_parameter(name) for name in self.generated]
         self.sizes = [p.numel() for p in base]
         # One matrix for all parameters: one product makes every weight.
         spread = torch.cat([p.detach().float().std(correction=0).clamp_min(1e-3).expand(p.numel()) for p in base])
-        heads = torch.randn(int(sum(self.sizes)), rank) * (RESIDUAL_GAIN / math.sqrt(rank)) * spread[:, None]
+        heads = torch.randn(int(sum(self.sizes)), columns) * (RESIDUAL_GAIN / math.sqrt(columns)) * spread[:, None]
         self.heads = nn.Parameter(heads)
 
     def generate(self, hyperparameters: Tensor) -> dict[str, Tensor]:
         """The backbone's generated parameters by name, for values (H,) in [0, 1]."""
         encoded = encode(hyperparameters)
-        residual = self.heads @ torch.cat((encoded, self.layers(encoded)))
+        features = torch.cat((encoded, self.layers(encoded)))
+        residual = self.heads @ (features if self.mix is None else self.mix @ features)
         parts = torch.split(residual, self.sizes)
         parameters = (self.backbone.get_parameter(name) for name in self.generated)
         return {

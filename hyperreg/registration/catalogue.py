@@ -21,11 +21,12 @@ KIND = "hyperreg-registration"
 
 @dataclass(frozen=True)
 class Hyperparameter:
-    """One slider: its name in the loss, what it is called, and the value to start from (0 to 1)."""
+    """One slider: its name in the loss, what it is called, the value to start from (0 to 1), what it does (a line)."""
 
     name: str
     title: str
     default: float
+    description: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,11 @@ class ModelCard:
     def default_lambda(self) -> float:
         return self.hyperparameters[0].default
 
+    @property
+    def other_defaults(self) -> dict[str, float]:
+        """The hyperparameters other than lambda, with their defaults; empty for most models."""
+        return {h.name: h.default for h in self.hyperparameters[1:]}
+
     def check_weights(self) -> None:
         """Raise WeightsError unless the weights are there and are the ones that the card describes."""
         if not self.weights.is_file():
@@ -74,8 +80,11 @@ def read_card(folder: Path) -> ModelCard:
         if card["kind"] != KIND:
             raise WeightsError(f"'{path}' describes a model of the kind '{card['kind']}', not one for registration.")
         hyperparameters = tuple(
-            Hyperparameter(str(h["name"]), str(h["title"]), float(h["default"])) for h in card["hyperparameters"]
+            Hyperparameter(str(h["name"]), str(h["title"]), float(h["default"]), str(h.get("description", "")))
+            for h in card["hyperparameters"]
         )
+        if not hyperparameters or hyperparameters[0].name != "lambda":
+            raise ValueError("the first hyperparameter is not lambda")
         i, j, k = (int(n) for n in card["grid"]["max_shape"])
         return ModelCard(
             name=str(card["name"]),

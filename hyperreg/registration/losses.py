@@ -91,8 +91,9 @@ def hyper_loss(similarity: Tensor, smoothness: Tensor, lam: Tensor | float) -> T
 def semi_supervised_hyper_loss(
     similarity: Tensor, smoothness: Tensor, overlap: Tensor, lam: Tensor | float, gamma: Tensor | float
 ) -> Tensor:
-    """With label maps: (1 - lambda)(1 - gamma) L_sim + lambda L_smooth + gamma L_seg.
+    """With label maps: (1 - lambda) ((1 - gamma) L_sim + gamma L_seg) + lambda L_smooth.
 
-    The form without (1 - lambda) on the last term; the paper prints one with it (see docs/developer-guide.md).
+    HyperMorph's own form (Hoopes et al., arXiv 2101.01035): lambda = 1 means the most rigid whatever gamma is. The form
+    without (1 - lambda) before L_seg, which one also finds, has no rigid end (see docs/developer-guide.md).
     """
-    return (1 - lam) * (1 - gamma) * similarity + lam * smoothness + gamma * overlap
+    return hyper_loss((1 - gamma) * similarity + gamma * overlap, smoothness, lam)

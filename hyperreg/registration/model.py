@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,10 @@ class RegistrationModel(nn.Module):
     """Fixed and moving image and hyperparameters -> stationary velocities on the images' grid, in voxels.
 
     network: the card's "network": features (what is shown of the pair), backbone, options, hidden (the hypernetwork's
-    layers), passes (how often the network sees the pair, each time with the moving image warped by what it has found).
+    layers), rank (optional, see HyperNetwork), passes (how often the network sees the pair, each time with the moving
+    image warped by what it has found).
     hyperparameters: how many it takes.
+    precision: what the backbone computes in (autocast); features, integration and weights stay float32.
     """
 
     def __init__(self, network: Mapping[str, Any], hyperparameters: int = 1) -> None:
@@ -50,6 +53,7 @@ class RegistrationModel(nn.Module):
             self.features = FEATURES[features]
             backbone = make_backbone(network["backbone"], CHANNELS[features], network["options"])
             hidden = [int(n) for n in network["hidden"]]
+            rank = None if network.get("rank") is None else int(network["rank"])
             self.passes = int(network["passes"])
         except (KeyError, TypeError, ValueError) as error:
             raise WeightsError(f"The model's description of its network is incomplete: {error!r}") from error
@@ -57,7 +61,9 @@ class RegistrationModel(nn.Module):
         with torch.no_grad():
             backbone.get_parameter(flow[0]).normal_(0, FLOW_INIT_SD)
             backbone.get_parameter(flow[1]).zero_()
-        self.hyper = HyperNetwork(backbone, hyperparameters, hidden, fixed=flow)
+        self.hyper = HyperNetwork(backbone, hyperparameters, hidden, fixed=flow, rank=rank)
+        self.precision = torch.float32
+        self._run = self.hyper.run
 
     def weights(self, hyperparameters: Tensor) -> dict[str, Tensor]:
         """The backbone's weights for hyperparameters (H,) in [0, 1]."""
@@ -65,7 +71,13 @@ class RegistrationModel(nn.Module):
 
     def velocity(self, weights: dict[str, Tensor], fixed: Tensor, moving: Tensor) -> Tensor:
         """One pass: images (1, 1, I, J, K) in 0..1 -> velocity (1, 3, I, J, K), voxels."""
-        return self.hyper.run(weights, self.features(fixed, moving))
+        shown = self.features(fixed, moving)
+        with torch.autocast(shown.device.type, self.precision, enabled=self.precision != torch.float32):
+            return self._run(weights, shown).float()
+
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Compile the backbone (torch.compile, same arguments): pays after many passes of one shape."""
+        self._run = torch.compile(self.hyper.run, *args, **options)
 
     def velocities(self, weights: dict[str, Tensor], fixed: Tensor, moving: Tensor) -> list[Tensor]:
         """The velocity of every pass, first to last; the map is x -> exp(v1)(exp(v2)(... x))."""
@@ -133,6 +145,28 @@ def save_model(model: RegistrationModel, card: Mapping[str, Any], folder: Path) 
     return read_card(folder)
 
 
+# What users read beside each slider.
+HYPERPARAMETERS = {
+    "lambda": ("Smoothness λ", "0: most flexible, 1: most rigid."),
+    "gamma": (
+        "Structures γ",
+        "0: follow the images' intensities, 1: follow the anatomical structures learned in training.",
+    ),
+}
+
+
+def hyperparameter_entries(defaults: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The card's "hyperparameters" for names and default values; lambda first. Raises WeightsError for other names."""
+    if list(defaults)[:1] != ["lambda"] or set(defaults) - set(HYPERPARAMETERS):
+        raise WeightsError(
+            f"Hyperparameters are lambda and then any of {sorted(HYPERPARAMETERS)}, not {list(defaults)}."
+        )
+    return [
+        {"name": name, "title": HYPERPARAMETERS[name][0], "default": value, "description": HYPERPARAMETERS[name][1]}
+        for name, value in defaults.items()
+    ]
+
+
 def new_card(name: str, network: Mapping[str, Any], **entries: Any) -> dict[str, Any]:
     """A card with every entry that `read_card` needs; `entries` replace or add to the defaults."""
     card: dict[str, Any] = {
@@ -142,23 +176,32 @@ def new_card(name: str, network: Mapping[str, Any], **entries: Any) -> dict[str,
         "description": "",
         "version": "1",
         "licence": "Apache-2.0",
-        "hyperparameters": [{"name": "lambda", "title": "Smoothness λ", "default": 0.3}],
+        "hyperparameters": hyperparameter_entries({"lambda": 0.3}),
         "network": dict(network),
         "grid": {"spacing_mm": 2.0, "max_shape": [80, 96, 112], "multiple": 16},
     }
     return {**card, **entries}
 
 
-def save_untrained(folder: Path, name: str = "untrained", seed: int = 0, strength: float = 0.3) -> ModelCard:
+def save_untrained(
+    folder: Path,
+    name: str = "untrained",
+    seed: int = 0,
+    strength: float = 0.3,
+    defaults: Mapping[str, float] = types.MappingProxyType({"lambda": 0.3}),
+) -> ModelCard:
     """Write a tiny model with random weights into `folder / name`: for tests and for trying a network's speed.
 
     strength: SD of the last convolution's weights; large enough that the fields differ visibly with lambda.
+    defaults: its hyperparameters and their defaults, as {"lambda": 0.3, "gamma": 0.5}.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = RegistrationModel(SMALL_NETWORK)
+        model = RegistrationModel(SMALL_NETWORK, len(defaults))
         flow = list(model.hyper.backbone.parameters())[-2]
         nn.init.normal_(flow, 0, strength)
         model.hyper.heads.data *= 10
     description = "Random weights: registers nothing."
-    return save_model(model, new_card(name, SMALL_NETWORK, description=description), folder / name)
+    entries = hyperparameter_entries(defaults)
+    card = new_card(name, SMALL_NETWORK, description=description, hyperparameters=entries)
+    return save_model(model, card, folder / name)

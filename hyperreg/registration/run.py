@@ -46,6 +46,7 @@ class Pair:
     initial: one of INITIAL_METHODS, or the file of a transform from fixed to moving space.
     model: a name from the catalogue, or None for the default one.
     device: "auto", "cpu" or "cuda".
+    values: hyperparameters other than lambda, by name; the model's defaults for those that are not named.
     """
 
     fixed: Path
@@ -55,6 +56,7 @@ class Pair:
     initial: str = "affine"
     model: str | None = None
     device: str = "auto"
+    values: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ def open_session(
 ) -> LiveSession:
     """A session in which the pair is prepared: any lambda can be asked for."""
     session = LiveSession(pair.model or default_model(), device=pair.device)
+    session.choose(pair.values)
     session.prepare(
         images.fixed,
         images.moving,
@@ -193,6 +196,7 @@ def register(
             checks = _check_written(staged, images, session, lam)
         report = {
             "lambda": lam,
+            "values": dict(session.values),
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "fixed": _describe(pair.fixed, images.fixed),
             "moving": _describe(pair.moving, images.moving),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -98,6 +98,7 @@ class LiveSession:
         self.warnings: list[str] = []
         self.timing: dict[str, float] = {"load": time.perf_counter() - started}
         self.anchors = Anchors()
+        self.values: dict[str, float] = self.card.other_defaults
         self._prepared = False
 
     @contextmanager
@@ -133,9 +134,7 @@ class LiveSession:
 
         self._prepared = False
         self.warnings = []
-        self.anchors = Anchors()
-        self._weights: OrderedDict[float, dict[str, Tensor]] = OrderedDict()
-        self._fields: OrderedDict[float, Fields] = OrderedDict()
+        self._forget_fields()
         report(0.0, "Checking the images")
         if fixed is moving or (fixed.grid.matches(moving.grid) and np.array_equal(fixed.array, moving.array)):
             raise InputError("Fixed and moving are the same image; choose two different ones.")
@@ -177,6 +176,32 @@ class LiveSession:
         warped = resample(moving, fixed.grid, Transform((self.linear,)), "nearest")
         return fixed, moving, dice(fixed.array, warped.array, shared_labels(fixed.array, moving.array))
 
+    def choose(self, values: Mapping[str, float]) -> None:
+        """Set hyperparameters other than lambda, by name; `values` holds the present ones (empty for most models).
+
+        If one changes, fields and anchors are forgotten. Raises InputError, changing nothing, for a name that the model
+        does not declare or a value outside [0, 1].
+        """
+        for name, value in values.items():
+            if name not in self.values:
+                known = ", ".join(self.values) or "none"
+                raise InputError(f"The model '{self.card.name}' has no hyperparameter '{name}' (besides λ: {known}).")
+            if not 0.0 <= value <= 1.0:
+                raise InputError(f"The value of '{name}' must lie between 0 and 1, not {value}.")
+        chosen = {**self.values, **{name: float(value) for name, value in values.items()}}
+        if chosen != self.values:
+            self.values = chosen
+            self._forget_fields()
+
+    def hyperparameters(self, lam: float) -> Tensor:
+        """What the hypernetwork is given at lambda: (H,), lambda first, on the session's device."""
+        return torch.tensor([lam, *self.values.values()], device=self.device)
+
+    def _forget_fields(self) -> None:
+        self.anchors = Anchors()
+        self._weights: OrderedDict[float, dict[str, Tensor]] = OrderedDict()
+        self._fields: OrderedDict[float, Fields] = OrderedDict()
+
     def _check_prepared(self) -> None:
         if not self._prepared:
             raise InputError("No pair of images has been prepared yet.")
@@ -200,7 +225,7 @@ class LiveSession:
     def _compute(self, lam: float) -> Fields:
         with self._timed("hypernetwork"):
             if lam not in self._weights:
-                self._weights[lam] = self.model.weights(torch.tensor([lam], device=self.device))
+                self._weights[lam] = self.model.weights(self.hyperparameters(lam))
                 while len(self._weights) > KEPT_FIELDS:
                     self._weights.popitem(last=False)
         window = self._fade.to(self.device)
