@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from cli_pair import PairFiles, run, write_pair
 
 from hyperreg.registration.run import Pair
-from hyperreg.registration.sweep import Sweep, sweep
+from hyperreg.registration.sweep import sweep
 
 
 @pytest.fixture
@@ -39,19 +39,20 @@ def test_a_row_per_lambda_and_a_plot(pair: PairFiles, tiny_model: str, capsys: p
     assert image.shape[1] > 800
     assert image[..., :3].std() > 10
     assert pair.left_behind() == ["s.csv", "s.png"]
-    assert "Highest mean Dice at λ = " in capsys.readouterr().out
+    best = max(rows, key=lambda row: (row["dice_mean"], row["lambda"]))["lambda"]
+    assert f"Suggested: λ = {best:g}. The label maps overlap best there" in capsys.readouterr().out
 
 
-def test_without_label_maps_there_is_no_dice(pair: PairFiles, tiny_model: str) -> None:
-    found = sweep(Pair(pair.fixed, pair.moving, initial="none", model=tiny_model, device="cpu"), [0.3])
-    assert not found.has_dice
-    assert found.best_lambda is None
-    assert found.columns[:2] == ["lambda", "similarity"]
-
-
-def test_the_best_lambda_is_that_of_the_highest_dice() -> None:
-    rows = [{"lambda": lam, "dice_mean": dice} for lam, dice in ((0.0, 0.6), (0.4, 0.8), (1.0, 0.7))]
-    assert Sweep(rows, []).best_lambda == 0.4
+def test_without_label_maps_the_images_speak(pair: PairFiles, tiny_model: str) -> None:
+    plot = pair.results / "s.png"
+    asked = Pair(pair.fixed, pair.moving, initial="none", model=tiny_model, device="cpu")
+    found = sweep(asked, [0.3, 0.9], plot=plot)
+    assert found.response.columns[:2] == ["lambda", "similarity"]
+    assert not found.response.knows("dice_mean")
+    rows = found.response.rows
+    assert found.suggestion.by == "images"
+    assert found.suggestion.lam == max(rows, key=lambda row: row["detail"])["lambda"]
+    assert plot.is_file()
 
 
 @pytest.mark.parametrize(

@@ -43,22 +43,23 @@ def command(
 ) -> None:
     """Measure similarity, folding, displacement and Dice over λ, to choose λ for a kind of images."""
     values = _numbers(lambdas) if lambdas is not None else None
+    from hyperreg.registration.response import RESPONSE_LAMBDAS
     from hyperreg.registration.run import Pair
-    from hyperreg.registration.sweep import DEFAULT_LAMBDAS, sweep
+    from hyperreg.registration.sweep import sweep
 
     pair = Pair(fixed, moving, fixed_labels, moving_labels, initial, model, device.value, options.chosen(gamma))
     with cancel_on_interrupt() as cancelled, progress_bar(quiet) as progress:
-        found = sweep(pair, DEFAULT_LAMBDAS if values is None else values, out, plot, progress, cancelled)
+        found = sweep(pair, RESPONSE_LAMBDAS if values is None else values, out, plot, progress, cancelled)
     warn(found.warnings)
     if quiet:
         return
-    shown = [name for name in found.columns if not name.startswith("dice_") or name.startswith("dice_mean")]
+    response = found.response
+    shown = [name for name in response.columns if not name.startswith("dice_") or name.startswith("dice_mean")]
     table = Table(*(name.replace("_", " ") for name in shown))
-    for row in found.rows:
+    for row in response.rows:
         table.add_row(*(f"{row[name]:.4g}" for name in shown))
     output.print(table)
-    if found.best_lambda is not None:
-        output.print(f"Highest mean Dice at λ = {found.best_lambda:g}.", markup=False)
+    output.print(f"Suggested: λ = {found.suggestion.lam:g}. {found.suggestion.reason}", markup=False)
 
 
 def _numbers(text: str) -> list[float]:

@@ -20,6 +20,7 @@ from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
 from hyperreg.registration.anchors import Anchors, Fields, check_lambda
 from hyperreg.registration.catalogue import ModelCard, find_model
+from hyperreg.registration.detail import Detail
 from hyperreg.registration.field import sample, to_ras
 from hyperreg.registration.linear import align
 from hyperreg.registration.losses import local_ncc
@@ -161,6 +162,8 @@ class LiveSession:
             images = [torch.from_numpy(normalise(array))[None, None] for array in arrays]
             self._fade = fade(self.grid.shape)
             self._affine = torch.from_numpy(self.grid.ijk_to_ras.copy())
+            self.detail = Detail(fixed, moving, self.linear, self.grid, self._inside.numpy())
+            self._detail_before = self.detail.agreement(None, self.device)
         self._fixed, self._moving = (image.to(self.device) for image in images)
         self._labels = self._prepare_labels(fixed_labels, moving_labels)
         self._similarity_before = self._similarity(self._moving)
@@ -280,6 +283,7 @@ class LiveSession:
         """Figures of the exact field at lambda.
 
         similarity and similarity_before (mean local NCC in the foreground, 0 to 1; before: linear alignment only),
+        detail and detail_before (the same of detail finer than the network's grid, see `Detail`),
         folding_percent, displacement_max_mm, displacement_mean_mm, roughness (see `field_figures`); with label maps
         dice and dice_before (per label), dice_mean and dice_mean_before.
         """
@@ -291,6 +295,8 @@ class LiveSession:
         figures: Figures = {
             "similarity": self._similarity(sample(self._moving, voxels)),
             "similarity_before": self._similarity_before,
+            "detail": self.detail.agreement(fields.forward, self.device),
+            "detail_before": self._detail_before,
             **field_figures(displacement, self._affine.float(), self._inside),
         }
         if self._labels is not None:

@@ -1,0 +1,197 @@
+"""How a pair answers to lambda, and which lambda that speaks for. Without torch, so that it runs in Slicer.
+
+Without label maps or landmarks lambda is chosen by what the network could not fit to: it sees the images on a coarse
+grid, and the agreement of their finer detail is measured ("detail", see `registration.detail`). Similarity as the
+network sees it grows nearly always with flexibility; that of the finer detail falls again where the field follows
+noise and differences without a counterpart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from hyperreg.errors import Cancelled, InputError
+from hyperreg.registration.anchors import SAME_LAMBDA, check_lambda
+
+# Denser near 0, where the response bends most.
+RESPONSE_LAMBDAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+# Where the search for the best of them starts.
+COARSE_LAMBDAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+# A registration that is worse than its start by less than this is as good: it would read the same on screen.
+SAME_SHARE = 5e-4
+SAME_MM = 0.05
+
+
+@dataclass
+class Response:
+    """rows: per lambda, in rising order, the figures of `LiveSession.metrics` as numbers.
+
+    Dice of the label 3 is "dice_3"; the values before the deformation of single labels are left out.
+    """
+
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+    def add(self, lam: float, metrics: Mapping[str, Any]) -> None:
+        """Keep the figures of one lambda; older ones of the same lambda are replaced. Raises InputError."""
+        lam = check_lambda(lam)
+        row = {"lambda": lam}
+        for name, value in metrics.items():
+            if isinstance(value, Mapping):
+                if not name.endswith("_before"):
+                    row.update({f"{name}_{label}": float(part) for label, part in value.items()})
+            elif value is not None:
+                row[name] = float(value)
+        kept = [other for other in self.rows if abs(other["lambda"] - lam) > SAME_LAMBDA]
+        self.rows = sorted([*kept, row], key=lambda other: other["lambda"])
+
+    @property
+    def lambdas(self) -> list[float]:
+        return self.column("lambda")
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of all figures, lambda first; [] without rows."""
+        return list(self.rows[0]) if self.rows else []
+
+    def column(self, name: str) -> list[float]:
+        """One figure over lambda. Raises KeyError if not every row has it."""
+        return [row[name] for row in self.rows]
+
+    def knows(self, name: str) -> bool:
+        """Whether every row has a number for this figure."""
+        return bool(self.rows) and all(math.isfinite(row.get(name, math.nan)) for row in self.rows)
+
+    def best(self, name: str, *, largest: bool = True) -> dict[str, float]:
+        """The row with the best value of a figure; of equal ones the smoothest."""
+        return max(self.rows, key=lambda row: (row[name] if largest else -row[name], row["lambda"]))
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """lam: the suggested lambda. by: what it was chosen by. reason: one sentence for the user."""
+
+    lam: float
+    reason: str
+    by: Literal["dice", "landmarks", "images"]
+
+
+def suggest(response: Response) -> Suggestion:
+    """The lambda that the response speaks for: by Dice, else by landmarks, else by the images alone.
+
+    Raises InputError if nothing has been measured.
+    """
+    if response.knows("dice_mean"):
+        row = response.best("dice_mean")
+        return Suggestion(
+            row["lambda"],
+            f"The label maps overlap best there: mean Dice {row['dice_mean']:.3f}, after the linear alignment alone "
+            f"{row['dice_mean_before']:.3f}.",
+            "dice",
+        )
+    if response.knows("landmarks_mm"):
+        row = response.best("landmarks_mm", largest=False)
+        return Suggestion(
+            row["lambda"],
+            f"The landmarks lie closest together there: {row['landmarks_mm']:.2f} mm on average, after the linear "
+            f"alignment alone {row['landmarks_mm_before']:.2f} mm.",
+            "landmarks",
+        )
+    if response.knows("detail"):
+        return Suggestion(
+            response.best("detail")["lambda"],
+            "The fine detail of the images, which the network does not see, agrees best there.",
+            "images",
+        )
+    if response.knows("similarity"):
+        return Suggestion(response.best("similarity")["lambda"], "The images are most similar there.", "images")
+    raise InputError("No λ can be suggested yet: nothing has been measured on this pair.")
+
+
+def warning(metrics: Mapping[str, Any]) -> str | None:
+    """A sentence for the user if the deformation made the registration worse than the linear alignment, else None.
+
+    Label maps decide if there are any, then landmarks, then the images' detail, then their similarity.
+    """
+
+    def pair(name: str) -> tuple[float, float] | None:
+        before, after = metrics.get(f"{name}_before"), metrics.get(name)
+        if before is None or after is None or not (math.isfinite(before) and math.isfinite(after)):
+            return None
+        return float(before), float(after)
+
+    advice = "Choose a larger λ, or keep the linear alignment."
+    if (found := pair("dice_mean")) is not None:
+        if found[1] < found[0] - SAME_SHARE:
+            return (
+                f"The deformation makes this registration worse: the label maps overlap less "
+                f"(mean Dice {found[1]:.3f}) than after the linear alignment alone ({found[0]:.3f}). {advice}"
+            )
+        return None
+    if (found := pair("landmarks_mm")) is not None:
+        if found[1] > found[0] + SAME_MM:
+            return (
+                f"The deformation makes this registration worse: the landmarks lie further apart ({found[1]:.2f} mm) "
+                f"than after the linear alignment alone ({found[0]:.2f} mm). {advice}"
+            )
+        return None
+    for name, what in (
+        ("detail", "the images agree less in their fine detail"),
+        ("similarity", "the images agree less"),
+    ):
+        found = pair(name)
+        if found is not None and found[1] < found[0] - SAME_SHARE:
+            return (
+                f"The deformation may make this registration worse: the images {what} ({found[1]:.3f}) than after the "
+                f"linear alignment alone ({found[0]:.3f}). Look at it closely. {advice}"
+            )
+    return None
+
+
+class Measurable(Protocol):
+    """What the search needs of a session (a `LiveSession`)."""
+
+    def metrics(self, lam: float, /) -> Mapping[str, Any]: ...
+
+
+def automatic_lambda(
+    session: Measurable,
+    progress: Callable[[float, str], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    response: Response | None = None,
+) -> Suggestion:
+    """Search the RESPONSE_LAMBDAS for the best one: a coarse grid first, then the neighbours of the best.
+
+    session: prepared. response: what is known already; what is measured is added to it.
+    Raises Cancelled, and what `LiveSession.metrics` raises.
+    """
+    response = Response() if response is None else response
+    # At least one neighbour on each side of the best coarse value is new.
+    expected = len(COARSE_LAMBDAS) + 2
+    done = 0
+    while wanted := _unmeasured(response):
+        for lam in wanted:
+            if cancelled is not None and cancelled():
+                raise Cancelled("The search for λ was cancelled.")
+            if progress is not None:
+                progress(min(done / expected, 0.99), f"Searching λ: trying {lam:g}")
+            response.add(lam, session.metrics(lam))
+            done += 1
+    if progress is not None:
+        progress(1.0, "λ found")
+    return suggest(response)
+
+
+def _unmeasured(response: Response) -> list[float]:
+    """What the search has to measure next: the coarse grid, then what lies next to the best; [] when it is done."""
+
+    def missing(lambdas: Iterable[float]) -> list[float]:
+        return [lam for lam in lambdas if not any(abs(lam - known) <= SAME_LAMBDA for known in response.lambdas)]
+
+    if coarse := missing(COARSE_LAMBDAS):
+        return coarse
+    best = suggest(response).lam
+    at = min(range(len(RESPONSE_LAMBDAS)), key=lambda index: abs(RESPONSE_LAMBDAS[index] - best))
+    return missing(RESPONSE_LAMBDAS[max(0, at - 1) : at + 2])
