@@ -10,12 +10,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hyperreg.errors import InputError
+from hyperreg.errors import Cancelled, InputError
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
 from hyperreg.registration.anchors import Fields
 from hyperreg.worker.operations import standard_operations
@@ -24,6 +26,10 @@ from hyperreg.worker.server import Context, main
 # Behaviours that the model's name chooses, and what they do.
 SLOW_FIELD_S = 0.25
 DEADLY_LAMBDA = 0.666
+REFINE_STEPS = 20
+REFINE_STEP_S = 0.01
+REFINED_BY = 0.5
+DEFAULT_GAMMA = 0.25
 
 
 def true_field(grid: Grid, lam: float) -> np.ndarray:
@@ -32,8 +38,31 @@ def true_field(grid: Grid, lam: float) -> np.ndarray:
     return (8 * (1 - lam) ** 3 * waves).astype(np.float32)
 
 
+def set_field(grid: Grid, lam: float, gamma: float = 0.0, labels: Volume | None = None, lambdas: Any = None):
+    """`true_field` with the other settings: γ makes it larger; regions have a λ of their own (a sharp edge here)."""
+    field = true_field(grid, lam) * (1 + gamma)
+    if labels is not None:
+        ijk = np.rint(labels.grid.to_ijk(grid.points())).astype(int)
+        inside = ((ijk >= 0) & (ijk < labels.shape)).all(-1)
+        values = np.zeros(grid.shape, dtype=int)
+        values[inside] = labels.array[tuple(ijk[inside].T)]
+        for label, own in lambdas.items():
+            field[:, values == label] = true_field(grid, own)[:, values == label] * (1 + gamma)
+    return field.astype(np.float32)
+
+
+@dataclass
+class StandInRefined:
+    fields: Fields
+    figures: dict[str, Any]
+    message: str
+
+
 class StandInSession:
     def __init__(self, model: str, device: str) -> None:
+        self.values: dict[str, float] = {"gamma": DEFAULT_GAMMA} if model.startswith("gamma") else {}
+        self.regions: tuple[Volume | None, Mapping[int, float]] = (None, {})
+        self.region_maps = 0
         self.behaviour = model
         self.device = "cuda" if device in ("auto", "cuda") and model.startswith("gpu") else "cpu"
         self.warnings: list[str] = []
@@ -48,13 +77,12 @@ class StandInSession:
                 time.sleep(0.05)
                 options["progress"](step / 200, "Aligning")
                 if options["cancelled"]():
-                    from hyperreg.errors import Cancelled
-
                     raise Cancelled("Cancelled.")
         if np.ptp(fixed.array) == 0:
             raise InputError(f"'{fixed.name}' is empty: every voxel has the same value.")
         options["progress"](0.5, "Aligning")
         self.grid = Grid(tuple(max(1, n // 2) for n in fixed.shape), fixed.ijk_to_ras @ np.diag([2, 2, 2, 1.0]))
+        self.refined_grid = Grid(fixed.shape, fixed.ijk_to_ras)
         initial = options["initial"]
         self.linear = np.eye(4) if isinstance(initial, str) else np.array(initial)
         if isinstance(initial, str):
@@ -73,13 +101,52 @@ class StandInSession:
             import torch
 
             raise torch.AcceleratorError("an illegal memory access was encountered")
-        array = true_field(self.grid, lam)
+        array = set_field(self.grid, lam, self.values.get("gamma", 0.0), *self.regions)
         return Fields(*(DisplacementField(sign * array, self.grid.ijk_to_ras) for sign in (1, -1)))
 
+    def refine(self, lam: float, *, progress: Any = None, cancelled: Any = None) -> StandInRefined:
+        """Half of the network's field, on the finer grid."""
+        if self.behaviour == "dies-refining":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.behaviour == "cannot-refine":
+            raise InputError("There is nothing to refine in these images.")
+        steps = 60_000 if self.behaviour in ("slow-to-refine", "deaf") else REFINE_STEPS
+        for step in range(steps):
+            time.sleep(REFINE_STEP_S)
+            progress(min(1.0, step / REFINE_STEPS), "Refining")
+            if cancelled() and self.behaviour != "deaf":
+                raise Cancelled("Cancelled.")
+        array = REFINED_BY * set_field(self.refined_grid, lam, self.values.get("gamma", 0.0), *self.regions)
+        fields = Fields(*(DisplacementField(sign * array, self.refined_grid.ijk_to_ras) for sign in (1, -1)))
+        return StandInRefined(fields, {**self.metrics(lam), "similarity": 0.99}, "It no longer paid.")
+
+    def choose(self, values: Mapping[str, float]) -> None:
+        for name in values:
+            if name not in self.values:
+                raise InputError(f"The model has no hyperparameter '{name}'.")
+        if values.get("gamma") == DEADLY_LAMBDA:
+            raise InputError("This γ is refused.")
+        self.values = {**self.values, **values}
+
+    def set_regions(self, labels: Volume | None, lambdas: Mapping[int, float]) -> None:
+        self.region_maps += labels is not self.regions[0]
+        self.regions = (labels, dict(lambdas)) if labels is not None else (None, {})
+
     def metrics(self, lam: float) -> dict[str, Any]:
-        found: dict[str, Any] = {"similarity": np.float32(1 - lam), "smoothness": float("nan"), "fields": self.fields}
+        found: dict[str, Any] = {
+            "similarity": np.float32(1 - lam),
+            "similarity_before": 0.2,
+            "folding_percent": 0.5 * (1 - lam) ** 4,
+            "displacement_max_mm": 8 * (1 - lam) ** 3,
+            "displacement_mean_mm": 4 * (1 - lam) ** 3,
+            "roughness": 0.1 * (1 - lam),
+            "smoothness": float("nan"),
+            "fields": self.fields,
+            "region_maps": self.region_maps,
+        }
         if self.labels:
-            found["dice"] = {1: 0.5, 27: lam}
+            found |= {"dice": {1: 0.5, 27: lam}, "dice_before": {1: 0.4, 27: 0.1}}
+            found |= {"dice_mean": 0.25 + lam / 2, "dice_mean_before": 0.25}
         return found
 
     def _fill_gpu(self) -> None:

@@ -22,9 +22,9 @@ def test_killed_during_a_drag(client: WorkerClient, live: Observed) -> None:
     prepare(client, live, model="slow")
     fill(client, live)
     linear, grid, anchors = live.linear.copy(), live.grid, live.anchor_count
-    for lam in (0.1, 0.2, 0.3):
+    for lam in (0.11, 0.21, 0.31):
         live.set_lambda(lam)
-    wait_until(client, lambda: live._job is not None and live._job.state == "running")
+    wait_until(client, lambda: live.busy and live._requests.job.state == "running")
     assert client.pid is not None
     os.kill(client.pid, signal.SIGKILL)
     wait_until(client, lambda: bool(live.errors))

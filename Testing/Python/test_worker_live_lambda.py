@@ -65,13 +65,13 @@ def test_an_anchor_is_exact_without_asking_the_worker(client: WorkerClient, live
     assert live.fields == [(1.0, True), (0.0, True)]
     assert_fields(live, 0.0)
     fill(client, live)
-    assert [lam for lam, _ in live.measured] == [0.0]
+    assert [lam for lam, _ in live.measured] == [1.0, 0.0], "their figures are known, too"
 
 
 def test_the_newest_lambda_wins(client: WorkerClient, live: Observed) -> None:
     prepare(client, live, model="slow")
     live.set_lambda(0.11)
-    wait_until(client, lambda: live._job is not None and live._job.state == "running")
+    wait_until(client, lambda: live.busy and live._requests.job.state == "running")
     for lam in np.linspace(0.2, 0.8, 50):
         live.set_lambda(lam)
         client.poll()
@@ -88,7 +88,7 @@ def test_a_request_waits_for_one_anchor_at_most(client: WorkerClient, live: Obse
     prepare(client, live, model="slow")
     wait_until(client, lambda: live.anchor_count == 2)
     before = live.anchor_count
-    wait_until(client, lambda: live._job is not None and live._job.state == "running")
+    wait_until(client, lambda: live.busy and live._requests.job.state == "running")
     live.set_lambda(0.3)
     wait_until(client, lambda: live.exact_lam == 0.3)
     assert live.anchor_count <= before + 1

@@ -17,7 +17,7 @@ from hyperreg.worker.client import WorkerClient
 from hyperreg.worker.live import LiveRegistration
 
 STAND_IN = Path(__file__).with_name("stand_in_worker.py")
-LONG_S = 300
+LONG_S = 60
 # Oblique, anisotropic and flipped.
 AFFINE = np.array(
     [[-1.2 * 0.8, 0.6 * 0.9, 0, 30], [1.2 * 0.6, 0.8 * 0.9, 0, -40], [0, 0, -2.5, 55], [0, 0, 0, 1]], dtype=float
@@ -39,12 +39,21 @@ class Observed(LiveRegistration):
         self.errors: list[str] = []
         self.told: list[str] = []
         self.progress: list[tuple[float, str]] = []
+        self.refining_progress: list[tuple[float, str]] = []
+        self.refinements: list[tuple[Fields, dict[str, Any], str]] = []
+        self.curves: list[tuple[list[float], Any]] = []
         self.events: list[str] = []
         self.on_field = self._field
         self.on_metrics = self._metrics
         self.on_error = self._error
         self.on_warning = self.told.append
         self.on_progress = lambda fraction, text: self.progress.append((fraction, text))
+        self.on_refine_progress = lambda fraction, text: self.refining_progress.append((fraction, text))
+        self.on_refined = self._refined
+        self.on_refine_ended = lambda: self.events.append("refining ended")
+        self.on_response = lambda response, suggestion: self.curves.append(
+            ([row["lambda"] for row in response.rows], suggestion)
+        )
         self.on_ready = lambda: self.events.append("ready")
         self.on_anchor = lambda: self.events.append("anchor")
 
@@ -52,6 +61,11 @@ class Observed(LiveRegistration):
         self.fields.append((lam, exact))
         self.last = fields
         self.events.append("exact" if exact else "preview")
+
+    def _refined(self, fields: Fields, figures: dict[str, Any], message: str) -> None:
+        self.refinements.append((fields, figures, message))
+        self.last = fields
+        self.events.append("refined")
 
     def _metrics(self, metrics: dict[str, Any], lam: float) -> None:
         self.measured.append((lam, metrics))
@@ -108,7 +122,7 @@ def prepare(client: WorkerClient, live: Observed, model: str = "plain", **option
 
 def fill(client: WorkerClient, live: Observed) -> None:
     """Until nothing is left to do."""
-    wait_until(client, lambda: live._job is None, lambda: live.events)
+    wait_until(client, lambda: not live.busy, lambda: live.events)
 
 
 def assert_fields(live: Observed, lam: float, atol: float = 0.0) -> None:

@@ -6,107 +6,77 @@ process interpolates by itself: that is the preview which follows the slider.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from hyperreg.errors import HyperRegError, InputError
-from hyperreg.imaging.volume import DisplacementField, Grid, Volume
-from hyperreg.registration.anchors import Anchors, Fields, check_lambda
-from hyperreg.worker.client import WorkerClient
+from hyperreg.errors import InputError
+from hyperreg.imaging.volume import Grid, Volume
+from hyperreg.registration.anchors import check_lambda
+from hyperreg.registration.response import Response, Suggestion
 from hyperreg.worker.jobs import Job
+from hyperreg.worker.live_engine import LiveEngine
+from hyperreg.worker.live_pair import DECIMALS, prepare_request
 
 if TYPE_CHECKING:
     from hyperreg.imaging.transform import Transform
 
-# As finely as the worker tells values of lambda apart.
-_DECIMALS = 6
-_FIELDS = ("forward", "inverse")
-_numbers = itertools.count(1)
 
-
-@dataclass
-class _Pair:
-    """What is known of a prepared pair, apart from what the worker knows.
-
-    arrays, parameters: what it was prepared from, to do it again in another worker. exact: fields at the anchors.
-    preview: the buffer that previews are written to.
-    """
-
-    arrays: dict[str, npt.NDArray]
-    parameters: dict[str, Any]
-    grid: Grid
-    linear: npt.NDArray[np.float64]
-    anchors: Anchors = field(default_factory=Anchors)
-    exact: dict[float, Fields] = field(default_factory=dict)
-    preview: Fields | None = None
-
-    def add_anchor(self, lam: float, fields: Fields) -> None:
-        self.exact[round(lam, _DECIMALS)] = fields
-        self.anchors.add(lam, fields)
-
-
-class LiveRegistration:
+class LiveRegistration(LiveEngine):
     """One pair, one slider. Whoever owns it calls `client.poll()` regularly; the callbacks come from there.
 
     on_progress(fraction, text): of preparing. on_ready(): lambda can be set (again).
     on_field(fields, lam, exact): new fields; a preview (exact=False) is overwritten by the next one, and comes from
         within `set_lambda`. on_metrics(metrics, lam): after the exact field.
+    on_refine_progress(fraction, text); then on_refined(fields, figures, message), fields on `refined_grid`, or
+        on_refine_ended() if it was cancelled, failed, or λ moved meanwhile: what was shown before is still shown.
+    on_response(response, suggestion): one more λ was measured, or all are forgotten; no suggestion before the end.
     on_anchor(): previews have become better. on_warning(text), on_error(text): for the user.
     device, warnings: of the worker's session. lam: the newest lambda, exact_lam: the one whose exact fields are there.
+    refined: whether `refinement` stands in the place of the exact fields.
     """
-
-    def __init__(self, client: WorkerClient) -> None:
-        self._client = client
-        self._name = f"live-{next(_numbers)}"
-        self.on_progress: Callable[[float, str], None] | None = None
-        self.on_ready: Callable[[], None] | None = None
-        self.on_field: Callable[[Fields, float, bool], None] | None = None
-        self.on_metrics: Callable[[dict[str, Any], float], None] | None = None
-        self.on_anchor: Callable[[], None] | None = None
-        self.on_warning: Callable[[str], None] | None = None
-        self.on_error: Callable[[str], None] | None = None
-        self._forget()
-
-    def _forget(self) -> None:
-        self._pair: _Pair | None = None
-        self._preparing: Job | None = None
-        # At most one request is on its way, so that a new lambda waits for no more than that one.
-        self._job: Job | None = None
-        # The start of the worker (see WorkerClient.generation) that has the pair prepared; 0: none has.
-        self._prepared_in = 0
-        self._filling = False
-        self._wanted: float | None = None
-        self._unmeasured: float | None = None
-        self._exact: Fields | None = None
-        self.lam: float | None = None
-        self.exact_lam: float | None = None
-        self.device = ""
-        self.warnings: list[str] = []
-
-    @property
-    def ready(self) -> bool:
-        """Whether a pair is prepared and no other one is being prepared."""
-        return self._pair is not None and self._preparing is None
 
     @property
     def preparing(self) -> bool:
         """Whether a pair is being prepared (also again, in a new worker)."""
-        return self._preparing is not None or (self._job is not None and self._job.operation == "prepare")
+        return self._preparing is not None or self._running("prepare")
+
+    @property
+    def response(self) -> Response:
+        """What was measured so far, with the settings of now."""
+        return self._curve.response
+
+    @property
+    def suggestion(self) -> Suggestion | None:
+        """The λ that the response speaks for; None until all of it was measured."""
+        return self._curve.suggestion
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is on its way."""
+        return self._requests.job is not None
 
     @property
     def grid(self) -> Grid:
-        """Of the fields. Raises InputError before a pair is prepared."""
+        """Of the network's fields. Raises InputError before a pair is prepared."""
         return self._prepared().grid
+
+    @property
+    def refined_grid(self) -> Grid:
+        """Of refined fields. Raises InputError before a pair is prepared."""
+        return self._prepared().refined_grid
 
     @property
     def linear(self) -> npt.NDArray[np.float64]:
         """(4, 4) initial alignment, fixed RAS to moving RAS, mm. Raises InputError before a pair is prepared."""
         return self._prepared().linear
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The hyperparameters other than λ that are set, by name; empty if the model has none."""
+        return {} if self._pair is None else dict(self._pair.settings.values)
 
     @property
     def anchor_count(self) -> int:
@@ -129,18 +99,11 @@ class LiveRegistration:
         the job). A newer call supersedes this one. Raises InputError for images that cannot be sent, OutOfMemory.
         """
         volumes = {"fixed": fixed, "moving": moving, "fixed_labels": fixed_labels, "moving_labels": moving_labels}
-        given = {name: volume for name, volume in volumes.items() if volume is not None}
-        parameters = {
-            "session": self._name,
-            "model": model or "",
-            "device": device,
-            "initial": initial if isinstance(initial, str) else np.asarray(initial, dtype=np.float64).tolist(),
-            "volumes": {name: {"name": v.name, "ijk_to_ras": v.ijk_to_ras.tolist()} for name, v in given.items()},
-        }
-        arrays = {name: volume.array for name, volume in given.items()}
+        parameters, arrays = prepare_request(self._name, model, device, initial, volumes)
         job = self._client.submit("prepare", parameters, arrays, stream=self._name)
+        self.cancel_refine()
         # Not cancelled: an exact field cannot be interrupted, and the worker would be ended for it.
-        self._job = None
+        self._requests.job = None
         self._preparing = job
         self._prepared_in = 0
         generation = self._client.generation
@@ -150,7 +113,8 @@ class LiveRegistration:
     def set_lambda(self, lam: float) -> None:
         """Asks for the fields at lambda; the newest value wins. Raises InputError outside [0, 1].
 
-        While a pair is being prepared the value is only kept, for when it is ready.
+        While a pair is being prepared the value is only kept, for when it is ready. A refinement that is shown or on
+        its way is left; `redo_refine` brings a finished one back.
         """
         lam = check_lambda(lam)
         if lam == self.lam and lam in (self._wanted, self.exact_lam):
@@ -159,7 +123,9 @@ class LiveRegistration:
         pair = self._pair
         if pair is None or not self.ready:
             return
-        known = self._exact if lam == self.exact_lam else pair.exact.get(round(lam, _DECIMALS))
+        self.refined = False
+        self.cancel_refine()
+        known = self._exact if lam == self.exact_lam else pair.exact.get(round(lam, DECIMALS))
         try:
             if known is not None:
                 self._deliver(lam, known)
@@ -170,29 +136,82 @@ class LiveRegistration:
         finally:
             self._next()
 
+    def set_hyperparameter(self, name: str, value: float) -> None:
+        """Sets a hyperparameter other than λ; every field is computed anew.
+
+        Raises InputError before a pair is prepared, for a name that the model has not, or a value outside [0, 1].
+        """
+        settings = self._prepared().settings
+        if name not in settings.values:
+            raise InputError(f"This model has no hyperparameter '{name}'.")
+        if not 0 <= value <= 1:
+            raise InputError(f"'{name}' must lie between 0 and 1, not {value}.")
+        if settings.values[name] != value:
+            settings.values[name] = float(value)
+            self._settings_changed()
+
+    def set_regions(self, labels: Volume | None, lambdas: Mapping[int, float]) -> None:
+        """Gives the label values of a label map in the fixed image's space a λ of their own; None or {}: no regions.
+
+        The same Volume object again costs little; only then. Raises InputError before a pair is prepared or outside
+        [0, 1].
+        """
+        settings = self._prepared().settings
+        wanted = {int(label): check_lambda(lam) for label, lam in lambdas.items()}
+        if labels is None or not wanted:
+            labels, wanted = None, {}
+        if settings.labels is not labels or settings.lambdas != wanted:
+            settings.labels, settings.lambdas = labels, wanted
+            self._settings_changed()
+
+    def refine(self) -> None:
+        """Asks for the refinement of the field at `lam`. Raises InputError before its exact field is there."""
+        if not self.ready or self._exact is None or self.exact_lam != self.lam:
+            raise InputError("The result for this λ is not complete yet. Wait a moment, then refine it.")
+        if not self.refining:
+            self._refine_at = self.exact_lam
+            self._next()
+
+    def undo_refine(self) -> None:
+        """Back to the network's field of the same λ; harmless if no refinement is shown."""
+        if self.refined and self._exact is not None and self.exact_lam is not None:
+            self._deliver(self.exact_lam, self._exact)
+            self._next()
+
+    def redo_refine(self) -> None:
+        """Shows the last refinement again, at its λ. Raises InputError if there is none."""
+        found = self.refinement
+        if found is None or not self.ready:
+            raise InputError("There is no refinement to go back to.")
+        if not self.refined:
+            self.cancel_refine()
+            self._show_refinement(found)
+            self._next()
+
     def cancel(self) -> None:
         """Gives up preparing, if that is going on."""
-        for job in (self._preparing, self._job):
+        for job in (self._preparing, self._requests.job):
             if job is not None and job.operation == "prepare":
                 job.cancel()
 
     def transform(self) -> Transform:
-        """Fixed RAS to moving RAS at `exact_lam`: x -> A(x + u(x)). Raises InputError before there is a field."""
+        """Fixed RAS to moving RAS at `exact_lam`, refined if it is: x -> A(x + u(x)). Raises InputError before that."""
         from hyperreg.imaging.transform import Transform
 
-        return Transform((self._exact_fields().forward, self.linear))
+        return Transform((self._shown_fields().forward, self.linear))
 
     def inverse_transform(self) -> Transform:
-        """Moving RAS to fixed RAS at `exact_lam`. Raises InputError before there is a field."""
+        """Moving RAS to fixed RAS, see `transform`. Raises InputError before there is a field."""
         from hyperreg.imaging.transform import Transform
 
         back = np.asarray(np.linalg.inv(self.linear), dtype=np.float64)
-        return Transform((back, self._exact_fields().inverse))
+        return Transform((back, self._shown_fields().inverse))
 
     def reset(self) -> None:
         """Back to the beginning: no pair, no lambda; what is on its way is dropped."""
         if self._preparing is not None:
             self._preparing.cancel()
+        self.cancel_refine()
         held = self._preparing is not None or self._pair is not None
         self._forget()
         if held and self._client.alive:
@@ -201,191 +220,6 @@ class LiveRegistration:
     def close(self) -> None:
         """`reset`, and no callback any more."""
         self.reset()
-        self.on_progress = self.on_ready = self.on_field = self.on_metrics = None
-        self.on_anchor = self.on_warning = self.on_error = None
-
-    def _prepared(self) -> _Pair:
-        if self._pair is None:
-            raise InputError("No pair of images has been registered yet.")
-        return self._pair
-
-    def _exact_fields(self) -> Fields:
-        if self._exact is None:
-            raise InputError("There is no result yet; wait until the registration has finished.")
-        return self._exact
-
-    def _prepare_changed(self, job: Job, parameters: dict[str, Any], generation: int) -> None:
-        """What becomes of a preparation that the user asked for."""
-        if job is not self._preparing:
-            return
-        if not job.ended:
-            self._tell_progress(job)
-            return
-        self._preparing = None
-        if job.state == "done":
-            grid = Grid(tuple(job.result["shape"]), np.array(job.result["ijk_to_ras"]))
-            linear = np.array(job.result["linear"])
-            # Prepared again, it has to start from the same alignment.
-            again = {**parameters, "initial": job.result["linear"]}
-            self._pair = _Pair(job.inputs, again, grid, linear)
-            self._exact = self.exact_lam = self._unmeasured = None
-            self._wanted = self.lam
-            self._prepared_in, self._filling = generation, True
-            self.warnings = []
-            self._take_state(job)
-            if self.on_ready is not None:
-                self.on_ready()
-        else:
-            # The pair before is still there, but not in the worker: it comes back with the next request.
-            self._filling = False
-            if job.state == "failed":
-                self._tell_error(job.error)
-        self._next()
-
-    def _next(self) -> None:
-        """Sends what is most needed, if nothing is on its way: the newest lambda, its metrics, one more anchor."""
-        pair = self._pair
-        if pair is None or not self.ready or self._job is not None:
-            return
-        anchor = self._next_anchor(pair) if self._wanted is None and self._unmeasured is None else None
-        if self._wanted is None and self._unmeasured is None and anchor is None:
-            return
-        if self._prepared_in != self._client.generation or not self._client.alive:
-            self._prepare_again(pair)
-        elif self._wanted is not None:
-            self._request_field(pair, self._wanted, as_anchor=len(pair.anchors) < 2)
-        elif self._unmeasured is not None:
-            self._request_metrics(self._unmeasured)
-        elif anchor is not None:
-            self._request_field(pair, anchor, as_anchor=True)
-
-    def _next_anchor(self, pair: _Pair) -> float | None:
-        while self._filling:
-            lam = pair.anchors.next_lambda()
-            if lam is None or lam != self.exact_lam or self._exact is None:
-                return lam
-            self._add_anchor(pair, lam, self._exact)
-        return None
-
-    def _prepare_again(self, pair: _Pair) -> None:
-        def done(job: Job) -> None:
-            self._prepared_in = generation
-            self._take_state(job)
-
-        job = self._submit("prepare", pair.parameters, done, arrays=pair.arrays, stream=self._name)
-        generation = self._client.generation
-        if job is not None:
-            pair.arrays = job.inputs
-
-    def _request_field(self, pair: _Pair, lam: float, *, as_anchor: bool) -> None:
-        def done(job: Job) -> None:
-            for array in job.arrays.values():
-                array.setflags(write=False)  # it may be an anchor, whoever else gets it
-            forward, inverse = (DisplacementField(job.arrays[name], pair.grid.ijk_to_ras) for name in _FIELDS)
-            fields = Fields(forward, inverse)
-            self._take_state(job)
-            if as_anchor:
-                self._add_anchor(pair, lam, fields)
-            if lam == self.lam == self._wanted:
-                self._filling = True
-                self._deliver(lam, fields)
-
-        outputs = dict.fromkeys(_FIELDS, ((3, *pair.grid.shape), np.float32))
-        self._submit("field", {"session": self._name, "lambda": lam}, done, lam=lam, outputs=outputs)
-
-    def _request_metrics(self, lam: float) -> None:
-        def done(job: Job) -> None:
-            self._take_state(job)
-            if self._unmeasured == lam:
-                self._unmeasured = None
-            if lam == self.lam and self.on_metrics is not None:
-                self.on_metrics(_restored(job.result["metrics"]), lam)
-
-        self._submit("metrics", {"session": self._name, "lambda": lam}, done)
-
-    def _submit(
-        self,
-        operation: str,
-        parameters: dict[str, Any],
-        done: Callable[[Job], None],
-        *,
-        lam: float | None = None,
-        **options: Any,
-    ) -> Job | None:
-        """Sends the one request that may be on its way. lam: of the field it asks for.
-
-        Returns None, and tells the user, if there is no room for what it shares with the worker.
-        """
-
-        def changed(job: Job) -> None:
-            if job is not self._job:
-                return  # overtaken by another pair, or by reset
-            if not job.ended:
-                self._tell_progress(job)
-                return
-            self._job = None
-            if job.state == "done":
-                done(job)
-            else:
-                give_up()
-                if job.state == "failed":
-                    self._tell_error(job.error)
-            self._next()
-
-        def give_up() -> None:
-            # Only a new request of the user is tried again: what ended the worker once may end it every time.
-            self._filling = False
-            self._unmeasured = None
-            if operation == "prepare" or self._wanted == lam:
-                self._wanted = None
-
-        try:
-            self._job = job = self._client.submit(operation, parameters, **options)
-        except HyperRegError as error:
-            give_up()
-            self._tell_error(str(error))
-            return None
-        job.observers.append(changed)
-        return job
-
-    def _deliver(self, lam: float, fields: Fields) -> None:
-        self._wanted = None
-        self._exact, self.exact_lam, self._unmeasured = fields, lam, lam
-        if self.on_field is not None:
-            self.on_field(fields, lam, True)
-
-    def _add_anchor(self, pair: _Pair, lam: float, fields: Fields) -> None:
-        pair.add_anchor(lam, fields)
-        if self.on_anchor is not None:
-            self.on_anchor()
-
-    def _take_state(self, job: Job) -> None:
-        """The session's device and warnings, as they came with a result."""
-        self.device = job.result["device"]
-        for text in job.result["warnings"]:
-            if text not in self.warnings:
-                self.warnings.append(text)
-                if self.on_warning is not None:
-                    self.on_warning(text)
-
-    def _tell_progress(self, job: Job) -> None:
-        if self.on_progress is not None:
-            self.on_progress(*job.progress)
-
-    def _tell_error(self, message: str) -> None:
-        if self.on_error is not None:
-            self.on_error(message)
-
-
-def _restored(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Metrics as the session gave them, before they were JSON: labels are numbers, null is NaN."""
-    return {
-        name: {int(label): _number(number) for label, number in value.items()}
-        if isinstance(value, dict)
-        else _number(value)
-        for name, value in metrics.items()
-    }
-
-
-def _number(value: Any) -> Any:
-    return float("nan") if value is None else value
+        self.on_progress = self.on_ready = self.on_field = self.on_metrics = self.on_anchor = None
+        self.on_refine_progress = self.on_refined = self.on_refine_ended = self.on_response = None
+        self.on_warning = self.on_error = None

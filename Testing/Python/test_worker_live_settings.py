@@ -1,0 +1,171 @@
+"""What is set besides λ in a live registration: γ, regions with a λ of their own; and the response curve."""
+
+# ruff: noqa: F811 (fixtures are imported)
+
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import pytest
+from stand_in_worker import DEADLY_LAMBDA, DEFAULT_GAMMA, set_field
+from worker_bench import AFFINE, Observed, client, fill, live, prepare, volume, wait_until  # noqa: F401
+
+from hyperreg.errors import InputError
+from hyperreg.imaging.volume import Volume
+from hyperreg.registration.response import RESPONSE_LAMBDAS
+from hyperreg.worker.client import WorkerClient
+
+
+def regions() -> Volume:
+    array = np.zeros((24, 20, 16), dtype=np.int16)
+    array[:12] = 3
+    array[12:, :10] = 7
+    return Volume(array, AFFINE, "regions")
+
+
+def go_to(client: WorkerClient, live: Observed, lam: float, model: str = "plain") -> None:
+    prepare(client, live, model=model)
+    live.set_lambda(lam)
+    wait_until(client, lambda: live.exact_lam == lam)
+
+
+def settle(client: WorkerClient, live: Observed, expected: np.ndarray) -> None:
+    wait_until(client, lambda: live.exact_lam == live.lam or bool(live.errors))
+    assert live.errors == []
+    assert live.last is not None
+    np.testing.assert_allclose(live.last.forward.array, expected, atol=1e-5)
+
+
+def test_a_model_without_more_hyperparameters_has_none(client: WorkerClient, live: Observed) -> None:
+    with pytest.raises(InputError, match="registered yet"):
+        live.set_hyperparameter("gamma", 0.5)
+    go_to(client, live, 0.4)
+    assert live.values == {}
+    with pytest.raises(InputError, match="no hyperparameter 'gamma'"):
+        live.set_hyperparameter("gamma", 0.5)
+
+
+def test_gamma_changes_every_field_and_the_newest_wins(client: WorkerClient, live: Observed) -> None:
+    go_to(client, live, 0.4, model="gamma")
+    assert live.values == {"gamma": DEFAULT_GAMMA}
+    fill(client, live)
+    with pytest.raises(InputError, match="between 0 and 1"):
+        live.set_hyperparameter("gamma", 1.5)
+    for gamma in np.linspace(0.3, 0.9, 20):
+        live.set_hyperparameter("gamma", float(gamma))
+        client.poll()
+    live.set_hyperparameter("gamma", 1.0)
+    assert (live.anchor_count, live.exact_lam) == (0, None)
+    with pytest.raises(InputError, match="no result yet"):
+        live.transform()
+    settle(client, live, set_field(live.grid, 0.4, 1.0))
+    fill(client, live)
+    for lam in (0.0, 0.45):
+        live.set_lambda(lam)
+        settle(client, live, set_field(live.grid, lam, 1.0))
+    told = len(live.fields)
+    live.set_hyperparameter("gamma", 1.0)
+    assert len(live.fields) == told, "the same value is no news"
+
+
+def test_what_was_set_survives_the_worker(client: WorkerClient, live: Observed) -> None:
+    go_to(client, live, 0.4, model="gamma")
+    labels = regions()
+    live.set_hyperparameter("gamma", 0.75)
+    live.set_regions(labels, {3: 0.9})
+    settle(client, live, set_field(live.grid, 0.4, 0.75, labels, {3: 0.9}))
+    assert client.pid is not None
+    os.kill(client.pid, signal.SIGKILL)
+    wait_until(client, lambda: not client.alive)
+    client.poll()
+    live.errors.clear()
+    live.set_lambda(0.43)
+    settle(client, live, set_field(live.grid, 0.43, 0.75, labels, {3: 0.9}))
+    assert client.generation == 2
+    prepare(client, live)
+    assert live.values == {}, "another pair begins with the settings of its own model"
+
+
+def test_a_value_that_the_engine_refuses_is_taken_back(client: WorkerClient, live: Observed) -> None:
+    go_to(client, live, 0.4, model="gamma")
+    live.set_hyperparameter("gamma", DEADLY_LAMBDA)
+    wait_until(client, lambda: bool(live.errors) and live.exact_lam == 0.4)
+    assert live.errors == ["This γ is refused."]
+    assert live.values == {"gamma": DEFAULT_GAMMA}
+    np.testing.assert_allclose(live.last.forward.array, set_field(live.grid, 0.4, DEFAULT_GAMMA), atol=1e-5)
+
+
+def test_regions_have_their_own_lambda(client: WorkerClient, live: Observed) -> None:
+    go_to(client, live, 0.4)
+    fill(client, live)
+    labels = regions()
+    live.set_regions(labels, {3: 0.9, 7: 0.1})
+    settle(client, live, set_field(live.grid, 0.4, 0.0, labels, {3: 0.9, 7: 0.1}))
+    fill(client, live)
+    for lam in (0.55, 0.9):
+        live.set_lambda(lam)
+        settle(client, live, set_field(live.grid, lam, 0.0, labels, {3: 0.9, 7: 0.1}))
+    for own in np.linspace(0.2, 0.8, 15):
+        live.set_regions(labels, {3: float(own)})
+        client.poll()
+    settle(client, live, set_field(live.grid, 0.9, 0.0, labels, {3: 0.8}))
+    fill(client, live)
+    assert live.measured[-1][1]["region_maps"] == 1, "the label map crossed once"
+    live.set_regions(None, {})
+    settle(client, live, set_field(live.grid, 0.9))
+    with pytest.raises(InputError, match="λ"):
+        live.set_regions(labels, {3: 1.2})
+
+
+def test_a_refinement_ends_with_the_settings_it_was_made_for(client: WorkerClient, live: Observed) -> None:
+    go_to(client, live, 0.4)
+    live.refine()
+    wait_until(client, lambda: live.refined)
+    live.set_regions(regions(), {3: 0.9})
+    assert (live.refined, live.refinement) == (False, None)
+    settle(client, live, set_field(live.grid, 0.4, 0.0, regions(), {3: 0.9}))
+
+
+def test_the_response_fills_in_the_background(client: WorkerClient, live: Observed) -> None:
+    labels = Volume((volume().array > 0).astype(np.int16), AFFINE, "labels")
+    prepare(client, live, fixed_labels=labels, moving_labels=labels)
+    live.set_lambda(0.37)
+    fill(client, live)
+    counts = [len(lambdas) for lambdas, _ in live.curves]
+    assert counts == list(range(len(RESPONSE_LAMBDAS) + 2)), "none, then one more each time; the user's own λ too"
+    assert sorted({*RESPONSE_LAMBDAS, 0.37}) == live.curves[-1][0]
+    assert [suggestion for _, suggestion in live.curves[:-1]] == [None] * (len(counts) - 1)
+    assert live.suggestion is not None
+    assert (live.suggestion.lam, live.suggestion.by) == (1.0, "dice"), "the stand-in's Dice grows with λ"
+    assert live.response.column("dice_mean")[0] == 0.25
+    ends = [set(lambdas) for lambdas, _ in live.curves[1:4]]
+    assert ends[-1] == {0.37, 0.0, 1.0}, "the ends come first: the curve shows its shape from the beginning"
+
+
+def test_the_response_does_not_disturb_the_slider(client: WorkerClient, live: Observed) -> None:
+    prepare(client, live, model="slow")
+    live.set_lambda(0.37)
+    wait_until(client, lambda: len(live.curves) > 3)
+    computed = live.measured[-1][1]["fields"]
+    for lam in np.linspace(0.41, 0.59, 30):
+        live.set_lambda(float(lam))
+        client.poll()
+    live.set_lambda(0.613)
+    wait_until(client, lambda: bool(live.measured) and live.measured[-1][0] == 0.613)
+    assert [lam for lam, exact in live.fields if exact] == [0.37, 0.613]
+    assert live.measured[-1][1]["fields"] - computed <= 8, "what was filled before, at most two on the way, 0.613"
+    fill(client, live)
+    assert set(RESPONSE_LAMBDAS) < set(live.curves[-1][0])
+
+
+def test_other_settings_begin_another_response(client: WorkerClient, live: Observed) -> None:
+    go_to(client, live, 0.4, model="gamma")
+    fill(client, live)
+    assert live.suggestion is not None
+    live.set_hyperparameter("gamma", 0.9)
+    assert (live.response.rows, live.suggestion) == ([], None)
+    assert live.curves[-1] == ([], None)
+    fill(client, live)
+    assert live.suggestion is not None

@@ -1,0 +1,85 @@
+"""What a request says, checked before it is used; and results as JSON has them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hyperreg.errors import InputError
+from hyperreg.imaging.volume import Volume
+from hyperreg.registration.anchors import check_lambda
+from hyperreg.worker.server import Context
+
+
+def text(context: Context, name: str) -> str:
+    """A parameter that is a text. Raises InputError."""
+    value = context.parameters.get(name)
+    if not isinstance(value, str):
+        raise InputError(f"The parameter '{name}' is missing or not a text.")
+    return value
+
+
+def lam(context: Context) -> float:
+    """The parameter "lambda", 0 to 1. Raises InputError."""
+    value = context.parameters.get("lambda")
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InputError("The parameter 'lambda' is missing or not a number.")
+    return check_lambda(value)
+
+
+def numbers(context: Context, name: str) -> dict[str, float]:
+    """A parameter that maps names to finite numbers. Raises InputError."""
+    value = context.parameters.get(name)
+    if not isinstance(value, Mapping):
+        raise InputError(f"The parameter '{name}' is missing or no table of numbers.")
+    for key, number in value.items():
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
+            raise InputError(f"The value of '{key}' in '{name}' is not a number.")
+    return {str(key): float(number) for key, number in value.items()}
+
+
+def labelled_numbers(context: Context, name: str) -> dict[int, float]:
+    """A parameter that maps label values (as text, for JSON) to finite numbers. Raises InputError."""
+    try:
+        return {int(key): number for key, number in numbers(context, name).items()}
+    except ValueError as error:
+        raise InputError(f"A name in '{name}' is no label value: {error}.") from error
+
+
+def matrix(value: Any) -> npt.NDArray[np.float64]:
+    """(4, 4) from nested lists. Raises InputError."""
+    try:
+        result = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        result = np.zeros(0)
+    if result.shape != (4, 4) or not np.isfinite(result).all():
+        raise InputError("Expected a 4x4 matrix of finite numbers.")
+    return result
+
+
+def volume(context: Context, name: str) -> Volume:
+    """An input array with the place in space that the parameter "volumes" gives it. Raises InputError."""
+    if name not in context.inputs:
+        raise InputError(f"The image '{name}' is missing.")
+    described = context.parameters.get("volumes")
+    place = described.get(name) if isinstance(described, dict) else None
+    if not isinstance(place, dict) or not isinstance(place.get("name"), str):
+        raise InputError(f"The image '{name}' has no place in space.")
+    return Volume(context.inputs[name], matrix(place.get("ijk_to_ras")), place["name"])
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON has it: numpy numbers and arrays become Python's, keys text, NaN and infinity None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

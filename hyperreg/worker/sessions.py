@@ -1,0 +1,298 @@
+"""The live sessions of a worker: prepared pairs that its application asks for fields, figures and refinements."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from hyperreg.errors import InputError, WorkerError
+from hyperreg.imaging.volume import Volume
+from hyperreg.worker import parameters
+from hyperreg.worker.device import DeviceError, is_device_failure, is_out_of_memory
+from hyperreg.worker.parameters import plain
+from hyperreg.worker.server import Context
+
+if TYPE_CHECKING:
+    from hyperreg.imaging.volume import Grid
+    from hyperreg.registration.anchors import Fields
+
+FELL_BACK = "The graphics card has not enough memory for these images; HyperReg goes on with the CPU, which is slower."
+# What the request "regions" says of its label map: it comes along, it is the one of the request before, there is none.
+LABELS_GIVEN, LABELS_SAME, LABELS_NONE = "given", "same", "none"
+_T = TypeVar("_T")
+
+
+class Refined(Protocol):
+    """What is used of the result of `LiveSession.refine`."""
+
+    @property
+    def fields(self) -> Fields: ...
+
+    @property
+    def figures(self) -> Mapping[str, Any]: ...
+
+    @property
+    def message(self) -> str: ...
+
+
+class Session(Protocol):
+    """What is used of `hyperreg.registration.session.LiveSession`."""
+
+    grid: Grid
+    refined_grid: Grid
+    linear: npt.NDArray[np.float64]
+    device: str
+    warnings: list[str]
+    timing: dict[str, float]
+
+    @property
+    def values(self) -> Mapping[str, float]: ...
+
+    def prepare(
+        self,
+        fixed: Volume,
+        moving: Volume,
+        *,
+        initial: str | npt.NDArray[np.float64],
+        fixed_labels: Volume | None,
+        moving_labels: Volume | None,
+        progress: Callable[[float, str], None] | None,
+        cancelled: Callable[[], bool] | None,
+    ) -> None: ...
+
+    def field(self, lam: float) -> Fields: ...
+
+    def metrics(self, lam: float) -> Mapping[str, Any]: ...
+
+    def refine(
+        self, lam: float, *, progress: Callable[[float, str], None] | None, cancelled: Callable[[], bool] | None
+    ) -> Refined: ...
+
+    def choose(self, values: Mapping[str, float]) -> None: ...
+
+    def set_regions(self, labels: Volume | None, lambdas: Mapping[int, float]) -> None: ...
+
+
+SessionFactory = Callable[[str, str], Session]
+
+
+@dataclass
+class _Pair:
+    """What a session is prepared from, and what was set since; kept for the fall-back to the CPU."""
+
+    model: str
+    fixed: Volume
+    moving: Volume
+    initial: str | npt.NDArray[np.float64]
+    fixed_labels: Volume | None
+    moving_labels: Volume | None
+    values: dict[str, float] = field(default_factory=dict)
+    regions: Volume | None = None
+    region_lambdas: dict[int, float] = field(default_factory=dict)
+
+
+@dataclass
+class _Open:
+    pair: _Pair
+    session: Session
+    fell_back: bool = False
+
+
+class Sessions:
+    """Prepared sessions, each under the name its owner chose: one per owner. factory: makes one of model and device."""
+
+    def __init__(self, factory: SessionFactory) -> None:
+        self._factory = factory
+        self._open: dict[str, _Open] = {}
+
+    def prepare(self, context: Context) -> dict[str, Any]:
+        """Arrays fixed, moving (and labels) with their affines -> where the fields will lie, and how it was aligned.
+
+        Replaces the owner's earlier session, which is freed first: two may not fit into the memory.
+        """
+        name = parameters.text(context, "session")
+        self._drop(name)
+        initial = context.parameters.get("initial")
+        pair = _Pair(
+            model=parameters.text(context, "model"),
+            fixed=parameters.volume(context, "fixed"),
+            moving=parameters.volume(context, "moving"),
+            initial=initial if isinstance(initial, str) else parameters.matrix(initial),
+            fixed_labels=_given(context, "fixed_labels"),
+            moving_labels=_given(context, "moving_labels"),
+        )
+        device = parameters.text(context, "device")
+        context.progress(0.0, "Loading the model")
+        opened = self._attempt(lambda: self._prepared(context, pair, device), on_cpu=device == "cpu")
+        if opened is None:
+            opened = self._prepared(context, pair, "cpu")
+            opened.fell_back = True
+        context.check()
+        self._open[name] = opened
+        session = opened.session
+        return {
+            **_place("", session.grid),
+            **_place("refined_", getattr(session, "refined_grid", session.grid)),
+            "linear": np.asarray(session.linear, dtype=np.float64).tolist(),
+            "timing": plain(session.timing),
+            "values": plain(session.values),
+            **_state(opened),
+        }
+
+    def field(self, context: Context) -> dict[str, Any]:
+        """lambda -> fills the outputs forward and inverse."""
+        lam = parameters.lam(context)
+
+        def fill(session: Session) -> dict[str, Any]:
+            _fill(context, session.field(lam))
+            return {}
+
+        return self._with_session(context, fill)
+
+    def metrics(self, context: Context) -> dict[str, Any]:
+        """lambda -> metrics; numbers that are none become null."""
+        lam = parameters.lam(context)
+        return self._with_session(context, lambda session: {"metrics": plain(session.metrics(lam))})
+
+    def refine(self, context: Context) -> dict[str, Any]:
+        """lambda -> fills the outputs forward and inverse, on the refined grid; figures, message. Can be cancelled."""
+        lam = parameters.lam(context)
+
+        def compute(session: Session) -> dict[str, Any]:
+            refined = session.refine(lam, progress=context.progress, cancelled=context.cancelled)
+            context.check()
+            _fill(context, refined.fields)
+            return {"figures": plain(refined.figures), "message": refined.message}
+
+        return self._with_session(context, compute)
+
+    def choose(self, context: Context) -> dict[str, Any]:
+        """values: hyperparameters other than λ by name -> values: all of them."""
+        values = parameters.numbers(context, "values")
+
+        def compute(session: Session) -> dict[str, Any]:
+            session.choose(values)
+            return {"values": plain(session.values)}
+
+        result = self._with_session(context, compute)
+        self._opened(context).pair.values |= values
+        return result
+
+    def regions(self, context: Context) -> dict[str, Any]:
+        """labels ("given" with the volume "regions", "same", "none"), lambdas: label value -> λ."""
+        lambdas = parameters.labelled_numbers(context, "lambdas")
+        wanted = parameters.text(context, "labels")
+        pair = self._opened(context).pair
+        if wanted not in (LABELS_GIVEN, LABELS_SAME, LABELS_NONE):
+            raise InputError("The parameter 'labels' says neither given, same nor none.")
+        if wanted == LABELS_GIVEN:
+            labels: Volume | None = parameters.volume(context, "regions")
+        else:
+            # The same object again: the session keeps what it computed for it.
+            labels = pair.regions if wanted == LABELS_SAME else None
+
+        def compute(session: Session) -> dict[str, Any]:
+            session.set_regions(labels, lambdas)
+            return {}
+
+        result = self._with_session(context, compute)
+        pair.regions, pair.region_lambdas = labels, lambdas
+        return result
+
+    def close(self, context: Context) -> dict[str, Any]:
+        """Frees the session; harmless if there is none."""
+        self._drop(parameters.text(context, "session"))
+        return {}
+
+    def _opened(self, context: Context) -> _Open:
+        name = parameters.text(context, "session")
+        if name not in self._open:
+            raise WorkerError("The registration was not prepared in this worker; press Register again.")
+        return self._open[name]
+
+    def _with_session(self, context: Context, compute: Callable[[Session], dict[str, Any]]) -> dict[str, Any]:
+        opened = self._opened(context)
+        values = self._attempt(lambda: compute(opened.session), on_cpu=opened.session.device == "cpu")
+        if values is None:
+            # The alignment found is kept: another one would move the image under the user's eyes.
+            opened.pair.initial = np.array(opened.session.linear, dtype=np.float64)
+            pair, name = opened.pair, parameters.text(context, "session")
+            del opened
+            self._drop(name)
+            opened = self._open[name] = self._prepared(context, pair, "cpu")
+            opened.fell_back = True
+            values = compute(opened.session)
+        return {**values, **_state(opened)}
+
+    def _prepared(self, context: Context, pair: _Pair, device: str) -> _Open:
+        session = self._factory(pair.model, device)
+        session.prepare(
+            pair.fixed,
+            pair.moving,
+            initial=pair.initial,
+            fixed_labels=pair.fixed_labels,
+            moving_labels=pair.moving_labels,
+            progress=context.progress,
+            cancelled=context.cancelled,
+        )
+        if pair.values:
+            session.choose(pair.values)
+        if pair.regions is not None:
+            session.set_regions(pair.regions, pair.region_lambdas)
+        return _Open(pair, session)
+
+    def _attempt(self, compute: Callable[[], _T], *, on_cpu: bool) -> _T | None:
+        """The result, or None if a graphics card's memory did not suffice (what it held is freed then)."""
+        try:
+            return compute()
+        except Exception as error:
+            if is_device_failure(error):
+                raise DeviceError(
+                    f"The graphics card failed ({error}). The next request starts the registration engine again; "
+                    "if this repeats, choose the CPU."
+                ) from error
+            if on_cpu or not is_out_of_memory(error):
+                raise
+        # Only here, after the error with its frames is gone, nothing holds the card's memory any more.
+        _free_memory()
+        return None
+
+    def _drop(self, name: str) -> None:
+        if self._open.pop(name, None) is not None:
+            _free_memory()
+
+
+def _free_memory() -> None:
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _state(opened: _Open) -> dict[str, Any]:
+    warnings = [str(text) for text in opened.session.warnings]
+    if opened.fell_back:
+        warnings.append(FELL_BACK)
+    return {"device": str(opened.session.device), "warnings": warnings}
+
+
+def _given(context: Context, name: str) -> Volume | None:
+    return parameters.volume(context, name) if name in context.inputs else None
+
+
+def _place(prefix: str, grid: Grid) -> dict[str, Any]:
+    return {
+        f"{prefix}shape": [int(n) for n in grid.shape],
+        f"{prefix}ijk_to_ras": np.asarray(grid.ijk_to_ras).tolist(),
+    }
+
+
+def _fill(context: Context, fields: Fields) -> None:
+    context.outputs["forward"][...] = fields.forward.array
+    context.outputs["inverse"][...] = fields.inverse.array
