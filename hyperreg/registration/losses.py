@@ -6,22 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def box_mean(image: Tensor, width: int) -> Tensor:
-    """Mean over a cube of `width` voxels (odd), of what lies inside the image: (B, C, I, J, K), same shape.
-
-    One product with a banded matrix per axis: on a CPU nearly thirty times as fast as torch's average pooling.
-    """
-    for axis in range(3):
-        size = image.shape[2 + axis]
-        index = torch.arange(size, device=image.device)
-        band = ((index[:, None] - index[None]).abs() <= width // 2).to(image.dtype)
-        band = band / band.sum(1, keepdim=True)
-        if axis == 0:
-            image = (band @ image.flatten(3)).view(image.shape)
-        else:
-            image = band @ image if axis == 1 else image @ band.T
-    return image
+from hyperreg.registration.filters import box_mean
 
 
 def local_ncc(fixed: Tensor, warped: Tensor, width: int = 9) -> Tensor:
