@@ -160,17 +160,27 @@ class LiveTransform:
     """
 
     def __init__(self, grid: Grid, linear: Matrix) -> None:
-        self._grid = GridTransform(grid)
+        self._linear = linear
         self.transform = vtk.vtkGeneralTransform()
-        self.transform.PostMultiply()
-        self.transform.Concatenate(self._grid.transform)
-        self.transform.Concatenate(to_vtk(linear))
+        self._put(GridTransform(grid))
 
     def fill(self, field: DisplacementField) -> None:
-        """Shows another field; announces it once."""
-        self._grid.fill(field)
+        """Shows another field, also one on another grid (a refinement's is finer); announces it once."""
+        if self._grid.grid.matches(field.grid):
+            self._grid.fill(field)
+        else:
+            finer = GridTransform(field.grid)
+            finer.fill(field)
+            self._put(finer)
         # A general transform does not pass on the events of its parts: this one reaches the node and the views.
         self.transform.Modified()
+
+    def _put(self, grid: GridTransform) -> None:
+        self._grid = grid
+        self.transform.Identity()
+        self.transform.PostMultiply()
+        self.transform.Concatenate(grid.transform)
+        self.transform.Concatenate(to_vtk(self._linear))
 
 
 def vtk_transform(stages: Sequence[Matrix | DisplacementField]) -> vtk.vtkGeneralTransform:

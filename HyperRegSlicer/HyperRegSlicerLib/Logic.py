@@ -18,20 +18,13 @@ import slicer
 import vtk
 
 from hyperreg.errors import InputError
-from hyperreg.imaging.volume import Volume
 from hyperreg.registration.anchors import SAME_LAMBDA, check_lambda
-from hyperreg.registration.catalogue import find_model
-from HyperRegSlicerLib import Geometry, Results
-
-IDLE, RUNNING, LIVE = "idle", "running", "live"
-INITIAL_METHODS = ("affine", "rigid", "com", "none")
+from hyperreg.registration.response import Response
+from HyperRegSlicerLib import Companions, Geometry, Inputs, Results
+from HyperRegSlicerLib.Tuning import IDLE, LIVE, RUNNING, Tuning, ignore
 
 
-def ignore(*_anything: Any) -> None:
-    """The callback of who does not want to know."""
-
-
-class RegistrationLogic:
+class RegistrationLogic(Tuning):
     """Registers two volume nodes and keeps a transform node in step with λ.
 
     scene: the vtkMRMLScene of both nodes.
@@ -41,23 +34,19 @@ class RegistrationLogic:
     on_change(): state, nodes or what can be done changed.
     on_progress(fraction, text): while running.
     on_field(lam, exact): the transform node now shows this λ.
-    on_metrics(metrics, lam): see `LiveSession.metrics`.
+    on_metrics(metrics, lam): see `LiveSession.metrics`; of what is shown, refined or not.
+    on_refine_progress(fraction, text): while `refining`.
+    on_response(): `response` or `suggestion` changed.
     on_warning(message), on_error(message): in words for the user; never running any more when an error comes.
     """
 
     def __init__(self, scene: slicer.vtkMRMLScene, registration: Any) -> None:
-        self.scene = scene
-        self.registration = registration
-        self.on_change: Callable[[], None] = ignore
+        super().__init__(scene, registration)
         self.on_progress: Callable[[float, str], None] = ignore
         self.on_field: Callable[[float, bool], None] = ignore
         self.on_metrics: Callable[[Mapping[str, Any], float], None] = ignore
         self.on_warning: Callable[[str], None] = ignore
-        self.on_error: Callable[[str], None] = ignore
 
-        self.lam = 0.0
-        self.exact_lam: float | None = None
-        self.metrics: Mapping[str, Any] = {}
         self._pending: Results.Run | None = None
         self._run: Results.Run | None = None
         self._live: Geometry.LiveTransform | None = None
@@ -67,6 +56,7 @@ class RegistrationLogic:
         registration.on_ready = self._ready
         registration.on_field = self._field_arrived
         registration.on_metrics = self._metrics_arrived
+        registration.on_refined = self._refined
         registration.on_warning = self._warned
         registration.on_error = self._failed
         self._observers = [
@@ -104,6 +94,10 @@ class RegistrationLogic:
         return self.exact_lam is not None and abs(self.exact_lam - self.lam) <= SAME_LAMBDA
 
     @property
+    def can_refine(self) -> bool:
+        return self.can_keep and not self.refined and not self.refining
+
+    @property
     def can_reset(self) -> bool:
         return self.transform_node is not None and self.state != RUNNING
 
@@ -135,25 +129,9 @@ class RegistrationLogic:
         Raises InputError if the nodes cannot be registered, WeightsError without the model; nothing has changed then.
         """
         check_lambda(lam)
-        for role, node in (("fixed", fixed), ("moving", moving)):
-            if reason := Geometry.refusal(node, role):
-                raise InputError(reason)
-        if fixed is moving:
-            raise InputError("The fixed and the moving volume are the same. Choose two different volumes.")
-        moving_parent = Results.original_parent(moving)
-        fixed_volume = Geometry.volume_from_node(fixed, Results.original_parent(fixed))
-        moving_volume = Geometry.volume_from_node(moving, moving_parent)
-        fixed_labels_volume, moving_labels_volume = _label_map(fixed_labels), _label_map(moving_labels)
-        run = Results.Run(
-            fixed_id=fixed.GetID(),
-            moving_id=moving.GetID(),
-            moving_parent_id=moving_parent and moving_parent.GetID(),
-            parent_to_world=Geometry.to_world(moving_parent, f"'{moving.GetName()}'"),
-            fixed_grid=fixed_volume.grid,
-            model=model,
-            model_version=find_model(model).version,
-        )
-        start = _initial(initial, moving_parent)
+        fixed_volume, moving_volume, run = Inputs.read_pair(fixed, moving, model)
+        fixed_labels_volume, moving_labels_volume = Inputs.label_map(fixed_labels), Inputs.label_map(moving_labels)
+        start = Inputs.initial_alignment(initial, Results.original_parent(moving))
         parent = moving.GetParentTransformNode()
         if Results.is_live_transform(parent):
             self._transform_id = parent.GetID()
@@ -200,42 +178,16 @@ class RegistrationLogic:
         if not self.can_keep or self._run is None:
             raise InputError("There is no exact result for this λ yet. Wait a moment and try again.")
         forward, inverse = self.registration.transform(), self.registration.inverse_transform()
-        return Results.keep(self.scene, self._run, self.lam, forward, inverse)
+        return Results.keep(self.scene, self._run, self.shown, forward, inverse)
 
     def take_along(self, node: slicer.vtkMRMLTransformableNode) -> None:
-        """Lets a segmentation, markup or model that was made on the moving volume move with it.
-
-        Points need the map to the parent, the inverse of what images need. VTK inverts the grid point by point
-        (Newton): 0.1 s for 100,000 points to 0.001 mm, of exactly the field that the views show; 0.3 s where 6 % of the
-        voxels fold, with a few points off by millimetres there. A second node with the worker's inverse field would be
-        faster, but would differ from the first by the discretisation of both fields: not worth it.
-        Raises InputError if there is no result yet or the node is in another space than the moving volume.
-        """
-        transform = self.transform_node
-        if transform is None:
-            raise InputError("Register first, then let other nodes follow the moving volume.")
-        if node in Results.ends(transform):
-            raise InputError("The fixed and the moving volume are already part of the registration.")
-        if node in self.companions:
-            return
-        if node.GetParentTransformNode() is not transform.GetNodeReference(Results.MOVING_PARENT_ROLE):
-            raise InputError(
-                f"'{node.GetName()}' is under another transform than the moving volume was. "
-                "Harden that transform or take the node out of it first."
-            )
-        transform.AddNodeReferenceID(Results.COMPANION_ROLE, node.GetID())
-        node.SetAndObserveTransformNodeID(transform.GetID())
+        """See `Companions.take_along`."""
+        Companions.take_along(self.transform_node, node)
         self.on_change()
 
     def leave_behind(self, node: slicer.vtkMRMLTransformableNode) -> None:
         """Undoes `take_along`."""
-        transform = self.transform_node
-        if transform is None:
-            return
-        for index in reversed(range(transform.GetNumberOfNodeReferences(Results.COMPANION_ROLE))):
-            if transform.GetNthNodeReferenceID(Results.COMPANION_ROLE, index) == node.GetID():
-                transform.RemoveNthNodeReferenceID(Results.COMPANION_ROLE, index)
-                node.SetAndObserveTransformNodeID(transform.GetNodeReferenceID(Results.MOVING_PARENT_ROLE))
+        Companions.leave_behind(self.transform_node, node)
         self.on_change()
 
     def reset(self) -> None:
@@ -264,7 +216,7 @@ class RegistrationLogic:
         for tag in self._observers:
             self.scene.RemoveObserver(tag)
         self._observers = []
-        for callback in ("on_progress", "on_ready", "on_field", "on_metrics", "on_warning", "on_error"):
+        for callback in [name for name in vars(self.registration) if name.startswith("on_")]:
             setattr(self.registration, callback, ignore)
 
     # What the worker says
@@ -294,7 +246,8 @@ class RegistrationLogic:
         node.EndModify(modifying)
         moving.SetAndObserveTransformNodeID(node.GetID())
         self._run, self.exact_lam, self.metrics = run, None, {}
-        Results.describe(node, run, self.lam)
+        Results.describe(node, run, self.shown)
+        self._send_settings()
         self.on_change()
 
     def _field_arrived(self, fields: Any, lam: float, exact: bool) -> None:
@@ -304,9 +257,16 @@ class RegistrationLogic:
         self._live.fill(fields.forward)
         self.exact_lam = lam if exact else None
         if exact:
-            Results.describe(node, self._run, lam)
+            Results.describe(node, self._run, self.shown)
         self.on_field(lam, exact)
         self.on_change()
+
+    def _refined(self, fields: Any, figures: Mapping[str, Any], message: str) -> None:
+        # Brought back, it brings its own λ.
+        self.lam = self.registration.lam
+        self.refine_message = message
+        self._field_arrived(fields, self.lam, True)
+        self._metrics_arrived(figures, self.lam)
 
     def _metrics_arrived(self, metrics: Mapping[str, Any], lam: float) -> None:
         if self.state == LIVE:
@@ -328,6 +288,10 @@ class RegistrationLogic:
         if self.scene.IsClosing():
             return
         leaving = node.GetID()
+        if leaving == self._regions_id:
+            self.set_regions(None, {})
+            self._tell_end(f"'{node.GetName()}' was deleted; its regions follow the slider again.")
+            return
         if leaving == self._transform_id:
             was_live = self._run is not None
             Results.release(node)
@@ -347,7 +311,8 @@ class RegistrationLogic:
 
     def _scene_closing(self, _caller: Any, _event: str) -> None:
         self._end()
-        self._transform_id = None
+        self._transform_id = self._regions_id = self._region_map = None
+        self._region_lambdas = {}
         self.on_change()
 
     # Small things
@@ -358,6 +323,7 @@ class RegistrationLogic:
             self.registration.reset()
         self._pending = self._run = self._live = None
         self.exact_lam, self.metrics = None, {}
+        self._response_changed(Response(), None)
 
     def _tell_end(self, message: str) -> None:
         self.on_change()
@@ -369,29 +335,3 @@ class RegistrationLogic:
             Results.release(transform)
             self._transform_id = None
             self.scene.RemoveNode(transform)
-
-    def _node(self, node_id: str | None) -> Any:
-        return self.scene.GetNodeByID(node_id) if node_id else None
-
-
-def _label_map(node: slicer.vtkMRMLLabelMapVolumeNode | None) -> Volume | None:
-    """The voxels of a label map node in the world; None for no node."""
-    if node is None:
-        return None
-    if node.GetImageData() is None:
-        raise InputError(f"The label map '{node.GetName()}' is empty. Choose another one or none.")
-    return Geometry.volume_from_node(node, Results.original_parent(node))
-
-
-def _initial(initial: str | slicer.vtkMRMLTransformNode, moving_parent: Any) -> str | np.ndarray:
-    """What the worker is told to begin with: a method, or (4, 4) fixed RAS -> moving RAS."""
-    if isinstance(initial, str):
-        if initial not in INITIAL_METHODS:
-            raise InputError(f"Unknown initial alignment '{initial}'. Choose one of {', '.join(INITIAL_METHODS)}.")
-        return initial
-    above = moving_parent
-    while above is not None:
-        if above is initial:
-            return np.eye(4)
-        above = above.GetParentTransformNode()
-    return np.linalg.inv(Geometry.to_world(initial, "The initial alignment"))

@@ -19,6 +19,8 @@ LAMBDA_ATTRIBUTE = "HyperReg.lambda"
 MODEL_ATTRIBUTE = "HyperReg.model"
 MODEL_VERSION_ATTRIBUTE = "HyperReg.modelVersion"
 VERSION_ATTRIBUTE = "HyperReg.version"
+REFINED_ATTRIBUTE = "HyperReg.refined"
+SETTINGS_ATTRIBUTE = "HyperReg.settings"
 LIVE_ATTRIBUTE = "HyperReg.live"
 MOVING_PARENT_ROLE = "HyperReg.movingParent"
 COMPANION_ROLE = "HyperReg.companion"
@@ -42,6 +44,20 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """What the live transform shows. settings: what was set besides λ, in words; "" for nothing."""
+
+    lam: float
+    refined: bool = False
+    settings: str = ""
+
+    @property
+    def title(self) -> str:
+        """For names of nodes."""
+        return f"λ={self.lam:.2f}" + (" refined" if self.refined else "")
+
+
+@dataclass(frozen=True)
 class Kept:
     """Nodes that stay.
 
@@ -55,8 +71,8 @@ class Kept:
     inverse: slicer.vtkMRMLTransformNode
 
 
-def keep(scene: slicer.vtkMRMLScene, run: Run, lam: float, forward: Transform, inverse: Transform) -> Kept:
-    """Adds the registration at one λ to the scene: resampled volume, forward and inverse transform.
+def keep(scene: slicer.vtkMRMLScene, run: Run, shown: Shown, forward: Transform, inverse: Transform) -> Kept:
+    """Adds what is shown of a registration to the scene: resampled volume, forward and inverse transform.
 
     forward: fixed RAS -> moving RAS, both in the world; inverse: its inverse.
     """
@@ -68,7 +84,7 @@ def keep(scene: slicer.vtkMRMLScene, run: Run, lam: float, forward: Transform, i
     # Resampled with exactly the map that is saved, so that transform and volume agree.
     result = resample(Geometry.volume_from_node(moving, None), run.fixed_grid, Transform(forward_stages))
 
-    name, suffix = moving.GetName(), f"λ={lam:.2f}"
+    name, suffix = moving.GetName(), shown.title
     volume = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"{name} registered {suffix}")
     Geometry.volume_to_node(result, volume)
     _copy_display(moving, volume)
@@ -78,17 +94,19 @@ def keep(scene: slicer.vtkMRMLScene, run: Run, lam: float, forward: Transform, i
         node.SetAndObserveTransformFromParent(Geometry.vtk_transform(stages))
         transforms.append(node)
     for node in (volume, transforms[0]):
-        describe(node, run, lam)
+        describe(node, run, shown)
         set_ends(node, run.fixed_id, run.moving_id)
-    describe(transforms[1], run, lam)
+    describe(transforms[1], run, shown)
     set_ends(transforms[1], run.moving_id, run.fixed_id)
     return Kept(volume, *transforms)
 
 
-def describe(node: slicer.vtkMRMLNode, run: Run, lam: float) -> None:
-    """Writes on a node which λ, model and version it comes from; one event."""
+def describe(node: slicer.vtkMRMLNode, run: Run, shown: Shown) -> None:
+    """Writes on a node which λ (and what else), model and version it comes from; one event."""
     modifying = node.StartModify()
-    node.SetAttribute(LAMBDA_ATTRIBUTE, f"{lam:.4f}")
+    node.SetAttribute(LAMBDA_ATTRIBUTE, f"{shown.lam:.4f}")
+    node.SetAttribute(REFINED_ATTRIBUTE, "1" if shown.refined else None)
+    node.SetAttribute(SETTINGS_ATTRIBUTE, shown.settings or None)
     node.SetAttribute(MODEL_ATTRIBUTE, run.model)
     node.SetAttribute(MODEL_VERSION_ATTRIBUTE, run.model_version)
     node.SetAttribute(VERSION_ATTRIBUTE, hyperreg.__version__)

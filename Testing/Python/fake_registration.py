@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from hyperreg.errors import InputError
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
 from hyperreg.registration.anchors import Fields
+from hyperreg.registration.response import RESPONSE_LAMBDAS, Response, suggest
 
 METRICS = {
     "similarity": 0.9,
@@ -32,6 +35,28 @@ def wavy(grid: Grid, lam: float, sign: float = 1.0) -> DisplacementField:
     return DisplacementField(array.astype(np.float32), grid.ijk_to_ras)
 
 
+def finer(grid: Grid) -> Grid:
+    """Half the spacing, the same corner."""
+    i, j, k = (2 * n - 1 for n in grid.shape)
+    return Grid((i, j, k), grid.ijk_to_ras @ np.diag([0.5, 0.5, 0.5, 1.0]))
+
+
+def metrics_at(lam: float, *, dice: bool = True) -> dict[str, Any]:
+    """Figures of a response whose Dice is best at λ = 0.2, and whose folding vanishes towards λ = 1."""
+    best = {"dice": {1: 0.8, 2: 0.6}, "dice_mean": 0.7 - 0.3 * (lam - 0.2) ** 2, "dice_mean_before": 0.4}
+    return {
+        **{name: value for name, value in METRICS.items() if not name.startswith("dice")},
+        "similarity": 0.9 - 0.3 * lam,
+        "folding_percent": 0.4 * (1 - lam) ** 6,
+        **(best if dice else {}),
+    }
+
+
+@dataclass
+class FakeRefinement:
+    lam: float
+
+
 class FakeRegistration:
     """Stands in for `hyperreg.worker.live.LiveRegistration`; `answer` plays the worker."""
 
@@ -40,6 +65,10 @@ class FakeRegistration:
         self.on_ready: Callable[..., None] | None = None
         self.on_field: Callable[..., None] | None = None
         self.on_metrics: Callable[..., None] | None = None
+        self.on_refine_progress: Callable[..., None] | None = None
+        self.on_refined: Callable[..., None] | None = None
+        self.on_refine_ended: Callable[..., None] | None = None
+        self.on_response: Callable[..., None] | None = None
         self.on_warning: Callable[..., None] | None = None
         self.on_error: Callable[..., None] | None = None
         self.given_grid = grid
@@ -53,6 +82,11 @@ class FakeRegistration:
         self.lam = 0.0
         self.exact_lam: float | None = None
         self.asked: list[float] = []
+        self.refining = self.refined = False
+        self.refinement: FakeRefinement | None = None
+        self.values: dict[str, float] = {}
+        self.regions: tuple[Volume | None, dict[int, float]] = (None, {})
+        self.regions_set: list[tuple[Volume | None, dict[int, float]]] = []
 
     @property
     def grid(self) -> Grid:
@@ -66,8 +100,48 @@ class FakeRegistration:
     def set_lambda(self, lam: float) -> None:
         self.lam = lam
         self.asked.append(lam)
+        self.refined = False
+        self.cancel_refine()
         if self.ready and not self.preparing and self.on_field is not None:
             self.on_field(self.fields(lam), lam, False)
+
+    def refine(self) -> None:
+        if self.exact_lam != self.lam:
+            raise InputError("The result for this λ is not complete yet. Wait a moment, then refine it.")
+        self.calls.append("refine")
+        self.refining = True
+
+    def cancel_refine(self) -> None:
+        if self.refining:
+            self.calls.append("cancel_refine")
+            self.refining = False
+            self.on_refine_ended()
+
+    def undo_refine(self) -> None:
+        if self.refined:
+            self.refined = False
+            self.answer_exact()
+
+    def redo_refine(self) -> None:
+        if self.refinement is None:
+            raise InputError("There is no refinement to go back to.")
+        self.lam = self.exact_lam = self.refinement.lam
+        self._show_refined()
+
+    def set_hyperparameter(self, name: str, value: float) -> None:
+        if self.values[name] != value:
+            self.values[name] = value
+            self._settings_changed()
+
+    def set_regions(self, labels: Volume | None, lambdas: dict[int, float]) -> None:
+        if self.regions != (labels, lambdas):
+            self.regions = (labels, lambdas)
+            self.regions_set.append(self.regions)
+            self._settings_changed()
+
+    def _settings_changed(self) -> None:
+        self.cancel_refine()
+        self.exact_lam, self.refined, self.refinement = None, False, None
 
     def cancel(self) -> None:
         self.calls.append("cancel")
@@ -75,22 +149,56 @@ class FakeRegistration:
 
     def reset(self) -> None:
         self.calls.append("reset")
-        self.preparing = self.ready = False
-        self.exact_lam = None
+        self.preparing = self.ready = self.refining = self.refined = False
+        self.refinement = self.exact_lam = None
 
     def close(self) -> None:
         self.calls.append("close")
 
     def transform(self) -> Transform:
-        return Transform((self.fields(self.exact_lam).forward, self.linear))
+        return Transform((self.shown_fields().forward, self.linear))
 
     def inverse_transform(self) -> Transform:
-        return Transform((np.linalg.inv(self.linear), self.fields(self.exact_lam).inverse))
+        return Transform((np.linalg.inv(self.linear), self.shown_fields().inverse))
 
     # The worker's part, played by the test
 
     def fields(self, lam: float) -> Fields:
         return Fields(wavy(self.grid, lam), wavy(self.grid, lam, sign=-1.0))
+
+    @property
+    def refined_grid(self) -> Grid:
+        return finer(self.grid)
+
+    def refined_fields(self, lam: float) -> Fields:
+        """Half as much as the network's, on a finer grid."""
+        return Fields(
+            *(
+                DisplacementField(wavy(self.refined_grid, lam, s).array / 2, self.refined_grid.ijk_to_ras)
+                for s in (1, -1)
+            )
+        )
+
+    def shown_fields(self) -> Fields:
+        return (self.refined_fields if self.refined else self.fields)(self.exact_lam)
+
+    def answer_refined(self) -> None:
+        """The refinement that was asked for arrives."""
+        self.refining = False
+        self.refinement = FakeRefinement(self.lam)
+        self._show_refined()
+
+    def _show_refined(self) -> None:
+        self.refined = True
+        self.on_refined(self.refined_fields(self.lam), {**METRICS, "similarity": 0.95}, "It no longer paid.")
+
+    def answer_response(self, *, dice: bool = True, complete: bool = True) -> Response:
+        """The response is measured, all of it or only the ends and the middle."""
+        response = Response()
+        for lam in RESPONSE_LAMBDAS if complete else (0.0, 0.5, 1.0):
+            response.add(lam, metrics_at(lam, dice=dice))
+        self.on_response(response, suggest(response) if complete else None)
+        return response
 
     def progress(self, fraction: float, text: str) -> None:
         self.on_progress(fraction, text)
@@ -103,6 +211,7 @@ class FakeRegistration:
 
     def answer_exact(self) -> None:
         self.exact_lam = self.lam
+        self.refined = False
         self.on_field(self.fields(self.lam), self.lam, True)
         self.on_metrics(METRICS, self.lam)
 

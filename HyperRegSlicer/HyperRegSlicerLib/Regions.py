@@ -1,0 +1,134 @@
+"""Regions with a λ of their own, from a segmentation or a label map of the scene. MRML only, no Qt."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import slicer
+import vtk
+from vtk.util.numpy_support import vtk_to_numpy
+
+from hyperreg.errors import InputError
+from hyperreg.imaging.volume import Volume
+from HyperRegSlicerLib import Geometry, Results
+
+SEGMENTATION, LABEL_MAP = "vtkMRMLSegmentationNode", "vtkMRMLLabelMapVolumeNode"
+NODE_TYPES = (SEGMENTATION, LABEL_MAP)
+# More rows than this are no choice any more but a measurement; and each costs a weight map.
+MAX_REGIONS = 64
+
+
+@dataclass(frozen=True)
+class Region:
+    """One segment. key: how it is called in the scene (segment id, or label value as text), kept when others change.
+
+    label: its value in `label_volume`. colour: red, green, blue, 0 to 1.
+    """
+
+    key: str
+    label: int
+    name: str
+    colour: tuple[float, float, float]
+
+
+def regions_of(node: slicer.vtkMRMLNode | None) -> list[Region]:
+    """The segments of a segmentation or the labels of a label map; [] for no node.
+
+    Raises InputError for a node that is neither, holds nothing, or has too many labels.
+    """
+    if node is None:
+        return []
+    found = _segments(node) if node.IsA(SEGMENTATION) else _labels(node)
+    if not found:
+        raise InputError(f"'{node.GetName()}' holds no segments. Draw at least one, or choose another one.")
+    if len(found) > MAX_REGIONS:
+        raise InputError(
+            f"'{node.GetName()}' has {len(found)} labels; at most {MAX_REGIONS} regions can be told apart."
+        )
+    return found
+
+
+def label_volume(node: slicer.vtkMRMLNode) -> Volume:
+    """The label map of `regions_of`, in the world; where segments overlap, the later one counts.
+
+    Raises InputError for a nonlinear parent transform or an empty segmentation.
+    """
+    parent = Results.original_parent(node)
+    if not node.IsA(SEGMENTATION):
+        return Geometry.volume_from_node(node, parent)
+    ids, values = vtk.vtkStringArray(), vtk.vtkIntArray()
+    for region in regions_of(node):
+        ids.InsertNextValue(region.key)
+        values.InsertNextValue(region.label)
+    image = slicer.vtkOrientedImageData()
+    extent_mode = slicer.vtkSegmentation.EXTENT_UNION_OF_SEGMENTS
+    merged = node.GenerateMergedLabelmapForAllSegments(image, extent_mode, None, ids, values)
+    if not merged or image.GetNumberOfPoints() == 0 or min(image.GetDimensions()) < 1:
+        raise InputError(f"'{node.GetName()}' is empty. Draw something into its segments first.")
+    matrix = vtk.vtkMatrix4x4()
+    image.GetImageToWorldMatrix(matrix)
+    affine = Geometry.to_numpy(matrix)
+    first = image.GetExtent()[::2]
+    affine[:3, 3] = (affine @ [*first, 1.0])[:3]
+    array = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1]).T
+    # A copy: the image is gone with this function. "World" is the segmentation's own space here.
+    return Volume(array.copy(), Geometry.to_world(parent, f"'{node.GetName()}'") @ affine, node.GetName())
+
+
+def stamp(node: slicer.vtkMRMLNode) -> tuple[int, ...]:
+    """Differs when `label_volume` would: changes with every edit of the segments or the label map."""
+    above = node.GetParentTransformNode()
+    moved = 0 if above is None else above.GetTransformToWorldMTime()
+    if not node.IsA(SEGMENTATION):
+        return (moved, node.GetMTime(), 0 if node.GetImageData() is None else node.GetImageData().GetMTime())
+    segmentation = node.GetSegmentation()
+    segments = [segmentation.GetNthSegment(index) for index in range(segmentation.GetNumberOfSegments())]
+    drawn = [segment.GetRepresentation(segmentation.GetSourceRepresentationName()) for segment in segments]
+    return (moved, len(segments), *(image.GetMTime() for image in drawn if image is not None))
+
+
+def to_text(lambdas: dict[str, float]) -> str:
+    """λ per region key, as the parameter node keeps it."""
+    return json.dumps(lambdas, sort_keys=True) if lambdas else ""
+
+
+def from_text(text: str) -> dict[str, float]:
+    """What `to_text` wrote; {} for what is no such text (an edited scene file)."""
+    try:
+        found = json.loads(text) if text else {}
+        return {str(key): min(1.0, max(0.0, float(lam))) for key, lam in found.items()}
+    except (ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _segments(node: slicer.vtkMRMLSegmentationNode) -> list[Region]:
+    segmentation = node.GetSegmentation()
+    found = []
+    for index in range(segmentation.GetNumberOfSegments()):
+        segment = segmentation.GetNthSegment(index)
+        found.append(
+            Region(segmentation.GetNthSegmentID(index), index + 1, segment.GetName(), tuple(segment.GetColor()))
+        )
+    return found
+
+
+def _labels(node: slicer.vtkMRMLNode) -> list[Region]:
+    if not node.IsA(LABEL_MAP):
+        raise InputError(f"'{node.GetName()}' is neither a segmentation nor a label map.")
+    image = node.GetImageData()
+    if image is None or image.GetPointData().GetScalars() is None:
+        return []
+    values = np.unique(vtk_to_numpy(image.GetPointData().GetScalars()))
+    display = node.GetDisplayNode()
+    colours = display.GetColorNode() if display is not None else None
+    found = []
+    for value in (int(value) for value in values if value != 0):
+        rgba = [0.6, 0.6, 0.6, 1.0]
+        name = ""
+        if colours is not None and 0 <= value < colours.GetNumberOfColors():
+            colours.GetColor(value, rgba)
+            name = colours.GetColorName(value)
+        found.append(Region(str(value), value, name or f"Label {value}", (rgba[0], rgba[1], rgba[2])))
+    return found

@@ -1,0 +1,164 @@
+"""What can be done to a live registration besides moving λ: refinement, hyperparameters, regions, the λ response.
+
+MRML only, no Qt; the part of `Logic.RegistrationLogic` that knows nothing of how a registration begins and ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import slicer
+
+from hyperreg.errors import HyperRegError, InputError
+from hyperreg.imaging.volume import Volume
+from hyperreg.registration.anchors import check_lambda
+from hyperreg.registration.response import Response, Suggestion, warning
+from HyperRegSlicerLib import Regions, Results
+
+IDLE, RUNNING, LIVE = "idle", "running", "live"
+
+
+def ignore(*_anything: Any) -> None:
+    """The callback of who does not want to know."""
+
+
+class Tuning:
+    """The base of `RegistrationLogic`; the callbacks are described there."""
+
+    state: str
+
+    def __init__(self, scene: slicer.vtkMRMLScene, registration: Any) -> None:
+        self.scene = scene
+        self.registration = registration
+        self.on_change: Callable[[], None] = ignore
+        self.on_refine_progress: Callable[[float, str], None] = ignore
+        self.on_response: Callable[[], None] = ignore
+        self.on_error: Callable[[str], None] = ignore
+
+        self.lam = 0.0
+        self.exact_lam: float | None = None
+        self.metrics: Mapping[str, Any] = {}
+        self.response = Response()
+        self.suggestion: Suggestion | None = None
+        self.refine_message = ""
+        self._values: dict[str, float] = {}
+        self._regions_id: str | None = None
+        self._region_lambdas: dict[str, float] = {}
+        # The state of the regions' node, its label map, and the label value of every region.
+        self._region_map: tuple[Any, Volume, dict[str, int]] | None = None
+
+        registration.on_refine_progress = self._refine_progressed
+        registration.on_refine_ended = self._refine_ended
+        registration.on_response = self._response_changed
+
+    @property
+    def refining(self) -> bool:
+        """Whether a refinement is being computed."""
+        return self.state == LIVE and self.registration.refining
+
+    @property
+    def refined(self) -> bool:
+        """Whether the transform node shows a refinement."""
+        return self.state == LIVE and self.registration.refined
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether a refinement was put aside and can be shown again."""
+        return self.state == LIVE and not self.refined and self.registration.refinement is not None
+
+    @property
+    def shown(self) -> Results.Shown:
+        """λ and everything else that makes what the transform node shows."""
+        values = [f"{name}={value:.2f}" for name, value in self.registration.values.items()]
+        regions = [f"λ of {key}={lam:.2f}" for key, lam in self._region_lambdas.items()]
+        return Results.Shown(self.lam, self.refined, "; ".join([*values, *regions]))
+
+    @property
+    def warning(self) -> str:
+        """In words for the user, if what is shown is worse than the linear alignment alone; else ""."""
+        return warning(self.metrics) or ""
+
+    def set_hyperparameter(self, name: str, value: float) -> None:
+        """Sets a hyperparameter other than λ, also for registrations to come; models that have it not ignore it.
+
+        Raises InputError outside [0, 1].
+        """
+        if not 0 <= value <= 1:
+            raise InputError(f"'{name}' must lie between 0 and 1, not {value}.")
+        if self._values.get(name) != value:
+            self._values[name] = value
+            self._send_settings()
+
+    def set_regions(self, node: slicer.vtkMRMLNode | None, lambdas: Mapping[str, float]) -> None:
+        """Gives segments of a segmentation or label map on the fixed volume a λ of their own, live.
+
+        lambdas: by the keys of `Regions.regions_of`; what is not named follows the slider. None or {}: no regions.
+        Raises InputError for a λ outside [0, 1] or a node that cannot be used; nothing has changed then.
+        """
+        wanted = {key: check_lambda(lam) for key, lam in lambdas.items()} if node is not None else {}
+        if node is not None and wanted:
+            self._read_regions(node)
+        self._regions_id, self._region_lambdas = node and node.GetID(), wanted
+        self._send_settings()
+
+    def refine(self) -> None:
+        """Improves what is shown by optimising it on the images themselves. Raises InputError before it is exact."""
+        self.registration.refine()
+        self.on_change()
+
+    def cancel_refine(self) -> None:
+        """Gives the refinement up; what is shown stays."""
+        self.registration.cancel_refine()
+        self.on_change()
+
+    def undo_refine(self) -> None:
+        """Back to the network's field; the refinement is put aside for `redo_refine`."""
+        self.registration.undo_refine()
+        self.on_change()
+
+    def redo_refine(self) -> None:
+        """Shows the refinement that was put aside, at its λ. Raises InputError if there is none."""
+        self.registration.redo_refine()
+
+    def _refine_progressed(self, fraction: float, text: str) -> None:
+        self.on_refine_progress(fraction, text)
+
+    def _refine_ended(self) -> None:
+        self.on_change()
+
+    def _response_changed(self, response: Response, suggestion: Suggestion | None) -> None:
+        self.response, self.suggestion = response, suggestion
+        self.on_response()
+
+    def _send_settings(self) -> None:
+        """Brings the worker what is set besides λ; what it has already is no news to it."""
+        if self.state != LIVE:
+            return
+        try:
+            for name in self.registration.values:
+                if name in self._values:
+                    self.registration.set_hyperparameter(name, self._values[name])
+            node = self._node(self._regions_id)
+            if node is None or not self._region_lambdas:
+                self.registration.set_regions(None, {})
+            else:
+                labels, values = self._read_regions(node)
+                lambdas = {values[key]: lam for key, lam in self._region_lambdas.items() if key in values}
+                self.registration.set_regions(labels, lambdas)
+        except HyperRegError as error:
+            self.on_error(str(error))
+        if self.registration.exact_lam is None:
+            self.exact_lam, self.metrics = None, {}
+        self.on_change()
+
+    def _read_regions(self, node: slicer.vtkMRMLNode) -> tuple[Volume, dict[str, int]]:
+        """Label map and label value per region key; the same objects as long as nothing was drawn."""
+        state = (node.GetID(), Regions.stamp(node))
+        if self._region_map is None or self._region_map[0] != state:
+            values = {region.key: region.label for region in Regions.regions_of(node)}
+            self._region_map = (state, Regions.label_volume(node), values)
+        return self._region_map[1], self._region_map[2]
+
+    def _node(self, node_id: str | None) -> Any:
+        return self.scene.GetNodeByID(node_id) if node_id else None

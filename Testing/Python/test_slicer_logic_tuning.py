@@ -1,0 +1,258 @@
+"""The module's logic beyond λ: refinement on its finer grid, hyperparameters, regions, response; in mm."""
+
+# ruff: noqa: F811 (fixtures are imported)
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import slicer
+import vtk
+from fake_registration import METRICS, finer, wavy
+from slicer_logic_bench import (  # noqa: F401
+    AGREE_MM,
+    FIXED,
+    LINEAR,
+    Bench,
+    Geometry,
+    Regions,
+    Results,
+    bench,
+    make_bench,
+    points,
+)
+from vtk.util.numpy_support import vtk_to_numpy
+
+from hyperreg.errors import InputError
+from hyperreg.imaging.transform import Transform
+from hyperreg.imaging.volume import DisplacementField, Volume
+
+
+def expected(bench: Bench, points: np.ndarray, lam: float, *, refined: bool) -> np.ndarray:
+    grid = bench.registration.grid
+    field = wavy(grid, lam)
+    if refined:
+        field = DisplacementField(wavy(finer(grid), lam).array / 2, finer(grid).ijk_to_ras)
+    return Transform((field, LINEAR)).apply(points)
+
+
+def test_a_refinement_is_shown_in_the_same_node_on_its_finer_grid(bench: Bench, points: np.ndarray) -> None:
+    bench.go_live()
+    node, shown = bench.logic.transform_node, bench.moving.GetParentTransformNode().GetTransformFromParent()
+    np.testing.assert_allclose(bench.shown_at(points), expected(bench, points, 0.25, refined=False), atol=AGREE_MM)
+    events: list[str] = []
+    node.AddObserver(slicer.vtkMRMLTransformableNode.TransformModifiedEvent, lambda *_: events.append("moved"))
+    bench.logic.refine()
+    assert (bench.logic.refining, bench.logic.can_refine, bench.logic.can_keep) == (True, False, True)
+    bench.registration.answer_refined()
+    assert events
+    assert bench.logic.transform_node is node
+    assert node.GetTransformFromParent() is shown
+    assert (bench.logic.refined, bench.logic.refining, bench.logic.is_exact) == (True, False, True)
+    np.testing.assert_allclose(bench.shown_at(points), expected(bench, points, 0.25, refined=True), atol=AGREE_MM)
+    moved = np.linalg.norm(
+        expected(bench, points, 0.25, refined=True) - expected(bench, points, 0.25, refined=False), axis=1
+    )
+    assert moved.max() > 0.5, "else the two could not be told apart"
+    assert bench.logic.metrics["similarity"] == 0.95
+    bench.logic.undo_refine()
+    np.testing.assert_allclose(bench.shown_at(points), expected(bench, points, 0.25, refined=False), atol=AGREE_MM)
+    assert (bench.logic.refined, bench.logic.can_redo) == (False, True)
+    assert node.GetTransformFromParent() is shown
+
+
+def test_lambda_leaves_a_refinement_and_redo_brings_it_back(bench: Bench, points: np.ndarray) -> None:
+    bench.go_live()
+    bench.logic.refine()
+    bench.registration.answer_refined()
+    bench.logic.set_lambda(0.7)
+    bench.registration.answer_exact()
+    np.testing.assert_allclose(bench.shown_at(points), expected(bench, points, 0.7, refined=False), atol=AGREE_MM)
+    assert bench.logic.can_redo
+    bench.logic.redo_refine()
+    assert (bench.logic.lam, bench.logic.is_exact, bench.logic.refined) == (0.25, True, True)
+    np.testing.assert_allclose(bench.shown_at(points), expected(bench, points, 0.25, refined=True), atol=AGREE_MM)
+    bench.logic.reset()
+    assert bench.moving.GetParentTransformNode() is None
+
+
+def test_what_is_kept_of_a_refinement_is_the_refinement(bench: Bench, points: np.ndarray) -> None:
+    bench.go_live()
+    bench.logic.refine()
+    bench.registration.answer_refined()
+    kept = bench.logic.keep()
+    assert kept.volume.GetName() == "follow-up registered λ=0.25 refined"
+    assert kept.forward.GetAttribute(Results.REFINED_ATTRIBUTE) == "1"
+    target = expected(bench, points, 0.25, refined=True)
+    for name, reached in (("forward", target), ("inverse", None)):
+        general = vtk.vtkGeneralTransform()
+        getattr(kept, name).GetTransformFromWorld(general)
+        if reached is not None:
+            found = np.array([general.TransformPoint(point) for point in points])
+            np.testing.assert_allclose(found, reached, atol=AGREE_MM)
+        else:
+            back = np.array([general.TransformPoint(point) for point in target])
+            assert np.linalg.norm(back - points, axis=1).mean() < 0.5
+    bench.logic.undo_refine()
+    assert bench.logic.transform_node.GetAttribute(Results.REFINED_ATTRIBUTE) is None
+    assert bench.logic.keep().volume.GetName() == "follow-up registered λ=0.25"
+
+
+def test_refining_is_cancelled_and_needs_an_exact_field(bench: Bench) -> None:
+    with pytest.raises(InputError):
+        bench.logic.refine()
+    bench.go_live()
+    before = bench.content()
+    bench.logic.refine()
+    bench.logic.cancel_refine()
+    assert (bench.logic.refining, bench.logic.refined, bench.logic.can_keep) == (False, False, True)
+    assert bench.content() == before
+    bench.logic.set_lambda(0.5)
+    with pytest.raises(InputError, match="not complete"):
+        bench.logic.refine()
+
+
+def test_worse_than_the_linear_alignment_is_said(bench: Bench) -> None:
+    bench.go_live()
+    assert bench.logic.warning == ""
+    worse = {**METRICS, "dice_mean": 0.3, "dice_mean_before": 0.4}
+    bench.registration.on_metrics(worse, 0.25)
+    assert "worse" in bench.logic.warning
+    bench.registration.on_metrics(METRICS, 0.25)
+    assert bench.logic.warning == ""
+
+
+def test_gamma_is_kept_for_models_that_have_it(bench: Bench) -> None:
+    with pytest.raises(InputError, match="between 0 and 1"):
+        bench.logic.set_hyperparameter("gamma", 2.0)
+    bench.logic.set_hyperparameter("gamma", 0.8)
+    bench.go_live()
+    assert bench.registration.values == {}
+    bench.registration.values = {"gamma": 0.5}
+    bench.logic.set_hyperparameter("gamma", 0.9)
+    assert bench.registration.values == {"gamma": 0.9}
+    assert not bench.logic.can_keep, "the field that is shown belongs to another γ"
+    bench.registration.answer_exact()
+    kept = bench.logic.keep()
+    assert kept.forward.GetAttribute(Results.SETTINGS_ATTRIBUTE) == "gamma=0.90"
+
+
+def segmentation(bench: Bench) -> slicer.vtkMRMLSegmentationNode:
+    node = bench.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "organs")
+    for number, (name, first) in enumerate((("Bone", 2), ("Liver", 9))):
+        image = slicer.vtkOrientedImageData()
+        image.SetDimensions(18, 20, 16)
+        image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
+        array = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(16, 20, 18).T
+        array[...] = 0
+        array[first : first + 5, 5:11, 6:9] = 1
+        image.SetGeometryFromImageToWorldMatrix(Geometry.to_vtk(FIXED))
+        segment = slicer.vtkSegment()
+        segment.SetName(name)
+        segment.SetColor(0.25 * (number + 1), 0.5, 0.75)
+        segment.AddRepresentation(
+            slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName(), image
+        )
+        node.GetSegmentation().AddSegment(segment, name.lower())
+    return node
+
+
+def value_at(volume: Volume, fixed_ijk: tuple[int, int, int]) -> int:
+    """The label at a voxel of the fixed image, found through the world."""
+    point = (FIXED @ [*fixed_ijk, 1.0])[:3]
+    ijk = np.rint(volume.grid.to_ijk(point)).astype(int)
+    if (ijk < 0).any() or (ijk >= volume.shape).any():
+        return 0
+    return int(volume.array[tuple(ijk)])
+
+
+def test_regions_of_a_segmentation_lie_where_they_were_drawn(bench: Bench) -> None:
+    node = segmentation(bench)
+    regions = Regions.regions_of(node)
+    assert [(region.key, region.name) for region in regions] == [("bone", "Bone"), ("liver", "Liver")]
+    assert regions[1].colour == (0.5, 0.5, 0.75)
+    volume = Regions.label_volume(node)
+    assert value_at(volume, (4, 7, 7)) == regions[0].label
+    assert value_at(volume, (11, 7, 7)) == regions[1].label
+    assert value_at(volume, (8, 7, 7)) == value_at(volume, (4, 4, 7)) == value_at(volume, (15, 7, 7)) == 0
+    assert int((volume.array > 0).sum()) == 2 * 5 * 6 * 3
+    shift = np.eye(4)
+    shift[:3, 3] = 3, -2, 5
+    node.SetAndObserveTransformNodeID(bench.transform(shift).GetID())
+    np.testing.assert_allclose(Regions.label_volume(node).ijk_to_ras, shift @ volume.ijk_to_ras, atol=1e-6)
+
+
+def test_regions_of_a_label_map_have_names_and_colours(bench: Bench) -> None:
+    array = np.zeros((18, 20, 16), dtype=np.int16)
+    array[2:7], array[9:12] = 2, 5
+    node = bench.volume("labels", array, FIXED, Regions.LABEL_MAP)
+    assert [(region.label, region.name) for region in Regions.regions_of(node)] == [(2, "Label 2"), (5, "Label 5")]
+    table = bench.scene.AddNewNodeByClass("vtkMRMLColorTableNode", "names")
+    table.SetTypeToUser()
+    table.SetNumberOfColors(6)
+    table.SetColor(2, "Femur", 1.0, 0.5, 0.25, 1.0)
+    node.CreateDefaultDisplayNodes()
+    node.GetDisplayNode().SetAndObserveColorNodeID(table.GetID())
+    first = Regions.regions_of(node)[0]
+    assert (first.name, first.colour) == ("Femur", pytest.approx((1.0, 0.5, 0.25), abs=0.01))
+    np.testing.assert_array_equal(Regions.label_volume(node).array, array)
+    with pytest.raises(InputError, match="neither"):
+        Regions.regions_of(bench.moving)
+    with pytest.raises(InputError, match="no segments"):
+        Regions.regions_of(bench.volume("empty", np.zeros((4, 4, 4), np.int16), FIXED, Regions.LABEL_MAP))
+    many = np.arange(8 * 8 * 8, dtype=np.int16).reshape(8, 8, 8)
+    with pytest.raises(InputError, match="511 labels"):
+        Regions.regions_of(bench.volume("many", many, FIXED, Regions.LABEL_MAP))
+
+
+def test_regions_reach_the_engine_live_and_their_map_only_once(bench: Bench) -> None:
+    node = segmentation(bench)
+    bench.logic.set_regions(node, {"bone": 0.9})
+    bench.go_live()
+    labels, lambdas = bench.registration.regions
+    assert lambdas == {1: 0.9}
+    assert value_at(labels, (4, 7, 7)) == 1
+    bench.registration.answer_exact()
+    bench.logic.set_regions(node, {"bone": 0.8, "liver": 0.1})
+    assert bench.registration.regions == (labels, {1: 0.8, 2: 0.1})
+    assert not bench.logic.can_keep
+    image = node.GetSegmentation().GetSegment("bone").GetRepresentation("Binary labelmap")
+    vtk_to_numpy(image.GetPointData().GetScalars())[:] = 1
+    image.Modified()
+    bench.logic.set_regions(node, {"bone": 0.8, "liver": 0.1})
+    assert bench.registration.regions[0] is not labels, "drawn anew"
+    assert value_at(bench.registration.regions[0], (8, 7, 7)) == 1
+    with pytest.raises(InputError, match="λ"):
+        bench.logic.set_regions(node, {"bone": 1.1})
+    bench.logic.set_regions(node, {})
+    assert bench.registration.regions == (None, {})
+
+
+def test_deleted_regions_end(bench: Bench) -> None:
+    node = segmentation(bench)
+    bench.go_live()
+    bench.logic.set_regions(node, {"bone": 0.9})
+    bench.scene.RemoveNode(node)
+    assert bench.registration.regions == (None, {})
+    assert "follow the slider again" in bench.errors[0]
+    assert bench.logic.state == "live"
+
+
+def test_region_lambdas_survive_as_text() -> None:
+    lambdas = {"Segment_1": 0.25, "7": 1.0}
+    assert Regions.from_text(Regions.to_text(lambdas)) == lambdas
+    assert Regions.from_text("") == Regions.from_text("[1, 2]") == Regions.from_text("{") == {}
+    assert Regions.from_text('{"a": 3}') == {"a": 1.0}
+
+
+def test_the_response_is_there_until_the_registration_ends(bench: Bench) -> None:
+    bench.go_live()
+    told: list[int] = []
+    bench.logic.on_response = lambda: told.append(len(bench.logic.response.rows))
+    bench.registration.answer_response(complete=False)
+    assert bench.logic.suggestion is None
+    bench.registration.answer_response()
+    assert bench.logic.suggestion.lam == 0.2
+    bench.logic.reset()
+    assert told == [3, 12, 0]
+    assert bench.logic.suggestion is None
