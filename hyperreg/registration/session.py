@@ -26,6 +26,7 @@ from hyperreg.registration.linear import align
 from hyperreg.registration.losses import local_ncc
 from hyperreg.registration.metrics import dice, field_figures, mean_dice, shared_labels
 from hyperreg.registration.model import displacements, load_model
+from hyperreg.registration.regions import Regions
 
 Progress = Callable[[float, str], None]
 Figures = dict[str, float | dict[int, float]]
@@ -135,6 +136,7 @@ class LiveSession:
 
         self._prepared = False
         self.warnings = []
+        self._regions: Regions | None = None
         self._forget_fields()
         report(0.0, "Checking the images")
         if fixed is moving or (fixed.grid.matches(moving.grid) and np.array_equal(fixed.array, moving.array)):
@@ -200,9 +202,29 @@ class LiveSession:
         """What the hypernetwork is given at lambda: (H,), lambda first, on the session's device."""
         return torch.tensor([lam, *self.values.values()], device=self.device)
 
+    def set_regions(self, labels: Volume | None, lambdas: Mapping[int, float]) -> None:
+        """Give labels of a map in the fixed image's space (any grid) a lambda of their own; see `Regions`.
+
+        All other voxels keep the slider's. None or {} clears. Fields and anchors are forgotten, but not what the
+        network has found at single lambdas, so that other lambdas for the same map cost little. Raises InputError,
+        changing nothing, before `prepare` and for what `Regions` refuses.
+        """
+        self._check_prepared()
+        if labels is None or not lambdas:
+            self._regions = None
+        elif self._regions is not None and self._regions.is_of(labels):
+            self._regions.set_lambdas(lambdas)
+        else:
+            self._regions = Regions(labels, lambdas, self.grid)
+        if self._regions is not None:
+            self.warnings += [text for text in self._regions.warnings if text not in self.warnings]
+        self.anchors = Anchors()
+        self._fields.clear()
+
     def _forget_fields(self) -> None:
         self.anchors = Anchors()
         self._weights: OrderedDict[float, dict[str, Tensor]] = OrderedDict()
+        self._velocities: OrderedDict[float, list[Tensor]] = OrderedDict()
         self._fields: OrderedDict[float, Fields] = OrderedDict()
 
     def _check_prepared(self) -> None:
@@ -220,20 +242,34 @@ class LiveSession:
             self.device = "cpu"
             self.model.to("cpu")
             self._weights.clear()
+            self._velocities.clear()
             self._fixed, self._moving = self._fixed.cpu(), self._moving.cpu()
         torch.cuda.empty_cache()
         return self._on_device(compute)
 
-    @torch.inference_mode()
-    def _compute(self, lam: float) -> Fields:
+    def _network(self, lam: float) -> list[Tensor]:
+        """The velocity of every pass, voxels, at one lambda everywhere."""
+        if lam in self._velocities:
+            return self._velocities[lam]
         with self._timed("hypernetwork"):
             if lam not in self._weights:
                 self._weights[lam] = self.model.weights(self.hyperparameters(lam))
                 while len(self._weights) > KEPT_FIELDS:
                     self._weights.popitem(last=False)
-        window = self._fade.to(self.device)
         with self._timed("network"):
-            velocities = self.model.velocities(self._weights[lam], self._fixed, self._moving)
+            found = self.model.velocities(self._weights[lam], self._fixed, self._moving)
+        self._velocities[lam] = found
+        # Those of the regions' lambdas stay: every field needs them.
+        own = set(self._regions.lambdas.values()) if self._regions is not None else set()
+        passing = [known for known in self._velocities if known not in own]
+        for known in passing[:-KEPT_FIELDS]:
+            del self._velocities[known]
+        return found
+
+    @torch.inference_mode()
+    def _compute(self, lam: float) -> Fields:
+        velocities = self._network(lam) if self._regions is None else self._regions.blend(lam, self._network)
+        window = self._fade.to(self.device)
         with self._timed("integration"):
             pair = [to_ras(d, self._affine) for d in displacements([v * window for v in velocities])]
         forward, inverse = (
