@@ -64,7 +64,8 @@ class RegistrationParameters:
 
     initialTransform: for Initial.TRANSFORM.
     model: a name of the catalogue; "" until one was chosen.
-    lam: λ, 0 (most flexible) to 1 (most rigid).
+    lam: λ, 0 (most flexible) to 1 (most rigid). gamma: γ, for models that declare it.
+    regions: segmentation or label map whose segments may have a λ of their own; regionLambdas: see `Regions.to_text`.
     fixedLabels, movingLabels: label maps for the overlap measure; optional.
     transform: the live transform, so that a reopened scene finds it again.
     fade: share of the moving volume in the views, 0 to 1.
@@ -77,6 +78,9 @@ class RegistrationParameters:
     model: str
     device: Device = Device.AUTO
     lam: Annotated[float, WithinRange(0, 1)] = 0.3
+    gamma: Annotated[float, WithinRange(0, 1)] = 0.5
+    regions: slicer.vtkMRMLDisplayableNode
+    regionLambdas: str
     fixedLabels: slicer.vtkMRMLLabelMapVolumeNode
     movingLabels: slicer.vtkMRMLLabelMapVolumeNode
     transform: slicer.vtkMRMLTransformNode

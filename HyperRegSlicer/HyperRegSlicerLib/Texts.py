@@ -7,6 +7,8 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
+from hyperreg.registration.response import Suggestion
+
 GIBIBYTE = 1 << 30
 
 
@@ -51,6 +53,13 @@ def overlap_text(metrics: Mapping[str, Any]) -> str:
     dice = metrics.get("dice") or {}
     rows = sorted(dice.items(), key=lambda item: int(item[0]))
     return "\n".join(_("Label {label}: {value:.3f}").format(label=label, value=value) for label, value in rows)
+
+
+def suggestion_text(suggestion: Suggestion | None) -> str:
+    """Why a λ is suggested; what it waits for if there is none yet."""
+    if suggestion is None:
+        return _("A λ is suggested once the curve is complete. You can move λ meanwhile.")
+    return suggestion.reason
 
 
 def gpu_text(devices: Sequence[Mapping[str, Any]]) -> str:

@@ -97,10 +97,12 @@ class Tuning:
         Raises InputError for a λ outside [0, 1] or a node that cannot be used; nothing has changed then.
         """
         wanted = {key: check_lambda(lam) for key, lam in lambdas.items()} if node is not None else {}
+        before = self._regions_id, self._region_lambdas, self._region_map
         if node is not None and wanted:
             self._read_regions(node)
         self._regions_id, self._region_lambdas = node and node.GetID(), wanted
-        self._send_settings()
+        if (self._regions_id, self._region_lambdas, self._region_map) != before:
+            self._send_settings()
 
     def refine(self) -> None:
         """Improves what is shown by optimising it on the images themselves. Raises InputError before it is exact."""

@@ -13,9 +13,11 @@ from slicer.i18n import tr as _
 
 from hyperreg.errors import HyperRegError, WeightsError
 from hyperreg.registration import catalogue
-from HyperRegSlicerLib import Install, Sample, Texts
+from HyperRegSlicerLib import Install, Regions, Sample, Texts
 from HyperRegSlicerLib.Logic import LIVE, RUNNING, RegistrationLogic
 from HyperRegSlicerLib.Parameters import Comparison, Device, Initial, RegistrationParameters
+from HyperRegSlicerLib.RegionsWidget import RegionsPanel
+from HyperRegSlicerLib.TuningWidget import TuningPanel, default_values
 from HyperRegSlicerLib.Views import Views
 
 # How often the worker is asked for news: below what the eye notices, above what costs anything.
@@ -52,6 +54,8 @@ class RegistrationWidget:
         self.logic.on_metrics = self._metrics_arrived
         self.logic.on_warning = self._show_message
         self.logic.on_error = self._show_message
+        self.tuning = TuningPanel(ui, self.logic, self._guarded, self._move_lambda)
+        self.regions = RegionsPanel(ui, self._regions_changed, self._show_message)
         self._connect_signals()
         self.ui.wheelFolderEdit.filters = ctk.ctkPathLineEdit.Dirs
         self._timer = qt.QTimer()
@@ -111,6 +115,8 @@ class RegistrationWidget:
     def close(self) -> None:
         """Ends the worker and every connection; the scene stays as it is."""
         self._timer.stop()
+        self.tuning.close()
+        self.regions.close()
         self.release_parameters()
         self.views.forget()
         self.logic.close()
@@ -121,6 +127,8 @@ class RegistrationWidget:
         if parameters is None:
             return
         self.logic.set_lambda(parameters.lam)
+        self.logic.set_hyperparameter("gamma", parameters.gamma)
+        self._show_regions(parameters)
         if self._was_live and self.logic.state == LIVE:
             self._follow_views(parameters)
         self.update()
@@ -133,6 +141,11 @@ class RegistrationWidget:
             return
         self.parameters.model = card.name
         self.parameters.lam = card.default_lambda
+        self._set_default_values()
+
+    def _set_default_values(self) -> None:
+        for name, value in default_values(self.parameters.model).items():
+            setattr(self.parameters, name, value)
 
     def _fill_models(self) -> None:
         combo = self.ui.modelCombo
@@ -147,9 +160,11 @@ class RegistrationWidget:
     def _model_chosen(self, index: int) -> None:
         if self.parameters is not None and index >= 0:
             self.parameters.model = self.ui.modelCombo.itemData(index)
+            self._set_default_values()
             self._describe_model()
 
     def _describe_model(self) -> None:
+        self.tuning.show_hyperparameters(self.parameters.model)
         found = [card for card in catalogue.list_models() if card.name == self.parameters.model]
         self.ui.modelDescriptionLabel.text = (
             _("{description} Version {version}.").format(description=found[0].description, version=found[0].version)
@@ -164,13 +179,16 @@ class RegistrationWidget:
 
         def slot() -> None:
             self._show_message("")
-            try:
-                action()
-            except HyperRegError as error:
-                self._show_message(str(error))
+            self._try(action)
             self.update()
 
         return slot
+
+    def _try(self, action: Callable[[], Any]) -> None:
+        try:
+            action()
+        except HyperRegError as error:
+            self._show_message(str(error))
 
     def _register_or_cancel(self) -> None:
         if self.logic.state == RUNNING:
@@ -194,6 +212,28 @@ class RegistrationWidget:
             moving_labels=parameters.movingLabels,
         )
         self.connection.ask_devices(self._devices_known)
+
+    def _move_lambda(self, lam: float) -> None:
+        """From the response: the slider follows."""
+        if self.parameters is not None:
+            self.parameters.lam = lam
+
+    def _regions_changed(self, node: Any, lambdas: dict[str, float]) -> None:
+        if self.parameters is None:
+            return
+        modifying = self.parameters.parameterNode.StartModify()
+        self.parameters.regions = self.ui.regionsSelector.currentNode()
+        self.parameters.regionLambdas = Regions.to_text(lambdas)
+        self.parameters.parameterNode.EndModify(modifying)
+        self._try(lambda: self.logic.set_regions(node, lambdas))
+        self.update()
+
+    def _show_regions(self, parameters: RegistrationParameters) -> None:
+        """What the parameter node says of regions, to form and logic; no news to them in most cases."""
+        lambdas = Regions.from_text(parameters.regionLambdas)
+        self.regions.show(parameters.regions, lambdas, parameters.lam)
+        if parameters.regions is not None:
+            self._try(lambda: self.logic.set_regions(parameters.regions, lambdas))
 
     def _keep(self) -> None:
         qt.QApplication.setOverrideCursor(qt.Qt.WaitCursor)
@@ -258,6 +298,8 @@ class RegistrationWidget:
         if self.parameters is not None and not slicer.mrmlScene.IsClosing():
             if self.parameters.transform is not self.logic.transform_node:
                 self.parameters.transform = self.logic.transform_node
+            if self.logic.state == LIVE and self.parameters.lam != self.logic.lam:
+                self.parameters.lam = self.logic.lam  # a refinement that was brought back brings its λ
             if became_live:
                 self.views.remember()
                 self._show_views()
@@ -271,6 +313,7 @@ class RegistrationWidget:
     def _metrics_arrived(self, metrics: Mapping[str, Any], lam: float) -> None:
         self.ui.metricsLabel.text = Texts.metrics_text(metrics, lam)
         self.ui.overlapLabel.text = Texts.overlap_text(metrics)
+        self.tuning.update()
 
     def _devices_known(self, devices: Sequence[Mapping[str, Any]]) -> None:
         self._devices = devices
@@ -304,6 +347,7 @@ class RegistrationWidget:
             ui.lambdaWordsLabel.text = Texts.lambda_words(parameters.lam)
             ui.initialTransformSelector.enabled = parameters.initial is Initial.TRANSFORM
             ui.fadeSlider.enabled = parameters.comparison is Comparison.FADE
+        self.tuning.update()
         self._along_changed()
 
     def _status(self, reason: str) -> str:
@@ -312,8 +356,9 @@ class RegistrationWidget:
             if self.parameters is not None and logic.pair != (self.parameters.fixed, self.parameters.moving):
                 return reason or _("Press Register again to use the volumes that are chosen now.")
             if logic.is_exact:
-                return _("The result for λ = {lam:.2f} is complete.").format(lam=logic.lam)
-            return _("Quick preview of λ = {lam:.2f}; the exact result follows.").format(lam=logic.lam)
+                return self.tuning.status(_("The result for λ = {lam:.2f} is complete.").format(lam=logic.lam))
+            preview = _("Quick preview of λ = {lam:.2f}; the exact result follows.").format(lam=logic.lam)
+            return self.tuning.status(preview)
         if logic.transform_node is not None:
             return _("The moving volume is registered. Press Register to move λ again, or Reset to undo.")
         if slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 0:

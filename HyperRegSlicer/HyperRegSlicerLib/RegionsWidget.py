@@ -1,0 +1,179 @@
+"""The section in which segments get a λ of their own. Qt only; what a region is, is in Regions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from hyperreg.errors import InputError
+from HyperRegSlicerLib import Regions
+
+NAME_COLUMN, LAMBDA_COLUMN = 0, 1
+SWATCH_PIXELS = 14
+ROWS_SHOWN = 6
+ROW_PIXELS = 26
+# Drawing changes a segmentation many times a second; the table follows when the hand rests.
+REST_MS = 600
+
+
+class RegionsPanel:
+    """Selector, table and button of the regions.
+
+    ui: the form's widgets. on_change(node, lambdas): the user chose; lambdas by region key, of the checked ones only.
+    on_error(text): a node that cannot be used.
+    """
+
+    def __init__(
+        self,
+        ui: Any,
+        on_change: Callable[[Any, dict[str, float]], None],
+        on_error: Callable[[str], None],
+    ) -> None:
+        self.ui = ui
+        self._on_change, self._on_error = on_change, on_error
+        self._node: Any = None
+        self._stamp: tuple[int, ...] = ()
+        self._regions: list[Regions.Region] = []
+        self._lambdas: dict[str, float] = {}
+        # λ of regions that are not checked now, for when they are again.
+        self._last: dict[str, float] = {}
+        self._slider = 0.0
+        self._filling = False
+        self._observed: list[tuple[Any, int]] = []
+        self._rest = qt.QTimer()
+        self._rest.setSingleShot(True)
+        self._rest.setInterval(REST_MS)
+        self._rest.connect("timeout()", self._look_again)
+        table = ui.regionsTable
+        table.setColumnCount(2)
+        table.setHorizontalHeaderLabels([_("Own λ for"), "λ"])
+        table.horizontalHeader().setSectionResizeMode(NAME_COLUMN, qt.QHeaderView.Stretch)
+        table.horizontalHeader().setSectionResizeMode(LAMBDA_COLUMN, qt.QHeaderView.ResizeToContents)
+        table.verticalHeader().setVisible(False)
+        table.connect("itemChanged(QTableWidgetItem*)", self._checked)
+        ui.regionsSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._chosen)
+        ui.clearRegionsButton.connect("clicked()", self._clear)
+        self._fill()
+
+    def show(self, node: Any, lambdas: dict[str, float], slider: float) -> None:
+        """What the parameter node says. slider: λ of everything else."""
+        self._slider = slider
+        if node is self._node and lambdas == self._lambdas:
+            return
+        self._lambdas = dict(lambdas)
+        self._take(node)
+        was = self.ui.regionsSelector.blockSignals(True)
+        self.ui.regionsSelector.setCurrentNode(node)
+        self.ui.regionsSelector.blockSignals(was)
+        self._fill()
+
+    def close(self) -> None:
+        """Ends listening."""
+        self._rest.stop()
+        self._take(None)
+
+    def _take(self, node: Any) -> None:
+        for observed, tag in self._observed:
+            observed.RemoveObserver(tag)
+        self._observed, self._node, self._regions, self._stamp = [], node, [], ()
+        if node is None:
+            return
+        try:
+            self._regions = Regions.regions_of(node)
+            self._stamp = Regions.stamp(node)
+        except InputError as error:
+            self._on_error(str(error))
+        if node.IsA(Regions.SEGMENTATION):
+            changes = slicer.vtkSegmentation
+            observed, events = node.GetSegmentation(), (changes.SourceRepresentationModified, changes.SegmentModified)
+            events = (*events, changes.SegmentAdded, changes.SegmentRemoved)
+        else:
+            observed, events = node, (slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent,)
+        self._observed = [(observed, observed.AddObserver(event, self._edited)) for event in events]
+
+    def _fill(self) -> None:
+        table = self.ui.regionsTable
+        self._filling = True
+        table.setRowCount(len(self._regions))
+        for row, region in enumerate(self._regions):
+            item = qt.QTableWidgetItem(region.name)
+            item.setFlags(qt.Qt.ItemIsUserCheckable | qt.Qt.ItemIsEnabled)
+            item.setCheckState(qt.Qt.Checked if region.key in self._lambdas else qt.Qt.Unchecked)
+            item.setIcon(_swatch(region.colour))
+            item.setToolTip(_("Checked: this segment has the λ beside it. Unchecked: it follows the slider."))
+            table.setItem(row, NAME_COLUMN, item)
+            table.setCellWidget(row, LAMBDA_COLUMN, self._spin_box(region.key))
+        self._filling = False
+        rows = min(len(self._regions), ROWS_SHOWN)
+        table.visible = bool(self._regions)
+        table.minimumHeight = table.maximumHeight = (rows + 1) * ROW_PIXELS + 4
+        self.ui.clearRegionsButton.enabled = bool(self._lambdas)
+
+    def _spin_box(self, key: str) -> qt.QDoubleSpinBox:
+        box = qt.QDoubleSpinBox()
+        box.setRange(0.0, 1.0)
+        box.setSingleStep(0.05)
+        box.setDecimals(2)
+        box.setValue(self._lambdas.get(key, self._last.get(key, self._slider)))
+        box.setEnabled(key in self._lambdas)
+        box.setToolTip(_("λ of this segment: 0 most flexible (soft tissue), 1 most rigid (bone)"))
+        box.connect("valueChanged(double)", lambda value: self._set(key, value))
+        return box
+
+    def _checked(self, item: qt.QTableWidgetItem) -> None:
+        if self._filling or item.column() != NAME_COLUMN:
+            return
+        key = self._regions[item.row()].key
+        box = self.ui.regionsTable.cellWidget(item.row(), LAMBDA_COLUMN)
+        box.setEnabled(item.checkState() == qt.Qt.Checked)
+        if item.checkState() == qt.Qt.Checked:
+            self._set(key, box.value)
+        elif key in self._lambdas:
+            self._last[key] = self._lambdas.pop(key)
+            self._tell()
+
+    def _set(self, key: str, value: float) -> None:
+        self._lambdas[key] = round(value, 4)
+        self._tell()
+
+    def _clear(self) -> None:
+        self._last |= self._lambdas
+        self._lambdas = {}
+        self._fill()
+        self._tell()
+
+    def _chosen(self, node: Any) -> None:
+        if node is self._node:
+            return
+        self._lambdas, self._last = {}, {}
+        if node is not None:
+            self._on_error("")  # what was said of the one before
+        self._take(node)
+        self._fill()
+        self._tell()
+
+    def _tell(self) -> None:
+        self.ui.clearRegionsButton.enabled = bool(self._lambdas)
+        self._on_change(self._node if self._regions else None, dict(self._lambdas))
+
+    def _edited(self, _caller: Any, _event: Any) -> None:
+        self._rest.start()
+
+    def _look_again(self) -> None:
+        if self._node is None or slicer.mrmlScene.IsClosing() or Regions.stamp(self._node) == self._stamp:
+            return
+        self._take(self._node)
+        keys = {region.key for region in self._regions}
+        self._lambdas = {key: lam for key, lam in self._lambdas.items() if key in keys}
+        self._fill()
+        self._tell()
+
+
+def _swatch(colour: tuple[float, float, float]) -> qt.QIcon:
+    pixmap = qt.QPixmap(SWATCH_PIXELS, SWATCH_PIXELS)
+    pixmap.fill(qt.QColor(*(round(255 * part) for part in colour)))
+    return qt.QIcon(pixmap)
