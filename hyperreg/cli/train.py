@@ -30,7 +30,10 @@ def registration(
         bool, typer.Option("--resume", help="Go on from the last checkpoint in the output folder.")
     ] = False,
 ) -> None:
-    """Train a registration model; a run that was interrupted goes on with --resume."""
+    """Train a registration model; a run that was interrupted goes on with --resume.
+
+    Figures of every step are in log.jsonl in the output folder, live curves too: `tensorboard --logdir FOLDER`.
+    """
     from hyperreg.training.registration import train
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

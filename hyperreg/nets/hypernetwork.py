@@ -79,6 +79,14 @@ class HyperNetwork(nn.Module):
         heads = torch.randn(int(sum(self.sizes)), columns) * (RESIDUAL_GAIN / math.sqrt(columns)) * spread[:, None]
         self.heads = nn.Parameter(heads)
 
+    @torch.no_grad()
+    def freeze(self) -> None:
+        """Make it an ordinary network: no residual, whatever the hyperparameters; only the backbone can be trained."""
+        self.heads.zero_()
+        for part in (self.layers, self.heads, self.mix):
+            if part is not None:
+                part.requires_grad_(False)
+
     def generate(self, hyperparameters: Tensor) -> dict[str, Tensor]:
         """The backbone's generated parameters by name, for values (H,) in [0, 1]."""
         encoded = encode(hyperparameters)

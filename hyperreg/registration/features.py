@@ -12,13 +12,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hyperreg.registration.losses import box_mean
+from hyperreg.registration.filters import box_mean, central_gradient
 
 WINDOW = 7
 # Images are in 0..1; below this variance a window is noise.
 LEAST_VARIANCE = 1e-4
 # Twice a box of each width in voxels, the second on top of the first.
 NEIGHBOURHOODS = (5, 5)
+NEAR = 3
 LEAST_TRUST = 1e-3
 # Averaged steps are well below half a voxel; this brings them to the size of a displacement.
 STEP_SCALE = 4.0
@@ -27,16 +28,6 @@ STEP_SCALE = 4.0
 def images(fixed: Tensor, warped: Tensor) -> Tensor:
     """Both images as they are: (1, 2, I, J, K)."""
     return torch.cat((fixed, warped), dim=1)
-
-
-def central_gradient(image: Tensor) -> Tensor:
-    """Central differences of (1, 1, I, J, K), one per voxel and axis, zero at the border: (1, 3, I, J, K)."""
-    result = torch.zeros(1, 3, *image.shape[2:], device=image.device, dtype=image.dtype)
-    for axis in range(3):
-        size = image.shape[2 + axis]
-        step = (image.narrow(2 + axis, 2, size - 2) - image.narrow(2 + axis, 0, size - 2)) / 2
-        result[:, axis : axis + 1].narrow(2 + axis, 1, size - 2).copy_(step)
-    return result
 
 
 def demons_step(fixed: Tensor, warped: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,14 +51,29 @@ def demons_step(fixed: Tensor, warped: Tensor) -> tuple[Tensor, Tensor]:
 
 def correlation(fixed: Tensor, warped: Tensor) -> Tensor:
     """Images, and their demons step averaged over two sizes of neighbourhood, weighted by trust: (1, 8, I, J, K)."""
+    return torch.cat((fixed, warped, *averaged_steps(fixed, warped)), dim=1)
+
+
+def fine_correlation(fixed: Tensor, warped: Tensor) -> Tensor:
+    """The same, then step and trust of a voxel's own neighbours alone, for the flexible end: (1, 12, I, J, K)."""
+    return torch.cat((fixed, warped, *averaged_steps(fixed, warped, near=True)), dim=1)
+
+
+def averaged_steps(fixed: Tensor, warped: Tensor, near: bool = False) -> list[Tensor]:
+    """The demons step averaged over NEIGHBOURHOODS; if wanted also over NEAR, with the trust: (1, 3 or 1, I, J, K)."""
     step, trust = demons_step(fixed, warped)
-    weighted = torch.cat((step * trust, trust), dim=1)
-    shown = [fixed, warped]
+    first = torch.cat((step * trust, trust), dim=1)
+    averages = [first]
     for width in NEIGHBOURHOODS:
-        weighted = box_mean(box_mean(weighted, width), width)
-        shown.append(STEP_SCALE * weighted[:, :3] / (weighted[:, 3:] + LEAST_TRUST))
-    return torch.cat(shown, dim=1)
+        averages.append(box_mean(box_mean(averages[-1], width), width))
+    averages = averages[1:] + ([box_mean(first, NEAR)] if near else [])
+    steps = [STEP_SCALE * average[:, :3] / (average[:, 3:] + LEAST_TRUST) for average in averages]
+    return [*steps, averages[-1][:, 3:]] if near else steps
 
 
-FEATURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"images": images, "correlation": correlation}
-CHANNELS = {"images": 2, "correlation": 8}
+FEATURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "images": images,
+    "correlation": correlation,
+    "fine_correlation": fine_correlation,
+}
+CHANNELS = {"images": 2, "correlation": 8, "fine_correlation": 12}

@@ -53,10 +53,17 @@ class LabelMap:
     kind: str
 
 
-def random_shapes(generator: torch.Generator, size: int = 112, spacing: float = 1.5, count: int = 16) -> LabelMap:
+def random_shapes(
+    generator: torch.Generator,
+    size: int = 112,
+    spacing: float = 1.5,
+    count: int = 16,
+    scales: Sequence[int] = (8, 16, 32),
+) -> LabelMap:
     """Labels of random smooth shapes: the largest of `count` multi-scale noise images (SynthMorph, arXiv 2004.10282).
 
-    Around half of the maps are cut to a random blob, so that they have a background as organs have.
+    scales: of the noise, voxels. Around half of the maps are cut to a random blob, so that they have a background as
+    organs have.
     """
 
     def noise(channels: int, scales: Sequence[int]) -> Tensor:
@@ -66,7 +73,7 @@ def random_shapes(generator: torch.Generator, size: int = 112, spacing: float = 
             total += F.interpolate(low, size=(size,) * 3, mode="trilinear", align_corners=True) * scale**0.5
         return total[0]
 
-    labels = noise(count, (8, 16, 32)).argmax(0) + 1
+    labels = noise(count, scales).argmax(0) + 1
     if torch.rand(1, generator=generator) < 0.5:
         radius = torch.linspace(-1, 1, size).square()
         ball = (radius[:, None, None] + radius[None, :, None] + radius[None, None, :]).sqrt()

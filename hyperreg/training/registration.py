@@ -2,174 +2,80 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-import torch.nn.functional as F
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from hyperreg.errors import FileError, InputError
-from hyperreg.registration import losses
-from hyperreg.registration.field import compose, integrate, jacobian_determinant, sample
-from hyperreg.registration.model import RegistrationModel, new_card, save_model
+from hyperreg.nets.warm_start import start_from
+from hyperreg.registration.catalogue import find_model, read_card
+from hyperreg.registration.model import (
+    RegistrationModel,
+    hyperparameter_entries,
+    load_model,
+    new_card,
+    save_model,
+)
+from hyperreg.training.config import SynthesisConfig, TrainingConfig, read_config
+from hyperreg.training.curves import Curves
 from hyperreg.training.label_maps import LabelMap, brain_from_file, random_shapes
+from hyperreg.training.objective import Objective, draw_value
 from hyperreg.training.synthesis import PairSynthesiser, Stage, SyntheticPair
+from hyperreg.training.validation import SEED_OFFSET, validate, validation_pairs
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 log = logging.getLogger(__name__)
 
-# The overlap is also measured on structures averaged over cubes of this many voxels.
-COARSE = 4
-# Fewer than at inference: a thirty-second of a few voxels is a small enough step to learn from.
-TRAINING_INTEGRATION_STEPS = 5
 
-
-class StageConfig(BaseModel):
-    """See Stage."""
-
-    model_config = ConfigDict(extra="forbid")
-    until: int = Field(gt=0)
-    shape: tuple[int, int, int]
-    spacing_mm: tuple[float, float]
-
-
-class SynthesisConfig(BaseModel):
-    """What the pairs look like; see PairSynthesiser."""
-
-    model_config = ConfigDict(extra="forbid")
-    label_maps: list[Path] = Field(default=[], description="FreeSurfer-style label maps, relative to the configuration")
-    shape_maps: int = Field(default=40, ge=0, description="How many maps of random shapes to draw from")
-    shape_size: int = Field(default=112, ge=8, description="Voxels along each side of those maps")
-    stages: list[StageConfig] = Field(min_length=1)
-    shapes: float = Field(default=0.3, ge=0, le=1)
-    two_maps: float = Field(default=0.5, ge=0, le=1)
-    same_contrast: float = Field(default=0.6, ge=0, le=1)
-    stripped: float = Field(default=0.6, ge=0, le=1)
-
-
-class TrainingConfig(BaseModel):
-    """One training run. `steps` counts over all resumes, so a later stage is the same file with more steps."""
-
-    model_config = ConfigDict(extra="forbid")
-    name: str
-    title: str
-    description: str
-    output: Path
-    network: dict[str, Any]
-    grid: dict[str, Any]
-    synthesis: SynthesisConfig
-    steps: int = Field(gt=0)
-    learning_rate: float = Field(default=5e-4, gt=0)
-    warm_up: int = Field(default=100, ge=0)
-    smoothness_weight: float = Field(default=8.0, gt=0, description="Calibrates the middle of the slider")
-    later_pass: float = Field(default=0.3, ge=0, le=1, description="Share of pairs that one pass has warped already")
-    ends: float = Field(default=0.2, ge=0, le=1, description="Share of lambda drawn from {0, 1}")
-    image_weight: float = Field(default=1.0, ge=0)
-    overlap_weight: float = Field(default=1.0, ge=0)
-    truth_weight: float = Field(default=0.2, ge=0, description="Of the true field's error (Huber, voxels), where known")
-    lncc_width: int = 7
-    averaging: float = Field(default=0.998, ge=0, lt=1)
-    default_lambda: float = Field(default=0.3, ge=0, le=1)
-    seed: int = 0
-    device: Literal["cpu", "cuda"] = "cpu"
-    workers: int = Field(default=1, ge=0, description="Processes that make pairs while the network learns; 0: none")
-    checkpoint_every: int = Field(default=100, gt=0)
-    data: str = "Synthetic images only"
-
-
-def read_config(path: Path) -> TrainingConfig:
-    """Read a YAML configuration; its relative paths count from its own folder. Raises FileError, InputError."""
-    try:
-        config = TrainingConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise FileError(f"The configuration '{path}' cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, ValidationError) as error:
-        raise InputError(f"The configuration '{path}' is not valid:\n{error}") from error
-    folder = path.resolve().parent
-    config.output = folder / config.output
-    config.synthesis.label_maps = [folder / p for p in config.synthesis.label_maps]
-    return config
-
-
-def draw_lambda(ends: float, generator: torch.Generator) -> float:
-    """Uniform in [0, 1], but with probability `ends` one of the two ends, which a uniform draw hardly visits."""
-    first, second = torch.rand(2, generator=generator).tolist()
-    return float(second < 0.5) if first < ends else second
-
-
-def pair_loss(
-    model: RegistrationModel, pair: SyntheticPair, lam: float, config: TrainingConfig, later_pass: bool = False
-) -> tuple[Tensor, dict[str, float]]:
-    """HyperMorph's loss of one pair, and its parts as plain numbers.
-
-    later_pass: the network is trained on what a first pass of its own, which is not trained, has left to do.
-    """
-    device = next(model.parameters()).device
-    fixed, moving = pair.images.to(device).split(1, dim=1)
-    weights = model.weights(torch.tensor([lam], device=device))
-    if later_pass:
-        with torch.no_grad():
-            before = model.velocity(weights, fixed, moving)
-            warp = integrate(before, TRAINING_INTEGRATION_STEPS)
-        step = model.velocity(weights, fixed, sample(moving, warp))
-        velocity = before + step
-        displacement = compose(warp, integrate(step, TRAINING_INTEGRATION_STEPS))
-    else:
-        velocity = model.velocity(weights, fixed, moving)
-        displacement = integrate(velocity, TRAINING_INTEGRATION_STEPS)
-    structures = pair.fixed_structures.to(device), sample(pair.moving_structures.to(device), displacement)
-    overlap = losses.dice_loss(*structures)
-    # Structures that do not touch yet pull on each other only after a blur.
-    coarse = losses.dice_loss(*(F.avg_pool3d(s, COARSE) for s in structures))
-    similarity = config.overlap_weight * (overlap + coarse) / 2
-    if pair.same_contrast:
-        warped = sample(moving, displacement)
-        similarity = similarity + config.image_weight * losses.lncc_loss(fixed, warped, config.lncc_width)
-    error = velocity.new_tensor(float("nan"))
-    if pair.displacement is not None:
-        inside = pair.fixed_structures.to(device).sum(1)[0] > 0.5
-        missed = (displacement - pair.displacement.to(device))[0, :, inside]
-        error = missed.norm(dim=0).mean()
-        similarity = similarity + config.truth_weight * F.huber_loss(missed, torch.zeros_like(missed))
-    smoothness = losses.diffusion(velocity)
-    with torch.no_grad():
-        parts = {
-            "overlap": float(overlap.detach()),
-            "overlap_before": float(losses.dice_loss(pair.fixed_structures, pair.moving_structures)),
-            "smoothness": float(smoothness.detach()),
-            "error_voxels": float(error.detach()),
-            "error_before_voxels": float("nan")
-            if pair.displacement is None
-            else float(pair.displacement[0, :, inside].norm(dim=0).mean()),
-            "folding_percent": float((jacobian_determinant(displacement) <= 0).float().mean()) * 100,
-        }
-    return losses.hyper_loss(similarity, config.smoothness_weight * smoothness, lam), parts
+def make_maps(synthesis: SynthesisConfig, shape_maps: int, seed: int) -> list[LabelMap]:
+    """The label maps from files, then maps of random shapes."""
+    generator = torch.Generator().manual_seed(seed)
+    scales = [synthesis.shape_scales[n % len(synthesis.shape_scales)] for n in range(shape_maps)]
+    return [
+        *(brain_from_file(path) for path in synthesis.label_maps),
+        *(random_shapes(generator, synthesis.shape_size, scales=s) for s in scales),
+    ]
 
 
 class Trainer:
-    """Training loop with checkpoints: model, its running average (what is exported), optimiser, random state."""
+    """Training loop with checkpoints: model, its running average (what is exported), optimiser, random state.
 
-    def __init__(self, config: TrainingConfig) -> None:
+    fabric: the engine of a run on several devices, of which this process is one; None on a single one.
+    """
+
+    def __init__(self, config: TrainingConfig, fabric: Fabric | None = None) -> None:
         self.config = config
+        self.fabric = fabric
+        self.device = torch.device(config.device) if fabric is None else fabric.device
+        self.rank, self.world = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
         torch.manual_seed(config.seed)
-        self.model = RegistrationModel(config.network).to(config.device)
+        self.model = self._first_model().to(self.device)
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.averaging))
-        self.optimiser = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate)
+        self.model.precision = getattr(torch, config.precision)
+        if config.compile:
+            self.model.compile()
+        # Half precision alone needs its gradients scaled.
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
+        self.objective: torch.nn.Module = Objective(self.model, config)
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimiser: torch.optim.Optimizer = torch.optim.Adam(self.trained, lr=config.learning_rate)
+        if fabric is not None:
+            self.objective, self.optimiser = fabric.setup(self.objective, self.optimiser)
         self.step = 0
         self.seconds = 0.0
+        self.waited = 0.0
+        self.validation: list[dict[str, float]] = []
         synthesis = config.synthesis
-        shapes = torch.Generator().manual_seed(config.seed)
-        maps: list[LabelMap] = [brain_from_file(path) for path in synthesis.label_maps]
-        maps += [random_shapes(shapes, synthesis.shape_size) for _ in range(synthesis.shape_maps)]
+        maps = make_maps(synthesis, synthesis.shape_maps, config.seed)
         if not maps:
             raise InputError(
                 "The configuration names no label maps and no random shapes: there is nothing to train on."
@@ -182,7 +88,21 @@ class Trainer:
             same_contrast=synthesis.same_contrast,
             stripped=synthesis.stripped,
             shapes=synthesis.shapes,
+            strength=synthesis.strength,
+            look=synthesis.look,
+            device=str(self.device) if synthesis.on_device else "cpu",
         )
+
+    def _first_model(self) -> RegistrationModel:
+        config = self.config
+        model = RegistrationModel(config.network, len(config.defaults))
+        if config.start_from is not None:
+            folder = Path(config.start_from)
+            card = read_card(folder) if folder.is_dir() else find_model(config.start_from)
+            start_from(model.hyper, load_model(card).hyper)
+        if config.fixed_lambda is not None:
+            model.hyper.freeze()
+        return model
 
     @property
     def checkpoint(self) -> Path:
@@ -194,8 +114,10 @@ class Trainer:
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
+            "waited": self.waited,
         }
         temporary = self.checkpoint.with_suffix(".tmp")
         torch.save(state, temporary)
@@ -204,11 +126,12 @@ class Trainer:
     def load(self) -> None:
         """Continue from the checkpoint. Raises FileError if there is none or it belongs to another network."""
         try:
-            state = torch.load(self.checkpoint, weights_only=True, map_location=self.config.device)
+            state = torch.load(self.checkpoint, weights_only=True, map_location=self.device)
             self.model.load_state_dict(state["model"])
             self.average.load_state_dict(state["average"])
             self.optimiser.load_state_dict(state["optimiser"])
-            self.step, self.seconds = state["step"], state["seconds"]
+            self.scaler.load_state_dict(state["scaler"])
+            self.step, self.seconds, self.waited = state["step"], state["seconds"], state["waited"]
         except (OSError, RuntimeError, KeyError, ValueError, UnpicklingError) as error:
             raise FileError(f"Cannot continue from '{self.checkpoint}': {error}") from error
 
@@ -222,33 +145,50 @@ class Trainer:
         return config.learning_rate * (0.01 + 0.99 * cosine)
 
     def remaining_pairs(self) -> DataLoader[SyntheticPair]:
-        """The pairs of the steps still to do, one at a time; pair n belongs to step n whatever came before."""
+        """The pairs of the steps still to do, one at a time; every pair belongs to one step of one device."""
         return DataLoader(
             self.pairs,
             batch_size=None,
-            sampler=range(self.step, self.config.steps),
+            sampler=range(self.step * self.world + self.rank, self.config.steps * self.world, self.world),
             num_workers=self.config.workers,
             multiprocessing_context="spawn" if self.config.workers else None,
         )
 
-    def train_step(self, pair: SyntheticPair) -> dict[str, float]:
-        """One pair, one update; the figures that go to the log."""
+    def draw_values(self, generator: torch.Generator) -> list[float]:
+        """The hyperparameters of one step: lambda, and gamma if the model declares it."""
+        if self.config.fixed_lambda is not None:
+            return [self.config.fixed_lambda]
+        return [draw_value(self.config.ends, generator) for _ in self.config.defaults]
+
+    def train_step(self, pair: SyntheticPair, waited: float = 0.0) -> dict[str, float]:
+        """One pair, one update; the figures that go to the log. waited: seconds until the pair was there."""
         started = time.perf_counter()
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate()
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
-        lam = draw_lambda(self.config.ends, generator)
+        number = self.step * self.world + self.rank
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + number)
+        values = self.draw_values(generator)
         later_pass = float(torch.rand(1, generator=generator)) < self.config.later_pass
-        loss, figures = pair_loss(self.model, pair, lam, self.config, later_pass)
+        loss, parts = self.objective(pair.to(self.device), values, later_pass)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimiser.step()
+        scaled = self.scaler.scale(loss)
+        if self.fabric is None:
+            scaled.backward()
+        else:
+            self.fabric.backward(scaled)
+        self.scaler.unscale_(self.optimiser)
+        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
         self.average.update_parameters(self.model)
         self.step += 1
+        # One transfer from a GPU, which also waits for it: the time is that of the whole step.
+        figures = dict(zip(("loss", *parts), torch.stack((loss.detach(), *parts.values())).tolist(), strict=True))
         took = time.perf_counter() - started
-        self.seconds += took
-        return {"step": self.step, "lambda": lam, "loss": float(loss.detach()), **figures, "seconds": took}
+        self.seconds += took + waited
+        self.waited += waited
+        named = dict(zip(self.config.defaults, values, strict=True))
+        return {"step": self.step, **named, **figures, "seconds": took, "waited": waited}
 
     def export(self) -> None:
         """Write the averaged model with its card into the output folder."""
@@ -259,46 +199,81 @@ class Trainer:
             title=config.title,
             description=config.description,
             grid=config.grid,
-            hyperparameters=[{"name": "lambda", "title": "Smoothness λ", "default": config.default_lambda}],
+            hyperparameters=hyperparameter_entries(config.defaults),
             data=config.data,
             seed=config.seed,
             recipe={
-                **config.model_dump(
-                    mode="json", exclude={"output", "title", "description", "data", "network", "grid", "synthesis"}
-                ),
-                "synthesis": {
-                    **config.synthesis.model_dump(mode="json", exclude={"label_maps"}),
-                    "label_maps": [path.name for path in config.synthesis.label_maps],
-                },
+                **config.recipe(),
                 "steps_done": self.step,
                 "hours": round(self.seconds / 3600, 2),
+                "waited_for_pairs_percent": round(100 * self.waited / max(self.seconds, 1e-9), 1),
+                "validation_last": self.validation,
                 "torch": torch.__version__.split("+")[0],
             },
         )
         save_model(cast(RegistrationModel, self.average.module), card, config.output)
 
 
+def _run(fabric: Fabric | None, config: TrainingConfig, resume: bool) -> None:
+    """The whole run, in this process; of several, the first one writes."""
+    trainer = Trainer(config, fabric)
+    writes = trainer.rank == 0
+    if resume:
+        trainer.load()
+    held_out: list[SyntheticPair] = []
+    if writes and config.validation.pairs:
+        maps = make_maps(config.synthesis, config.validation.shape_maps, config.seed + SEED_OFFSET)
+        held_out = validation_pairs(trainer.pairs, maps, config.validation.pairs)
+    curves = Curves(config.output) if writes else None
+    asked = time.perf_counter()
+    for pair in trainer.remaining_pairs():
+        if trainer.pairs.device != "cpu":
+            torch.cuda.synchronize()
+        figures = trainer.train_step(pair, time.perf_counter() - asked)
+        last = trainer.step == config.steps
+        if curves is not None:
+            curves.step(figures)
+            if held_out and (last or trainer.step % config.validation.every == 0):
+                others = list(config.defaults.values())[1:]
+                average = cast(RegistrationModel, trainer.average.module)
+                trainer.validation = validate(average, held_out, config.validation.lambdas, others)
+                curves.validation(trainer.step, trainer.validation)
+            if last or trainer.step % config.checkpoint_every == 0:
+                trainer.save()
+                trainer.export()
+                share = 100 * trainer.waited / trainer.seconds
+                log.info("step %d of %d, %.0f %% of the time waiting for pairs", trainer.step, config.steps, share)
+        asked = time.perf_counter()
+    if curves is not None:
+        curves.close()
+
+
+def several_devices(config: TrainingConfig) -> Fabric:
+    """The engine for `devices` processes on this machine. Raises InputError if Lightning Fabric is not installed."""
+    try:
+        from lightning_fabric import Fabric
+    except ImportError as error:
+        raise InputError(
+            "Training on several devices needs Lightning Fabric: `pip install 'hyperreg[train]'`, or set devices to 1."
+        ) from error
+    return Fabric(accelerator=config.device, devices=config.devices, strategy="ddp_spawn")
+
+
 def train(config_path: Path, resume: bool = False) -> Path:
     """Train as the configuration says; returns the folder with weights and card.
 
-    Writes `log.jsonl` (a line per step) and a checkpoint every `checkpoint_every` steps. An interrupted run goes on
-    with resume=True. Raises FileError, InputError.
+    Writes a line per step, a line per validation, curves (see Curves) and a checkpoint every `checkpoint_every` steps.
+    An interrupted run goes on with resume=True. Raises FileError, InputError, WeightsError.
     """
     config = read_config(config_path)
-    trainer = Trainer(config)
     config.output.mkdir(parents=True, exist_ok=True)
-    if resume:
-        trainer.load()
-    elif trainer.checkpoint.exists():
+    if not resume and (config.output / "checkpoint.pt").exists():
         raise FileError(
             f"'{config.output}' holds a training already; continue it with --resume or name another output."
         )
-    with (config.output / "log.jsonl").open("a", encoding="utf-8", buffering=1) as stream:
-        for pair in trainer.remaining_pairs():
-            figures = trainer.train_step(pair)
-            stream.write(json.dumps(figures) + "\n")
-            if trainer.step % config.checkpoint_every == 0 or trainer.step == config.steps:
-                trainer.save()
-                trainer.export()
-                log.info("step %d of %d, loss %.4f", trainer.step, config.steps, figures["loss"])
+    if config.devices == 1:
+        _run(None, config, resume)
+    else:
+        run: Any = _run  # Fabric's types allow functions of itself alone; it passes the rest on all the same.
+        several_devices(config).launch(run, config, resume)
     return config.output

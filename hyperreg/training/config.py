@@ -1,0 +1,131 @@
+"""What one training run is: read from YAML, checked before anything is computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hyperreg.errors import FileError, InputError
+from hyperreg.training.appearance import Appearance
+
+
+class StageConfig(BaseModel):
+    """See Stage."""
+
+    model_config = ConfigDict(extra="forbid")
+    until: int = Field(gt=0)
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float]
+
+
+class SynthesisConfig(BaseModel):
+    """What the pairs look like; see PairSynthesiser and Appearance."""
+
+    model_config = ConfigDict(extra="forbid")
+    label_maps: list[Path] = Field(default=[], description="FreeSurfer-style label maps, relative to the configuration")
+    shape_maps: int = Field(default=40, ge=0, description="How many maps of random shapes to draw from")
+    shape_size: int = Field(default=112, ge=8, description="Voxels along each side of those maps")
+    shape_scales: list[list[int]] = Field(
+        default=[[8, 16, 32]], min_length=1, description="Of their noise, voxels; the maps take turns"
+    )
+    stages: list[StageConfig] = Field(min_length=1)
+    shapes: float = Field(default=0.3, ge=0, le=1)
+    two_maps: float = Field(default=0.5, ge=0, le=1)
+    same_contrast: float = Field(default=0.6, ge=0, le=1)
+    stripped: float = Field(default=0.6, ge=0, le=1)
+    strength: tuple[float, float] = (1.0, 1.0)
+    look: Appearance = Appearance()
+    on_device: bool = Field(default=False, description="Make the pairs where the network trains (a GPU, say)")
+
+
+class ValidationConfig(BaseModel):
+    """Pairs that are never trained on, measured every so many steps; their random shapes are others, too."""
+
+    model_config = ConfigDict(extra="forbid")
+    pairs: int = Field(default=4, ge=0, description="0: none")
+    every: int = Field(default=200, gt=0, description="Steps")
+    lambdas: list[float] = [0.0, 0.25, 0.5, 0.75, 1.0]
+    shape_maps: int = Field(default=2, ge=0)
+
+
+class TrainingConfig(BaseModel):
+    """One training run. `steps` counts over all resumes, so a later stage is the same file with more steps."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    title: str
+    description: str
+    output: Path
+    network: dict[str, Any]
+    grid: dict[str, Any]
+    start_from: str | None = Field(default=None, description="A model's name, or its folder: its weights come first")
+    synthesis: SynthesisConfig
+    validation: ValidationConfig = ValidationConfig()
+    steps: int = Field(gt=0)
+    learning_rate: float = Field(default=5e-4, gt=0)
+    warm_up: int = Field(default=100, ge=0)
+    smoothness_weight: float = Field(default=8.0, gt=0, description="Calibrates the middle of the slider")
+    later_pass: float = Field(default=0.3, ge=0, le=1, description="Share of pairs that one pass has warped already")
+    ends: float = Field(default=0.2, ge=0, le=1, description="Share of each hyperparameter drawn from {0, 1}")
+    fixed_lambda: float | None = Field(
+        default=None, ge=0, le=1, description="An ordinary network for this λ alone, without hypernetwork: to compare"
+    )
+    image_weight: float = Field(default=1.0, ge=0, description="Of 1 - LNCC, where the contrasts agree")
+    cross_contrast_weight: float = Field(default=0.0, ge=0, description="Of the MIND difference, where they do not")
+    overlap_weight: float = Field(default=1.0, ge=0)
+    truth_weight: float = Field(default=0.2, ge=0, description="Of the true field's error (Huber, voxels), where known")
+    lncc_width: int = 7
+    averaging: float = Field(default=0.998, ge=0, lt=1)
+    default_lambda: float = Field(default=0.3, ge=0, le=1)
+    default_gamma: float | None = Field(default=None, ge=0, le=1, description="Given: the model declares γ")
+    seed: int = 0
+    device: Literal["cpu", "cuda"] = "cpu"
+    devices: int = Field(default=1, gt=0, description="More than one: one process each, gradients averaged (Fabric)")
+    precision: Literal["float32", "bfloat16", "float16"] = Field(default="float32", description="Of the network alone")
+    compile: bool = Field(default=False, description="Compile the network: pays on a GPU and over many steps")
+    workers: int = Field(default=1, ge=0, description="Processes that make pairs while the network learns; 0: none")
+    checkpoint_every: int = Field(default=100, gt=0)
+    data: str = "Synthetic images only"
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> TrainingConfig:
+        if self.synthesis.on_device and self.workers:
+            raise ValueError("synthesis.on_device makes the pairs in the training process: set workers to 0")
+        if self.fixed_lambda is not None and self.default_gamma is not None:
+            raise ValueError("fixed_lambda is a network without hyperparameters: leave default_gamma out")
+        return self
+
+    @property
+    def defaults(self) -> dict[str, float]:
+        """The hyperparameters that the model declares, with their defaults; lambda first."""
+        gamma = {} if self.default_gamma is None else {"gamma": self.default_gamma}
+        return {"lambda": self.default_lambda, **gamma}
+
+    def recipe(self) -> dict[str, Any]:
+        """Every setting that made the model, for its card: names of files, but no folders."""
+        left_out = {"output", "title", "description", "data", "network", "grid", "synthesis", "start_from"}
+        maps = [path.name for path in self.synthesis.label_maps]
+        return {
+            **self.model_dump(mode="json", exclude=left_out),
+            "start_from": None if self.start_from is None else Path(self.start_from).name,
+            "synthesis": {**self.synthesis.model_dump(mode="json", exclude={"label_maps"}), "label_maps": maps},
+        }
+
+
+def read_config(path: Path) -> TrainingConfig:
+    """Read a YAML configuration; its relative paths count from its own folder. Raises FileError, InputError."""
+    try:
+        config = TrainingConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise FileError(f"The configuration '{path}' cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, ValidationError) as error:
+        raise InputError(f"The configuration '{path}' is not valid:\n{error}") from error
+    folder = path.resolve().parent
+    config.output = folder / config.output
+    config.synthesis.label_maps = [folder / p for p in config.synthesis.label_maps]
+    if config.start_from is not None and "/" in config.start_from:
+        config.start_from = str((folder / config.start_from).resolve())
+    return config
