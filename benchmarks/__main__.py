@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks import quality, speed
+from benchmarks import speed
+from benchmarks.registration import command
 from hyperreg.registration.catalogue import default_model, find_model
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -24,21 +25,6 @@ SPEED_ROWS = (
 app = typer.Typer(add_completion=False)
 
 
-def quality_table(rows: list[dict[str, float | None]]) -> str:
-    """Markdown: a line per lambda."""
-    lines = [
-        "| λ | Dice | folded voxels, % | roughness | similarity | lung landmarks, mm |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        name = "linear alignment only" if row["lam"] is None else f"{row['lam']:g}"
-        lines.append(
-            f"| {name} | {row['dice']:.3f} | {row['folding_percent']:.4f} | {row['roughness']:.4f} "
-            f"| {row['similarity']:.3f} | {row['tre_mm']:.2f} |"
-        )
-    return "\n".join(lines)
-
-
 def speed_table(found: dict[str, Any]) -> str:
     """Markdown: a line per goal."""
     head = f"| {found['shape']}, {found['device']}, {found['cores']} cores | measured | goal |"
@@ -50,12 +36,13 @@ def speed_table(found: dict[str, Any]) -> str:
 
 
 def put_into_readme(section: str, text: str, model: str) -> None:
-    """Replace one table between its own markers, in README.md and in the model's own README."""
+    """Replace one table between its own markers, in README.md and in the model's own README, where they have them."""
     begin, end = f"<!-- {section}:begin -->", f"<!-- {section}:end -->"
     for path in (README, find_model(model).folder / "README.md"):
-        before, rest = path.read_text(encoding="utf-8").split(begin)
-        after = rest.split(end)[1]
-        path.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+        before, found, rest = path.read_text(encoding="utf-8").partition(begin)
+        if found:
+            after = rest.split(end)[1]
+            path.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 
 Model = Annotated[str | None, typer.Option(help="Which model; the default one if not given.")]
@@ -78,16 +65,31 @@ def measure_speed(
         put_into_readme("speed", table, model)
 
 
-@app.command("quality")
-def measure_quality(
-    model: Model = None, output: Output = Path("build/benchmarks"), readme: Readme = False, pairs: int = 5
+@app.command("registration")
+def compare_registration(
+    short: Annotated[
+        bool, typer.Option("--short", help="Two pairs of development, few methods: under ten minutes.")
+    ] = False,
+    group: command.Groups = None,
+    method: command.Methods = None,
+    threads: Annotated[int, typer.Option(help="Threads of every method.")] = 2,
+    model: Annotated[str | None, typer.Option(help="Which model; by default the bundled one for the anatomy.")] = None,
+    output: Annotated[Path, typer.Option(help="Folder of the results; what is there is kept.")] = command.OUTPUT,
+    again: Annotated[bool, typer.Option("--again", help="Repeat what ended in an error.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the transforms (70 MB each for the peers).")] = False,
+    only_report: Annotated[bool, typer.Option("--only-report", help="Run nothing; tables and figures anew.")] = False,
+    publish: Annotated[bool, typer.Option("--publish", help="Also copy the results into docs/.")] = False,
+    readme: Readme = False,
 ) -> None:
-    """Dice, landmarks, folding and smoothness over λ on real pairs (needs the images beside the repository)."""
-    model = model or default_model()
-    table = quality_table(quality.summarise(quality.run(model, output, pairs)))
-    typer.echo(table)
+    """HyperReg and other people's registration side by side on real pairs (needs the images beside the repository)."""
+    rows = command.registration(
+        short=short, groups=group or [], methods=method or [], threads=threads, model=model, output=output,
+        again=again, keep=keep, only_report=only_report, publish=publish,
+    )  # fmt: skip
+    typer.echo(command.tables(rows))
     if readme:
-        put_into_readme("quality", table, model)
+        for section, table in command.readme_tables(rows).items():
+            put_into_readme(section, table, model or default_model())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,62 @@
+"""The methods of the benchmark, cheapest first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.registration.case import Case
+from benchmarks.registration.results import CURVE, oracle_lambda
+from benchmarks.registration.runner import Entry
+
+PEERS = "benchmarks.registration.peers"
+OURS = "benchmarks.registration.ours"
+
+
+def one_contrast(case: Case) -> bool:
+    return not case.cross
+
+
+def across(case: Case) -> bool:
+    return case.cross
+
+
+def with_truth(case: Case) -> bool:
+    known = (case.fixed_labels and not case.automatic_labels, case.fixed_points, case.truth)
+    return any(part for part in known)
+
+
+def at_oracle(case: Case, output: Path) -> Mapping[str, str | float] | None:
+    lam = oracle_lambda(output, case.name)
+    return None if lam is None else {"lambda": lam}
+
+
+METHODS: dict[str, Entry] = {
+    "identity": Entry(f"{PEERS}:identity", ("identity",)),
+    "affine": Entry(f"{PEERS}:affine", ("affine",)),
+    "network": Entry(f"{OURS}:network", ("network", "network auto")),
+    "refined": Entry(f"{OURS}:refined", ("refined", "refined auto")),
+    "greedy": Entry(f"{PEERS}:greedy", ("greedy",), "picsl_greedy"),
+    "greedy-ncc": Entry(f"{PEERS}:greedy_ncc", ("greedy NCC",), "picsl_greedy", across),
+    "syn": Entry(f"{PEERS}:syn", ("SyN",), "antspyx"),
+    "curve": Entry(f"{OURS}:curve", CURVE),
+    "refined-oracle": Entry(f"{OURS}:refined_oracle", ("refined oracle",), None, with_truth, at_oracle),
+    "elastix": Entry(f"{PEERS}:elastix", ("elastix",), "itk-elastix"),
+    "syn-cc": Entry(f"{PEERS}:syn_cc", ("SyN CC",), "antspyx", one_contrast),
+}
+# The short form, and the full form: SyN with local correlation costs ten times SyN's time, so it is asked for by name.
+SHORT = ("identity", "affine", "network", "refined", "greedy", "syn")
+FULL = tuple(name for name in METHODS if name != "syn-cc")
+
+
+def with_model(entry: Entry, model: str | None) -> Entry:
+    """The same with that model, if it is one of ours and a model is given."""
+    if model is None or not entry.address.startswith(OURS):
+        return entry
+
+    def options(case: Case, output: Path) -> Mapping[str, str | float] | None:
+        found = entry.options(case, output)
+        return None if found is None else {**found, "model": model}
+
+    return replace(entry, options=options)

@@ -1,0 +1,86 @@
+"""HyperReg itself: the network at its card's lambda, at the automatic one and over a grid, with and without refinement.
+
+Rows that share their first steps (alignment, preparation) are made in one process; the time of the shared steps is
+counted in each of them. Loading the model is not counted, as the peers' import is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from benchmarks.registration.case import Case
+from benchmarks.registration.method import Outcome, Task, Watch
+from hyperreg.imaging.transform import Transform
+from hyperreg.registration.catalogue import default_model, list_models
+from hyperreg.registration.response import automatic_lambda
+from hyperreg.registration.session import LiveSession
+
+# Where the oracle, which knows the truth, may choose from; also the curves over lambda.
+GRID = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
+BRAIN, ANY = "brain", "any"
+
+
+def curve_row(lam: float) -> str:
+    return f"network λ={lam:g}"
+
+
+def model_for(case: Case) -> str:
+    """The bundled model that a user would choose: for brains the one for brains, for the rest that for any anatomy."""
+    names = [card.name for card in list_models()]
+    wanted = BRAIN if case.body == "brain" else ANY
+    return wanted if wanted in names else default_model()
+
+
+def _prepared(task: Task) -> tuple[LiveSession, Watch, dict[str, str | float]]:
+    torch.set_num_threads(task.threads)
+    fixed, moving = task.read()
+    session = LiveSession(str(task.options.get("model") or model_for(task.case)), "cpu")
+    watch = Watch()
+    with watch.running():
+        session.prepare(fixed, moving, initial="affine")
+    return session, watch, {"model": session.card.name, "model_sha256": session.card.sha256[:12]}
+
+
+def network(task: Task) -> Iterator[Outcome]:
+    """ "network" and "network auto": no label map, landmark or truth is shown to the automatic lambda."""
+    session, shared, notes = _prepared(task)
+    for name in ("network", "network auto"):
+        watch = shared.copy()
+        with watch.running():
+            lam = session.card.default_lambda if name == "network" else automatic_lambda(session).lam
+            transform = session.transform(lam)
+        yield Outcome(name, transform, watch, notes | {"lambda": lam})
+
+
+def refined(task: Task) -> Iterator[Outcome]:
+    """ "refined" at the card's lambda and "refined auto" at the automatic one, searched on the network alone."""
+    session, shared, notes = _prepared(task)
+    for name in ("refined", "refined auto"):
+        watch = shared.copy()
+        with watch.running():
+            lam = session.card.default_lambda if name == "refined" else automatic_lambda(session).lam
+            found = session.refine(lam)
+        transform = Transform((found.fields.forward, session.linear))
+        yield Outcome(name, transform, watch, notes | {"lambda": lam, "message": found.message})
+
+
+def curve(task: Task) -> Iterator[Outcome]:
+    """The network at each lambda of the grid; the report takes the best of them, by the truth, as the oracle."""
+    session, shared, notes = _prepared(task)
+    for lam in GRID:
+        watch = shared.copy()
+        with watch.running():
+            transform = session.transform(lam)
+        yield Outcome(curve_row(lam), transform, watch, notes | {"lambda": lam})
+
+
+def refined_oracle(task: Task) -> Iterator[Outcome]:
+    """ "refined oracle": refinement at the lambda that was the network's best by the truth (options["lambda"])."""
+    session, watch, notes = _prepared(task)
+    lam = float(task.options["lambda"])
+    with watch.running():
+        found = session.refine(lam)
+    transform = Transform((found.fields.forward, session.linear))
+    yield Outcome("refined oracle", transform, watch, notes | {"lambda": lam, "message": found.message})

@@ -1,0 +1,110 @@
+"""All results of a run as rows, the oracle's among them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.registration.ours import GRID, curve_row
+from benchmarks.registration.store import load_json
+
+Row = dict[str, Any]
+
+CURVE = tuple(curve_row(lam) for lam in GRID)
+ORACLE = "network oracle"
+# Order and names in tables and figures. Rows of the curve are figures of their own.
+TITLES = {
+    "identity": "none (as the headers say)",
+    "affine": "affine (HyperReg's)",
+    "SyN": "ANTs SyN, defaults (antspyx)",
+    "SyN CC": "ANTs SyN, local correlation (antspyx)",
+    "elastix": "elastix (itk-elastix)",
+    "greedy": "greedy (picsl_greedy)",
+    "greedy NCC": "greedy, NCC across contrasts (picsl_greedy)",
+    "network": "HyperReg network, default λ",
+    "network auto": "HyperReg network, automatic λ",
+    ORACLE: "HyperReg network, oracle λ (knows the truth)",
+    "refined": "HyperReg refined, default λ",
+    "refined auto": "HyperReg refined, automatic λ",
+    "refined oracle": "HyperReg refined, oracle λ (knows the truth)",
+}
+PEERS = ("SyN", "SyN CC", "elastix", "greedy", "greedy NCC")
+# The truth that a pair has, the most telling first, and whether more of it is better. Agreement with automatic labels
+# is none, so such pairs have no oracle.
+TRUTHS = {"dice": True, "tre_mm": False, "error_mm": False}
+COLUMNS = (
+    "group", "case", "method", "development", "threads", "dice", "dice_subcortical", "dice_cortical", "labels",
+    "automatic_labels", "tre_mm", "tre_p95_mm", "error_mm", "error_p95_mm", "similarity", "mutual_information",
+    "outline_dice", "folding_percent", "roughness", "cpu_s", "wall_s", "peak_gb", "lambda", "model", "model_sha256",
+    "metric", "message", "error",
+)  # fmt: skip
+
+
+def truth_of(row: Row) -> str | None:
+    """The name of the figure by which a row can be judged; None if nothing is known about its pair."""
+    if row.get("automatic_labels"):
+        return None
+    return next((name for name in TRUTHS if name in row), None)
+
+
+def best(rows: Sequence[Row]) -> Row | None:
+    """The row that is best by the truth; None if there is none to judge by."""
+    judged = [row for row in rows if truth_of(row) is not None]
+    if not judged:
+        return None
+    name = truth_of(judged[0]) or ""
+    return (max if TRUTHS[name] else min)(judged, key=lambda row: float(row[name]))
+
+
+def of_method(rows: Iterable[Row], method: str) -> list[Row]:
+    """Those of one method that succeeded."""
+    return [row for row in rows if row["method"] == method and "error" not in row]
+
+
+def collect(output: Path) -> list[Row]:
+    """Every result under `output`, notes as columns, and "network oracle" where the whole curve was measured.
+
+    The oracle's time is one registration's: it would have to know its lambda.
+    """
+    rows = []
+    for path in sorted((output / "results").glob("*.json")):
+        values = load_json(path)
+        rows.append({**values, **values.pop("notes", {})})
+    for case in dict.fromkeys(row["case"] for row in rows):
+        found = [row for row in rows if row["case"] == case and row["method"] in CURVE and "error" not in row]
+        chosen = best(found) if len(found) == len(CURVE) else None
+        if chosen is not None:
+            rows.append({**chosen, "method": ORACLE})
+    order = list(TITLES) + list(CURVE)
+    return sorted(rows, key=lambda row: (row["group"], row["case"], _place(order, row["method"])))
+
+
+def _place(order: list[str], method: str) -> int:
+    return order.index(method) if method in order else len(order)
+
+
+def oracle_lambda(output: Path, case: str) -> float | None:
+    """The lambda of the case's "network oracle"; None if it is not known."""
+    found = [row for row in collect(output) if row["case"] == case and row["method"] == ORACLE]
+    return float(found[0]["lambda"]) if found else None
+
+
+def mean(rows: Iterable[Row], name: str) -> float:
+    """Mean of a figure over the rows that have it; NaN if none has."""
+    values = [float(row[name]) for row in rows if name in row]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def write_csv(rows: Sequence[Row], path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: _shown(value) for key, value in row.items()} for row in rows)
+
+
+def _shown(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value
