@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+from hyperreg.errors import InputError
 
 
 class Device(str, Enum):
@@ -44,6 +46,18 @@ Gamma = Annotated[
         show_default="the model's",
     ),
 ]
+Regions = Annotated[
+    Path | None,
+    typer.Option("--regions", help="Label map in the space of FIXED whose regions get a λ of their own."),
+]
+RegionLambda = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--region-lambda",
+        metavar="LABEL=λ",
+        help="λ of one region, for example 3=0.9; as often as needed. The rest of the image keeps --lam.",
+    ),
+]
 DeviceChoice = Annotated[
     Device, typer.Option("--device", help="Where to compute. auto: the GPU if there is one with enough memory.")
 ]
@@ -53,3 +67,28 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; warning
 def chosen(gamma: float | None) -> dict[str, float]:
     """The hyperparameters other than λ that were given, by name."""
     return {} if gamma is None else {"gamma": gamma}
+
+
+def number_or_auto(text: str | None) -> float | Literal["auto"] | None:
+    """The value of --lam. Raises InputError if it is neither a number nor "auto"."""
+    if text is None:
+        return None
+    try:
+        return "auto" if text == "auto" else float(text)
+    except ValueError as error:
+        raise InputError(f"λ is a number from 0 to 1 or the word auto, not '{text}'.") from error
+
+
+def region_lambdas(texts: list[str] | None) -> dict[int, float]:
+    """The values of --region-lambda. Raises InputError if one is not LABEL=NUMBER, or a label comes twice."""
+    found: dict[int, float] = {}
+    for text in texts or ():
+        label, _, lam = text.partition("=")
+        try:
+            key, value = int(label), float(lam)
+        except ValueError as error:
+            raise InputError(f"'{text}' is not a λ of a region; write for example --region-lambda 3=0.9") from error
+        if key in found:
+            raise InputError(f"Region {key} was given two values of λ; give it one.")
+        found[key] = value
+    return found

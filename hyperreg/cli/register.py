@@ -17,6 +17,10 @@ hyperreg register fixed.nii.gz moving.nii.gz --lam 0.3 --out-volume warped.nii.g
 hyperreg register fixed.nii.gz moving.nii.gz --init rigid --fixed-labels fl.nii.gz --moving-labels ml.nii.gz
 --out-labels warped-labels.nii.gz --report report.json
 
+hyperreg register fixed.nii.gz moving.nii.gz --regions bones.nii.gz --region-lambda 1=1 --out-volume warped.nii.gz
+
+hyperreg register fixed.nii.gz moving.nii.gz --lam auto --out-volume warped.nii.gz --report report.json
+
 The transform maps points of FIXED to MOVING, as ITK, ANTs and 3D Slicer expect for resampling MOVING onto FIXED.
 Outputs are checked for writability first, appear together at the end, and replace older files of the same name."""
 
@@ -26,8 +30,15 @@ def command(
     fixed: options.Fixed,
     moving: options.Moving,
     lam: Annotated[
-        float | None,
-        typer.Option("--lam", "-l", help="λ from 0 (most flexible) to 1 (most rigid).", show_default="the model's"),
+        str | None,
+        typer.Option(
+            "--lam",
+            "-l",
+            metavar="NUMBER|auto",
+            help="λ from 0 (most flexible) to 1 (most rigid). auto: search for it, by the overlap of the label maps if "
+            "both are given, else by the fine detail of the images.",
+            show_default="the model's",
+        ),
     ] = None,
     out_volume: Annotated[
         Path | None,
@@ -50,6 +61,8 @@ def command(
     initial: options.Initial = "affine",
     model: options.Model = None,
     gamma: options.Gamma = None,
+    regions: options.Regions = None,
+    region_lambda: options.RegionLambda = None,
     device: options.DeviceChoice = options.Device.auto,
     report: Annotated[
         Path | None,
@@ -62,10 +75,13 @@ def command(
     """Register MOVING to FIXED at one λ and save the results."""
     from hyperreg.registration.run import Outputs, Pair, register
 
-    pair = Pair(fixed, moving, fixed_labels, moving_labels, initial, model, device.value, options.chosen(gamma))
+    pair = Pair(
+        fixed, moving, fixed_labels, moving_labels, initial, model, device.value, options.chosen(gamma),
+        regions, options.region_lambdas(region_lambda),
+    )  # fmt: skip
     outputs = Outputs(out_volume, out_transform, out_inverse, out_labels, report)
     with cancel_on_interrupt() as cancelled, progress_bar(quiet) as progress:
-        result = register(pair, lam, outputs, progress, cancelled)
+        result = register(pair, options.number_or_auto(lam), outputs, progress, cancelled)
     warn(result.warnings)
     if not quiet:
         _print_summary(result.report)
@@ -76,12 +92,18 @@ def command(
 def _print_summary(report: dict[str, Any]) -> None:
     metrics = report["metrics"]
     model = report["model"]
+    choice = report["lambda_choice"]
     lines = [
         f"λ {report['lambda']:g}, model {model['name']} {model['version']}, on {report['device']}",
         f"Similarity    {metrics['similarity_before']:.4f} after the linear alignment, {metrics['similarity']:.4f} now",
         f"Displacement  {metrics['displacement_mean_mm']:.2f} mm mean, {metrics['displacement_max_mm']:.2f} mm at most",
         f"Folding       {metrics['folding_percent']:.4f} % of the voxels",
     ]
+    if report["regions"]["lambdas"]:
+        own = ", ".join(f"{lam:g} in region {label}" for label, lam in report["regions"]["lambdas"].items())
+        lines.insert(1, f"Regions       λ {own}")
+    if choice["response"]:
+        lines.insert(1, f"Chosen λ      {choice['reason']}")
     dice = report["dice"]
     if dice:
         lines.append(

@@ -18,8 +18,8 @@ from hyperreg.registration.anchors import SAME_LAMBDA, check_lambda
 
 # Denser near 0, where the response bends most.
 RESPONSE_LAMBDAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-# Where the search for the best of them starts.
-COARSE_LAMBDAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+# Where the search for the best of them starts; from there it climbs to a neighbour as long as that is better.
+FIRST_LAMBDAS = (0.2, 0.5, 0.8)
 # A registration that is worse than its start by less than this is as good: it would read the same on screen.
 SAME_SHARE = 5e-4
 SAME_MM = 0.05
@@ -71,11 +71,11 @@ class Response:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """lam: the suggested lambda. by: what it was chosen by. reason: one sentence for the user."""
+    """lam: the suggested lambda. by: what it was chosen by, or who gave it. reason: one sentence for the user."""
 
     lam: float
     reason: str
-    by: Literal["dice", "landmarks", "images"]
+    by: Literal["dice", "landmarks", "images", "user", "model"]
 
 
 def suggest(response: Response) -> Suggestion:
@@ -162,14 +162,14 @@ def automatic_lambda(
     cancelled: Callable[[], bool] | None = None,
     response: Response | None = None,
 ) -> Suggestion:
-    """Search the RESPONSE_LAMBDAS for the best one: a coarse grid first, then the neighbours of the best.
+    """Search the RESPONSE_LAMBDAS for the best one: a few first, then the neighbours of the best, again and again.
 
     session: prepared. response: what is known already; what is measured is added to it.
     Raises Cancelled, and what `LiveSession.metrics` raises.
     """
     response = Response() if response is None else response
-    # At least one neighbour on each side of the best coarse value is new.
-    expected = len(COARSE_LAMBDAS) + 2
+    # Two neighbours of the best of the first, and on from there once or twice.
+    expected = len(FIRST_LAMBDAS) + 3
     done = 0
     while wanted := _unmeasured(response):
         for lam in wanted:
@@ -185,13 +185,13 @@ def automatic_lambda(
 
 
 def _unmeasured(response: Response) -> list[float]:
-    """What the search has to measure next: the coarse grid, then what lies next to the best; [] when it is done."""
+    """What the search has to measure next: the first values, then what lies next to the best; [] when it is done."""
 
     def missing(lambdas: Iterable[float]) -> list[float]:
         return [lam for lam in lambdas if not any(abs(lam - known) <= SAME_LAMBDA for known in response.lambdas)]
 
-    if coarse := missing(COARSE_LAMBDAS):
-        return coarse
+    if first := missing(FIRST_LAMBDAS):
+        return first
     best = suggest(response).lam
     at = min(range(len(RESPONSE_LAMBDAS)), key=lambda index: abs(RESPONSE_LAMBDAS[index] - best))
     return missing(RESPONSE_LAMBDAS[max(0, at - 1) : at + 2])

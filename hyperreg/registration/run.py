@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,8 @@ from hyperreg.imaging.volume import Volume
 from hyperreg.registration.anchors import check_lambda
 from hyperreg.registration.catalogue import ModelCard, default_model, find_model
 from hyperreg.registration.outputs import StagedOutputs
+from hyperreg.registration.regions import check_region_lambdas
+from hyperreg.registration.response import Response, Suggestion, automatic_lambda, warning
 from hyperreg.registration.session import LiveSession
 from hyperreg.registration.verification import check_volume, inverse_errors
 
@@ -35,8 +37,9 @@ Progress = Callable[[float, str], None]
 Cancel = Callable[[], bool]
 
 INITIAL_METHODS = ("none", "com", "rigid", "affine")
-# The share of the run that preparing takes on a CPU; only the progress bar depends on it.
-PREPARING = 0.7
+# The share of the run that preparing takes on a CPU, without and with a search for lambda; only the progress bar
+# depends on it.
+PREPARING, PREPARING_TO_SEARCH = 0.7, 0.3
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Pair:
     model: a name from the catalogue, or None for the default one.
     device: "auto", "cpu" or "cuda".
     values: hyperparameters other than lambda, by name; the model's defaults for those that are not named.
+    regions: a label map in the fixed image's space; region_lambdas: lambdas for some of its labels.
     """
 
     fixed: Path
@@ -57,6 +61,14 @@ class Pair:
     model: str | None = None
     device: str = "auto"
     values: Mapping[str, float] = field(default_factory=dict)
+    regions: Path | None = None
+    region_lambdas: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def files(self) -> tuple[Path | None, ...]:
+        """Everything that is read: no output may replace it."""
+        initial = _initial_file(self.initial)
+        return self.fixed, self.moving, self.fixed_labels, self.moving_labels, initial, self.regions
 
 
 @dataclass(frozen=True)
@@ -116,6 +128,7 @@ class LoadedPair:
     moving: Volume
     fixed_labels: Volume | None
     moving_labels: Volume | None
+    regions: Volume | None
     initial: str | npt.NDArray[np.float64]
     warnings: list[str]
 
@@ -128,6 +141,7 @@ def load_pair(pair: Pair) -> LoadedPair:
         moving=check_image(read_volume(pair.moving), warnings),
         fixed_labels=read_label_map(pair.fixed_labels) if pair.fixed_labels else None,
         moving_labels=read_label_map(pair.moving_labels) if pair.moving_labels else None,
+        regions=read_label_map(pair.regions) if pair.regions else None,
         initial=_initial(pair.initial),
         warnings=warnings,
     )
@@ -148,25 +162,27 @@ def open_session(
         progress=progress,
         cancelled=cancelled,
     )
+    session.set_regions(images.regions, pair.region_lambdas)
     return session
 
 
 def register(
     pair: Pair,
-    lam: float | None,
+    lam: float | Literal["auto"] | None,
     outputs: Outputs,
     progress: Progress | None = None,
     cancelled: Cancel | None = None,
 ) -> RegistrationResult:
     """Register a pair at one lambda and write the wanted outputs, all of them or none.
 
-    lam: None for the model's default. progress: called with a fraction in [0, 1] and what is being done.
-    cancelled: asked between stages.
+    lam: a number, "auto" to search for it, None for the model's default.
+    progress: called with a fraction in [0, 1] and what is being done. cancelled: asked between stages.
     Raises InputError, FileError, WeightsError, OutOfMemory or Cancelled; nothing is written then.
     """
     card = find_model(pair.model or default_model())
-    lam = check_lambda(card.default_lambda if lam is None else lam)
+    choice = _given_lambda(card, lam)
     _check_request(pair, outputs)
+    ready = PREPARING_TO_SEARCH if choice is None else PREPARING
     tell = progress or (lambda _fraction, _text: None)
 
     def go_on(fraction: float, text: str) -> None:
@@ -175,13 +191,19 @@ def register(
         tell(fraction, text)
 
     watch = Stopwatch()
-    inputs = (pair.fixed, pair.moving, pair.fixed_labels, pair.moving_labels, _initial_file(pair.initial))
-    with StagedOutputs(outputs.by_name(), inputs) as staged:
+    response = Response()
+    with StagedOutputs(outputs.by_name(), pair.files) as staged:
         go_on(0.0, "Reading the images")
         with watch.stage("read"):
             images = load_pair(pair)
         with watch.stage("prepare"):
-            session = open_session(pair, images, lambda f, text: tell(0.02 + f * (PREPARING - 0.02), text), cancelled)
+            session = open_session(pair, images, lambda f, text: tell(0.02 + f * (ready - 0.02), text), cancelled)
+        if choice is None:
+            with watch.stage("search"):
+                choice = automatic_lambda(
+                    session, lambda f, text: tell(ready + f * (PREPARING - ready), text), cancelled, response
+                )
+        lam = choice.lam
         go_on(PREPARING, "Computing the field")
         with watch.stage("field"):
             session.field(lam)
@@ -196,7 +218,12 @@ def register(
             checks = _check_written(staged, images, session, lam)
         report = {
             "lambda": lam,
+            "lambda_choice": {"by": choice.by, "reason": choice.reason, "response": response.rows},
             "values": dict(session.values),
+            "regions": {
+                "file": str(pair.regions) if pair.regions else None,
+                "lambdas": {str(label): value for label, value in pair.region_lambdas.items()},
+            },
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "fixed": _describe(pair.fixed, images.fixed),
             "moving": _describe(pair.moving, images.moving),
@@ -212,7 +239,7 @@ def register(
                 "stages": {name: round(float(seconds), 3) for name, seconds in session.timing.items()},
             },
             "versions": versions(),
-            "warnings": list(dict.fromkeys([*images.warnings, *session.warnings])),
+            "warnings": _all_warnings(images, session, measured),
             "outputs": {name: str(path) for name, path in staged.targets.items()},
         }
         if "report" in staged:
@@ -220,6 +247,20 @@ def register(
             staged.path("report").write_text(text + "\n", encoding="utf-8")
         go_on(1.0, "Done")
     return RegistrationResult(report, list(staged.targets.values()))
+
+
+def _given_lambda(card: ModelCard, lam: float | Literal["auto"] | None) -> Suggestion | None:
+    """None if lambda has to be searched for."""
+    if lam == "auto":
+        return None
+    if lam is None:
+        return Suggestion(check_lambda(card.default_lambda), "The model's default.", "model")
+    return Suggestion(check_lambda(lam), "Given by the user.", "user")
+
+
+def _all_warnings(images: LoadedPair, session: LiveSession, measured: Mapping[str, Any]) -> list[str]:
+    worse = warning(measured)
+    return list(dict.fromkeys([*images.warnings, *session.warnings, *([worse] if worse else [])]))
 
 
 def describe_model(card: ModelCard) -> dict[str, str]:
@@ -238,7 +279,12 @@ def versions() -> dict[str, str]:
 
 
 def _check_request(pair: Pair, outputs: Outputs) -> None:
-    """Raise InputError for outputs that cannot be made, before anything is read."""
+    """Raise InputError for what cannot be done, before anything is read."""
+    if pair.region_lambdas and not pair.regions:
+        raise InputError("A λ for a region was given, but no label map of the regions (--regions).")
+    if pair.regions and not pair.region_lambdas:
+        raise InputError("A label map of regions was given, but no λ for any of them (--region-lambda LABEL=λ).")
+    check_region_lambdas(pair.region_lambdas)
     if outputs.labels and not pair.moving_labels:
         raise InputError("A warped label map was asked for, but no moving label map was given.")
     for path, known in (

@@ -48,8 +48,7 @@ def sweep(
     if plot is not None and plot.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise InputError(f"'{plot}' has no known ending for a plot; use .png, .pdf or .svg.")
     tell = progress or (lambda _fraction, _text: None)
-    inputs = (pair.fixed, pair.moving, pair.fixed_labels, pair.moving_labels)
-    with StagedOutputs({"table": table, "plot": plot}, inputs) as staged:
+    with StagedOutputs({"table": table, "plot": plot}, pair.files) as staged:
         tell(0.0, "Reading the images")
         images = load_pair(pair)
         session = open_session(pair, images, lambda f, text: tell(f * PREPARING, text), cancelled)
