@@ -10,12 +10,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import typer
 
 from benchmarks.pairs import check_data, oasis
-from hyperreg.registration.catalogue import find_model
+from hyperreg.registration.catalogue import default_model, find_model
 from hyperreg.registration.response import RESPONSE_LAMBDAS, Response, automatic_lambda
 from hyperreg.registration.session import LiveSession
 
@@ -150,3 +151,13 @@ def run(model: str, output: Path, pairs: Sequence[tuple[str, str]] = PAIRS) -> l
     (folder / "table.md").write_text(table(measured) + "\n", encoding="utf-8")
     draw(measured, folder / "automatic-lambda.png")
     return measured
+
+
+def command(
+    model: Annotated[str | None, typer.Option(help="Which model; the default one if not given.")] = None,
+    output: Annotated[Path, typer.Option(help="Folder for the measurements.")] = Path("build/benchmarks"),
+    development: Annotated[bool, typer.Option(help="The pairs that the rule was chosen on, instead.")] = False,
+) -> None:
+    """What λ chosen without label maps loses in Dice, against the best λ and fixed ones (needs the real images)."""
+    pairs = DEVELOPMENT_PAIRS if development else PAIRS
+    typer.echo(table(run(model or default_model(), output, pairs)))
