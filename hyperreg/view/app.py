@@ -77,6 +77,8 @@ class App:
             self.files.remove()
             raise
         state.change("lam")(lambda lam, **_: self.controller.ask_lambda(lam))
+        state.change("gamma")(lambda gamma, **_: self.controller.tuning.ask_gamma(gamma))
+        state.change("model")(lambda model, **_: self.controller.tuning.show_hyperparameters(model))
         state.change("mode")(lambda mode, **_: self.controller.set_mode(mode))
         state.change("fade")(lambda fade, **_: self.controller.set_fade(fade))
         self.server.controller.on_server_bind.add(self._protect)

@@ -5,21 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import slicer
 
 from hyperreg.errors import HyperRegError, InputError
-from hyperreg.imaging.files import read_label_map, read_volume
-from hyperreg.imaging.intensity import check_image
 from hyperreg.imaging.volume import Volume
 from hyperreg.phantom import PhantomPair, head_phantom_pair
 from hyperreg.registration.catalogue import default_model, list_models
 from hyperreg.view import mrml, results
+from hyperreg.view.loading import IMAGES, describe, read_role
 from hyperreg.view.private_files import PrivateFiles
 from hyperreg.view.state import FADE, IDLE, LIVE, MODES, RUNNING, metric_rows, word
+from hyperreg.view.tuning import TuningControls
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 STEP_SECONDS = 0.01
 # λ rests when there was no preview for so long.
 REST_SECONDS = 0.25
-IMAGES = ("fixed", "moving")
 LABELS = {"fixed": "fixed_labels", "moving": "moving_labels"}
+REGIONS = "regions"
 DEVICES = {"auto": "Automatic", "cpu": "CPU", "cuda": "GPU"}
 INITIALS = {
     "affine": "Affine (recommended)",
@@ -62,7 +62,7 @@ class Controller:
         self.logic.on_metrics = self._measured
         self.logic.on_error = self.tell
         self.logic.on_warning = self._warned
-        live.on_anchor = self._refined
+        live.on_anchor = self._anchored
         self._logic_ready, live.on_ready = live.on_ready, self._ready
         self._volumes: dict[str, Volume] = {}
         self._nodes: dict[str, Any] = {}
@@ -71,7 +71,10 @@ class Controller:
         # Model and initial alignment of the registration that is being prepared, and of the one that is live.
         self._next = self._current = ("", "")
         self._measured_at: float | None = None
+        self.tuning = TuningControls(state, scene, self.logic, self._move_lambda, self.tell)
         self._offer_choices()
+        self.tuning.show_hyperparameters(state.model)
+        self.tuning.update()
         state.lam_word = word(float(state.lam))
 
     def _offer_choices(self) -> None:
@@ -103,7 +106,7 @@ class Controller:
         """Opens files of this machine. Raises HyperRegError if only one is given or one cannot be used."""
         if fixed is None or moving is None:
             raise InputError("Give both images, FIXED=... and MOVING=..., or neither to see the sample pair.")
-        read = {role: _read(role, path, self._warned) for role, path in (("fixed", fixed), ("moving", moving))}
+        read = {role: read_role(role, path, self._warned) for role, path in (("fixed", fixed), ("moving", moving))}
         for role, volume in read.items():
             self._place(role, volume)
         self.show()
@@ -114,9 +117,14 @@ class Controller:
             self._state.uploading = role
         notes: list[str] = []
         try:
-            volume = await asyncio.get_running_loop().run_in_executor(None, _read, role, path, notes.append)
-            if role not in IMAGES and role[: -len("_labels")] not in self._volumes:
+            volume = await asyncio.get_running_loop().run_in_executor(None, read_role, role, path, notes.append)
+            if role not in IMAGES and role.removesuffix("_labels").replace(REGIONS, "fixed") not in self._volumes:
                 raise InputError("Load the image first, then the label map that was drawn on it.")
+            if role == REGIONS:
+                with self._state:
+                    self._state.error = ""
+                    self.tuning.place_regions(volume)
+                return
         except HyperRegError as error:
             with self._state:
                 self.tell(str(error).replace(f"{path.parent}/", ""))
@@ -142,6 +150,14 @@ class Controller:
         if role in LABELS:
             self._reset()
             self._remove(LABELS[role])
+
+    def use_fixed_labels(self) -> None:
+        """Takes the fixed image's label map for regions too."""
+        if LABELS["fixed"] in self._volumes:
+            try:
+                self.tuning.place_regions(self._volumes[LABELS["fixed"]])
+            except InputError as error:
+                self.tell(str(error))
 
     def register(self) -> None:
         state = self._state
@@ -186,6 +202,11 @@ class Controller:
         else:
             self._state.lam_word = word(self._wanted)
 
+    def _move_lambda(self, lam: float) -> None:
+        """Moves the slider."""
+        self._state.lam = lam
+        self.ask_lambda(lam)
+
     def set_mode(self, mode: Any) -> None:
         if mode not in MODES:
             self._state.mode = FADE
@@ -203,6 +224,8 @@ class Controller:
         model, initial = self._current
         result = results.Result(
             lam=self.logic.lam,
+            refined=self.logic.refined,
+            settings=self.logic.shown.settings,
             fixed=self._volumes["fixed"],
             moving=self._volumes["moving"],
             moving_labels=self._volumes.get("moving_labels"),
@@ -224,7 +247,7 @@ class Controller:
                     {"title": entry.title, "name": entry.name, "url": f"download/{entry.key}/{entry.name}"}
                     for entry in self._files.offer(written)
                 ]
-                state.downloads_lam = f"{result.lam:.2f}"
+                state.downloads_title = f"Result at λ = {result.lam:.2f}" + (", refined" if result.refined else "")
         except HyperRegError as error:
             with state:
                 self.tell(str(error))
@@ -252,6 +275,7 @@ class Controller:
             if self._wanted is not None:
                 lam, self._wanted = self._wanted, None
                 self.logic.set_lambda(lam)
+            self.tuning.step()
             if time.monotonic() > self._preview_at + REST_SECONDS:
                 self._views.set_draft(False)
         except HyperRegError as error:
@@ -279,6 +303,7 @@ class Controller:
         if state.phase == LIVE:
             state.device_used = DEVICES.get(self._live.device, self._live.device)
             state.anchors = self._live.anchor_count
+        self.tuning.update()
 
     def _ready(self) -> None:
         self._forget_figures()
@@ -303,7 +328,7 @@ class Controller:
         if text not in self._state.notes:
             self._state.notes = [*self._state.notes, text]
 
-    def _refined(self) -> None:
+    def _anchored(self) -> None:
         self._state.anchors = self._live.anchor_count
 
     # Nodes
@@ -327,6 +352,8 @@ class Controller:
     def _place(self, role: str, volume: Volume) -> None:
         """Makes a node of a volume, in the place of the one that had the role."""
         self._remove(role)
+        if role == "fixed":
+            self.tuning.remove_regions()
         if role in IMAGES:
             self._remove(LABELS[role])
         kind = "vtkMRMLScalarVolumeNode" if role in IMAGES else "vtkMRMLLabelMapVolumeNode"
@@ -336,7 +363,7 @@ class Controller:
         self._nodes[role], self._volumes[role] = node, volume
         setattr(self._state, f"{role}_name", volume.name)
         if role in IMAGES:
-            setattr(self._state, f"{role}_info", _describe(volume))
+            setattr(self._state, f"{role}_info", describe(volume))
 
     def _remove(self, role: str) -> None:
         self._volumes.pop(role, None)
@@ -344,26 +371,6 @@ class Controller:
         setattr(self._state, f"{role}_name", "")
         if node is not None:
             self._scene.RemoveNode(node)
-
-
-def _read(role: str, path: Path, warn: Callable[[str], None]) -> Volume:
-    """Reads and checks an image or label map; messages and names carry the file's name without its folder."""
-    read = read_volume(path) if role in IMAGES else read_label_map(path)
-    volume = Volume(read.array, read.ijk_to_ras, path.name)
-    if role not in IMAGES:
-        return volume
-    notes: list[str] = []
-    volume = check_image(volume, notes)
-    for note in notes:
-        warn(note)
-    return volume
-
-
-def _describe(volume: Volume) -> str:
-    """Voxels and their size."""
-    size = " x ".join(str(n) for n in volume.shape)
-    spacing = " x ".join(f"{s:.3g}" for s in volume.spacing)
-    return f"{size}, {spacing} mm"
 
 
 def _lambda(value: Any) -> float:

@@ -8,6 +8,7 @@ from trame.ui.vuetify3 import VAppLayout
 from trame.widgets import client, html
 from trame.widgets import vuetify3 as v
 
+from hyperreg.view import page_tuning
 from hyperreg.view.controller import Controller
 from hyperreg.view.slices import SliceViews
 from hyperreg.view.state import CHECKERBOARD, FADE, SIDE_BY_SIDE
@@ -28,11 +29,14 @@ def build(server: Any, controller: Controller, views: SliceViews) -> VAppLayout:
             with html.Div(classes="px-4 pb-4"):
                 _images()
                 _run(controller)
-                _slider()
+                _slider(controller)
                 _comparison()
                 _figures()
+                page_tuning.refinement(controller.tuning)
                 _downloads(controller)
-                _more(controller)
+                with v.VExpansionPanels(variant="accordion", classes="mt-3"):
+                    page_tuning.regions(controller, upload_button)
+                    _more(controller)
         with v.VMain(), html.Div(classes="hyperreg-views"):
             views.layouts.initialize_layout_grid(layout)
     return layout
@@ -74,10 +78,10 @@ def _images() -> None:
                 with html.Div(classes="flex-grow-1 overflow-hidden"):
                     html.Div(f"{{{{ {role}_name }}}}", classes=f"text-truncate hyperreg-{role}-name")
                     html.Div(f"{{{{ {role}_info }}}}", classes="text-caption text-medium-emphasis text-truncate")
-                _upload_button(role, f"Open another {role} image")
+                upload_button(role, f"Open another {role} image")
 
 
-def _upload_button(role: str, tip: str) -> None:
+def upload_button(role: str, tip: str) -> None:
     html.Input(
         type="file",
         id=f"upload-{role}",
@@ -117,7 +121,7 @@ def _run(controller: Controller) -> None:
             v.VProgressLinear(model_value=("progress",), color="primary", height=8, rounded=True)
 
 
-def _slider() -> None:
+def _slider(controller: Controller) -> None:
     with html.Div(classes="hyperreg-lambda pa-3", style=("phase === 'live' ? '' : 'opacity: 0.45'",)):
         with html.Div(classes="d-flex align-baseline"):
             html.Span("λ = {{ Number(lam).toFixed(2) }}", classes="text-h5 font-weight-medium hyperreg-lambda-value")
@@ -144,6 +148,8 @@ def _slider() -> None:
         with html.Div(classes="d-flex justify-space-between text-caption text-medium-emphasis"):
             html.Span("flexible: follows every detail")
             html.Span("rigid: keeps the shape")
+        page_tuning.gamma()
+        page_tuning.response(controller.tuning)
 
 
 def _comparison() -> None:
@@ -173,6 +179,14 @@ def _comparison() -> None:
 
 
 def _figures() -> None:
+    v.VAlert(
+        "{{ worse }}",
+        v_if=("worse",),
+        type="error",
+        variant="tonal",
+        density="compact",
+        classes="mt-3 hyperreg-worse",
+    )
     with v.VTable(
         v_if="phase === 'live'",
         density="compact",
@@ -214,7 +228,7 @@ def _downloads(controller: Controller) -> None:
                 title="Back to both images as they were loaded",
             )
         with html.Div(v_if="downloads.length", classes="mt-2 hyperreg-downloads"):
-            html.Div("Result at λ = {{ downloads_lam }}", classes="text-caption text-medium-emphasis")
+            html.Div("{{ downloads_title }}", classes="text-caption text-medium-emphasis")
             # With `download` the browser does not leave the page for the file, which would end the connection.
             with html.A(
                 v_for="file in downloads",
@@ -229,11 +243,7 @@ def _downloads(controller: Controller) -> None:
 
 
 def _more(controller: Controller) -> None:
-    with (
-        v.VExpansionPanels(variant="accordion", classes="mt-4"),
-        v.VExpansionPanel(title="More", elevation=0),
-        v.VExpansionPanelText(),
-    ):
+    with v.VExpansionPanel(title="More", elevation=0), v.VExpansionPanelText():
         v.VSelect(v_model=("alignment",), items=("alignments",), label="Initial alignment", density="compact")
         v.VSelect(v_model=("model",), items=("models",), label="Model", density="compact")
         v.VSelect(v_model=("device",), items=("devices",), label="Device", density="compact")
@@ -252,5 +262,5 @@ def _more(controller: Controller) -> None:
                     title="Remove",
                     aria_label=f"Remove the {role} label map",
                 )
-                _upload_button(f"{role}_labels", f"Open a label map of the {role} image")
+                upload_button(f"{role}_labels", f"Open a label map of the {role} image")
         v.VBtn("Open the sample pair", variant="text", size="small", click=controller.load_sample, classes="mt-2")

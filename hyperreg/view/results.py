@@ -24,10 +24,13 @@ from hyperreg.registration.catalogue import find_model
 class Result:
     """Everything that is needed to write one result, taken at one moment.
 
-    transform: fixed to moving RAS; inverse: moving to fixed RAS. metrics: of this λ, or empty.
+    transform: fixed to moving RAS; inverse: moving to fixed RAS. metrics: of what is shown, or empty.
+    refined: whether it was refined; settings: what was set besides λ, in words.
     """
 
     lam: float
+    refined: bool
+    settings: str
     fixed: Volume
     moving: Volume
     moving_labels: Volume | None
@@ -42,7 +45,7 @@ class Result:
 
 def write(result: Result, folder: Path) -> list[tuple[str, Path]]:
     """Writes the files into `folder`; returns (title, path) of each. Raises FileError if one cannot be written."""
-    at = f"lambda-{result.lam:.3f}"
+    at = f"lambda-{result.lam:.3f}" + ("-refined" if result.refined else "")
     grid = result.fixed.grid
     files = [
         ("Registered moving image", folder / f"registered_{at}.nii.gz"),
@@ -69,6 +72,8 @@ def _report(result: Result, files: list[tuple[str, Path]]) -> dict[str, Any]:
     before = metrics.get("dice_before") or {}
     return {
         "lambda": result.lam,
+        "refined": result.refined,
+        "settings": result.settings,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "fixed": _describe(result.fixed),
         "moving": _describe(result.moving),

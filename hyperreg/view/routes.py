@@ -14,7 +14,7 @@ from hyperreg.view.private_files import PrivateFiles
 CHUNK_BYTES = 1 << 18
 # Browsers send a header of one's own to another origin only after asking; nobody is answered here.
 NAME_HEADER = "X-HyperReg-Name"
-ROLES = ("fixed", "moving", "fixed_labels", "moving_labels")
+ROLES = ("fixed", "moving", "fixed_labels", "moving_labels", "regions")
 
 Accept = Callable[[str, Path], Awaitable[None]]
 

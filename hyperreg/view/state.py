@@ -25,6 +25,8 @@ class PageState:
     phase: IDLE, RUNNING or LIVE. lam_word: λ in words. exact: whether the views show the exact field (else a preview).
     rows: the metrics, see `metric_rows`; fresh: whether they belong to what is shown. downloads: {title, name, url}.
     uploading: the role whose file is on its way, or "". models, devices, alignments: {title, value} to choose from.
+    refine_note: what became of the refinement. worse: why what is shown is worse than the linear alignment, or "".
+    suggested: a λ as text, or "". regions: {key, name, colour, own, lam}, one per label; own: whether it has its own λ.
     """
 
     phase: str = IDLE
@@ -44,12 +46,29 @@ class PageState:
     anchors: int = 0
     rows: list[dict[str, str]] = field(default_factory=list)
     fresh: bool = False
+    has_gamma: bool = False
+    gamma: float = 0.5
+    gamma_hint: str = ""
+    refining: bool = False
+    refine_progress: float = 0.0
+    refine_text: str = ""
+    refined: bool = False
+    can_refine: bool = False
+    can_redo: bool = False
+    refine_note: str = ""
+    worse: str = ""
+    response_svg: str = ""
+    suggested: str = ""
+    suggestion_reason: str = ""
+    suggestion_taken: bool = False
+    regions_name: str = ""
+    regions: list[dict[str, Any]] = field(default_factory=list)
     mode: str = "fade"
     fade: float = 0.5
     saving: bool = False
     can_save: bool = False
     downloads: list[dict[str, str]] = field(default_factory=list)
-    downloads_lam: str = ""
+    downloads_title: str = ""
     error: str = ""
     notes: list[str] = field(default_factory=list)
     device_used: str = ""

@@ -1,0 +1,33 @@
+"""Reading what the user opens: images and label maps, checked, named without their folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from hyperreg.imaging.files import read_label_map, read_volume
+from hyperreg.imaging.intensity import check_image
+from hyperreg.imaging.volume import Volume
+
+# The roles that are images; all others are label maps.
+IMAGES = ("fixed", "moving")
+
+
+def read_role(role: str, path: Path, warn: Callable[[str], None]) -> Volume:
+    """Reads and checks an image or label map; messages and names carry the file's name without its folder."""
+    read = read_volume(path) if role in IMAGES else read_label_map(path)
+    volume = Volume(read.array, read.ijk_to_ras, path.name)
+    if role not in IMAGES:
+        return volume
+    notes: list[str] = []
+    volume = check_image(volume, notes)
+    for note in notes:
+        warn(note)
+    return volume
+
+
+def describe(volume: Volume) -> str:
+    """Voxels and their size."""
+    size = " x ".join(str(n) for n in volume.shape)
+    spacing = " x ".join(f"{s:.3g}" for s in volume.spacing)
+    return f"{size}, {spacing} mm"

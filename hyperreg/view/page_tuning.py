@@ -1,0 +1,161 @@
+"""The part of the page beyond λ: γ, the response, refinement, regions. Nothing here decides anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from trame.widgets import html
+from trame.widgets import vuetify3 as v
+
+from hyperreg.view.controller import Controller
+from hyperreg.view.tuning import TuningControls
+
+REFINE_TIP = (
+    "Improves the deformation at this λ by optimising it on the two images themselves, on a finer grid. Takes up to "
+    "about a minute on a CPU, seconds on a graphics card. It can be cancelled and undone; moving λ puts it aside."
+)
+
+
+def gamma() -> None:
+    """The slider of a model's second hyperparameter."""
+    with html.Div(v_if="has_gamma", classes="d-flex align-center mt-1", title=("gamma_hint",)):
+        html.Span("γ = {{ Number(gamma).toFixed(2) }}", classes="text-body-2 mr-2")
+        v.VSlider(
+            v_model=("gamma",),
+            min=0,
+            max=1,
+            step=0.01,
+            density="compact",
+            hide_details=True,
+            classes="hyperreg-gamma",
+            aria_label="γ: how much known structures count",
+        )
+
+
+def response(tuning: TuningControls) -> None:
+    """What every λ would give, and the suggested one."""
+    with html.Div(v_if="phase === 'live'"):
+        html.Div(
+            v_html=("response_svg",),
+            click=(
+                tuning.click_response,
+                "[$event.clientX - $event.currentTarget.getBoundingClientRect().x]",
+            ),
+            classes="hyperreg-response",
+            title="What every λ would give on this pair. Click to move λ there. Orange: the suggested λ.",
+        )
+        v.VBtn(
+            "{{ suggested ? 'Use suggested λ = ' + suggested : 'Measuring; a λ is suggested at the end' }}",
+            block=True,
+            size="small",
+            variant="tonal",
+            disabled=("!suggested || suggestion_taken",),
+            click=tuning.use_suggested,
+            title=("suggestion_reason",),
+            classes="hyperreg-use-suggested",
+        )
+
+
+def refinement(tuning: TuningControls) -> None:
+    """Refine with progress and cancel; undo and back."""
+    with html.Div(v_if="phase === 'live'", classes="mt-2"):
+        with html.Div(classes="d-flex", v_if="!refining"):
+            v.VBtn(
+                "Refine",
+                prepend_icon="mdi-auto-fix",
+                variant="tonal",
+                disabled=("!can_refine",),
+                click=tuning.refine,
+                classes="flex-grow-1 hyperreg-refine",
+                title=REFINE_TIP,
+            )
+            v.VBtn(
+                "Undo refinement",
+                v_if="refined",
+                variant="text",
+                click=tuning.undo_refine,
+                classes="ml-2 hyperreg-undo-refine",
+                title="Back to the result before refining",
+            )
+            v.VBtn(
+                "Show refinement",
+                v_if="can_redo",
+                variant="text",
+                click=tuning.redo_refine,
+                classes="ml-2 hyperreg-redo-refine",
+                title="Shows the refinement again, at its λ; nothing is computed anew",
+            )
+        with html.Div(v_if="refining"):
+            with html.Div(classes="d-flex align-center mb-1"):
+                html.Span("{{ refine_text || 'Refining ...' }}", classes="text-body-2 flex-grow-1 text-truncate")
+                v.VBtn(
+                    "Cancel",
+                    size="small",
+                    variant="tonal",
+                    click=tuning.cancel_refine,
+                    classes="hyperreg-cancel-refine",
+                )
+            v.VProgressLinear(model_value=("refine_progress",), color="primary", height=8, rounded=True)
+        html.Div("{{ refine_note }}", v_if="refine_note", classes="text-caption mt-1 hyperreg-refine-note")
+
+
+def regions(controller: Controller, upload_button: Callable[[str, str], None]) -> None:
+    """Segments with a λ of their own, folded away."""
+    tuning = controller.tuning
+    with (
+        v.VExpansionPanel(title="Regions with their own λ", elevation=0, classes="hyperreg-regions"),
+        v.VExpansionPanelText(),
+    ):
+        html.Div(
+            "Segments of the fixed image can have a λ of their own, such as stiff bone beside soft tissue. "
+            "Everything else follows the slider.",
+            classes="text-caption text-medium-emphasis mb-2",
+        )
+        with html.Div(classes="d-flex align-center"):
+            html.Div("{{ regions_name || 'No label map' }}", classes="flex-grow-1 text-truncate text-body-2")
+            v.VBtn(
+                icon="mdi-close",
+                variant="text",
+                size="small",
+                v_if="regions_name",
+                click=tuning.remove_regions,
+                title="Let everything follow the slider and forget the label map",
+                aria_label="Remove the regions",
+            )
+            upload_button("regions", "Open a label map of the fixed image")
+        v.VBtn(
+            "Use the fixed label map",
+            v_if="fixed_labels_name && !regions_name",
+            size="small",
+            variant="tonal",
+            block=True,
+            click=controller.use_fixed_labels,
+            classes="hyperreg-use-fixed-labels",
+        )
+        with html.Div(v_for="region in regions", key="region.key", classes="d-flex align-center hyperreg-region"):
+            v.VCheckboxBtn(
+                model_value=("region.own",),
+                update_modelValue=(tuning.set_region, "[region.key, $event, region.lam]"),
+                density="compact",
+                color=("region.colour",),
+                classes="flex-grow-0",
+                aria_label=("'A λ of its own for ' + region.name",),
+            )
+            html.Div(style=("'background: ' + region.colour",), classes="hyperreg-swatch mr-2")
+            html.Span("{{ region.name }}", classes="text-body-2 hyperreg-region-name text-truncate")
+            v.VSlider(
+                model_value=("region.lam === null ? lam : region.lam",),
+                update_modelValue=(tuning.set_region, "[region.key, true, $event]"),
+                min=0,
+                max=1,
+                step=0.01,
+                density="compact",
+                hide_details=True,
+                disabled=("!region.own",),
+                classes="mx-1",
+                aria_label=("'λ of ' + region.name",),
+            )
+            html.Span(
+                "{{ region.own ? Number(region.lam).toFixed(2) : 'slider' }}",
+                classes="text-caption hyperreg-region-lam",
+            )

@@ -1,0 +1,184 @@
+"""What the page offers beyond λ: refinement, the λ response, γ, regions; between its state and the shared logic."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import slicer
+
+from hyperreg.errors import HyperRegError, InputError, WeightsError
+from hyperreg.imaging.volume import Volume
+from hyperreg.registration.catalogue import Hyperparameter, find_model
+from hyperreg.view import chart, mrml
+from hyperreg.view.state import LIVE
+
+# A suggested λ this near is the one that is set.
+SAME_ON_SCREEN = 0.005
+
+
+class TuningControls:
+    """The controller's part for refinement, response, γ and regions.
+
+    state: the shared state. logic: the `RegistrationLogic`. move_lambda(lam): moves the slider. tell(text): an error.
+    """
+
+    def __init__(
+        self,
+        state: Any,
+        scene: slicer.vtkMRMLScene,
+        logic: Any,
+        move_lambda: Callable[[float], None],
+        tell: Callable[[str], None],
+    ) -> None:
+        self._state, self._scene, self._logic = state, scene, logic
+        self._move_lambda, self._tell = move_lambda, tell
+        self._regions_module = mrml.slicer_module("Regions")
+        self._geometry = mrml.slicer_module("Geometry")
+        self._node: Any = None
+        self._gamma_wanted: float | None = None
+        self._drawn: tuple[Any, ...] = ()
+        logic.on_refine_progress = self._refine_progressed
+        logic.on_response = self.update
+
+    # The user's actions
+
+    def refine(self) -> None:
+        self._try(self._logic.refine)
+
+    def cancel_refine(self) -> None:
+        self._try(self._logic.cancel_refine)
+
+    def undo_refine(self) -> None:
+        self._try(self._logic.undo_refine)
+
+    def redo_refine(self) -> None:
+        """Shows the refinement that was put aside; the slider goes to its λ."""
+        self._try(self._logic.redo_refine)
+        self._move_lambda(self._logic.lam)
+
+    def use_suggested(self) -> None:
+        if self._logic.suggestion is not None:
+            self._move_lambda(self._logic.suggestion.lam)
+
+    def click_response(self, x: Any) -> None:
+        """A click at this many pixels from the left of the response."""
+        logic = self._logic
+        if _is_number(x) and self._state.phase == LIVE and logic.response.rows:
+            self._move_lambda(chart.lambda_at(float(x), logic.response, logic.suggestion))
+
+    def show_hyperparameters(self, model: Any) -> None:
+        """Another model was chosen: its γ, if it declares one, begins with its default."""
+        gamma = _declared_gamma(model)
+        state = self._state
+        state.has_gamma = gamma is not None
+        if gamma is not None:
+            state.gamma, state.gamma_hint = gamma.default, f"{gamma.title}. {gamma.description}".strip()
+            self.ask_gamma(gamma.default)
+
+    def ask_gamma(self, gamma: Any) -> None:
+        """γ was moved; the newest value is taken by the next `step`."""
+        if not _is_number(gamma) or not 0 <= gamma <= 1:
+            self._tell(f"γ is a number between 0 and 1, not {gamma!r}.")
+            return
+        self._gamma_wanted = float(gamma)
+
+    def step(self) -> None:
+        """Takes the newest γ. Raises HyperRegError."""
+        if self._gamma_wanted is not None:
+            gamma, self._gamma_wanted = self._gamma_wanted, None
+            self._logic.set_hyperparameter("gamma", gamma)
+
+    def place_regions(self, volume: Volume) -> None:
+        """Offers the labels of a label map of the fixed image as regions. Raises InputError if it has none."""
+        self.remove_regions()
+        node = self._scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", volume.name)
+        self._geometry.volume_to_node(volume, node)
+        node.CreateDefaultDisplayNodes()
+        node.GetDisplayNode().SetVisibility(False)
+        try:
+            found = self._regions_module.regions_of(node)
+        except InputError:
+            self._scene.RemoveNode(node)
+            raise
+        self._node = node
+        self._state.regions_name = volume.name
+        self._state.regions = [
+            {"key": region.key, "name": region.name, "colour": _hex(region.colour), "own": False, "lam": None}
+            for region in found
+        ]
+
+    def remove_regions(self) -> None:
+        """Everything follows the slider again; the label map is forgotten."""
+        self._state.regions, self._state.regions_name = [], ""
+        node, self._node = self._node, None
+        if node is not None:
+            self._logic.set_regions(None, {})
+            self._scene.RemoveNode(node)
+
+    def set_region(self, key: Any, own: Any, lam: Any) -> None:
+        """A segment was given a λ of its own, or left to the slider; lam None: begins where the slider is."""
+        lam = round(self._logic.lam, 2) if lam is None else lam
+        if not isinstance(own, bool) or not _is_number(lam) or not 0 <= lam <= 1:
+            self._tell("The λ of a region is a number between 0 (most flexible) and 1 (most rigid).")
+            return
+        rows = [{**row, "own": own, "lam": float(lam)} if row["key"] == key else row for row in self._state.regions]
+        self._state.regions = rows
+        lambdas = {row["key"]: row["lam"] for row in rows if row["own"]}
+        self._try(lambda: self._logic.set_regions(self._node, lambdas))
+
+    # What the logic says
+
+    def update(self) -> None:
+        """Shows what can be done, and the response with the slider in it."""
+        state, logic = self._state, self._logic
+        suggestion = logic.suggestion
+        state.refining, state.refined = logic.refining, logic.refined
+        state.can_refine, state.can_redo = logic.can_refine, logic.can_redo
+        if not logic.refining:
+            state.refine_progress, state.refine_text = 0.0, ""
+        state.refine_note = self._note()
+        state.worse = logic.warning if state.phase == LIVE else ""
+        state.suggested = "" if suggestion is None else f"{suggestion.lam:.2f}"
+        state.suggestion_reason = "" if suggestion is None else suggestion.reason
+        state.suggestion_taken = suggestion is not None and abs(suggestion.lam - logic.lam) < SAME_ON_SCREEN
+        drawn = (logic.response, len(logic.response.rows), suggestion, logic.lam)
+        if drawn != self._drawn:
+            self._drawn = drawn
+            state.response_svg = chart.svg(logic.response, suggestion, logic.lam)
+
+    def _note(self) -> str:
+        logic = self._logic
+        if logic.refined:
+            return f"Refined. {logic.refine_message}"
+        if logic.can_redo:
+            return f"The refinement of λ = {logic.registration.refinement.lam:.2f} is put aside."
+        return ""
+
+    def _refine_progressed(self, fraction: float, text: str) -> None:
+        self._state.refine_progress, self._state.refine_text = 100 * fraction, text
+
+    def _try(self, action: Callable[[], None]) -> None:
+        self._state.error = ""
+        try:
+            action()
+        except HyperRegError as error:
+            self._tell(str(error))
+        self.update()
+
+
+def _declared_gamma(model: Any) -> Hyperparameter | None:
+    try:
+        card = find_model(str(model))
+    except WeightsError:
+        return None
+    return next((found for found in card.hyperparameters[1:] if found.name == "gamma"), None)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _hex(colour: tuple[float, float, float]) -> str:
+    return "#" + "".join(f"{round(255 * part):02x}" for part in colour)
