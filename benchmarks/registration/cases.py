@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 from benchmarks.pairs import DATA, LUNG_LEFT_OUT, check_data
@@ -56,15 +56,21 @@ def oasis_case(fixed: str, moving: str, development: bool) -> Case:
     )
 
 
-def all_cases(made: Path) -> Iterator[Case]:
-    """Every pair, those of development last; images that are deformed here are kept in the folder `made`.
+def cases_of(groups: Container[str], made: Path) -> Iterator[Case]:
+    """The pairs of some of the GROUPS; images that are deformed here are kept in the folder `made`. Raises FileError."""
+    every = all_cases(made, with_deformed="cross" in groups)
+    return (case for case in every if case.group in groups)
+
+
+def all_cases(made: Path, *, with_deformed: bool = True) -> Iterator[Case]:
+    """Every pair, those of development last; see `cases_of`. Making the deformed images takes a minute.
 
     Raises FileError, saying where the images are expected, if they are not there.
     """
     check_data()
     for here, there in OASIS:
         yield oasis_case(here, there, development=False)
-    for here, there, seed in CROSS:
+    for here, there, seed in CROSS if with_deformed else ():
         image, truth = deformed(DATA / f"{there}.nii.gz", seed, made)
         name = f"cross-{here.split('/')[1]}-{there.split('_')[-1]}"
         yield Case(name, "cross", DATA / f"{here}.nii.gz", image, cross=True, truth=truth)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.registration.cases import GROUPS, all_cases
+from benchmarks.registration.cases import GROUPS, cases_of
 from benchmarks.registration.figures import all_figures
 from benchmarks.registration.methods import FULL, METHODS, SHORT, with_model
 from benchmarks.registration.ours import GRID
@@ -44,7 +44,7 @@ def registration(
     if not only_report:
         wanted = groups or (["development"] if short else [name for name in GROUPS if name != "development"])
         chosen = [with_model(METHODS[name], model) for name in (methods or (SHORT if short else FULL))]
-        cases = [case for case in all_cases(output / "made") if case.group in wanted]
+        cases = list(cases_of(wanted, output / "made"))
         # Method by method: the cheap ones are complete first.
         for entry in chosen:
             run([entry], cases, output, threads=threads, keep=keep, again=again, say=typer.echo)
