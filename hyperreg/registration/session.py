@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,29 +15,25 @@ from torch import Tensor
 
 from hyperreg.errors import Cancelled, InputError, OutOfMemory
 from hyperreg.imaging.intensity import check_image, foreground, normalise
-from hyperreg.imaging.orientation import closest_directions
 from hyperreg.imaging.resampling import resample, resample_smoothed
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
 from hyperreg.registration.anchors import Anchors, Fields, check_lambda
 from hyperreg.registration.catalogue import ModelCard, find_model
-from hyperreg.registration.detail import Detail
-from hyperreg.registration.field import sample, to_ras
+from hyperreg.registration.detail import Detail, field_on
+from hyperreg.registration.field import from_ras, sample, to_ras
+from hyperreg.registration.grids import fade, network_grid
 from hyperreg.registration.linear import align
 from hyperreg.registration.losses import local_ncc
 from hyperreg.registration.metrics import dice, field_figures, mean_dice, shared_labels
 from hyperreg.registration.model import displacements, load_model
+from hyperreg.registration.refinement import Refined, Refiner, refined_grid
 from hyperreg.registration.regions import Regions
 
+_T = TypeVar("_T")
 Progress = Callable[[float, str], None]
 Figures = dict[str, float | dict[int, float]]
 
-# Room around the head for what moves in from outside, and for the border over which the field fades to zero.
-MARGIN_VOXELS = 4
-FADE_VOXELS = 3
-# A small organ is shown to the network at least this large (share of the longest side of the model's largest grid): the
-# network knows anatomy at that size.
-LEAST_EXTENT = 0.6
 KEPT_FIELDS = 4
 
 
@@ -49,40 +46,6 @@ def choose_device(wanted: str) -> str:
     if wanted == "cuda":
         raise InputError("PyTorch finds no NVIDIA GPU here. Choose the device 'auto' or 'cpu'.")
     raise InputError(f"Unknown device '{wanted}'. Choose auto, cpu or cuda.")
-
-
-def network_grid(fixed: Grid, inside: npt.NDArray[np.bool_], card: ModelCard) -> Grid:
-    """The grid that the network sees: along the fixed image's own axes, ordered as R, A, S, around its foreground.
-
-    Its voxels are cubes of the model's spacing; larger if the foreground would not fit the model's largest grid,
-    smaller for a small organ, but not finer than the fixed image.
-    """
-    directions = closest_directions(fixed.ijk_to_ras)
-    box = np.argwhere(inside)
-    corners = np.stack([box.min(0) - 0.5, box.max(0) + 0.5])
-    every = np.stack(np.meshgrid(*corners.T, indexing="ij"), axis=-1).reshape(-1, 3)
-    along = fixed.to_ras(every) @ directions
-    low, high = along.min(0), along.max(0)
-    extent = high - low
-    largest = np.array(card.max_shape)
-    small = float(extent.max()) / (LEAST_EXTENT * float(largest.max()))
-    spacing = max(min(card.spacing_mm, small), float(fixed.spacing.min()))
-    spacing = max(spacing, float((extent / (largest - 2 * MARGIN_VOXELS)).max()))
-    shape = np.ceil((extent / spacing + 2 * MARGIN_VOXELS) / card.multiple - 1e-6).astype(int) * card.multiple
-    affine = np.eye(4)
-    affine[:3, :3] = directions * spacing
-    affine[:3, 3] = directions @ ((low + high) / 2 - (shape - 1) / 2 * spacing)
-    return Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine)
-
-
-def fade(shape: tuple[int, int, int]) -> Tensor:
-    """1 inside, falling to 0 at the outermost voxels: (I, J, K). Beyond the grid is no field: so no jump, no fold."""
-    result = torch.ones(shape)
-    for axis, size in enumerate(shape):
-        index = torch.arange(size, dtype=torch.float32)
-        ramp = (torch.minimum(index, size - 1 - index) / FADE_VOXELS).clamp(max=1)
-        result = result * ramp.view([-1 if a == axis else 1 for a in range(3)])
-    return result
 
 
 class LiveSession:
@@ -111,6 +74,18 @@ class LiveSession:
             torch.cuda.synchronize()
         self.timing[stage] = time.perf_counter() - started
 
+    @staticmethod
+    def _reporter(progress: Progress | None, cancelled: Callable[[], bool] | None) -> Progress:
+        """Tells `progress`, and raises Cancelled once `cancelled` says so."""
+
+        def report(fraction: float, text: str) -> None:
+            if cancelled is not None and cancelled():
+                raise Cancelled("Registration cancelled.")
+            if progress is not None:
+                progress(fraction, text)
+
+        return report
+
     def prepare(
         self,
         fixed: Volume,
@@ -127,13 +102,7 @@ class LiveSession:
         initial: "none", "com", "rigid", "affine", or a (4, 4) map of fixed RAS to moving RAS, mm.
         Label maps, if both are given, add Dice to `metrics`. Raises InputError or Cancelled.
         """
-
-        def report(fraction: float, text: str) -> None:
-            if cancelled is not None and cancelled():
-                raise Cancelled("Registration cancelled.")
-            if progress is not None:
-                progress(fraction, text)
-
+        report = self._reporter(progress, cancelled)
         self._prepared = False
         self.warnings = []
         self._regions: Regions | None = None
@@ -152,8 +121,11 @@ class LiveSession:
         with self._timed("resample"):
             inside = foreground(fixed)
             self.grid = network_grid(fixed.grid, inside, self.card)
-            mask = Volume(inside.astype(np.uint8), fixed.ijk_to_ras, "foreground")
-            self._inside = torch.from_numpy(resample(mask, self.grid, interpolation="nearest").array > 0)
+            self.refined_grid = refined_grid(fixed.grid, inside)
+            self._refiner: Refiner | None = None
+            self._images = fixed, moving
+            self._foreground = Volume(inside.astype(np.uint8), fixed.ijk_to_ras, "foreground")
+            self._inside = self._inside_of(self.grid)
             linear = Transform((self.linear,))
             arrays = [resample_smoothed(fixed, self.grid).array, resample_smoothed(moving, self.grid, linear).array]
             if np.ptp(arrays[1]) == 0:
@@ -231,7 +203,7 @@ class LiveSession:
         if not self._prepared:
             raise InputError("No pair of images has been prepared yet.")
 
-    def _on_device(self, compute: Callable[[], Fields]) -> Fields:
+    def _on_device(self, compute: Callable[[], _T]) -> _T:
         """Run on the session's device; out of GPU memory, go on on the CPU for good and say so."""
         try:
             return compute()
@@ -314,7 +286,37 @@ class LiveSession:
         values = local_ncc(self._fixed, warped)[0, 0].cpu()
         return float(values[self._inside].mean() if bool(self._inside.any()) else values.mean())
 
-    @torch.inference_mode()
+    def refine(
+        self, lam: float, *, progress: Progress | None = None, cancelled: Callable[[], bool] | None = None
+    ) -> Refined:
+        """The field at lambda improved on this pair's images, on `refined_grid`; see `registration.refinement`.
+
+        Nothing of the session changes: `field(lam)` stays the network's. Raises InputError before `prepare` or for
+        lambda outside [0, 1], Cancelled, OutOfMemory.
+        """
+        report = self._reporter(progress, cancelled)
+        report(0.0, "Computing the network's field")
+        start = self.field(lam)
+        report(0.05, "Preparing the images at their own resolution")
+        if self._refiner is None:
+            self._refiner = Refiner(*self._images, self.linear, self.refined_grid)
+        refiner = self._refiner
+
+        def compute() -> tuple[Fields, list[int]]:
+            return refiner.refine(
+                start, check_lambda(lam), self.device, lambda share: report(0.1 + 0.8 * share, "Refining")
+            )
+
+        with self._timed("refinement"):
+            fields, steps = self._on_device(compute)
+        report(0.95, "Measuring")
+        figures = self._figures(fields)
+        message = (
+            f"Refined in {sum(steps)} steps: similarity {figures['similarity_before']:.2f} after the linear alignment, "
+            f"{self._similarity_of(start):.2f} by the network, now {figures['similarity']:.2f}."
+        )
+        return Refined(fields, figures, message)
+
     def metrics(self, lam: float) -> Figures:
         """Figures of the exact field at lambda.
 
@@ -323,21 +325,34 @@ class LiveSession:
         folding_percent, displacement_max_mm, displacement_mean_mm, roughness (see `field_figures`); with label maps
         dice and dice_before (per label), dice_mean and dice_mean_before.
         """
-        fields = self.field(lam)
+        return self._figures(self.field(lam))
+
+    def _inside_of(self, grid: Grid) -> Tensor:
+        """The fixed image's foreground on a grid: (I, J, K) bool."""
+        return torch.from_numpy(resample(self._foreground, grid, interpolation="nearest").array > 0)
+
+    @torch.inference_mode()
+    def _similarity_of(self, fields: Fields) -> float:
+        displacement = from_ras(field_on(fields.forward, self.grid, self.device), self._affine)
+        return self._similarity(sample(self._moving, displacement))
+
+    @torch.inference_mode()
+    def _figures(self, fields: Fields) -> Figures:
+        """See `metrics`; of fields on any grid."""
+        grid = fields.forward.grid
+        inside = self._inside if grid.shape == self.grid.shape else self._inside_of(grid)
         displacement = torch.from_numpy(fields.forward.array)[None]
-        voxels = torch.einsum("rc,bcijk->brijk", torch.linalg.inv(self._affine[:3, :3]).float(), displacement).to(
-            self._moving.device
-        )
         figures: Figures = {
-            "similarity": self._similarity(sample(self._moving, voxels)),
+            "similarity": self._similarity_of(fields),
             "similarity_before": self._similarity_before,
             "detail": self.detail.agreement(fields.forward, self.device),
             "detail_before": self._detail_before,
-            **field_figures(displacement, self._affine.float(), self._inside),
+            **field_figures(displacement, torch.from_numpy(grid.ijk_to_ras.astype(np.float32)), inside),
         }
         if self._labels is not None:
             fixed, moving, before = self._labels
-            after = dice(fixed.array, resample(moving, fixed.grid, self.transform(lam), "nearest").array, before)
+            transform = Transform((fields.forward, self.linear))
+            after = dice(fixed.array, resample(moving, fixed.grid, transform, "nearest").array, before)
             figures |= {
                 "dice": after,
                 "dice_before": before,

@@ -1,0 +1,85 @@
+"""The grids that registration works on: along the fixed image's own axes, around its foreground."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hyperreg.imaging.orientation import closest_directions
+from hyperreg.imaging.volume import Grid
+from hyperreg.registration.catalogue import ModelCard
+
+# Room around the head for what moves in from outside, and for the border over which the field fades to zero.
+MARGIN_VOXELS = 4
+FADE_VOXELS = 3
+# A small organ is shown to the network at least this large (share of the longest side of the model's largest grid): the
+# network knows anatomy at that size.
+LEAST_EXTENT = 0.6
+
+
+def network_grid(fixed: Grid, inside: npt.NDArray[np.bool_], card: ModelCard) -> Grid:
+    """The grid that the network sees.
+
+    fixed, inside: the fixed image's grid and its foreground (I, J, K). Voxels are cubes of the model's spacing; larger
+    if the foreground would not fit the model's largest grid, smaller for a small organ, but not finer than the image.
+    """
+    directions, low, high = _extent(fixed, inside)
+    extent = high - low
+    largest = np.array(card.max_shape)
+    small = float(extent.max()) / (LEAST_EXTENT * float(largest.max()))
+    spacing = max(min(card.spacing_mm, small), float(fixed.spacing.min()))
+    spacing = max(spacing, float((extent / (largest - 2 * MARGIN_VOXELS)).max()))
+    return _around(directions, low, high, spacing, MARGIN_VOXELS, card.multiple)
+
+
+def image_grid(
+    fixed: Grid, inside: npt.NDArray[np.bool_], margin_voxels: int, multiple: int, most_voxels: float
+) -> Grid:
+    """A grid as fine as the fixed image, of cubes; coarser where it would have more than `most_voxels`."""
+    directions, low, high = _extent(fixed, inside)
+    spacing = float(fixed.spacing.min())
+    grid = _around(directions, low, high, spacing, margin_voxels, multiple)
+    while np.prod(grid.shape) > most_voxels:
+        spacing *= 1.02
+        grid = _around(directions, low, high, spacing, margin_voxels, multiple)
+    return grid
+
+
+def _extent(
+    fixed: Grid, inside: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The image's axes ordered as R, A, S (columns, unit vectors), and the ends of the foreground along them, mm."""
+    directions = closest_directions(fixed.ijk_to_ras)
+    box = np.argwhere(inside)
+    corners = np.stack([box.min(0) - 0.5, box.max(0) + 0.5])
+    every = np.stack(np.meshgrid(*corners.T, indexing="ij"), axis=-1).reshape(-1, 3)
+    along = fixed.to_ras(every) @ directions
+    return directions, along.min(0), along.max(0)
+
+
+def _around(
+    directions: npt.NDArray[np.float64],
+    low: npt.NDArray[np.float64],
+    high: npt.NDArray[np.float64],
+    spacing: float,
+    margin_voxels: int,
+    multiple: int,
+) -> Grid:
+    """Cubes of `spacing` mm around a box, whose sides count multiples of `multiple` voxels."""
+    shape = np.ceil(((high - low) / spacing + 2 * margin_voxels) / multiple - 1e-6).astype(int) * multiple
+    affine = np.eye(4)
+    affine[:3, :3] = directions * spacing
+    affine[:3, 3] = directions @ ((low + high) / 2 - (shape - 1) / 2 * spacing)
+    return Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine)
+
+
+def fade(shape: tuple[int, int, int]) -> Tensor:
+    """1 inside, falling to 0 at the outermost voxels: (I, J, K). Beyond the grid is no field: so no jump, no fold."""
+    result = torch.ones(shape)
+    for axis, size in enumerate(shape):
+        index = torch.arange(size, dtype=torch.float32)
+        ramp = (torch.minimum(index, size - 1 - index) / FADE_VOXELS).clamp(max=1)
+        result = result * ramp.view([-1 if a == axis else 1 for a in range(3)])
+    return result
