@@ -1,4 +1,4 @@
-"""Makes the pictures of the Slicer module: the sample pair, really registered, at λ near 0, in the middle and near 1.
+"""Makes the pictures of the Slicer module: the sample pair, really registered, at several λ, refined, with regions.
 
     python -m Testing.Host.screenshots [--model NAME] [--output FOLDER]
 
@@ -46,6 +46,33 @@ def move_to(host: Host, widget: Any, lam: float) -> None:
     host.wait_until(lambda: widget.panel.logic.can_keep and measured in widget.ui.metricsLabel.text, PATIENCE_S)
 
 
+def show_response(host: Host, widget: Any) -> None:
+    """Wait for the whole response and use the suggested λ."""
+    host.wait_until(lambda: widget.panel.logic.suggestion is not None, PATIENCE_S)
+    widget.ui.useSuggestedButton.click()
+    move_to(host, widget, widget.panel.logic.suggestion.lam)
+
+
+def refine(host: Host, widget: Any) -> None:
+    """Refine what is shown and wait for it."""
+    widget.ui.refineButton.click()
+    host.wait_until(lambda: not widget.panel.logic.refining, PATIENCE_S)
+    if not widget.panel.logic.refined:
+        raise RuntimeError(widget.ui.messageLabel.text)
+
+
+def give_regions(host: Host, widget: Any, lambdas: dict[int, float]) -> None:
+    """Give rows of the sample's own label map a λ each."""
+    import qt
+
+    ui = widget.ui
+    ui.regionsSelector.setCurrentNode(widget.panel.parameters.fixedLabels)
+    for row, lam in lambdas.items():
+        ui.regionsTable.item(row, 0).setCheckState(qt.Qt.Checked)
+        ui.regionsTable.cellWidget(row, 1).setValue(lam)
+    host.wait_until(lambda: widget.panel.logic.can_keep and widget.panel.logic.metrics, PATIENCE_S)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Return 0 if all pictures were made and no slot raised."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -63,6 +90,16 @@ def main(arguments: list[str] | None = None) -> int:
     ui.comparisonCombo.currentIndex = ui.comparisonCombo.findText("Checkerboard")
     move_to(host, widget, PICTURES["middle"])
     print(host.screenshot(options.output / "slicer-checkerboard.png", size=SIZE))
+    ui.comparisonCombo.currentIndex = 0
+    ui.compareSection.collapsed = True
+    show_response(host, widget)
+    print(host.screenshot(options.output / "slicer-response.png", size=SIZE), ui.suggestionLabel.text, sep="\n")
+    refine(host, widget)
+    print(host.screenshot(options.output / "slicer-refined.png", size=SIZE), ui.metricsLabel.text, sep="\n")
+    ui.responseSection.collapsed = True
+    ui.regionsSection.collapsed = False
+    give_regions(host, widget, {0: 0.9, 2: 0.1})
+    print(host.screenshot(options.output / "slicer-regions.png", size=SIZE), ui.metricsLabel.text, sep="\n")
     widget.cleanup()
     for error in host.exceptions:
         print(f"exception in a slot: {error!r}", file=sys.stderr)

@@ -253,6 +253,30 @@ def test_the_checkerboard_and_both_volumes_side_by_side(page: Page):
     page.until(lambda: page.page.locator(".layout-grid-item img").count() == 3, "three views")
 
 
+def test_refine_see_it_and_click_into_the_response(page: Page):
+    page.register()
+    page.drag_to(0.1)
+    page.until(lambda: page.state("suggested") != "", "the whole response")
+    network = page.picture()
+    page.page.click(".hyperreg-refine")
+    page.until(lambda: bool(page.state("refined")), "the refinement")
+    assert "It no longer paid" in page.page.inner_text(".hyperreg-refine-note")
+    assert np.abs(page.picture() - network).max() > 40, "the stand-in's refinement is half of its field"
+    page.page.click(".hyperreg-undo-refine")
+    page.until(lambda: not page.state("refined"), "undo")
+    assert np.abs(page.picture() - network).max() < 20
+    box = page.page.locator(".hyperreg-response svg").bounding_box()
+    left, right = 74, box["width"] - 52  # of the axis, see ResponsePlot
+    page.page.mouse.click(box["x"] + left + 0.75 * (right - left), box["y"] + 30)
+    page.until(lambda: abs(page.state("lam") - 0.75) < 0.011 and bool(page.state("exact")), "λ where the click was")
+    assert page.page.inner_text(".hyperreg-lambda-value") == f"λ = {page.state('lam'):.2f}"
+    assert page.page.inner_text(".hyperreg-refine-note") .startswith("The refinement of λ = 0.1")
+    page.page.click(".hyperreg-redo-refine")
+    page.until(lambda: bool(page.state("refined")) and abs(page.state("lam") - 0.1) < 0.02, "the refinement again")
+    page.page.click(".hyperreg-use-suggested")
+    page.until(lambda: f"{page.state('lam'):.2f}" == page.state("suggested"), "the suggested λ")
+
+
 def test_a_bad_upload_is_explained_in_the_page_and_a_good_one_opens(
     page: Page, server: Server, folder: Path, tmp_path: Path
 ):
