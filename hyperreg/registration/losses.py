@@ -42,8 +42,8 @@ def mind(image: Tensor, width: int = 3) -> Tensor:
     distance = torch.cat(distances, dim=1)
     distance = distance - distance.amin(dim=1, keepdim=True)
     variance = distance.mean(dim=1, keepdim=True)
-    middle = variance.mean()
-    variance = variance.clamp(float(middle) * 1e-3 + 1e-12, float(middle) * 1e3 + 1e-6)
+    middle = variance.mean().detach()
+    variance = variance.clamp(middle * 1e-3 + 1e-12, middle * 1e3 + 1e-6)
     return torch.exp(-distance / variance)
 
 
