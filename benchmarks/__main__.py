@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks import automatic_lambda, speed
+from benchmarks import automatic_lambda, hypernetwork, speed
 from benchmarks.registration import command
 from hyperreg.registration.catalogue import default_model, find_model
 
@@ -24,6 +24,7 @@ SPEED_ROWS = (
 
 app = typer.Typer(add_completion=False)
 app.command("automatic-lambda")(automatic_lambda.command)
+app.command("hypernetwork")(hypernetwork.command)
 
 
 def speed_table(found: dict[str, Any]) -> str:
