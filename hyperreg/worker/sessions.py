@@ -138,7 +138,7 @@ class Sessions:
         session = opened.session
         return {
             **_place("", session.grid),
-            **_place("refined_", getattr(session, "refined_grid", session.grid)),
+            **_place("refined_", session.refined_grid),
             "linear": np.asarray(session.linear, dtype=np.float64).tolist(),
             "timing": plain(session.timing),
             "values": plain(session.values),
