@@ -57,7 +57,7 @@ def oasis_case(fixed: str, moving: str, development: bool) -> Case:
 
 
 def cases_of(groups: Container[str], made: Path) -> Iterator[Case]:
-    """The pairs of some of the GROUPS; images that are deformed here are kept in the folder `made`. Raises FileError."""
+    """The pairs of some of the GROUPS; images that are deformed here are kept in the folder `made`; or FileError."""
     every = all_cases(made, with_deformed="cross" in groups)
     return (case for case in every if case.group in groups)
 

@@ -18,10 +18,6 @@ def one_contrast(case: Case) -> bool:
     return not case.cross
 
 
-def across(case: Case) -> bool:
-    return case.cross
-
-
 def with_truth(case: Case) -> bool:
     known = (case.fixed_labels and not case.automatic_labels, case.fixed_points, case.truth)
     return any(part for part in known)
@@ -38,7 +34,6 @@ METHODS: dict[str, Entry] = {
     "network": Entry(f"{OURS}:network", ("network", "network auto")),
     "refined": Entry(f"{OURS}:refined", ("refined", "refined auto")),
     "greedy": Entry(f"{PEERS}:greedy", ("greedy",), "picsl_greedy"),
-    "greedy-ncc": Entry(f"{PEERS}:greedy_ncc", ("greedy NCC",), "picsl_greedy", across),
     "syn": Entry(f"{PEERS}:syn", ("SyN",), "antspyx"),
     "curve": Entry(f"{OURS}:curve", CURVE),
     "refined-oracle": Entry(f"{OURS}:refined_oracle", ("refined oracle",), None, with_truth, at_oracle),

@@ -43,10 +43,17 @@ def _prepared(task: Task) -> tuple[LiveSession, Watch, dict[str, str | float]]:
     return session, watch, {"model": session.card.name, "model_sha256": session.card.sha256[:12]}
 
 
+def _forget(session: LiveSession) -> None:
+    """What an earlier row has computed and kept would not be counted in the next."""
+    session._forget_fields()
+    session._refiner = None
+
+
 def network(task: Task) -> Iterator[Outcome]:
     """ "network" and "network auto": no label map, landmark or truth is shown to the automatic lambda."""
     session, shared, notes = _prepared(task)
     for name in ("network", "network auto"):
+        _forget(session)
         watch = shared.copy()
         with watch.running():
             lam = session.card.default_lambda if name == "network" else automatic_lambda(session).lam
@@ -58,6 +65,7 @@ def refined(task: Task) -> Iterator[Outcome]:
     """ "refined" at the card's lambda and "refined auto" at the automatic one, searched on the network alone."""
     session, shared, notes = _prepared(task)
     for name in ("refined", "refined auto"):
+        _forget(session)
         watch = shared.copy()
         with watch.running():
             lam = session.card.default_lambda if name == "refined" else automatic_lambda(session).lam

@@ -40,19 +40,9 @@ def affine(task: Task) -> Iterator[Outcome]:
 
 
 def greedy(task: Task) -> Iterator[Outcome]:
-    """picsl_greedy with NCC over 5x5x5 voxels for one contrast, and NMI, its multi-modal metric, across."""
-    metric = "NMI" if task.case.cross else "NCC 2x2x2"
-    yield _greedy(task, "greedy", metric, metric)
+    """picsl_greedy: affine from the images' centres, then its diffeomorphic mode, 100x50x10 iterations each.
 
-
-def greedy_ncc(task: Task) -> Iterator[Outcome]:
-    """picsl_greedy across contrasts, NMI for the affine, then NCC: squared, it bears an inverted contrast."""
-    yield _greedy(task, "greedy NCC", "NMI", "NCC 2x2x2")
-
-
-def _greedy(task: Task, name: str, affine_metric: str, metric: str) -> Outcome:
-    """Affine from the images' centres, then the diffeomorphic mode, 100x50x10 iterations each.
-
+    NCC over 5x5x5 voxels on one contrast, NMI, its multi-modal metric, across: its NCC minds the sign of a correlation.
     Where its pyramid would leave fewer than four slices (cine MR) it starts one level finer, 50x10: it refuses else.
     In a small field of view its affine collapses or explodes, and with NMI a rigid fit turns by 90 degrees: there it
     gets the headers' alignment and a rigid fit by NCC.
@@ -60,19 +50,18 @@ def _greedy(task: Task, name: str, affine_metric: str, metric: str) -> Outcome:
     from picsl_greedy import Greedy3D
 
     fixed, moving = (bridge.volume_to_itk(volume, np.float32) for volume in task.read())
-    levels = "100x50x10" if min(*fixed.GetSize(), *moving.GetSize()) >= FEWEST_FOR_THREE_LEVELS else "50x10"
-    start = "-dof 12 -ia-image-centers"
+    metric = "NMI" if task.case.cross else "NCC 2x2x2"
+    linear = f"-m {metric} -dof 12 -ia-image-centers"
     if task.case.body == "spine":
-        start, affine_metric = "-dof 6 -ia-identity", "NCC 2x2x2"
+        linear = "-m NCC 2x2x2 -dof 6 -ia-identity"
+    levels = "100x50x10" if min(*fixed.GetSize(), *moving.GetSize()) >= FEWEST_FOR_THREE_LEVELS else "50x10"
     common = f"-threads {task.threads} -n {levels}"
     tool = Greedy3D()
     watch = Watch()
     with watch.running():
-        tool.execute(
-            f"-i fixed moving -a -m {affine_metric} {common} {start} -o affine", fixed=fixed, moving=moving, affine=None
-        )
+        tool.execute(f"-i fixed moving -a {linear} {common} -o affine", fixed=fixed, moving=moving, affine=None)
         tool.execute(f"-i fixed moving -it affine -m {metric} {common} -o warp", warp=None)
-    return Outcome(name, from_greedy(tool["warp"], tool["affine"]), watch, {"metric": metric})
+    yield Outcome("greedy", from_greedy(tool["warp"], tool["affine"]), watch, {"metric": metric})
 
 
 def from_greedy(warp: sitk.Image, matrix: Any) -> Transform:

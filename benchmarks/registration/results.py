@@ -24,7 +24,6 @@ TITLES = {
     "SyN CC": "ANTs SyN, local correlation (antspyx)",
     "elastix": "elastix (itk-elastix)",
     "greedy": "greedy (picsl_greedy)",
-    "greedy NCC": "greedy, NCC across contrasts (picsl_greedy)",
     "network": "HyperReg network, default λ",
     "network auto": "HyperReg network, automatic λ",
     ORACLE: "HyperReg network, oracle λ (knows the truth)",
@@ -32,7 +31,7 @@ TITLES = {
     "refined auto": "HyperReg refined, automatic λ",
     "refined oracle": "HyperReg refined, oracle λ (knows the truth)",
 }
-PEERS = ("SyN", "SyN CC", "elastix", "greedy", "greedy NCC")
+PEERS = ("SyN", "SyN CC", "elastix", "greedy")
 # The truth that a pair has, the most telling first, and whether more of it is better. Agreement with automatic labels
 # is none, so such pairs have no oracle.
 TRUTHS = {"dice": True, "tre_mm": False, "error_mm": False}
