@@ -1,5 +1,6 @@
 # make run    sets up .venv and opens the browser application (FIXED=head1.nii.gz MOVING=head2.nii.gz to open your own images)
 # make test   sets up .venv and runs the tests
+# make bench  sets up .venv with other people's registration and compares on two real pairs (in ../shared/data)
 # make lint   sets up .venv and runs the style and type checks
 # Needs Python 3.10 or newer; the system packages that are missing are named (`make missing-packages` lists them).
 
@@ -43,7 +44,7 @@ define refuse_if_missing
 	fi
 endef
 
-.PHONY: run test lint clean missing-packages
+.PHONY: run test bench lint clean missing-packages
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.ready-run
@@ -51,6 +52,9 @@ run: $(VENV)/.ready-run
 
 test: $(VENV)/.ready-test
 	$(BIN)/python -m pytest
+
+bench: $(VENV)/.ready-bench
+	$(BIN)/python -m benchmarks registration --short
 
 lint: $(VENV)/.ready-test
 	$(BIN)/ruff check .
@@ -76,6 +80,11 @@ $(VENV)/.ready-test: pyproject.toml constraints.txt | check-test $(BIN)/python
 	$(PIP) install --constraint constraints.txt hatchling
 	$(PIP) install --constraint constraints.txt --no-build-isolation --editable ".[view,test,dev]"
 	@touch $@ $(VENV)/.ready-run
+
+# What the benchmark compares with; torch and numpy stay at their pins.
+$(VENV)/.ready-bench: $(VENV)/.ready-run
+	$(PIP) install --constraint constraints.txt --no-build-isolation --editable ".[view,bench]"
+	@touch $@
 
 .PHONY: check-run check-test
 check-run:

@@ -10,6 +10,7 @@ import typer
 
 from benchmarks import automatic_lambda, hypernetwork, speed
 from benchmarks.registration import command
+from hyperreg.errors import HyperRegError
 from hyperreg.registration.catalogue import default_model, find_model
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -84,10 +85,14 @@ def compare_registration(
     readme: Readme = False,
 ) -> None:
     """HyperReg and other people's registration side by side on real pairs (needs the images beside the repository)."""
-    rows = command.registration(
-        short=short, groups=group or [], methods=method or [], threads=threads, model=model, output=output,
-        again=again, keep=keep, only_report=only_report, publish=publish,
-    )  # fmt: skip
+    try:
+        rows = command.registration(
+            short=short, groups=group or [], methods=method or [], threads=threads, model=model, output=output,
+            again=again, keep=keep, only_report=only_report, publish=publish,
+        )  # fmt: skip
+    except HyperRegError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from error
     typer.echo(command.tables(rows))
     if readme:
         for section, table in command.readme_tables(rows).items():
