@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from benchmarks.pairs import DATA, OASIS_PAIRS, lung, oasis
@@ -75,15 +76,22 @@ def exact_field(session: LiveSession) -> dict[str, float]:
 def slice_views(session: LiveSession, pair: PhantomPair) -> dict[str, float]:
     """Lambda changed -> preview made, transform filled, three views of 512 x 512 resliced: real MRML, no screen."""
     import slicer
+    from vtkmodules.util.numpy_support import vtk_to_numpy
 
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "HyperRegSlicer"))
     from HyperRegSlicerLib.Geometry import LiveTransform, volume_to_node
 
     scene = slicer.vtkMRMLScene()
+    # A bare scene has neither colour tables nor orientations: the views would be empty, and quick to make.
+    slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene)
+    grey = scene.AddNewNodeByClass("vtkMRMLColorTableNode", "grey")
+    grey.SetTypeToGrey()
     nodes = [scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", role) for role in ("fixed", "moving")]
     for node, volume in zip(nodes, (pair.fixed, pair.moving), strict=True):
         volume_to_node(volume, node)
         node.CreateDefaultDisplayNodes()
+        node.GetDisplayNode().SetAndObserveColorNodeID(grey.GetID())
+        node.GetDisplayNode().AutoWindowLevelOn()
     live = LiveTransform(session.grid, session.linear)
     transform_node = scene.AddNewNodeByClass("vtkMRMLTransformNode", "live")
     transform_node.SetAndObserveTransformFromParent(live.transform)
@@ -109,6 +117,16 @@ def slice_views(session: LiveSession, pair: PhantomPair) -> dict[str, float]:
         live.fill(fields.forward)
         for logic in logics:
             logic.GetImageDataConnection().GetProducer().Update()
+
+    def pictures() -> list[npt.NDArray[np.uint8]]:
+        images = [logic.GetImageDataConnection().GetProducer().GetOutput() for logic in logics]
+        return [vtk_to_numpy(image.GetPointData().GetScalars()).copy() for image in images]
+
+    preview()
+    before = pictures()
+    preview()
+    if any(np.array_equal(first, second) for first, second in zip(before, pictures(), strict=True)):
+        raise RuntimeError("A view did not change with λ: what was measured would be no preview.")
 
     def interpolation() -> None:
         session.anchors.interpolate(float(next(lambdas)), inverse=False, out=buffer)
