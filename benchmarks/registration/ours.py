@@ -43,17 +43,11 @@ def _prepared(task: Task) -> tuple[LiveSession, Watch, dict[str, str | float]]:
     return session, watch, {"model": session.card.name, "model_sha256": session.card.sha256[:12]}
 
 
-def _forget(session: LiveSession) -> None:
-    """What an earlier row has computed and kept would not be counted in the next."""
-    session._forget_fields()
-    session._refiner = None
-
-
 def network(task: Task) -> Iterator[Outcome]:
     """ "network" and "network auto": no label map, landmark or truth is shown to the automatic lambda."""
     session, shared, notes = _prepared(task)
     for name in ("network", "network auto"):
-        _forget(session)
+        session._forget_fields()  # what the first row has computed would not be counted in the second
         watch = shared.copy()
         with watch.running():
             lam = session.card.default_lambda if name == "network" else automatic_lambda(session).lam
@@ -62,16 +56,30 @@ def network(task: Task) -> Iterator[Outcome]:
 
 
 def refined(task: Task) -> Iterator[Outcome]:
-    """ "refined" at the card's lambda and "refined auto" at the automatic one, searched on the network alone."""
-    session, shared, notes = _prepared(task)
-    for name in ("refined", "refined auto"):
-        _forget(session)
-        watch = shared.copy()
-        with watch.running():
-            lam = session.card.default_lambda if name == "refined" else automatic_lambda(session).lam
-            found = session.refine(lam)
-        transform = Transform((found.fields.forward, session.linear))
-        yield Outcome(name, transform, watch, notes | {"lambda": lam, "message": found.message})
+    """Refinement at the card's lambda."""
+    session, watch, notes = _prepared(task)
+    yield _refined("refined", session, session.card.default_lambda, watch, notes)
+
+
+def refined_auto(task: Task) -> Iterator[Outcome]:
+    """Refinement at the automatic lambda, which is searched on the network's fields."""
+    session, watch, notes = _prepared(task)
+    with watch.running():
+        lam = automatic_lambda(session).lam
+    yield _refined("refined auto", session, lam, watch, notes)
+
+
+def refined_oracle(task: Task) -> Iterator[Outcome]:
+    """Refinement at the lambda that was the network's best by the truth (options["lambda"])."""
+    session, watch, notes = _prepared(task)
+    yield _refined("refined oracle", session, float(task.options["lambda"]), watch, notes)
+
+
+def _refined(name: str, session: LiveSession, lam: float, watch: Watch, notes: dict[str, str | float]) -> Outcome:
+    with watch.running():
+        found = session.refine(lam)
+    transform = Transform((found.fields.forward, session.linear))
+    return Outcome(name, transform, watch, notes | {"lambda": lam, "message": found.message})
 
 
 def curve(task: Task) -> Iterator[Outcome]:
@@ -82,13 +90,3 @@ def curve(task: Task) -> Iterator[Outcome]:
         with watch.running():
             transform = session.transform(lam)
         yield Outcome(curve_row(lam), transform, watch, notes | {"lambda": lam})
-
-
-def refined_oracle(task: Task) -> Iterator[Outcome]:
-    """ "refined oracle": refinement at the lambda that was the network's best by the truth (options["lambda"])."""
-    session, watch, notes = _prepared(task)
-    lam = float(task.options["lambda"])
-    with watch.running():
-        found = session.refine(lam)
-    transform = Transform((found.fields.forward, session.linear))
-    yield Outcome("refined oracle", transform, watch, notes | {"lambda": lam, "message": found.message})

@@ -44,24 +44,27 @@ def greedy(task: Task) -> Iterator[Outcome]:
 
     NCC over 5x5x5 voxels on one contrast, NMI, its multi-modal metric, across: its NCC minds the sign of a correlation.
     Where its pyramid would leave fewer than four slices (cine MR) it starts one level finer, 50x10: it refuses else.
-    In a small field of view its affine collapses or explodes, and with NMI a rigid fit turns by 90 degrees: there it
-    gets the headers' alignment and a rigid fit by NCC.
+    In a small field of view its linear fits run away (affine: collapse; rigid: a turn by 90 degrees with NMI, off the
+    cord with NCC): there the deformation starts from the headers.
     """
     from picsl_greedy import Greedy3D
 
     fixed, moving = (bridge.volume_to_itk(volume, np.float32) for volume in task.read())
     metric = "NMI" if task.case.cross else "NCC 2x2x2"
-    linear = f"-m {metric} -dof 12 -ia-image-centers"
-    if task.case.body == "spine":
-        linear = "-m NCC 2x2x2 -dof 6 -ia-identity"
     levels = "100x50x10" if min(*fixed.GetSize(), *moving.GetSize()) >= FEWEST_FOR_THREE_LEVELS else "50x10"
     common = f"-threads {task.threads} -n {levels}"
     tool = Greedy3D()
     watch = Watch()
     with watch.running():
-        tool.execute(f"-i fixed moving -a {linear} {common} -o affine", fixed=fixed, moving=moving, affine=None)
-        tool.execute(f"-i fixed moving -it affine -m {metric} {common} -o warp", warp=None)
-    yield Outcome("greedy", from_greedy(tool["warp"], tool["affine"]), watch, {"metric": metric})
+        if task.case.body == "spine":
+            start, affine = "", np.eye(4)
+            images = {"fixed": fixed, "moving": moving}
+        else:
+            linear = f"-a -m {metric} -dof 12 -ia-image-centers"
+            tool.execute(f"-i fixed moving {linear} {common} -o affine", fixed=fixed, moving=moving, affine=None)
+            start, affine, images = "-it affine", tool["affine"], {}
+        tool.execute(f"-i fixed moving {start} -m {metric} {common} -o warp", **images, warp=None)
+    yield Outcome("greedy", from_greedy(tool["warp"], affine), watch, {"metric": metric})
 
 
 def from_greedy(warp: sitk.Image, matrix: Any) -> Transform:
