@@ -158,7 +158,7 @@ def test_every_row_has_a_title_and_the_forms_name_known_methods() -> None:
 
 
 def test_a_model_is_asked_of_our_methods_only(tmp_path: Path) -> None:
-    asked = with_model(METHODS["network"], "any")
+    asked = with_model(METHODS["automatic"], "any")
     assert asked.options(None, tmp_path) == {"model": "any"}
     assert with_model(METHODS["greedy"], "any") is METHODS["greedy"]
     assert with_truth is METHODS["refined-oracle"].cases

@@ -31,8 +31,7 @@ def at_oracle(case: Case, output: Path) -> Mapping[str, str | float] | None:
 METHODS: dict[str, Entry] = {
     "identity": Entry(f"{PEERS}:identity", ("identity",)),
     "affine": Entry(f"{PEERS}:affine", ("affine",)),
-    "network": Entry(f"{OURS}:network", ("network", "network auto")),
-    "refined-auto": Entry(f"{OURS}:refined_auto", ("refined auto",)),
+    "automatic": Entry(f"{OURS}:automatic", ("network", "network auto", "refined auto")),
     "refined": Entry(f"{OURS}:refined", ("refined",)),
     "greedy": Entry(f"{PEERS}:greedy", ("greedy",), "picsl_greedy"),
     "syn": Entry(f"{PEERS}:syn", ("SyN",), "antspyx"),
@@ -42,7 +41,7 @@ METHODS: dict[str, Entry] = {
     "syn-cc": Entry(f"{PEERS}:syn_cc", ("SyN CC",), "antspyx", one_contrast),
 }
 # The short form, and the full form: SyN with local correlation costs ten times SyN's time, so it is asked for by name.
-SHORT = ("affine", "network", "refined", "refined-auto", "greedy", "syn")
+SHORT = ("affine", "automatic", "refined", "greedy", "syn")
 FULL = tuple(name for name in METHODS if name != "syn-cc")
 
 

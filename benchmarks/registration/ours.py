@@ -43,30 +43,29 @@ def _prepared(task: Task) -> tuple[LiveSession, Watch, dict[str, str | float]]:
     return session, watch, {"model": session.card.name, "model_sha256": session.card.sha256[:12]}
 
 
-def network(task: Task) -> Iterator[Outcome]:
-    """ "network" and "network auto": no label map, landmark or truth is shown to the automatic lambda."""
+def automatic(task: Task) -> Iterator[Outcome]:
+    """ "network" at the card's lambda, "network auto" and "refined auto" at the automatic one.
+
+    No label map, landmark or truth is shown to the search for lambda, which is made on the network's fields.
+    """
     session, shared, notes = _prepared(task)
-    for name in ("network", "network auto"):
-        session._forget_fields()  # what the first row has computed would not be counted in the second
-        watch = shared.copy()
-        with watch.running():
-            lam = session.card.default_lambda if name == "network" else automatic_lambda(session).lam
-            transform = session.transform(lam)
-        yield Outcome(name, transform, watch, notes | {"lambda": lam})
+    lam = session.card.default_lambda
+    watch = shared.copy()
+    with watch.running():
+        transform = session.transform(lam)
+    yield Outcome("network", transform, watch, notes | {"lambda": lam})
+    session._forget_fields()  # what the first row has computed would not be counted in the others
+    with shared.running():
+        lam = automatic_lambda(session).lam
+        transform = session.transform(lam)
+    yield Outcome("network auto", transform, shared.copy(), notes | {"lambda": lam})
+    yield _refined("refined auto", session, lam, shared, notes)
 
 
 def refined(task: Task) -> Iterator[Outcome]:
     """Refinement at the card's lambda."""
     session, watch, notes = _prepared(task)
     yield _refined("refined", session, session.card.default_lambda, watch, notes)
-
-
-def refined_auto(task: Task) -> Iterator[Outcome]:
-    """Refinement at the automatic lambda, which is searched on the network's fields."""
-    session, watch, notes = _prepared(task)
-    with watch.running():
-        lam = automatic_lambda(session).lam
-    yield _refined("refined auto", session, lam, watch, notes)
 
 
 def refined_oracle(task: Task) -> Iterator[Outcome]:
