@@ -81,7 +81,7 @@ class TuningPanel:
         if logic.refining:
             return self.ui.statusLabel.text
         if logic.refined:
-            return _("Refined at λ = {lam:.2f}. {message}").format(lam=logic.lam, message=logic.refine_message)
+            return logic.refine_message or _("This is the refined result.")
         if logic.can_redo:
             aside = _("The refinement of λ = {lam:.2f} is put aside; Show refinement brings it back.")
             return f"{otherwise} {aside.format(lam=logic.registration.refinement.lam)}"

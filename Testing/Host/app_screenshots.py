@@ -40,10 +40,35 @@ def take(page: Any, folder: Path, pictures: dict[str, tuple[float, str]]) -> Non
         page.click(f".hyperreg-mode-{mode}")
         drag(page, lam)
         page.wait_for_function("window.trame.state.get('fresh')")
-        page.mouse.move(WIDTH - 5, HEIGHT - 5)
-        page.wait_for_timeout(SETTLE_MS)
-        page.screenshot(path=folder / f"{name}.png")
-        print(folder / f"{name}.png")
+        _save(page, folder / f"{name}.png")
+
+
+def take_refined(page: Any, folder: Path) -> None:
+    """Uses the suggested λ once the response is complete, refines, and gives two regions a λ; a picture of each."""
+    page.click(".hyperreg-mode-fade")
+    page.wait_for_function("window.trame.state.get('suggested') !== ''")
+    if not page.evaluate("window.trame.state.get('suggestion_taken')"):
+        page.click(".hyperreg-use-suggested")
+        page.wait_for_function("window.trame.state.get('suggestion_taken')")
+    page.wait_for_function("window.trame.state.get('fresh')")
+    _save(page, folder / "app-response.png")
+    page.click(".hyperreg-refine")
+    page.wait_for_function("window.trame.state.get('refined')")
+    _save(page, folder / "app-refined.png")
+    page.click(".hyperreg-regions .v-expansion-panel-title")
+    page.click(".hyperreg-use-fixed-labels")
+    for row in (0, 2):
+        page.locator(".hyperreg-region input[type=checkbox]").nth(row).click()
+    page.wait_for_function("window.trame.state.get('fresh')")
+    page.locator(".hyperreg-region").nth(5).scroll_into_view_if_needed()
+    _save(page, folder / "app-regions.png")
+
+
+def _save(page: Any, path: Path) -> None:
+    page.mouse.move(WIDTH - 5, HEIGHT - 5)
+    page.wait_for_timeout(SETTLE_MS)
+    page.screenshot(path=path)
+    print(path, flush=True)
 
 
 def drag(page: Any, lam: float) -> None:
@@ -84,6 +109,8 @@ def main() -> None:
             page.goto(address)
             page.wait_for_selector(".layout-grid-item img")
             take(page, arguments.output, PICTURES)
+            if not arguments.images:
+                take_refined(page, arguments.output)
             browser.close()
     finally:
         server.send_signal(signal.SIGTERM)

@@ -190,7 +190,7 @@ class FakeRegistration:
 
     def _show_refined(self) -> None:
         self.refined = True
-        self.on_refined(self.refined_fields(self.lam), {**METRICS, "similarity": 0.95}, "It no longer paid.")
+        self.on_refined(self.refined_fields(self.lam), {**METRICS, "similarity": 0.95}, "Refined in 30 steps.")
 
     def answer_response(self, *, dice: bool = True, complete: bool = True) -> Response:
         """The response is measured, all of it or only the ends and the middle."""

@@ -60,7 +60,8 @@ class Module:
 
 
 @pytest.fixture
-def module(host, tiny_model, monkeypatch):
+def opened(host, tiny_model, monkeypatch):
+    """The module as Slicer opens it."""
     host.load(MODULE)
     from HyperRegSlicerLib import Worker
 
@@ -74,3 +75,11 @@ def module(host, tiny_model, monkeypatch):
     running = host.widget("HyperRegSlicer")
     assert running.panel.connection is made[-1]
     return Module(host, made[-1])
+
+
+@pytest.fixture
+def module(opened: Module, tiny_model: str) -> Module:
+    """The module with the tiny model at λ = 0.3: what the installed models begin with is not what is tested."""
+    opened.parameters.model, opened.parameters.lam = tiny_model, 0.3
+    opened.panel._fill_models()
+    return opened

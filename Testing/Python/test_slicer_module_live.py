@@ -11,7 +11,7 @@ pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("PySide6", reason="PySide6 is not installed")
 
 import slicer
-from slicer_module_bench import host, module  # noqa: F401
+from slicer_module_bench import host, module, opened  # noqa: F401
 
 
 def test_the_slider_is_live(module):

@@ -11,7 +11,7 @@ pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("PySide6", reason="PySide6 is not installed")
 
 import slicer
-from slicer_module_bench import MODULE, host, module  # noqa: F401
+from slicer_module_bench import MODULE, host, module, opened  # noqa: F401
 
 
 def test_first_the_user_sees_two_volumes_one_button_one_slider(module):

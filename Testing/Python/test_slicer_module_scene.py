@@ -15,7 +15,7 @@ pytest.importorskip("PySide6", reason="PySide6 is not installed")
 
 import slicer
 from fake_registration import FakeConnection
-from slicer_module_bench import MODULE, host, module  # noqa: F401
+from slicer_module_bench import MODULE, host, module, opened  # noqa: F401
 
 
 @pytest.mark.parametrize("live", [False, True])

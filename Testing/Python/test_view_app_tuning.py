@@ -39,7 +39,7 @@ def test_refine_is_shown_undone_and_brought_back(app) -> None:
     assert (state.refine_progress, state.refine_text) == (25.0, "Level 1 of 3")
     happen(app, app.live.answer_refined)
     assert (state.refining, state.refined, state.can_save, state.fresh) == (False, True, True, True)
-    assert state.refine_note == "Refined. It no longer paid."
+    assert state.refine_note == "Refined in 30 steps."
     assert next(row["now"] for row in state.rows if row["name"] == "Similarity") == "0.950"
     refined = picture(app)
     assert np.abs(refined - before).max() > 10

@@ -32,7 +32,6 @@ def build(server: Any, controller: Controller, views: SliceViews) -> VAppLayout:
                 _slider(controller)
                 _comparison()
                 _figures()
-                page_tuning.refinement(controller.tuning)
                 _downloads(controller)
                 with v.VExpansionPanels(variant="accordion", classes="mt-3"):
                     page_tuning.regions(controller, upload_button)
@@ -107,7 +106,7 @@ def _run(controller: Controller) -> None:
             "{{ phase === 'live' ? 'Register again' : 'Register' }}",
             v_if="phase !== 'running'",
             block=True,
-            size="large",
+            size=("phase === 'live' ? 'default' : 'large'",),
             color="primary",
             variant=("phase === 'live' ? 'tonal' : 'flat'",),
             disabled=("!fixed_name || !moving_name || !model || uploading !== ''",),
@@ -209,14 +208,14 @@ def _figures() -> None:
 def _downloads(controller: Controller) -> None:
     with html.Div(classes="mt-3"):
         with html.Div(classes="d-flex"):
+            page_tuning.refine_button(controller.tuning)
             v.VBtn(
                 "Keep this result",
-                prepend_icon="mdi-content-save-outline",
                 variant="tonal",
                 loading=("saving",),
                 disabled=("!can_save || saving",),
                 click=controller.save,
-                classes="flex-grow-1 hyperreg-save",
+                classes="flex-grow-1 text-none hyperreg-save",
                 title="Writes the registered image, the transform, its inverse and a report for download",
             )
             v.VBtn(
@@ -224,9 +223,10 @@ def _downloads(controller: Controller) -> None:
                 variant="text",
                 disabled=("phase !== 'live'",),
                 click=controller.reset,
-                classes="ml-2 hyperreg-reset",
+                classes="ml-1 text-none hyperreg-reset",
                 title="Back to both images as they were loaded",
             )
+        page_tuning.refinement(controller.tuning)
         with html.Div(v_if="downloads.length", classes="mt-2 hyperreg-downloads"):
             html.Div("{{ downloads_title }}", classes="text-caption text-medium-emphasis")
             # With `download` the browser does not leave the page for the file, which would end the connection.

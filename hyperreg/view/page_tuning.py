@@ -45,58 +45,62 @@ def response(tuning: TuningControls) -> None:
             title="What every λ would give on this pair. Click to move λ there. Orange: the suggested λ.",
         )
         v.VBtn(
-            "{{ suggested ? 'Use suggested λ = ' + suggested : 'Measuring; a λ is suggested at the end' }}",
+            "{{ suggested ? 'Use suggested λ = ' + suggested : 'A λ is suggested once all is measured' }}",
             block=True,
             size="small",
             variant="tonal",
             disabled=("!suggested || suggestion_taken",),
             click=tuning.use_suggested,
             title=("suggestion_reason",),
-            classes="hyperreg-use-suggested",
+            classes="text-none hyperreg-use-suggested",
         )
 
 
+def refine_button(tuning: TuningControls) -> None:
+    """Begins a refinement; once one is shown, undoes it."""
+    v.VBtn(
+        "Refine",
+        v_if="!refined",
+        variant="tonal",
+        disabled=("!can_refine",),
+        click=tuning.refine,
+        classes="flex-grow-1 mr-2 text-none hyperreg-refine",
+        title=REFINE_TIP,
+    )
+    v.VBtn(
+        "Undo refinement",
+        v_if="refined",
+        variant="tonal",
+        click=tuning.undo_refine,
+        classes="flex-grow-1 mr-2 text-none hyperreg-undo-refine",
+        title="Back to the result before refining",
+    )
+
+
 def refinement(tuning: TuningControls) -> None:
-    """Refine with progress and cancel; undo and back."""
-    with html.Div(v_if="phase === 'live'", classes="mt-2"):
-        with html.Div(classes="d-flex", v_if="!refining"):
+    """What a refinement does, with progress and cancel; or what became of it."""
+    with html.Div(v_if="refining", classes="mt-2"):
+        with html.Div(classes="d-flex align-center mb-1"):
+            html.Span("{{ refine_text || 'Refining ...' }}", classes="text-body-2 flex-grow-1 text-truncate")
             v.VBtn(
-                "Refine",
-                prepend_icon="mdi-auto-fix",
+                "Cancel",
+                size="small",
                 variant="tonal",
-                disabled=("!can_refine",),
-                click=tuning.refine,
-                classes="flex-grow-1 hyperreg-refine",
-                title=REFINE_TIP,
+                click=tuning.cancel_refine,
+                classes="text-none hyperreg-cancel-refine",
             )
-            v.VBtn(
-                "Undo refinement",
-                v_if="refined",
-                variant="text",
-                click=tuning.undo_refine,
-                classes="ml-2 hyperreg-undo-refine",
-                title="Back to the result before refining",
-            )
-            v.VBtn(
-                "Show refinement",
-                v_if="can_redo",
-                variant="text",
-                click=tuning.redo_refine,
-                classes="ml-2 hyperreg-redo-refine",
-                title="Shows the refinement again, at its λ; nothing is computed anew",
-            )
-        with html.Div(v_if="refining"):
-            with html.Div(classes="d-flex align-center mb-1"):
-                html.Span("{{ refine_text || 'Refining ...' }}", classes="text-body-2 flex-grow-1 text-truncate")
-                v.VBtn(
-                    "Cancel",
-                    size="small",
-                    variant="tonal",
-                    click=tuning.cancel_refine,
-                    classes="hyperreg-cancel-refine",
-                )
-            v.VProgressLinear(model_value=("refine_progress",), color="primary", height=8, rounded=True)
-        html.Div("{{ refine_note }}", v_if="refine_note", classes="text-caption mt-1 hyperreg-refine-note")
+        v.VProgressLinear(model_value=("refine_progress",), color="primary", height=8, rounded=True)
+    with html.Div(v_if="refine_note && !refining", classes="d-flex align-center mt-1"):
+        html.Span("{{ refine_note }}", classes="text-caption flex-grow-1 hyperreg-refine-note")
+        v.VBtn(
+            "Show it",
+            v_if="can_redo",
+            variant="text",
+            size="small",
+            click=tuning.redo_refine,
+            classes="text-none hyperreg-redo-refine",
+            title="Shows the refinement again, at its λ; nothing is computed anew",
+        )
 
 
 def regions(controller: Controller, upload_button: Callable[[str, str], None]) -> None:
@@ -130,7 +134,7 @@ def regions(controller: Controller, upload_button: Callable[[str, str], None]) -
             variant="tonal",
             block=True,
             click=controller.use_fixed_labels,
-            classes="hyperreg-use-fixed-labels",
+            classes="text-none hyperreg-use-fixed-labels",
         )
         with html.Div(v_for="region in regions", key="region.key", classes="d-flex align-center hyperreg-region"):
             v.VCheckboxBtn(

@@ -151,7 +151,7 @@ class TuningControls:
     def _note(self) -> str:
         logic = self._logic
         if logic.refined:
-            return f"Refined. {logic.refine_message}"
+            return str(logic.refine_message) or "This is the refined result."
         if logic.can_redo:
             return f"The refinement of λ = {logic.registration.refinement.lam:.2f} is put aside."
         return ""
