@@ -42,6 +42,8 @@ FIGURES = (
     ("wall_s", "wall s", "{:.0f}"),
     ("peak_gb", "peak GB", "{:.1f}"),
 )
+# Rows that need a truth, or are asked for by name: their absence is no gap.
+OPTIONAL = ("identity", "SyN CC", "network oracle", "refined oracle")
 # Where a truth is known, the outline says nothing more.
 ONLY_IN = {"outline_dice": ("template",)}
 
@@ -54,8 +56,9 @@ caches, for all alike. Peak memory is that of the whole process. Every result wa
 fixed image's grid and measured by the same code. Dice: mean over all labels that both maps hold. Folded: share of the
 fixed image's foreground with a Jacobian determinant of 0 or less. Roughness: mean squared gradient of the displacement
 without its linear part. "Worse than affine" counts the pairs on which a method's truth (Dice, landmarks or error) is
-worse than after HyperReg's linear alignment. The oracle λ is chosen by the truth itself, from λ = {grid}: it is what a
-perfect choice would give, and no method that can be used.
+worse than after HyperReg's linear alignment. The oracle λ is chosen by the truth itself, from λ = {grid}:
+it is what a perfect choice would give, and no method that can be used. Means are over the pairs that a method was run
+on ("pairs").
 """
 
 
@@ -165,6 +168,19 @@ def failures(rows: Sequence[Row]) -> str:
     return "\n".join(f"- {method} on {', '.join(cases)}: {error}" for (method, error), cases in reasons.items())
 
 
+def not_run(rows: Sequence[Row]) -> str:
+    """Markdown: methods that have neither a result nor an error on some pairs of a group, for a run that was stopped."""
+    lines = []
+    for group in GROUPS:
+        ours = [row for row in rows if row["group"] == group]
+        cases = len({row["case"] for row in ours})
+        for method, title in TITLES.items():
+            there = len({row["case"] for row in ours if row["method"] == method})
+            if there < cases and method not in OPTIONAL:
+                lines.append(f"- {group}: {title} on {cases - there} of {cases} pairs")
+    return "\n".join(lines)
+
+
 def markdown(rows: Sequence[Row], grid: Sequence[float], pictures: Sequence[str] = ()) -> str:
     """The whole report."""
     parts = ["# Registration methods side by side", machine(rows)]
@@ -179,6 +195,8 @@ def markdown(rows: Sequence[Row], grid: Sequence[float], pictures: Sequence[str]
     parts += [f"![{name.split('.')[0].replace('_', ' ')}]({name})" for name in pictures]
     if found := failures(rows):
         parts += ["## What did not work", found]
+    if found := not_run(rows):
+        parts += ["## What was not run", found]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
