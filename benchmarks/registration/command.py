@@ -13,7 +13,7 @@ from benchmarks.registration.figures import all_figures
 from benchmarks.registration.methods import FULL, METHODS, SHORT, with_model
 from benchmarks.registration.ours import GRID
 from benchmarks.registration.report import curve_table, group_table, write_report
-from benchmarks.registration.results import Row, collect
+from benchmarks.registration.results import CURVE, Row, collect, of_method
 from benchmarks.registration.runner import run
 
 OUTPUT = Path("build/benchmarks/registration")
@@ -62,8 +62,11 @@ def tables(rows: list[Row]) -> str:
 
 
 def readme_tables(rows: list[Row]) -> dict[str, str]:
-    """Section name to table, for `put_into_readme`."""
-    return {"registration": group_table(rows, "oasis"), "quality": curve_table(rows)}
+    """Section name to table, for `put_into_readme`; a section that was not measured is left as it is."""
+    found = {"registration": group_table(rows, "oasis")} if any(row["group"] == "oasis" for row in rows) else {}
+    if any(of_method(rows, method) for method in CURVE):
+        found["quality"] = curve_table(rows)
+    return found
 
 
 Groups = Annotated[list[str] | None, typer.Option("--group", help=f"Pairs: {', '.join(GROUPS)}. Repeat for several.")]

@@ -169,7 +169,7 @@ def failures(rows: Sequence[Row]) -> str:
 
 
 def not_run(rows: Sequence[Row]) -> str:
-    """Markdown: methods that have neither a result nor an error on some pairs of a group, for a run that was stopped."""
+    """Markdown: methods with neither a result nor an error on some pairs of a group: the run was stopped."""
     lines = []
     for group in GROUPS:
         ours = [row for row in rows if row["group"] == group]
