@@ -41,7 +41,7 @@ METHODS: dict[str, Entry] = {
     "syn-cc": Entry(f"{PEERS}:syn_cc", ("SyN CC",), "antspyx", one_contrast),
 }
 # The short form, and the full form: SyN with local correlation costs ten times SyN's time, so it is asked for by name.
-SHORT = ("affine", "automatic", "refined", "greedy", "syn")
+SHORT = ("affine", "automatic", "greedy", "syn")
 FULL = tuple(name for name in METHODS if name != "syn-cc")
 
 
