@@ -127,7 +127,7 @@ def load_model(card: ModelCard, device: str = "cpu") -> RegistrationModel:
 
 def fast_precision(device: str) -> torch.dtype:
     """bfloat16 on a CPU that has matrix units for it (the backbone takes a quarter of the time there), else float32."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # newer than the oldest torch that is supported
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # newer than the oldest torch that is supported
     return torch.bfloat16 if device == "cpu" and capabilities.get("amx_bf16") else torch.float32
 
 
