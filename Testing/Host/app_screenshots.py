@@ -28,6 +28,11 @@ WIDTH, HEIGHT = 1440, 900
 PATIENCE_MS = 600_000
 # Pictures of the views arrive a moment after the last change.
 SETTLE_MS = 2500
+# The browser's own λ may be ahead of what the views show.
+SETTLED = """() => {
+  const get = name => window.trame.state.get(name);
+  return get("fresh") && Math.abs(get("exact_lam") - get("lam")) < 1e-6;
+}"""
 CHROMIUM_ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 
 
@@ -39,7 +44,7 @@ def take(page: Any, folder: Path, pictures: dict[str, tuple[float, str]]) -> Non
     for name, (lam, mode) in pictures.items():
         page.click(f".hyperreg-mode-{mode}")
         drag(page, lam)
-        page.wait_for_function("window.trame.state.get('fresh')")
+        page.wait_for_function(SETTLED)
         _save(page, folder / f"{name}.png")
 
 
@@ -50,7 +55,7 @@ def take_refined(page: Any, folder: Path) -> None:
     if not page.evaluate("window.trame.state.get('suggestion_taken')"):
         page.click(".hyperreg-use-suggested")
         page.wait_for_function("window.trame.state.get('suggestion_taken')")
-    page.wait_for_function("window.trame.state.get('fresh')")
+    page.wait_for_function(SETTLED)
     _save(page, folder / "app-response.png")
     page.click(".hyperreg-refine")
     page.wait_for_function("window.trame.state.get('refined')")

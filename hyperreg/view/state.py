@@ -23,6 +23,7 @@ class PageState:
     """Names and first values of the shared state.
 
     phase: IDLE, RUNNING or LIVE. lam_word: λ in words. exact: whether the views show the exact field (else a preview).
+    exact_lam: the λ of that exact field, -1 for none; the browser's own lam may be ahead of the views.
     rows: the metrics, see `metric_rows`; fresh: whether they belong to what is shown. downloads: {title, name, url}.
     uploading: the role whose file is on its way, or "". models, devices, alignments: {title, value} to choose from.
     refine_note: what became of the refinement. worse: why what is shown is worse than the linear alignment, or "".
@@ -43,6 +44,7 @@ class PageState:
     lam: float = 0.3
     lam_word: str = ""
     exact: bool = False
+    exact_lam: float = -1.0
     anchors: int = 0
     rows: list[dict[str, str]] = field(default_factory=list)
     fresh: bool = False
