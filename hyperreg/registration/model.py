@@ -127,7 +127,8 @@ def load_model(card: ModelCard, device: str = "cpu") -> RegistrationModel:
 
 def fast_precision(device: str) -> torch.dtype:
     """bfloat16 on a CPU that has matrix units for it (the backbone takes a quarter of the time there), else float32."""
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # newer than the oldest torch that is supported
+    # Newer than the oldest torch that is supported.
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return torch.bfloat16 if device == "cpu" and capabilities.get("amx_bf16") else torch.float32
 
 
