@@ -14,9 +14,9 @@ from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Grid, Volume
 from hyperreg.registration import catalogue
 from hyperreg.registration.anchors import Fields, difference_mm
+from hyperreg.registration.grids import network_grid
 from hyperreg.registration.metrics import dice, shared_labels
 from hyperreg.registration.model import save_untrained
-from hyperreg.registration.grids import network_grid
 from hyperreg.registration.session import LiveSession
 
 # Oblique, anisotropic, flipped: nothing about it is easy.

@@ -270,7 +270,7 @@ def test_refine_see_it_and_click_into_the_response(page: Page):
     page.page.mouse.click(box["x"] + left + 0.75 * (right - left), box["y"] + 30)
     page.until(lambda: abs(page.state("lam") - 0.75) < 0.011 and bool(page.state("exact")), "λ where the click was")
     assert page.page.inner_text(".hyperreg-lambda-value") == f"λ = {page.state('lam'):.2f}"
-    assert page.page.inner_text(".hyperreg-refine-note") .startswith("The refinement of λ = 0.1")
+    assert page.page.inner_text(".hyperreg-refine-note").startswith("The refinement of λ = 0.1")
     page.page.click(".hyperreg-redo-refine")
     page.until(lambda: bool(page.state("refined")) and abs(page.state("lam") - 0.1) < 0.02, "the refinement again")
     page.page.click(".hyperreg-use-suggested")
