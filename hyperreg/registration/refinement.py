@@ -50,6 +50,8 @@ MOST_DIFFUSION = 0.15
 # A level ends when its last steps together have brought less than this share of what it has brought in all.
 CHECK_EVERY = 5
 LEAST_GAIN = 0.03
+# Damped fixed-point steps that correct the inverse at the end.
+CORRECTIONS = 8
 
 
 class LocalCorrelation:
@@ -164,7 +166,11 @@ def refine(
                 break
         added, removed = climb.forward, climb.inverse
         done.append(len(climb.seen))
-    return compose(forward, added), compose(removed, inverse), done
+    forward, inverse = compose(forward, added), compose(removed, inverse)
+    # What the approximations of all steps have left: w(y) + u(y + w(y)) is zero for the inverse.
+    for _ in range(CORRECTIONS):
+        inverse = inverse - 0.5 * (inverse + sample(forward, inverse, padding="border"))
+    return forward, inverse, done
 
 
 @dataclass(frozen=True)
