@@ -156,7 +156,7 @@ def test_gamma_is_offered_by_models_that_declare_it(module: Module, tmp_path: Pa
     for name in ("tiny-untrained", "two-sliders"):
         folder = tmp_path / name
         folder.mkdir()
-        card = json.loads((source / "card.json").read_text())
+        card = json.loads((source / "card.json").read_text(encoding="utf-8"))
         card["name"] = card["title"] = name
         if name == "two-sliders":
             card["hyperparameters"].append({"name": "gamma", "title": "γ: structures", "default": 0.25})
