@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 from cli_pair import PairFiles, run, write_pair
 
-from hyperreg.registration.run import Pair
+from hyperreg.registration.pairs import Pair
 from hyperreg.registration.sweep import sweep
 
 

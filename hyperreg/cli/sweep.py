@@ -43,8 +43,8 @@ def command(
 ) -> None:
     """Measure similarity, folding, displacement and Dice over λ, to choose λ for a kind of images."""
     values = _numbers(lambdas) if lambdas is not None else None
+    from hyperreg.registration.pairs import Pair
     from hyperreg.registration.response import RESPONSE_LAMBDAS
-    from hyperreg.registration.run import Pair
     from hyperreg.registration.sweep import sweep
 
     pair = Pair(fixed, moving, fixed_labels, moving_labels, initial, model, device.value, options.chosen(gamma))

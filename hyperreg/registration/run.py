@@ -6,7 +6,7 @@ import json
 import math
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -15,60 +15,30 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 import hyperreg
-from hyperreg.errors import Cancelled, FileError, InputError
+from hyperreg.errors import Cancelled, InputError
 from hyperreg.imaging import files, transform_files
-from hyperreg.imaging.files import extension, read_label_map, read_volume, write_volume
-from hyperreg.imaging.intensity import check_image
+from hyperreg.imaging.files import extension, write_volume
 from hyperreg.imaging.resampling import resample
+from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.transform_files import read_transform, write_transform
 from hyperreg.imaging.volume import Volume
 from hyperreg.registration.anchors import check_lambda
 from hyperreg.registration.catalogue import ModelCard, default_model, find_model
 from hyperreg.registration.outputs import StagedOutputs
+from hyperreg.registration.pairs import Cancel, LoadedPair, Pair, Progress, load_pair, open_session
 from hyperreg.registration.regions import check_region_lambdas
 from hyperreg.registration.response import Response, Suggestion, automatic_lambda, warning
-from hyperreg.registration.session import LiveSession
+from hyperreg.registration.session import Figures, LiveSession
 from hyperreg.registration.verification import check_volume, inverse_errors
 
-Progress = Callable[[float, str], None]
-Cancel = Callable[[], bool]
-
-INITIAL_METHODS = ("none", "com", "rigid", "affine")
-# The share of the run that preparing takes on a CPU, without and with a search for lambda; only the progress bar
-# depends on it.
-PREPARING, PREPARING_TO_SEARCH = 0.7, 0.3
-
-
-@dataclass(frozen=True)
-class Pair:
-    """What is registered, and how: two images, the label maps that belong to them, the start, the model and the device.
-
-    initial: one of INITIAL_METHODS, or the file of a transform from fixed to moving space.
-    model: a name from the catalogue, or None for the default one.
-    device: "auto", "cpu" or "cuda".
-    values: hyperparameters other than lambda, by name; the model's defaults for those that are not named.
-    regions: a label map in the fixed image's space; region_lambdas: lambdas for some of its labels.
-    """
-
-    fixed: Path
-    moving: Path
-    fixed_labels: Path | None = None
-    moving_labels: Path | None = None
-    initial: str = "affine"
-    model: str | None = None
-    device: str = "auto"
-    values: Mapping[str, float] = field(default_factory=dict)
-    regions: Path | None = None
-    region_lambdas: Mapping[int, float] = field(default_factory=dict)
-
-    @property
-    def files(self) -> tuple[Path | None, ...]:
-        """Everything that is read: no output may replace it."""
-        initial = _initial_file(self.initial)
-        return self.fixed, self.moving, self.fixed_labels, self.moving_labels, initial, self.regions
+# Shares of the run on a CPU; only the progress bar depends on them. Where computing the field begins, without and with
+# a refinement after it; how much of what lies before it preparing takes if lambda is searched for; where measuring
+# begins.
+FIELD, FIELD_TO_REFINE = 0.7, 0.3
+PREPARING_TO_SEARCH = 0.4
+MEASURING = 0.8
 
 
 @dataclass(frozen=True)
@@ -121,49 +91,17 @@ class Stopwatch:
 
 
 @dataclass(frozen=True)
-class LoadedPair:
-    """A pair's images, checked, and label maps in memory. warnings: what had to be mended to use the images."""
+class Result:
+    """What is written: fixed RAS to moving RAS, its inverse, and their figures as `LiveSession.metrics` names them.
 
-    fixed: Volume
-    moving: Volume
-    fixed_labels: Volume | None
-    moving_labels: Volume | None
-    regions: Volume | None
-    initial: str | npt.NDArray[np.float64]
-    warnings: list[str]
+    network, message: the figures before the refinement, and how it went; None and "" if there was none.
+    """
 
-
-def load_pair(pair: Pair) -> LoadedPair:
-    """Read the images and label maps of a pair. Raises FileError or InputError that name the file."""
-    warnings: list[str] = []
-    return LoadedPair(
-        fixed=check_image(read_volume(pair.fixed), warnings),
-        moving=check_image(read_volume(pair.moving), warnings),
-        fixed_labels=read_label_map(pair.fixed_labels) if pair.fixed_labels else None,
-        moving_labels=read_label_map(pair.moving_labels) if pair.moving_labels else None,
-        regions=read_label_map(pair.regions) if pair.regions else None,
-        initial=_initial(pair.initial),
-        warnings=warnings,
-    )
-
-
-def open_session(
-    pair: Pair, images: LoadedPair, progress: Progress | None = None, cancelled: Cancel | None = None
-) -> LiveSession:
-    """A session in which the pair is prepared: any lambda can be asked for."""
-    session = LiveSession(pair.model or default_model(), device=pair.device)
-    session.choose(pair.values)
-    session.prepare(
-        images.fixed,
-        images.moving,
-        initial=images.initial,
-        fixed_labels=images.fixed_labels,
-        moving_labels=images.moving_labels,
-        progress=progress,
-        cancelled=cancelled,
-    )
-    session.set_regions(images.regions, pair.region_lambdas)
-    return session
+    transform: Transform
+    inverse: Transform
+    figures: Figures
+    network: Figures | None = None
+    message: str = ""
 
 
 def register(
@@ -172,23 +110,32 @@ def register(
     outputs: Outputs,
     progress: Progress | None = None,
     cancelled: Cancel | None = None,
+    *,
+    refine: bool = False,
 ) -> RegistrationResult:
     """Register a pair at one lambda and write the wanted outputs, all of them or none.
 
     lam: a number, "auto" to search for it, None for the model's default.
-    progress: called with a fraction in [0, 1] and what is being done. cancelled: asked between stages.
+    progress: called with a fraction in [0, 1] and what is being done. cancelled: asked between stages, and between the
+    steps of long ones.
+    refine: whether the network's field is improved on the images at this lambda, see `LiveSession.refine`; everything
+    that is written is then of the refined field. A search for lambda is made on the network's fields.
     Raises InputError, FileError, WeightsError, OutOfMemory or Cancelled; nothing is written then.
     """
     card = find_model(pair.model or default_model())
     choice = _given_lambda(card, lam)
     _check_request(pair, outputs)
-    ready = PREPARING_TO_SEARCH if choice is None else PREPARING
+    computing = FIELD_TO_REFINE if refine else FIELD
+    ready = PREPARING_TO_SEARCH * computing if choice is None else computing
     tell = progress or (lambda _fraction, _text: None)
 
     def go_on(fraction: float, text: str) -> None:
         if cancelled is not None and cancelled():
             raise Cancelled("Cancelled; nothing was written.")
         tell(fraction, text)
+
+    def part(start: float, end: float) -> Progress:
+        return lambda fraction, text: tell(start + fraction * (end - start), text)
 
     watch = Stopwatch()
     response = Response()
@@ -197,25 +144,26 @@ def register(
         with watch.stage("read"):
             images = load_pair(pair)
         with watch.stage("prepare"):
-            session = open_session(pair, images, lambda f, text: tell(0.02 + f * (ready - 0.02), text), cancelled)
+            session = open_session(pair, images, part(0.02, ready), cancelled)
         if choice is None:
             with watch.stage("search"):
-                choice = automatic_lambda(
-                    session, lambda f, text: tell(ready + f * (PREPARING - ready), text), cancelled, response
-                )
+                choice = automatic_lambda(session, part(ready, computing), cancelled, response)
         lam = choice.lam
-        go_on(PREPARING, "Computing the field")
+        go_on(computing, "Computing the field")
         with watch.stage("field"):
             session.field(lam)
-        go_on(0.8, "Measuring")
-        with watch.stage("measure"):
-            measured = session.metrics(lam)
+        if refine:
+            result = _refined(session, lam, watch, part(computing, MEASURING), cancelled)
+        else:
+            go_on(MEASURING, "Measuring")
+            with watch.stage("measure"):
+                result = Result(session.transform(lam), session.inverse_transform(lam), session.metrics(lam))
         go_on(0.85, "Writing")
         with watch.stage("write"):
-            _write(staged, images, session, lam)
+            _write(staged, images, result)
         go_on(0.95, "Checking what was written")
         with watch.stage("check"):
-            checks = _check_written(staged, images, session, lam)
+            checks = _check_written(staged, images, result)
         report = {
             "lambda": lam,
             "lambda_choice": {"by": choice.by, "reason": choice.reason, "response": response.rows},
@@ -224,6 +172,8 @@ def register(
                 "file": str(pair.regions) if pair.regions else None,
                 "lambdas": {str(label): value for label, value in pair.region_lambdas.items()},
             },
+            "refined": refine,
+            "refinement": _refinement(session, result),
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "fixed": _describe(pair.fixed, images.fixed),
             "moving": _describe(pair.moving, images.moving),
@@ -231,15 +181,15 @@ def register(
             "linear_ras": np.asarray(session.linear).tolist(),
             "model": describe_model(card),
             "device": session.device,
-            "metrics": {name: value for name, value in measured.items() if not name.startswith("dice")},
-            "dice": _dice(measured),
+            "metrics": _without_dice(result.figures),
+            "dice": _dice(result.figures),
             "checks": checks,
             "timing_s": {
                 **{name: round(seconds, 3) for name, seconds in watch.seconds.items()},
                 "stages": {name: round(float(seconds), 3) for name, seconds in session.timing.items()},
             },
             "versions": versions(),
-            "warnings": _all_warnings(images, session, measured),
+            "warnings": _all_warnings(images, session, result.figures),
             "outputs": {name: str(path) for name, path in staged.targets.items()},
         }
         if "report" in staged:
@@ -247,6 +197,31 @@ def register(
             staged.path("report").write_text(text + "\n", encoding="utf-8")
         go_on(1.0, "Done")
     return RegistrationResult(report, list(staged.targets.values()))
+
+
+def _refined(
+    session: LiveSession, lam: float, watch: Stopwatch, progress: Progress, cancelled: Cancel | None
+) -> Result:
+    with watch.stage("measure"):
+        network = session.metrics(lam)
+    with watch.stage("refine"):
+        refined = session.refine(lam, progress=progress, cancelled=cancelled)
+    transform, inverse = session.transforms(refined.fields)
+    return Result(transform, inverse, refined.figures, network, refined.message)
+
+
+def _refinement(session: LiveSession, result: Result) -> dict[str, Any] | None:
+    """For the report: how the refinement went, on which grid, and the network's figures before it."""
+    if result.network is None:
+        return None
+    grid = session.refined_grid
+    return {
+        "message": result.message,
+        "shape": list(grid.shape),
+        "spacing_mm": [round(float(value), 4) for value in grid.spacing],
+        "metrics_before": _without_dice(result.network),
+        "dice_before": _dice(result.network),
+    }
 
 
 def _given_lambda(card: ModelCard, lam: float | Literal["auto"] | None) -> Suggestion | None:
@@ -297,21 +272,8 @@ def _check_request(pair: Pair, outputs: Outputs) -> None:
             raise InputError(f"'{path.name}' has no ending that tells the format; use one of {', '.join(known)}.")
 
 
-def _initial_file(initial: str) -> Path | None:
-    return None if initial in INITIAL_METHODS else Path(initial)
-
-
-def _initial(initial: str) -> str | npt.NDArray[np.float64]:
-    """A method's name as it is, or the linear map read from a transform file."""
-    path = _initial_file(initial)
-    if path is None:
-        return initial
-    if not path.exists():
-        raise FileError(f"'{initial}' is neither one of {', '.join(INITIAL_METHODS)} nor a transform file that exists.")
-    transform = read_transform(path)
-    if not transform.is_linear:
-        raise InputError(f"'{path}' holds a deformation; the initial alignment must be linear (rigid or affine).")
-    return transform.linear
+def _without_dice(measured: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in measured.items() if not name.startswith("dice")}
 
 
 def _dice(measured: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -326,20 +288,19 @@ def _dice(measured: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def _write(staged: StagedOutputs, images: LoadedPair, session: LiveSession, lam: float) -> None:
-    transform = session.transform(lam)
+def _write(staged: StagedOutputs, images: LoadedPair, result: Result) -> None:
     if "volume" in staged:
-        write_volume(resample(images.moving, images.fixed.grid, transform), staged.path("volume"))
+        write_volume(resample(images.moving, images.fixed.grid, result.transform), staged.path("volume"))
     if "labels" in staged and images.moving_labels is not None:
-        warped = resample(images.moving_labels, images.fixed.grid, transform, interpolation="nearest")
+        warped = resample(images.moving_labels, images.fixed.grid, result.transform, interpolation="nearest")
         write_volume(warped, staged.path("labels"))
     if "transform" in staged:
-        write_transform(transform, staged.path("transform"), images.fixed.grid)
+        write_transform(result.transform, staged.path("transform"), images.fixed.grid)
     if "inverse" in staged:
-        write_transform(session.inverse_transform(lam), staged.path("inverse"), images.moving.grid)
+        write_transform(result.inverse, staged.path("inverse"), images.moving.grid)
 
 
-def _check_written(staged: StagedOutputs, images: LoadedPair, session: LiveSession, lam: float) -> dict[str, Any]:
+def _check_written(staged: StagedOutputs, images: LoadedPair, result: Result) -> dict[str, Any]:
     """Read the outputs back. Raises FileError if the transform and the volume disagree."""
     checks: dict[str, Any] = {}
     if "transform" in staged and "volume" in staged:
@@ -347,8 +308,7 @@ def _check_written(staged: StagedOutputs, images: LoadedPair, session: LiveSessi
             staged.path("transform"), staged.path("volume"), images.fixed.grid, images.moving
         )
     if "inverse" in staged:
-        inverse = read_transform(staged.path("inverse"))
-        errors = inverse_errors(session.transform(lam), inverse, images.fixed.grid)
+        errors = inverse_errors(result.transform, read_transform(staged.path("inverse")), images.fixed.grid)
         checks["inverse_error_mm"] = {"mean": float(errors.mean()), "p99": float(np.quantile(errors, 0.99))}
     return checks
 

@@ -272,14 +272,18 @@ class LiveSession:
         self._check_prepared()
         return self.anchors.interpolate(lam)
 
+    def transforms(self, fields: Fields) -> tuple[Transform, Transform]:
+        """Fixed RAS to moving RAS (what a resampler needs): x -> A(x + u(x)); and moving RAS to fixed RAS."""
+        back = np.asarray(np.linalg.inv(self.linear), dtype=np.float64)
+        return Transform((fields.forward, self.linear)), Transform((back, fields.inverse))
+
     def transform(self, lam: float) -> Transform:
-        """Fixed RAS to moving RAS (what a resampler needs): x -> A(x + u(x))."""
-        return Transform((self.field(lam).forward, self.linear))
+        """Fixed RAS to moving RAS at lambda."""
+        return self.transforms(self.field(lam))[0]
 
     def inverse_transform(self, lam: float) -> Transform:
-        """Moving RAS to fixed RAS."""
-        back = np.asarray(np.linalg.inv(self.linear), dtype=np.float64)
-        return Transform((back, self.field(lam).inverse))
+        """Moving RAS to fixed RAS at lambda."""
+        return self.transforms(self.field(lam))[1]
 
     def _similarity(self, warped: Tensor) -> float:
         """Mean local NCC in the fixed image's foreground, on the network's grid."""

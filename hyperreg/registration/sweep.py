@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from hyperreg.errors import Cancelled, InputError
 from hyperreg.registration.anchors import check_lambda
 from hyperreg.registration.outputs import StagedOutputs
+from hyperreg.registration.pairs import Cancel, Pair, Progress, load_pair, open_session
 from hyperreg.registration.response import RESPONSE_LAMBDAS, Response, Suggestion, suggest
-from hyperreg.registration.run import Cancel, Pair, Progress, load_pair, open_session
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,0 +1,115 @@
+"""The pair that a command is given: its files, read and checked, and the session in which it is prepared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from hyperreg.errors import FileError, InputError
+from hyperreg.imaging.files import read_label_map, read_volume
+from hyperreg.imaging.intensity import check_image
+from hyperreg.imaging.transform_files import read_transform
+from hyperreg.imaging.volume import Volume
+from hyperreg.registration.catalogue import default_model
+from hyperreg.registration.session import LiveSession
+
+Progress = Callable[[float, str], None]
+Cancel = Callable[[], bool]
+
+INITIAL_METHODS = ("none", "com", "rigid", "affine")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What is registered, and how: two images, the label maps that belong to them, the start, the model and the device.
+
+    initial: one of INITIAL_METHODS, or the file of a transform from fixed to moving space.
+    model: a name from the catalogue, or None for the default one.
+    device: "auto", "cpu" or "cuda".
+    values: hyperparameters other than lambda, by name; the model's defaults for those that are not named.
+    regions: a label map in the fixed image's space; region_lambdas: lambdas for some of its labels.
+    """
+
+    fixed: Path
+    moving: Path
+    fixed_labels: Path | None = None
+    moving_labels: Path | None = None
+    initial: str = "affine"
+    model: str | None = None
+    device: str = "auto"
+    values: Mapping[str, float] = field(default_factory=dict)
+    regions: Path | None = None
+    region_lambdas: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def files(self) -> tuple[Path | None, ...]:
+        """Everything that is read: no output may replace it."""
+        initial = _initial_file(self.initial)
+        return self.fixed, self.moving, self.fixed_labels, self.moving_labels, initial, self.regions
+
+
+@dataclass(frozen=True)
+class LoadedPair:
+    """A pair's images, checked, and label maps in memory. warnings: what had to be mended to use the images."""
+
+    fixed: Volume
+    moving: Volume
+    fixed_labels: Volume | None
+    moving_labels: Volume | None
+    regions: Volume | None
+    initial: str | npt.NDArray[np.float64]
+    warnings: list[str]
+
+
+def load_pair(pair: Pair) -> LoadedPair:
+    """Read the images and label maps of a pair. Raises FileError or InputError that name the file."""
+    warnings: list[str] = []
+    return LoadedPair(
+        fixed=check_image(read_volume(pair.fixed), warnings),
+        moving=check_image(read_volume(pair.moving), warnings),
+        fixed_labels=read_label_map(pair.fixed_labels) if pair.fixed_labels else None,
+        moving_labels=read_label_map(pair.moving_labels) if pair.moving_labels else None,
+        regions=read_label_map(pair.regions) if pair.regions else None,
+        initial=_initial(pair.initial),
+        warnings=warnings,
+    )
+
+
+def open_session(
+    pair: Pair, images: LoadedPair, progress: Progress | None = None, cancelled: Cancel | None = None
+) -> LiveSession:
+    """A session in which the pair is prepared: any lambda can be asked for."""
+    session = LiveSession(pair.model or default_model(), device=pair.device)
+    session.choose(pair.values)
+    session.prepare(
+        images.fixed,
+        images.moving,
+        initial=images.initial,
+        fixed_labels=images.fixed_labels,
+        moving_labels=images.moving_labels,
+        progress=progress,
+        cancelled=cancelled,
+    )
+    session.set_regions(images.regions, pair.region_lambdas)
+    return session
+
+
+def _initial_file(initial: str) -> Path | None:
+    return None if initial in INITIAL_METHODS else Path(initial)
+
+
+def _initial(initial: str) -> str | npt.NDArray[np.float64]:
+    """A method's name as it is, or the linear map read from a transform file."""
+    path = _initial_file(initial)
+    if path is None:
+        return initial
+    if not path.exists():
+        raise FileError(f"'{initial}' is neither one of {', '.join(INITIAL_METHODS)} nor a transform file that exists.")
+    transform = read_transform(path)
+    if not transform.is_linear:
+        raise InputError(f"'{path}' holds a deformation; the initial alignment must be linear (rigid or affine).")
+    return transform.linear
