@@ -16,8 +16,9 @@ from typing import Any
 
 import hyperreg
 from hyperreg.errors import HyperRegError, WeightsError
+from hyperreg.machine import main_memory
 from hyperreg.registration.catalogue import CARD, ModelCard, default_model, list_models, model_folders, read_card
-from hyperreg.worker.device import list_devices, main_memory
+from hyperreg.worker.device import list_devices
 
 GIGABYTE = 1024**3
 # Below this much free memory, a registration at full resolution may fail or make the machine swap.

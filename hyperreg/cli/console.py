@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from hyperreg.errors import Cancelled, FileError, HyperRegError, InputError, OutOfMemory, WeightsError, WorkerError
-from hyperreg.worker.device import is_out_of_memory
+from hyperreg.machine import is_out_of_memory
 
 P = ParamSpec("P")
 R = TypeVar("R")

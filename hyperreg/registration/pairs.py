@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,9 +16,7 @@ from hyperreg.imaging.transform_files import read_transform
 from hyperreg.imaging.volume import Volume
 from hyperreg.registration.catalogue import default_model
 from hyperreg.registration.session import LiveSession
-
-Progress = Callable[[float, str], None]
-Cancel = Callable[[], bool]
+from hyperreg.reporting import Cancel, Progress
 
 INITIAL_METHODS = ("none", "com", "rigid", "affine")
 

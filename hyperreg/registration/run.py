@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import json
-import math
-import platform
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-import hyperreg
 from hyperreg.errors import Cancelled, InputError
 from hyperreg.imaging import files, transform_files
 from hyperreg.imaging.files import extension, write_volume
+from hyperreg.imaging.output import StagedOutputs
 from hyperreg.imaging.resampling import resample
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.transform_files import read_transform, write_transform
-from hyperreg.imaging.volume import Volume
 from hyperreg.registration.anchors import check_lambda
 from hyperreg.registration.catalogue import ModelCard, default_model, find_model
-from hyperreg.registration.outputs import StagedOutputs
-from hyperreg.registration.pairs import Cancel, LoadedPair, Pair, Progress, load_pair, open_session
+from hyperreg.registration.pairs import LoadedPair, Pair, load_pair, open_session
 from hyperreg.registration.regions import check_region_lambdas
 from hyperreg.registration.response import Response, Suggestion, automatic_lambda, warning
 from hyperreg.registration.session import Figures, LiveSession
 from hyperreg.registration.verification import check_volume, inverse_errors
+from hyperreg.reporting import Cancel, Progress, Stopwatch, describe_image, versions, write_report
 
 # Shares of the run on a CPU; only the progress bar depends on them. Where computing the field begins, without and with
 # a refinement after it; how much of what lies before it preparing takes if lambda is searched for; where measuring
@@ -75,19 +68,6 @@ class RegistrationResult:
     @property
     def warnings(self) -> list[str]:
         return list(self.report["warnings"])
-
-
-class Stopwatch:
-    """Seconds per stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 @dataclass(frozen=True)
@@ -175,8 +155,8 @@ def register(
             "refined": refine,
             "refinement": _refinement(session, result),
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "fixed": _describe(pair.fixed, images.fixed),
-            "moving": _describe(pair.moving, images.moving),
+            "fixed": describe_image(pair.fixed, images.fixed),
+            "moving": describe_image(pair.moving, images.moving),
             "initial": pair.initial,
             "linear_ras": np.asarray(session.linear).tolist(),
             "model": describe_model(card),
@@ -193,8 +173,7 @@ def register(
             "outputs": {name: str(path) for name, path in staged.targets.items()},
         }
         if "report" in staged:
-            text = json.dumps(_without_nan(report), indent=2, ensure_ascii=False, allow_nan=False)
-            staged.path("report").write_text(text + "\n", encoding="utf-8")
+            write_report(report, staged.path("report"))
         go_on(1.0, "Done")
     return RegistrationResult(report, list(staged.targets.values()))
 
@@ -241,16 +220,6 @@ def _all_warnings(images: LoadedPair, session: LiveSession, measured: Mapping[st
 def describe_model(card: ModelCard) -> dict[str, str]:
     """What a report says of a model."""
     return {"name": card.name, "version": card.version, "sha256": card.sha256, "licence": card.licence}
-
-
-def versions() -> dict[str, str]:
-    """Versions of what took part in a registration."""
-    packages = ("torch", "SimpleITK", "numpy", "nibabel", "monai")
-    return {
-        "hyperreg": hyperreg.__version__,
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in packages},
-    }
 
 
 def _check_request(pair: Pair, outputs: Outputs) -> None:
@@ -311,20 +280,3 @@ def _check_written(staged: StagedOutputs, images: LoadedPair, result: Result) ->
         errors = inverse_errors(result.transform, read_transform(staged.path("inverse")), images.fixed.grid)
         checks["inverse_error_mm"] = {"mean": float(errors.mean()), "p99": float(np.quantile(errors, 0.99))}
     return checks
-
-
-def _without_nan(value: Any) -> Any:
-    """The same with None for what JSON has no number for: a figure that could not be measured."""
-    if isinstance(value, dict):
-        return {key: _without_nan(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _describe(path: Path, volume: Volume) -> dict[str, Any]:
-    return {
-        "file": str(path),
-        "shape": list(volume.shape),
-        "spacing_mm": [round(float(value), 4) for value in volume.spacing],
-    }

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hyperreg.errors import Cancelled, InputError
+from hyperreg.imaging.output import StagedOutputs
 from hyperreg.registration.anchors import check_lambda
-from hyperreg.registration.outputs import StagedOutputs
-from hyperreg.registration.pairs import Cancel, Pair, Progress, load_pair, open_session
+from hyperreg.registration.pairs import Pair, load_pair, open_session
 from hyperreg.registration.response import RESPONSE_LAMBDAS, Response, Suggestion, suggest
+from hyperreg.reporting import Cancel, Progress
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperreg.errors import WorkerError
+from hyperreg.machine import is_out_of_memory, main_memory
 
 
 class DeviceError(WorkerError):
@@ -41,25 +42,6 @@ def list_devices() -> list[dict[str, Any]]:
     return found
 
 
-def main_memory() -> tuple[int | None, int | None]:
-    """(free, total) main memory in bytes; free is what programs can still take. (None, None) where unknown."""
-    try:
-        import psutil
-    except ImportError:
-        return _linux_memory()
-    memory = psutil.virtual_memory()
-    return int(memory.available), int(memory.total)
-
-
-def _linux_memory() -> tuple[int | None, int | None]:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None, None
-    kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in lines if len(line.split()) > 1}
-    return kilobytes["MemAvailable"] * 1024, kilobytes["MemTotal"] * 1024
-
-
 def physical_cores() -> int:
     """Physical cores that this process may use: hyper-threads do not help, and a container may have fewer."""
     if sys.platform != "linux":
@@ -85,15 +67,6 @@ def _container_limit() -> int:
         return -(-int(quota) // int(period))
     except (OSError, ValueError):
         return 1 << 20
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the error means that the main memory or the graphics memory did not suffice."""
-    torch = sys.modules.get("torch")
-    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
-        return True
-    # torch has no class for this one.
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def is_device_failure(error: BaseException) -> bool:

@@ -23,9 +23,10 @@ from typing import Any
 import numpy.typing as npt
 
 from hyperreg.errors import Cancelled, HyperRegError, OutOfMemory
+from hyperreg.machine import is_out_of_memory
 from hyperreg.worker import protocol
 from hyperreg.worker.connection import WorkerConnection
-from hyperreg.worker.device import DeviceError, is_out_of_memory, physical_cores
+from hyperreg.worker.device import DeviceError, physical_cores
 from hyperreg.worker.memory import attach, remove_folders
 
 # Progress is for people: more often than this it only fills the connection.

@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from hyperreg.errors import InputError, WorkerError
 from hyperreg.imaging.volume import Volume
+from hyperreg.machine import is_out_of_memory
 from hyperreg.worker import parameters
-from hyperreg.worker.device import DeviceError, is_device_failure, is_out_of_memory
+from hyperreg.worker.device import DeviceError, is_device_failure
 from hyperreg.worker.parameters import plain
 from hyperreg.worker.server import Context
 

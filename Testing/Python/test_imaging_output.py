@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hyperreg.errors import FileError, InputError
-from hyperreg.registration.outputs import StagedOutputs
+from hyperreg.imaging.output import StagedOutputs
 
 
 def names(folder: Path) -> list[str]:

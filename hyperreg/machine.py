@@ -1,0 +1,49 @@
+"""What this machine offers: memory, and the device to compute on. torch is only imported where it is asked about."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from hyperreg.errors import InputError
+
+
+def choose_device(wanted: str) -> str:
+    """ "auto", "cpu" or "cuda" to a device there is. Raises InputError for a GPU that is not there."""
+    import torch
+
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cpu" or (wanted == "cuda" and torch.cuda.is_available()):
+        return wanted
+    if wanted == "cuda":
+        raise InputError("PyTorch finds no NVIDIA GPU here. Choose the device 'auto' or 'cpu'.")
+    raise InputError(f"Unknown device '{wanted}'. Choose auto, cpu or cuda.")
+
+
+def main_memory() -> tuple[int | None, int | None]:
+    """(free, total) main memory in bytes; free is what programs can still take. (None, None) where unknown."""
+    try:
+        import psutil
+    except ImportError:
+        return _linux_memory()
+    memory = psutil.virtual_memory()
+    return int(memory.available), int(memory.total)
+
+
+def _linux_memory() -> tuple[int | None, int | None]:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None, None
+    kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in lines if len(line.split()) > 1}
+    return kilobytes["MemAvailable"] * 1024, kilobytes["MemTotal"] * 1024
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the error means that the main memory or the graphics memory did not suffice."""
+    torch = sys.modules.get("torch")
+    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
+        return True
+    # torch has no class for this one.
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
