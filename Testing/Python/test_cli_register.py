@@ -311,3 +311,33 @@ def test_ctrl_c_ends_at_the_next_step_and_leaves_nothing(pair: PairFiles, tiny_m
     assert "cancelled" in rest.lower()
     assert "Computing" not in rest
     assert pair.left_behind() == []
+
+
+def test_landmarks_are_measured_in_mm_and_choose_lambda(
+    pair: PairFiles, tiny_model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a .csv in RAS and an .fcsv in LPS. Without alignment: (3, -4, 0) mm and (0, 0, 1) mm, 3 mm on average."""
+    ras = np.array([[10.0, -20.0, 30.0], [20.0, -10.0, 40.0]])
+    fixed, moving = pair.fixed.with_name("p.csv"), pair.fixed.with_name("q.fcsv")
+    np.savetxt(fixed, ras, delimiter=",")
+    places = ras + np.array([(3, -4, 0), (0, 0, 1)])
+    rows = [f"{n},{-x},{-y},{z}\n" for n, (x, y, z) in enumerate(places)]
+    moving.write_text("# CoordinateSystem = LPS\n" + "".join(rows), encoding="utf-8")
+    asked = ["--fixed-points", str(fixed), "--init", "none", "--model", tiny_model]
+    out = str(pair.results / "r.json")
+    code = run("register", *pair.images, *asked, "--moving-points", str(moving), "--lam", "auto", "--report", out)
+    assert code == 0
+    report = report_of(pair)
+    metrics = report["metrics"]
+    assert metrics["landmarks_mm_before"] == pytest.approx(3)
+    assert report["lambda_choice"]["by"] == "landmarks"
+    assert metrics["landmarks_mm"] == min(row["landmarks_mm"] for row in report["lambda_choice"]["response"])
+    assert f"Landmarks     3.00 mm apart after the linear alignment, {metrics['landmarks_mm']:.2f} now" in (
+        capsys.readouterr().out
+    )
+    assert run("register", *pair.images, *asked, "-q") == 2
+    assert "--moving-points" in capsys.readouterr().err
+    assert run("register", *pair.images, *asked, "-q", "--moving-points", str(pair.moving)) == 3
+    assert "unknown format of landmarks" in capsys.readouterr().err
+    assert run("register", *pair.images, *asked, "-q", "--moving-points", str(moving), "-r", str(moving)) == 2
+    assert "one of the inputs" in capsys.readouterr().err

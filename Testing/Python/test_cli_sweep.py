@@ -55,6 +55,20 @@ def test_without_label_maps_the_images_speak(pair: PairFiles, tiny_model: str) -
     assert plot.is_file()
 
 
+def test_landmarks_get_a_column_a_plot_and_the_last_word(pair: PairFiles, tiny_model: str) -> None:
+    points, plot = pair.fixed.with_name("points.csv"), pair.results / "s.png"
+    points.write_text("x,y,z\n10,-20,30\n20,-10,40\n", encoding="utf-8")
+    asked = Pair(
+        pair.fixed, pair.moving, initial="none", model=tiny_model, device="cpu", fixed_points=points,
+        moving_points=points,
+    )  # fmt: skip
+    found = sweep(asked, [0.3, 0.9], plot=plot)
+    assert found.response.column("landmarks_mm_before") == [0, 0]
+    assert found.suggestion.by == "landmarks"
+    assert found.suggestion.lam == min(found.response.rows, key=lambda row: row["landmarks_mm"])["lambda"]
+    assert plot.is_file()
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

@@ -25,6 +25,17 @@ FixedLabels = Annotated[
     Path | None, typer.Option("--fixed-labels", help="Label map of FIXED. With --moving-labels, Dice is measured.")
 ]
 MovingLabels = Annotated[Path | None, typer.Option("--moving-labels", help="Label map of MOVING.")]
+FixedPoints = Annotated[
+    Path | None,
+    typer.Option(
+        "--fixed-points",
+        help="Landmarks of FIXED: a point list of 3D Slicer (.mrk.json, .fcsv), or a table x,y,z in RAS mm (.csv). "
+        "With --moving-points, their distance is measured.",
+    ),
+]
+MovingPoints = Annotated[
+    Path | None, typer.Option("--moving-points", help="The same landmarks in MOVING, in the same order.")
+]
 Initial = Annotated[
     str,
     typer.Option(

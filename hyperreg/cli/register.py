@@ -36,7 +36,7 @@ def command(
             "-l",
             metavar="NUMBER|auto",
             help="λ from 0 (most flexible) to 1 (most rigid). auto: search for it, by the overlap of the label maps if "
-            "both are given, else by the fine detail of the images.",
+            "both are given, else by landmarks, else by the fine detail of the images.",
             show_default="the model's",
         ),
     ] = None,
@@ -58,6 +58,8 @@ def command(
         Path | None, typer.Option("--out-labels", help="The label map of MOVING on the grid of FIXED.")
     ] = None,
     fixed_labels: options.FixedLabels = None,
+    fixed_points: options.FixedPoints = None,
+    moving_points: options.MovingPoints = None,
     initial: options.Initial = "affine",
     model: options.Model = None,
     gamma: options.Gamma = None,
@@ -75,7 +77,9 @@ def command(
     report: Annotated[
         Path | None,
         typer.Option(
-            "--report", "-r", help="JSON: Dice, folding, displacements, timing, versions, model SHA256, warnings."
+            "--report",
+            "-r",
+            help="JSON: Dice, landmarks, folding, displacements, timing, versions, model SHA256, warnings.",
         ),
     ] = None,
     quiet: options.Quiet = False,
@@ -86,7 +90,7 @@ def command(
 
     pair = Pair(
         fixed, moving, fixed_labels, moving_labels, initial, model, device.value, options.chosen(gamma),
-        regions, options.region_lambdas(region_lambda),
+        regions, options.region_lambdas(region_lambda), fixed_points, moving_points,
     )  # fmt: skip
     outputs = Outputs(out_volume, out_transform, out_inverse, out_labels, report)
     with cancel_on_interrupt() as cancelled, progress_bar(quiet) as progress:
@@ -119,6 +123,12 @@ def _print_summary(report: dict[str, Any]) -> None:
         lines.append(
             f"Dice          {dice['mean_before']:.4f} after the linear alignment, {network}"
             f"{dice['mean_after']:.4f} now (mean over {len(dice['labels'])} labels)"
+        )
+    if "landmarks_mm" in metrics:
+        network = f"{refinement['metrics_before']['landmarks_mm']:.2f} by the network, " if refinement else ""
+        lines.append(
+            f"Landmarks     {metrics['landmarks_mm_before']:.2f} mm apart after the linear alignment, {network}"
+            f"{metrics['landmarks_mm']:.2f} now"
         )
     if refinement:
         lines.insert(1, f"Refinement    {refinement['message']}")

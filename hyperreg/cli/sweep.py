@@ -35,19 +35,24 @@ def command(
     plot: Annotated[Path | None, typer.Option("--plot", "-p", help="Plot over λ (.png, .pdf, .svg).")] = None,
     moving_labels: options.MovingLabels = None,
     fixed_labels: options.FixedLabels = None,
+    fixed_points: options.FixedPoints = None,
+    moving_points: options.MovingPoints = None,
     initial: options.Initial = "affine",
     model: options.Model = None,
     gamma: options.Gamma = None,
     device: options.DeviceChoice = options.Device.auto,
     quiet: options.Quiet = False,
 ) -> None:
-    """Measure similarity, folding, displacement and Dice over λ, to choose λ for a kind of images."""
+    """Measure similarity, folding, displacement, Dice and landmarks over λ, to choose λ for a kind of images."""
     values = _numbers(lambdas) if lambdas is not None else None
     from hyperreg.registration.pairs import Pair
     from hyperreg.registration.response import RESPONSE_LAMBDAS
     from hyperreg.registration.sweep import sweep
 
-    pair = Pair(fixed, moving, fixed_labels, moving_labels, initial, model, device.value, options.chosen(gamma))
+    pair = Pair(
+        fixed, moving, fixed_labels, moving_labels, initial, model, device.value, options.chosen(gamma),
+        fixed_points=fixed_points, moving_points=moving_points,
+    )  # fmt: skip
     with cancel_on_interrupt() as cancelled, progress_bar(quiet) as progress:
         found = sweep(pair, RESPONSE_LAMBDAS if values is None else values, out, plot, progress, cancelled)
     warn(found.warnings)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from hyperreg.errors import FileError, InputError
 from hyperreg.imaging.files import read_label_map, read_volume
 from hyperreg.imaging.intensity import check_image
+from hyperreg.imaging.points import read_points
 from hyperreg.imaging.transform_files import read_transform
 from hyperreg.imaging.volume import Volume
 from hyperreg.registration.catalogue import default_model
@@ -23,8 +24,9 @@ INITIAL_METHODS = ("none", "com", "rigid", "affine")
 
 @dataclass(frozen=True)
 class Pair:
-    """What is registered, and how: two images, the label maps that belong to them, the start, the model and the device.
+    """What is registered, and how: two images, what belongs to them, the start, the model and the device.
 
+    fixed_labels, moving_labels; fixed_points, moving_points: label maps and landmarks, to measure against only.
     initial: one of INITIAL_METHODS, or the file of a transform from fixed to moving space.
     model: a name from the catalogue, or None for the default one.
     device: "auto", "cpu" or "cuda".
@@ -42,35 +44,44 @@ class Pair:
     values: Mapping[str, float] = field(default_factory=dict)
     regions: Path | None = None
     region_lambdas: Mapping[int, float] = field(default_factory=dict)
+    fixed_points: Path | None = None
+    moving_points: Path | None = None
 
     @property
     def files(self) -> tuple[Path | None, ...]:
         """Everything that is read: no output may replace it."""
-        initial = _initial_file(self.initial)
-        return self.fixed, self.moving, self.fixed_labels, self.moving_labels, initial, self.regions
+        measured = self.fixed_labels, self.moving_labels, self.fixed_points, self.moving_points
+        return self.fixed, self.moving, *measured, _initial_file(self.initial), self.regions
 
 
 @dataclass(frozen=True)
 class LoadedPair:
-    """A pair's images, checked, and label maps in memory. warnings: what had to be mended to use the images."""
+    """A pair's images, checked, label maps and landmarks in memory.
+
+    fixed_points, moving_points: (P, 3), RAS mm. warnings: what had to be mended to use the images.
+    """
 
     fixed: Volume
     moving: Volume
     fixed_labels: Volume | None
     moving_labels: Volume | None
+    fixed_points: npt.NDArray[np.float64] | None
+    moving_points: npt.NDArray[np.float64] | None
     regions: Volume | None
     initial: str | npt.NDArray[np.float64]
     warnings: list[str]
 
 
 def load_pair(pair: Pair) -> LoadedPair:
-    """Read the images and label maps of a pair. Raises FileError or InputError that name the file."""
+    """Read the images, label maps and landmarks of a pair. Raises FileError or InputError that name the file."""
     warnings: list[str] = []
     return LoadedPair(
         fixed=check_image(read_volume(pair.fixed), warnings),
         moving=check_image(read_volume(pair.moving), warnings),
         fixed_labels=read_label_map(pair.fixed_labels) if pair.fixed_labels else None,
         moving_labels=read_label_map(pair.moving_labels) if pair.moving_labels else None,
+        fixed_points=read_points(pair.fixed_points) if pair.fixed_points else None,
+        moving_points=read_points(pair.moving_points) if pair.moving_points else None,
         regions=read_label_map(pair.regions) if pair.regions else None,
         initial=_initial(pair.initial),
         warnings=warnings,
@@ -89,6 +100,8 @@ def open_session(
         initial=images.initial,
         fixed_labels=images.fixed_labels,
         moving_labels=images.moving_labels,
+        fixed_points=images.fixed_points,
+        moving_points=images.moving_points,
         progress=progress,
         cancelled=cancelled,
     )

@@ -229,6 +229,8 @@ def _check_request(pair: Pair, outputs: Outputs) -> None:
     if pair.regions and not pair.region_lambdas:
         raise InputError("A label map of regions was given, but no λ for any of them (--region-lambda LABEL=λ).")
     check_region_lambdas(pair.region_lambdas)
+    if (pair.fixed_points is None) != (pair.moving_points is None):
+        raise InputError("Landmarks of one image only: give --fixed-points and --moving-points, in the same order.")
     if outputs.labels and not pair.moving_labels:
         raise InputError("A warped label map was asked for, but no moving label map was given.")
     for path, known in (

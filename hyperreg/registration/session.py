@@ -17,22 +17,20 @@ from hyperreg.errors import Cancelled, InputError, OutOfMemory
 from hyperreg.imaging.intensity import check_image, foreground, normalise
 from hyperreg.imaging.resampling import resample, resample_smoothed
 from hyperreg.imaging.transform import Transform
-from hyperreg.imaging.volume import DisplacementField, Grid, Volume
+from hyperreg.imaging.volume import DisplacementField, Volume
 from hyperreg.registration.anchors import Anchors, Fields, check_lambda
 from hyperreg.registration.catalogue import ModelCard, find_model
-from hyperreg.registration.detail import Detail, field_on
-from hyperreg.registration.field import from_ras, sample, to_ras
+from hyperreg.registration.detail import Detail
+from hyperreg.registration.field import to_ras
+from hyperreg.registration.figures import Figures, PairFigures, check_landmarks
 from hyperreg.registration.grids import fade, network_grid
 from hyperreg.registration.linear import align
-from hyperreg.registration.losses import local_ncc
-from hyperreg.registration.metrics import dice, field_figures, mean_dice, shared_labels
 from hyperreg.registration.model import displacements, load_model
 from hyperreg.registration.refinement import Refined, Refiner, refined_grid
 from hyperreg.registration.regions import Regions
 
 _T = TypeVar("_T")
 Progress = Callable[[float, str], None]
-Figures = dict[str, float | dict[int, float]]
 
 KEPT_FIELDS = 4
 
@@ -94,13 +92,16 @@ class LiveSession:
         initial: str | npt.NDArray[np.float64] = "affine",
         fixed_labels: Volume | None = None,
         moving_labels: Volume | None = None,
+        fixed_points: npt.NDArray | None = None,
+        moving_points: npt.NDArray | None = None,
         progress: Progress | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> None:
         """Align linearly, and bring both images to the network's grid; everything before is forgotten.
 
         initial: "none", "com", "rigid", "affine", or a (4, 4) map of fixed RAS to moving RAS, mm.
-        Label maps, if both are given, add Dice to `metrics`. Raises InputError or Cancelled.
+        Label maps, if both are given, add Dice to `metrics`; fixed_points and moving_points, both (P, 3), RAS mm, row
+        by row the same place, add the distance of landmarks. Raises InputError or Cancelled.
         """
         report = self._reporter(progress, cancelled)
         self._prepared = False
@@ -112,6 +113,7 @@ class LiveSession:
             raise InputError("Fixed and moving are the same image; choose two different ones.")
         fixed = check_image(fixed, self.warnings)
         moving = check_image(moving, self.warnings)
+        landmarks = check_landmarks(fixed_points, moving_points, fixed.grid, moving.grid, self.warnings)
         with self._timed("align"):
             self.linear = align(
                 fixed, moving, initial,
@@ -124,8 +126,7 @@ class LiveSession:
             self.refined_grid = refined_grid(fixed.grid, inside)
             self._refiner: Refiner | None = None
             self._images = fixed, moving
-            self._foreground = Volume(inside.astype(np.uint8), fixed.ijk_to_ras, "foreground")
-            self._inside = self._inside_of(self.grid)
+            body = Volume(inside.astype(np.uint8), fixed.ijk_to_ras, "foreground")
             linear = Transform((self.linear,))
             arrays = [resample_smoothed(fixed, self.grid).array, resample_smoothed(moving, self.grid, linear).array]
             if np.ptp(arrays[1]) == 0:
@@ -136,22 +137,14 @@ class LiveSession:
             images = [torch.from_numpy(normalise(array))[None, None] for array in arrays]
             self._fade = fade(self.grid.shape)
             self._affine = torch.from_numpy(self.grid.ijk_to_ras.copy())
-            self.detail = Detail(fixed, moving, self.linear, self.grid, self._inside.numpy())
-            self._detail_before = self.detail.agreement(None, self.device)
+            on_grid = resample(body, self.grid, interpolation="nearest").array > 0
+            self.detail = Detail(fixed, moving, self.linear, self.grid, on_grid)
         self._fixed, self._moving = (image.to(self.device) for image in images)
-        self._labels = self._prepare_labels(fixed_labels, moving_labels)
-        self._similarity_before = self._similarity(self._moving)
+        labels = None if fixed_labels is None or moving_labels is None else (fixed_labels, moving_labels)
+        self._figures = PairFigures(images[0], images[1], self.grid, self.linear, body, self.detail, labels, landmarks)
+        self._on_device(lambda: self._figures.measure_before(self.device))
         self._prepared = True
         report(1.0, "Ready")
-
-    def _prepare_labels(
-        self, fixed: Volume | None, moving: Volume | None
-    ) -> tuple[Volume, Volume, dict[int, float]] | None:
-        """Both label maps and their Dice before the non-linear part, for the labels that both contain."""
-        if fixed is None or moving is None:
-            return None
-        warped = resample(moving, fixed.grid, Transform((self.linear,)), "nearest")
-        return fixed, moving, dice(fixed.array, warped.array, shared_labels(fixed.array, moving.array))
 
     def choose(self, values: Mapping[str, float]) -> None:
         """Set hyperparameters other than lambda, by name; `values` holds the present ones (empty for most models).
@@ -285,11 +278,6 @@ class LiveSession:
         """Moving RAS to fixed RAS at lambda."""
         return self.transforms(self.field(lam))[1]
 
-    def _similarity(self, warped: Tensor) -> float:
-        """Mean local NCC in the fixed image's foreground, on the network's grid."""
-        values = local_ncc(self._fixed, warped)[0, 0].cpu()
-        return float(values[self._inside].mean() if bool(self._inside.any()) else values.mean())
-
     def refine(
         self, lam: float, *, progress: Progress | None = None, cancelled: Callable[[], bool] | None = None
     ) -> Refined:
@@ -314,11 +302,14 @@ class LiveSession:
         with self._timed("refinement"):
             fields, steps = self._on_device(compute)
         report(0.95, "Measuring")
-        figures = self._figures(fields)
+        figures = self._measure(fields)
+        network = self._on_device(lambda: self._figures.similarity(start, self.device))
         message = (
             f"Refined in {sum(steps)} steps: similarity {figures['similarity_before']:.2f} after the linear alignment, "
-            f"{self._similarity_of(start):.2f} by the network, now {figures['similarity']:.2f}."
+            f"{network:.2f} by the network, now {figures['similarity']:.2f}."
         )
+        if self._regions is not None:
+            message += f" The refinement itself followed λ = {lam:g} in all regions."
         return Refined(fields, figures, message)
 
     def metrics(self, lam: float) -> Figures:
@@ -327,40 +318,10 @@ class LiveSession:
         similarity and similarity_before (mean local NCC in the foreground, 0 to 1; before: linear alignment only),
         detail and detail_before (the same of detail finer than the network's grid, see `Detail`),
         folding_percent, displacement_max_mm, displacement_mean_mm, roughness (see `field_figures`); with label maps
-        dice and dice_before (per label), dice_mean and dice_mean_before.
+        dice and dice_before (per label), dice_mean and dice_mean_before; with landmarks landmarks_mm and
+        landmarks_mm_before (mean distance, mm).
         """
-        return self._figures(self.field(lam))
+        return self._measure(self.field(lam))
 
-    def _inside_of(self, grid: Grid) -> Tensor:
-        """The fixed image's foreground on a grid: (I, J, K) bool."""
-        return torch.from_numpy(resample(self._foreground, grid, interpolation="nearest").array > 0)
-
-    @torch.inference_mode()
-    def _similarity_of(self, fields: Fields) -> float:
-        displacement = from_ras(field_on(fields.forward, self.grid, self.device), self._affine)
-        return self._similarity(sample(self._moving, displacement))
-
-    @torch.inference_mode()
-    def _figures(self, fields: Fields) -> Figures:
-        """See `metrics`; of fields on any grid."""
-        grid = fields.forward.grid
-        inside = self._inside if grid.shape == self.grid.shape else self._inside_of(grid)
-        displacement = torch.from_numpy(fields.forward.array)[None]
-        figures: Figures = {
-            "similarity": self._similarity_of(fields),
-            "similarity_before": self._similarity_before,
-            "detail": self.detail.agreement(fields.forward, self.device),
-            "detail_before": self._detail_before,
-            **field_figures(displacement, torch.from_numpy(grid.ijk_to_ras.astype(np.float32)), inside),
-        }
-        if self._labels is not None:
-            fixed, moving, before = self._labels
-            transform = Transform((fields.forward, self.linear))
-            after = dice(fixed.array, resample(moving, fixed.grid, transform, "nearest").array, before)
-            figures |= {
-                "dice": after,
-                "dice_before": before,
-                "dice_mean": mean_dice(after),
-                "dice_mean_before": mean_dice(before),
-            }
-        return figures
+    def _measure(self, fields: Fields) -> Figures:
+        return self._on_device(lambda: self._figures.measure(fields, self.device))

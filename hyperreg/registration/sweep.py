@@ -77,7 +77,7 @@ def write_table(response: Response, path: Path) -> None:
 
 
 def draw(found: Sweep, path: Path) -> None:
-    """Four small plots over lambda: similarity, Dice (or detail without label maps), folding, displacement.
+    """Four small plots over lambda: similarity, Dice (else landmarks, else detail), folding, displacement.
 
     The suggested lambda is a dotted line in each.
     """
@@ -103,6 +103,8 @@ def draw(found: Sweep, path: Path) -> None:
     plot(similarity, "Similarity of the images", ("similarity", "as the network sees them"))
     if response.knows("dice_mean"):
         plot(quality, "Mean Dice of the labels", ("dice_mean", "after"))
+    elif response.knows("landmarks_mm"):
+        plot(quality, "Mean distance of the landmarks, mm", ("landmarks_mm", "after"))
     else:
         plot(quality, "Agreement of the images' fine detail", ("detail", "after"))
     plot(folding, "Folded voxels, %", ("folding_percent", ""))

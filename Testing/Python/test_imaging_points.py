@@ -1,0 +1,98 @@
+"""Landmarks from files: every format and coordinate system to RAS mm, and broken files refused in plain words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hyperreg.errors import FileError
+from hyperreg.imaging.points import read_points
+
+RAS = np.array([[10.5, -20.25, 30.0], [-1.0, 2.0, -3.5]])
+LPS = RAS * (-1, -1, 1)
+
+
+def json_of(points: np.ndarray, **values: Any) -> str:
+    control = [{"label": f"F-{n}", "position": list(point)} for n, point in enumerate(points)]
+    return json.dumps({"markups": [{"type": "Fiducial", "controlPoints": control, **values}]})
+
+
+def fcsv_of(points: np.ndarray, system: str) -> str:
+    rows = [f"{n},{x},{y},{z},0,0,0,1,1,1,0,F-{n},a %s,," for n, (x, y, z) in enumerate(points)]
+    head = ["# Markups fiducial file version = 4.11", system, "# columns = id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label"]
+    return "\n".join([*(line for line in head if line), *rows, ""])
+
+
+def csv_of(points: np.ndarray, header: str) -> str:
+    return "\n".join([header, *(",".join(map(str, point)) for point in points)]).lstrip()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("p.mrk.json", json_of(LPS, coordinateSystem="LPS")),
+        ("p.mrk.json", json_of(RAS, coordinateSystem="RAS", coordinateUnits="mm")),
+        ("p.fcsv", fcsv_of(LPS, "# CoordinateSystem = LPS")),
+        ("p.fcsv", fcsv_of(RAS, "# CoordinateSystem = RAS")),
+        ("old.fcsv", fcsv_of(RAS, "# CoordinateSystem = 0")),
+        ("old.FCSV", fcsv_of(LPS, "# CoordinateSystem = 1")),
+        ("p.csv", csv_of(RAS, "")),
+        ("p.csv", "\ufeff" + csv_of(RAS, "X, Y, Z") + "\r\n\r\n"),
+        ("p.csv", csv_of(LPS, "l,p,s")),
+        ("table.csv", "label,r,a,s,defined\nα,10.5,-20.25,30,1\nβ,-1,2,-3.5,1\n"),
+    ],
+)
+def test_all_formats_are_ras_mm_in_the_files_order(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8", newline="")
+    np.testing.assert_array_equal(read_points(path), RAS)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("p.txt", "1,2,3", "unknown format"),
+        ("p.fcsv", fcsv_of(RAS, ""), "RAS or LPS"),
+        ("p.fcsv", fcsv_of(RAS, "# CoordinateSystem = 2"), "it says: 2"),
+        ("p.fcsv", "# CoordinateSystem = LPS\n0,1,2\n", "point 1 has no three"),
+        ("p.fcsv", "# CoordinateSystem = LPS\n", "no points"),
+        ("p.mrk.json", json_of(RAS), "RAS or LPS"),
+        ("p.mrk.json", json_of(RAS, coordinateSystem="LPS")[:-9], "damaged"),
+        ("p.mrk.json", "[]", "damaged"),
+        ("p.mrk.json", json.dumps({"markups": [{}, {}]}), "several lists"),
+        ("p.mrk.json", json_of(RAS, coordinateSystem="LPS", coordinateUnits="um"), "not in mm"),
+        ("p.mrk.json", json_of(RAS[:, :2], coordinateSystem="LPS"), "point 1 has no three"),
+        (
+            "p.mrk.json",
+            json_of(RAS, coordinateSystem="LPS").replace('"F-1",', '"F-1", "positionStatus": "undefined",'),
+            "'F-1' has no position",
+        ),
+        ("p.csv", "1,2\n", "point 1 has no three"),
+        ("p.csv", "1,2,3\n4;5;6\n", "point 2 has no three"),
+        ("p.csv", "1,2,3\nnan,2,3\n", "point 2 has no three"),
+        ("p.csv", "i,j,k\n1,2,3\n", "names no columns"),
+        ("p.csv", "x,y,z\n", "no points"),
+        ("p.csv", "", "no points"),
+    ],
+)
+def test_broken_files_are_refused_by_name(tmp_path: Path, name: str, text: str, said: str) -> None:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(FileError, match=said) as refused:
+        read_points(path)
+    assert name in str(refused.value)
+
+
+def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="does not exist"):
+        read_points(tmp_path / "none.csv")
+    (tmp_path / "image.csv").write_bytes(b"\x89PNG\xff\xfe")
+    with pytest.raises(FileError, match="not a text file"):
+        read_points(tmp_path / "image.csv")
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(FileError, match="cannot be opened"):
+        read_points(tmp_path / "folder.csv")

@@ -1,0 +1,113 @@
+"""Figures of a prepared pair: landmarks in mm, and measures of fields on other grids. Oblique, anisotropic, flipped."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cli_pair import grid, head
+
+from hyperreg.errors import InputError
+from hyperreg.imaging.resampling import resample
+from hyperreg.imaging.volume import DisplacementField, Grid, Volume
+from hyperreg.registration.anchors import Fields
+from hyperreg.registration.response import automatic_lambda
+from hyperreg.registration.session import LiveSession
+
+# A turn of 5 degrees about S, and a shift, mm.
+ANGLE = np.radians(5)
+LINEAR = np.array(
+    [
+        [np.cos(ANGLE), -np.sin(ANGLE), 0, 3.0],
+        [np.sin(ANGLE), np.cos(ANGLE), 0, 2.0],
+        [0, 0, 1, -1.0],
+        [0, 0, 0, 1],
+    ]
+)
+OFFSET = np.array((3, 0, -4))
+POINTS = np.array([[10, -20, 30], [25, -20, 30], [0, -40, 38], [18, -8, 20]], dtype=float)
+
+
+def images() -> tuple[Volume, Volume]:
+    fixed, _ = head(grid((44, 50, 28), (2, 2, 3), (10, -20, 30)), (34, 40, 34), "fixed")
+    moving, _ = head(grid((40, 40, 40), (2.5, 2.5, 2.2), (12, -18, 29)), (37, 38, 32), "moving")
+    return fixed, moving
+
+
+def prepared(
+    model: str, fixed_points: np.ndarray | None = None, moving_points: np.ndarray | None = None
+) -> LiveSession:
+    session = LiveSession(model, "cpu")
+    session.prepare(*images(), initial=LINEAR, fixed_points=fixed_points, moving_points=moving_points)
+    return session
+
+
+def test_the_distance_of_landmarks_is_in_mm(tiny_model: str) -> None:
+    """The moving points are where the field at λ = 0.3 leads, and 5 mm from there: (3, 0, -4)."""
+    truth = prepared(tiny_model).transform(0.3).apply(POINTS)
+    session = prepared(tiny_model, POINTS, truth + OFFSET)
+    figures = session.metrics(0.3)
+    assert figures["landmarks_mm"] == pytest.approx(5, abs=1e-4)
+    linear = POINTS @ LINEAR[:3, :3].T + LINEAR[:3, 3]
+    before = np.linalg.norm(linear - truth - OFFSET, axis=1).mean()
+    assert figures["landmarks_mm_before"] == pytest.approx(before, abs=1e-6)
+    assert abs(before - 5) > 0.05
+    assert session.warnings == []
+    refined = session.refine(0.3)
+    moved = session.transforms(refined.fields)[0].apply(POINTS)
+    expected = np.linalg.norm(moved - truth - OFFSET, axis=1).mean()
+    assert refined.figures["landmarks_mm"] == pytest.approx(expected, abs=1e-6)
+    assert abs(expected - 5) > 0.05
+    assert refined.figures["landmarks_mm_before"] == figures["landmarks_mm_before"]
+
+
+def test_without_landmarks_there_is_no_such_figure(tiny_model: str) -> None:
+    assert "landmarks_mm" not in prepared(tiny_model).metrics(0.5)
+
+
+def test_lambda_is_found_where_the_landmarks_agree(tiny_model: str) -> None:
+    truth = prepared(tiny_model).transform(0.7).apply(POINTS)
+    found = automatic_lambda(prepared(tiny_model, POINTS, truth))
+    assert (found.lam, found.by) == (0.7, "landmarks")
+    assert "0.00 mm" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("fixed_points", "moving_points", "said"),
+    [
+        (POINTS, None, "one image only: give those of the moving image"),
+        (None, POINTS, "one image only: give those of the fixed image"),
+        (POINTS, POINTS[:2], "4 landmarks of the fixed image and 2 of the moving one"),
+        (POINTS[:, :2], POINTS[:, :2], "three coordinates"),
+        (POINTS[:0], POINTS[:0], "three coordinates"),
+        (POINTS * np.nan, POINTS, "not a number"),
+    ],
+)
+def test_landmarks_that_are_no_pairs_are_refused(
+    tiny_model: str, fixed_points: np.ndarray | None, moving_points: np.ndarray | None, said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        prepared(tiny_model, fixed_points, moving_points)
+
+
+def test_landmarks_outside_of_their_image_are_told_of(tiny_model: str) -> None:
+    """As when a file says RAS but holds LPS."""
+    session = prepared(tiny_model, POINTS * (-1, -1, 1), POINTS + LINEAR[:3, 3])
+    (warning,) = session.warnings
+    assert "1 of 4 landmarks lie outside of the fixed image" in warning
+
+
+def test_a_field_on_another_grid_is_measured_in_the_foreground_there(tiny_model: str) -> None:
+    """1 mm in the foreground, 9 mm outside of it, on a grid of the network grid's shape with voxels twice as long."""
+    session = prepared(tiny_model)
+    affine = session.grid.ijk_to_ras.copy()
+    affine[:3, :3] *= 2
+    affine[:3, 3] = session.grid.centre - affine[:3, :3] @ ((np.array(session.grid.shape) - 1) / 2)
+    coarse = Grid(session.grid.shape, affine)
+    fixed, _ = images()
+    body = Volume((fixed.array > 0).astype(np.uint8), fixed.ijk_to_ras)
+    inside = resample(body, coarse, interpolation="nearest").array > 0
+    assert 0.02 < inside.mean() < 0.2
+    array = np.zeros((3, *coarse.shape), np.float32)
+    array[2] = np.where(inside, 1.0, 9.0)
+    field = DisplacementField(array, coarse.ijk_to_ras)
+    assert session._figures.measure(Fields(field, field), "cpu")["displacement_mean_mm"] == pytest.approx(1, abs=0.15)

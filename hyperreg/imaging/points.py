@@ -1,0 +1,117 @@
+"""Landmarks from files: point lists of 3D Slicer (.mrk.json, .fcsv) and plain tables (.csv); always RAS mm in memory.
+
+The formats are described in Slicer's developer guide (Markups). Slicer's own files name their coordinate system; a file
+that does not is refused rather than guessed at: left and right would be swapped.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hyperreg.errors import FileError
+from hyperreg.imaging.files import PathLike
+
+READABLE = (".mrk.json", ".fcsv", ".csv")
+# What turns the coordinates of a system to RAS. Slicer before 4.11 wrote numbers into .fcsv files.
+TO_RAS = {"RAS": (1, 1, 1), "LPS": (-1, -1, 1), "0": (1, 1, 1), "1": (-1, -1, 1)}
+# The columns of a .csv file with a header line: of Slicer's exported tables, or x, y, z in RAS.
+COLUMNS = {("r", "a", "s"): "RAS", ("l", "p", "s"): "LPS", ("x", "y", "z"): "RAS"}
+
+
+def read_points(path: PathLike) -> npt.NDArray[np.float64]:
+    """The points of a file in its own order: (P, 3), RAS mm.
+
+    .mrk.json, .fcsv: Slicer's point lists. .csv: a point per line, x,y,z in RAS mm, without a header line or with one
+    that names the columns x, y, z, or r, a, s, or l, p, s among others.
+    Raises FileError if the file is missing, damaged, without points, or does not name a known coordinate system.
+    """
+    path = Path(path)
+    kind = next((ending for ending in READABLE if path.name.lower().endswith(ending)), None)
+    if kind is None:
+        raise FileError(f"'{path.name}': unknown format of landmarks. HyperReg reads {', '.join(READABLE)}.")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise FileError(f"'{path}' does not exist. Check the name and the folder.") from error
+    except OSError as error:
+        raise FileError(f"'{path}' cannot be opened: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise FileError(f"'{path}' is not a text file with landmarks.") from error
+    reader = {".mrk.json": _of_json, ".fcsv": _of_fcsv, ".csv": _of_csv}[kind]
+    system, rows = reader(path, text)
+    if system not in TO_RAS:
+        raise FileError(
+            f"'{path}' does not say whether its coordinates are RAS or LPS (it says: {system or 'nothing'}). Save it "
+            "again from a recent 3D Slicer."
+        )
+    if not rows:
+        raise FileError(f"'{path}' holds no points.")
+    points = np.array([_numbers(path, number, row) for number, row in enumerate(rows, 1)])
+    return points * TO_RAS[system]
+
+
+def _numbers(path: Path, number: int, row: Any) -> list[float]:
+    """Three coordinates of the point `number`, counted from 1."""
+    try:
+        found = [float(value) for value in row]
+    except (TypeError, ValueError):
+        found = []
+    if len(found) != 3 or not np.isfinite(found).all():
+        raise FileError(f"'{path}': point {number} has no three coordinates, but {row}.")
+    return found
+
+
+def _of_json(path: Path, text: str) -> tuple[str, list[Any]]:
+    try:
+        markups = json.loads(text)["markups"]
+        (markup,) = markups
+        points = markup["controlPoints"]
+        unset = [point for point in points if point.get("positionStatus", "defined") != "defined"]
+        rows = [point["position"] for point in points]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FileError(
+            f"'{path}' is not a point list of 3D Slicer: it is damaged, or holds several lists. Save one list again."
+        ) from error
+    if unset:
+        raise FileError(
+            f"'{path}': the point '{unset[0].get('label', '')}' has no position yet. Set it in Slicer, or delete it."
+        )
+    if markup.get("coordinateUnits", "mm") not in ("mm", ["mm", "mm", "mm"]):
+        raise FileError(f"'{path}': its coordinates are not in mm. Save it again with mm.")
+    return str(markup.get("coordinateSystem", "")), rows
+
+
+def _of_fcsv(_path: Path, text: str) -> tuple[str, list[Any]]:
+    found = re.search(r"^#\s*CoordinateSystem\s*=\s*(\w+)", text, re.MULTILINE)
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    return found.group(1) if found else "", [row[1:4] for row in csv.reader(lines)]
+
+
+def _of_csv(path: Path, text: str) -> tuple[str, list[Any]]:
+    rows = [row for row in csv.reader(text.splitlines()) if any(cell.strip() for cell in row)]
+    if not rows or _is_number(rows[0]):
+        return "RAS", rows
+    names = [cell.strip().lower() for cell in rows[0]]
+    for columns, system in COLUMNS.items():
+        if all(name in names for name in columns):
+            places = [names.index(name) for name in columns]
+            return system, [[row[place] if place < len(row) else "" for place in places] for row in rows[1:]]
+    raise FileError(
+        f"'{path}': its first line names no columns x,y,z (RAS mm), r,a,s or l,p,s, but {', '.join(names)}."
+    )
+
+
+def _is_number(row: Sequence[str]) -> bool:
+    try:
+        float(row[0])
+    except ValueError:
+        return False
+    return True

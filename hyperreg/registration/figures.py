@@ -1,0 +1,147 @@
+"""The figures of a prepared pair: what is measured of any field on it, before and after the deformation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hyperreg.errors import InputError
+from hyperreg.imaging.resampling import resample
+from hyperreg.imaging.transform import Transform
+from hyperreg.imaging.volume import Grid, Volume
+from hyperreg.registration.anchors import Fields
+from hyperreg.registration.detail import Detail, field_on
+from hyperreg.registration.field import from_ras, sample
+from hyperreg.registration.losses import local_ncc
+from hyperreg.registration.metrics import dice, field_figures, mean_dice, shared_labels
+
+Figures = dict[str, float | dict[int, float]]
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """Points (P, 3), RAS mm, of the fixed and of the moving image: row by row the same place of the anatomy."""
+
+    fixed: npt.NDArray[np.float64]
+    moving: npt.NDArray[np.float64]
+
+    def distance(self, transform: Transform) -> float:
+        """Mean distance, mm, between where `transform` (fixed RAS to moving RAS) leads and the moving points."""
+        return float(np.linalg.norm(transform.apply(self.fixed) - self.moving, axis=1).mean())
+
+
+def check_landmarks(
+    fixed_points: npt.NDArray | None, moving_points: npt.NDArray | None, fixed: Grid, moving: Grid, warnings: list[str]
+) -> Landmarks | None:
+    """The points as pairs; None if none were given.
+
+    fixed_points, moving_points: (P, 3), RAS mm. fixed, moving: the images' grids; points outside are told of in
+    `warnings`. Raises InputError for points of one image only, other shapes, different numbers, or no numbers at all.
+    """
+    if fixed_points is None and moving_points is None:
+        return None
+    if fixed_points is None or moving_points is None:
+        missing = "fixed" if fixed_points is None else "moving"
+        raise InputError(f"Landmarks of one image only: give those of the {missing} image, too, in the same order.")
+    pair = [np.array(points, dtype=np.float64) for points in (fixed_points, moving_points)]
+    for points in pair:
+        if points.ndim != 2 or points.shape[1] != 3 or len(points) == 0:
+            raise InputError(f"Landmarks must be points of three coordinates, (P, 3), not of shape {points.shape}.")
+        if not np.isfinite(points).all():
+            raise InputError("A landmark has a coordinate that is not a number.")
+    if len(pair[0]) != len(pair[1]):
+        raise InputError(
+            f"{len(pair[0])} landmarks of the fixed image and {len(pair[1])} of the moving one: they have to belong "
+            "together in pairs, in the same order."
+        )
+    for what, points, grid in zip(("fixed", "moving"), pair, (fixed, moving), strict=True):
+        index = grid.to_ijk(points)
+        outside = int(((index < -0.5) | (index > np.array(grid.shape) - 0.5)).any(axis=1).sum())
+        if outside:
+            warnings.append(
+                f"{outside} of {len(points)} landmarks lie outside of the {what} image. Do they belong to it, and are "
+                "their coordinates in the system that the file names (RAS or LPS)?"
+            )
+    return Landmarks(*pair)
+
+
+class PairFigures:
+    """What is measured of a field on one pair.
+
+    fixed, moving: (1, 1, I, J, K), on the network's `grid`, the moving one after `linear`, (4, 4) fixed RAS to moving
+    RAS. foreground: the fixed image's, at its own resolution. labels: label maps of both, or None. `before` holds the
+    figures of the linear alignment alone.
+    """
+
+    def __init__(
+        self,
+        fixed: Tensor,
+        moving: Tensor,
+        grid: Grid,
+        linear: npt.NDArray[np.float64],
+        foreground: Volume,
+        detail: Detail,
+        labels: tuple[Volume, Volume] | None,
+        landmarks: Landmarks | None,
+    ) -> None:
+        self._fixed, self._moving, self._grid, self._linear = fixed, moving, grid, linear
+        self._affine = torch.from_numpy(grid.ijk_to_ras.copy())
+        self._foreground, self._detail = foreground, detail
+        self._inside = self._inside_of(grid)
+        self._labels, self._landmarks = labels, landmarks
+        self._shared = shared_labels(labels[0].array, labels[1].array) if labels is not None else []
+        self.before: Figures = {}
+
+    def measure_before(self, device: str) -> None:
+        """Fill `before`; computed on `device`."""
+        self.before = self._of_images(None, device) | self._of_truth(Transform((self._linear,)))
+
+    @torch.inference_mode()
+    def similarity(self, fields: Fields | None, device: str) -> float:
+        """Mean local NCC in the fixed image's foreground, on the network's grid; None: the linear alignment alone."""
+        fixed, moving = self._fixed.to(device), self._moving.to(device)
+        if fields is not None:
+            moving = sample(moving, from_ras(field_on(fields.forward, self._grid, device), self._affine))
+        values = local_ncc(fixed, moving)[0, 0].cpu()
+        return float(values[self._inside].mean() if bool(self._inside.any()) else values.mean())
+
+    @torch.inference_mode()
+    def measure(self, fields: Fields, device: str) -> Figures:
+        """See `LiveSession.metrics`; of fields on any grid."""
+        grid = fields.forward.grid
+        inside = self._inside if grid.matches(self._grid) else self._inside_of(grid)
+        displacement = torch.from_numpy(fields.forward.array)[None]
+        return {
+            **self._beside_before(self._of_images(fields, device)),
+            **field_figures(displacement, torch.from_numpy(grid.ijk_to_ras.astype(np.float32)), inside),
+            **self._beside_before(self._of_truth(Transform((fields.forward, self._linear)))),
+        }
+
+    def _beside_before(self, after: Figures) -> Figures:
+        together: Figures = {}
+        for name, value in after.items():
+            together |= {name: value, f"{name}_before": self.before[name]}
+        return together
+
+    def _inside_of(self, grid: Grid) -> Tensor:
+        """The fixed image's foreground on a grid: (I, J, K) bool."""
+        return torch.from_numpy(resample(self._foreground, grid, interpolation="nearest").array > 0)
+
+    def _of_images(self, fields: Fields | None, device: str) -> Figures:
+        field = fields.forward if fields is not None else None
+        return {"similarity": self.similarity(fields, device), "detail": self._detail.agreement(field, device)}
+
+    def _of_truth(self, transform: Transform) -> Figures:
+        """What label maps and landmarks say of a map from fixed RAS to moving RAS; {} without any."""
+        figures: Figures = {}
+        if self._labels is not None:
+            fixed, moving = self._labels
+            overlap = dice(fixed.array, resample(moving, fixed.grid, transform, "nearest").array, self._shared)
+            figures |= {"dice": overlap, "dice_mean": mean_dice(overlap)}
+        if self._landmarks is not None:
+            figures["landmarks_mm"] = self._landmarks.distance(transform)
+        return figures
