@@ -12,12 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import hyperreg
+from hyperreg.catalogue import Card, card_folders, kind_of, model_folders
 from hyperreg.errors import HyperRegError, WeightsError
 from hyperreg.machine import main_memory
-from hyperreg.registration.catalogue import CARD, ModelCard, default_model, list_models, model_folders, read_card
+from hyperreg.registration import catalogue as registration
+from hyperreg.registration.catalogue import default_model
+from hyperreg.segmentation import catalogue as segmentation
 from hyperreg.worker.device import list_devices
 
 GIGABYTE = 1024**3
@@ -166,20 +170,24 @@ def _disk() -> list[Check]:
 
 def _models() -> list[Check]:
     default = _or_none(default_model)
-    checks = [_model(card, is_default=card.name == default) for card in list_models()]
-    for place in model_folders():
-        for path in sorted(place.glob(f"*/{CARD}")):
-            try:
-                read_card(path.parent)
-            except WeightsError as error:
-                checks.append(Check(f"model {path.parent.name}", State.FAULT, str(error)))
+    cards: list[Card] = [*registration.list_models(), *segmentation.list_models()]
+    checks = [_model(card, is_default=card.name == default) for card in cards]
+    for folder in card_folders():
+        # A card of unknown kind is taken for one for registration: that reader says what is wrong with it.
+        read: Callable[[Path], Card] = (
+            segmentation.read_card if kind_of(folder) == segmentation.KIND else registration.read_card
+        )
+        try:
+            read(folder)
+        except WeightsError as error:
+            checks.append(Check(f"model {folder.name}", State.FAULT, str(error)))
     if default is None:
         places = ", ".join(str(place) for place in model_folders())
         checks.append(Check("models", State.FAULT, f"none found (looked in {places}); reinstall HyperReg"))
     return checks
 
 
-def _model(card: ModelCard, is_default: bool) -> Check:
+def _model(card: Card, is_default: bool) -> Check:
     subject = f"model {card.name}{' (default)' if is_default else ''}"
     try:
         card.check_weights()

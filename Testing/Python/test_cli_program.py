@@ -11,10 +11,9 @@ import pytest
 from cli_pair import run
 
 import hyperreg
-from hyperreg import doctor
+from hyperreg import catalogue, doctor
 from hyperreg.cli.console import EXIT_CODES, ExitCode, exit_code, progress_bar
 from hyperreg.errors import Cancelled, FileError, HyperRegError, InputError, OutOfMemory, WeightsError, WorkerError
-from hyperreg.registration import catalogue
 from hyperreg.registration import run as run_module
 from hyperreg.registration.model import save_untrained
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from cli_pair import run, write_pair
 
+from hyperreg.catalogue import CARD
 from hyperreg.errors import InputError, WeightsError
 from hyperreg.imaging.files import read_volume
 from hyperreg.registration.anchors import difference_mm
-from hyperreg.registration.catalogue import CARD, read_card
+from hyperreg.registration.catalogue import read_card
 from hyperreg.registration.model import hyperparameter_entries, save_untrained
 from hyperreg.registration.session import LiveSession
 

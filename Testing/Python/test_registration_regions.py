@@ -7,10 +7,10 @@ import pytest
 import torch
 from cli_pair import grid, head
 
+from hyperreg.catalogue import MODELS_VARIABLE
 from hyperreg.errors import InputError
 from hyperreg.imaging.volume import Volume
 from hyperreg.phantom import head_phantom_pair
-from hyperreg.registration import catalogue
 from hyperreg.registration.anchors import difference_mm
 from hyperreg.registration.regions import Regions
 from hyperreg.registration.session import LiveSession
@@ -33,7 +33,7 @@ def ball(place, centre: tuple[float, float, float] = CENTRE, radius: float = 18.
 @pytest.fixture(scope="module")
 def prepared(tiny_models: object) -> LiveSession:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(catalogue.MODELS_VARIABLE, str(tiny_models))
+        patch.setenv(MODELS_VARIABLE, str(tiny_models))
         live = LiveSession("tiny-untrained", "cpu")
     fixed, _ = head(FIXED, (34, 40, 34), "fixed")
     moving, _ = head(MOVING, (37, 38, 32), "moving")

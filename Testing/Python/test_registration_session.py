@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from hyperreg.catalogue import CARD, MODELS_VARIABLE
 from hyperreg.errors import Cancelled, InputError, OutOfMemory, WeightsError
 from hyperreg.imaging.resampling import resample
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Grid, Volume
-from hyperreg.registration import catalogue
 from hyperreg.registration.anchors import Fields, difference_mm
+from hyperreg.registration.catalogue import read_card
 from hyperreg.registration.grids import network_grid
 from hyperreg.registration.metrics import dice, shared_labels
 from hyperreg.registration.model import save_untrained
@@ -57,7 +58,7 @@ def pair() -> Pair:
 @pytest.fixture(scope="module")
 def session(tiny_models: object, pair: Pair) -> LiveSession:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(catalogue.MODELS_VARIABLE, str(tiny_models))
+        patch.setenv(MODELS_VARIABLE, str(tiny_models))
         live = LiveSession("tiny-untrained", "cpu")
     live.prepare(pair.fixed, pair.moving, initial="com")
     return live
@@ -212,9 +213,9 @@ def test_damaged_or_foreign_weights_are_refused(tmp_path_factory: pytest.TempPat
     card.weights.unlink()
     with pytest.raises(WeightsError, match="missing"):
         LiveSession(card, "cpu")
-    (card.folder / catalogue.CARD).write_text("{", encoding="utf-8")
+    (card.folder / CARD).write_text("{", encoding="utf-8")
     with pytest.raises(WeightsError, match="damaged"):
-        catalogue.read_card(card.folder)
+        read_card(card.folder)
 
 
 def test_an_unknown_model_is_named_with_those_there_are(tiny_model: str) -> None:

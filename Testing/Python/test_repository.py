@@ -47,6 +47,7 @@ LIGHT = (
     "hyperreg.worker.client",
     "hyperreg.worker.live",
     "hyperreg.registration.catalogue",
+    "hyperreg.segmentation.catalogue",
     "hyperreg.doctor",
 )
 
@@ -168,13 +169,16 @@ def test_links_and_pictures_of_the_documents_exist(repository: Path) -> None:
 
 
 def test_model_folders_are_complete(repository: Path) -> None:
-    from hyperreg.registration.catalogue import read_card
+    from hyperreg.catalogue import kind_of
+    from hyperreg.registration import catalogue as registration
+    from hyperreg.segmentation import catalogue as segmentation
 
     for folder in (repository / "Resources" / "Models").glob("*"):
         if not folder.is_dir():
             continue
         assert {"weights.safetensors", "card.json", "README.md"} <= {path.name for path in folder.iterdir()}
-        card = read_card(folder)
+        read = segmentation.read_card if kind_of(folder) == segmentation.KIND else registration.read_card
+        card = read(folder)
         card.check_weights()
         assert card.name == folder.name
 

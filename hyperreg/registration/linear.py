@@ -24,9 +24,9 @@ from hyperreg.imaging.resampling import resample, resample_smoothed
 from hyperreg.imaging.transform import Matrix, checked_matrix
 from hyperreg.imaging.transform_files import read_transform
 from hyperreg.imaging.volume import Grid, Volume
+from hyperreg.reporting import Progress
 
 Array = npt.NDArray[np.float64]
-Progress = Callable[[float, str], None]
 METHODS = ("none", "com", "rigid", "affine")
 
 # Images are aligned at about this many voxels (2 mm for a head): finer brings no accuracy to twelve parameters.

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from hyperreg.errors import FileError, WeightsError
+from hyperreg.errors import WeightsError
 from hyperreg.nets.backbones import make_backbone
 from hyperreg.nets.hypernetwork import HyperNetwork
-from hyperreg.registration.catalogue import CARD, KIND, WEIGHTS, ModelCard, read_card
+from hyperreg.nets.weights import fast_precision, load_weights, save_weights
+from hyperreg.registration.catalogue import KIND, ModelCard, read_card
 from hyperreg.registration.features import CHANNELS, FEATURES
 from hyperreg.registration.field import compose, integrate, sample
 
@@ -112,45 +108,18 @@ def load_model(card: ModelCard, device: str = "cpu") -> RegistrationModel:
 
     Raises WeightsError if the file is missing, damaged, or does not fit the card.
     """
-    card.check_weights()
     model = RegistrationModel(card.network, len(card.hyperparameters))
-    try:
-        state = load_file(card.weights)
-        model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=True)
-    except (SafetensorError, RuntimeError, OSError) as error:
-        raise WeightsError(
-            f"The weights of the model '{card.name}' do not fit its card; reinstall it. ({error})"
-        ) from error
+    load_weights(model, card)
     model.precision = fast_precision(device)
     return model.to(device).eval().requires_grad_(False)
 
 
-def fast_precision(device: str) -> torch.dtype:
-    """bfloat16 on a CPU that has matrix units for it (the backbone takes a quarter of the time there), else float32."""
-    # Newer than the oldest torch that is supported.
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return torch.bfloat16 if device == "cpu" and capabilities.get("amx_bf16") else torch.float32
-
-
 def save_model(model: RegistrationModel, card: Mapping[str, Any], folder: Path) -> ModelCard:
-    """Write weights (float16) and card into `folder`; the card gets the weights' SHA256 and the network's description.
+    """Write weights (float16) and card into `folder`; the card gets the weights' SHA256.
 
     Raises FileError if the folder cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {name: tensor.detach().cpu().half().contiguous() for name, tensor in model.state_dict().items()}
-        temporary = folder / f".{WEIGHTS}.tmp"
-        save_file(state, temporary)
-        temporary.chmod(0o644)  # safetensors writes for the owner alone; models are shared
-        digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
-        os.replace(temporary, folder / WEIGHTS)
-        temporary = folder / f".{CARD}.tmp"
-        text = json.dumps({**card, "kind": KIND, "sha256": digest}, indent=2, ensure_ascii=False) + "\n"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, folder / CARD)
-    except OSError as error:
-        raise FileError(f"The model cannot be written to '{folder}': {error.strerror}.") from error
+    save_weights(model, {**card, "kind": KIND}, folder)
     return read_card(folder)
 
 

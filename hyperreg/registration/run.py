@@ -159,7 +159,7 @@ def register(
             "moving": describe_image(pair.moving, images.moving),
             "initial": pair.initial,
             "linear_ras": np.asarray(session.linear).tolist(),
-            "model": describe_model(card),
+            "model": card.describe(),
             "device": session.device,
             "metrics": _without_dice(result.figures),
             "dice": _dice(result.figures),
@@ -215,11 +215,6 @@ def _given_lambda(card: ModelCard, lam: float | Literal["auto"] | None) -> Sugge
 def _all_warnings(images: LoadedPair, session: LiveSession, measured: Mapping[str, Any]) -> list[str]:
     worse = warning(measured)
     return list(dict.fromkeys([*images.warnings, *session.warnings, *([worse] if worse else [])]))
-
-
-def describe_model(card: ModelCard) -> dict[str, str]:
-    """What a report says of a model."""
-    return {"name": card.name, "version": card.version, "sha256": card.sha256, "licence": card.licence}
 
 
 def _check_request(pair: Pair, outputs: Outputs) -> None:

@@ -18,6 +18,7 @@ from hyperreg.imaging.intensity import check_image, foreground, normalise
 from hyperreg.imaging.resampling import resample, resample_smoothed
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Volume
+from hyperreg.machine import choose_device
 from hyperreg.registration.anchors import Anchors, Fields, check_lambda
 from hyperreg.registration.catalogue import ModelCard, find_model
 from hyperreg.registration.detail import Detail
@@ -28,22 +29,11 @@ from hyperreg.registration.linear import align
 from hyperreg.registration.model import displacements, load_model
 from hyperreg.registration.refinement import Refined, Refiner, refined_grid
 from hyperreg.registration.regions import Regions
+from hyperreg.reporting import Progress
 
 _T = TypeVar("_T")
-Progress = Callable[[float, str], None]
 
 KEPT_FIELDS = 4
-
-
-def choose_device(wanted: str) -> str:
-    """ "auto", "cpu" or "cuda" to a device there is. Raises InputError for a GPU that is not there."""
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted == "cpu" or (wanted == "cuda" and torch.cuda.is_available()):
-        return wanted
-    if wanted == "cuda":
-        raise InputError("PyTorch finds no NVIDIA GPU here. Choose the device 'auto' or 'cpu'.")
-    raise InputError(f"Unknown device '{wanted}'. Choose auto, cpu or cuda.")
 
 
 class LiveSession:

@@ -1,0 +1,1 @@
+"""Segmentation: models and their cards, inference on any grid, what is written, volumes of structures."""

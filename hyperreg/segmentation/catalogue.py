@@ -1,0 +1,184 @@
+"""Which segmentation models there are. Reads cards only: no torch, so that menus and `doctor` open at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from hyperreg.catalogue import Card, common_entries, find_card, list_cards, parse_card
+
+KIND = "hyperreg-segmentation"
+
+# How grey values are brought to the network's scale; see `intensities.scaled`.
+INTENSITIES = ("robust", "nonzero", "window")
+# Order of the network's axes: along the body (R, A, S), or with the slices last.
+AXES = ("ras", "slices_last")
+MODALITIES = ("MR", "CT", "any")
+# These separate the parts of a terminology entry in files.
+_RESERVED = frozenset("~^|")
+
+Modality = Literal["MR", "CT", "any"]
+
+
+@dataclass(frozen=True)
+class Code:
+    """One coded concept, as DICOM writes it: scheme ("SCT" for SNOMED CT), value, meaning."""
+
+    scheme: str
+    value: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Terminology:
+    """What a structure is: a category, a type in it, and for some types a side (modifier)."""
+
+    category: Code
+    type: Code
+    modifier: Code | None = None
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One structure: its value in label maps, the network's channel, its name and colour (0..255)."""
+
+    label: int
+    channel: int
+    name: str
+    colour: tuple[int, int, int]
+    terminology: Terminology | None = None
+
+
+@dataclass(frozen=True)
+class Input:
+    """One image that the network wants. patterns: words in file names (or wildcards) by which it is recognised."""
+
+    name: str
+    title: str
+    patterns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationCard(Card):
+    """A segmentation model's card.
+
+    structures: in the order in which they are painted where regions overlap. exclusive: channels exclude each other
+    (softmax; a channel without structure is background); otherwise each is a region of its own (sigmoid).
+    spacing_mm: voxel size that the network knows, along its axes; None keeps the image's own.
+    window: sides of the patches that the network is shown. flips: axes along which it was trained with flips.
+    intensity_window: for the intensities "window". citation, modality: for the user.
+    """
+
+    citation: str
+    modality: Modality
+    inputs: tuple[Input, ...]
+    structures: tuple[Structure, ...]
+    network: Mapping[str, Any]
+    channels: int
+    exclusive: bool
+    axes: str
+    spacing_mm: tuple[float | None, float | None, float | None]
+    window: tuple[int, int, int]
+    flips: tuple[int, ...]
+    intensities: str
+    intensity_window: tuple[float, float]
+
+
+def read_card(folder: Path) -> SegmentationCard:
+    """Read one model's card. Raises WeightsError if it is missing, damaged or incomplete."""
+
+    def parse(card: dict[str, Any]) -> SegmentationCard:
+        output, grid, intensities = card["output"], card["grid"], card["intensities"]
+        _check_choice(intensities["method"], INTENSITIES)
+        _check_choice(grid["axes"], AXES)
+        _check_choice(card["modality"], MODALITIES)
+        _check_choice(output["activation"], ("softmax", "sigmoid"))
+        low, high = (float(value) for value in intensities.get("window", (0, 1)))
+        found = SegmentationCard(
+            **common_entries(folder, card),
+            citation=str(card.get("citation", "")),
+            modality=card["modality"],
+            inputs=tuple(_input(entry) for entry in card["inputs"]),
+            structures=tuple(_structure(entry) for entry in card["structures"]),
+            network=dict(card["network"]),
+            channels=int(output["channels"]),
+            exclusive=output["activation"] == "softmax",
+            axes=grid["axes"],
+            spacing_mm=_three([None if n is None else float(n) for n in grid["spacing_mm"]]),
+            window=_three([int(n) for n in grid["window"]]),
+            flips=tuple(int(axis) for axis in grid.get("flips", ())),
+            intensities=intensities["method"],
+            intensity_window=(low, high),
+        )
+        _check(found)
+        return found
+
+    return parse_card(folder, KIND, parse)
+
+
+def list_models() -> list[SegmentationCard]:
+    """Every segmentation model with a readable card, by name."""
+    return list_cards(read_card)
+
+
+def find_model(name: str) -> SegmentationCard:
+    """The model of that name. Raises WeightsError, naming the ones there are, if there is none."""
+    return find_card(name, list_models())
+
+
+def _check(card: SegmentationCard) -> None:
+    """Raise ValueError for a card whose parts contradict each other."""
+    labels = [structure.label for structure in card.structures]
+    channels = [structure.channel for structure in card.structures]
+    names = [entry.name for entry in card.inputs]
+    if not labels or not names:
+        raise ValueError("no structures or no inputs")
+    if min(labels) < 1 or max(labels) > 65535 or len(set(labels)) < len(labels):
+        raise ValueError("labels are different whole numbers from 1 to 65535")
+    if min(channels) < 0 or max(channels) >= card.channels or len(set(channels)) < len(channels):
+        raise ValueError("every structure has a channel of its own, of those that the network gives")
+    if card.exclusive and len(labels) >= card.channels:
+        raise ValueError("a channel of a softmax has to be background")
+    if len(set(names)) < len(names):
+        raise ValueError("two inputs have one name")
+    if any(size is not None and not size > 0 for size in card.spacing_mm) or min(card.window) < 1:
+        raise ValueError("spacing and window are larger than zero")
+    if not set(card.flips) <= {0, 1, 2}:
+        raise ValueError("flips are axes 0, 1 and 2")
+
+
+def _check_choice(value: object, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"'{value}' is not one of {', '.join(known)}")
+
+
+def _three(values: Sequence[Any]) -> tuple[Any, Any, Any]:
+    i, j, k = values
+    return i, j, k
+
+
+def _input(entry: Mapping[str, Any]) -> Input:
+    return Input(str(entry["name"]), str(entry["title"]), tuple(str(p) for p in entry.get("patterns", ())))
+
+
+def _structure(entry: Mapping[str, Any]) -> Structure:
+    red, green, blue = (int(n) for n in entry["colour"])
+    if min(red, green, blue) < 0 or max(red, green, blue) > 255:
+        raise ValueError("colours are three numbers from 0 to 255")
+    words = entry.get("terminology")
+    terminology = None
+    if words is not None:
+        modifier = words.get("modifier")
+        terminology = Terminology(
+            _code(words["category"]), _code(words["type"]), None if modifier is None else _code(modifier)
+        )
+    return Structure(int(entry["label"]), int(entry["channel"]), str(entry["name"]), (red, green, blue), terminology)
+
+
+def _code(entry: Sequence[str]) -> Code:
+    scheme, value, meaning = (str(part) for part in entry)
+    if _RESERVED & set(scheme + value + meaning):
+        raise ValueError("codes hold none of ~ ^ |")
+    return Code(scheme, value, meaning)
