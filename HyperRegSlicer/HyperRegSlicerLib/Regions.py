@@ -123,12 +123,18 @@ def _labels(node: slicer.vtkMRMLNode) -> list[Region]:
     values = np.unique(vtk_to_numpy(image.GetPointData().GetScalars()))
     display = node.GetDisplayNode()
     colours = display.GetColorNode() if display is not None else None
+    named = colours is not None and _names_structures(colours)
     found = []
     for value in (int(value) for value in values if value != 0):
         rgba = [0.6, 0.6, 0.6, 1.0]
         name = ""
         if colours is not None and 0 <= value < colours.GetNumberOfColors():
             colours.GetColor(value, rgba)
-            name = colours.GetColorName(value)
+            name = colours.GetColorName(value) if named else ""
         found.append(Region(str(value), value, name or f"Label {value}", (rgba[0], rgba[1], rgba[2])))
     return found
+
+
+def _names_structures(colours: slicer.vtkMRMLColorNode) -> bool:
+    """Whether a colour table was made or loaded by someone: the built-in ones only name colours, such as "Peach"."""
+    return bool(colours.GetType() in (slicer.vtkMRMLColorTableNode.User, slicer.vtkMRMLColorTableNode.File))

@@ -24,6 +24,8 @@ PICTURES = {
     "app-checkerboard": (0.2, "checkerboard"),
     "app-side-by-side": (0.2, "sideBySide"),
 }
+# Rows of the table of regions -> λ: white matter and the ventricle on the left.
+REGIONS = {0: 0.9, 2: 0.05}
 WIDTH, HEIGHT = 1440, 900
 PATIENCE_MS = 600_000
 # Pictures of the views arrive a moment after the last change.
@@ -43,7 +45,7 @@ def take(page: Any, folder: Path, pictures: dict[str, tuple[float, str]]) -> Non
     page.wait_for_function("window.trame.state.get('phase') === 'live' && window.trame.state.get('fresh')")
     for name, (lam, mode) in pictures.items():
         page.click(f".hyperreg-mode-{mode}")
-        drag(page, lam)
+        drag(page, ".hyperreg-lambda-slider", lam)
         page.wait_for_function(SETTLED)
         _save(page, folder / f"{name}.png")
 
@@ -62,10 +64,12 @@ def take_refined(page: Any, folder: Path) -> None:
     _save(page, folder / "app-refined.png")
     page.click(".hyperreg-regions .v-expansion-panel-title")
     page.click(".hyperreg-use-fixed-labels")
-    for row in (0, 2):
-        page.locator(".hyperreg-region input[type=checkbox]").nth(row).click()
-    page.wait_for_function("window.trame.state.get('fresh')")
-    page.locator(".hyperreg-region").nth(5).scroll_into_view_if_needed()
+    for number, lam in REGIONS.items():
+        page.locator(".hyperreg-region input[type=checkbox]").nth(number).click()
+        page.wait_for_function(f"window.trame.state.get('regions')[{number}].own")
+        drag(page, f".hyperreg-region >> nth={number}", lam)
+    page.wait_for_function(SETTLED)
+    page.locator(".hyperreg-figures").scroll_into_view_if_needed()
     _save(page, folder / "app-regions.png")
 
 
@@ -76,10 +80,10 @@ def _save(page: Any, path: Path) -> None:
     print(path, flush=True)
 
 
-def drag(page: Any, lam: float) -> None:
-    """Moves the λ slider with the mouse."""
-    thumb = page.locator(".hyperreg-lambda-slider .v-slider-thumb").bounding_box()
-    track = page.locator(".hyperreg-lambda-slider .v-slider-track").bounding_box()
+def drag(page: Any, slider: str, lam: float) -> None:
+    """Moves a slider from 0 to 1, or the one in what is selected, with the mouse."""
+    thumb = page.locator(slider).locator(".v-slider-thumb").bounding_box()
+    track = page.locator(slider).locator(".v-slider-track").bounding_box()
     y = thumb["y"] + thumb["height"] / 2
     page.mouse.move(thumb["x"] + thumb["width"] / 2, y)
     page.mouse.down()

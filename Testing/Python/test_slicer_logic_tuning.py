@@ -187,11 +187,16 @@ def test_regions_of_a_label_map_have_names_and_colours(bench: Bench) -> None:
     array[2:7], array[9:12] = 2, 5
     node = bench.volume("labels", array, FIXED, Regions.LABEL_MAP)
     assert [(region.label, region.name) for region in Regions.regions_of(node)] == [(2, "Label 2"), (5, "Label 5")]
+    node.CreateDefaultDisplayNodes()
+    colours = bench.scene.AddNewNodeByClass("vtkMRMLColorTableNode", "of Slicer")
+    colours.SetTypeToLabels()
+    assert colours.GetColorName(2) == "Peach", "that says nothing of what the label is"
+    node.GetDisplayNode().SetAndObserveColorNodeID(colours.GetID())
+    assert [region.name for region in Regions.regions_of(node)] == ["Label 2", "Label 5"]
     table = bench.scene.AddNewNodeByClass("vtkMRMLColorTableNode", "names")
     table.SetTypeToUser()
     table.SetNumberOfColors(6)
     table.SetColor(2, "Femur", 1.0, 0.5, 0.25, 1.0)
-    node.CreateDefaultDisplayNodes()
     node.GetDisplayNode().SetAndObserveColorNodeID(table.GetID())
     first = Regions.regions_of(node)[0]
     assert (first.name, first.colour) == ("Femur", pytest.approx((1.0, 0.5, 0.25), abs=0.01))

@@ -136,7 +136,7 @@ def test_errors_are_told_and_the_next_request_works(module):
 
 
 def test_without_a_model_the_panel_says_so(host, monkeypatch, tmp_path):
-    from hyperreg.registration import catalogue
+    from hyperreg import catalogue
 
     monkeypatch.setattr(catalogue, "model_folders", lambda: [tmp_path])
     host.load(MODULE)
@@ -150,5 +150,8 @@ def test_sample_pair(module):
     parameters = module.parameters
     assert (parameters.fixed.GetName(), parameters.moving.GetName()) == ("Sample fixed", "Sample moving")
     assert parameters.fixedLabels.GetName() == "Sample fixed labels"
+    colours = parameters.fixedLabels.GetDisplayNode().GetColorNode()
+    assert colours.GetColorName(10) == "Left thalamus"
+    assert parameters.movingLabels.GetDisplayNode().GetColorNode() is colours
     assert module.ui.registerButton.enabled
     assert module.composites()["Red"].GetBackgroundVolumeID() == parameters.fixed.GetID()

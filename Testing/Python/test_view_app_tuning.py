@@ -19,6 +19,7 @@ from view_app_bench import app, module_app, pair, pair_files, picture, register 
 from hyperreg.imaging.files import read_volume, write_volume
 from hyperreg.imaging.resampling import resample
 from hyperreg.imaging.transform import Transform
+from hyperreg.phantom import LABEL_NAMES
 from hyperreg.view import chart, mrml
 
 
@@ -144,6 +145,7 @@ def test_regions_of_the_fixed_label_map(app, pair) -> None:
     assert state.regions_name == pair.fixed_labels.name
     values = [int(value) for value in np.unique(pair.fixed_labels.array) if value]
     assert [row["key"] for row in state.regions] == [str(value) for value in values]
+    assert [row["name"] for row in state.regions] == [LABEL_NAMES[value].capitalize() for value in values]
     assert not any(row["own"] for row in state.regions)
     tuning.set_region(str(values[1]), True, None)
     tuning.set_region(str(values[1]), True, 0.9)
@@ -171,6 +173,7 @@ def test_a_label_map_for_regions_is_uploaded_without_ending_the_registration(app
     asyncio.get_event_loop().run_until_complete(app.controller.accept_upload("regions", path))
     assert app.server.state.phase == "live"
     assert app.server.state.regions_name == "organs.nii.gz"
-    assert app.server.state.regions
+    names = [row["name"] for row in app.server.state.regions]
+    assert names == [f"Label {row['key']}" for row in app.server.state.regions], "nobody knows what they are"
     app.controller.load_sample(pair)
     assert app.server.state.regions == [], "another fixed image has other regions"

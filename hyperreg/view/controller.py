@@ -13,7 +13,7 @@ import slicer
 
 from hyperreg.errors import HyperRegError, InputError
 from hyperreg.imaging.volume import Volume
-from hyperreg.phantom import PhantomPair, head_phantom_pair
+from hyperreg.phantom import LABEL_NAMES, PhantomPair, head_phantom_pair
 from hyperreg.registration.catalogue import default_model, list_models
 from hyperreg.view import mrml, results
 from hyperreg.view.loading import IMAGES, describe, read_role
@@ -66,6 +66,7 @@ class Controller:
         self._logic_ready, live.on_ready = live.on_ready, self._ready
         self._volumes: dict[str, Volume] = {}
         self._nodes: dict[str, Any] = {}
+        self._label_names: dict[int, str] = {}
         self._wanted: float | None = None
         self._preview_at = 0.0
         # Model and initial alignment of the registration that is being prepared, and of the one that is live.
@@ -99,6 +100,7 @@ class Controller:
             self._place(role, volume)
         self._place("fixed_labels", pair.fixed_labels)
         self._place("moving_labels", pair.moving_labels)
+        self._label_names = {label: name.capitalize() for label, name in LABEL_NAMES.items()}
         self._state.sample = True
         self.show()
 
@@ -155,7 +157,7 @@ class Controller:
         """Takes the fixed image's label map for regions too."""
         if LABELS["fixed"] in self._volumes:
             try:
-                self.tuning.place_regions(self._volumes[LABELS["fixed"]])
+                self.tuning.place_regions(self._volumes[LABELS["fixed"]], self._label_names)
             except InputError as error:
                 self.tell(str(error))
 
@@ -368,6 +370,8 @@ class Controller:
 
     def _remove(self, role: str) -> None:
         self._volumes.pop(role, None)
+        if role == LABELS["fixed"]:
+            self._label_names = {}
         node = self._nodes.pop(role, None)
         setattr(self._state, f"{role}_name", "")
         if node is not None:

@@ -72,7 +72,7 @@ def _errors() -> None:
 def _images() -> None:
     with html.Div(classes="hyperreg-images"):
         for role, title in (("fixed", "Fixed"), ("moving", "Moving")):
-            with html.Div(classes="d-flex align-center py-1"):
+            with html.Div(classes="d-flex align-center"):
                 html.Div(title, classes="hyperreg-role text-medium-emphasis")
                 with html.Div(classes="flex-grow-1 overflow-hidden"):
                     html.Div(f"{{{{ {role}_name }}}}", classes=f"text-truncate hyperreg-{role}-name")
@@ -101,7 +101,7 @@ def upload_button(role: str, tip: str) -> None:
 
 
 def _run(controller: Controller) -> None:
-    with html.Div(classes="my-3"):
+    with html.Div(classes="my-2"):
         v.VBtn(
             "{{ phase === 'live' ? 'Register again' : 'Register' }}",
             v_if="phase !== 'running'",
@@ -126,10 +126,11 @@ def _slider(controller: Controller) -> None:
             html.Span("λ = {{ Number(lam).toFixed(2) }}", classes="text-h5 font-weight-medium hyperreg-lambda-value")
             html.Span("{{ lam_word }}", classes="text-body-1 ml-3 text-primary flex-grow-1")
             html.Span(
-                "{{ exact ? 'exact' : 'preview' }}",
+                "{{ refined ? 'refined' : exact ? 'exact' : 'preview' }}",
                 v_if="phase === 'live'",
                 classes="text-caption text-medium-emphasis hyperreg-exact",
-                title="While the slider moves the views show an interpolated field; at rest the exact one.",
+                title="While the slider moves the views show an interpolated field; at rest the exact one, or its "
+                "refinement.",
             )
         v.VSlider(
             v_model=("lam",),
@@ -152,7 +153,7 @@ def _slider(controller: Controller) -> None:
 
 
 def _comparison() -> None:
-    with html.Div(classes="mt-4"):
+    with html.Div(classes="mt-3"):
         with v.VBtnToggle(
             v_model=("mode",), mandatory=True, density="compact", divided=True, variant="outlined", classes="w-100"
         ):
@@ -189,7 +190,7 @@ def _figures() -> None:
     with v.VTable(
         v_if="phase === 'live'",
         density="compact",
-        classes="mt-3 hyperreg-figures",
+        classes="mt-2 hyperreg-figures",
         style=("fresh ? '' : 'opacity: 0.5'",),
     ):
         with html.Thead(), html.Tr():
@@ -206,8 +207,8 @@ def _figures() -> None:
 
 
 def _downloads(controller: Controller) -> None:
-    with html.Div(classes="mt-3"):
-        with html.Div(classes="d-flex"):
+    with html.Div(classes="mt-2"):
+        with html.Div(classes="d-flex hyperreg-actions"):
             page_tuning.refine_button(controller.tuning)
             v.VBtn(
                 "Keep this result",

@@ -146,7 +146,9 @@ def regions(controller: Controller, upload_button: Callable[[str, str], None]) -
                 aria_label=("'A λ of its own for ' + region.name",),
             )
             html.Div(style=("'background: ' + region.colour",), classes="hyperreg-swatch mr-2")
-            html.Span("{{ region.name }}", classes="text-body-2 hyperreg-region-name text-truncate")
+            html.Span(
+                "{{ region.name }}", title=("region.name",), classes="text-body-2 hyperreg-region-name text-truncate"
+            )
             v.VSlider(
                 model_value=("region.lam === null ? lam : region.lam",),
                 update_modelValue=(tuning.set_region, "[region.key, true, $event]"),

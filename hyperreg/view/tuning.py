@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import slicer
@@ -90,8 +90,11 @@ class TuningControls:
             gamma, self._gamma_wanted = self._gamma_wanted, None
             self._logic.set_hyperparameter("gamma", gamma)
 
-    def place_regions(self, volume: Volume) -> None:
-        """Offers the labels of a label map of the fixed image as regions. Raises InputError if it has none."""
+    def place_regions(self, volume: Volume, names: Mapping[int, str] | None = None) -> None:
+        """Offers the labels of a label map of the fixed image as regions. names: of its labels, as far as known.
+
+        Raises InputError if it has none.
+        """
         self.remove_regions()
         node = self._scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", volume.name)
         self._geometry.volume_to_node(volume, node)
@@ -105,7 +108,13 @@ class TuningControls:
         self._node = node
         self._state.regions_name = volume.name
         self._state.regions = [
-            {"key": region.key, "name": region.name, "colour": _hex(region.colour), "own": False, "lam": None}
+            {
+                "key": region.key,
+                "name": (names or {}).get(region.label, region.name),
+                "colour": _hex(region.colour),
+                "own": False,
+                "lam": None,
+            }
             for region in found
         ]
 
