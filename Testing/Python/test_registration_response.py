@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 
 from hyperreg.errors import Cancelled, InputError
-from hyperreg.registration.response import RESPONSE_LAMBDAS, Response, automatic_lambda, suggest, warning
+from hyperreg.registration.response import (
+    RESPONSE_LAMBDAS,
+    Response,
+    automatic_lambda,
+    refinement_warning,
+    suggest,
+    warning,
+)
 
 
 def response_of(**figures: list[float]) -> Response:
@@ -131,6 +138,7 @@ def test_worse_than_the_linear_alignment_is_said_plainly(metrics: dict[str, floa
     text = warning(metrics)
     assert text is not None
     assert said in text and "worse" in text and "linear alignment alone" in text and "λ" in text
+    assert text.count("the images") <= 1
 
 
 @pytest.mark.parametrize(
@@ -146,6 +154,17 @@ def test_worse_than_the_linear_alignment_is_said_plainly(metrics: dict[str, floa
 )
 def test_as_good_or_better_is_no_warning(metrics: dict[str, Any]) -> None:
     assert warning(metrics) is None
+
+
+def test_a_refinement_that_is_worse_than_the_network_is_said_to_be() -> None:
+    network = {"dice_mean": 0.85, "dice_mean_before": 0.6, "similarity": 0.7, "detail": 0.5}
+    text = refinement_warning(network, {**network, "dice_mean": 0.84, "similarity": 0.9})
+    assert text is not None
+    assert "refinement makes" in text and "0.850" in text and "0.840" in text and "network alone" in text
+    assert refinement_warning(network, {**network, "dice_mean": 0.86, "similarity": 0.5}) is None
+    images = {"detail": 0.5, "detail_before": 0.3, "similarity": 0.7}
+    assert refinement_warning(images, {**images, "detail": 0.6}) is None
+    assert "refinement may make" in (refinement_warning(images, {**images, "detail": 0.4}) or "")
 
 
 def test_slicer_can_import_it_without_torch() -> None:

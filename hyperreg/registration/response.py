@@ -115,38 +115,63 @@ def warning(metrics: Mapping[str, Any]) -> str | None:
 
     Label maps decide if there are any, then landmarks, then the images' detail, then their similarity.
     """
+    before = {name.removesuffix("_before"): value for name, value in metrics.items() if name.endswith("_before")}
+    found = _worse(before, metrics)
+    if found is None:
+        return None
+    makes, look = ("makes", "") if found.by_truth else ("may make", "Look at it closely. ")
+    return (
+        f"The deformation {makes} this registration worse: {found.what} ({found.after}) than after the linear "
+        f"alignment alone ({found.before}). {look}Choose a larger λ, or keep the linear alignment."
+    )
+
+
+def refinement_warning(network: Mapping[str, Any], refined: Mapping[str, Any]) -> str | None:
+    """The same if the refinement made it worse than the network had; both as `LiveSession.metrics`."""
+    found = _worse(network, refined)
+    if found is None:
+        return None
+    makes = "makes" if found.by_truth else "may make"
+    return (
+        f"The refinement {makes} this registration worse: {found.what} ({found.after}) than by the network alone "
+        f"({found.before}). Do without it, or refine at a larger λ."
+    )
+
+
+@dataclass(frozen=True)
+class _Loss:
+    """what: got worse, in words; before, after: the figures. by_truth: whether more than the images says so."""
+
+    what: str
+    before: str
+    after: str
+    by_truth: bool
+
+
+def _worse(before: Mapping[str, Any], after: Mapping[str, Any]) -> _Loss | None:
+    """What got worse, by the best judge that knows both; None if that one sees nothing worse."""
 
     def pair(name: str) -> tuple[float, float] | None:
-        before, after = metrics.get(f"{name}_before"), metrics.get(name)
-        if before is None or after is None or not (math.isfinite(before) and math.isfinite(after)):
+        old, new = before.get(name), after.get(name)
+        if old is None or new is None or not (math.isfinite(old) and math.isfinite(new)):
             return None
-        return float(before), float(after)
+        return float(old), float(new)
 
-    advice = "Choose a larger λ, or keep the linear alignment."
     if (found := pair("dice_mean")) is not None:
-        if found[1] < found[0] - SAME_SHARE:
-            return (
-                f"The deformation makes this registration worse: the label maps overlap less "
-                f"(mean Dice {found[1]:.3f}) than after the linear alignment alone ({found[0]:.3f}). {advice}"
-            )
-        return None
+        if found[1] >= found[0] - SAME_SHARE:
+            return None
+        return _Loss("the label maps overlap less", f"{found[0]:.3f}", f"mean Dice {found[1]:.3f}", True)
     if (found := pair("landmarks_mm")) is not None:
-        if found[1] > found[0] + SAME_MM:
-            return (
-                f"The deformation makes this registration worse: the landmarks lie further apart ({found[1]:.2f} mm) "
-                f"than after the linear alignment alone ({found[0]:.2f} mm). {advice}"
-            )
-        return None
+        if found[1] <= found[0] + SAME_MM:
+            return None
+        return _Loss("the landmarks lie further apart", f"{found[0]:.2f} mm", f"{found[1]:.2f} mm", True)
     for name, what in (
         ("detail", "the images agree less in their fine detail"),
         ("similarity", "the images agree less"),
     ):
         found = pair(name)
         if found is not None and found[1] < found[0] - SAME_SHARE:
-            return (
-                f"The deformation may make this registration worse: the images {what} ({found[1]:.3f}) than after the "
-                f"linear alignment alone ({found[0]:.3f}). Look at it closely. {advice}"
-            )
+            return _Loss(what, f"{found[0]:.3f}", f"{found[1]:.3f}", False)
     return None
 
 

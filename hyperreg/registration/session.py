@@ -29,6 +29,7 @@ from hyperreg.registration.linear import align
 from hyperreg.registration.model import displacements, load_model
 from hyperreg.registration.refinement import Refined, Refiner, refined_grid
 from hyperreg.registration.regions import Regions
+from hyperreg.registration.response import refinement_warning
 from hyperreg.reporting import Progress
 
 _T = TypeVar("_T")
@@ -292,14 +293,15 @@ class LiveSession:
         with self._timed("refinement"):
             fields, steps = self._on_device(compute)
         report(0.95, "Measuring")
-        figures = self._measure(fields)
-        network = self._on_device(lambda: self._figures.similarity(start, self.device))
+        network, figures = self._measure(start), self._measure(fields)
         message = (
             f"Refined in {sum(steps)} steps: similarity {figures['similarity_before']:.2f} after the linear alignment, "
-            f"{network:.2f} by the network, now {figures['similarity']:.2f}."
+            f"{network['similarity']:.2f} by the network, now {figures['similarity']:.2f}."
         )
         if self._regions is not None:
             message += f" The refinement itself followed λ = {lam:g} in all regions."
+        if (worse := refinement_warning(network, figures)) is not None:
+            message += f" {worse}"
         return Refined(fields, figures, message)
 
     def metrics(self, lam: float) -> Figures:
