@@ -18,7 +18,7 @@ from hyperreg.registration import run as run_module
 from hyperreg.registration.model import save_untrained
 
 HEAVY = ("torch", "monai", "SimpleITK", "nibabel", "matplotlib", "trame", "slicer", "vtk")
-COMMANDS = ("register", "sweep", "models", "doctor", "view", "train")
+COMMANDS = ("register", "sweep", "segment", "models", "doctor", "view", "train")
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -41,7 +41,7 @@ def test_every_command_has_help_one_can_work_from(command: str, capsys: pytest.C
     assert run(*command.split(), "--help") == 0
     text = capsys.readouterr().out
     assert len(text) > 300
-    if command in ("register", "sweep", "view"):
+    if command in ("register", "sweep", "segment", "view"):
         assert "Example" in text
         assert f"hyperreg {command}" in text
 

@@ -96,19 +96,6 @@ def test_every_image_of_a_batch_has_its_own_window() -> None:
     assert [(logits[n] == 7).nonzero().float().mean(0)[1].item() for n in range(2)] == [4.5, 14.5]
 
 
-def test_stage_one_can_be_run_in_another_way() -> None:
-    image = lesion((slice(2, 4), slice(2, 4), slice(2, 4)))
-    calls = []
-
-    def windows(images: Tensor) -> Tensor:
-        calls.append(images.shape)
-        return Threshold()(images)
-
-    network = Cascade(Threshold(), Recorder(), (8, 8, 8), exclusive=False)
-    torch.testing.assert_close(network(image, windows), network(image))
-    assert calls == [image.shape]
-
-
 def test_exclusive_channels_are_one_hot_without_the_background() -> None:
     logits = torch.tensor([[3.0, 0.0, 1.0], [1.0, 2.0, 5.0], [2.0, 1.0, 2.0]]).view(1, 3, 3, 1, 1)
     assert one_hot(logits, exclusive=True).flatten().tolist() == [0, 1, 1, 0, 0, 0]

@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 import hyperreg
-from hyperreg.cli import doctor, models, register, sweep, train, view
+from hyperreg.cli import doctor, models, register, segment, sweep, train, view
 from hyperreg.cli.console import DEBUG_VARIABLE, EXIT_CODES, output
 
 app = typer.Typer(
     name="hyperreg",
-    help="Deformable registration of medical images, with λ chosen after training: 0 = most flexible, 1 = most rigid. "
-    "For research; not for diagnosis.",
+    help="Deformable registration of medical images, with λ chosen after training: 0 = most flexible, 1 = most rigid; "
+    "and segmentation. For research; not for diagnosis.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
@@ -43,6 +43,7 @@ def options(
 
 app.command("register", epilog=register.EXAMPLES)(register.command)
 app.command("sweep", epilog=sweep.EXAMPLES)(sweep.command)
+app.command("segment", epilog=segment.EXAMPLES)(segment.command)
 app.command("models")(models.command)
 app.command("doctor")(doctor.command)
 app.command("view", epilog=view.EXAMPLES)(view.command)

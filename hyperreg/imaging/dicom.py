@@ -86,7 +86,7 @@ def _read_series(files: list[Path], name: str) -> Volume:
             f"The DICOM series '{name}' cannot be read; a slice is damaged or was cut short. Export it again."
         ) from error
     if image.GetNumberOfComponentsPerPixel() > 1:
-        raise InputError(f"The DICOM series '{name}' is a colour image; HyperReg registers grey-value images.")
+        raise InputError(f"The DICOM series '{name}' is a colour image; HyperReg takes grey-value images.")
     return itk.volume_from_itk(image, name)
 
 

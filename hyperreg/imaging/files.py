@@ -128,20 +128,19 @@ def _set_extraction(reader: sitk.ImageFileReader, path: Path) -> None:
     if reader.GetNumberOfComponents() > 1:
         raise InputError(
             f"'{path.name}' has {reader.GetNumberOfComponents()} values per voxel (a colour or vector image); HyperReg "
-            "registers grey-value images. Convert it to one grey value per voxel."
+            "takes grey-value images. Convert it to one grey value per voxel."
         )
     size = reader.GetSize()
     if len(size) < 3:
         raise InputError(
-            f"'{path.name}' is a {len(size)}D image; HyperReg registers 3D images. Give a volume or a DICOM series "
-            f"folder."
+            f"'{path.name}' is a {len(size)}D image; HyperReg takes 3D images. Give a volume or a DICOM series folder."
         )
     if len(size) > 3:
         if max(size[3:]) > 1:
             raise InputError(
                 f"'{path.name}' is a {len(size)}D image with {int(np.prod(size[3:]))} volumes (time points or "
                 f"channels); "
-                "HyperReg registers one 3D image at a time. Export the volume you want as a file of its own."
+                "HyperReg takes one 3D image per file. Export the volume you want as a file of its own."
             )
         reader.SetExtractSize([*size[:3], *[0] * (len(size) - 3)])
 
@@ -186,8 +185,7 @@ def _read_mgh(path: Path) -> Volume:
         array = array.reshape(array.shape[:3])
     if array.ndim != 3:
         raise InputError(
-            f"'{path.name}' holds {array.shape[-1]} volumes; HyperReg registers one 3D image at a time. Export one "
-            f"of them."
+            f"'{path.name}' holds {array.shape[-1]} volumes; HyperReg takes one 3D image per file. Export one of them."
         )
     return Volume(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")), affine, _name_of(path))
 

@@ -11,7 +11,7 @@ from hyperreg.imaging.orientation import closest_axes
 from hyperreg.imaging.volume import Volume
 
 FEWEST_SLICES = 4
-# An image in which fewer voxels than this differ from its commonest value shows nothing that could be registered.
+# An image in which fewer voxels than this differ from its commonest value shows nothing to work on.
 FEWEST_VOXELS = 64
 # Label maps: whole numbers, few of them, and most neighbours equal. Over 48 images (CT, MR, cine, atlases) at most
 # 0.21 of the
@@ -33,7 +33,7 @@ EXACT_BACKGROUND = 0.2
 
 
 def check_image(volume: Volume, warnings: list[str] | None = None) -> Volume:
-    """The volume, fit to be registered: NaN and infinite voxels replaced (a text is added to `warnings`), otherwise
+    """The volume, fit to be used: NaN and infinite voxels replaced (a text is added to `warnings`), otherwise
     unchanged.
 
     Raises InputError, in plain words, for an image with too few slices, without any content, or that is a label map.
@@ -43,7 +43,7 @@ def check_image(volume: Volume, warnings: list[str] | None = None) -> Volume:
         raise InputError(
             f"'{name}' has the size {volume.shape[0]} x {volume.shape[1]} x {volume.shape[2]}: fewer than "
             f"{FEWEST_SLICES} "
-            "slices in one direction. HyperReg registers volumes; give a whole series."
+            "slices in one direction. HyperReg works on volumes; give a whole series."
         )
     if array.dtype.kind not in "iufb":
         raise InputError(f"'{name}' has voxels of the type {array.dtype}; HyperReg needs one real number per voxel.")

@@ -81,7 +81,7 @@ def check_readable(path: Path, header: Header) -> None:
     """Raise a FileError for a cut file, an InputError for voxels or axes that HyperReg does not take."""
     if header.datatype in RGB_TYPES:
         raise InputError(
-            f"'{path.name}' holds {RGB_TYPES[header.datatype]} voxels; HyperReg registers grey-value images. "
+            f"'{path.name}' holds {RGB_TYPES[header.datatype]} voxels; HyperReg takes grey-value images. "
             "Convert it to one grey value per voxel."
         )
     if header.sform_code > 0:

@@ -105,7 +105,7 @@ class Volume:
 
     def __post_init__(self) -> None:
         if self.array.ndim != 3:
-            raise InputError(f"'{self.name}' has {self.array.ndim} dimensions; HyperReg registers 3D scalar images.")
+            raise InputError(f"'{self.name}' has {self.array.ndim} dimensions; HyperReg takes 3D scalar images.")
         object.__setattr__(self, "ijk_to_ras", Grid(self.array.shape, self.ijk_to_ras).ijk_to_ras)
 
     @property

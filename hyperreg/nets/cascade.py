@@ -7,7 +7,7 @@ our reading, so that a second lesion far away is not lost.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -104,13 +104,11 @@ class Cascade(nn.Module):
         patches = [crop(both[n : n + 1], corner, self.window) for n, corner in enumerate(corners)]
         return torch.cat(patches), corners
 
-    def refine(self, images: Tensor, coarse: Tensor) -> Tensor:
-        """Stage 2 on top of the logits of stage 1, both (B, ..., I, J, K)."""
-        patches, corners = self.second_input(images, coarse)
-        fine = self.second(patches)
+    def pasted(self, fine: Tensor, coarse: Tensor, corners: Sequence[Corner]) -> Tensor:
+        """The logits of stage 2 (B, channels, *window) on top of those of stage 1 (B, channels, I, J, K)."""
         return torch.cat([paste(fine[n : n + 1], coarse[n : n + 1], corner) for n, corner in enumerate(corners)])
 
-    def forward(self, images: Tensor, first: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """first: how stage 1 is run over the images (a sliding window, say); by default at once."""
-        coarse = (first or self.first)(images)
-        return self.refine(images, coarse)
+    def forward(self, images: Tensor) -> Tensor:
+        coarse = self.first(images)
+        patches, corners = self.second_input(images, coarse)
+        return self.pasted(self.second(patches), coarse, corners)

@@ -1,0 +1,86 @@
+"""`hyperreg segment`: one case, one model, files out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from hyperreg.cli import options
+from hyperreg.cli.console import cancel_on_interrupt, guarded, messages, output, progress_bar, warn
+
+EXAMPLES = """Examples:
+
+hyperreg segment head.nii.gz --model NAME --out structures.seg.nrrd --report volumes.json
+
+hyperreg segment case_t1c.nii.gz case_t1n.nii.gz case_flair.nii.gz T2=last.nii.gz --model NAME --out tumour.nii.gz
+--uncertainty doubt.nii.gz
+
+The segmentation is on the grid of the first INPUT. .seg.nrrd files hold names, colours and codes of the structures and
+open in 3D Slicer as a segmentation; other formats hold the label values only, which the report explains."""
+
+
+@guarded
+def command(
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...",
+            help="The images that the model wants (see `hyperreg models`): NIfTI, NRRD, MHA, MGZ or a DICOM folder. "
+            "Which is which is told by the files' names, or by NAME=FILE.",
+        ),
+    ],
+    model: Annotated[str, typer.Option("--model", "-m", help="Name of the model (see `hyperreg models`).")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The segmentation (.seg.nrrd, .nii.gz, .nrrd, .mha, .mgz).")
+    ] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Also write the probabilities of every structure beside --out.")
+    ] = False,
+    uncertainty: Annotated[
+        Path | None,
+        typer.Option("--uncertainty", "-u", help="Where the model doubts: entropy from 0 to 1, not calibrated."),
+    ] = None,
+    flips: Annotated[
+        bool,
+        typer.Option(
+            "--flips", help="Average over flipped images, if the model was trained with them: slower, steadier."
+        ),
+    ] = False,
+    device: options.DeviceChoice = options.Device.auto,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report", "-r", help="JSON: volumes and their spread, timing, versions, model SHA256, warnings."
+        ),
+    ] = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Segment an image (or the several images of one case) with a model and save the result."""
+    from hyperreg.segmentation.run import Case, Outputs, segment
+
+    case = Case(tuple(images), model, device.value, flips)
+    with cancel_on_interrupt() as cancelled, progress_bar(quiet) as progress:
+        result = segment(case, Outputs(out, uncertainty, probabilities, report), progress, cancelled)
+    warn(result.warnings)
+    if not quiet:
+        _print_summary(result.report)
+    if not result.written:
+        messages.print("No output was asked for, so nothing was saved (see --out, --report).")
+
+
+def _print_summary(report: dict[str, Any]) -> None:
+    table = Table("label", "structure", "ml", "ml, sure", "ml, doubtful")
+    for row in report["structures"]:
+        figures = (f"{row[name]:.2f}" for name in ("volume_ml", "volume_sure_ml", "volume_doubtful_ml"))
+        table.add_row(str(row["label"]), row["name"], *figures)
+    output.print(table, markup=False)
+    seconds = report["timing_s"]
+    lines = [
+        f"Model         {report['model']['name']} {report['model']['version']}, {report['steps'][-1]}",
+        f"Time          {sum(seconds.values()):.1f} s ({', '.join(f'{n} {s:.1f}' for n, s in seconds.items())})",
+        *(f"Saved         {path}" for path in report["outputs"].values()),
+    ]
+    output.print("\n".join(lines), markup=False)

@@ -1,0 +1,161 @@
+"""How an image is shown to a model, and how what the model says comes back to the image's own voxels.
+
+Axes are turned, not resampled; a constant border is cut off; voxel sizes are changed only where the model knows
+another one. Whatever is done, is done once, and undone exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hyperreg.imaging.orientation import closest_axes
+from hyperreg.imaging.resampling import resample, resample_smoothed
+from hyperreg.imaging.volume import Grid, Volume
+from hyperreg.segmentation.catalogue import SegmentationCard
+
+# Voxel sizes that differ by less are the same: no image is blurred for a hundredth of a millimetre.
+SAME_SPACING = 0.02
+# Left around the content where a constant border is cut off, mm.
+MARGIN_MM = 10.0
+# Slices count as thick if they are so much thicker than the voxels are wide.
+THICK = 1.2
+
+Triple = tuple[int, int, int]
+Box = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The way from an image's grid to a model's and back.
+
+    image: the image's own grid. axes, signs: turned axis n is the image's axis axes[n], reversed if signs[n] is -1.
+    turned: the image's grid with its axes turned: the same voxels. box: the part of it that is looked at, and its grid.
+    model: the grid that the network sees; the same object as `part` where nothing needs resampling.
+    """
+
+    image: Grid
+    axes: Triple
+    signs: Triple
+    turned: Grid
+    box: Box
+    part: Grid
+    model: Grid
+
+    @property
+    def is_resampled(self) -> bool:
+        """Whether the model sees other voxels than the image's."""
+        return self.model is not self.part
+
+    def shown(self, volume: Volume) -> npt.NDArray:
+        """A volume on any grid, as the network sees it: (I, J, K) of `model`. Resampled once, or not at all."""
+        if not self.is_resampled and volume.grid.matches(self.image):
+            return np.ascontiguousarray(self._turn(volume.array)[self.box])
+        return resample_smoothed(volume, self.model).array
+
+    def to_part(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Values on `model` to values on `part`, linearly; untouched where both are the same."""
+        if not self.is_resampled:
+            return values
+        # The model's grid reaches at least as far as the part: nothing is filled in.
+        return resample(Volume(values, self.model.ijk_to_ras), self.part).array
+
+    def to_image(self, values: npt.NDArray, name: str, background: float = 0) -> Volume:
+        """Values on `part` to a volume on the image's grid: `background` outside of the box, axes as they were."""
+        whole = np.full(self.turned.shape, background, dtype=values.dtype)
+        whole[self.box] = values
+        flipped = whole[_steps(self.signs)]
+        back = np.empty(3, dtype=int)
+        back[list(self.axes)] = range(3)
+        return Volume(np.ascontiguousarray(flipped.transpose(back)), self.image.ijk_to_ras, name)
+
+    def _turn(self, array: npt.NDArray) -> npt.NDArray:
+        return array.transpose(self.axes)[_steps(self.signs)]
+
+
+def make_frame(volume: Volume, card: SegmentationCard) -> Frame:
+    """The frame in which a model looks at an image."""
+    axes, signs = closest_axes(volume.ijk_to_ras)
+    if card.axes == "slices_last":
+        axes, signs = _slices_last(volume.spacing, axes, signs)
+    turned = _turned(volume.grid, axes, signs)
+    array = volume.array.transpose(axes)[_steps(signs)]
+    box = _content(array, turned.spacing)
+    part = _part(turned, box)
+    return Frame(volume.grid, axes, signs, turned, box, part, _model_grid(part, card.spacing_mm))
+
+
+def overlap(frame: Frame, other: Grid) -> float:
+    """The share of the part that is looked at which lies inside another grid, 0 to 1."""
+    lattice = [np.linspace(0, n - 1, 9) for n in frame.part.shape]
+    points = frame.part.to_ras(np.stack(np.meshgrid(*lattice, indexing="ij"), axis=-1))
+    index = other.to_ijk(points)
+    inside = (index >= -0.5) & (index <= np.array(other.shape) - 0.5)
+    return float(inside.all(axis=-1).mean())
+
+
+def _steps(signs: Triple) -> Box:
+    i, j, k = (slice(None, None, sign) for sign in signs)
+    return i, j, k
+
+
+def _slices_last(spacing: npt.NDArray[np.float64], axes: Triple, signs: Triple) -> tuple[Triple, Triple]:
+    """The axis of the thick slices goes to the end; without thick slices, the one along the body is there already."""
+    sizes = spacing[list(axes)]
+    thick = int(sizes.argmax())
+    if sizes[thick] < THICK * np.median(sizes):
+        return axes, signs
+    a, b, c = (*(n for n in range(3) if n != thick), thick)
+    return (axes[a], axes[b], axes[c]), (signs[a], signs[b], signs[c])
+
+
+def _turned(grid: Grid, axes: Triple, signs: Triple) -> Grid:
+    first = np.zeros(3)
+    for axis, sign in zip(axes, signs, strict=True):
+        first[axis] = 0 if sign > 0 else grid.shape[axis] - 1
+    affine = np.eye(4)
+    affine[:3, :3] = grid.ijk_to_ras[:3, list(axes)] * np.array(signs)
+    affine[:3, 3] = grid.to_ras(first)
+    i, j, k = (grid.shape[axis] for axis in axes)
+    return Grid((i, j, k), affine)
+
+
+def _content(array: npt.NDArray, spacing: npt.NDArray[np.float64]) -> Box:
+    """What is not a border of one value, and MARGIN_MM around it."""
+    inside = array != array[0, 0, 0]
+    ends = []
+    for axis, size in enumerate(array.shape):
+        others: tuple[int, ...] = tuple(n for n in range(3) if n != axis)
+        where = np.flatnonzero(inside.any(axis=others))
+        margin = int(np.ceil(MARGIN_MM / spacing[axis] - 1e-6))
+        low, high = (where[0], where[-1] + 1) if where.size else (0, size)
+        ends.append(slice(max(0, int(low) - margin), min(size, int(high) + margin)))
+    i, j, k = ends
+    return i, j, k
+
+
+def _part(grid: Grid, box: Box) -> Grid:
+    affine = grid.ijk_to_ras.copy()
+    affine[:3, 3] = grid.to_ras([side.start for side in box])
+    i, j, k = (side.stop - side.start for side in box)
+    return Grid((i, j, k), affine)
+
+
+def _model_grid(part: Grid, wanted: tuple[float | None, float | None, float | None]) -> Grid:
+    """A grid along the part's axes with the wanted voxel sizes, around the same middle, reaching at least as far."""
+    own = part.spacing
+    spacing = np.array(
+        [
+            have if want is None or abs(want - have) <= SAME_SPACING * have else want
+            for want, have in zip(wanted, own, strict=True)
+        ]
+    )
+    if np.array_equal(spacing, own):
+        return part
+    shape = np.maximum(1, np.ceil(np.array(part.shape) * own / spacing - 1e-6)).astype(int)
+    affine = np.eye(4)
+    affine[:3, :3] = part.ijk_to_ras[:3, :3] / own * spacing
+    affine[:3, 3] = part.centre - affine[:3, :3] @ ((shape - 1) / 2)
+    return Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine)

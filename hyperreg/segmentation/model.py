@@ -1,0 +1,101 @@
+"""A segmentation model: the network that a card describes; reading and writing it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hyperreg.errors import WeightsError
+from hyperreg.nets.anisotropic import AHNet
+from hyperreg.nets.cascade import Cascade
+from hyperreg.nets.segresnet import SegResNet
+from hyperreg.nets.weights import load_weights, save_weights
+from hyperreg.segmentation.catalogue import KIND, SegmentationCard, read_card
+
+
+def make_cascade(
+    inputs: int,
+    channels: int,
+    exclusive: bool,
+    first: Mapping[str, Any],
+    second: Mapping[str, Any],
+    window: Sequence[int],
+) -> Cascade:
+    """Two SegResNets, the second with attention gates and stage 1's result among its inputs. See `Cascade`."""
+    found = channels - 1 if exclusive else channels
+    return Cascade(
+        SegResNet(inputs, channels, **first),
+        SegResNet(inputs + found, channels, gated=True, **second),
+        window,
+        exclusive,
+    )
+
+
+# Name in cards -> inputs, channels, exclusive, options to network.
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "segresnet": lambda inputs, channels, _exclusive, **options: SegResNet(inputs, channels, **options),
+    "ahnet": lambda inputs, channels, _exclusive, **options: AHNet(inputs, channels, **options),
+    "cascade": make_cascade,
+}
+
+
+def make_network(network: Mapping[str, Any], inputs: int, channels: int, exclusive: bool) -> nn.Module:
+    """The network of a card's "network": {"name", "options"}. Raises WeightsError for what this version cannot make."""
+    name, options = network.get("name"), network.get("options", {})
+    if name not in NETWORKS:
+        raise WeightsError(f"The model needs the network '{name}', which this version does not have; update HyperReg.")
+    try:
+        return NETWORKS[name](inputs, channels, exclusive, **options)
+    except (TypeError, ValueError, KeyError) as error:
+        raise WeightsError(f"The model's description of its network '{name}' cannot be used: {error}") from error
+
+
+def load_model(card: SegmentationCard, device: str = "cpu") -> nn.Module:
+    """A card's network with its weights, ready for inference.
+
+    Raises WeightsError if the weights are missing, damaged, or those of another network.
+    """
+    network = make_network(card.network, len(card.inputs), card.channels, card.exclusive)
+    load_weights(network, card)
+    return network.to(device).eval().requires_grad_(False)
+
+
+def save_model(network: nn.Module, card: Mapping[str, Any], folder: Path) -> SegmentationCard:
+    """Write weights (float16) and card into `folder`. Raises FileError if it cannot be written."""
+    save_weights(network, {**card, "kind": KIND}, folder)
+    return read_card(folder)
+
+
+def new_card(name: str, structures: Sequence[Mapping[str, Any]], **entries: Any) -> dict[str, Any]:
+    """A card with every entry that is needed, for one MR image and a small SegResNet; `entries` replace them."""
+    card: dict[str, Any] = {
+        "kind": KIND,
+        "name": name,
+        "title": name,
+        "description": "",
+        "version": "1",
+        "licence": "Apache-2.0",
+        "citation": "",
+        "modality": "MR",
+        "inputs": [{"name": "image", "title": "Image"}],
+        "structures": list(structures),
+        "output": {"channels": len(structures) + 1, "activation": "softmax"},
+        "network": {"name": "segresnet", "options": {"filters": 8, "blocks_down": [1, 1], "blocks_up": [1]}},
+        "grid": {"axes": "ras", "spacing_mm": [1.0, 1.0, 1.0], "window": [96, 96, 96], "flips": []},
+        "intensities": {"method": "robust"},
+    }
+    return {**card, **entries}
+
+
+def save_untrained(folder: Path, card: Mapping[str, Any], seed: int = 0) -> SegmentationCard:
+    """Write a model with random weights into `folder / name`: for tests and for trying a network's speed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        output = card["output"]
+        exclusive = output["activation"] == "softmax"
+        network = make_network(card["network"], len(card["inputs"]), output["channels"], exclusive)
+    return save_model(network, card, folder / card["name"])

@@ -1,0 +1,181 @@
+"""One segmentation from files to files: what `hyperreg segment` does, without the printing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from hyperreg.errors import InputError
+from hyperreg.imaging import files
+from hyperreg.imaging.files import extension, read_volume, write_volume
+from hyperreg.imaging.output import StagedOutputs
+from hyperreg.imaging.volume import Volume
+from hyperreg.reporting import Cancel, Progress, Stopwatch, describe_image, versions, write_report
+from hyperreg.segmentation.catalogue import SegmentationCard, Structure, find_model
+from hyperreg.segmentation.inputs import assign
+from hyperreg.segmentation.segments import SEGMENTATION, check_name, write_segmentation
+from hyperreg.segmentation.session import Segmentation, Segmenter
+from hyperreg.segmentation.structures import DOUBTFUL, SURE
+
+# The share of the run after which the images are read; only the progress bar depends on it.
+READ = 0.05
+FIGURES = (
+    f"volume_ml: voxels of the label map. volume_sure_ml, volume_doubtful_ml: voxels with a probability of at least "
+    f"{SURE:g} and of at least {DOUBTFUL:g}: how far the volume depends on where the border is drawn. Probabilities "
+    "are the network's own, not calibrated."
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is segmented, and how.
+
+    images: files, or NAME=FILE where the file's name does not tell which input it is. model: a name from the catalogue.
+    device: "auto", "cpu" or "cuda". flips: average over flipped images.
+    """
+
+    images: tuple[str, ...]
+    model: str
+    device: str = "auto"
+    flips: bool = False
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where results go; None means not wanted.
+
+    segmentation: on the grid of the first image. uncertainty: entropy, 0 to 1. probabilities: a file per structure
+    beside the segmentation, named after it. report: JSON.
+    """
+
+    segmentation: Path | None = None
+    uncertainty: Path | None = None
+    probabilities: bool = False
+    report: Path | None = None
+
+
+@dataclass(frozen=True)
+class SegmentationResult:
+    """report: what the JSON report holds. written: the files that are there now."""
+
+    report: dict[str, Any]
+    written: list[Path] = field(default_factory=list)
+
+    @property
+    def warnings(self) -> list[str]:
+        return list(self.report["warnings"])
+
+
+def segment(
+    case: Case, outputs: Outputs, progress: Progress | None = None, cancelled: Cancel | None = None
+) -> SegmentationResult:
+    """Segment one case and write the wanted outputs, all of them or none.
+
+    progress: called with a fraction in [0, 1] and what is being done. cancelled: asked between steps.
+    Raises InputError, FileError, WeightsError, OutOfMemory or Cancelled; nothing is written then.
+    """
+    card = find_model(case.model)
+    images = assign(case.images, card)
+    first = _first(case, images)
+    targets = _targets(outputs, card)
+    tell = progress or (lambda _fraction, _text: None)
+    watch = Stopwatch()
+    with StagedOutputs(targets, images.values()) as staged:
+        tell(0.0, "Reading the images")
+        with watch.stage("read"):
+            volumes = {name: read_volume(path) for name, path in images.items()}
+
+        def write_probability(structure: Structure, values: Volume) -> None:
+            write_volume(values, staged.path(f"probability {structure.label}"))
+
+        with watch.stage("load"):
+            segmenter = Segmenter(card, case.device)
+        result = segmenter.segment(
+            volumes,
+            first=first,
+            flips=case.flips,
+            sink=write_probability if outputs.probabilities else None,
+            progress=lambda fraction, text: tell(READ + (0.95 - READ) * fraction, text),
+            cancelled=cancelled,
+        )
+        tell(0.95, "Writing")
+        with watch.stage("write"):
+            if "segmentation" in staged:
+                write_segmentation(result.labels, card.structures, staged.path("segmentation"))
+            if "uncertainty" in staged:
+                write_volume(result.uncertainty, staged.path("uncertainty"))
+        report = _report(case, images, volumes, result, {**watch.seconds, **result.seconds}, staged)
+        if "report" in staged:
+            write_report(report, staged.path("report"))
+        tell(1.0, "Done")
+    return SegmentationResult(report, list(staged.targets.values()))
+
+
+def _first(case: Case, images: Mapping[str, Path]) -> str:
+    """The input that was given first: the result is on its grid."""
+    given = case.images[0]
+    return next(name for name, path in images.items() if path in (Path(given), Path(given.partition("=")[2])))
+
+
+def _targets(outputs: Outputs, card: SegmentationCard) -> dict[str, Path | None]:
+    targets: dict[str, Path | None] = {
+        "segmentation": outputs.segmentation,
+        "uncertainty": outputs.uncertainty,
+        "report": outputs.report,
+    }
+    if outputs.segmentation is not None:
+        check_name(outputs.segmentation)
+    if outputs.uncertainty is not None and extension(outputs.uncertainty) not in files.WRITABLE:
+        known = ", ".join(files.WRITABLE)
+        raise InputError(f"'{outputs.uncertainty.name}' has no ending that tells the format; use one of {known}.")
+    if outputs.probabilities:
+        if outputs.segmentation is None:
+            raise InputError("Probabilities are written beside the segmentation: name it too (--out).")
+        targets |= {
+            f"probability {structure.label}": probability_file(outputs.segmentation, structure)
+            for structure in card.structures
+        }
+    return targets
+
+
+def probability_file(segmentation: Path, structure: Structure) -> Path:
+    """Where the probabilities of a structure go: beside the segmentation, with its label and name."""
+    name = segmentation.name
+    ending = SEGMENTATION if name.lower().endswith(SEGMENTATION) else extension(segmentation)
+    kind = ".nrrd" if ending == SEGMENTATION else name[len(name) - len(ending) :]
+    words = re.sub(r"[^a-z0-9]+", "-", structure.name.lower()).strip("-")
+    return segmentation.with_name(f"{name[: len(name) - len(ending)]}-probability-{structure.label}-{words}{kind}")
+
+
+def _report(
+    case: Case,
+    images: Mapping[str, Path],
+    volumes: Mapping[str, Volume],
+    result: Segmentation,
+    seconds: Mapping[str, float],
+    staged: StagedOutputs,
+) -> dict[str, Any]:
+    model_grid = result.frame.model
+    return {
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "model": result.card.describe(),
+        "inputs": {name: describe_image(path, volumes[name]) for name, path in images.items()},
+        "seen_by_the_model": {
+            "shape": list(model_grid.shape),
+            "spacing_mm": [round(float(size), 4) for size in model_grid.spacing],
+            "resampled": result.frame.is_resampled,
+        },
+        "flips": case.flips,
+        "device": result.device,
+        "steps": result.steps,
+        "structures": [volume.as_dict() for volume in result.volumes],
+        "figures": FIGURES,
+        "timing_s": {name: round(value, 3) for name, value in seconds.items()},
+        "versions": versions(),
+        "warnings": list(dict.fromkeys(result.warnings)),
+        "outputs": {name: str(path) for name, path in staged.targets.items()},
+    }
