@@ -116,6 +116,8 @@ class Tuning:
 
     def undo_refine(self) -> None:
         """Back to the network's field; the refinement is put aside for `redo_refine`."""
+        if self.registration.refined:
+            self.metrics = {}  # those of the refinement
         self.registration.undo_refine()
         self.on_change()
 

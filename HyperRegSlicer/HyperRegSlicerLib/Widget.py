@@ -313,7 +313,7 @@ class RegistrationWidget:
     def _metrics_arrived(self, metrics: Mapping[str, Any], lam: float) -> None:
         self.ui.metricsLabel.text = Texts.metrics_text(metrics, lam)
         self.ui.overlapLabel.text = Texts.overlap_text(metrics)
-        self.tuning.update()
+        self.update()
 
     def _devices_known(self, devices: Sequence[Mapping[str, Any]]) -> None:
         self._devices = devices
@@ -341,6 +341,8 @@ class RegistrationWidget:
         for selector in (ui.fixedSelector, ui.movingSelector):
             selector.enabled = not running
         ui.resultPanel.visible = live or logic.can_reset
+        # Grey: of what was shown before, such as a refinement that other regions have ended.
+        ui.metricsLabel.enabled = ui.overlapLabel.enabled = bool(logic.metrics)
         ui.keepButton.enabled = logic.can_keep
         ui.resetButton.enabled = logic.can_reset
         if parameters is not None:

@@ -202,10 +202,12 @@ def test_segments_get_their_own_lambda(module: Module) -> None:
     table.item(1, 0).setCheckState(qt.Qt.Checked)
     volume, lambdas = module.registration.regions
     assert lambdas == {5: pytest.approx(0.3)}, "it begins where the slider is"
+    assert not module.ui.metricsLabel.enabled, "the figures are not those of these regions"
     np.testing.assert_allclose(volume.ijk_to_ras, AFFINE)
     table.cellWidget(1, 1).setValue(0.85)
     assert module.registration.regions == (volume, {5: pytest.approx(0.85)})
     module.registration.answer_exact()
+    assert module.ui.metricsLabel.enabled
     module.ui.lambdaSlider.value = 0.1
     module.registration.answer_exact()
     assert len(module.registration.regions_set) == 2, "moving λ sends no regions again"

@@ -57,6 +57,29 @@ def test_refine_is_shown_undone_and_brought_back(app) -> None:
     np.testing.assert_array_equal(picture(app), refined)
 
 
+def test_figures_of_an_ended_refinement_are_not_those_of_what_is_shown(app, monkeypatch) -> None:
+    """Regions end it; the new field is there before its figures, which are dimmed and not kept until then."""
+    state, tuning, live = app.server.state, app.controller.tuning, app.live
+    register(app)
+    tuning.refine()
+    happen(app, live.answer_refined)
+    app.controller.use_fixed_labels()
+    tuning.set_region(state.regions[0]["key"], True, 0.9)
+    assert (state.can_save, state.fresh) == (False, False)
+    live.exact_lam = 0.3
+    happen(app, lambda: live.on_field(live.fields(0.3), 0.3, True))
+    assert (state.can_save, state.fresh) == (True, False)
+    happen(app, lambda: live.on_metrics(METRICS, 0.3))
+    assert state.fresh
+    tuning.remove_regions()
+    happen(app, live.answer_exact)
+    tuning.refine()
+    happen(app, live.answer_refined)
+    monkeypatch.setattr(live, "answer_exact", lambda: live.on_field(live.fields(0.3), 0.3, True))
+    tuning.undo_refine()
+    assert (state.can_save, state.fresh) == (True, False), "nothing was measured of the network's field yet"
+
+
 def test_cancel_leaves_the_picture(app) -> None:
     register(app)
     before = picture(app)

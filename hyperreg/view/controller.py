@@ -302,7 +302,7 @@ class Controller:
         state.can_save = self.logic.can_keep
         state.exact = self.logic.is_exact
         state.exact_lam = -1.0 if self.logic.exact_lam is None else self.logic.exact_lam
-        state.fresh = state.exact and self._measured_at == self.logic.exact_lam
+        state.fresh = state.exact and bool(self.logic.metrics) and self._measured_at == self.logic.exact_lam
         if state.phase == LIVE:
             state.device_used = DEVICES.get(self._live.device, self._live.device)
             state.anchors = self._live.anchor_count
