@@ -19,9 +19,10 @@ import torch
 import typer
 
 from hyperreg.training.config import TrainingConfig
+from hyperreg.training.engine import SEED_OFFSET
 from hyperreg.training.registration import Trainer, make_maps
 from hyperreg.training.synthesis import PairSynthesiser, SyntheticPair
-from hyperreg.training.validation import SEED_OFFSET, validate, validation_pairs
+from hyperreg.training.validation import validate, validation_pairs
 
 LAMBDAS = (0.0, 0.2, 0.4, 0.6, 0.8)
 SEEDS = (0, 1, 2)

@@ -16,8 +16,9 @@ from hyperreg.errors import FileError, InputError
 from hyperreg.registration.catalogue import read_card
 from hyperreg.registration.model import load_model
 from hyperreg.training.config import read_config
+from hyperreg.training.engine import several_devices
 from hyperreg.training.label_maps import random_shapes
-from hyperreg.training.registration import Trainer, several_devices, train
+from hyperreg.training.registration import Trainer, train
 from hyperreg.training.synthesis import PairSynthesiser, Stage
 from hyperreg.training.validation import validate, validation_pairs
 

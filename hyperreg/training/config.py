@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -41,18 +41,23 @@ class SynthesisConfig(BaseModel):
     on_device: bool = Field(default=False, description="Make the pairs where the network trains (a GPU, say)")
 
 
-class ValidationConfig(BaseModel):
-    """Pairs that are never trained on, measured every so many steps; their random shapes are others, too."""
+class ValidationRhythm(BaseModel):
+    """How often a run is measured on what it is never trained on."""
 
     model_config = ConfigDict(extra="forbid")
-    pairs: int = Field(default=4, ge=0, description="0: none")
     every: int = Field(default=200, gt=0, description="Steps")
+
+
+class ValidationConfig(ValidationRhythm):
+    """Pairs that are never trained on; their random shapes are others, too."""
+
+    pairs: int = Field(default=4, ge=0, description="0: none")
     lambdas: list[float] = [0.0, 0.25, 0.5, 0.75, 1.0]
     shape_maps: int = Field(default=2, ge=0)
 
 
-class TrainingConfig(BaseModel):
-    """One training run. `steps` counts over all resumes, so a later stage is the same file with more steps."""
+class RunConfig(BaseModel):
+    """What every training run has. `steps` counts over all resumes, so a later stage is the same file with more."""
 
     model_config = ConfigDict(extra="forbid")
     name: str
@@ -61,12 +66,42 @@ class TrainingConfig(BaseModel):
     output: Path
     network: dict[str, Any]
     grid: dict[str, Any]
-    start_from: str | None = Field(default=None, description="A model's name, or its folder: its weights come first")
-    synthesis: SynthesisConfig
-    validation: ValidationConfig = ValidationConfig()
+    validation: ValidationRhythm = ValidationRhythm()
     steps: int = Field(gt=0)
     learning_rate: float = Field(default=5e-4, gt=0)
     warm_up: int = Field(default=100, ge=0)
+    schedule: Literal["cosine", "poly"] = Field(default="cosine", description="After the warm-up")
+    weight_decay: float = Field(default=0.0, ge=0)
+    averaging: float = Field(default=0.998, ge=0, lt=1)
+    seed: int = 0
+    device: Literal["cpu", "cuda"] = "cpu"
+    devices: int = Field(default=1, gt=0, description="More than one: one process each, gradients averaged (Fabric)")
+    precision: Literal["float32", "bfloat16", "float16"] = Field(default="float32", description="Of the network alone")
+    workers: int = Field(default=1, ge=0, description="Processes that make samples while the network learns; 0: none")
+    checkpoint_every: int = Field(default=100, gt=0)
+    data: str = "Synthetic images only"
+
+    @property
+    def label_maps(self) -> list[Path]:
+        """The files that images are made from."""
+        raise NotImplementedError
+
+    def recipe(self) -> dict[str, Any]:
+        """Every setting that made the model, for its card: names of files, but no folders."""
+        left_out = {"output", "title", "description", "data", "network", "grid", "synthesis"}
+        synthesis = self.model_dump(mode="json", include={"synthesis"}).get("synthesis", {})
+        return {
+            **self.model_dump(mode="json", exclude=left_out),
+            "synthesis": {**synthesis, "label_maps": [path.name for path in self.label_maps]},
+        }
+
+
+class TrainingConfig(RunConfig):
+    """One training run of a registration model."""
+
+    start_from: str | None = Field(default=None, description="A model's name, or its folder: its weights come first")
+    synthesis: SynthesisConfig
+    validation: ValidationConfig = ValidationConfig()
     smoothness_weight: float = Field(default=8.0, gt=0, description="Calibrates the middle of the slider")
     later_pass: float = Field(default=0.3, ge=0, le=1, description="Share of pairs that one pass has warped already")
     ends: float = Field(default=0.2, ge=0, le=1, description="Share of each hyperparameter drawn from {0, 1}")
@@ -78,17 +113,9 @@ class TrainingConfig(BaseModel):
     overlap_weight: float = Field(default=1.0, ge=0)
     truth_weight: float = Field(default=0.2, ge=0, description="Of the true field's error (Huber, voxels), where known")
     lncc_width: int = 7
-    averaging: float = Field(default=0.998, ge=0, lt=1)
     default_lambda: float = Field(default=0.3, ge=0, le=1)
     default_gamma: float | None = Field(default=None, ge=0, le=1, description="Given: the model declares γ")
-    seed: int = 0
-    device: Literal["cpu", "cuda"] = "cpu"
-    devices: int = Field(default=1, gt=0, description="More than one: one process each, gradients averaged (Fabric)")
-    precision: Literal["float32", "bfloat16", "float16"] = Field(default="float32", description="Of the network alone")
     compile: bool = Field(default=False, description="Compile the network: pays on a GPU and over many steps")
-    workers: int = Field(default=1, ge=0, description="Processes that make pairs while the network learns; 0: none")
-    checkpoint_every: int = Field(default=100, gt=0)
-    data: str = "Synthetic images only"
 
     @model_validator(mode="after")
     def _fits_together(self) -> TrainingConfig:
@@ -104,27 +131,35 @@ class TrainingConfig(BaseModel):
         gamma = {} if self.default_gamma is None else {"gamma": self.default_gamma}
         return {"lambda": self.default_lambda, **gamma}
 
+    @property
+    def label_maps(self) -> list[Path]:
+        return self.synthesis.label_maps
+
     def recipe(self) -> dict[str, Any]:
-        """Every setting that made the model, for its card: names of files, but no folders."""
-        left_out = {"output", "title", "description", "data", "network", "grid", "synthesis", "start_from"}
-        maps = [path.name for path in self.synthesis.label_maps]
-        return {
-            **self.model_dump(mode="json", exclude=left_out),
-            "start_from": None if self.start_from is None else Path(self.start_from).name,
-            "synthesis": {**self.synthesis.model_dump(mode="json", exclude={"label_maps"}), "label_maps": maps},
-        }
+        start = None if self.start_from is None else Path(self.start_from).name
+        return {**super().recipe(), "start_from": start}
 
 
-def read_config(path: Path) -> TrainingConfig:
-    """Read a YAML configuration; its relative paths count from its own folder. Raises FileError, InputError."""
+C = TypeVar("C", bound=RunConfig)
+
+
+def load_config(path: Path, kind: type[C]) -> C:
+    """Read a YAML configuration; its output counts from its own folder. Raises FileError, InputError."""
     try:
-        config = TrainingConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        config = kind.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise FileError(f"The configuration '{path}' cannot be read: {error.strerror}.") from error
     except (yaml.YAMLError, ValidationError) as error:
         raise InputError(f"The configuration '{path}' is not valid:\n{error}") from error
     folder = path.resolve().parent
     config.output = folder / config.output
+    return config
+
+
+def read_config(path: Path) -> TrainingConfig:
+    """Read the YAML of a registration run; relative paths count from its folder. Raises FileError, InputError."""
+    config = load_config(path, TrainingConfig)
+    folder = path.resolve().parent
     config.synthesis.label_maps = [folder / p for p in config.synthesis.label_maps]
     if config.start_from is not None and "/" in config.start_from:
         config.start_from = str((folder / config.start_from).resolve())

@@ -35,13 +35,14 @@ class Curves:
                     self.writer.add_scalar(f"training/{name}", value, int(figures["step"]))
 
     def validation(self, step: int, rows: Sequence[Mapping[str, float]]) -> None:
-        """A row per lambda; in TensorBoard a curve per figure and lambda."""
+        """A row per lambda, or one row; in TensorBoard a curve per figure and lambda."""
         self.validations.write(json.dumps({"step": step, "rows": rows}) + "\n")
         if self.writer is not None:
             for row in rows:
+                place = f"/lambda {row['lambda']:g}" if "lambda" in row else ""
                 for name, value in row.items():
-                    if name != "lambda":
-                        self.writer.add_scalar(f"validation/{name}/lambda {row['lambda']:g}", value, step)
+                    if name != "lambda" and math.isfinite(value):
+                        self.writer.add_scalar(f"validation/{name}{place}", value, step)
             self.writer.flush()
 
     def close(self) -> None:

@@ -10,11 +10,9 @@ import torch
 from hyperreg.registration import losses
 from hyperreg.registration.field import jacobian_determinant, sample
 from hyperreg.registration.model import RegistrationModel, displacements
+from hyperreg.training.engine import SEED_OFFSET
 from hyperreg.training.label_maps import LabelMap
 from hyperreg.training.synthesis import PairSynthesiser, SyntheticPair
-
-# Training's pairs are numbered from 0; its seeds are further apart than any run is long.
-SEED_OFFSET = 500_009
 
 
 def validation_pairs(pairs: PairSynthesiser, maps: Sequence[LabelMap], count: int) -> list[SyntheticPair]:
