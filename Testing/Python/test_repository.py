@@ -33,7 +33,7 @@ ALLOWED = {
     "registration": FOUNDATION | {"nets"},
     "segmentation": FOUNDATION | {"nets"},
     "worker": FOUNDATION | {"nets", "registration"},
-    "training": FOUNDATION | {"nets", "registration"},
+    "training": FOUNDATION | {"nets", "registration", "segmentation"},
     "doctor": FOUNDATION | {"registration", "segmentation", "worker"},
     "view": FOUNDATION | {"phantom", "registration", "worker"},
     "cli": FOUNDATION | {"doctor", "phantom", "registration", "segmentation", "training", "view", "worker"},

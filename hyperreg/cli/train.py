@@ -13,12 +13,6 @@ from hyperreg.cli.console import guarded, output
 app = typer.Typer(help="Train models on synthetic images. Not needed to use HyperReg.", no_args_is_help=True)
 
 
-@app.callback()
-def options() -> None:
-    # Without a callback, typer would make the only command the group itself.
-    pass
-
-
 @app.command(
     "registration",
     epilog="Example: hyperreg train registration --config hyperreg/training/configs/brain.yaml --resume",
@@ -35,6 +29,30 @@ def registration(
     Figures of every step are in log.jsonl in the output folder, live curves too: `tensorboard --logdir FOLDER`.
     """
     from hyperreg.training.registration import train
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    folder = train(config, resume=resume)
+    output.print(f"The model is in {folder}.", markup=False)
+
+
+@app.command(
+    "segmentation",
+    epilog="Example: hyperreg train segmentation --config my-model.yaml --resume",
+)
+@guarded
+def segmentation(
+    config: Annotated[
+        Path, typer.Option("--config", "-c", help="YAML: network, structures, synthesis, steps, output.")
+    ],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint in the output folder.")
+    ] = False,
+) -> None:
+    """Train a segmentation model on images made from label maps; an interrupted run goes on with --resume.
+
+    The output folder is a model: put it into the folder that HYPERREG_MODELS names, and `hyperreg segment` runs it.
+    """
+    from hyperreg.training.segmentation import train
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     folder = train(config, resume=resume)

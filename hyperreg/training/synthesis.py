@@ -114,18 +114,25 @@ class PairSynthesiser(Dataset[SyntheticPair]):
 
     def labels_at(self, index: int, points: Tensor, stripped: bool) -> Tensor:
         """Labels (N,) int64 of map number `index` at `points` (3, N), mm from its middle; 0 outside of it."""
-        label_map = self.maps[index]
         if index not in self._on_device:
-            self._on_device[index] = torch.from_numpy(label_map.labels).flatten().to(self.device)
-        extent = torch.tensor(label_map.labels.shape, device=self.device).view(3, 1)
-        place = torch.round(points / label_map.spacing + extent / 2).long()
-        inside = ((place >= 0) & (place < extent)).all(0)
-        place = torch.minimum(place.clamp_min(0), extent - 1)
-        _, height, depth = label_map.labels.shape
-        labels = self._on_device[index][(place[0] * height + place[1]) * depth + place[2]] * inside
-        if stripped:
-            labels = labels * (labels <= label_map.structures)
-        return labels.long()
+            self._on_device[index] = torch.from_numpy(self.maps[index].labels).flatten().to(self.device)
+        return labels_at(self.maps[index], self._on_device[index], points, stripped)
+
+
+def labels_at(label_map: LabelMap, flat: Tensor, points: Tensor, stripped: bool) -> Tensor:
+    """Labels (N,) int64 at `points` (3, N), mm from the map's middle; 0 outside of it.
+
+    flat: the map's labels in a row, on the device of the points. stripped: nothing but the structures.
+    """
+    extent = torch.tensor(label_map.labels.shape, device=points.device).view(3, 1)
+    place = torch.round(points / label_map.spacing + extent / 2).long()
+    inside = ((place >= 0) & (place < extent)).all(0)
+    place = torch.minimum(place.clamp_min(0), extent - 1)
+    _, height, depth = label_map.labels.shape
+    labels = flat[(place[0] * height + place[1]) * depth + place[2]] * inside
+    if stripped:
+        labels = labels * (labels <= label_map.structures)
+    return labels.long()
 
 
 def fractions(labels: Tensor, structures: int) -> Tensor:

@@ -1,0 +1,123 @@
+"""What one training run of a segmentation model is: read from YAML, checked before anything is computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from hyperreg.training.appearance import Appearance
+from hyperreg.training.config import RunConfig, ValidationRhythm, load_config
+
+Triple = tuple[int, int, int]
+
+
+class StructureConfig(BaseModel):
+    """One structure of the model: its card's entry, and the FreeSurfer numbers that it is made of."""
+
+    model_config = ConfigDict(extra="forbid")
+    label: int = Field(gt=0)
+    name: str
+    colour: Triple
+    numbers: list[int] = Field(min_length=1)
+    terminology: dict[str, tuple[str, str, str]] | None = None
+
+
+class CaseSynthesisConfig(BaseModel):
+    """What the cases look like; see CaseSynthesiser and Appearance."""
+
+    model_config = ConfigDict(extra="forbid")
+    label_maps: list[Path] = Field(min_length=1, description="FreeSurfer-style, relative to the configuration")
+    shape: Triple
+    spacing_mm: tuple[float, float] = (1.0, 1.0)
+    slices: tuple[int, int] = Field(default=(1, 1), description="Thickness of the slices, voxels")
+    stripped: float = Field(default=0.5, ge=0, le=1)
+    strength: tuple[float, float] = (1.0, 2.0)
+    look: Appearance = Appearance()
+    on_device: bool = Field(default=False, description="Make the cases where the network trains (a GPU, say)")
+
+
+class LossConfig(BaseModel):
+    """Weights of the terms, each a mean over voxels or structures; see `segmentation_loss`."""
+
+    model_config = ConfigDict(extra="forbid")
+    dice: float = Field(default=1.0, ge=0)
+    cross_entropy: float = Field(default=1.0, ge=0)
+    focal: float = Field(default=0.0, ge=0)
+    gamma: float = Field(default=2.0, ge=0, description="Of the focal term")
+
+
+class VaeConfig(BaseModel):
+    """The variational branch of SegResNet, in training only; its weights as in the paper."""
+
+    model_config = ConfigDict(extra="forbid")
+    codes: int = Field(default=128, gt=0)
+    reconstruction: float = Field(default=0.1, ge=0)
+    kl: float = Field(default=0.1, ge=0)
+
+
+class PhasesConfig(BaseModel):
+    """AH-Net's phases: steps in 2D, then steps with the encoder locked; the rest trains everything."""
+
+    model_config = ConfigDict(extra="forbid")
+    flat: int = Field(ge=0)
+    locked: int = Field(ge=0)
+    flat_learning_rate: float = Field(default=5e-4, gt=0)
+    slices_per_step: int = Field(default=8, gt=0)
+
+
+class SegmentationValidationConfig(ValidationRhythm):
+    """Cases that are never trained on."""
+
+    cases: int = Field(default=4, ge=0, description="0: none")
+
+
+class SegmentationConfig(RunConfig):
+    """One training run of a segmentation model. network: {name, options} as in the card."""
+
+    structures: list[StructureConfig] = Field(min_length=1)
+    inputs: list[dict[str, Any]] = Field(default=[{"name": "image", "title": "Image"}], min_length=1)
+    modality: Literal["MR", "CT", "any"] = "MR"
+    licence: str = "Apache-2.0"
+    synthesis: CaseSynthesisConfig
+    validation: SegmentationValidationConfig = SegmentationValidationConfig()
+    loss: LossConfig = LossConfig()
+    vae: VaeConfig | None = None
+    phases: PhasesConfig | None = None
+    schedule: Literal["cosine", "poly"] = "poly"
+    weight_decay: float = Field(default=1e-5, ge=0)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> SegmentationConfig:
+        name = self.network.get("name")
+        if name not in ("segresnet", "cascade", "ahnet"):
+            raise ValueError(f"network.name is segresnet, cascade or ahnet, not '{name}'")
+        if self.vae is not None and name == "ahnet":
+            raise ValueError("AH-Net has no variational branch: leave vae out")
+        if self.phases is not None and name != "ahnet":
+            raise ValueError("phases are AH-Net's: leave them out")
+        if self.phases is not None and self.devices > 1:
+            raise ValueError("AH-Net's phases are trained on one device")
+        if self.phases is not None and self.phases.flat + self.phases.locked > self.steps:
+            raise ValueError("the phases have more steps than the run")
+        if self.synthesis.on_device and self.workers:
+            raise ValueError("synthesis.on_device makes the cases in the training process: set workers to 0")
+        return self
+
+    @property
+    def classes(self) -> int:
+        """Channels of the network: background and the structures."""
+        return 1 + len(self.structures)
+
+    @property
+    def label_maps(self) -> list[Path]:
+        return self.synthesis.label_maps
+
+
+def read_segmentation_config(path: Path) -> SegmentationConfig:
+    """Read the YAML of a segmentation run; relative paths count from its folder. Raises FileError, InputError."""
+    config = load_config(path, SegmentationConfig)
+    folder = path.resolve().parent
+    config.synthesis.label_maps = [folder / p for p in config.synthesis.label_maps]
+    return config

@@ -1,0 +1,58 @@
+"""Losses of segmentation, and of the variational branch that goes along with it."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from monai.losses import DiceLoss
+from torch import Tensor
+
+from hyperreg.nets.segresnet import VaeOutput
+from hyperreg.training.segmentation_config import LossConfig, VaeConfig
+
+_dice = DiceLoss(include_background=False, softmax=True, batch=True, smooth_nr=1e-3, smooth_dr=1e-3)
+
+
+def segmentation_loss(logits: Tensor, target: Tensor, weights: LossConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """Weighted sum and its parts (without gradients): logits and target (B, classes, ...), background first.
+
+    target: shares of the classes in each voxel. dice: 1 - Dice, the mean over the structures (MONAI's).
+    """
+    parts: dict[str, Tensor] = {}
+    total = logits.new_zeros(())
+    if weights.dice:
+        parts["dice_loss"] = _dice(logits, target)
+        total = total + weights.dice * parts["dice_loss"]
+    if weights.cross_entropy:
+        parts["cross_entropy"] = F.cross_entropy(logits, target)
+        total = total + weights.cross_entropy * parts["cross_entropy"]
+    if weights.focal:
+        parts["focal"] = focal_l2(logits.softmax(1), target, weights.gamma)
+        total = total + weights.focal * parts["focal"]
+    return total, {name: part.detach() for name, part in parts.items()}
+
+
+def focal_l2(probabilities: Tensor, target: Tensor, gamma: float) -> Tensor:
+    """Mean of (D / Dmax)^gamma D, D the squared difference in each voxel and channel, Dmax its largest in the case.
+
+    AH-Net's focal loss in our reading: as it is printed it weights easy voxels up, against its own words. The weight
+    carries no gradient. gamma 0 is the mean squared difference.
+    """
+    difference = (probabilities - target).square()
+    largest = difference.detach().flatten(1).amax(1).clamp_min(1e-6)
+    shape = (-1, *(1 for _ in difference.shape[1:]))
+    return ((difference.detach() / largest.view(shape)) ** gamma * difference).mean()
+
+
+def vae_loss(output: VaeOutput, images: Tensor, weights: VaeConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """Weighted sum of reconstruction and KL, and its parts (without gradients).
+
+    reconstruction: mean squared difference from the images, of which it may be the last channels. kl: of the code's
+    normal distribution from the standard one, mean over the codes.
+    """
+    wanted = images[:, images.shape[1] - output.reconstruction.shape[1] :]
+    reconstruction = F.mse_loss(output.reconstruction.float(), wanted)
+    mean, variance = output.mean.float(), output.std.float().square()
+    kl = 0.5 * (mean.square() + variance - torch.log(variance) - 1).mean()
+    parts = {"reconstruction": reconstruction.detach(), "kl": kl.detach()}
+    return weights.reconstruction * reconstruction + weights.kl * kl, parts

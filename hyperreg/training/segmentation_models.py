@@ -1,0 +1,133 @@
+"""The networks as they are trained, the loss around each, and the network that is kept of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hyperreg.nets.anisotropic import AHNet, MultiChannelGCN, adjacent_slices
+from hyperreg.nets.cascade import Cascade, crop
+from hyperreg.nets.segresnet import SegResNet, SegResNetVAE, VaeOutput, without_vae
+from hyperreg.training.cases import SyntheticCase
+from hyperreg.training.segmentation_config import SegmentationConfig
+from hyperreg.training.segmentation_losses import segmentation_loss, vae_loss
+
+Parts = dict[str, Tensor]
+
+
+def trained_network(config: SegmentationConfig) -> nn.Module:
+    """The network with what only training needs: variational branches, AH-Net's 2D network."""
+    options: dict[str, Any] = dict(config.network.get("options", {}))
+    inputs, classes = len(config.inputs), config.classes
+    if config.network["name"] == "segresnet":
+        return _segresnet(config, inputs, config.synthesis.shape, options)
+    if config.network["name"] == "cascade":
+        first = _segresnet(config, inputs, config.synthesis.shape, options["first"])
+        second = _segresnet(
+            config, inputs + classes - 1, options["window"], {**options["second"], "gated": True}, inputs
+        )
+        return Cascade(first, second, options["window"], exclusive=True)
+    networks: dict[str, nn.Module] = {"deep": AHNet(inputs, classes, **options)}
+    if config.phases is not None:
+        same = {name: options[name] for name in ("width", "layers") if name in options}
+        networks["flat"] = MultiChannelGCN(inputs, classes, **same)
+    return nn.ModuleDict(networks)
+
+
+def kept_network(network: nn.Module) -> nn.Module:
+    """What is used after training, in evaluation: without variational branches, of AH-Net the 3D network."""
+    if isinstance(network, SegResNetVAE):
+        return without_vae(network).eval()
+    if isinstance(network, Cascade):
+        first, second = kept_network(network.first), kept_network(network.second)
+        return Cascade(first, second, network.window, network.exclusive).eval()
+    if isinstance(network, nn.ModuleDict):
+        return network["deep"].eval()
+    return network.eval()
+
+
+def enter_phase(network: nn.Module, config: SegmentationConfig, step: int) -> None:
+    """Lock and transfer what AH-Net's phase at `step` (steps done) asks for; nothing for other networks.
+
+    The transfer happens at the first step in 3D; a resumed run finds it in its weights.
+    """
+    phases = config.phases
+    if phases is None or not isinstance(network, nn.ModuleDict):
+        return
+    deep, flat = network["deep"], network["flat"]
+    assert isinstance(deep, AHNet)  # noqa: S101 (made above)
+    assert isinstance(flat, MultiChannelGCN)  # noqa: S101
+    if step == phases.flat:
+        deep.copy_encoder(flat)
+    deep.lock_encoder(phases.flat <= step < phases.flat + phases.locked)
+
+
+class SegmentationObjective(nn.Module):
+    """A network and the loss that trains it; a module, so that engines can wrap it."""
+
+    def __init__(self, network: nn.Module, config: SegmentationConfig) -> None:
+        super().__init__()
+        self.network = network
+        self.config = config
+        self.precision = getattr(torch, config.precision)
+
+    def forward(self, case: SyntheticCase, step: int, generator: torch.Generator) -> tuple[Tensor, Parts]:
+        """Loss of a case on the network's device, and its parts without gradients (scalars, there as well).
+
+        step: steps done, for AH-Net's phases. generator: on the CPU, for what is drawn.
+        """
+        with torch.autocast(case.images.device.type, self.precision, enabled=self.precision != torch.float32):
+            return self._loss(case, step, generator)
+
+    def _loss(self, case: SyntheticCase, step: int, generator: torch.Generator) -> tuple[Tensor, Parts]:
+        network = self.network
+        if isinstance(network, Cascade):
+            return self._cascade(network, case)
+        if isinstance(network, nn.ModuleDict):
+            phases = self.config.phases
+            if phases is not None and step < phases.flat:
+                return self._flat(network["flat"], case, phases.slices_per_step, generator)
+            return self._compared(network["deep"](case.images), case.images, case.target)
+        return self._compared(network(case.images), case.images, case.target)
+
+    def _compared(self, output: Tensor | VaeOutput, images: Tensor, target: Tensor) -> tuple[Tensor, Parts]:
+        logits = output.logits if isinstance(output, VaeOutput) else output
+        with torch.autocast(images.device.type, enabled=False):
+            loss, parts = segmentation_loss(logits.float(), target, self.config.loss)
+            if isinstance(output, VaeOutput) and self.config.vae is not None:
+                more, told = vae_loss(output, images, self.config.vae)
+                loss, parts = loss + more, {**parts, **told}
+        return loss, parts
+
+    def _cascade(self, network: Cascade, case: SyntheticCase) -> tuple[Tensor, Parts]:
+        """Both stages side by side: stage 2 learns from what stage 1 finds at this step (its snapshots are the
+        expanded data set), without changing it: a one-hot map has no gradient.
+        """
+        output = network.first(case.images)
+        coarse = output.logits if isinstance(output, VaeOutput) else output
+        first, parts = self._compared(output, case.images, case.target)
+        patches, corners = network.second_input(case.images, coarse.detach())
+        # Beyond the image there is background.
+        wanted = torch.cat([crop(case.target[n : n + 1], c, network.window) for n, c in enumerate(corners)])
+        wanted[:, :1] += 1 - wanted.sum(1, keepdim=True)
+        second, more = self._compared(network.second(patches), patches, wanted)
+        named = {**{f"first_{name}": part for name, part in parts.items()}, **more}
+        return first + second, named
+
+    def _flat(
+        self, network: nn.Module, case: SyntheticCase, count: int, generator: torch.Generator
+    ) -> tuple[Tensor, Parts]:
+        slices = adjacent_slices(case.images)
+        target = case.target.permute(0, 4, 1, 2, 3).flatten(0, 1)
+        chosen = torch.randperm(len(slices), generator=generator)[:count].to(slices.device)
+        return self._compared(network(slices[chosen]), slices[chosen], target[chosen])
+
+
+def _segresnet(
+    config: SegmentationConfig, inputs: int, shape: Any, options: dict[str, Any], reconstructed: int | None = None
+) -> nn.Module:
+    if config.vae is None:
+        return SegResNet(inputs, config.classes, **options)
+    return SegResNetVAE(inputs, config.classes, shape, codes=config.vae.codes, reconstructed=reconstructed, **options)
