@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from cli_pair import run
+from imaging_examples import affine
 from segmentation_bench import CORE, NETWORKS, OBLIQUE, SHELL, centre_of, eggs, make_model, scene_centre, truth
 
 from hyperreg.cli.console import ExitCode
@@ -98,7 +99,7 @@ def test_every_output_is_written_and_agrees_with_the_report(folder: Path, tmp_pa
     assert report["seen_by_the_model"]["resampled"] is True
     assert len(report["steps"]) == 1
     assert report["steps"][0].startswith("on the CPU in windows of")
-    assert {"read", "load", "prepare", "network", "result", "write"} == set(report["timing_s"])
+    assert {"read", "load", "align", "prepare", "network", "result", "write"} == set(report["timing_s"])
     assert "not calibrated" in report["figures"]
 
 
@@ -139,6 +140,28 @@ def test_a_name_can_be_given_to_a_file(folder: Path, tmp_path: Path) -> None:
     report = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
     assert report["inputs"]["FLAIR"]["file"].endswith("p_t1w.nii.gz")
     assert read_volume(tmp_path / "s.nii.gz").grid.matches(OBLIQUE)
+
+
+def test_images_that_moved_are_aligned_on_request(folder: Path, tmp_path: Path) -> None:
+    """FLAIR decides here (its file is given as T1): 8 mm and 10 degrees away, it is brought back to the first image."""
+    centre = scene_centre(OBLIQUE)
+    fine = Grid((60, 56, 48), affine(0, (1, 0, 0), (0, 0, 0), (1.2, 1.2, 1.2)))
+    fine = Grid(fine.shape, affine(0, (1, 0, 0), tuple(centre - fine.centre), (1.2, 1.2, 1.2)))
+    write_volume(eggs(fine, centre), tmp_path / "first.nii.gz")
+    moved = affine(10, (0, 0, 1), (8, 0, 0)) @ fine.ijk_to_ras
+    moved[:3, 3] += centre - affine(10, (0, 0, 1), (0, 0, 0))[:3, :3] @ centre
+    write_volume(Volume(eggs(fine, centre).array, moved), tmp_path / "moved.nii.gz")
+    images = [f"FLAIR={tmp_path / 'first.nii.gz'}", f"T1={tmp_path / 'moved.nii.gz'}", "--model", "two"]
+    errors = {}
+    for name, more in {"headers": [], "aligned": ["--align", "--report", str(tmp_path / "r.json")]}.items():
+        out = tmp_path / f"{name}.nii.gz"
+        assert run("segment", *images, "--device", "cpu", "--out", str(out), *more) == 0
+        expected = Volume(truth(fine, centre), fine.ijk_to_ras)
+        errors[name] = np.linalg.norm(centre_of(read_volume(out), 5) - centre_of(expected, 5))
+    assert errors["headers"] > 6
+    assert errors["aligned"] < 1
+    matrix = np.array(json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["alignment_ras"]["T1"])
+    np.testing.assert_allclose(np.linalg.det(matrix[:3, :3]), 1, atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from cli_pair import run
 from imaging_examples import oblique_grid, scene
 from safetensors.torch import load_file
@@ -17,11 +18,13 @@ from segmentation_toy import AHNET, CASCADE, write_config
 from hyperreg.cli.console import ExitCode
 from hyperreg.errors import FileError, InputError, WeightsError
 from hyperreg.nets.cascade import Cascade
+from hyperreg.nets.segresnet import SegResNetVAE
 from hyperreg.segmentation.catalogue import read_card
 from hyperreg.segmentation.session import Segmenter
+from hyperreg.training.cases import class_table
 from hyperreg.training.segmentation import SegmentationTrainer, train
-from hyperreg.training.segmentation_config import read_segmentation_config
-from hyperreg.training.segmentation_models import kept_network
+from hyperreg.training.segmentation_config import SegmentationConfig, read_segmentation_config
+from hyperreg.training.segmentation_models import kept_network, trained_network
 
 NETWORKS: dict[str, dict[str, Any]] = {"segresnet": {}, "plain": {"vae": None}, "cascade": CASCADE, "ahnet": AHNET}
 
@@ -173,6 +176,15 @@ def test_the_second_stage_learns_from_the_place_that_the_first_one_finds(tmp_pat
 def test_settings_that_contradict_each_other_are_refused(tmp_path: Path, changes: dict, words: str) -> None:
     with pytest.raises(InputError, match=words):
         read_segmentation_config(write_config(tmp_path, **changes))
+
+
+def test_the_guide_s_example_is_a_configuration(repository: Path) -> None:
+    text = (repository / "docs" / "developer-guide.md").read_text(encoding="utf-8")
+    config = SegmentationConfig.model_validate(yaml.safe_load(text.split("```yaml")[1].split("```")[0]))
+    assert config.classes == 3
+    assert isinstance(trained_network(config), SegResNetVAE)
+    table = class_table([structure.numbers for structure in config.structures])
+    assert sorted(set(table)) == [0, 1, 2]
 
 
 def test_a_patch_that_the_network_cannot_halve_is_refused(tmp_path: Path) -> None:

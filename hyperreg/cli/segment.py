@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from hyperreg.cli import options
 from hyperreg.cli.console import cancel_on_interrupt, guarded, messages, output, progress_bar, warn
+
+if TYPE_CHECKING:
+    from hyperreg.imaging.transform import Matrix
+    from hyperreg.imaging.volume import Volume
+    from hyperreg.reporting import Cancel, Progress
 
 EXAMPLES = """Examples:
 
@@ -49,6 +54,10 @@ def command(
             "--flips", help="Average over flipped images, if the model was trained with them: slower, steadier."
         ),
     ] = False,
+    align: Annotated[
+        bool,
+        typer.Option("--align", help="Align the other images rigidly with the first one; else headers are trusted."),
+    ] = False,
     device: options.DeviceChoice = options.Device.auto,
     report: Annotated[
         Path | None,
@@ -63,12 +72,19 @@ def command(
 
     case = Case(tuple(images), model, device.value, flips)
     with cancel_on_interrupt() as cancelled, progress_bar(quiet) as progress:
-        result = segment(case, Outputs(out, uncertainty, probabilities, report), progress, cancelled)
+        outputs = Outputs(out, uncertainty, probabilities, report)
+        result = segment(case, outputs, progress, cancelled, _align if align else None)
     warn(result.warnings)
     if not quiet:
         _print_summary(result.report)
     if not result.written:
         messages.print("No output was asked for, so nothing was saved (see --out, --report).")
+
+
+def _align(first: Volume, other: Volume, progress: Progress | None, cancelled: Cancel | None) -> Matrix:
+    from hyperreg.registration import linear
+
+    return linear.align(first, other, "rigid", progress, cancelled)
 
 
 def _print_summary(report: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from hyperreg.imaging.orientation import closest_axes
 from hyperreg.imaging.resampling import resample, resample_smoothed
+from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Grid, Volume
 from hyperreg.segmentation.catalogue import SegmentationCard
 
@@ -49,11 +50,14 @@ class Frame:
         """Whether the model sees other voxels than the image's."""
         return self.model is not self.part
 
-    def shown(self, volume: Volume) -> npt.NDArray:
-        """A volume on any grid, as the network sees it: (I, J, K) of `model`. Resampled once, or not at all."""
-        if not self.is_resampled and volume.grid.matches(self.image):
+    def shown(self, volume: Volume, transform: Transform | None = None) -> npt.NDArray:
+        """A volume on any grid, as the network sees it: (I, J, K) of `model`. Resampled once, or not at all.
+
+        transform: from the image's RAS points to the volume's, where they are not aligned.
+        """
+        if transform is None and not self.is_resampled and volume.grid.matches(self.image):
             return np.ascontiguousarray(self._turn(volume.array)[self.box])
-        return resample_smoothed(volume, self.model).array
+        return resample_smoothed(volume, self.model, transform).array
 
     def to_part(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Values on `model` to values on `part`, linearly; untouched where both are the same."""
@@ -87,10 +91,12 @@ def make_frame(volume: Volume, card: SegmentationCard) -> Frame:
     return Frame(volume.grid, axes, signs, turned, box, part, _model_grid(part, card.spacing_mm))
 
 
-def overlap(frame: Frame, other: Grid) -> float:
-    """The share of the part that is looked at which lies inside another grid, 0 to 1."""
+def overlap(frame: Frame, other: Grid, transform: Transform | None = None) -> float:
+    """The share of the part that is looked at which lies inside another grid, 0 to 1; see `Frame.shown`."""
     lattice = [np.linspace(0, n - 1, 9) for n in frame.part.shape]
-    points = frame.part.to_ras(np.stack(np.meshgrid(*lattice, indexing="ij"), axis=-1))
+    points = frame.part.to_ras(np.stack(np.meshgrid(*lattice, indexing="ij"), axis=-1)).reshape(-1, 3)
+    if transform is not None:
+        points = transform.apply(points)
     index = other.to_ijk(points)
     inside = (index >= -0.5) & (index <= np.array(other.shape) - 0.5)
     return float(inside.all(axis=-1).mean())

@@ -15,6 +15,7 @@ from torch import Tensor
 from hyperreg.errors import InputError
 from hyperreg.imaging.files import extension
 from hyperreg.imaging.intensity import CT_AIR, check_image, normalise
+from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Volume
 from hyperreg.segmentation.catalogue import Input, SegmentationCard
 from hyperreg.segmentation.frame import Frame, make_frame, overlap
@@ -97,12 +98,17 @@ def check_inputs(volumes: Mapping[str, Volume], card: SegmentationCard, warnings
 
 
 def show(
-    volumes: Mapping[str, Volume], card: SegmentationCard, first: str | None, warnings: list[str]
+    volumes: Mapping[str, Volume],
+    card: SegmentationCard,
+    first: str | None,
+    warnings: list[str],
+    transforms: Mapping[str, Transform] | None = None,
 ) -> tuple[Tensor, Frame]:
     """What the network sees of checked volumes: (1, inputs, I, J, K) float32, and the frame of the result.
 
     first: the input on whose grid the result is wanted; by default the model's first. The others are resampled
-    straight from their own grids to the model's.
+    straight from their own grids to the model's. transforms: from the first image's RAS points to those of the inputs
+    that are not aligned with it, by name.
     Raises InputError for images that do not overlap in space.
     """
     reference = volumes[first or card.inputs[0].name]
@@ -110,18 +116,19 @@ def show(
     shown = np.empty((len(card.inputs), *frame.model.shape), dtype=np.float32)
     for channel, entry in enumerate(card.inputs):
         volume = volumes[entry.name]
-        share = overlap(frame, volume.grid)
+        transform = (transforms or {}).get(entry.name)
+        share = overlap(frame, volume.grid, transform)
         if share == 0:
             raise InputError(
                 f"'{volume.name}' ({entry.name}) and '{reference.name}' do not overlap in space: they come from "
-                "different patients or sessions, or one has a wrong header. Align them first (hyperreg register)."
+                "different patients or sessions, or one has a wrong header. Align them first (hyperreg segment --align)."
             )
         if share < ENOUGH_OVERLAP:
             warnings.append(
                 f"'{volume.name}' ({entry.name}) covers only {100 * share:.0f} % of '{reference.name}'; look closely "
                 "at the rest."
             )
-        shown[channel] = scaled(frame.shown(volume), card)
+        shown[channel] = scaled(frame.shown(volume, transform), card)
     return torch.from_numpy(shown)[None], frame
 
 

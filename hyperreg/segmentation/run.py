@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hyperreg.errors import InputError
 from hyperreg.imaging import files
 from hyperreg.imaging.files import extension, read_volume, write_volume
+from hyperreg.imaging.intensity import check_image
 from hyperreg.imaging.output import StagedOutputs
+from hyperreg.imaging.transform import Matrix, Transform
 from hyperreg.imaging.volume import Volume
 from hyperreg.reporting import Cancel, Progress, Stopwatch, describe_image, versions, write_report
 from hyperreg.segmentation.catalogue import SegmentationCard, Structure, find_model
@@ -20,6 +24,10 @@ from hyperreg.segmentation.inputs import assign
 from hyperreg.segmentation.segments import SEGMENTATION, check_name, write_segmentation
 from hyperreg.segmentation.session import Segmentation, Segmenter
 from hyperreg.segmentation.structures import DOUBTFUL, SURE
+
+# First image, other image, progress, cancelled -> first RAS points to the other's, mm: (4, 4). Given by who may know
+# of registration, which this part of the engine does not.
+Aligner = Callable[[Volume, Volume, Progress | None, Cancel | None], Matrix]
 
 # The share of the run after which the images are read; only the progress bar depends on it.
 READ = 0.05
@@ -71,11 +79,16 @@ class SegmentationResult:
 
 
 def segment(
-    case: Case, outputs: Outputs, progress: Progress | None = None, cancelled: Cancel | None = None
+    case: Case,
+    outputs: Outputs,
+    progress: Progress | None = None,
+    cancelled: Cancel | None = None,
+    align: Aligner | None = None,
 ) -> SegmentationResult:
     """Segment one case and write the wanted outputs, all of them or none.
 
     progress: called with a fraction in [0, 1] and what is being done. cancelled: asked between steps.
+    align: brings the other images to the first one; by default they are taken to lie as their headers say.
     Raises InputError, FileError, WeightsError, OutOfMemory or Cancelled; nothing is written then.
     """
     card = find_model(case.model)
@@ -94,9 +107,13 @@ def segment(
 
         with watch.stage("load"):
             segmenter = Segmenter(card, case.device)
+        with watch.stage("align"):
+            others = [name for name in volumes if name != first] if align is not None else []
+            matrices = {name: _aligned(align, volumes, first, name, tell, cancelled) for name in others}
         result = segmenter.segment(
             volumes,
             first=first,
+            transforms={name: Transform((matrix,)) for name, matrix in matrices.items()},
             flips=case.flips,
             sink=write_probability if outputs.probabilities else None,
             progress=lambda fraction, text: tell(READ + (0.95 - READ) * fraction, text),
@@ -109,10 +126,26 @@ def segment(
             if "uncertainty" in staged:
                 write_volume(result.uncertainty, staged.path("uncertainty"))
         report = _report(case, images, volumes, result, {**watch.seconds, **result.seconds}, staged)
+        report["alignment_ras"] = {name: matrix.tolist() for name, matrix in matrices.items()}
         if "report" in staged:
             write_report(report, staged.path("report"))
         tell(1.0, "Done")
     return SegmentationResult(report, list(staged.targets.values()))
+
+
+def _aligned(
+    align: Aligner | None,
+    volumes: Mapping[str, Volume],
+    first: str,
+    name: str,
+    tell: Progress,
+    cancelled: Cancel | None,
+) -> Matrix:
+    if align is None:
+        return np.eye(4)
+    return align(
+        check_image(volumes[first]), check_image(volumes[name]), lambda _fraction, text: tell(READ, text), cancelled
+    )
 
 
 def _first(case: Case, images: Mapping[str, Path]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hyperreg.errors import Cancelled, InputError, OutOfMemory
+from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Volume
 from hyperreg.machine import choose_device, main_memory
 from hyperreg.reporting import Cancel, Progress, Stopwatch
@@ -60,6 +61,7 @@ class Segmenter:
         volumes: Mapping[str, Volume],
         *,
         first: str | None = None,
+        transforms: Mapping[str, Transform] | None = None,
         flips: bool = False,
         sink: Callable[[Structure, Volume], None] | None = None,
         progress: Progress | None = None,
@@ -68,6 +70,7 @@ class Segmenter:
         """Segment one case.
 
         volumes: the images by input name. first: the one on whose grid the result is wanted (the card's first one).
+        transforms: from its RAS points to those of inputs that are not aligned with it, by name.
         flips: average over the flips that the model was trained with. sink: is given every structure's probabilities
         on the image's grid. Raises InputError, OutOfMemory or Cancelled.
         """
@@ -83,7 +86,7 @@ class Segmenter:
         with watch.stage("prepare"):
             checked = check_inputs(volumes, self.card, warnings)
             check_memory(make_frame(checked[first or self.card.inputs[0].name], self.card), self.card)
-            images, frame = show(checked, self.card, first, warnings)
+            images, frame = show(checked, self.card, first, warnings, transforms)
         run = Prediction(
             self._network,
             self.card.window,
