@@ -10,7 +10,8 @@ from hyperreg.errors import Cancelled
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
 from hyperreg.registration.anchors import Fields
-from hyperreg.registration.refinement import LocalCorrelation, Refiner, refined_grid
+from hyperreg.registration.refinement import RefinedFields, Refiner, refined_grid
+from hyperreg.registration.similarity import LocalCorrelation, same_contrast
 from hyperreg.registration.verification import inverse_errors
 
 
@@ -43,35 +44,82 @@ def test_the_gradient_is_that_of_the_correlation() -> None:
     assert float(gradient[0, 0, 4, 3, 3]) == pytest.approx(float(change), rel=0.05, abs=1e-3)
 
 
-def test_a_shift_is_found_in_mm_and_inverted() -> None:
-    grid = oblique()
-    shift = np.array([2.0, -1.5, 1.0])
-    fixed = Volume(blobs(grid.points(), grid.centre), grid.ijk_to_ras, "fixed")
-    moving = Volume(blobs(grid.points() - shift, grid.centre), grid.ijk_to_ras, "moving")
-    fine = refined_grid(grid, fixed.array > 0.1)
-    nothing = DisplacementField(np.zeros((3, *fine.shape), np.float32), fine.ijk_to_ras)
-    refiner = Refiner(fixed, moving, np.eye(4), fine)
-    fields, steps = refiner.refine(Fields(nothing, nothing), 0.1, "cpu", lambda _share: None)
-    assert sum(steps) > 20
-    near = np.linalg.norm(fine.points() - grid.centre, axis=-1) < 10
-    found = fields.forward.array[:, near].mean(axis=1)
-    assert np.linalg.norm(found - shift) < 0.6 < np.linalg.norm(shift)
-    errors = inverse_errors(Transform((fields.forward,)), Transform((fields.inverse,)), fixed.grid)
-    assert errors.mean() < 0.3
+@pytest.mark.parametrize(
+    ("curve", "expected"),
+    [
+        (lambda x: x, True),
+        (lambda x: 0.2 + 0.5 * x, True),
+        (lambda x: x.clamp(0.1, 0.7), True),
+        (lambda x: 1 - x, False),
+        (lambda x: 4 * x * (1 - x), False),
+    ],
+    ids=["same", "dimmed", "saturated", "negative", "folded"],
+)
+def test_a_rising_line_is_the_same_contrast_and_a_curve_is_another(curve, expected: bool) -> None:
+    torch.manual_seed(0)
+    tissue = torch.tensor([0.1, 0.35, 0.6, 0.85])[torch.randint(4, (20_000,))]
+    fixed, moving = ((tissue + 0.05 * torch.randn(20_000)).clamp(0, 1) for _ in range(2))
+    assert same_contrast(fixed, curve(moving).clamp(0, 1)) is expected
+
+
+def test_too_little_to_tell_counts_as_the_same_contrast() -> None:
+    assert same_contrast(torch.rand(5), torch.rand(5))
+    assert same_contrast(torch.rand(5000), torch.ones(5000))
+
+
+class Pair:
+    """A body with blobs and the same moved by `shift`, RAS mm, on the oblique grid."""
+
+    def __init__(self, shift: tuple[float, float, float], contrast: float = 1.0) -> None:
+        grid = oblique()
+        array = blobs(grid.points() - np.array(shift), grid.centre)
+        self.fixed = Volume(blobs(grid.points(), grid.centre), grid.ijk_to_ras, "fixed")
+        other = np.where(array > 0.05, 1.7 - array, 0).astype(np.float32)  # dark blobs in a bright body
+        self.moving = Volume(array if contrast > 0 else other, grid.ijk_to_ras, "moving")
+        inside = self.fixed.array > 0.1
+        self.grid = refined_grid(grid, inside)
+        nothing = DisplacementField(np.zeros((3, *self.grid.shape), np.float32), self.grid.ijk_to_ras)
+        self.start = Fields(nothing, nothing)
+        foreground = Volume(inside.astype(np.uint8), grid.ijk_to_ras, "foreground")
+        self.refiner = Refiner(self.fixed, self.moving, np.eye(4), self.grid, foreground)
+
+    def refine(self, lam: float, regions: Volume | None = None) -> RefinedFields:
+        return self.refiner.refine(self.start, lam, "cpu", lambda _share: None, regions)
+
+    def mean_near_centre(self, found: RefinedFields) -> np.ndarray:
+        near = np.linalg.norm(self.grid.points() - oblique().centre, axis=-1) < 10
+        return found.fields.forward.array[:, near].mean(axis=1)
+
+
+@pytest.mark.parametrize("contrast", [1.0, -1.0])
+def test_a_shift_is_found_in_mm_and_inverted(contrast: float) -> None:
+    shift = (2.0, -1.5, 1.0)
+    pair = Pair(shift, contrast)
+    found = pair.refine(0.1)
+    assert found.steps > 20
+    assert found.same_contrast is (contrast > 0)
+    assert np.linalg.norm(pair.mean_near_centre(found) - shift) < 0.6 < np.linalg.norm(shift)
+    forward, inverse = (Transform((field,)) for field in (found.fields.forward, found.fields.inverse))
+    errors = inverse_errors(forward, inverse, pair.fixed.grid)
+    assert errors.mean() < 0.1
+
+
+def test_a_stiff_region_stays_where_it_is() -> None:
+    pair = Pair((2.0, 0.0, 0.0))
+    points = pair.grid.points()
+    right = (points[..., 0] > oblique().centre[0]).astype(np.float32)  # lambda 1 there, 0.1 elsewhere
+    found = pair.refine(0.1, Volume(0.1 + 0.9 * right, pair.grid.ijk_to_ras, "lambda"))
+    field = np.abs(found.fields.forward.array).max(axis=0)
+    assert field[(right > 0) & (points[..., 0] > oblique().centre[0] + 6)].max() < 0.4
+    assert field[right == 0].max() > 1.2
 
 
 def test_at_lambda_one_nothing_is_refined_and_it_can_be_cancelled() -> None:
-    grid = oblique()
-    fixed = Volume(blobs(grid.points(), grid.centre), grid.ijk_to_ras, "fixed")
-    moving = Volume(blobs(grid.points() - (2, 0, 0), grid.centre), grid.ijk_to_ras, "moving")
-    fine = refined_grid(grid, fixed.array > 0.1)
-    nothing = DisplacementField(np.zeros((3, *fine.shape), np.float32), fine.ijk_to_ras)
-    refiner = Refiner(fixed, moving, np.eye(4), fine)
-    fields, _ = refiner.refine(Fields(nothing, nothing), 1.0, "cpu", lambda _share: None)
-    assert np.abs(fields.forward.array).max() < 1e-5
+    pair = Pair((2.0, 0.0, 0.0))
+    assert np.abs(pair.refine(1.0).fields.forward.array).max() < 1e-5
 
     def stop(_share: float) -> None:
         raise Cancelled("enough")
 
     with pytest.raises(Cancelled):
-        refiner.refine(Fields(nothing, nothing), 0.1, "cpu", stop)
+        pair.refiner.refine(pair.start, 0.1, "cpu", stop)

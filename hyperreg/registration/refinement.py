@@ -2,11 +2,12 @@
 
 phi, the network's map, is followed by many small ones: phi <- phi o (id + d). Each d is small and smooth, so that its
 inverse is known, too: phi^-1 <- (id + d)^-1 o phi^-1. As in greedy diffeomorphic registration (Joshi et al. 2004;
-Yushkevich et al. 2016), d follows the gradient of the local correlation, smoothed with a Gaussian and scaled to a fixed
-length, from coarse to fine.
+Yushkevich et al. 2016), d follows the gradient of the squared local correlation, which minds neither sign nor scale of
+intensities, smoothed with a Gaussian and scaled to a fixed length, from coarse to fine.
 
-lambda keeps its meaning: (1 - lambda) weighs the step of the images, lambda a step of diffusion of the displacement,
-which is the descent of the smoothness term of the network's loss. At lambda = 1 nothing is refined.
+lambda keeps its meaning: with it grow the width of the Gaussian and the diffusion of the displacement, which is the
+descent of the smoothness term of the network's loss; (1 - lambda) weighs every step, so that at lambda = 1 nothing is
+refined. It starts from the network's field at a stiff lambda: detail is better taken from the images themselves.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hyperreg.imaging.intensity import normalise
-from hyperreg.imaging.resampling import resample_smoothed
+from hyperreg.imaging.resampling import resample, resample_smoothed
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
 from hyperreg.registration.anchors import Fields
 from hyperreg.registration.detail import field_on
 from hyperreg.registration.field import compose, from_ras, sample, to_ras
-from hyperreg.registration.filters import box_kernel, central_gradient, gaussian_kernel, separable
+from hyperreg.registration.filters import central_gradient, gaussian_kernel, separable
 from hyperreg.registration.grids import fade, image_grid
+from hyperreg.registration.similarity import LocalCorrelation, same_contrast
 
 # Voxels of the image along each axis of a voxel of the level, and how many steps it gets at most.
 LEVELS = ((8, 60), (4, 60), (2, 40), (1, 10))
@@ -37,47 +39,25 @@ MULTIPLE = max(factor for factor, _ in LEVELS)
 # Larger pairs are refined on a coarser grid: it bounds time and memory.
 MOST_VOXELS = 7_500_000
 MARGIN_VOXELS = 8
-# Side of the window of the local correlation, and SD of the Gaussian that smooths its gradient, voxels of the level.
-WINDOW = 5
-SMOOTHING_SD = 1.7
-# Below this variance (of images in 0..1) a window is noise.
-LEAST_VARIANCE = 1e-5
+# The network's field at this lambda, or a stiffer one, is the start.
+START_LAMBDA = 0.7
+# SD of the Gaussian that smooths the gradient, voxels of the level: at lambda = 0, and what lambda = 1 adds.
+SMOOTHING_SD, SMOOTHING_SD_BY_LAMBDA = 2.0, 4.0
+# Where the contrasts differ, less of the detail of one image has a counterpart in the other: the Gaussian is this many
+# times as wide.
+WIDER_ACROSS_CONTRASTS = 2.5
 # The longest vector of a step at lambda = 0, voxels of the level.
-STEP_VOXELS = 1.0
-# Diffusion per step at lambda = 0.5, as a share of the difference to each neighbour; more than MOST would be unstable.
-DIFFUSION = 0.03
-MOST_DIFFUSION = 0.15
+STEP_VOXELS = 0.6
+# Diffusion per step, as a share of the difference to each neighbour: at lambda = 0, and what lambda = 1 adds.
+DIFFUSION, DIFFUSION_BY_LAMBDA = 0.03, 0.25
+# A filter that evens out this share of the differences.
+EVENED_SHARE = 0.15
+EVEN_OUT = (EVENED_SHARE, 1 - 2 * EVENED_SHARE, EVENED_SHARE)
 # A level ends when its last steps together have brought less than this share of what it has brought in all.
 CHECK_EVERY = 5
 LEAST_GAIN = 0.03
 # Damped fixed-point steps that correct the inverse at the end.
 CORRECTIONS = 8
-
-
-class LocalCorrelation:
-    """Mean squared local correlation with a fixed image (1, 1, I, J, K), and its gradient; of any sign and contrast."""
-
-    def __init__(self, fixed: Tensor, width: int = WINDOW) -> None:
-        self.fixed = fixed
-        self.kernel = box_kernel(width)
-        self.mean = separable(fixed, self.kernel, "zeros")
-        self.variance = (separable(fixed * fixed, self.kernel, "zeros") - self.mean**2).clamp_min(0) + LEAST_VARIANCE
-
-    def __call__(self, warped: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean over all voxels, and the derivative of the SUM over voxels by each voxel of `warped`: (1, 1, I, J, K).
-
-        With c the covariance of a window, its squared correlation is c^2 / (vf vw); a window that contains voxel y
-        adds 2 c / (vf vw) (F(y) - mean F) - 2 c^2 / (vf vw^2) (W(y) - mean W), over the window's size.
-        """
-        maps = torch.cat((warped, warped * warped, self.fixed * warped), dim=1)
-        mean, square, product = separable(maps, self.kernel, "zeros").split(1, dim=1)
-        variance = (square - mean * mean).clamp_min(0) + LEAST_VARIANCE
-        covariance = product - self.mean * mean
-        slope = covariance / (self.variance * variance)
-        correlation = covariance * slope
-        decay = correlation / variance
-        sums = separable(torch.cat((slope, decay, decay * mean - slope * self.mean), 1), self.kernel, "zeros")
-        return correlation.mean(), 2 * (sums[:, :1] * self.fixed - sums[:, 1:2] * warped + sums[:, 2:])
 
 
 def longest(field: Tensor) -> float:
@@ -100,34 +80,46 @@ def finer(field: Tensor, factor: int) -> Tensor:
     return factor * F.interpolate(field, scale_factor=factor, mode="trilinear", align_corners=False)
 
 
-def diffusion(lam: float) -> float:
-    """How much of the difference to each neighbour is evened out with a step."""
-    return min(MOST_DIFFUSION, DIFFUSION * lam / max(1 - lam, 1e-6))
+def stiffest(lam: Tensor, factor: int) -> Tensor:
+    """Lambda (1, 1, I, J, K) on a coarse level, so that what moves there does not reach into stiff regions when it is
+    brought to finer ones: the largest in and beside each of its voxels."""
+    if factor == 1:
+        return lam
+    return F.max_pool3d(F.max_pool3d(lam, factor), 3, stride=1, padding=1)
 
 
 class Climb:
     """A map x + u(x), and y + w(y), its inverse, that climb the similarity of two images on one level.
 
-    fixed, moving: (1, 1, I, J, K) in 0..1. forward, inverse: u and w, (1, 3, I, J, K), voxels. seen: the similarity
-    before every step.
+    fixed, moving: (1, 1, I, J, K) in 0..1. forward, inverse: u and w, (1, 3, I, J, K), voxels.
+    lam: lambda of every voxel, (1, 1, I, J, K), or (1, 1, 1, 1, 1). smoothing_sd: voxels.
+    seen: the similarity before every step.
     """
 
-    def __init__(self, fixed: Tensor, moving: Tensor, forward: Tensor, inverse: Tensor, lam: float) -> None:
+    def __init__(
+        self,
+        fixed: Tensor,
+        moving: Tensor,
+        forward: Tensor,
+        inverse: Tensor,
+        lam: Tensor,
+        smoothing_sd: float,
+    ) -> None:
         self.moving, self.forward, self.inverse = moving, forward, inverse
         self.correlation = LocalCorrelation(fixed)
-        self.diffusion = diffusion(lam)
-        self.length = STEP_VOXELS * (1 - lam)
+        self.smoothing = gaussian_kernel(smoothing_sd)
+        self.freedom = 1 - lam
+        self.diffusion = (DIFFUSION + DIFFUSION_BY_LAMBDA * lam) / EVENED_SHARE
         self.seen: list[float] = []
 
     def step(self) -> None:
         warped = sample(self.moving, self.forward, padding="border")
         value, by_intensity = self.correlation(warped)
         self.seen.append(float(value))
-        step = separable(by_intensity * central_gradient(warped), gaussian_kernel(SMOOTHING_SD), "zeros")
-        step *= self.length / max(longest(step), 1e-12)
-        if self.diffusion > 0:
-            kernel = (self.diffusion, 1 - 2 * self.diffusion, self.diffusion)
-            step += separable(self.forward, kernel, "repeat") - self.forward
+        step = separable(by_intensity * central_gradient(warped), self.smoothing, "zeros")
+        step *= STEP_VOXELS / max(longest(step), 1e-12)
+        step += self.diffusion * (separable(self.forward, EVEN_OUT, "repeat") - self.forward)
+        step *= self.freedom
         self.forward = compose(self.forward, step)
         # Of a step whose gradient is small: (id + d)^-1 = id - d o (id - d), up to the gradient squared.
         self.inverse = compose(-sample(step, -step, padding="border"), self.inverse)
@@ -141,24 +133,31 @@ class Climb:
 
 
 def refine(
-    fixed: Tensor, moving: Tensor, forward: Tensor, inverse: Tensor, lam: float, tell: Callable[[float], None]
+    fixed: Tensor,
+    moving: Tensor,
+    start: tuple[Tensor, Tensor],
+    lam: Tensor,
+    smoothing_sd: float,
+    tell: Callable[[float], None],
 ) -> tuple[Tensor, Tensor, list[int]]:
     """A map and its inverse, u and w (1, 3, I, J, K), voxels, refined; and the steps done per level.
 
-    fixed, moving: (1, 1, I, J, K) in 0..1, sizes multiples of MULTIPLE. tell: called after every step with the share
-    done; may raise, to cancel.
+    fixed, moving: (1, 1, I, J, K) in 0..1, sizes multiples of MULTIPLE. start: u and w. lam, smoothing_sd: see `Climb`.
+    tell: called after every step with the share done; may raise, to cancel.
     """
+    forward, inverse = start
     costs = [steps / factor**3 for factor, steps in LEVELS]
     done: list[int] = []
     # On coarse levels only what is added to the given map is coarse: that map itself stays as it is.
-    start = sample(moving, forward, padding="border")
+    warped = sample(moving, forward, padding="border")
     coarser = LEVELS[0][0]
     nothing = torch.zeros(1, 3, *(size // coarser for size in fixed.shape[2:]), device=fixed.device)
     added, removed = nothing, nothing
     for number, (factor, steps) in enumerate(LEVELS):
         added, removed = finer(added, coarser // factor), finer(removed, coarser // factor)
         coarser = factor
-        climb = Climb(shrink(fixed, factor), shrink(start, factor), added, removed, lam)
+        here = lam if lam.numel() == 1 else stiffest(lam, factor)
+        climb = Climb(shrink(fixed, factor), shrink(warped, factor), added, removed, here, smoothing_sd)
         for step in range(steps):
             climb.step()
             tell((sum(costs[:number]) + costs[number] * (step + 1) / steps) / sum(costs))
@@ -182,13 +181,25 @@ class Refined:
     message: str
 
 
+@dataclass(frozen=True)
+class RefinedFields:
+    """fields: on the refinement's grid. steps: of all levels. same_contrast: see `similarity.same_contrast`."""
+
+    fields: Fields
+    steps: int
+    same_contrast: bool
+
+
 class Refiner:
     """A pair at the resolution of its images, ready to be refined from any field and at any lambda.
 
     linear: (4, 4), fixed RAS to moving RAS, mm. grid: where the refined fields will lie; see `refined_grid`.
+    foreground: the fixed image's, 1 inside, on any grid.
     """
 
-    def __init__(self, fixed: Volume, moving: Volume, linear: npt.NDArray[np.float64], grid: Grid) -> None:
+    def __init__(
+        self, fixed: Volume, moving: Volume, linear: npt.NDArray[np.float64], grid: Grid, foreground: Volume
+    ) -> None:
         self.grid = grid
         self._affine = torch.from_numpy(grid.ijk_to_ras.copy())
         arrays = [
@@ -196,19 +207,38 @@ class Refiner:
             resample_smoothed(moving, grid, Transform((linear,))).array,
         ]
         self._fixed, self._moving = (torch.from_numpy(normalise(array))[None, None] for array in arrays)
+        self._inside = torch.from_numpy(resample(foreground, grid, interpolation="nearest").array > 0)
 
     @torch.inference_mode()
-    def refine(self, start: Fields, lam: float, device: str, tell: Callable[[float], None]) -> tuple[Fields, list[int]]:
-        """Fields refined from phi and phi^-1, RAS mm, and the steps done per level.
+    def refine(
+        self, start: Fields, lam: float, device: str, tell: Callable[[float], None], regions: Volume | None = None
+    ) -> RefinedFields:
+        """Fields refined from phi and phi^-1, RAS mm.
 
-        start: phi and its inverse, on any grid. tell: see `refine`.
+        start: phi and its inverse, on any grid. lam: the slider's lambda. tell: see `refine`. regions: lambda of every
+        voxel on any grid, where it is not the slider's everywhere.
         """
         known = (field_on(field, self.grid, device) for field in (start.forward, start.inverse))
         forward, inverse = (from_ras(displacement, self._affine) for displacement in known)
         fixed, moving = self._fixed.to(device), self._moving.to(device)
-        forward, inverse, steps = refine(fixed, moving, forward, inverse, lam, tell)
+        inside = self._inside.to(device)
+        alike = same_contrast(fixed[0, 0][inside], sample(moving, forward, padding="border")[0, 0][inside])
+        smoothing_sd = SMOOTHING_SD + SMOOTHING_SD_BY_LAMBDA * lam
+        everywhere = torch.full((1, 1, 1, 1, 1), lam, device=device)
+        if regions is not None:
+            lambdas = resample(regions, self.grid, fill=lam).array.astype(np.float32)
+            everywhere = torch.from_numpy(lambdas)[None, None].to(device)
+        forward, inverse, steps = refine(
+            fixed,
+            moving,
+            (forward, inverse),
+            everywhere,
+            smoothing_sd if alike else smoothing_sd * WIDER_ACROSS_CONTRASTS,
+            tell,
+        )
         window = fade(self.grid.shape).to(device)
-        return Fields(self._field(forward * window), self._field(inverse * window)), steps
+        fields = Fields(self._field(forward * window), self._field(inverse * window))
+        return RefinedFields(fields, sum(steps), alike)
 
     def _field(self, displacement: Tensor) -> DisplacementField:
         array = to_ras(displacement, self._affine)[0].cpu().numpy()

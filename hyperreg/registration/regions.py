@@ -46,7 +46,7 @@ class Regions:
     """
 
     def __init__(self, labels: Volume, lambdas: Mapping[int, float], grid: Grid) -> None:
-        self._source = labels
+        self._source, self._grid = labels, grid
         whole = Volume(as_labels(labels), labels.ijk_to_ras, labels.name)
         self._known = set(np.unique(whole.array).tolist())
         self._labels = torch.from_numpy(resample(whole, grid, interpolation="nearest").array.astype(np.int64))
@@ -94,6 +94,13 @@ class Regions:
             chosen = torch.isin(self._labels, torch.tensor(labels)).float()[None, None]
             self._weights[labels] = box_mean(box_mean(chosen, BORDER_WIDTH), BORDER_WIDTH)
         return self._weights[labels]
+
+    def lambda_map(self, lam: float) -> Volume:
+        """Lambda of every voxel of the network's grid where the slider is at `lam`, blended as the velocities are."""
+        found = torch.full((1, 1, *self._labels.shape), lam)
+        for own, labels in self.groups(lam).items():
+            found += self.weight(labels) * (own - lam)
+        return Volume(found[0, 0].numpy(), self._grid.ijk_to_ras, "lambda")
 
     def blend(self, lam: float, velocities: Callable[[float], list[Tensor]]) -> list[Tensor]:
         """The velocity of every pass, (1, 3, I, J, K), where the slider is at `lam`.

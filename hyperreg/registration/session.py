@@ -27,7 +27,7 @@ from hyperreg.registration.figures import Figures, PairFigures, check_landmarks
 from hyperreg.registration.grids import fade, network_grid
 from hyperreg.registration.linear import align
 from hyperreg.registration.model import displacements, load_model
-from hyperreg.registration.refinement import Refined, Refiner, refined_grid
+from hyperreg.registration.refinement import START_LAMBDA, Refined, RefinedFields, Refiner, refined_grid
 from hyperreg.registration.regions import Regions
 from hyperreg.registration.response import refinement_warning
 from hyperreg.reporting import Progress
@@ -117,7 +117,7 @@ class LiveSession:
             self.refined_grid = refined_grid(fixed.grid, inside)
             self._refiner: Refiner | None = None
             self._images = fixed, moving
-            body = Volume(inside.astype(np.uint8), fixed.ijk_to_ras, "foreground")
+            self._body = body = Volume(inside.astype(np.uint8), fixed.ijk_to_ras, "foreground")
             linear = Transform((self.linear,))
             arrays = [resample_smoothed(fixed, self.grid).array, resample_smoothed(moving, self.grid, linear).array]
             if np.ptp(arrays[1]) == 0:
@@ -277,32 +277,34 @@ class LiveSession:
         Nothing of the session changes: `field(lam)` stays the network's. Raises InputError before `prepare` or for
         lambda outside [0, 1], Cancelled, OutOfMemory.
         """
+        lam = check_lambda(lam)
         report = self._reporter(progress, cancelled)
         report(0.0, "Computing the network's field")
-        start = self.field(lam)
+        start = self.field(max(lam, START_LAMBDA))
         report(0.05, "Preparing the images at their own resolution")
         if self._refiner is None:
-            self._refiner = Refiner(*self._images, self.linear, self.refined_grid)
+            self._refiner = Refiner(*self._images, self.linear, self.refined_grid, self._body)
         refiner = self._refiner
+        regions = self._regions.lambda_map(lam) if self._regions is not None else None
 
-        def compute() -> tuple[Fields, list[int]]:
+        def compute() -> RefinedFields:
             return refiner.refine(
-                start, check_lambda(lam), self.device, lambda share: report(0.1 + 0.8 * share, "Refining")
+                start, lam, self.device, lambda share: report(0.1 + 0.75 * share, "Refining"), regions
             )
 
         with self._timed("refinement"):
-            fields, steps = self._on_device(compute)
-        report(0.95, "Measuring")
-        network, figures = self._measure(start), self._measure(fields)
+            found = self._on_device(compute)
+        report(0.87, "Measuring")
+        network, figures = self._measure(self.field(lam)), self._measure(found.fields)
         message = (
-            f"Refined in {sum(steps)} steps: similarity {figures['similarity_before']:.2f} after the linear alignment, "
-            f"{network['similarity']:.2f} by the network, now {figures['similarity']:.2f}."
+            f"Refined in {found.steps} steps: similarity {figures['similarity_before']:.2f} after the linear "
+            f"alignment, {network['similarity']:.2f} by the network, now {figures['similarity']:.2f}."
         )
-        if self._regions is not None:
-            message += f" The refinement itself followed λ = {lam:g} in all regions."
+        if not found.same_contrast:
+            message += " The images differ in contrast: the field was kept smoother."
         if (worse := refinement_warning(network, figures)) is not None:
             message += f" {worse}"
-        return Refined(fields, figures, message)
+        return Refined(found.fields, figures, message)
 
     def metrics(self, lam: float) -> Figures:
         """Figures of the exact field at lambda.
