@@ -112,14 +112,17 @@ class Climb:
         self.diffusion = (DIFFUSION + DIFFUSION_BY_LAMBDA * lam) / EVENED_SHARE
         self.seen: list[float] = []
 
-    def step(self) -> None:
+    def next_step(self) -> Tensor:
+        """d, the next small displacement: (1, 3, I, J, K), voxels."""
         warped = sample(self.moving, self.forward, padding="border")
         value, by_intensity = self.correlation(warped)
         self.seen.append(float(value))
         step = separable(by_intensity * central_gradient(warped), self.smoothing, "zeros")
         step *= STEP_VOXELS / max(longest(step), 1e-12)
         step += self.diffusion * (separable(self.forward, EVEN_OUT, "repeat") - self.forward)
-        step *= self.freedom
+        return step * self.freedom
+
+    def go(self, step: Tensor) -> None:
         self.forward = compose(self.forward, step)
         # Of a step whose gradient is small: (id + d)^-1 = id - d o (id - d), up to the gradient squared.
         self.inverse = compose(-sample(step, -step, padding="border"), self.inverse)
@@ -143,11 +146,12 @@ def refine(
     """A map and its inverse, u and w (1, 3, I, J, K), voxels, refined; and the steps done per level.
 
     fixed, moving: (1, 1, I, J, K) in 0..1, sizes multiples of MULTIPLE. start: u and w. lam, smoothing_sd: see `Climb`.
-    tell: called after every step with the share done; may raise, to cancel.
+    tell: called twice in every step with the share done; may raise, to cancel.
     """
     forward, inverse = start
     costs = [steps / factor**3 for factor, steps in LEVELS]
     done: list[int] = []
+    share = 0.0
     # On coarse levels only what is added to the given map is coarse: that map itself stays as it is.
     warped = sample(moving, forward, padding="border")
     coarser = LEVELS[0][0]
@@ -159,8 +163,12 @@ def refine(
         here = lam if lam.numel() == 1 else stiffest(lam, factor)
         climb = Climb(shrink(fixed, factor), shrink(warped, factor), added, removed, here, smoothing_sd)
         for step in range(steps):
-            climb.step()
-            tell((sum(costs[:number]) + costs[number] * (step + 1) / steps) / sum(costs))
+            next_step = climb.next_step()
+            # At full resolution a step takes a second or two: too long for a cancel to wait.
+            tell(share)
+            climb.go(next_step)
+            share = (sum(costs[:number]) + costs[number] * (step + 1) / steps) / sum(costs)
+            tell(share)
             if climb.finished():
                 break
         added, removed = climb.forward, climb.inverse
