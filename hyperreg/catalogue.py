@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,12 +77,24 @@ def common_entries(folder: Path, card: Mapping[str, Any]) -> dict[str, Any]:
     return {**{name: str(card[name]) for name in texts}, "folder": folder, "card": card}
 
 
-def model_folders() -> list[Path]:
-    """Where models are looked for: $HYPERREG_MODELS, then beside the package (source tree, extension), then inside."""
-    package = Path(hyperreg.__file__).resolve().parent
-    places = [package.parent / "Resources" / "Models", package / "models"]
+def own_models() -> Path:
+    """Where models that the user adds go: $HYPERREG_MODELS, or a folder of the user's."""
     chosen = os.environ.get(MODELS_VARIABLE)
-    return [Path(chosen), *places] if chosen else places
+    if chosen:
+        return Path(chosen)
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return base / "hyperreg" / "models"
+
+
+def model_folders() -> list[Path]:
+    """Where models are looked for: the user's own, then beside the package (source tree, extension), then inside."""
+    package = Path(hyperreg.__file__).resolve().parent
+    return [own_models(), package.parent / "Resources" / "Models", package / "models"]
 
 
 def card_folders() -> Iterator[Path]:

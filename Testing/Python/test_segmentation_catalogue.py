@@ -62,7 +62,7 @@ def wrong(path: str, value: object) -> tuple[str, object]:
         wrong("modality", "XR"),
         wrong("intensities", {"method": "guess"}),
         wrong("grid", {"axes": "ras", "spacing_mm": [0, 1, 1], "window": [32, 32, 32]}),
-        wrong("grid", {"axes": "sideways", "spacing_mm": [1, 1, 1], "window": [32, 32, 32]}),
+        wrong("grid", {"axes": "rrs", "spacing_mm": [1, 1, 1], "window": [32, 32, 32]}),
         wrong("grid", {"axes": "ras", "spacing_mm": [1, 1, 1], "window": [32, 32]}),
         wrong("grid", {"axes": "ras", "spacing_mm": [1, 1, 1], "window": [32, 32, 32], "flips": [3]}),
     ],

@@ -44,7 +44,7 @@ def options(
 app.command("register", epilog=register.EXAMPLES)(register.command)
 app.command("sweep", epilog=sweep.EXAMPLES)(sweep.command)
 app.command("segment", epilog=segment.EXAMPLES)(segment.command)
-app.command("models")(models.command)
+app.command("models", epilog=models.EXAMPLES)(models.command)
 app.command("doctor")(doctor.command)
 app.command("view", epilog=view.EXAMPLES)(view.command)
 app.add_typer(train.app, name="train")

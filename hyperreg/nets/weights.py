@@ -33,14 +33,14 @@ def load_weights(network: nn.Module, card: Card) -> None:
         ) from error
 
 
-def save_weights(network: nn.Module, card: Mapping[str, Any], folder: Path) -> None:
-    """Write weights (float16) and card into `folder`; the card gets the weights' SHA256.
+def save_weights(network: nn.Module, card: Mapping[str, Any], folder: Path, half: bool = True) -> None:
+    """Write weights (float16, or as they are) and card into `folder`; the card gets the weights' SHA256.
 
     Raises FileError if the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        state = {name: _half(tensor) for name, tensor in network.state_dict().items()}
+        state = {name: _stored(tensor, half) for name, tensor in network.state_dict().items()}
         temporary = folder / f".{WEIGHTS}.tmp"
         save_file(state, temporary)
         temporary.chmod(0o644)  # safetensors writes for the owner alone; models are shared
@@ -61,10 +61,10 @@ def fast_precision(device: str) -> torch.dtype:
     return torch.bfloat16 if device == "cpu" and capabilities.get("amx_bf16") else torch.float32
 
 
-def _half(tensor: torch.Tensor) -> torch.Tensor:
-    """float16 for numbers; counts, as of batch norms, stay whole."""
+def _stored(tensor: torch.Tensor, half: bool) -> torch.Tensor:
+    """float16 for numbers, if wanted; counts, as of batch norms, stay whole."""
     tensor = tensor.detach().cpu()
-    return (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
+    return (tensor.half() if half and tensor.is_floating_point() else tensor).contiguous()
 
 
 def _single(tensor: torch.Tensor) -> torch.Tensor:

@@ -12,9 +12,10 @@ from hyperreg.catalogue import Card, common_entries, find_card, list_cards, pars
 KIND = "hyperreg-segmentation"
 
 # How grey values are brought to the network's scale; see `intensities.scaled`.
-INTENSITIES = ("robust", "nonzero", "window")
-# Order of the network's axes: along the body (R, A, S), or with the slices last.
-AXES = ("ras", "slices_last")
+INTENSITIES = ("robust", "nonzero", "standard", "window", "none")
+# The network's axes: where each runs to in the body, as "ras" or "lps"; or, along R, A and S, with the slices last.
+SLICES_LAST = "slices_last"
+DIRECTIONS = {"r": (0, 1), "l": (0, -1), "a": (1, 1), "p": (1, -1), "s": (2, 1), "i": (2, -1)}
 MODALITIES = ("MR", "CT", "any")
 # These separate the parts of a terminology entry in files.
 _RESERVED = frozenset("~^|")
@@ -92,7 +93,6 @@ def read_card(folder: Path) -> SegmentationCard:
     def parse(card: dict[str, Any]) -> SegmentationCard:
         output, grid, intensities = card["output"], card["grid"], card["intensities"]
         _check_choice(intensities["method"], INTENSITIES)
-        _check_choice(grid["axes"], AXES)
         _check_choice(card["modality"], MODALITIES)
         _check_choice(output["activation"], ("softmax", "sigmoid"))
         low, high = (float(value) for value in intensities.get("window", (0, 1)))
@@ -105,7 +105,7 @@ def read_card(folder: Path) -> SegmentationCard:
             network=dict(card["network"]),
             channels=int(output["channels"]),
             exclusive=output["activation"] == "softmax",
-            axes=grid["axes"],
+            axes=str(grid["axes"]),
             spacing_mm=_three([None if n is None else float(n) for n in grid["spacing_mm"]]),
             window=_three([int(n) for n in grid["window"]]),
             flips=tuple(int(axis) for axis in grid.get("flips", ())),
@@ -145,6 +145,9 @@ def _check(card: SegmentationCard) -> None:
         raise ValueError("two inputs have one name")
     if any(size is not None and not size > 0 for size in card.spacing_mm) or min(card.window) < 1:
         raise ValueError("spacing and window are larger than zero")
+    along = sorted(DIRECTIONS[letter][0] for letter in card.axes if letter in DIRECTIONS)
+    if card.axes != SLICES_LAST and (len(card.axes) != 3 or along != [0, 1, 2]):
+        raise ValueError(f"'{card.axes}' names no order of the axes")
     if not set(card.flips) <= {0, 1, 2}:
         raise ValueError("flips are axes 0, 1 and 2")
 

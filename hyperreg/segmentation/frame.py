@@ -6,6 +6,7 @@ another one. Whatever is done, is done once, and undone exactly.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from hyperreg.imaging.orientation import closest_axes
 from hyperreg.imaging.resampling import resample, resample_smoothed
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Grid, Volume
-from hyperreg.segmentation.catalogue import SegmentationCard
+from hyperreg.segmentation.catalogue import DIRECTIONS, SLICES_LAST, SegmentationCard
 
 # Voxel sizes that differ by less are the same: no image is blurred for a hundredth of a millimetre.
 SAME_SPACING = 0.02
@@ -82,8 +83,12 @@ class Frame:
 def make_frame(volume: Volume, card: SegmentationCard) -> Frame:
     """The frame in which a model looks at an image."""
     axes, signs = closest_axes(volume.ijk_to_ras)
-    if card.axes == "slices_last":
+    if card.axes == SLICES_LAST:
         axes, signs = _slices_last(volume.spacing, axes, signs)
+    else:
+        ways = [DIRECTIONS[letter] for letter in card.axes]
+        axes = _triple(axes[along] for along, _ in ways)
+        signs = _triple(signs[along] * sign for along, sign in ways)
     turned = _turned(volume.grid, axes, signs)
     array = volume.array.transpose(axes)[_steps(signs)]
     box = _content(array, turned.spacing)
@@ -100,6 +105,11 @@ def overlap(frame: Frame, other: Grid, transform: Transform | None = None) -> fl
     index = other.to_ijk(points)
     inside = (index >= -0.5) & (index <= np.array(other.shape) - 0.5)
     return float(inside.all(axis=-1).mean())
+
+
+def _triple(values: Iterable[int]) -> Triple:
+    i, j, k = values
+    return i, j, k
 
 
 def _steps(signs: Triple) -> Box:

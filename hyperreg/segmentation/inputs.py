@@ -121,7 +121,7 @@ def show(
         if share == 0:
             raise InputError(
                 f"'{volume.name}' ({entry.name}) and '{reference.name}' do not overlap in space: they come from "
-                "different patients or sessions, or one has a wrong header. Align them first (hyperreg segment --align)."
+                "different patients or sessions, or one has a wrong header. Align them first (segment --align)."
             )
         if share < ENOUGH_OVERLAP:
             warnings.append(
@@ -136,7 +136,8 @@ def scaled(array: npt.NDArray, card: SegmentationCard) -> npt.NDArray[np.float32
     """Grey values on the scale that the model knows: (I, J, K) float32.
 
     robust: 0..1 between robust extremes (`normalise`). nonzero: mean 0, SD 1 over the voxels that are not 0, which stay
-    0 (MONAI's NormalizeIntensity of nonzero voxels). window: the card's range of values to 0..1, clipped.
+    0 (MONAI's NormalizeIntensity of nonzero voxels). standard: the same over all voxels. window: the card's range of
+    values to 0..1, clipped. none: as they are.
     """
     if card.intensities == "robust":
         return normalise(array)
@@ -144,7 +145,9 @@ def scaled(array: npt.NDArray, card: SegmentationCard) -> npt.NDArray[np.float32
     if card.intensities == "window":
         low, high = card.intensity_window
         return np.clip((values - np.float32(low)) / np.float32(high - low), 0, 1)
-    inside = values != 0
+    if card.intensities == "none":
+        return values
+    inside = values != 0 if card.intensities == "nonzero" else np.ones(values.shape, dtype=bool)
     if inside.any():
         content = values[inside].astype(np.float64)
         spread = content.std()

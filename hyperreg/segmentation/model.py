@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,30 @@ def make_cascade(
     )
 
 
+def make_monai(name: str, inputs: int, channels: int, /, **options: Any) -> nn.Module:
+    """A network of MONAI as bundles name it, with the settings that `bundle_cards` lets through."""
+    from monai.networks import nets
+
+    options = {**options, "in_channels": inputs, "out_channels": channels}
+    if name == "UNet":
+        network: nn.Module = nets.UNet(**{"spatial_dims": 3, **options})
+        multiple = math.prod(options["strides"])
+    else:
+        network = nets.SegResNet(**options)
+        multiple = 2 ** (len(options.get("blocks_down", (1, 2, 2, 4))) - 1)
+    network.multiple = multiple
+    return network
+
+
 # Name in cards -> inputs, channels, exclusive, options to network.
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
-    "segresnet": lambda inputs, channels, _exclusive, **options: SegResNet(inputs, channels, **options),
-    "ahnet": lambda inputs, channels, _exclusive, **options: AHNet(inputs, channels, **options),
+    "segresnet": lambda inputs, channels, _exclusive, /, **options: SegResNet(inputs, channels, **options),
+    "ahnet": lambda inputs, channels, _exclusive, /, **options: AHNet(inputs, channels, **options),
     "cascade": make_cascade,
+    "monai_segresnet": lambda inputs, channels, _exclusive, /, **options: make_monai(
+        "SegResNet", inputs, channels, **options
+    ),
+    "monai_unet": lambda inputs, channels, _exclusive, /, **options: make_monai("UNet", inputs, channels, **options),
 }
 
 
@@ -64,9 +84,9 @@ def load_model(card: SegmentationCard, device: str = "cpu") -> nn.Module:
     return network.to(device).eval().requires_grad_(False)
 
 
-def save_model(network: nn.Module, card: Mapping[str, Any], folder: Path) -> SegmentationCard:
-    """Write weights (float16) and card into `folder`. Raises FileError if it cannot be written."""
-    save_weights(network, {**card, "kind": KIND}, folder)
+def save_model(network: nn.Module, card: Mapping[str, Any], folder: Path, half: bool = True) -> SegmentationCard:
+    """Write weights (float16, or as they are) and card into `folder`. Raises FileError if it cannot be written."""
+    save_weights(network, {**card, "kind": KIND}, folder, half)
     return read_card(folder)
 
 

@@ -1,0 +1,192 @@
+"""Models that users already have: MONAI bundles and HyperReg's own exports, as a folder or a zip file.
+
+Nothing in them is run. Configurations are read as JSON, never evaluated: what this module needs of them must be plain
+values, from lists of what is known. Weights are read with torch's `weights_only`, and written anew as safetensors.
+Format: https://docs.monai.io/en/stable/mb_specification.html
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from hyperreg.catalogue import CARD, WEIGHTS
+from hyperreg.errors import FileError, InputError, WeightsError
+from hyperreg.segmentation.bundle_cards import bundle_card
+from hyperreg.segmentation.catalogue import SegmentationCard, read_card
+from hyperreg.segmentation.model import load_model, make_network, save_model
+
+METADATA, INFERENCE, STATE, LICENCE = "configs/metadata.json", "configs/inference.json", "models/model.pt", "LICENSE"
+# A zip that unpacks to more than this is no model.
+LARGEST_BYTES = 4 << 30
+
+
+def add_model(source: Path, place: Path) -> SegmentationCard:
+    """Copy (HyperReg's own) or convert (a MONAI bundle) a model into `place / its name`; returns its card.
+
+    source: a folder or a .zip. Raises FileError if it cannot be read, WeightsError for a model that cannot be used or
+    holds code, InputError if a model of that name is there already.
+    """
+    if not source.exists():
+        raise FileError(f"'{source}' does not exist. Give the folder or the .zip file of a model.")
+    with tempfile.TemporaryDirectory(prefix="hyperreg-model-") as scratch:
+        folder = _root(_unpacked(source, Path(scratch)) if source.is_file() else source, source)
+        made = Path(scratch) / "made"
+        card = _copied(folder, made) if (folder / CARD).is_file() else _converted(folder, made, _name(source))
+        load_model(card)
+        target = place / card.name
+        if target.exists():
+            raise InputError(
+                f"There is a model '{card.name}' already ({target}). Remove it first, if it is to be replaced."
+            )
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            # Under a hidden name first: a copy that breaks off must not look like a model.
+            hidden = place / f".{card.name}.tmp"
+            shutil.rmtree(hidden, ignore_errors=True)
+            shutil.copytree(made, hidden)
+            hidden.rename(target)
+        except OSError as error:
+            raise FileError(f"The model cannot be written to '{target}': {error.strerror or error}.") from error
+    return read_card(target)
+
+
+def licence_text(source: Path) -> str:
+    """The licence that comes with a model, to be shown before it is added; "" if none does. Raises as `add_model`."""
+    with tempfile.TemporaryDirectory(prefix="hyperreg-model-") as scratch:
+        folder = _root(_unpacked(source, Path(scratch)) if source.is_file() else source, source)
+        path = folder / LICENCE
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def remove_model(card: SegmentationCard, place: Path) -> None:
+    """Delete a model that was added to `place`. Raises InputError for one that lies elsewhere, FileError."""
+    if card.folder.resolve().parent != place.resolve():
+        raise InputError(f"The model '{card.name}' was not added here; it belongs to '{card.folder}'.")
+    try:
+        shutil.rmtree(card.folder)
+    except OSError as error:
+        raise FileError(f"'{card.folder}' cannot be removed: {error.strerror or error}.") from error
+
+
+def _copied(folder: Path, made: Path) -> SegmentationCard:
+    """HyperReg's own: the files that make a model, and nothing else that lies beside them."""
+    read_card(folder).check_weights()
+    made.mkdir()
+    for name in (CARD, WEIGHTS, "README.md", LICENCE):
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, made / name)
+    card = read_card(made)
+    _check_name(card.name)
+    return card
+
+
+def _converted(folder: Path, made: Path, fallback: str) -> SegmentationCard:
+    metadata, inference = _json(folder / METADATA), _json(folder / INFERENCE)
+    licence = folder / LICENCE
+    first = next(iter(licence.read_text("utf-8", "replace").split("\n\n")), "").strip() if licence.is_file() else ""
+    entries = bundle_card(metadata, inference, fallback, " ".join(first.split()))
+    _check_name(entries["name"])
+    output = entries["output"]
+    network = make_network(
+        entries["network"], len(entries["inputs"]), output["channels"], output["activation"] == "softmax"
+    )
+    try:
+        network.load_state_dict(_state(folder / STATE), strict=True)
+    except RuntimeError as error:
+        raise WeightsError(f"The weights in '{STATE}' are not those of the bundle's network. ({error})") from error
+    card = save_model(network, entries, made, half=False)
+    if licence.is_file():
+        shutil.copyfile(licence, made / LICENCE)
+    return card
+
+
+def _state(path: Path) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint; raises WeightsError for anything else in it."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise WeightsError(f"The bundle has no '{STATE}' (TorchScript files are not taken: they hold code).") from error
+    except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise WeightsError(
+            f"'{path.name}' does not hold plain weights: it is damaged, or holds code, which HyperReg never runs."
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise WeightsError(f"'{path.name}' holds something else than the weights of one network.")
+    return dict(state)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise WeightsError(
+            f"The bundle has no '{path.parent.name}/{path.name}'. Bundles configured in YAML are not taken; convert "
+            "the file to JSON."
+        ) from error
+    except ValueError as error:
+        raise WeightsError(f"'{path.name}' of the bundle is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"'{path.name}' of the bundle is not a JSON object.")
+    return content
+
+
+def _name(source: Path) -> str:
+    return source.name[: -len(source.suffix)] if source.is_file() else source.resolve().name
+
+
+def _check_name(name: str) -> None:
+    """A model's name becomes a folder's."""
+    if not name or name.startswith(".") or not all(c.isalnum() or c in "-_." for c in name):
+        raise WeightsError(f"The model is called '{name}', which cannot be the name of a folder.")
+
+
+def _root(folder: Path, source: Path) -> Path:
+    """The folder that is the model: the given one, or the only one in it."""
+    inside = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))]
+    for candidate in (folder, *inside):
+        if (candidate / CARD).is_file() or (candidate / METADATA).is_file():
+            return candidate
+    raise WeightsError(f"'{source}' is no model: it has neither a '{CARD}' nor, as a MONAI bundle has, a '{METADATA}'.")
+
+
+def _unpacked(source: Path, scratch: Path) -> Path:
+    """A zip's files in a folder of their own. Raises WeightsError for one that would write elsewhere."""
+    target = scratch / "unpacked"
+    try:
+        with zipfile.ZipFile(source) as archive:
+            members = archive.infolist()
+            for member in members:
+                _check_member(member, source)
+            if sum(member.file_size for member in members) > LARGEST_BYTES:
+                raise WeightsError(f"'{source.name}' unpacks to more than {LARGEST_BYTES >> 30} GB; that is no model.")
+            archive.extractall(target)
+    except zipfile.BadZipFile as error:
+        raise FileError(
+            f"'{source}' is not a zip file, or it is damaged. Give a model's folder or .zip file."
+        ) from error
+    except OSError as error:
+        raise FileError(f"'{source}' cannot be unpacked: {error.strerror or error}.") from error
+    return target
+
+
+def _check_member(member: zipfile.ZipInfo, source: Path) -> None:
+    posix, windows = PurePosixPath(member.filename), PureWindowsPath(member.filename)
+    outside = posix.is_absolute() or windows.is_absolute() or windows.drive or ".." in (*posix.parts, *windows.parts)
+    if outside or stat.S_ISLNK(member.external_attr >> 16):
+        raise WeightsError(
+            f"'{source.name}' holds '{member.filename}', which would be written outside of the model's folder. The "
+            "file is damaged or malicious; nothing of it was used."
+        )
