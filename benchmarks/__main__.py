@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks import automatic_lambda, hypernetwork, speed
+from benchmarks import automatic_lambda, gamma_map, hypernetwork, speed
 from benchmarks.registration import command
 from hyperreg.errors import HyperRegError
 from hyperreg.registration.catalogue import default_model, find_model
@@ -25,6 +25,7 @@ SPEED_ROWS = (
 
 app = typer.Typer(add_completion=False)
 app.command("automatic-lambda")(automatic_lambda.command)
+app.command("gamma-map")(gamma_map.command)
 app.command("hypernetwork")(hypernetwork.command)
 
 
