@@ -81,9 +81,10 @@ def test_a_network_learns_a_case(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
-    """Without a variational branch, whose noise is drawn anew after a resumption."""
-    whole = train(write_config(tmp_path / "whole", vae=None))
-    halves = make_trainer(tmp_path / "halves", vae=None)
+    """With the noise of the variational branch and of dropout, too."""
+    network = {"name": "segresnet", "options": {"filters": 4, "blocks_down": [1, 1], "blocks_up": [1], "dropout": 0.2}}
+    whole = train(write_config(tmp_path / "whole", network=network))
+    halves = make_trainer(tmp_path / "halves", network=network)
     halves.config.output.mkdir()
     for number in range(2):
         halves.train_step(halves.samples[number])

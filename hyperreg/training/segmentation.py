@@ -64,6 +64,8 @@ class SegmentationTrainer(engine.Trainer[SyntheticCase]):
         self, sample: SyntheticCase, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, float]]:
         self.model.train()
+        # Dropout and the code's noise are drawn for the step, so that a resumed run is the uninterrupted one.
+        torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
         enter_phase(self.model, self.config, self.step)
         if self.config.phases is not None and self.step == self.config.phases.flat:
             # The average of the 3D network is of random weights so far.
