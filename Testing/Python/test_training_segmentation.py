@@ -51,7 +51,7 @@ def test_a_run_writes_a_model_that_segments(tmp_path: Path, kind: str) -> None:
     recipe = card.card["recipe"]
     assert recipe["synthesis"]["label_maps"] == ["labels.nii.gz"]
     assert recipe["steps_done"] == 4
-    assert set(recipe["validation_last"][0]) == {"dice", "dice White matter", "dice Deep grey"}
+    assert {"dice", "dice White matter", "dice Deep grey"} <= set(recipe["validation_last"][0])
     assert str(tmp_path) not in json.dumps(card.card)
     grid = oblique_grid((20, 18, 9), (1.5, 2.0, 3.0))
     found = Segmenter(card, "cpu").segment({"image": scene(grid)})

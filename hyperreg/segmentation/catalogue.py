@@ -89,33 +89,34 @@ class SegmentationCard(Card):
 
 def read_card(folder: Path) -> SegmentationCard:
     """Read one model's card. Raises WeightsError if it is missing, damaged or incomplete."""
+    return parse_card(folder, KIND, lambda card: card_of(folder, card))
 
-    def parse(card: dict[str, Any]) -> SegmentationCard:
-        output, grid, intensities = card["output"], card["grid"], card["intensities"]
-        _check_choice(intensities["method"], INTENSITIES)
-        _check_choice(card["modality"], MODALITIES)
-        _check_choice(output["activation"], ("softmax", "sigmoid"))
-        low, high = (float(value) for value in intensities.get("window", (0, 1)))
-        found = SegmentationCard(
-            **common_entries(folder, card),
-            citation=str(card.get("citation", "")),
-            modality=card["modality"],
-            inputs=tuple(_input(entry) for entry in card["inputs"]),
-            structures=tuple(_structure(entry) for entry in card["structures"]),
-            network=dict(card["network"]),
-            channels=int(output["channels"]),
-            exclusive=output["activation"] == "softmax",
-            axes=str(grid["axes"]),
-            spacing_mm=_three([None if n is None else float(n) for n in grid["spacing_mm"]]),
-            window=_three([int(n) for n in grid["window"]]),
-            flips=tuple(int(axis) for axis in grid.get("flips", ())),
-            intensities=intensities["method"],
-            intensity_window=(low, high),
-        )
-        _check(found)
-        return found
 
-    return parse_card(folder, KIND, parse)
+def card_of(folder: Path, card: Mapping[str, Any]) -> SegmentationCard:
+    """The card that a JSON object describes. Raises ValueError, KeyError or TypeError for one that is not right."""
+    output, grid, intensities = card["output"], card["grid"], card["intensities"]
+    _check_choice(intensities["method"], INTENSITIES)
+    _check_choice(card["modality"], MODALITIES)
+    _check_choice(output["activation"], ("softmax", "sigmoid"))
+    low, high = (float(value) for value in intensities.get("window", (0, 1)))
+    found = SegmentationCard(
+        **common_entries(folder, card),
+        citation=str(card.get("citation", "")),
+        modality=card["modality"],
+        inputs=tuple(_input(entry) for entry in card["inputs"]),
+        structures=tuple(_structure(entry) for entry in card["structures"]),
+        network=dict(card["network"]),
+        channels=int(output["channels"]),
+        exclusive=output["activation"] == "softmax",
+        axes=str(grid["axes"]),
+        spacing_mm=_three([None if n is None else float(n) for n in grid["spacing_mm"]]),
+        window=_three([int(n) for n in grid["window"]]),
+        flips=tuple(int(axis) for axis in grid.get("flips", ())),
+        intensities=intensities["method"],
+        intensity_window=(low, high),
+    )
+    _check(found)
+    return found
 
 
 def list_models() -> list[SegmentationCard]:

@@ -56,6 +56,9 @@ class ValidationConfig(ValidationRhythm):
     shape_maps: int = Field(default=2, ge=0)
 
 
+SYNTHETIC = "Synthetic images only"
+
+
 class RunConfig(BaseModel):
     """What every training run has. `steps` counts over all resumes, so a later stage is the same file with more."""
 
@@ -79,7 +82,7 @@ class RunConfig(BaseModel):
     precision: Literal["float32", "bfloat16", "float16"] = Field(default="float32", description="Of the network alone")
     workers: int = Field(default=1, ge=0, description="Processes that make samples while the network learns; 0: none")
     checkpoint_every: int = Field(default=100, gt=0)
-    data: str = "Synthetic images only"
+    data: str = SYNTHETIC
 
     @property
     def label_maps(self) -> list[Path]:
@@ -89,11 +92,10 @@ class RunConfig(BaseModel):
     def recipe(self) -> dict[str, Any]:
         """Every setting that made the model, for its card: names of files, but no folders."""
         left_out = {"output", "title", "description", "data", "network", "grid", "synthesis"}
-        synthesis = self.model_dump(mode="json", include={"synthesis"}).get("synthesis", {})
-        return {
-            **self.model_dump(mode="json", exclude=left_out),
-            "synthesis": {**synthesis, "label_maps": [path.name for path in self.label_maps]},
-        }
+        synthesis = self.model_dump(mode="json", include={"synthesis"}).get("synthesis")
+        if synthesis is not None:
+            synthesis = {**synthesis, "label_maps": [path.name for path in self.label_maps]}
+        return {**self.model_dump(mode="json", exclude=left_out), "synthesis": synthesis}
 
 
 class TrainingConfig(RunConfig):

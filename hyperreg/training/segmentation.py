@@ -1,8 +1,9 @@
-"""Training of segmentation models on synthetic cases."""
+"""Training of segmentation models, on synthetic cases or on images of one's own."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,16 +11,33 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from hyperreg.segmentation.catalogue import card_of
+from hyperreg.segmentation.measures import hausdorff95
 from hyperreg.segmentation.model import new_card, save_model
 from hyperreg.segmentation.prediction import Prediction
 from hyperreg.training import engine
 from hyperreg.training.cases import CaseSynthesiser, SyntheticCase, class_table
 from hyperreg.training.label_maps import brain_from_file
+from hyperreg.training.listed_cases import ListedCases, read_list
 from hyperreg.training.segmentation_config import SegmentationConfig, read_segmentation_config
 from hyperreg.training.segmentation_models import SegmentationObjective, enter_phase, kept_network, trained_network
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+
+class HeldOut(Sequence[SyntheticCase]):
+    """Cases that are made when they are looked at: many whole ones would not fit into memory."""
+
+    def __init__(self, make: Callable[[int], SyntheticCase], numbers: Sequence[int]) -> None:
+        self._make = make
+        self._numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._make(self._numbers[index])
 
 
 class SegmentationTrainer(engine.Trainer[SyntheticCase]):
@@ -28,11 +46,14 @@ class SegmentationTrainer(engine.Trainer[SyntheticCase]):
     config: SegmentationConfig
 
     def __init__(self, config: SegmentationConfig, fabric: Fabric | None = None) -> None:
-        # Settings that cannot be are found before the label maps are read.
-        table = class_table([structure.numbers for structure in config.structures])
-        super().__init__(config, fabric)
         synthesis = config.synthesis
-        self.samples: CaseSynthesiser = CaseSynthesiser(
+        # Structures that cannot be are found before anything is built.
+        table = [] if synthesis is None else class_table([structure.numbers for structure in config.structures])
+        super().__init__(config, fabric)
+        if synthesis is None:
+            self.samples, self._held_out = self._listed()
+            return
+        self.samples = cases = CaseSynthesiser(
             [brain_from_file(path) for path in synthesis.label_maps],
             table,
             config.classes,
@@ -46,6 +67,20 @@ class SegmentationTrainer(engine.Trainer[SyntheticCase]):
             synthesis.look,
             str(self.device) if synthesis.on_device else "cpu",
         )
+        numbers = range(engine.SEED_OFFSET, engine.SEED_OFFSET + config.validation.cases)
+        self._held_out = HeldOut(replace(cases, _flat={}).__getitem__, numbers)
+
+    def _listed(self) -> tuple[ListedCases, HeldOut]:
+        config = self.config
+        assert config.cases is not None  # noqa: S101 (the configuration has been checked)
+        training, validation = read_list(config.cases.source, len(config.inputs), config.validation.cases)
+        table = {n: index for index, structure in enumerate(config.structures, start=1) for n in structure.numbers}
+        card = card_of(config.output, {**self.card(), "sha256": ""})
+        cache = config.output / "cache" / str(self.rank)
+        samples = ListedCases(training, card, table, config.cases, cache / "training", config.seed)
+        # The first process alone validates.
+        others = ListedCases([] if self.rank else validation, card, table, config.cases, cache / "validation")
+        return samples, HeldOut(others.whole, range(len(others.stems)))
 
     def first_model(self) -> nn.Module:
         return trained_network(self.config)
@@ -73,34 +108,43 @@ class SegmentationTrainer(engine.Trainer[SyntheticCase]):
         loss, parts = self.objective(sample, self.step, generator)
         return loss, parts, {}
 
-    def held_out(self) -> list[SyntheticCase]:
-        cases = replace(self.samples, _flat={})
-        return [cases[engine.SEED_OFFSET + index] for index in range(self.config.validation.cases)]
+    def held_out(self) -> HeldOut:
+        return self._held_out
 
     def validate(self, held_out: Sequence[SyntheticCase]) -> list[dict[str, float]]:
-        """Dice of every structure and their mean, as at inference: means over the cases that have the structure."""
+        """Dice and HD95 of every structure, and their means, over all voxels of all cases, as at inference.
+
+        hd95_mm: where the model's voxel size is known; mean over the cases in which both have the structure.
+        """
         network = kept_network(self.average.module)
-        window = self.config.grid["window"]
+        window, spacing = self.config.grid["window"], self.config.grid["spacing_mm"]
         run = Prediction(network, (window[0], window[1], window[2]), True, self.device.type)
         sums = torch.zeros(self.config.classes, 3)
+        distances: list[list[float]] = [[] for _ in range(self.config.classes)]
         for case in held_out:
-            found = run(case.images.to(self.device)).argmax(0)
-            wanted = case.target[0].argmax(0).cpu()
+            found = run(case.images.to(self.device)).argmax(0).numpy()
+            wanted = case.target[0].argmax(0).cpu().numpy()
             for index in range(1, self.config.classes):
                 one, two = found == index, wanted == index
                 sums[index] += torch.tensor([float((one & two).sum()), float(one.sum()), float(two.sum())])
+                if None not in spacing:
+                    distances[index].append(hausdorff95(one, two, spacing))
         dice = 2 * sums[1:, 0] / (sums[1:, 1] + sums[1:, 2])
-        names = [f"dice {structure.name}" for structure in self.config.structures]
-        return [{"dice": float(dice.nanmean()), **dict(zip(names, dice.tolist(), strict=True))}]
+        hd95 = torch.tensor([float(torch.tensor(values).nanmean()) for values in distances[1:]])
+        row = {"dice": float(dice.nanmean()), "hd95_mm": float(hd95.nanmean())}
+        for structure, overlap, distance in zip(self.config.structures, dice.tolist(), hd95.tolist(), strict=True):
+            row |= {f"dice {structure.name}": overlap, f"hd95_mm {structure.name}": distance}
+        # JSON has no NaN: a structure that no case has is left out.
+        return [{name: value for name, value in row.items() if math.isfinite(value)}]
 
-    def export(self) -> None:
-        """Write the averaged network with its card into the output folder."""
+    def card(self) -> dict[str, Any]:
+        """The model's card, but for the weights' SHA256."""
         config = self.config
         structures: list[dict[str, Any]] = [
             {**structure.model_dump(mode="json", exclude={"numbers"}, exclude_none=True), "channel": index}
             for index, structure in enumerate(config.structures, start=1)
         ]
-        card = new_card(
+        return new_card(
             config.name,
             structures,
             title=config.title,
@@ -110,11 +154,15 @@ class SegmentationTrainer(engine.Trainer[SyntheticCase]):
             inputs=config.inputs,
             network=config.network,
             grid=config.grid,
+            intensities=config.intensities,
             data=config.data,
             seed=config.seed,
             recipe=self.recipe(),
         )
-        save_model(kept_network(self.average.module), card, config.output)
+
+    def export(self) -> None:
+        """Write the averaged network with its card into the output folder."""
+        save_model(kept_network(self.average.module), self.card(), self.config.output)
 
 
 def _run(fabric: Fabric | None, config: SegmentationConfig, resume: bool) -> None:

@@ -8,13 +8,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hyperreg.training.appearance import Appearance
-from hyperreg.training.config import RunConfig, ValidationRhythm, load_config
+from hyperreg.training.config import SYNTHETIC, RunConfig, ValidationRhythm, load_config
 
 Triple = tuple[int, int, int]
 
 
 class StructureConfig(BaseModel):
-    """One structure of the model: its card's entry, and the FreeSurfer numbers that it is made of."""
+    """One structure of the model: its card's entry, and the labels (FreeSurfer's for synthesis) that it is made of."""
 
     model_config = ConfigDict(extra="forbid")
     label: int = Field(gt=0)
@@ -36,6 +36,22 @@ class CaseSynthesisConfig(BaseModel):
     strength: tuple[float, float] = (1.0, 2.0)
     look: Appearance = Appearance()
     on_device: bool = Field(default=False, description="Make the cases where the network trains (a GPU, say)")
+
+
+class CasesConfig(BaseModel):
+    """Images with label maps of one's own, and how they are varied; see ListedCases."""
+
+    model_config = ConfigDict(extra="forbid")
+    source: Path = Field(description="A data list (JSON, as MSD or nnU-Net) or a folder with imagesTr and labelsTr")
+    shape: Triple
+    foreground: float = Field(default=0.67, ge=0, le=1, description="Share of patches around a structure")
+    zoom: tuple[float, float] = (0.9, 1.1)
+    scale: float = Field(default=0.1, ge=0, description="Of the intensities, at most")
+    shift: float = Field(default=0.1, ge=0, description="Of the intensities, at most")
+    noise: float = Field(default=0.04, ge=0, description="SD, at most")
+    bias: float = Field(default=0.25, ge=0, description="SD of the logarithm of the bias field, at most")
+    thick: float = Field(default=0.0, ge=0, le=1, description="Share with thick slices")
+    thickest: int = Field(default=4, ge=2, description="Voxels")
 
 
 class LossConfig(BaseModel):
@@ -80,7 +96,9 @@ class SegmentationConfig(RunConfig):
     inputs: list[dict[str, Any]] = Field(default=[{"name": "image", "title": "Image"}], min_length=1)
     modality: Literal["MR", "CT", "any"] = "MR"
     licence: str = "Apache-2.0"
-    synthesis: CaseSynthesisConfig
+    synthesis: CaseSynthesisConfig | None = None
+    cases: CasesConfig | None = None
+    intensities: dict[str, Any] = Field(default={"method": "robust"}, description="As in the card")
     validation: SegmentationValidationConfig = SegmentationValidationConfig()
     loss: LossConfig = LossConfig()
     vae: VaeConfig | None = None
@@ -101,7 +119,11 @@ class SegmentationConfig(RunConfig):
             raise ValueError("AH-Net's phases are trained on one device")
         if self.phases is not None and self.phases.flat + self.phases.locked > self.steps:
             raise ValueError("the phases have more steps than the run")
-        if self.synthesis.on_device and self.workers:
+        if (self.synthesis is None) == (self.cases is None):
+            raise ValueError("give synthesis (images made from label maps) or cases (images of your own)")
+        if self.cases is not None and self.data == SYNTHETIC:
+            raise ValueError("say in data which images the model is trained on: its card tells it to whoever uses it")
+        if self.synthesis is not None and self.synthesis.on_device and self.workers:
             raise ValueError("synthesis.on_device makes the cases in the training process: set workers to 0")
         return self
 
@@ -111,13 +133,29 @@ class SegmentationConfig(RunConfig):
         return 1 + len(self.structures)
 
     @property
+    def shape(self) -> Triple:
+        """Of the patches that are trained on."""
+        part = self.cases if self.synthesis is None else self.synthesis
+        assert part is not None  # noqa: S101 (checked above)
+        return part.shape
+
+    @property
     def label_maps(self) -> list[Path]:
-        return self.synthesis.label_maps
+        return [] if self.synthesis is None else self.synthesis.label_maps
+
+    def recipe(self) -> dict[str, Any]:
+        found = super().recipe()
+        if self.cases is not None:
+            found["cases"]["source"] = self.cases.source.name
+        return found
 
 
 def read_segmentation_config(path: Path) -> SegmentationConfig:
     """Read the YAML of a segmentation run; relative paths count from its folder. Raises FileError, InputError."""
     config = load_config(path, SegmentationConfig)
     folder = path.resolve().parent
-    config.synthesis.label_maps = [folder / p for p in config.synthesis.label_maps]
+    if config.synthesis is not None:
+        config.synthesis.label_maps = [folder / p for p in config.synthesis.label_maps]
+    if config.cases is not None:
+        config.cases.source = folder / config.cases.source
     return config

@@ -22,9 +22,9 @@ def trained_network(config: SegmentationConfig) -> nn.Module:
     options: dict[str, Any] = dict(config.network.get("options", {}))
     inputs, classes = len(config.inputs), config.classes
     if config.network["name"] == "segresnet":
-        return _segresnet(config, inputs, config.synthesis.shape, options)
+        return _segresnet(config, inputs, config.shape, options)
     if config.network["name"] == "cascade":
-        first = _segresnet(config, inputs, config.synthesis.shape, options["first"])
+        first = _segresnet(config, inputs, config.shape, options["first"])
         second = _segresnet(
             config, inputs + classes - 1, options["window"], {**options["second"], "gated": True}, inputs
         )

@@ -1,0 +1,217 @@
+"""Images with label maps of one's own to learn segmentation from: lists, preparation, random patches.
+
+Lists are those of the Medical Segmentation Decathlon ({"training": [{"image", "label"}], "validation"}) or of nnU-Net
+(imagesTr/CASE_0000.nii.gz for the first input, labelsTr/CASE.nii.gz).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from hyperreg.errors import FileError, InputError
+from hyperreg.imaging.files import read_label_map, read_volume
+from hyperreg.imaging.resampling import resample
+from hyperreg.segmentation.catalogue import SegmentationCard
+from hyperreg.segmentation.inputs import check_inputs, show
+from hyperreg.training.appearance import thick_slices
+from hyperreg.training.cases import SyntheticCase
+from hyperreg.training.deformation import smooth_noise
+from hyperreg.training.draws import Draws
+from hyperreg.training.segmentation_config import CasesConfig
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ListedCase:
+    """The images of a case, in the order of the model's inputs, and its label map."""
+
+    images: tuple[Path, ...]
+    label: Path
+
+
+def read_list(source: Path, inputs: int, held_out: int) -> tuple[list[ListedCase], list[ListedCase]]:
+    """Cases to train on and to validate with: the list's own "validation", else the last `held_out` ones.
+
+    Raises FileError or InputError, naming what is missing.
+    """
+    folder = source if source.is_dir() else source.parent
+    content = _json(source) if source.is_file() else {}
+    if "training" in content:
+        training = [_entry(entry, folder, inputs) for entry in content["training"]]
+    else:
+        training = _in_folder(folder, inputs, str(content.get("file_ending", ".nii.gz")))
+    validation = [_entry(entry, folder, inputs) for entry in content.get("validation", []) if "label" in entry]
+    if not validation and held_out:
+        training, validation = training[:-held_out], training[-held_out:]
+    if not training:
+        raise InputError(f"'{source}' lists no case to train on (besides {len(validation)} for validation).")
+    missing = [path for case in (*training, *validation) for path in (*case.images, case.label) if not path.exists()]
+    if missing:
+        raise FileError(f"'{source}' names {len(missing)} files that do not exist, the first is '{missing[0]}'.")
+    return training, validation
+
+
+def prepare(case: ListedCase, card: SegmentationCard, table: dict[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """A case as the network will see it at inference: images (C, I, J, K) float16, classes (I, J, K) uint8.
+
+    table: label -> class; other labels are background.
+    Raises InputError or FileError naming the file that cannot be used.
+    """
+    names = [entry.name for entry in card.inputs]
+    volumes = {name: read_volume(path) for name, path in zip(names, case.images, strict=True)}
+    images, frame = show(check_inputs(volumes, card, []), card, None, [])
+    labels = resample(read_label_map(case.label), frame.model, interpolation="nearest").array
+    classes = np.zeros(labels.shape, np.uint8)
+    for label, index in table.items():
+        classes[labels == label] = index
+    if not classes.any():
+        raise InputError(f"'{case.label}' has none of the labels {sorted(table)} where the image lies.")
+    return images[0].numpy().astype(np.float16), classes
+
+
+class ListedCases(Dataset[SyntheticCase]):
+    """An endless series of random patches of prepared cases: patch number n is always the same for a seed.
+
+    cache: folder where prepared cases are kept while training (patches are read from there, not whole cases).
+    flips: axes along which patches are flipped.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[ListedCase],
+        card: SegmentationCard,
+        table: dict[int, int],
+        config: CasesConfig,
+        cache: Path,
+        seed: int = 0,
+    ) -> None:
+        self.config = config
+        self.classes = card.channels
+        self.flips = card.flips
+        self.seed = seed
+        self.stems: list[Path] = []
+        cache.mkdir(parents=True, exist_ok=True)
+        for number, case in enumerate(cases):
+            stem = cache / f"{number:05d}"
+            log.info("preparing case %d of %d", number + 1, len(cases))
+            images, classes = prepare(case, card, table)
+            np.save(f"{stem}-images.npy", images)
+            np.save(f"{stem}-classes.npy", classes)
+            self.stems.append(stem)
+
+    def whole(self, index: int) -> SyntheticCase:
+        """A case as it is: to validate with."""
+        images, classes = self._arrays(index)
+        return SyntheticCase(_tensor(images)[None], self._target(torch.from_numpy(np.array(classes))))
+
+    def __getitem__(self, number: int) -> SyntheticCase:
+        draws = Draws(self.seed * 1_000_003 + number)
+        images, classes = self._arrays(draws.integer(0, len(self.stems) - 1))
+        zoom = draws.uniform(*self.config.zoom)
+        shape = [max(1, round(n / zoom)) for n in self.config.shape]
+        start = self._start(classes, shape, draws)
+        patch = _tensor(_cut(images, start, shape))[None]
+        target = self._target(torch.from_numpy(_cut(classes[None], start, shape)[0]))
+        if shape != list(self.config.shape):
+            patch, target = (
+                F.interpolate(part, size=self.config.shape, mode="trilinear", align_corners=False)
+                for part in (patch, target)
+            )
+        axes = [axis + 2 for axis in self.flips if draws.chance(0.5)]
+        patch, target = (part.flip(axes) if axes else part for part in (patch, target))
+        return SyntheticCase(self._varied(patch, draws), target)
+
+    def _varied(self, images: Tensor, draws: Draws) -> Tensor:
+        config = self.config
+        varied = []
+        for image in images[0]:
+            if draws.chance(config.thick):
+                image = thick_slices(image, draws.integer(0, 2), draws.integer(2, config.thickest))  # noqa: PLW2901
+            bias = smooth_noise(image.shape, max(image.shape) / 3, draws.fields, channels=1)[0, 0]
+            image = image * (bias * draws.uniform(0, config.bias)).exp()  # noqa: PLW2901
+            image = image + draws.normals(*image.shape) * draws.uniform(0, config.noise)  # noqa: PLW2901
+            scale, shift = (draws.uniform(-most, most) for most in (config.scale, config.shift))
+            varied.append(image * (1 + scale) + shift)
+        return torch.stack(varied)[None]
+
+    def _start(self, classes: np.ndarray, shape: Sequence[int], draws: Draws) -> list[int]:
+        """The first voxel of a patch: anywhere inside, or around a voxel of a structure that the case has."""
+        if not draws.chance(self.config.foreground):
+            return [
+                draws.integer(min(0, have - n), max(0, have - n)) for n, have in zip(shape, classes.shape, strict=True)
+            ]
+        found = np.unique(classes)
+        places = np.flatnonzero(classes == int(draws.choose([int(n) for n in found if n])))
+        voxel = np.unravel_index(int(places[draws.integer(0, len(places) - 1)]), classes.shape)
+        return [int(v) - draws.integer(0, n - 1) for v, n in zip(voxel, shape, strict=True)]
+
+    def _arrays(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        stem = self.stems[index]
+        images, classes = (np.load(f"{stem}-{name}.npy", mmap_mode="r") for name in ("images", "classes"))
+        return images, classes
+
+    def _target(self, classes: Tensor) -> Tensor:
+        return F.one_hot(classes.long(), self.classes).permute(3, 0, 1, 2)[None].float()
+
+
+def _cut(array: np.ndarray, start: Sequence[int], shape: Sequence[int]) -> np.ndarray:
+    """(C, *shape) of (C, I, J, K) from `start` on; zeros (background) beyond the ends."""
+    cut = np.zeros((array.shape[0], *shape), array.dtype)
+    inside, place = [slice(None)], [slice(None)]
+    for first, size, have in zip(start, shape, array.shape[1:], strict=True):
+        low, high = max(0, first), min(have, first + size)
+        inside.append(slice(low, max(low, high)))
+        place.append(slice(low - first, max(low, high) - first))
+    cut[tuple(place)] = array[tuple(inside)]
+    return cut
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(array, dtype=np.float32))
+
+
+def _entry(entry: Any, folder: Path, inputs: int) -> ListedCase:
+    try:
+        images = [entry["image"]] if isinstance(entry["image"], str) else list(entry["image"])
+        case = ListedCase(tuple(folder / image for image in images), folder / entry["label"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"A case of the data list has no image or no label: {entry!r}.") from error
+    if len(images) != inputs:
+        raise InputError(f"'{images[0]}': the list names {len(images)} images for this case, the model wants {inputs}.")
+    return case
+
+
+def _in_folder(folder: Path, inputs: int, ending: str) -> list[ListedCase]:
+    labels = sorted((folder / "labelsTr").glob(f"*{ending}"))
+    if not labels:
+        raise FileError(
+            f"'{folder}' has no label maps (labelsTr/*{ending}), nor a data list with the entry 'training'."
+        )
+    cases = []
+    for label in labels:
+        name = label.name[: -len(ending)]
+        images = tuple(folder / "imagesTr" / f"{name}_{n:04d}{ending}" for n in range(inputs))
+        cases.append(ListedCase(images, label))
+    return cases
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FileError(f"The data list '{path}' cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("training", []), list):
+        raise InputError(f"'{path}' is no data list: it is no JSON object with a list 'training'.")
+    return content
