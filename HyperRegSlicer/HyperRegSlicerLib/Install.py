@@ -44,7 +44,6 @@ class Requirement:
 REQUIREMENTS = (
     Requirement(TORCH, "torch", ">=2.4"),
     Requirement("safetensors", "safetensors", ">=0.4.3"),
-    Requirement("scipy", "scipy", ">=1.12"),
     # Older ones would replace Slicer's numpy 2 by numpy 1.
     Requirement("monai", "monai", ">=1.5"),
 )

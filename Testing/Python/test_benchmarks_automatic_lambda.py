@@ -40,12 +40,12 @@ def test_what_is_lost_counts_in_dice_points() -> None:
 def test_the_table_has_a_line_per_pair_and_the_means(tmp_path: Path) -> None:
     measured = [
         Measured("first", "brain", "0", rows(0.4, 0.6)),
-        Measured("second", "brain", "0", rows(0.5, 0.5)),
+        Measured("second", "brain", "0", rows(0.4, 0.4)),
     ]
     lines = table(measured).splitlines()
     assert len(lines) == 5
     assert lines[2].startswith("| first | 0.4, 0.800 | 0.6: 2.00 |")
-    assert lines[3].startswith("| second | 0.5, 0.800 | 0.5: 0.00 |")
+    assert lines[3].startswith("| second | 0.4, 0.800 | 0.4: 0.00 |")
     assert "**1.00** (largest 2.00)" in lines[4]
     draw(measured, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000

@@ -11,7 +11,7 @@ import pytest
 
 from hyperreg.errors import Cancelled, InputError
 from hyperreg.registration.response import (
-    RESPONSE_LAMBDAS,
+    SEARCHED_LAMBDAS,
     Response,
     automatic_lambda,
     refinement_warning,
@@ -96,7 +96,7 @@ def test_nothing_measured_suggests_nothing() -> None:
         suggest(Response())
 
 
-@pytest.mark.parametrize("best", RESPONSE_LAMBDAS)
+@pytest.mark.parametrize("best", SEARCHED_LAMBDAS)
 def test_the_search_finds_the_best_lambda_without_trying_all(best: float) -> None:
     session = Peak(best)
     response = Response()

@@ -46,6 +46,8 @@ SMOOTHING_SD, SMOOTHING_SD_BY_LAMBDA = 2.0, 4.0
 # Where the contrasts differ, less of the detail of one image has a counterpart in the other: the Gaussian is this many
 # times as wide.
 WIDER_ACROSS_CONTRASTS = 2.5
+# Voxels of the image along each axis of a voxel of the level on which the contrasts are compared.
+CONTRAST_FACTOR = 2
 # The longest vector of a step at lambda = 0, voxels of the level.
 STEP_VOXELS = 0.6
 # Diffusion per step, as a share of the difference to each neighbour: at lambda = 0, and what lambda = 1 adds.
@@ -215,7 +217,8 @@ class Refiner:
             resample_smoothed(moving, grid, Transform((linear,))).array,
         ]
         self._fixed, self._moving = (torch.from_numpy(normalise(array))[None, None] for array in arrays)
-        self._inside = torch.from_numpy(resample(foreground, grid, interpolation="nearest").array > 0)
+        inside = torch.from_numpy(resample(foreground, grid, interpolation="nearest").array > 0)
+        self._inside = inside[None, None, ::CONTRAST_FACTOR, ::CONTRAST_FACTOR, ::CONTRAST_FACTOR]
 
     @torch.inference_mode()
     def refine(
@@ -229,8 +232,9 @@ class Refiner:
         known = (field_on(field, self.grid, device) for field in (start.forward, start.inverse))
         forward, inverse = (from_ras(displacement, self._affine) for displacement in known)
         fixed, moving = self._fixed.to(device), self._moving.to(device)
-        inside = self._inside.to(device)
-        alike = same_contrast(fixed[0, 0][inside], sample(moving, forward, padding="border")[0, 0][inside])
+        warped = sample(moving, forward, padding="border")
+        fixed_half, warped_half = (shrink(image, CONTRAST_FACTOR) for image in (fixed, warped))
+        alike = same_contrast(fixed_half, warped_half, self._inside.to(device))
         smoothing_sd = SMOOTHING_SD + SMOOTHING_SD_BY_LAMBDA * lam
         everywhere = torch.full((1, 1, 1, 1, 1), lam, device=device)
         if regions is not None:

@@ -18,8 +18,10 @@ from hyperreg.registration.anchors import SAME_LAMBDA, check_lambda
 
 # Denser near 0, where the response bends most.
 RESPONSE_LAMBDAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-# Where the search for the best of them starts; from there it climbs to a neighbour as long as that is better.
-FIRST_LAMBDAS = (0.2, 0.5, 0.8)
+# What a search for the best, without the whole curve, tries: between them the response hardly bends. It starts at the
+# first ones and climbs to a neighbour as long as that is better.
+SEARCHED_LAMBDAS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+FIRST_LAMBDAS = (0.1, 0.4)
 # A registration that is worse than its start by less than this is as good: it would read the same on screen.
 SAME_SHARE = 5e-4
 SAME_MM = 0.05
@@ -187,7 +189,7 @@ def automatic_lambda(
     cancelled: Callable[[], bool] | None = None,
     response: Response | None = None,
 ) -> Suggestion:
-    """Search the RESPONSE_LAMBDAS for the best one: a few first, then the neighbours of the best, again and again.
+    """Search the SEARCHED_LAMBDAS for the best one: a few first, then the neighbours of the best, again and again.
 
     session: prepared. response: what is known already; what is measured is added to it.
     Raises Cancelled, and what `LiveSession.metrics` raises.
@@ -218,5 +220,5 @@ def _unmeasured(response: Response) -> list[float]:
     if first := missing(FIRST_LAMBDAS):
         return first
     best = suggest(response).lam
-    at = min(range(len(RESPONSE_LAMBDAS)), key=lambda index: abs(RESPONSE_LAMBDAS[index] - best))
-    return missing(RESPONSE_LAMBDAS[max(0, at - 1) : at + 2])
+    at = min(range(len(SEARCHED_LAMBDAS)), key=lambda index: abs(SEARCHED_LAMBDAS[index] - best))
+    return missing(SEARCHED_LAMBDAS[max(0, at - 1) : at + 2])
