@@ -128,6 +128,12 @@ def test_what_is_no_mr_image_is_refused(one: SegmentationCard, volume: Volume, w
         check_inputs({"image": volume}, one, [])
 
 
+def test_the_ringing_of_a_resampled_mr_image_is_no_ct(one: SegmentationCard) -> None:
+    volume = Volume(20 * eggs(OBLIQUE).array, OBLIQUE.ijk_to_ras, "image")
+    volume.array[3, 3, :4] = -1200
+    assert check_inputs({"image": volume}, one, [])
+
+
 def test_mr_given_to_a_ct_model_is_refused(make: Callable[..., SegmentationCard]) -> None:
     card = make(modality="CT", intensities={"method": "window", "window": [-200, 300]})
     with pytest.raises(InputError, match="no CT in Hounsfield units"):

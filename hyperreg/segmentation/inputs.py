@@ -25,6 +25,8 @@ ENOUGH_OVERLAP = 0.8
 # A CT in Hounsfield units has voxels at least as dark as this (lung, air around the patient), unless it shows
 # inner parts only.
 DARKEST_OF_CT = -100.0
+# An image is taken for a CT if at least this share of its voxels is as dark as air in Hounsfield units.
+LEAST_AIR = 0.01
 
 
 def assign(given: Sequence[str], card: SegmentationCard) -> dict[str, Path]:
@@ -157,7 +159,9 @@ def scaled(array: npt.NDArray, card: SegmentationCard) -> npt.NDArray[np.float32
 
 def _check_modality(volume: Volume, card: SegmentationCard) -> None:
     darkest = float(volume.array.min())
-    if card.modality == "MR" and darkest <= CT_AIR[1]:
+    # A few such voxels are the ringing of a resampled MR image.
+    air = np.count_nonzero(volume.array <= CT_AIR[1]) / volume.array.size
+    if card.modality == "MR" and air >= LEAST_AIR:
         raise InputError(
             f"'{volume.name}' looks like a CT (its darkest value is {darkest:.0f}, as of air), but the model "
             f"'{card.name}' is for MR images. Choose a model for CT (hyperreg models)."
