@@ -118,6 +118,7 @@ def test_installed_files_are_those_of_the_source_tree(repository: Path, installe
 def test_the_installed_engine_finds_the_installed_models(repository: Path, installed: Path, tmp_path: Path) -> None:
     modules = (installed / MODULES).resolve()
     variables = {name: value for name, value in os.environ.items() if name not in ("HYPERREG_MODELS", "PYTHONPATH")}
+    variables["XDG_DATA_HOME"] = str(tmp_path)  # no models that somebody has added for themselves
     process = subprocess.run(
         [sys.executable, "-c", LIST_MODELS, str(modules), str(repository)],
         capture_output=True, text=True, timeout=120, cwd=tmp_path, env=variables,

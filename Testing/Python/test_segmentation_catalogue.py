@@ -119,3 +119,14 @@ def test_doctor_looks_at_segmentation_models_too(
     path.write_bytes(path.read_bytes().replace(b'"window"', b'"wind"') if harm == "card" else b"x")
     faults = doctor.diagnose().faults
     assert [check.subject for check in faults] == ["model bands"]
+
+
+def test_models_of_one_s_own_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.delenv(models.MODELS_VARIABLE, raising=False)
+    assert models.model_folders()[0] == models.own_models() == tmp_path / "hyperreg" / "models"
+    make_card(models.own_models())
+    assert find_model("bands").folder == tmp_path / "hyperreg" / "models" / "bands"
+    monkeypatch.setenv(models.MODELS_VARIABLE, str(tmp_path / "chosen"))
+    assert models.model_folders()[0] == models.own_models() == tmp_path / "chosen"
