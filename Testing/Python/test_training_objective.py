@@ -161,6 +161,7 @@ def test_a_compiled_network_is_the_same_function(tmp_path: Path) -> None:
     fixed, moving = trainer.pairs[0].images.split(1, dim=1)
     weights = trainer.model.weights(torch.tensor([0.3]))
     expected = trainer.model.velocity(weights, fixed, moving)
-    trainer.model.compile(backend="eager")  # the others read their own sources in the locale's encoding, here maybe ASCII
+    # The other backends read their own sources in the locale's encoding, which may be ASCII.
+    trainer.model.compile(backend="eager")
     assert torch.allclose(trainer.model.velocity(weights, fixed, moving), expected, atol=1e-7)
     assert trainer.train_step(trainer.pairs[0])["step"] == 1

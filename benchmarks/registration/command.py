@@ -63,7 +63,9 @@ def tables(rows: list[Row]) -> str:
 
 def readme_tables(rows: list[Row]) -> dict[str, str]:
     """Section name to table, for `put_into_readme`; a section that was not measured is left as it is."""
-    found = {"registration": group_table(rows, "oasis")} if any(row["group"] == "oasis" for row in rows) else {}
+    measured = {row["group"] for row in rows}
+    sections = {"registration": "oasis", "cross": "cross", "lung": "lung"}
+    found = {section: group_table(rows, group) for section, group in sections.items() if group in measured}
     if any(of_method(rows, method) for method in CURVE):
         found["quality"] = curve_table(rows)
     return found
