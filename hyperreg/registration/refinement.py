@@ -59,7 +59,7 @@ EVEN_OUT = (EVENED_SHARE, 1 - 2 * EVENED_SHARE, EVENED_SHARE)
 CHECK_EVERY = 5
 LEAST_GAIN = 0.03
 # Damped fixed-point steps that correct the inverse at the end.
-CORRECTIONS = 8
+CORRECTIONS = 10
 
 
 def longest(field: Tensor) -> float:
@@ -124,8 +124,11 @@ class Climb:
         step += self.diffusion * (separable(self.forward, EVEN_OUT, "repeat") - self.forward)
         return step * self.freedom
 
-    def go(self, step: Tensor) -> None:
+    def go(self, step: Tensor, invert: bool) -> None:
+        """Follow a step; the inverse stays behind if not `invert`."""
         self.forward = compose(self.forward, step)
+        if not invert:
+            return
         # Of a step whose gradient is small: (id + d)^-1 = id - d o (id - d), up to the gradient squared.
         self.inverse = compose(-sample(step, -step, padding="border"), self.inverse)
 
@@ -168,7 +171,8 @@ def refine(
             next_step = climb.next_step()
             # At full resolution a step takes a second or two: too long for a cancel to wait.
             tell(share)
-            climb.go(next_step)
+            # Along the last level's steps, the longest to compute, the inverse is not kept: the corrections bring it there.
+            climb.go(next_step, invert=factor > LEVELS[-1][0])
             share = (sum(costs[:number]) + costs[number] * (step + 1) / steps) / sum(costs)
             tell(share)
             if climb.finished():
@@ -176,7 +180,7 @@ def refine(
         added, removed = climb.forward, climb.inverse
         done.append(len(climb.seen))
     forward, inverse = compose(forward, added), compose(removed, inverse)
-    # What the approximations of all steps have left: w(y) + u(y + w(y)) is zero for the inverse.
+    # What is left of all steps' approximations, and of the last level: w(y) + u(y + w(y)) is zero for the inverse.
     for _ in range(CORRECTIONS):
         inverse = inverse - 0.5 * (inverse + sample(forward, inverse, padding="border"))
     return forward, inverse, done
