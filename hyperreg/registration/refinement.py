@@ -171,7 +171,7 @@ def refine(
             next_step = climb.next_step()
             # At full resolution a step takes a second or two: too long for a cancel to wait.
             tell(share)
-            # Along the last level's steps, the longest to compute, the inverse is not kept: the corrections bring it there.
+            # Along the last level's steps, the slowest, the inverse is not kept: the corrections bring it there.
             climb.go(next_step, invert=factor > LEVELS[-1][0])
             share = (sum(costs[:number]) + costs[number] * (step + 1) / steps) / sum(costs)
             tell(share)
