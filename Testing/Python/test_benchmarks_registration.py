@@ -12,7 +12,8 @@ from imaging_examples import affine, oblique_grid, scene, smooth_field
 
 from benchmarks.registration import runner
 from benchmarks.registration.case import Case, read_points
-from benchmarks.registration.results import collect
+from benchmarks.registration.ours import GRID, curve_row
+from benchmarks.registration.results import ORACLE, collect
 from benchmarks.registration.runner import Entry, result_path, run
 from benchmarks.registration.store import load_json, load_transform, save_transform
 from hyperreg.errors import FileError
@@ -182,3 +183,15 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("point\n1\na b c\n")
     with pytest.raises(FileError, match=r"words\.txt"):
         read_points(tmp_path / "words.txt")
+
+
+def test_a_curve_that_was_stopped_half_way_counts_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    for case, lambdas in (("whole", GRID), ("part", GRID[:2])):
+        for lam in lambdas:
+            row = {"group": "oasis", "case": case, "method": curve_row(lam), "lambda": lam, "dice": 0.5 - 0.1 * lam}
+            text = json.dumps(row)
+            result_path(tmp_path, case, curve_row(lam)).write_text(text, encoding="utf-8")
+    rows = collect(tmp_path)
+    assert {row["case"] for row in rows} == {"whole"}
+    assert [row["dice"] for row in rows if row["method"] == ORACLE] == [0.5]

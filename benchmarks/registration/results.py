@@ -67,7 +67,8 @@ def of_method(rows: Iterable[Row], method: str) -> list[Row]:
 def collect(output: Path) -> list[Row]:
     """Every result under `output`, notes as columns, and "network oracle" where the whole curve was measured.
 
-    The oracle's time is one registration's: it would have to know its lambda.
+    A curve that was stopped half-way is left out: means over lambda would be of other pairs at each lambda. The
+    oracle's time is one registration's: it would have to know its lambda.
     """
     rows = []
     for path in sorted((output / "results").glob("*.json")):
@@ -75,8 +76,9 @@ def collect(output: Path) -> list[Row]:
         rows.append({**values, **values.pop("notes", {})})
     for case in dict.fromkeys(row["case"] for row in rows):
         found = [row for row in rows if row["case"] == case and row["method"] in CURVE and "error" not in row]
-        chosen = best(found) if len(found) == len(CURVE) else None
-        if chosen is not None:
+        if len(found) < len(CURVE):
+            rows = [row for row in rows if row not in found]
+        elif (chosen := best(found)) is not None:
             rows.append({**chosen, "method": ORACLE})
     order = list(TITLES) + list(CURVE)
     return sorted(rows, key=lambda row: (row["group"], row["case"], _place(order, row["method"])))

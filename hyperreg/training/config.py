@@ -86,8 +86,8 @@ class RunConfig(BaseModel):
 
     @property
     def label_maps(self) -> list[Path]:
-        """The files that images are made from."""
-        raise NotImplementedError
+        """The files that images are made from; none unless a kind of training says so."""
+        return []
 
     def recipe(self) -> dict[str, Any]:
         """Every setting that made the model, for its card: names of files, but no folders."""

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -212,6 +212,26 @@ def run(trainer: Trainer[S], resume: bool) -> None:
         asked = time.perf_counter()
     if curves is not None:
         curves.close()
+
+
+def train(make: Callable[[Any, Fabric | None], Trainer[Any]], config: RunConfig, resume: bool) -> Path:
+    """Train in this process or, with several devices, in one each; returns the folder with weights and card.
+
+    make: config and Fabric to a trainer. Raises FileError, InputError, WeightsError.
+    """
+    prepare_output(config, resume)
+    if config.devices == 1:
+        run(make(config, None), resume)
+    else:
+        each: Any = _run_one  # Fabric's types allow functions of itself alone; it passes the rest on all the same.
+        several_devices(config).launch(each, make, config, resume)
+    return config.output
+
+
+def _run_one(
+    fabric: Fabric, make: Callable[[Any, Fabric | None], Trainer[Any]], config: RunConfig, resume: bool
+) -> None:
+    run(make(config, fabric), resume)
 
 
 def prepare_output(config: RunConfig, resume: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -130,21 +130,10 @@ class Trainer(engine.Trainer[SyntheticPair]):
         save_model(self.averaged, card, config.output)
 
 
-def _run(fabric: Fabric | None, config: TrainingConfig, resume: bool) -> None:
-    engine.run(Trainer(config, fabric), resume)
-
-
 def train(config_path: Path, resume: bool = False) -> Path:
     """Train as the configuration says; returns the folder with weights and card.
 
     Writes a line per step, a line per validation, curves (see Curves) and a checkpoint every `checkpoint_every` steps.
     An interrupted run goes on with resume=True. Raises FileError, InputError, WeightsError.
     """
-    config = read_config(config_path)
-    engine.prepare_output(config, resume)
-    if config.devices == 1:
-        _run(None, config, resume)
-    else:
-        run: Any = _run  # Fabric's types allow functions of itself alone; it passes the rest on all the same.
-        engine.several_devices(config).launch(run, config, resume)
-    return config.output
+    return engine.train(Trainer, read_config(config_path), resume)

@@ -165,20 +165,9 @@ class SegmentationTrainer(engine.Trainer[SyntheticCase]):
         save_model(kept_network(self.average.module), self.card(), self.config.output)
 
 
-def _run(fabric: Fabric | None, config: SegmentationConfig, resume: bool) -> None:
-    engine.run(SegmentationTrainer(config, fabric), resume)
-
-
 def train(config_path: Path, resume: bool = False) -> Path:
     """Train as the configuration says; returns the folder with weights and card. See `engine`.
 
     Raises FileError, InputError, WeightsError.
     """
-    config = read_segmentation_config(config_path)
-    engine.prepare_output(config, resume)
-    if config.devices == 1:
-        _run(None, config, resume)
-    else:
-        run: Any = _run  # Fabric's types allow functions of itself alone; it passes the rest on all the same.
-        engine.several_devices(config).launch(run, config, resume)
-    return config.output
+    return engine.train(SegmentationTrainer, read_segmentation_config(config_path), resume)
