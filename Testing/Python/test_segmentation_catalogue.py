@@ -41,6 +41,20 @@ def test_a_card_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert core.terminology.modifier is None
 
 
+def test_what_was_measured_of_a_model_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = make_card(tmp_path, name="plain")
+    assert (plain.memory_gb, plain.seconds) == (None, {})
+    measured = make_card(tmp_path, name="measured", memory_gb=2.5, seconds={"cpu": 45, "cuda": 2.0})
+    assert (measured.memory_gb, measured.seconds) == (2.5, {"cpu": 45.0, "cuda": 2.0})
+    monkeypatch.setattr(models, "model_folders", lambda: [tmp_path])
+    assert run("models") == 0
+    assert capsys.readouterr().out.count("needs about") == 1
+    assert run("models") == 0
+    assert "needs about 45 s on a CPU, 2 s on a GPU, 2.5 GB of memory" in capsys.readouterr().out
+
+
 def wrong(path: str, value: object) -> tuple[str, object]:
     return path, value
 
@@ -65,6 +79,10 @@ def wrong(path: str, value: object) -> tuple[str, object]:
         wrong("grid", {"axes": "rrs", "spacing_mm": [1, 1, 1], "window": [32, 32, 32]}),
         wrong("grid", {"axes": "ras", "spacing_mm": [1, 1, 1], "window": [32, 32]}),
         wrong("grid", {"axes": "ras", "spacing_mm": [1, 1, 1], "window": [32, 32, 32], "flips": [3]}),
+        wrong("memory_gb", 0),
+        wrong("seconds", {"cpu": -1}),
+        wrong("seconds", {"abacus": 1}),
+        wrong("seconds", 7),
     ],
 )
 def test_cards_that_contradict_themselves_are_refused(tmp_path: Path, path: str, value: object) -> None:

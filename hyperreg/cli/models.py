@@ -87,7 +87,7 @@ def _list() -> None:
         output.print("Segmentation (hyperreg segment):")
         for other in others:
             inputs = ", ".join(entry.name for entry in other.inputs)
-            _print(other, f"inputs ({other.modality}): {inputs}", f"structures: {_names(other)}")
+            _print(other, f"inputs ({other.modality}): {inputs}", f"structures: {_names(other)}", *_costs(other))
 
 
 def _print(card: Card, *details: str, is_default: bool = False) -> None:
@@ -98,6 +98,13 @@ def _print(card: Card, *details: str, is_default: bool = False) -> None:
         str(card.folder),
     )
     output.print("\n    ".join(lines), markup=False)
+
+
+def _costs(card: segmentation.SegmentationCard) -> list[str]:
+    """What was measured of its needs, as one line or none."""
+    seconds = [f"{value:g} s on {'a GPU' if device == 'cuda' else 'a CPU'}" for device, value in card.seconds.items()]
+    memory = [] if card.memory_gb is None else [f"{card.memory_gb:g} GB of memory"]
+    return [f"needs about {', '.join(seconds + memory)}"] if seconds or memory else []
 
 
 def _names(card: segmentation.SegmentationCard) -> str:

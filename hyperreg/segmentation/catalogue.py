@@ -17,6 +17,7 @@ INTENSITIES = ("robust", "nonzero", "standard", "window", "none")
 SLICES_LAST = "slices_last"
 DIRECTIONS = {"r": (0, 1), "l": (0, -1), "a": (1, 1), "p": (1, -1), "s": (2, 1), "i": (2, -1)}
 MODALITIES = ("MR", "CT", "any")
+DEVICES = ("cpu", "cuda")
 # These separate the parts of a terminology entry in files.
 _RESERVED = frozenset("~^|")
 
@@ -70,9 +71,13 @@ class SegmentationCard(Card):
     spacing_mm: voxel size that the network knows, along its axes; None keeps the image's own.
     window: sides of the patches that the network is shown. flips: axes along which it was trained with flips.
     intensity_window: for the intensities "window". citation, modality: for the user.
+    memory_gb, seconds: what a usual image of this kind took, measured: peak of main memory, and seconds by device
+    ("cpu", "cuda"); None and empty where nothing was measured.
     """
 
     citation: str
+    memory_gb: float | None
+    seconds: Mapping[str, float]
     modality: Modality
     inputs: tuple[Input, ...]
     structures: tuple[Structure, ...]
@@ -102,6 +107,8 @@ def card_of(folder: Path, card: Mapping[str, Any]) -> SegmentationCard:
     found = SegmentationCard(
         **common_entries(folder, card),
         citation=str(card.get("citation", "")),
+        memory_gb=None if card.get("memory_gb") is None else float(card["memory_gb"]),
+        seconds={str(device): float(seconds) for device, seconds in card.get("seconds", {}).items()},
         modality=card["modality"],
         inputs=tuple(_input(entry) for entry in card["inputs"]),
         structures=tuple(_structure(entry) for entry in card["structures"]),
@@ -151,6 +158,12 @@ def _check(card: SegmentationCard) -> None:
         raise ValueError(f"'{card.axes}' names no order of the axes")
     if not set(card.flips) <= {0, 1, 2}:
         raise ValueError("flips are axes 0, 1 and 2")
+    if not set(card.seconds) <= set(DEVICES) or any(not value > 0 for value in _costs(card)):
+        raise ValueError(f"memory_gb and seconds are larger than zero, seconds by device ({', '.join(DEVICES)})")
+
+
+def _costs(card: SegmentationCard) -> list[float]:
+    return [*card.seconds.values(), *([] if card.memory_gb is None else [card.memory_gb])]
 
 
 def _check_choice(value: object, known: Sequence[str]) -> None:
