@@ -32,10 +32,10 @@ ALLOWED = {
     "nets": FOUNDATION,
     "registration": FOUNDATION | {"nets"},
     "segmentation": FOUNDATION | {"nets"},
-    "worker": FOUNDATION | {"nets", "registration"},
+    "worker": FOUNDATION | {"nets", "registration", "segmentation"},
     "training": FOUNDATION | {"nets", "registration", "segmentation"},
     "doctor": FOUNDATION | {"registration", "segmentation", "worker"},
-    "view": FOUNDATION | {"phantom", "registration", "worker"},
+    "view": FOUNDATION | {"phantom", "registration", "segmentation", "worker"},
     "cli": FOUNDATION | {"doctor", "phantom", "registration", "segmentation", "training", "view", "worker"},
 }
 # Packages that only one part of the engine may import.
@@ -46,6 +46,7 @@ LIGHT = (
     "hyperreg",
     "hyperreg.worker.client",
     "hyperreg.worker.live",
+    "hyperreg.worker.segmentation",
     "hyperreg.registration.catalogue",
     "hyperreg.segmentation.catalogue",
     "hyperreg.doctor",

@@ -165,13 +165,13 @@ def test_cancel_leaves_the_scene_and_the_live_registration_before(bench):
 def test_failure_is_told_and_the_next_request_works(bench):
     before = bench.content()
     bench.register()
-    bench.registration.fail("The registration engine was ended by the system.")
-    assert bench.errors == ["The registration engine was ended by the system."]
+    bench.registration.fail("The HyperReg engine was ended by the system.")
+    assert bench.errors == ["The HyperReg engine was ended by the system."]
     assert bench.logic.state == IDLE
     assert bench.content() == before
     bench.go_live()
     # The worker dies during a drag: what is shown stays, and the slider goes on.
-    bench.registration.fail("The registration engine stopped answering.")
+    bench.registration.fail("The HyperReg engine stopped answering.")
     assert bench.logic.state == LIVE
     bench.logic.set_lambda(0.7)
     bench.registration.answer_exact()

@@ -122,9 +122,9 @@ def test_errors_are_told_and_the_next_request_works(module):
     ui = module.ui
     module.choose_pair()
     ui.registerButton.click()
-    module.registration.fail("The registration engine was ended by the system.")
+    module.registration.fail("The HyperReg engine was ended by the system.")
     assert ui.messageLabel.visible
-    assert ui.messageLabel.text == "The registration engine was ended by the system."
+    assert ui.messageLabel.text == "The HyperReg engine was ended by the system."
     assert ui.registerButton.text == "Register"
     assert module.parameters.moving.GetParentTransformNode() is None
     ui.registerButton.click()

@@ -101,7 +101,7 @@ def test_a_killed_worker_costs_nothing(host, widget):  # noqa: F811
     node = panel.parameters.transform
     ui.lambdaSlider.value = 0.8
     os.kill(panel.connection._client.pid, signal.SIGKILL)
-    host.wait_until(lambda: "registration engine" in ui.messageLabel.text, PATIENCE_S)
+    host.wait_until(lambda: "HyperReg engine" in ui.messageLabel.text, PATIENCE_S)
     assert panel.parameters.moving.GetParentTransformNode() is node
     ui.lambdaSlider.value = 0.2
     host.wait_until(lambda: ui.keepButton.enabled, PATIENCE_S)

@@ -153,7 +153,7 @@ class WorkerClient:
         self._deliver()
         now = time.monotonic()
         if any(now - active.cancelled_at > CANCEL_GRACE_S for active in self._active.values()):
-            self._lose(WorkerError("The registration engine did not react to a cancellation and was ended."))
+            self._lose(WorkerError("The HyperReg engine did not react to a cancellation and was ended."))
             self._deliver()
 
     def cancel(self, job: Job) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hyperreg.errors import WorkerError
 from hyperreg.machine import is_out_of_memory, main_memory
+
+FELL_BACK = "The graphics card has not enough memory for these images; HyperReg goes on with the CPU, which is slower."
+_T = TypeVar("_T")
 
 
 class DeviceError(WorkerError):
@@ -67,6 +72,34 @@ def _container_limit() -> int:
         return -(-int(quota) // int(period))
     except (OSError, ValueError):
         return 1 << 20
+
+
+def attempt(compute: Callable[[], _T], *, on_cpu: bool) -> _T | None:
+    """The result, or None if a graphics card's memory did not suffice (what it held is freed then).
+
+    Raises DeviceError if the card failed in a way that this process does not survive, and what `compute` raises.
+    """
+    try:
+        return compute()
+    except Exception as error:
+        if is_device_failure(error):
+            raise DeviceError(
+                f"The graphics card failed ({error}). The next request starts the HyperReg engine again; "
+                "if this repeats, choose the CPU."
+            ) from error
+        if on_cpu or not is_out_of_memory(error):
+            raise
+    # Only here, after the error with its frames is gone, nothing holds the card's memory any more.
+    free_memory()
+    return None
+
+
+def free_memory() -> None:
+    """Gives back what nothing holds any more, the graphics card's too."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def is_device_failure(error: BaseException) -> bool:

@@ -70,7 +70,7 @@ class Link:
         """What the worker has said until now. Raises WorkerError, in words for the user, once it is lost."""
         self.process.bound_log()
         if self.pid is None and time.monotonic() > self._deadline:
-            raise WorkerError("The registration engine did not start in time. Try again; its log may tell more.")
+            raise WorkerError("The HyperReg engine did not start in time. Try again; its log may tell more.")
         if self._channel is None:
             self._channel = self._reception.poll()
         if self._channel is None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from hyperreg.worker import parameters
 from hyperreg.worker.device import list_devices
+from hyperreg.worker.segmenters import Segmenters
 from hyperreg.worker.server import Context, Operation
 from hyperreg.worker.sessions import Session, SessionFactory, Sessions
 
@@ -33,6 +34,7 @@ def standard_operations(factory: SessionFactory = open_live_session) -> dict[str
         "choose": sessions.choose,
         "regions": sessions.regions,
         "close": sessions.close,
+        "segment": Segmenters().segment,
         "devices": _devices,
         "check_model": _check_model,
     }

@@ -23,6 +23,14 @@ def text(context: Context, name: str) -> str:
     return value
 
 
+def flag(context: Context, name: str) -> bool:
+    """A parameter that is true or false. Raises InputError."""
+    value = context.parameters.get(name)
+    if not isinstance(value, bool):
+        raise InputError(f"The parameter '{name}' is missing or neither true nor false.")
+    return value
+
+
 def lam(context: Context) -> float:
     """The parameter "lambda", 0 to 1. Raises InputError."""
     value = context.parameters.get("lambda")

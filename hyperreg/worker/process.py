@@ -67,7 +67,7 @@ class WorkerProcess:
                 )
         except (OSError, ValueError) as error:
             raise WorkerError(
-                f"The registration engine could not be started with '{python}': {error}. "
+                f"The HyperReg engine could not be started with '{python}': {error}. "
                 "Check the installation (hyperreg doctor)."
             ) from error
 
@@ -104,13 +104,13 @@ class WorkerProcess:
         code = self.exit_code
         if code in (-9, 137):
             return (
-                "The registration engine was ended by the system, most likely because memory ran out. "
+                "The HyperReg engine was ended by the system, most likely because memory ran out. "
                 "Close other programs, or crop or downsample the images. The next request starts it again."
             )
         if code is None or code == 0:
-            return "The registration engine stopped answering. The next request starts it again."
+            return "The HyperReg engine stopped answering. The next request starts it again."
         return (
-            f"The registration engine ended unexpectedly (exit code {code}). The next request starts it again; "
+            f"The HyperReg engine ended unexpectedly (exit code {code}). The next request starts it again; "
             "if this repeats, its log tells more."
         )
 

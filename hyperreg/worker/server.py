@@ -198,7 +198,7 @@ def _failure(number: int, error: Exception) -> protocol.Failure:
     if isinstance(error, HyperRegError):
         return protocol.Failure(number, type(error).__name__, str(error)[: protocol.MAX_TEXT], details)
     sys.stderr.write(details)
-    message = f"The registration engine failed unexpectedly ({type(error).__name__}: {error})"
+    message = f"The HyperReg engine failed unexpectedly ({type(error).__name__}: {error})"
     return protocol.Failure(number, "WorkerError", message[: protocol.MAX_TEXT - 1] + ".", details)
 
 

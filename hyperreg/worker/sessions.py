@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import gc
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from hyperreg.errors import InputError, WorkerError
 from hyperreg.imaging.volume import Volume
-from hyperreg.machine import is_out_of_memory
 from hyperreg.worker import parameters
-from hyperreg.worker.device import DeviceError, is_device_failure
+from hyperreg.worker.device import FELL_BACK, attempt, free_memory
 from hyperreg.worker.parameters import plain
 from hyperreg.worker.server import Context
 
@@ -23,10 +20,8 @@ if TYPE_CHECKING:
     from hyperreg.imaging.volume import Grid
     from hyperreg.registration.anchors import Fields
 
-FELL_BACK = "The graphics card has not enough memory for these images; HyperReg goes on with the CPU, which is slower."
 # What the request "regions" says of its label map: it comes along, it is the one of the request before, there is none.
 LABELS_GIVEN, LABELS_SAME, LABELS_NONE = "given", "same", "none"
-_T = TypeVar("_T")
 
 
 class Refined(Protocol):
@@ -130,7 +125,7 @@ class Sessions:
         )
         device = parameters.text(context, "device")
         context.progress(0.0, "Loading the model")
-        opened = self._attempt(lambda: self._prepared(context, pair, device), on_cpu=device == "cpu")
+        opened = attempt(lambda: self._prepared(context, pair, device), on_cpu=device == "cpu")
         if opened is None:
             opened = self._prepared(context, pair, "cpu")
             opened.fell_back = True
@@ -219,7 +214,7 @@ class Sessions:
 
     def _with_session(self, context: Context, compute: Callable[[Session], dict[str, Any]]) -> dict[str, Any]:
         opened = self._opened(context)
-        values = self._attempt(lambda: compute(opened.session), on_cpu=opened.session.device == "cpu")
+        values = attempt(lambda: compute(opened.session), on_cpu=opened.session.device == "cpu")
         if values is None:
             # The alignment found is kept: another one would move the image under the user's eyes.
             opened.pair.initial = np.array(opened.session.linear, dtype=np.float64)
@@ -248,32 +243,9 @@ class Sessions:
             session.set_regions(pair.regions, pair.region_lambdas)
         return _Open(pair, session)
 
-    def _attempt(self, compute: Callable[[], _T], *, on_cpu: bool) -> _T | None:
-        """The result, or None if a graphics card's memory did not suffice (what it held is freed then)."""
-        try:
-            return compute()
-        except Exception as error:
-            if is_device_failure(error):
-                raise DeviceError(
-                    f"The graphics card failed ({error}). The next request starts the registration engine again; "
-                    "if this repeats, choose the CPU."
-                ) from error
-            if on_cpu or not is_out_of_memory(error):
-                raise
-        # Only here, after the error with its frames is gone, nothing holds the card's memory any more.
-        _free_memory()
-        return None
-
     def _drop(self, name: str) -> None:
         if self._open.pop(name, None) is not None:
-            _free_memory()
-
-
-def _free_memory() -> None:
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
+            free_memory()
 
 
 def _state(opened: _Open) -> dict[str, Any]:

@@ -1,0 +1,181 @@
+"""Segmentation as the application sees it: volumes in, a label map with its figures back. numpy only, no torch.
+
+Used by the Slicer module and the browser app alike:
+
+    client = WorkerClient()
+    segmenter = RemoteSegmenter(client)
+    segmenter.on_done = lambda segmented: show(segmented.labels, segmented.card.structures)
+    segmenter.on_error = message
+    segmenter.segment({"image": volume}, model="brain-anatomy")
+    ...  # now and then, from a timer: client.poll()
+
+The models there are: `hyperreg.segmentation.catalogue.list_models`; `card.inputs` says how many images, by which names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hyperreg.errors import InputError
+from hyperreg.imaging.volume import Volume
+from hyperreg.segmentation.catalogue import SegmentationCard, find_model
+from hyperreg.segmentation.structures import StructureVolume, label_type
+from hyperreg.worker.client import WorkerClient
+from hyperreg.worker.jobs import Job
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """The result of one case.
+
+    labels: (I, J, K) uint8 or uint16, `uncertainty`: (I, J, K) float32, entropy 0 to 1, not calibrated; both on the
+    grid of the first image. volumes: every structure of the card, in its order, empty ones too.
+    steps: in words, how it was computed; the last one is the one that worked. seconds: per stage.
+    alignment: input name -> (4, 4), first image's RAS points to that input's, mm; {} unless asked for.
+    """
+
+    card: SegmentationCard
+    labels: Volume
+    uncertainty: Volume
+    volumes: list[StructureVolume]
+    device: str
+    steps: list[str]
+    warnings: list[str]
+    seconds: dict[str, float]
+    alignment: dict[str, npt.NDArray[np.float64]]
+
+
+class RemoteSegmenter:
+    """Segments in the worker, one case at a time. Whoever owns it calls `client.poll()` regularly.
+
+    The callbacks come from `poll`, at most one of the last three per case:
+    on_progress(fraction, text). on_done(segmented). on_error(text): in words for the user; also when the worker died,
+    after which the next case starts it again. on_cancelled().
+    """
+
+    def __init__(self, client: WorkerClient) -> None:
+        self._client = client
+        self._job: Job | None = None
+        self.on_progress: Callable[[float, str], None] | None = None
+        self.on_done: Callable[[Segmented], None] | None = None
+        self.on_error: Callable[[str], None] | None = None
+        self.on_cancelled: Callable[[], None] | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether a case is being segmented (also while it is being cancelled)."""
+        return self._job is not None
+
+    @property
+    def cancelling(self) -> bool:
+        """Whether the case was cancelled, and the worker has not let go of it yet."""
+        return self._job is not None and self._job.state == "cancelling"
+
+    def segment(
+        self,
+        volumes: Mapping[str, Volume],
+        model: str,
+        *,
+        first: str | None = None,
+        device: str = "auto",
+        flips: bool = False,
+        align: bool = False,
+    ) -> Job:
+        """Starts segmenting one case and returns at once; the images are copied.
+
+        volumes: by the names of the model's inputs. first: the one on whose grid the result is wanted (the card's first
+        one). device: "auto", "cpu" or "cuda". flips: average over flipped images, if the model was trained with them.
+        align: bring the other images rigidly to the first one; otherwise headers are trusted.
+        Raises InputError for missing images or while another case is running, WeightsError without the model,
+        OutOfMemory if there is no room for the copies. What the model refuses comes through `on_error`.
+        """
+        if self._job is not None:
+            raise InputError("A segmentation is still running. Wait for it, or cancel it first.")
+        card = find_model(model)
+        names = [entry.name for entry in card.inputs]
+        missing = [name for name in names if name not in volumes]
+        if missing or len(volumes) > len(names):
+            raise InputError(
+                f"The model '{card.name}' wants the images {', '.join(names)}, and was given "
+                f"{', '.join(volumes) or 'none'}."
+            )
+        first = first or names[0]
+        shape = volumes[first].shape
+        parameters = {
+            "model": card.name,
+            "device": device,
+            "first": first,
+            "flips": flips,
+            "align": align,
+            "volumes": {
+                name: {"name": volume.name, "ijk_to_ras": volume.ijk_to_ras.tolist()}
+                for name, volume in volumes.items()
+            },
+        }
+        job = self._client.submit(
+            "segment",
+            parameters,
+            {name: volume.array for name, volume in volumes.items()},
+            outputs={"labels": (shape, label_type(card)), "uncertainty": (shape, np.float32)},
+        )
+        self._job = job
+        affine = volumes[first].ijk_to_ras.copy()
+        job.observers.append(lambda job: self._changed(job, card, affine))
+        return job
+
+    def cancel(self) -> None:
+        """Gives the case up, within a second or so; harmless if none is running. `on_cancelled` follows."""
+        if self._job is not None:
+            self._job.cancel()
+
+    def close(self) -> None:
+        """Gives the case up; no callback any more. The client stays as it is."""
+        self.on_progress = self.on_done = self.on_error = self.on_cancelled = None
+        self.cancel()
+        self._job = None
+
+    def _changed(self, job: Job, card: SegmentationCard, affine: npt.NDArray[np.float64]) -> None:
+        if job is not self._job:
+            return
+        if not job.ended:
+            if self.on_progress is not None:
+                self.on_progress(*job.progress)
+            return
+        self._job = None
+        if job.state == "done":
+            if self.on_done is not None:
+                self.on_done(_segmented(job, card, affine))
+        elif job.state == "failed":
+            if self.on_error is not None:
+                self.on_error(job.error)
+        elif self.on_cancelled is not None:
+            self.on_cancelled()
+
+
+def _segmented(job: Job, card: SegmentationCard, affine: npt.NDArray[np.float64]) -> Segmented:
+    result = job.result
+    return Segmented(
+        card=card,
+        labels=Volume(job.arrays["labels"], affine, "segmentation"),
+        uncertainty=Volume(job.arrays["uncertainty"], affine, "uncertainty"),
+        volumes=[
+            StructureVolume(
+                structure,
+                values["volume_ml"],
+                values["sure_ml"],
+                values["doubtful_ml"],
+                math.nan if values["mean_probability"] is None else values["mean_probability"],
+            )
+            for structure, values in zip(card.structures, result["structures"], strict=True)
+        ],
+        device=result["device"],
+        steps=list(result["steps"]),
+        warnings=list(result["warnings"]),
+        seconds=dict(result["seconds"]),
+        alignment={name: np.array(matrix) for name, matrix in result["alignment"].items()},
+    )

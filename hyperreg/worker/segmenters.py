@@ -1,0 +1,116 @@
+"""Segmentation in the worker: one case after another, with the model that is loaded already where it is the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hyperreg.errors import InputError
+from hyperreg.imaging.volume import Volume
+from hyperreg.segmentation.catalogue import find_model
+from hyperreg.worker import parameters
+from hyperreg.worker.device import FELL_BACK, attempt, free_memory
+from hyperreg.worker.parameters import plain
+from hyperreg.worker.server import Context
+
+if TYPE_CHECKING:
+    from hyperreg.segmentation.session import Segmentation, Segmenter
+
+# Where the progress bar is when the model is loaded, and when the other images are aligned with the first.
+LOADED, ALIGNED = 0.04, 0.2
+
+
+class Segmenters:
+    """Segments, and keeps the last model loaded: cases mostly come in series."""
+
+    def __init__(self) -> None:
+        self._loaded: Segmenter | None = None
+        self._key: tuple[str, ...] = ()
+        self._fell_back = False
+
+    def segment(self, context: Context) -> dict[str, Any]:
+        """The images of one case, by the names of the model's inputs -> fills the outputs labels and uncertainty.
+
+        Parameters: model, device ("auto", "cpu", "cuda"), first (the input on whose grid the outputs are), flips,
+        align (bring the other images rigidly to the first one). Can be cancelled.
+        -> structures (see `StructureVolume`), device, steps, warnings, seconds, alignment (input -> (4, 4) first RAS
+        points to that image's, mm).
+        """
+        first = parameters.text(context, "first")
+        volumes = {name: parameters.volume(context, name) for name in context.inputs}
+        if first not in volumes:
+            raise InputError(f"The image '{first}' is missing.")
+        flips, align = (parameters.flag(context, name) for name in ("flips", "align"))
+        context.progress(0.0, "Loading the model")
+        segmenter = self._segmenter(parameters.text(context, "model"), parameters.text(context, "device"))
+        context.check()
+        alignment = _alignment(context, volumes, first) if align and len(volumes) > 1 else {}
+        begin = ALIGNED if alignment else LOADED
+
+        def compute() -> Segmentation:
+            from hyperreg.imaging.transform import Transform
+
+            return segmenter.segment(
+                volumes,
+                first=first,
+                transforms={name: Transform((matrix,)) for name, matrix in alignment.items()},
+                flips=flips,
+                progress=lambda fraction, text: context.progress(begin + (1 - begin) * fraction, text),
+                cancelled=context.cancelled,
+            )
+
+        # A lack of memory is dealt with inside; what is wanted of `attempt` is that it tells a card that failed.
+        result = attempt(compute, on_cpu=True)
+        assert result is not None  # noqa: S101  only a fall-back gives None
+        context.check()
+        context.outputs["labels"][...] = result.labels.array
+        context.outputs["uncertainty"][...] = result.uncertainty.array
+        warnings = [*result.warnings, FELL_BACK] if self._fell_back else result.warnings
+        structures = [
+            {"label": v.structure.label, "volume_ml": v.volume_ml, "sure_ml": v.sure_ml,
+             "doubtful_ml": v.doubtful_ml, "mean_probability": v.mean_probability}
+            for v in result.volumes
+        ]  # fmt: skip
+        return {
+            "structures": plain(structures),
+            "device": result.device,
+            "steps": result.steps,
+            "warnings": list(dict.fromkeys(warnings)),
+            "seconds": plain(result.seconds),
+            "alignment": plain(alignment),
+        }
+
+    def _segmenter(self, model: str, device: str) -> Segmenter:
+        from hyperreg.segmentation.session import Segmenter
+
+        card = find_model(model)
+        # A model that was removed and added again may be another one.
+        key = (card.name, card.sha256, str(card.folder), device)
+        if self._loaded is not None and self._key == key:
+            return self._loaded
+        # Freed first: two may not fit into the memory.
+        self._loaded = None
+        free_memory()
+        loaded = attempt(lambda: Segmenter(card, device), on_cpu=device == "cpu")
+        self._fell_back = loaded is None
+        self._loaded, self._key = loaded or Segmenter(card, "cpu"), key
+        return self._loaded
+
+
+def _alignment(context: Context, volumes: dict[str, Volume], first: str) -> dict[str, npt.NDArray[np.float64]]:
+    """(4, 4), first image's RAS points to another one's, for every other image."""
+    from hyperreg.imaging.intensity import check_image
+    from hyperreg.registration import linear
+
+    fixed = check_image(volumes[first])
+    others = [name for name in volumes if name != first]
+    found = {}
+    for index, name in enumerate(others):
+
+        def report(fraction: float, text: str, index: int = index) -> None:
+            context.progress(LOADED + (ALIGNED - LOADED) * (index + fraction) / len(others), text)
+
+        found[name] = linear.align(fixed, check_image(volumes[name]), "rigid", report, context.cancelled)
+    return found
