@@ -46,6 +46,11 @@ class Card:
                 f"(SHA256 differs: {self.weights}); reinstall the model."
             )
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What a search for words looks at."""
+        return (self.name, self.title, self.description)
+
     def describe(self) -> dict[str, str]:
         """What a report says of the model."""
         return {"name": self.name, "version": self.version, "sha256": self.sha256, "licence": self.licence}
@@ -123,6 +128,12 @@ def list_cards(read: Callable[[Path], C]) -> list[C]:
             continue
         found.setdefault(card.name, card)
     return sorted(found.values(), key=lambda card: card.name)
+
+
+def says(words: str, *texts: str) -> bool:
+    """Whether every one of the words is in one of the texts, whatever the case; yes if there are no words."""
+    whole = "\n".join(texts).casefold()
+    return all(word in whole for word in words.casefold().split())
 
 
 def find_card(name: str, cards: Iterable[C]) -> C:

@@ -16,7 +16,7 @@ from segmentation_bench import CORE, NETWORKS, OBLIQUE, SHELL, centre_of, eggs, 
 from hyperreg.cli.console import ExitCode
 from hyperreg.imaging.files import read_volume, write_volume
 from hyperreg.imaging.volume import Grid, Volume
-from hyperreg.segmentation import model, session
+from hyperreg.segmentation import licences, model, session
 from hyperreg.segmentation.catalogue import Structure
 from hyperreg.segmentation.run import probability_file
 
@@ -37,8 +37,11 @@ def known_networks():
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Models, and a case of two images on grids of their own."""
     folder = tmp_path_factory.mktemp("case")
-    make_model(folder / "models", "bands")
-    make_model(folder / "models", "two", inputs=INPUTS)
+    models = [make_model(folder / "models", "bands"), make_model(folder / "models", "two", inputs=INPUTS)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HYPERREG_MODELS", str(folder / "models"))
+        for card in models:
+            licences.accept(card)
     other = Grid((40, 40, 40), np.array([[0, -2.5, 0, 95], [0, 0, 2.5, -60], [2.5, 0, 0, -20], [0, 0, 0, 1.0]]))
     write_volume(eggs(OBLIQUE, name="head"), folder / "p_t1w.nii.gz")
     write_volume(eggs(other, scene_centre(OBLIQUE), "head"), folder / "p_t2f.nii.gz")

@@ -49,6 +49,7 @@ LIGHT = (
     "hyperreg.worker.segmentation",
     "hyperreg.registration.catalogue",
     "hyperreg.segmentation.catalogue",
+    "hyperreg.segmentation.licences",
     "hyperreg.doctor",
 )
 

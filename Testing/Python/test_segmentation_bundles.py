@@ -21,9 +21,11 @@ from monai.networks import nets
 from monai.transforms import NormalizeIntensity
 from segmentation_bench import make_card
 
+from hyperreg import catalogue
 from hyperreg.cli.console import ExitCode
 from hyperreg.errors import FileError, HyperRegError, InputError, WeightsError
 from hyperreg.imaging.volume import Grid, Volume
+from hyperreg.segmentation import licences
 from hyperreg.segmentation.bundles import add_model, licence_text, remove_model
 from hyperreg.segmentation.catalogue import list_models
 from hyperreg.segmentation.session import Segmenter
@@ -311,11 +313,26 @@ def test_the_command_asks_for_the_licence_adds_and_removes(
     assert not (tmp_path / "models").exists()
     monkeypatch.setattr("typer.confirm", lambda _: True)
     assert run("models", "--add", str(bundle)) == 0
-    assert run("models", "--add", str(bundle), "--yes") == ExitCode.INPUT
-    assert "brats_mri_segmentation" in [card.name for card in list_models()]
+    assert run("models", "--add", str(bundle), "--accept-licence") == ExitCode.INPUT
+    (added,) = (card for card in list_models() if card.name == "brats_mri_segmentation")
+    assert licences.is_accepted(added)
     capsys.readouterr()
     assert run("models") == 0
     assert "inputs (MR): T1c, T1, T2, FLAIR" in capsys.readouterr().out
     assert run("models", "--remove", "brats_mri_segmentation") == 0
     assert "brats_mri_segmentation" not in [card.name for card in list_models()]
+    assert not licences.is_accepted(added)
     assert run("models", "--remove", "brats_mri_segmentation") == ExitCode.WEIGHTS
+
+
+def test_models_that_come_with_hyperreg_are_neither_replaced_nor_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor hidden behind an added one of their name."""
+    ours = make_card(tmp_path / "Resources")
+    monkeypatch.setenv("HYPERREG_MODELS", str(tmp_path / "models"))
+    monkeypatch.setattr(catalogue, "model_folders", lambda: [tmp_path / "models", tmp_path / "Resources"])
+    assert run("models", "--add", str(ours.folder), "--accept-licence") == ExitCode.INPUT
+    assert run("models", "--remove", ours.name) == ExitCode.INPUT
+    assert ours.weights.is_file()
+    assert not (tmp_path / "models").exists()

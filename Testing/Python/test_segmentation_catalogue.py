@@ -13,7 +13,8 @@ from segmentation_bench import CORE, SHELL, card_entries, make_card
 from hyperreg import catalogue as models
 from hyperreg import doctor
 from hyperreg.catalogue import CARD
-from hyperreg.errors import WeightsError
+from hyperreg.cli.console import ExitCode
+from hyperreg.errors import InputError, WeightsError
 from hyperreg.registration import catalogue as registration
 from hyperreg.segmentation import catalogue
 from hyperreg.segmentation.catalogue import Code, Terminology, find_model, list_models, read_card
@@ -122,6 +123,68 @@ def test_models_lists_both_kinds(
     assert "bands: bands" in segmented
     assert "structures: Outer shell, Core" in segmented
     assert "inputs (MR): image" in segmented
+
+
+LIVER = {**CORE, "name": "Liver"}
+SIDES = [{**SHELL, "name": "Hippocampus, left"}, {**CORE, "name": "Hippocampus, right"}]
+
+
+@pytest.mark.parametrize(
+    ("words", "modality", "structure", "expected"),
+    [
+        ("", "", "", ["belly", "head", "tumour"]),
+        ("LIVER", "", "", ["belly"]),
+        ("flair glioma", "", "", ["tumour"]),
+        ("flair liver", "", "", []),
+        ("", "mr", "", ["head", "tumour"]),
+        ("", "CT", "", ["belly", "tumour"]),
+        ("", "", "right hippocampus", ["head"]),
+        ("", "", "left right", []),
+        ("somebody", "MR", "hippo", ["head"]),
+    ],
+)
+def test_models_are_found_by_words_modality_and_structure(
+    tmp_path: Path, words: str, modality: str, structure: str, expected: list[str]
+) -> None:
+    flair = [{"name": "FLAIR", "title": "T2 FLAIR"}]
+    cards = [
+        make_card(tmp_path, name="belly", modality="CT", structures=[SHELL, LIVER]),
+        make_card(tmp_path, name="head", structures=SIDES, citation="Somebody, 2020"),
+        make_card(tmp_path, name="tumour", modality="any", inputs=flair, description="Glioma"),
+    ]
+    assert [card.name for card in catalogue.search(cards, words, modality, structure)] == expected
+
+
+def test_a_modality_that_there_is_not_is_refused() -> None:
+    with pytest.raises(InputError, match="'XR' is no modality"):
+        catalogue.search([], modality="XR")
+
+
+def test_models_can_be_searched_on_the_command_line(
+    tmp_path: Path, tiny_models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_card(tmp_path, modality="CT")
+    make_card(tmp_path, name="head", structures=SIDES, citation="Somebody, 2020")
+    monkeypatch.setattr(models, "model_folders", lambda: [tmp_path, tiny_models])
+
+    def names(*arguments: str) -> list[str]:
+        assert run("models", *arguments) == 0
+        text = capsys.readouterr().out
+        return [name for name in ("tiny-untrained", "bands", "head") if f"{name}: " in text or f"{name} (" in text]
+
+    assert names() == ["tiny-untrained", "bands", "head"]
+    assert names("random", "weights") == ["tiny-untrained"]
+    assert names("hippocampus") == ["head"]
+    assert names("--modality", "CT") == ["bands"]
+    assert names("--structure", "core") == ["bands"]
+    assert run("models", "knee") == 0
+    assert "No model fits" in capsys.readouterr().out
+    assert run("models", "--modality", "XR") == ExitCode.INPUT
+    capsys.readouterr()
+    assert run("models", "head") == 0
+    text = capsys.readouterr().out
+    assert "voxels: 2 x 2 x 2 mm" in text
+    assert "cite: Somebody, 2020" in text
 
 
 @pytest.mark.parametrize("harm", ["weights", "card"])

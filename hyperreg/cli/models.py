@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from hyperreg.catalogue import Card, model_folders, own_models
+from hyperreg.catalogue import Card, model_folders, own_models, says
+from hyperreg.cli import options
 from hyperreg.cli.console import guarded, output
 from hyperreg.errors import Cancelled
 from hyperreg.registration import catalogue as registration
@@ -17,6 +18,8 @@ EXAMPLES = """Examples:
 
 hyperreg models
 
+hyperreg models hippocampus --modality MR
+
 hyperreg models --add brats_mri_segmentation.zip
 
 hyperreg models --remove brats_mri_segmentation"""
@@ -24,6 +27,16 @@ hyperreg models --remove brats_mri_segmentation"""
 
 @guarded
 def command(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[WORD]...", help="Only models with all these words in their name, text or structures."),
+    ] = None,
+    modality: Annotated[
+        str, typer.Option("--modality", metavar="MR|CT", help="Only segmentation models for such images.")
+    ] = "",
+    structure: Annotated[
+        str, typer.Option("--structure", metavar="WORDS", help="Only segmentation models that find this structure.")
+    ] = "",
     add: Annotated[
         Path | None,
         typer.Option(
@@ -33,9 +46,7 @@ def command(
     remove: Annotated[
         str | None, typer.Option("--remove", metavar="NAME", help="Remove a model that was added.")
     ] = None,
-    yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Accept the licence of the model, without being asked.")
-    ] = False,
+    accept_licence: options.AcceptLicence = False,
 ) -> None:
     """List the models: what each is for, what it wants and gives, its version, licence and folder.
 
@@ -43,39 +54,52 @@ def command(
     which --add adds), beside the program, and inside it. Models that are added are read as data; no code in them runs.
     """
     if add is not None:
-        _add(add, yes)
+        _add(add, accept_licence)
     elif remove is not None:
         _remove(remove)
     else:
-        _list()
+        _list(" ".join(words or ()), modality, structure)
 
 
 def _add(source: Path, accepted: bool) -> None:
+    from hyperreg.segmentation import licences
     from hyperreg.segmentation.bundles import add_model, licence_text
 
     licence = licence_text(source)
     if not accepted:
-        output.print(licence or "No licence comes with this model: ask whoever made it what you may do.", markup=False)
-        if not typer.confirm("Do you accept this licence?"):
-            raise Cancelled("The licence was not accepted; nothing was added.")
+        confirm_licence(licence or licences.NO_LICENCE, "nothing was added")
     card = add_model(source, own_models())
+    licences.accept(card)
     output.print(f"Added '{card.name}' ({card.folder}).", markup=False)
 
 
+def confirm_licence(text: str, otherwise: str) -> None:
+    """Show a licence and ask. Raises Cancelled, saying `otherwise`, unless the answer is yes."""
+    output.print(text, markup=False)
+    if not typer.confirm("Do you accept this licence?"):
+        raise Cancelled(f"The licence was not accepted; {otherwise}.")
+
+
 def _remove(name: str) -> None:
+    from hyperreg.segmentation import licences
     from hyperreg.segmentation.bundles import remove_model
 
     card = segmentation.find_model(name)
     remove_model(card, own_models())
+    licences.forget(card)
     output.print(f"Removed '{name}' ({card.folder}).", markup=False)
 
 
-def _list() -> None:
-    cards = registration.list_models()
-    others = segmentation.list_models()
+def _list(words: str, modality: str, structure: str) -> None:
+    # What a registration model is for, only its words tell.
+    registered = [] if modality or structure else registration.list_models()
+    segmented = segmentation.list_models()
+    cards = [card for card in registered if says(words, *card.texts)]
+    others = segmentation.search(segmented, words, modality, structure)
     if not cards and not others:
         places = ", ".join(str(folder) for folder in model_folders())
-        output.print(f"No models found (looked in {places}).", markup=False)
+        none = "No models found" if not registered and not segmented else "No model fits"
+        output.print(f"{none} (looked in {places}).", markup=False)
         return
     if cards:
         output.print("Registration (hyperreg register, sweep, view):")
@@ -86,8 +110,22 @@ def _list() -> None:
     if others:
         output.print("Segmentation (hyperreg segment):")
         for other in others:
-            inputs = ", ".join(entry.name for entry in other.inputs)
-            _print(other, f"inputs ({other.modality}): {inputs}", f"structures: {_names(other)}", *_costs(other))
+            _print(other, *_details(other))
+
+
+def _details(card: segmentation.SegmentationCard) -> list[str]:
+    inputs = ", ".join(entry.name for entry in card.inputs)
+    sizes = " x ".join("any" if size is None else f"{size:g}" for size in card.spacing_mm)
+    lines = [
+        f"inputs ({card.modality}): {inputs}",
+        f"structures: {', '.join(structure.name for structure in card.structures)}",
+        f"voxels: {sizes} mm",
+    ]
+    seconds = [f"{value:g} s on {'a GPU' if device == 'cuda' else 'a CPU'}" for device, value in card.seconds.items()]
+    memory = [] if card.memory_gb is None else [f"{card.memory_gb:g} GB of memory"]
+    if seconds or memory:
+        lines.append(f"needs about {', '.join(seconds + memory)}")
+    return lines + ([f"cite: {card.citation}"] if card.citation else [])
 
 
 def _print(card: Card, *details: str, is_default: bool = False) -> None:
@@ -98,14 +136,3 @@ def _print(card: Card, *details: str, is_default: bool = False) -> None:
         str(card.folder),
     )
     output.print("\n    ".join(lines), markup=False)
-
-
-def _costs(card: segmentation.SegmentationCard) -> list[str]:
-    """What was measured of its needs, as one line or none."""
-    seconds = [f"{value:g} s on {'a GPU' if device == 'cuda' else 'a CPU'}" for device, value in card.seconds.items()]
-    memory = [] if card.memory_gb is None else [f"{card.memory_gb:g} GB of memory"]
-    return [f"needs about {', '.join(seconds + memory)}"] if seconds or memory else []
-
-
-def _names(card: segmentation.SegmentationCard) -> str:
-    return ", ".join(structure.name for structure in card.structures)

@@ -36,6 +36,10 @@ FixedPoints = Annotated[
 MovingPoints = Annotated[
     Path | None, typer.Option("--moving-points", help="The same landmarks in MOVING, in the same order.")
 ]
+AcceptLicence = Annotated[
+    bool,
+    typer.Option("--accept-licence", "--yes", "-y", help="Accept the licence of the model, without being asked."),
+]
 Initial = Annotated[
     str,
     typer.Option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,8 @@ from rich.table import Table
 
 from hyperreg.cli import options
 from hyperreg.cli.console import cancel_on_interrupt, guarded, messages, output, progress_bar, warn
+from hyperreg.cli.models import confirm_licence
+from hyperreg.errors import InputError
 
 if TYPE_CHECKING:
     from hyperreg.imaging.transform import Matrix
@@ -59,6 +62,7 @@ def command(
         typer.Option("--align", help="Align the other images rigidly with the first one; else headers are trusted."),
     ] = False,
     device: options.DeviceChoice = options.Device.auto,
+    accept_licence: options.AcceptLicence = False,
     report: Annotated[
         Path | None,
         typer.Option(
@@ -70,6 +74,7 @@ def command(
     """Segment an image (or the several images of one case) with a model and save the result."""
     from hyperreg.segmentation.run import Case, Outputs, segment
 
+    _settle_licence(model, accept_licence)
     case = Case(tuple(images), model, device.value, flips)
     with cancel_on_interrupt() as cancelled, progress_bar(quiet) as progress:
         outputs = Outputs(out, uncertainty, probabilities, report)
@@ -79,6 +84,24 @@ def command(
         _print_summary(result.report)
     if not result.written:
         messages.print("No output was asked for, so nothing was saved (see --out, --report).")
+
+
+def _settle_licence(model: str, accepted: bool) -> None:
+    """Before the first use of a model that was added: show its licence and ask, or take `accepted` for the answer."""
+    from hyperreg.segmentation import licences
+    from hyperreg.segmentation.catalogue import find_model
+
+    card = find_model(model)
+    if licences.is_accepted(card):
+        return
+    if not accepted:
+        if not sys.stdin.isatty():
+            raise InputError(
+                f"The licence of the model '{model}' ({card.licence}) was not accepted yet. Read it in "
+                f"'{card.folder}', and repeat the command with --accept-licence if you accept it."
+            )
+        confirm_licence(licences.licence_of(card), "nothing was segmented")
+    licences.accept(card)
 
 
 def _align(first: Volume, other: Volume, progress: Progress | None, cancelled: Cancel | None) -> Matrix:

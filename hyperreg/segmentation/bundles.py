@@ -22,10 +22,11 @@ import torch
 from hyperreg.catalogue import CARD, WEIGHTS
 from hyperreg.errors import FileError, InputError, WeightsError
 from hyperreg.segmentation.bundle_cards import bundle_card
-from hyperreg.segmentation.catalogue import SegmentationCard, read_card
+from hyperreg.segmentation.catalogue import SegmentationCard, list_models, read_card
+from hyperreg.segmentation.licences import LICENCE, written_licence
 from hyperreg.segmentation.model import load_model, make_network, save_model
 
-METADATA, INFERENCE, STATE, LICENCE = "configs/metadata.json", "configs/inference.json", "models/model.pt", "LICENSE"
+METADATA, INFERENCE, STATE = "configs/metadata.json", "configs/inference.json", "models/model.pt"
 # A zip that unpacks to more than this is no model.
 LARGEST_BYTES = 4 << 30
 
@@ -34,7 +35,7 @@ def add_model(source: Path, place: Path) -> SegmentationCard:
     """Copy (HyperReg's own) or convert (a MONAI bundle) a model into `place / its name`; returns its card.
 
     source: a folder or a .zip. Raises FileError if it cannot be read, WeightsError for a model that cannot be used or
-    holds code, InputError if a model of that name is there already.
+    holds code, InputError if a model of that name is there already, HyperReg's own included.
     """
     if not source.exists():
         raise FileError(f"'{source}' does not exist. Give the folder or the .zip file of a model.")
@@ -44,9 +45,11 @@ def add_model(source: Path, place: Path) -> SegmentationCard:
         card = _copied(folder, made) if (folder / CARD).is_file() else _converted(folder, made, _name(source))
         load_model(card)
         target = place / card.name
-        if target.exists():
+        there = {other.name: other.folder for other in list_models()}
+        if target.exists() or card.name in there:
             raise InputError(
-                f"There is a model '{card.name}' already ({target}). Remove it first, if it is to be replaced."
+                f"There is a model '{card.name}' already ({there.get(card.name, target)}). Remove it first, if it was "
+                "added and is to be replaced."
             )
         try:
             place.mkdir(parents=True, exist_ok=True)
@@ -64,8 +67,7 @@ def licence_text(source: Path) -> str:
     """The licence that comes with a model, to be shown before it is added; "" if none does. Raises as `add_model`."""
     with tempfile.TemporaryDirectory(prefix="hyperreg-model-") as scratch:
         folder = _root(_unpacked(source, Path(scratch)) if source.is_file() else source, source)
-        path = folder / LICENCE
-        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        return written_licence(folder)
 
 
 def remove_model(card: SegmentationCard, place: Path) -> None:
@@ -92,8 +94,7 @@ def _copied(folder: Path, made: Path) -> SegmentationCard:
 
 def _converted(folder: Path, made: Path, fallback: str) -> SegmentationCard:
     metadata, inference = _json(folder / METADATA), _json(folder / INFERENCE)
-    licence = folder / LICENCE
-    first = next(iter(licence.read_text("utf-8", "replace").split("\n\n")), "").strip() if licence.is_file() else ""
+    first = written_licence(folder).partition("\n\n")[0]
     entries = bundle_card(metadata, inference, fallback, " ".join(first.split()))
     _check_name(entries["name"])
     output = entries["output"]
@@ -105,8 +106,8 @@ def _converted(folder: Path, made: Path, fallback: str) -> SegmentationCard:
     except RuntimeError as error:
         raise WeightsError(f"The weights in '{STATE}' are not those of the bundle's network. ({error})") from error
     card = save_model(network, entries, made, half=False)
-    if licence.is_file():
-        shutil.copyfile(licence, made / LICENCE)
+    if (folder / LICENCE).is_file():
+        shutil.copyfile(folder / LICENCE, made / LICENCE)
     return card
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hyperreg.catalogue import Card, common_entries, find_card, list_cards, parse_card
+from hyperreg.catalogue import Card, common_entries, find_card, list_cards, parse_card, says
+from hyperreg.errors import InputError
 
 KIND = "hyperreg-segmentation"
 
@@ -91,6 +92,11 @@ class SegmentationCard(Card):
     intensities: str
     intensity_window: tuple[float, float]
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        inputs = (text for entry in self.inputs for text in (entry.name, entry.title))
+        return (*super().texts, self.citation, *inputs, *(structure.name for structure in self.structures))
+
 
 def read_card(folder: Path) -> SegmentationCard:
     """Read one model's card. Raises WeightsError if it is missing, damaged or incomplete."""
@@ -129,6 +135,27 @@ def card_of(folder: Path, card: Mapping[str, Any]) -> SegmentationCard:
 def list_models() -> list[SegmentationCard]:
     """Every segmentation model with a readable card, by name."""
     return list_cards(read_card)
+
+
+def search(
+    cards: Iterable[SegmentationCard], words: str = "", modality: str = "", structure: str = ""
+) -> list[SegmentationCard]:
+    """The models that fit all that is given, in their order.
+
+    words: each is somewhere in name, title, description, citation, inputs or structures. modality: "MR" or "CT", also
+    finds models for any. structure: its words are all in the name of one structure. Case does not matter.
+    Raises InputError for a modality that no card can have.
+    """
+    chosen = {known.casefold(): known for known in MODALITIES}.get(modality.casefold(), modality)
+    if chosen and chosen not in MODALITIES:
+        raise InputError(f"'{modality}' is no modality of models; choose {', '.join(MODALITIES)}.")
+    return [
+        card
+        for card in cards
+        if says(words, *card.texts)
+        and (chosen in ("", "any") or card.modality in (chosen, "any"))
+        and (not structure or any(says(structure, found.name) for found in card.structures))
+    ]
 
 
 def find_model(name: str) -> SegmentationCard:
