@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,9 +20,22 @@ WEIGHTS = "weights.safetensors"
 MODELS_VARIABLE = "HYPERREG_MODELS"
 
 
+@dataclass(frozen=True)
+class Hyperparameter:
+    """One slider: its name in the loss, what it is called, the value to start from (0 to 1), what it does (a line)."""
+
+    name: str
+    title: str
+    default: float
+    description: str = ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What every model's card says. `folder` holds the card and the weights; `card` is the whole JSON object."""
+    """What every model's card says. `folder` holds the card and the weights; `card` is the whole JSON object.
+
+    ensemble: further weights of the same network, trained separately: file beside the first ones -> SHA256.
+    """
 
     name: str
     title: str
@@ -31,20 +45,27 @@ class Card:
     sha256: str
     folder: Path
     card: Mapping[str, Any]
+    ensemble: Mapping[str, str]
 
     @property
     def weights(self) -> Path:
         return self.folder / WEIGHTS
 
+    @property
+    def weight_files(self) -> dict[Path, str]:
+        """Every file of weights and its SHA256; first the one that is used alone."""
+        return {self.weights: self.sha256, **{self.folder / name: sha256 for name, sha256 in self.ensemble.items()}}
+
     def check_weights(self) -> None:
         """Raise WeightsError unless the weights are there and are the ones that the card describes."""
-        if not self.weights.is_file():
-            raise WeightsError(f"The weights of the model '{self.name}' are missing ({self.weights}); reinstall it.")
-        if hashlib.sha256(self.weights.read_bytes()).hexdigest() != self.sha256:
-            raise WeightsError(
-                f"The weights of the model '{self.name}' are damaged or not the ones its card describes "
-                f"(SHA256 differs: {self.weights}); reinstall the model."
-            )
+        for path, sha256 in self.weight_files.items():
+            if not path.is_file():
+                raise WeightsError(f"The weights of the model '{self.name}' are missing ({path}); reinstall it.")
+            if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+                raise WeightsError(
+                    f"The weights of the model '{self.name}' are damaged or not the ones its card describes "
+                    f"(SHA256 differs: {path}); reinstall the model."
+                )
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -77,9 +98,20 @@ def parse_card(folder: Path, kind: str, parse: Callable[[dict[str, Any]], C]) ->
 
 
 def common_entries(folder: Path, card: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of `Card`, by name. Raises KeyError for one that the JSON object lacks."""
+    """The fields of `Card`, by name. Raises KeyError for one that the JSON object lacks, ValueError for a wrong one."""
     texts = ("name", "title", "description", "version", "licence", "sha256")
-    return {**{name: str(card[name]) for name in texts}, "folder": folder, "card": card}
+    ensemble = {str(name): str(sha256) for name, sha256 in card.get("ensemble", {}).items()}
+    if not all(re.fullmatch(r"[\w-]+\.safetensors", name) and name != WEIGHTS for name in ensemble):
+        raise ValueError("weights of an ensemble are further .safetensors files in the model's own folder")
+    return {**{name: str(card[name]) for name in texts}, "folder": folder, "card": card, "ensemble": ensemble}
+
+
+def hyperparameters_of(entries: Iterable[Mapping[str, Any]]) -> tuple[Hyperparameter, ...]:
+    """The sliders that a card declares. Raises KeyError, TypeError or ValueError for entries that are not right."""
+    return tuple(
+        Hyperparameter(str(h["name"]), str(h["title"]), float(h["default"]), str(h.get("description", "")))
+        for h in entries
+    )
 
 
 def own_models() -> Path:

@@ -7,6 +7,7 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
+from hyperreg.catalogue import Hyperparameter
 from hyperreg.errors import WeightsError
 from hyperreg.registration import catalogue
 from HyperRegSlicerLib import Texts
@@ -114,7 +115,7 @@ def default_values(model: str) -> dict[str, float]:
     return {name: declared.default for name, declared in _declared(model).items()}
 
 
-def _declared(model: str) -> dict[str, catalogue.Hyperparameter]:
+def _declared(model: str) -> dict[str, Hyperparameter]:
     """The hyperparameters of a model that the form has a slider for, by name."""
     try:
         card = catalogue.find_model(model)

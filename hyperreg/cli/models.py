@@ -22,7 +22,9 @@ hyperreg models hippocampus --modality MR
 
 hyperreg models --add brats_mri_segmentation.zip
 
-hyperreg models --remove brats_mri_segmentation"""
+hyperreg models --remove brats_mri_segmentation
+
+hyperreg models fold1 fold2 fold3 --join folds"""
 
 
 @guarded
@@ -46,6 +48,10 @@ def command(
     remove: Annotated[
         str | None, typer.Option("--remove", metavar="NAME", help="Remove a model that was added.")
     ] = None,
+    join: Annotated[
+        str | None,
+        typer.Option("--join", metavar="NAME", help="Join the models that the words name to an ensemble."),
+    ] = None,
     accept_licence: options.AcceptLicence = False,
 ) -> None:
     """List the models: what each is for, what it wants and gives, its version, licence and folder.
@@ -57,6 +63,8 @@ def command(
         _add(add, accept_licence)
     elif remove is not None:
         _remove(remove)
+    elif join is not None:
+        _join(words or [], join)
     else:
         _list(" ".join(words or ()), modality, structure)
 
@@ -88,6 +96,17 @@ def _remove(name: str) -> None:
     remove_model(card, own_models())
     licences.forget(card)
     output.print(f"Removed '{name}' ({card.folder}).", markup=False)
+
+
+def _join(names: list[str], name: str) -> None:
+    from hyperreg.segmentation import licences
+    from hyperreg.segmentation.bundles import join_models
+
+    cards = [segmentation.find_model(word) for word in names]
+    card = join_models(cards, name, own_models())
+    if all(licences.is_accepted(part) for part in cards):
+        licences.accept(card)
+    output.print(f"Made '{card.name}' of {len(card.weight_files)} sets of weights ({card.folder}).", markup=False)
 
 
 def _list(words: str, modality: str, structure: str) -> None:
@@ -125,6 +144,11 @@ def _details(card: segmentation.SegmentationCard) -> list[str]:
     memory = [] if card.memory_gb is None else [f"{card.memory_gb:g} GB of memory"]
     if seconds or memory:
         lines.append(f"needs about {', '.join(seconds + memory)}")
+    if card.ensemble:
+        lines.append(f"an ensemble of {len(card.weight_files)} (segment --ensemble)")
+    if card.hyperparameters:
+        sliders = ", ".join(f"{h.name}={h.default:g}" for h in card.hyperparameters)
+        lines.append(f"hyperparameters: {sliders} (segment --hyper)")
     return lines + ([f"cite: {card.citation}"] if card.citation else [])
 
 

@@ -57,6 +57,13 @@ def command(
             "--flips", help="Average over flipped images, if the model was trained with them: slower, steadier."
         ),
     ] = False,
+    ensemble: Annotated[
+        bool, typer.Option("--ensemble", help="Average over all weights of the model, if it has several: slower.")
+    ] = False,
+    hyper: Annotated[
+        list[str] | None,
+        typer.Option("--hyper", metavar="NAME=VALUE", help="A hyperparameter, 0 to 1, if the model declares any."),
+    ] = None,
     align: Annotated[
         bool,
         typer.Option("--align", help="Align the other images rigidly with the first one; else headers are trusted."),
@@ -75,7 +82,7 @@ def command(
     from hyperreg.segmentation.run import Case, Outputs, segment
 
     _settle_licence(model, accept_licence)
-    case = Case(tuple(images), model, device.value, flips)
+    case = Case(tuple(images), model, device.value, flips, ensemble, dict(_value(text) for text in hyper or ()))
     with cancel_on_interrupt() as cancelled, progress_bar(quiet) as progress:
         outputs = Outputs(out, uncertainty, probabilities, report)
         result = segment(case, outputs, progress, cancelled, _align if align else None)
@@ -84,6 +91,14 @@ def command(
         _print_summary(result.report)
     if not result.written:
         messages.print("No output was asked for, so nothing was saved (see --out, --report).")
+
+
+def _value(text: str) -> tuple[str, float]:
+    name, _, number = text.partition("=")
+    try:
+        return name, float(number)
+    except ValueError as error:
+        raise InputError(f"'{text}' is no hyperparameter; write NAME=VALUE, as in lambda=0.3.") from error
 
 
 def _settle_licence(model: str, accepted: bool) -> None:

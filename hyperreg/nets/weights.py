@@ -18,14 +18,15 @@ from hyperreg.catalogue import CARD, WEIGHTS, Card
 from hyperreg.errors import FileError, WeightsError
 
 
-def load_weights(network: nn.Module, card: Card) -> None:
+def load_weights(network: nn.Module, card: Card, path: Path | None = None) -> None:
     """Fill a network with the weights of a card's model, as float32.
 
+    path: one of the card's `weight_files`; by default the first.
     Raises WeightsError if the file is missing, damaged, or does not fit the card.
     """
     card.check_weights()
     try:
-        state = load_file(card.weights)
+        state = load_file(card.weights if path is None else path)
         network.load_state_dict({name: _single(tensor) for name, tensor in state.items()}, strict=True)
     except (SafetensorError, RuntimeError, OSError) as error:
         raise WeightsError(

@@ -7,20 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hyperreg.catalogue import Card, common_entries, find_card, list_cards, model_folders, parse_card
+from hyperreg.catalogue import (
+    Card,
+    Hyperparameter,
+    common_entries,
+    find_card,
+    hyperparameters_of,
+    list_cards,
+    model_folders,
+    parse_card,
+)
 from hyperreg.errors import WeightsError
 
 KIND = "hyperreg-registration"
-
-
-@dataclass(frozen=True)
-class Hyperparameter:
-    """One slider: its name in the loss, what it is called, the value to start from (0 to 1), what it does (a line)."""
-
-    name: str
-    title: str
-    default: float
-    description: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +47,7 @@ def read_card(folder: Path) -> ModelCard:
     """Read one model's card. Raises WeightsError if it is missing, damaged or incomplete."""
 
     def parse(card: dict[str, Any]) -> ModelCard:
-        hyperparameters = tuple(
-            Hyperparameter(str(h["name"]), str(h["title"]), float(h["default"]), str(h.get("description", "")))
-            for h in card["hyperparameters"]
-        )
+        hyperparameters = hyperparameters_of(card["hyperparameters"])
         if not hyperparameters or hyperparameters[0].name != "lambda":
             raise ValueError("the first hyperparameter is not lambda")
         i, j, k = (int(n) for n in card["grid"]["max_shape"])

@@ -12,7 +12,7 @@ import shutil
 import stat
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from pickle import UnpicklingError
 from typing import Any
@@ -27,6 +27,8 @@ from hyperreg.segmentation.licences import LICENCE, written_licence
 from hyperreg.segmentation.model import load_model, make_network, save_model
 
 METADATA, INFERENCE, STATE = "configs/metadata.json", "configs/inference.json", "models/model.pt"
+# What the models of an ensemble have to have in common.
+SAME_IN_ENSEMBLES = ("modality", "inputs", "structures", "output", "network", "hyperparameters", "grid", "intensities")
 # A zip that unpacks to more than this is no model.
 LARGEST_BYTES = 4 << 30
 
@@ -43,23 +45,56 @@ def add_model(source: Path, place: Path) -> SegmentationCard:
         folder = _root(_unpacked(source, Path(scratch)) if source.is_file() else source, source)
         made = Path(scratch) / "made"
         card = _copied(folder, made) if (folder / CARD).is_file() else _converted(folder, made, _name(source))
-        load_model(card)
-        target = place / card.name
-        there = {other.name: other.folder for other in list_models()}
-        if target.exists() or card.name in there:
-            raise InputError(
-                f"There is a model '{card.name}' already ({there.get(card.name, target)}). Remove it first, if it was "
-                "added and is to be replaced."
-            )
-        try:
-            place.mkdir(parents=True, exist_ok=True)
-            # Under a hidden name first: a copy that breaks off must not look like a model.
-            hidden = place / f".{card.name}.tmp"
-            shutil.rmtree(hidden, ignore_errors=True)
-            shutil.copytree(made, hidden)
-            hidden.rename(target)
-        except OSError as error:
-            raise FileError(f"The model cannot be written to '{target}': {error.strerror or error}.") from error
+        for path in card.weight_files:
+            load_model(card, path=path)
+        return _placed(made, card.name, place)
+
+
+def join_models(cards: Sequence[SegmentationCard], name: str, place: Path) -> SegmentationCard:
+    """One model, `place / name`, of several that differ in their weights only: an ensemble. The first is used alone.
+
+    Raises InputError for models that cannot be joined or a name that is taken, WeightsError, FileError.
+    """
+    _check_name(name)
+    if len(cards) < 2:
+        raise InputError("An ensemble needs two models or more; name them.")
+    for card in cards:
+        card.check_weights()
+        other = next((part for part in SAME_IN_ENSEMBLES if card.card.get(part) != cards[0].card.get(part)), None)
+        if other is not None:
+            raise InputError(f"'{cards[0].name}' and '{card.name}' differ in their {other}: they cannot be joined.")
+    with tempfile.TemporaryDirectory(prefix="hyperreg-model-") as scratch:
+        made = Path(scratch)
+        entries = {**cards[0].card, "name": name, "ensemble": {}}
+        for number, (path, sha256) in enumerate((item for card in cards for item in card.weight_files.items()), 1):
+            file = WEIGHTS if number == 1 else f"weights-{number}.safetensors"
+            shutil.copyfile(path, made / file)
+            if number > 1:
+                entries["ensemble"][file] = sha256
+        if (cards[0].folder / LICENCE).is_file():
+            shutil.copyfile(cards[0].folder / LICENCE, made / LICENCE)
+        (made / CARD).write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        return _placed(made, name, place)
+
+
+def _placed(made: Path, name: str, place: Path) -> SegmentationCard:
+    """A finished model's folder, copied to where models of the user's are."""
+    target = place / name
+    there = {other.name: other.folder for other in list_models()}
+    if target.exists() or name in there:
+        raise InputError(
+            f"There is a model '{name}' already ({there.get(name, target)}). Remove it first, if it was added and "
+            "is to be replaced."
+        )
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        # Under a hidden name first: a copy that breaks off must not look like a model.
+        hidden = place / f".{name}.tmp"
+        shutil.rmtree(hidden, ignore_errors=True)
+        shutil.copytree(made, hidden)
+        hidden.rename(target)
+    except OSError as error:
+        raise FileError(f"The model cannot be written to '{target}': {error.strerror or error}.") from error
     return read_card(target)
 
 
@@ -82,9 +117,10 @@ def remove_model(card: SegmentationCard, place: Path) -> None:
 
 def _copied(folder: Path, made: Path) -> SegmentationCard:
     """HyperReg's own: the files that make a model, and nothing else that lies beside them."""
-    read_card(folder).check_weights()
+    given = read_card(folder)
+    given.check_weights()
     made.mkdir()
-    for name in (CARD, WEIGHTS, "README.md", LICENCE):
+    for name in (CARD, WEIGHTS, *given.ensemble, "README.md", LICENCE):
         if (folder / name).is_file():
             shutil.copyfile(folder / name, made / name)
     card = read_card(made)

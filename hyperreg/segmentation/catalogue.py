@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hyperreg.catalogue import Card, common_entries, find_card, list_cards, parse_card, says
+from hyperreg.catalogue import (
+    Card,
+    Hyperparameter,
+    common_entries,
+    find_card,
+    hyperparameters_of,
+    list_cards,
+    parse_card,
+    says,
+)
 from hyperreg.errors import InputError
 
 KIND = "hyperreg-segmentation"
@@ -71,7 +80,8 @@ class SegmentationCard(Card):
     (softmax; a channel without structure is background); otherwise each is a region of its own (sigmoid).
     spacing_mm: voxel size that the network knows, along its axes; None keeps the image's own.
     window: sides of the patches that the network is shown. flips: axes along which it was trained with flips.
-    intensity_window: for the intensities "window". citation, modality: for the user.
+    intensity_window: for the intensities "window". hyperparameters: of a network whose weights are made for a choice of
+    them (`nets.hypernetwork`); empty for most. citation, modality: for the user.
     memory_gb, seconds: what a usual image of this kind took, measured: peak of main memory, and seconds by device
     ("cpu", "cuda"); None and empty where nothing was measured.
     """
@@ -91,6 +101,7 @@ class SegmentationCard(Card):
     flips: tuple[int, ...]
     intensities: str
     intensity_window: tuple[float, float]
+    hyperparameters: tuple[Hyperparameter, ...]
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -127,6 +138,7 @@ def card_of(folder: Path, card: Mapping[str, Any]) -> SegmentationCard:
         flips=tuple(int(axis) for axis in grid.get("flips", ())),
         intensities=intensities["method"],
         intensity_window=(low, high),
+        hyperparameters=hyperparameters_of(card.get("hyperparameters", ())),
     )
     _check(found)
     return found
@@ -185,6 +197,9 @@ def _check(card: SegmentationCard) -> None:
         raise ValueError(f"'{card.axes}' names no order of the axes")
     if not set(card.flips) <= {0, 1, 2}:
         raise ValueError("flips are axes 0, 1 and 2")
+    declared = {h.name: h.default for h in card.hyperparameters}
+    if len(declared) < len(card.hyperparameters) or any(not 0 <= value <= 1 for value in declared.values()):
+        raise ValueError("hyperparameters have different names and defaults from 0 to 1")
     if not set(card.seconds) <= set(DEVICES) or any(not value > 0 for value in _costs(card)):
         raise ValueError(f"memory_gb and seconds are larger than zero, seconds by device ({', '.join(DEVICES)})")
 

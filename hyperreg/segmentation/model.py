@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from hyperreg.errors import WeightsError
+from hyperreg.errors import InputError, WeightsError
 from hyperreg.nets.anisotropic import AHNet
 from hyperreg.nets.cascade import Cascade
+from hyperreg.nets.hypernetwork import HyperNetwork
 from hyperreg.nets.segresnet import SegResNet
 from hyperreg.nets.weights import load_weights, save_weights
 from hyperreg.segmentation.catalogue import KIND, SegmentationCard, read_card
@@ -63,25 +64,70 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def make_network(network: Mapping[str, Any], inputs: int, channels: int, exclusive: bool) -> nn.Module:
-    """The network of a card's "network": {"name", "options"}. Raises WeightsError for what this version cannot make."""
+def make_network(
+    network: Mapping[str, Any], inputs: int, channels: int, exclusive: bool, hyperparameters: int = 0
+) -> nn.Module:
+    """The network of a card's "network": {"name", "options"}.
+
+    hyperparameters: how many the card declares; with any, a HyperNetwork around the network, of which "network" then
+    holds "hidden" and maybe "rank". Raises WeightsError for what this version cannot make.
+    """
     name, options = network.get("name"), network.get("options", {})
     if name not in NETWORKS:
         raise WeightsError(f"The model needs the network '{name}', which this version does not have; update HyperReg.")
     try:
-        return NETWORKS[name](inputs, channels, exclusive, **options)
+        made = NETWORKS[name](inputs, channels, exclusive, **options)
+        if not hyperparameters:
+            return made
+        return HyperNetwork(made, hyperparameters, network["hidden"], rank=network.get("rank"))
     except (TypeError, ValueError, KeyError) as error:
         raise WeightsError(f"The model's description of its network '{name}' cannot be used: {error}") from error
 
 
-def load_model(card: SegmentationCard, device: str = "cpu") -> nn.Module:
+def load_model(
+    card: SegmentationCard,
+    device: str = "cpu",
+    hyperparameters: Mapping[str, float] | None = None,
+    path: Path | None = None,
+) -> nn.Module:
     """A card's network with its weights, ready for inference.
 
-    Raises WeightsError if the weights are missing, damaged, or those of another network.
+    hyperparameters: values from 0 to 1 by name, for which the weights are made if the card declares any; the card's
+    defaults where none is given. path: one of the card's `weight_files`; by default the first.
+    Raises WeightsError if the weights are missing, damaged, or those of another network; InputError for hyperparameters
+    that the card does not declare.
     """
-    network = make_network(card.network, len(card.inputs), card.channels, card.exclusive)
-    load_weights(network, card)
+    values = _values(card, hyperparameters or {})
+    network = make_network(card.network, len(card.inputs), card.channels, card.exclusive, len(values))
+    load_weights(network, card, path)
+    if isinstance(network, HyperNetwork):
+        # The weights for these values are made once: from here on it is an ordinary network.
+        generated = network.requires_grad_(False).generate(torch.tensor(values))
+        network = network.backbone
+        network.load_state_dict(generated, strict=False)
     return network.to(device).eval().requires_grad_(False)
+
+
+def load_ensemble(
+    card: SegmentationCard, device: str = "cpu", hyperparameters: Mapping[str, float] | None = None
+) -> list[nn.Module]:
+    """All networks of a card, the first one first. Raises InputError if there is only one, and as `load_model`."""
+    if not card.ensemble:
+        raise InputError(f"The model '{card.name}' has one set of weights only; leave out the ensemble.")
+    return [load_model(card, device, hyperparameters, path) for path in card.weight_files]
+
+
+def _values(card: SegmentationCard, given: Mapping[str, float]) -> list[float]:
+    """The hyperparameters in the card's order."""
+    values = {**{h.name: h.default for h in card.hyperparameters}, **given}
+    unknown = set(given) - {h.name for h in card.hyperparameters}
+    if unknown or not all(0 <= value <= 1 for value in values.values()):
+        names = ", ".join(h.name for h in card.hyperparameters) or "none"
+        raise InputError(
+            f"{', '.join(f'{name}={value:g}' for name, value in given.items())}: the model '{card.name}' has the "
+            f"hyperparameters {names}, each from 0 to 1."
+        )
+    return list(values.values())
 
 
 def save_model(network: nn.Module, card: Mapping[str, Any], folder: Path, half: bool = True) -> SegmentationCard:
@@ -117,5 +163,6 @@ def save_untrained(folder: Path, card: Mapping[str, Any], seed: int = 0) -> Segm
         torch.manual_seed(seed)
         output = card["output"]
         exclusive = output["activation"] == "softmax"
-        network = make_network(card["network"], len(card["inputs"]), output["channels"], exclusive)
+        count = len(card.get("hyperparameters", ()))
+        network = make_network(card["network"], len(card["inputs"]), output["channels"], exclusive, count)
     return save_model(network, card, folder / card["name"])

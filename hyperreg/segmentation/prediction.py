@@ -55,6 +55,7 @@ class Prediction:
 
     exclusive: softmax over the channels, else a sigmoid of each. window: sides of the patches, voxels.
     flips: axes along which the image is flipped, in all combinations, and the probabilities averaged.
+    others: more networks of the same kind whose probabilities are averaged, too (an ensemble).
     steps: after a call, the steps that were tried; the last one is the one that worked.
     progress, cancelled: told and asked before every window.
     """
@@ -68,8 +69,9 @@ class Prediction:
         flips: Sequence[int] = (),
         progress: Progress | None = None,
         cancelled: Cancel | None = None,
+        others: Sequence[nn.Module] = (),
     ) -> None:
-        self.network = network
+        self.networks = [network, *others]
         self.window = window
         self.exclusive = exclusive
         self.device = device
@@ -84,7 +86,7 @@ class Prediction:
 
         Raises OutOfMemory if the last step of the ladder does not fit either; Cancelled.
         """
-        multiple = int(getattr(self.network, "multiple", 1))
+        multiple = int(getattr(self.networks[0], "multiple", 1))
         rungs = ladder(self.device, _fitting(self.window, images.shape[2:], multiple), multiple)
         self.steps = []
         for step in rungs:
@@ -109,19 +111,24 @@ class Prediction:
         return [f"Memory did not suffice {self.steps[0]}; this was computed {self.steps[-1]}."]
 
     def _averaged(self, images: Tensor, step: Step) -> Tensor:
-        network = self.network.to(step.device)
         total: Tensor | None = None
-        for index, axes in enumerate(self.flips):
+        for index, (network, axes) in enumerate(itertools.product(self.networks, self.flips)):
             dims = [axis + 2 for axis in axes]
-            found = self._probabilities(network, images.flip(dims) if dims else images, step, index)
+            shown = images.flip(dims) if dims else images
+            found = self._probabilities(network.to(step.device), shown, step, index)
             found = found.flip(dims) if dims else found
             total = found if total is None else total.add_(found)
             del found
         assert total is not None  # noqa: S101 (the empty flip is always among them)
-        return total.div_(len(self.flips))[0].cpu()
+        return total.div_(self._runs)[0].cpu()
 
-    def _probabilities(self, network: nn.Module, images: Tensor, step: Step, flip: int) -> Tensor:
-        logits = self._logits(network, images, step, flip)
+    @property
+    def _runs(self) -> int:
+        """How often the whole image is looked at."""
+        return len(self.networks) * len(self.flips)
+
+    def _probabilities(self, network: nn.Module, images: Tensor, step: Step, run: int) -> Tensor:
+        logits = self._logits(network, images, step, run)
         if not self.exclusive:
             return logits.sigmoid_()
         # torch.softmax would need room for a second copy: the largest array there is.
@@ -130,11 +137,11 @@ class Prediction:
         logits /= logits.sum(1, keepdim=True)
         return logits
 
-    def _logits(self, network: nn.Module, images: Tensor, step: Step, flip: int) -> Tensor:
+    def _logits(self, network: nn.Module, images: Tensor, step: Step, run: int) -> Tensor:
         if not isinstance(network, Cascade):
-            return self._slide(network, images, step, flip)
+            return self._slide(network, images, step, run)
         # Stage 2 looks at one window, where stage 1 found most.
-        coarse = self._slide(network.first, images, step, flip)
+        coarse = self._slide(network.first, images, step, run)
         patches, corners = network.second_input(images.to(coarse.device), coarse)
         fine = self._run(network.second, patches.to(step.device), step)
         return network.pasted(fine.to(coarse.device), coarse, corners)
@@ -149,13 +156,13 @@ class Prediction:
             logits: Tensor = network(patch)
         return logits.float()
 
-    def _slide(self, network: nn.Module, images: Tensor, step: Step, flip: int) -> Tensor:
+    def _slide(self, network: nn.Module, images: Tensor, step: Step, run: int) -> Tensor:
         counted = 0
         every = window_count(images.shape[2:], step.window, OVERLAP)
 
         def predict(patch: Tensor) -> Tensor:
             nonlocal counted
-            self._progress((flip + counted / every) / len(self.flips), "Segmenting")
+            self._progress((run + counted / every) / self._runs, "Segmenting")
             counted += 1
             return self._run(network, patch, step)
 

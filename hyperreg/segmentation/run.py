@@ -43,13 +43,16 @@ class Case:
     """What is segmented, and how.
 
     images: files, or NAME=FILE where the file's name does not tell which input it is. model: a name from the catalogue.
-    device: "auto", "cpu" or "cuda". flips: average over flipped images.
+    device: "auto", "cpu" or "cuda". flips, ensemble: average over flipped images, over all weights of the model.
+    hyperparameters: values by name, for models that declare any.
     """
 
     images: tuple[str, ...]
     model: str
     device: str = "auto"
     flips: bool = False
+    ensemble: bool = False
+    hyperparameters: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ def segment(
             write_volume(values, staged.path(f"probability {structure.label}"))
 
         with watch.stage("load"):
-            segmenter = Segmenter(card, case.device)
+            segmenter = Segmenter(card, case.device, case.hyperparameters, case.ensemble)
         with watch.stage("align"):
             others = [name for name in volumes if name != first] if align is not None else []
             matrices = {name: _aligned(align, volumes, first, name, tell, cancelled) for name in others}
@@ -203,6 +206,8 @@ def _report(
             "resampled": result.frame.is_resampled,
         },
         "flips": case.flips,
+        "ensemble": len(result.card.weight_files) if case.ensemble else 1,
+        "hyperparameters": {h.name: h.default for h in result.card.hyperparameters} | dict(case.hyperparameters),
         "device": result.device,
         "steps": result.steps,
         "structures": [volume.as_dict() for volume in result.volumes],

@@ -15,7 +15,7 @@ from hyperreg.reporting import Cancel, Progress, Stopwatch
 from hyperreg.segmentation.catalogue import SegmentationCard, Structure, find_model
 from hyperreg.segmentation.frame import Frame, make_frame
 from hyperreg.segmentation.inputs import check_inputs, show
-from hyperreg.segmentation.model import load_model
+from hyperreg.segmentation.model import load_ensemble, load_model
 from hyperreg.segmentation.prediction import Prediction
 from hyperreg.segmentation.structures import Array, StructureVolume, decide
 
@@ -48,13 +48,24 @@ class Segmentation:
 class Segmenter:
     """A model on a device: "auto", "cpu" or "cuda".
 
-    model: a card or its name. Raises WeightsError, or InputError for a device that is not there.
+    model: a card or its name. hyperparameters: values by name, for models that declare any (their defaults).
+    ensemble: average over all of the model's weights, not the first ones alone.
+    Raises WeightsError, or InputError for a device, hyperparameter or ensemble that is not there.
     """
 
-    def __init__(self, model: SegmentationCard | str, device: str = "auto") -> None:
+    def __init__(
+        self,
+        model: SegmentationCard | str,
+        device: str = "auto",
+        hyperparameters: Mapping[str, float] | None = None,
+        ensemble: bool = False,
+    ) -> None:
         self.card = find_model(model) if isinstance(model, str) else model
         self.device = choose_device(device)
-        self._network = load_model(self.card, self.device)
+        if ensemble:
+            self._network, *self._others = load_ensemble(self.card, self.device, hyperparameters)
+        else:
+            self._network, self._others = load_model(self.card, self.device, hyperparameters), []
 
     def segment(
         self,
@@ -95,6 +106,7 @@ class Segmenter:
             self.card.flips if flips else (),
             lambda fraction, text: report(SHOWN + (PREDICTED - SHOWN) * fraction, text),
             cancelled,
+            self._others,
         )
         with watch.stage("network"):
             probabilities = run(images).numpy()

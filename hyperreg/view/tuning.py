@@ -8,9 +8,10 @@ from typing import Any
 
 import slicer
 
+from hyperreg.catalogue import Hyperparameter
 from hyperreg.errors import HyperRegError, InputError, WeightsError
 from hyperreg.imaging.volume import Volume
-from hyperreg.registration.catalogue import Hyperparameter, find_model
+from hyperreg.registration.catalogue import find_model
 from hyperreg.view import chart, mrml
 from hyperreg.view.state import LIVE
 
