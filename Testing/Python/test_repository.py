@@ -36,7 +36,7 @@ ALLOWED = {
     "training": FOUNDATION | {"nets", "registration", "segmentation"},
     "doctor": FOUNDATION | {"registration", "segmentation", "worker"},
     "view": FOUNDATION | {"phantom", "registration", "segmentation", "worker"},
-    "cli": FOUNDATION | {"doctor", "phantom", "registration", "segmentation", "training", "view", "worker"},
+    "cli": FOUNDATION | {"doctor", "fusion", "phantom", "registration", "segmentation", "training", "view", "worker"},
 }
 # Packages that only one part of the engine may import.
 FOREIGN = {"slicer": "view", "trame": "view", "trame_slicer": "view", "trame_vuetify": "view", "vtk": "view",

@@ -1,0 +1,236 @@
+"""Label maps of several raters on one grid, as small codes: what every method of fusion works on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from hyperreg.errors import InputError
+from hyperreg.imaging.files import as_labels
+from hyperreg.imaging.resampling import resample
+from hyperreg.imaging.volume import Grid, Volume
+
+Codes = npt.NDArray[np.unsignedinteger]
+
+# A value of more than this many labels has no code of two bytes.
+MOST_LABELS = 65535
+# Label values within so wide a range are counted in a table, which is much faster than sorting all voxels.
+COUNTED_RANGE = 1 << 20
+# Lists of raters in messages name at most so many.
+NAMED = 8
+
+
+@dataclass(frozen=True, eq=False)
+class LabelStack:
+    """Label maps of one image by several raters (readers, or atlases brought onto it).
+
+    codes: (A, I, J, K) uint8 or uint16; the position of each voxel's label in `labels`.
+    labels: (L,) int64, the label values; `labels[0]` is 0, the background, the others ascend (negative ones first).
+    names: the raters', (A,). ijk_to_ras: (4, 4), mm.
+    warnings: what was done to the maps to bring them together, for the user.
+    """
+
+    codes: Codes
+    labels: npt.NDArray[np.int64]
+    names: tuple[str, ...]
+    ijk_to_ras: npt.NDArray[np.float64]
+    warnings: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.codes.ndim != 4 or len(self.codes) != len(self.names):
+            raise InputError(f"Labels are an array (A, I, J, K) with {len(self.names)} raters, not {self.codes.shape}.")
+
+    @property
+    def grid(self) -> Grid:
+        i, j, k = self.codes.shape[1:]
+        return Grid((i, j, k), self.ijk_to_ras)
+
+    @property
+    def voxel_ml(self) -> float:
+        """The volume of a voxel, ml."""
+        return float(self.grid.spacing.prod()) / 1000
+
+    @property
+    def flat(self) -> Codes:
+        """The codes as (A, N), N voxels in the order of `ravel`; a view."""
+        return self.codes.reshape(len(self.codes), -1)
+
+    @cached_property
+    def disputed(self) -> npt.NDArray[np.intp]:
+        """(D,) positions in `flat` at which not all raters say the same: the only ones where fusing is work."""
+        first = self.flat[0]
+        differ = np.zeros(first.shape, dtype=bool)
+        for other in self.flat[1:]:
+            differ |= other != first
+        return np.flatnonzero(differ)
+
+    @cached_property
+    def box(self) -> tuple[slice, slice, slice]:
+        """The smallest box that holds every label of every rater; empty slices if there is no label at all."""
+        anywhere = np.logical_or.reduce(self.codes > 0, axis=0)
+        ends = [np.flatnonzero(anywhere.any(axis=tuple(n for n in range(3) if n != axis))) for axis in range(3)]
+        i, j, k = (slice(int(e[0]), int(e[-1]) + 1) if e.size else slice(0, 0) for e in ends)
+        return i, j, k
+
+    @cached_property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """(A, L) voxels of each label by each rater."""
+        return np.stack([np.bincount(rater, minlength=len(self.labels)) for rater in self.flat])
+
+    def code_of(self, label: int) -> int:
+        """The code of a label value. Raises InputError if no rater has it."""
+        found = np.flatnonzero(self.labels == label)
+        if not found.size:
+            raise InputError(f"No rater has the label {label}.")
+        return int(found[0])
+
+    def volume(self, codes: Codes, name: str) -> Volume:
+        """Label values, (I, J, K) in the smallest usual type, of codes of that shape."""
+        kinds = (np.uint8, np.int16, np.uint16, np.int32)
+        low, high = int(self.labels.min()), int(self.labels.max())
+        kind = next((k for k in kinds if np.iinfo(k).min <= low and high <= np.iinfo(k).max), np.int64)
+        return Volume(self.labels.astype(kind)[codes], self.ijk_to_ras, name)
+
+    def check_weights(self, weights: npt.ArrayLike | None) -> npt.NDArray[np.float32]:
+        """Weights of the raters as (A, 1) or (A, D), D disputed voxels.
+
+        weights: None (all equal), (A,), (A, I, J, K), or (A, D).
+        Raises InputError for other shapes, negative or infinite values, or voxels at which all weights are zero.
+        """
+        raters = len(self.names)
+        if weights is None:
+            return np.ones((raters, 1), dtype=np.float32)
+        array = np.asarray(weights, dtype=np.float32)
+        if array.shape == self.codes.shape:
+            array = array.reshape(raters, -1)[:, self.disputed]
+        elif array.shape == (raters,):
+            array = array[:, None]
+        elif array.shape != (raters, self.disputed.size):
+            raise InputError(
+                f"There are {raters} label maps; their weights are one number each, or one for each voxel of the "
+                f"shape {self.codes.shape}, not an array of the shape {array.shape}."
+            )
+        if not np.isfinite(array).all() or (array < 0).any():
+            raise InputError("Weights of raters are finite numbers, zero or larger.")
+        if array.size and not (array.sum(axis=0) > 0).all():
+            raise InputError("The weights of all raters are zero; at least one has to count.")
+        return array
+
+
+def stack_labels(maps: Sequence[Volume], grid: Grid | None = None) -> LabelStack:
+    """Label maps of one image as a `LabelStack`.
+
+    maps: at least one; whole numbers of any type, 0 is background. Their names name the raters (made unique).
+    grid: the grid of the result; by default that of the first map. Maps on other grids are resampled to it by nearest
+    neighbour, and `warnings` says so; it also names labels that only some raters have, and negative ones.
+    Raises InputError, naming the map, for one that holds other numbers or does not reach the grid; and without maps.
+    """
+    if not maps:
+        raise InputError("No label map was given.")
+    grid = maps[0].grid if grid is None else grid
+    warnings: list[str] = []
+    names = _unique([volume.name for volume in maps])
+    arrays = [_on_grid(volume, name, grid, warnings) for volume, name in zip(maps, names, strict=True)]
+    present = [_values(array) for array in arrays]
+    values = np.unique(np.concatenate(present))
+    if values.size > MOST_LABELS:
+        raise InputError(f"The label maps hold {values.size} different values. Was an image given instead of labels?")
+    labels = np.concatenate(([0], values[values != 0])).astype(np.int64)
+    codes = np.empty((len(arrays), *grid.shape), dtype=np.uint8 if labels.size <= 255 else np.uint16)
+    for target, array in zip(codes, arrays, strict=True):
+        _encode(array, labels, target)
+    warnings += _about_labels(labels[1:], present, names)
+    return LabelStack(codes, labels, names, grid.ijk_to_ras, warnings)
+
+
+def _on_grid(volume: Volume, name: str, grid: Grid, warnings: list[str]) -> npt.NDArray[np.integer]:
+    array = as_labels(volume)
+    if volume.grid.matches(grid):
+        return array
+    moved = resample(Volume(array, volume.ijk_to_ras, name), grid, interpolation="nearest").array
+    if array.any() and not moved.any():
+        raise InputError(
+            f"The labels of '{name}' lie outside of the image that they are to be fused on. Are they of another "
+            "patient, or not registered yet?"
+        )
+    kept = np.count_nonzero(moved) * grid.spacing.prod() / max(np.count_nonzero(array) * volume.spacing.prod(), 1e-9)
+    warnings.append(
+        f"'{name}' lies on another grid ({_describe(volume.grid)} instead of {_describe(grid)}): it was resampled by "
+        f"nearest neighbour; its labelled volume is now {100 * kept:.1f} % of what it was."
+    )
+    return moved
+
+
+def _describe(grid: Grid) -> str:
+    size = " x ".join(str(n) for n in grid.shape)
+    return f"{size} voxels of {' x '.join(f'{s:.3g}' for s in grid.spacing)} mm"
+
+
+def _values(array: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """The different values of an array, ascending."""
+    low, high = int(array.min()), int(array.max())
+    if high - low >= COUNTED_RANGE:
+        return np.unique(array).astype(np.int64)
+    return np.flatnonzero(np.bincount(array.ravel().astype(np.int64) - low)) + low
+
+
+def _encode(array: npt.NDArray[np.integer], labels: npt.NDArray[np.int64], target: Codes) -> None:
+    """Write the position in `labels` of every voxel's value to `target`."""
+    low, high = int(array.min()), int(array.max())
+    order = np.argsort(labels, kind="stable")
+    if high - low >= COUNTED_RANGE:
+        target[...] = order[np.searchsorted(labels[order], array)]
+        return
+    table = np.zeros(high - low + 1, dtype=target.dtype)
+    inside = np.flatnonzero((labels >= low) & (labels <= high))
+    table[labels[inside] - low] = inside
+    target[...] = table[array.astype(np.int64) - low]
+
+
+def _about_labels(
+    labels: npt.NDArray[np.int64], present: Sequence[npt.NDArray[np.int64]], names: Sequence[str]
+) -> list[str]:
+    """What the user should know about the labels that the raters have."""
+    if not labels.size:
+        return ["All label maps are empty: there is nothing to fuse, and the consensus is empty, too."]
+    texts = []
+    empty = [name for name, values in zip(names, present, strict=True) if not values.any()]
+    if empty:
+        texts.append(f"Without any label: {listed(empty)}. They count as votes for the background.")
+    if (labels < 0).any():
+        texts.append(
+            f"Negative label values ({listed([str(n) for n in labels[labels < 0]])}) are labels like any other here. "
+            "If they mean 'not labelled', set them to 0."
+        )
+    drawing = [(name, values) for name, values in zip(names, present, strict=True) if values.any()]
+    if len(drawing) > 1:
+        every = [set(values.tolist()) for _name, values in drawing]
+        partial = sorted(set.union(*every) - set.intersection(*every) - {0})
+        if partial:
+            few = [label for label in partial if sum(label in values for values in every) * 2 <= len(every)]
+            text = f"Labels that not every rater has: {listed([str(n) for n in partial])}."
+            if few:
+                text += f" Half of them or fewer have {listed([str(n) for n in few])}: voting will hardly keep these."
+            texts.append(text + " Do all maps use the same numbers for the same structures?")
+    return texts
+
+
+def listed(words: Sequence[str]) -> str:
+    """The first words of a list in a message, and how many more there are."""
+    more = len(words) - NAMED
+    return ", ".join(words[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _unique(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, numbered where one comes twice."""
+    found: list[str] = []
+    for name in names:
+        new, number = name, 2
+        while new in found:
+            new, number = f"{name} ({number})", number + 1
+        found.append(new)
+    return tuple(found)
