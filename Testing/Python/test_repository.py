@@ -32,10 +32,11 @@ ALLOWED = {
     "nets": FOUNDATION,
     "registration": FOUNDATION | {"nets"},
     "segmentation": FOUNDATION | {"nets"},
-    "worker": FOUNDATION | {"nets", "registration", "segmentation"},
+    "fusion": FOUNDATION | {"nets", "registration", "segmentation"},
+    "worker": FOUNDATION | {"fusion", "nets", "registration", "segmentation"},
     "training": FOUNDATION | {"nets", "registration", "segmentation"},
     "doctor": FOUNDATION | {"registration", "segmentation", "worker"},
-    "view": FOUNDATION | {"phantom", "registration", "segmentation", "worker"},
+    "view": FOUNDATION | {"fusion", "phantom", "registration", "segmentation", "worker"},
     "cli": FOUNDATION | {"doctor", "fusion", "phantom", "registration", "segmentation", "training", "view", "worker"},
 }
 # Packages that only one part of the engine may import.
