@@ -25,6 +25,7 @@ ALLOWED = {
     "errors": set(),
     "machine": {"errors"},
     "catalogue": {"", "errors"},
+    "schema": set(),
     "reporting": {"", "imaging"},
     "imaging": FOUNDATION,
     "phantom": FOUNDATION | {"phantom_anatomy"},

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from monai.transforms import NormalizeIntensity, ScaleIntensityRange
 from segmentation_bench import OBLIQUE, eggs, make_card, scene_centre
 
 from hyperreg.errors import InputError
@@ -221,6 +223,13 @@ def test_grey_values_are_scaled_as_the_card_says(make: Callable[..., Segmentatio
     assert window.min() == 0
     assert window.max() == 1
     assert window[2, 2, 2] == pytest.approx(0.5)
+    # Against MONAI's own transforms, composed as Auto3DSeg's inference does.
+    soft = scaled(values, make(intensities={"method": "soft_window", "window": [50, 150]}))
+    ranged = ScaleIntensityRange(50, 150, -1, 1, clip=False)(torch.from_numpy(values))
+    np.testing.assert_allclose(soft, torch.sigmoid(ranged).numpy(), atol=1e-6)
+    bent = scaled(40 * values, make(intensities={"method": "nonzero_tanh"}))
+    normal = NormalizeIntensity(nonzero=True)(torch.from_numpy(40 * values))
+    np.testing.assert_allclose(bent, (3 * torch.tanh(normal / 3)).numpy(), atol=1e-5)
     robust = scaled(values, make())
     assert robust.min() == 0
     assert robust.max() == 1

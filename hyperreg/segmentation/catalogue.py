@@ -21,8 +21,8 @@ from hyperreg.errors import InputError
 
 KIND = "hyperreg-segmentation"
 
-# How grey values are brought to the network's scale; see `intensities.scaled`.
-INTENSITIES = ("robust", "nonzero", "standard", "window", "none")
+# How grey values are brought to the network's scale; see `inputs.scaled`.
+INTENSITIES = ("robust", "nonzero", "nonzero_tanh", "standard", "window", "soft_window", "none")
 # The network's axes: where each runs to in the body, as "ras" or "lps"; or, along R, A and S, with the slices last.
 SLICES_LAST = "slices_last"
 DIRECTIONS = {"r": (0, 1), "l": (0, -1), "a": (1, 1), "p": (1, -1), "s": (2, 1), "i": (2, -1)}

@@ -138,23 +138,25 @@ def scaled(array: npt.NDArray, card: SegmentationCard) -> npt.NDArray[np.float32
     """Grey values on the scale that the model knows: (I, J, K) float32.
 
     robust: 0..1 between robust extremes (`normalise`). nonzero: mean 0, SD 1 over the voxels that are not 0, which stay
-    0 (MONAI's NormalizeIntensity of nonzero voxels). standard: the same over all voxels. window: the card's range of
-    values to 0..1, clipped. none: as they are.
+    0 (MONAI's NormalizeIntensity of nonzero voxels). nonzero_tanh: that, with large values bent towards 3, as
+    3 tanh(x / 3). standard: as nonzero, over all voxels. window: the card's range of values to 0..1, clipped.
+    soft_window: that range to -1..1, and the logistic function of it (Auto3DSeg's way with CT). none: as they are.
     """
     if card.intensities == "robust":
         return normalise(array)
     values = array.astype(np.float32)
-    if card.intensities == "window":
+    if card.intensities in ("window", "soft_window"):
         low, high = card.intensity_window
-        return np.clip((values - np.float32(low)) / np.float32(high - low), 0, 1)
+        values = (values - np.float32(low)) / np.float32(high - low)
+        return np.clip(values, 0, 1) if card.intensities == "window" else 1 / (1 + np.exp(1 - 2 * values))
     if card.intensities == "none":
         return values
-    inside = values != 0 if card.intensities == "nonzero" else np.ones(values.shape, dtype=bool)
+    inside = np.ones(values.shape, dtype=bool) if card.intensities == "standard" else values != 0
     if inside.any():
         content = values[inside].astype(np.float64)
         spread = content.std()
         values[inside] = (content - content.mean()) / (spread if spread > 0 else 1.0)
-    return values
+    return 3 * np.tanh(values / 3) if card.intensities == "nonzero_tanh" else values
 
 
 def _check_modality(volume: Volume, card: SegmentationCard) -> None:
