@@ -256,7 +256,7 @@ def test_a_zip_with_a_link_is_refused(bundle: Path, tmp_path: Path) -> None:
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     other = nets.SegResNet(in_channels=4, out_channels=3, init_filters=16, blocks_down=(1, 1), blocks_up=(1,))
-    with pytest.raises(WeightsError, match="not those of the bundle's network"):
+    with pytest.raises(WeightsError, match="not those of its network"):
         add_model(write_bundle(tmp_path / "bundle", state=other.state_dict()), tmp_path / "models")
 
 

@@ -14,6 +14,8 @@ from hyperreg.segmentation.model import new_card
 KNOWN_NETWORKS: dict[str, tuple[str, ...]] = {
     "SegResNet": ("spatial_dims", "init_filters", "dropout_prob", "act", "norm", "num_groups", "use_conv_final",
                   "blocks_down", "blocks_up", "upsample_mode"),
+    "SegResNetDS": ("spatial_dims", "init_filters", "act", "norm", "blocks_down", "blocks_up", "dsdepth",
+                    "upsample_mode", "resolution"),
     "UNet": ("spatial_dims", "channels", "strides", "kernel_size", "up_kernel_size", "num_res_units", "act", "norm",
              "dropout", "bias", "adn_ordering"),
 }  # fmt: skip
@@ -43,18 +45,9 @@ def bundle_card(
     data = metadata.get("network_data_format", {})
     image = _first(data, "inputs")
     prediction = _first(data, "outputs")
-    network = _plain(_resolved(inference.get("network_def"), inference), "network_def")
-    target = str(network.pop("_target_", "")).rsplit(".", 1)[-1]
-    if target not in KNOWN_NETWORKS:
-        raise WeightsError(
-            f"The bundle's network is '{target}'; HyperReg knows {', '.join(KNOWN_NETWORKS)}. Other code is never run."
-        )
-    inputs, channels = int(network.pop("in_channels", 1)), int(network.pop("out_channels", 2))
-    unknown = set(network) - set(KNOWN_NETWORKS[target])
-    if unknown or network.get("spatial_dims", 3) != 3:
-        raise WeightsError(f"The bundle's {target} has settings that HyperReg does not take: {sorted(unknown)}.")
+    network, inputs, channels = plain_network(_resolved(inference.get("network_def"), inference), "network_def")
     name = str(metadata.get("name") or fallback)
-    window = _plain(_resolved(inference.get("inferer"), inference), "inferer").get("roi_size")
+    window = plain(_resolved(inference.get("inferer"), inference), "inferer").get("roi_size")
     activation = _activation(inference)
     names = _channel_names(prediction, channels)
     nested = {n.lower() for n in names} == set(BRATS)
@@ -76,7 +69,7 @@ def bundle_card(
         modality=image.get("modality") if image.get("modality") in ("MR", "CT") else "any",
         inputs=[_input(n) for n in _channel_names(image, inputs)],
         output={"channels": channels, "activation": activation},
-        network={"name": f"monai_{target.lower()}", "options": network},
+        network=network,
         grid={**grid, "window": [int(n) for n in window], "flips": []},
         intensities=intensities,
         data=str(metadata.get("data_source", "")),
@@ -85,13 +78,37 @@ def bundle_card(
     )
 
 
+def plain_network(definition: Any, place: str) -> tuple[dict[str, Any], int, int]:
+    """A card's "network", inputs and channels, of a network that a MONAI configuration defines at `place`.
+
+    Raises WeightsError for one that HyperReg does not know, or settings of it that are code or not known.
+    """
+    options = plain(definition, place)
+    target = str(options.pop("_target_", "")).rsplit(".", 1)[-1]
+    if target not in KNOWN_NETWORKS:
+        raise WeightsError(
+            f"The model's network is '{target}'; HyperReg knows {', '.join(KNOWN_NETWORKS)}. Other code is never run."
+        )
+    inputs, channels = int(options.pop("in_channels", 1)), int(options.pop("out_channels", 2))
+    unknown = set(options) - set(KNOWN_NETWORKS[target])
+    if unknown or options.get("spatial_dims", 3) != 3:
+        raise WeightsError(f"The model's {target} has settings that HyperReg does not take: {sorted(unknown)}.")
+    return {"name": f"monai_{target.lower()}", "options": options}, inputs, channels
+
+
+def colours(count: int) -> list[list[int]]:
+    """Hues a golden section apart: neighbours differ, however many there are."""
+    hues = (colorsys.hsv_to_rgb(index * 0.618 % 1, 0.65, 0.95) for index in range(count))
+    return [[round(255 * part) for part in hue] for hue in hues]
+
+
 def _preprocess(step: Mapping[str, Any], grid: dict[str, Any], intensities: dict[str, Any]) -> None:
     """Take one step of preprocessing into the card."""
     target = str(step.get("_target_", "")).rsplit(".", 1)[-1]
     settings = {key: step[key] for key in step if key not in ("_target_", "keys")}
     if target in HARMLESS:
         return
-    settings = _plain(settings, target)
+    settings = plain(settings, target)
     if target == "Orientationd" and isinstance(settings.get("axcodes"), str):
         grid["axes"] = settings["axcodes"].lower()
     elif target == "Spacingd" and isinstance(settings.get("pixdim"), list) and len(settings["pixdim"]) == 3:
@@ -128,11 +145,9 @@ def _structures(names: Sequence[str], activation: str, nested: bool) -> list[dic
     else:
         first = 1 if activation == "softmax" else 0
         parts = [(n + 1 - first, n, name) for n, name in enumerate(names) if n >= first]
-    # Hues a golden section apart: neighbours differ, however many there are.
-    colours = [colorsys.hsv_to_rgb(index * 0.618 % 1, 0.65, 0.95) for index in range(len(parts))]
     return [
-        {"label": label, "channel": channel, "name": title, "colour": [round(255 * part) for part in colour]}
-        for (label, channel, title), colour in zip(parts, colours, strict=True)
+        {"label": label, "channel": channel, "name": title, "colour": colour}
+        for (label, channel, title), colour in zip(parts, colours(len(parts)), strict=True)
     ]
 
 
@@ -170,19 +185,19 @@ def _resolved(value: Any, inference: Mapping[str, Any]) -> Any:
     return value
 
 
-def _plain(value: Any, place: str) -> dict[str, Any]:
+def plain(value: Any, place: str) -> dict[str, Any]:
     """A JSON object without expressions. Raises WeightsError: expressions are code, which is never evaluated."""
 
     def check(part: Any) -> None:
         if isinstance(part, str) and part[:1] in ("$", "@", "%"):
             raise WeightsError(
-                f"The bundle's '{place}' holds the expression '{part}'. Expressions are code, which HyperReg never "
+                f"The model's '{place}' holds the expression '{part}'. Expressions are code, which HyperReg never "
                 "runs; write plain values instead."
             )
         for inner in part.values() if isinstance(part, Mapping) else part if isinstance(part, list) else ():
             check(inner)
 
     if not isinstance(value, Mapping):
-        raise WeightsError(f"The bundle's '{place}' is missing or is no plain description.")
+        raise WeightsError(f"The model's '{place}' is missing or is no plain description.")
     check(value)
     return dict(value)

@@ -1,4 +1,4 @@
-"""Models that users already have: MONAI bundles and HyperReg's own exports, as a folder or a zip file.
+"""Models that users already have: MONAI bundles, Auto3DSeg's, HyperReg's own exports, as a folder or a zip file.
 
 Nothing in them is run. Configurations are read as JSON, never evaluated: what this module needs of them must be plain
 values, from lists of what is known. Weights are read with torch's `weights_only`, and written anew as safetensors.
@@ -21,6 +21,7 @@ import torch
 
 from hyperreg.catalogue import CARD, WEIGHTS
 from hyperreg.errors import FileError, InputError, WeightsError
+from hyperreg.segmentation import auto3dseg
 from hyperreg.segmentation.bundle_cards import bundle_card
 from hyperreg.segmentation.catalogue import SegmentationCard, list_models, read_card
 from hyperreg.segmentation.licences import LICENCE, written_licence
@@ -34,7 +35,7 @@ LARGEST_BYTES = 4 << 30
 
 
 def add_model(source: Path, place: Path) -> SegmentationCard:
-    """Copy (HyperReg's own) or convert (a MONAI bundle) a model into `place / its name`; returns its card.
+    """Copy (HyperReg's own) or convert (a bundle of MONAI's, a model of Auto3DSeg's) a model into `place / its name`.
 
     source: a folder or a .zip. Raises FileError if it cannot be read, WeightsError for a model that cannot be used or
     holds code, InputError if a model of that name is there already, HyperReg's own included.
@@ -129,39 +130,50 @@ def _copied(folder: Path, made: Path) -> SegmentationCard:
 
 
 def _converted(folder: Path, made: Path, fallback: str) -> SegmentationCard:
-    metadata, inference = _json(folder / METADATA), _json(folder / INFERENCE)
-    first = written_licence(folder).partition("\n\n")[0]
-    entries = bundle_card(metadata, inference, fallback, " ".join(first.split()))
+    licence = " ".join(written_licence(folder).partition("\n\n")[0].split())
+    if (folder / METADATA).is_file():
+        entries = bundle_card(_json(folder / METADATA), _json(folder / INFERENCE), fallback, licence)
+        state = _state(_checkpoint(folder / STATE), STATE)
+    else:
+        checkpoint = _checkpoint(folder / auto3dseg.STATE)
+        entries = auto3dseg.card_of(checkpoint, folder / auto3dseg.LABELS, fallback, licence)
+        state = _state(checkpoint, auto3dseg.STATE)
     _check_name(entries["name"])
     output = entries["output"]
     network = make_network(
         entries["network"], len(entries["inputs"]), output["channels"], output["activation"] == "softmax"
     )
     try:
-        network.load_state_dict(_state(folder / STATE), strict=True)
+        network.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        raise WeightsError(f"The weights in '{STATE}' are not those of the bundle's network. ({error})") from error
+        raise WeightsError(f"The model's weights are not those of its network. ({error})") from error
     card = save_model(network, entries, made, half=False)
     if (folder / LICENCE).is_file():
         shutil.copyfile(folder / LICENCE, made / LICENCE)
     return card
 
 
-def _state(path: Path) -> dict[str, torch.Tensor]:
-    """The weights of a checkpoint; raises WeightsError for anything else in it."""
+def _checkpoint(path: Path) -> Any:
+    """What a checkpoint holds: tensors, numbers, texts, and lists and dictionaries of them. Raises WeightsError."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise WeightsError(f"The bundle has no '{STATE}' (TorchScript files are not taken: they hold code).") from error
+        raise WeightsError(
+            f"The model has no '{path.name}' (TorchScript files are not taken: they hold code)."
+        ) from error
     except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise WeightsError(
             f"'{path.name}' does not hold plain weights: it is damaged, or holds code, which HyperReg never runs."
         ) from error
+
+
+def _state(state: Any, file: str) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint; raises WeightsError if there are none."""
     for key in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise WeightsError(f"'{path.name}' holds something else than the weights of one network.")
+        raise WeightsError(f"'{file}' holds something else than the weights of one network.")
     return dict(state)
 
 
@@ -194,9 +206,12 @@ def _root(folder: Path, source: Path) -> Path:
     """The folder that is the model: the given one, or the only one in it."""
     inside = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))]
     for candidate in (folder, *inside):
-        if (candidate / CARD).is_file() or (candidate / METADATA).is_file():
+        if any((candidate / file).is_file() for file in (CARD, METADATA, auto3dseg.LABELS)):
             return candidate
-    raise WeightsError(f"'{source}' is no model: it has neither a '{CARD}' nor, as a MONAI bundle has, a '{METADATA}'.")
+    raise WeightsError(
+        f"'{source}' is no model: it has no '{CARD}', no '{METADATA}' as a MONAI bundle has, and no "
+        f"'{auto3dseg.LABELS}' as models of Auto3DSeg have."
+    )
 
 
 def _unpacked(source: Path, scratch: Path) -> Path:

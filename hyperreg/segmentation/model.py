@@ -45,6 +45,9 @@ def make_monai(name: str, inputs: int, channels: int, /, **options: Any) -> nn.M
     if name == "UNet":
         network: nn.Module = nets.UNet(**{"spatial_dims": 3, **options})
         multiple = math.prod(options["strides"])
+    elif name == "SegResNetDS":
+        deep = nets.SegResNetDS(**options)
+        network, multiple = deep, int(max(deep.shape_factor()))
     else:
         network = nets.SegResNet(**options)
         multiple = 2 ** (len(options.get("blocks_down", (1, 2, 2, 4))) - 1)
@@ -59,6 +62,9 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "cascade": make_cascade,
     "monai_segresnet": lambda inputs, channels, _exclusive, /, **options: make_monai(
         "SegResNet", inputs, channels, **options
+    ),
+    "monai_segresnetds": lambda inputs, channels, _exclusive, /, **options: make_monai(
+        "SegResNetDS", inputs, channels, **options
     ),
     "monai_unet": lambda inputs, channels, _exclusive, /, **options: make_monai("UNet", inputs, channels, **options),
 }
