@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import statistics
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import typer
 
 from benchmarks.pairs import DATA, OASIS_PAIRS, lung, oasis
 from hyperreg.phantom import PhantomPair, head_phantom_pair
@@ -22,12 +24,14 @@ from hyperreg.registration.field import integrate
 from hyperreg.registration.session import LiveSession
 
 SHAPE = (160, 192, 224)
-REPEATS = 15
+REPEATS = 5
 PREVIEWS = 40
 VIEW_SIZE = 512
-# The anchors are complete when no further one has come for so long.
-QUIET_S = 12.0
-SWEEP = np.linspace(0, 1, 21)
+# Values of lambda in the order in which they are previewed: far enough apart that every picture has to change.
+PREVIEWED = np.linspace(0.02, 0.98, 37)[(np.arange(PREVIEWS + 1) * 7) % 37]
+# A preview that changes a smaller share of a view's pixels is no preview of another lambda.
+LEAST_CHANGE = 1e-3
+WORKER_LIMIT_S = 600.0
 
 
 def median_seconds(*tasks: Callable[[], object], repeats: int = REPEATS) -> list[float]:
@@ -110,10 +114,9 @@ def slice_views(session: LiveSession, pair: PhantomPair) -> dict[str, float]:
         logic.FitSliceToAll()
         logics.append(logic)
     buffer = session.anchors.interpolate(0.5)
-    lambdas = iter(np.tile(np.linspace(0.02, 0.98, 37), 5))
 
-    def preview() -> None:
-        fields = session.anchors.interpolate(float(next(lambdas)), inverse=False, out=buffer)
+    def preview(lam: float) -> None:
+        fields = session.anchors.interpolate(lam, inverse=False, out=buffer)
         live.fill(fields.forward)
         for logic in logics:
             logic.GetImageDataConnection().GetProducer().Update()
@@ -122,76 +125,119 @@ def slice_views(session: LiveSession, pair: PhantomPair) -> dict[str, float]:
         images = [logic.GetImageDataConnection().GetProducer().GetOutput() for logic in logics]
         return [vtk_to_numpy(image.GetPointData().GetScalars()).copy() for image in images]
 
-    preview()
+    whole, changed = preview_seconds(preview, pictures)
+    lambdas = iter(PREVIEWED)
+    (alone,) = median_seconds(
+        lambda: session.anchors.interpolate(float(next(lambdas)), inverse=False, out=buffer), repeats=PREVIEWS
+    )
+    return {
+        "preview_three_views_ms": 1000 * whole,
+        "preview_interpolation_ms": 1000 * alone,
+        "preview_changed_percent": 100 * changed,
+    }
+
+
+def preview_seconds(
+    preview: Callable[[float], None], pictures: Callable[[], list[npt.NDArray[np.uint8]]]
+) -> tuple[float, float]:
+    """Median wall time of a preview, and the smallest share of the pixels of a view that one has changed.
+
+    pictures: what the views show now, each (N, C). They are compared after every preview, outside of its time.
+    Raises RuntimeError if a view did not change: what was measured would be no preview.
+    """
+    seconds, changed = [], []
+    preview(float(PREVIEWED[0]))
     before = pictures()
-    preview()
-    if any(np.array_equal(first, second) for first, second in zip(before, pictures(), strict=True)):
-        raise RuntimeError("A view did not change with λ: what was measured would be no preview.")
-
-    def interpolation() -> None:
-        session.anchors.interpolate(float(next(lambdas)), inverse=False, out=buffer)
-
-    whole, alone = median_seconds(preview, interpolation, repeats=PREVIEWS)
-    return {"preview_three_views_ms": 1000 * whole, "preview_interpolation_ms": 1000 * alone}
+    for lam in PREVIEWED[1:]:
+        started = time.perf_counter()
+        preview(float(lam))
+        seconds.append(time.perf_counter() - started)
+        after = pictures()
+        changed.append(min(float((old != new).any(-1).mean()) for old, new in zip(before, after, strict=True)))
+        before = after
+    if min(changed) < LEAST_CHANGE:
+        raise RuntimeError(
+            f"A view changed in only {100 * min(changed):.3g} % of its pixels when λ did: that is no preview. Do the "
+            "views show both volumes?"
+        )
+    return statistics.median(seconds), min(changed)
 
 
 def worker_memory(pair: PhantomPair, model: str) -> dict[str, float]:
-    """Peak memory of a worker that prepares the pair and fills all anchors, GB (Linux only, else NaN)."""
+    """Peak memory of a worker that prepares the pair and computes and measures fields, GB (Linux only, else NaN)."""
     from hyperreg.worker.client import WorkerClient
     from hyperreg.worker.live import LiveRegistration
 
     client = WorkerClient()
     try:
         live = LiveRegistration(client)
-        live.prepare(pair.fixed, pair.moving, model=model, device="cpu").wait(600)
+        live.prepare(pair.fixed, pair.moving, model=model, device="cpu").wait(WORKER_LIMIT_S)
         live.set_lambda(0.3)
-        known, since = 0, time.monotonic()
-        while time.monotonic() - since < QUIET_S:
+        since = time.monotonic()
+        # The first point of the response comes after the field that was asked for and the first two anchors.
+        while not live.response.rows:
+            if time.monotonic() - since > WORKER_LIMIT_S:
+                raise RuntimeError(f"The worker has measured nothing within {WORKER_LIMIT_S:.0f} s.")
             client.poll()
             time.sleep(0.01)
-            if live.anchor_count != known:
-                known, since = live.anchor_count, time.monotonic()
         status = Path(f"/proc/{client.pid}/status")
         lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
         peaks = [int(line.split()[1]) for line in lines if line.startswith("VmHWM")]
-        return {"worker_peak_gb": peaks[0] / 1024**2 if peaks else float("nan"), "anchors": live.anchor_count}
+        return {"worker_peak_gb": peaks[0] / 1024**2 if peaks else float("nan")}
     finally:
         client.stop()
 
 
-def preview_error(model: str, oasis_pairs: int = 2) -> dict[str, float]:
-    """Preview against exact field over a sweep of lambda on real pairs: the worst mean and 99th percentile, mm."""
-    pairs = [oasis(*names) for names in OASIS_PAIRS[:oasis_pairs]] + [lung()]
+def preview_error(model: str) -> dict[str, float]:
+    """Preview against exact field on a brain and a lung: the worst mean and 99th percentile over lambda, mm.
+
+    Measured in the middle between two anchors, where interpolation is worst.
+    """
     means, p99s = [], []
-    for pair in pairs:
+    for pair in (oasis(*OASIS_PAIRS[0]), lung()):
         session = LiveSession(model, "cpu")
         session.prepare(pair.fixed, pair.moving, initial="com")
         session.fill_anchors()
-        for lam in SWEEP:
-            mean, p99 = difference_mm(session.preview(float(lam)).forward, session.field(float(lam)).forward)
+        anchors = session.anchors.lambdas.copy()
+        for left, right in itertools.pairwise(anchors):
+            lam = (left + right) / 2
+            mean, p99 = difference_mm(session.preview(lam).forward, session.field(lam).forward)
             means.append(mean)
             p99s.append(p99)
+        _say(f"preview error, {pair.name}: {len(anchors)} anchors")
     return {"preview_error_mean_mm": max(means), "preview_error_p99_mm": max(p99s)}
 
 
 def run(model: str, device: str = "auto") -> dict[str, Any]:
-    """All of it. Preview errors are left out where the real data is absent."""
+    """All of it, a few minutes. Preview errors are left out where the real data is absent."""
+    _say("preparing the sample head")
     pair = head_phantom_pair(SHAPE)
     session = LiveSession(model, device)
     session.prepare(pair.fixed, pair.moving, initial="affine")
-    session.fill_anchors()
     found: dict[str, Any] = {
         "model": model,
         "model_version": find_model(model).version,
         "device": session.device,
         "cores": os.cpu_count(),
+        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "shape": "x".join(str(n) for n in SHAPE),
         "network_grid": "x".join(str(n) for n in session.grid.shape),
         "align_s": session.timing["align"],
-        **exact_field(session),
-        **slice_views(session, pair),
-        **worker_memory(pair, model),
     }
+    _say("exact fields")
+    found |= exact_field(session)
+    _say("anchors of the previews")
+    session.fill_anchors()
+    found["anchors"] = len(session.anchors)
+    _say(f"previews in three views, between {found['anchors']} anchors")
+    found |= slice_views(session, pair)
+    _say("memory of the worker")
+    found |= worker_memory(pair, model)
     if DATA.is_dir():
         found |= preview_error(model)
     return found
+
+
+def _say(text: str) -> None:
+    """What is being measured: the whole takes minutes."""
+    typer.echo(f"speed: {text} [{time.process_time():.0f} CPU-s so far]", err=True)
