@@ -12,6 +12,7 @@ from hyperreg.errors import InputError
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
 from hyperreg.registration.anchors import Fields
+from hyperreg.registration.landmarks import Landmarks, pair_landmarks
 from hyperreg.registration.response import RESPONSE_LAMBDAS, Response, suggest
 
 METRICS = {
@@ -87,6 +88,8 @@ class FakeRegistration:
         self.values: dict[str, float] = {}
         self.regions: tuple[Volume | None, dict[int, float]] = (None, {})
         self.regions_set: list[tuple[Volume | None, dict[int, float]]] = []
+        self.contrast = ""
+        self.landmarks: Landmarks | None = None
 
     @property
     def grid(self) -> Grid:
@@ -105,10 +108,11 @@ class FakeRegistration:
         if self.ready and not self.preparing and self.on_field is not None:
             self.on_field(self.fields(lam), lam, False)
 
-    def refine(self) -> None:
+    def refine(self, contrast: str = "auto") -> None:
         if self.exact_lam != self.lam:
             raise InputError("The result for this λ is not complete yet. Wait a moment, then refine it.")
         self.calls.append("refine")
+        self.contrast = contrast
         self.refining = True
 
     def cancel_refine(self) -> None:
@@ -138,6 +142,17 @@ class FakeRegistration:
             self.regions = (labels, lambdas)
             self.regions_set.append(self.regions)
             self._settings_changed()
+
+    def set_landmarks(self, fixed_points: np.ndarray | None, moving_points: np.ndarray | None) -> None:
+        self.landmarks = pair_landmarks(fixed_points, moving_points)
+        if self.exact_lam is not None:
+            self.on_metrics(self.measured(), self.exact_lam)
+
+    def measured(self) -> dict[str, Any]:
+        """The figures of what is shown."""
+        if self.landmarks is None:
+            return METRICS
+        return self.landmarks.beside(METRICS, self.shown_fields().forward, self.linear)
 
     def _settings_changed(self) -> None:
         self.cancel_refine()
@@ -213,7 +228,7 @@ class FakeRegistration:
         self.exact_lam = self.lam
         self.refined = False
         self.on_field(self.fields(self.lam), self.lam, True)
-        self.on_metrics(METRICS, self.lam)
+        self.on_metrics(self.measured(), self.lam)
 
     def fail(self, message: str) -> None:
         self.preparing = False

@@ -56,6 +56,7 @@ class StandInRefined:
     fields: Fields
     figures: dict[str, Any]
     message: str
+    warning: str | None = None
 
 
 class StandInSession:
@@ -104,7 +105,7 @@ class StandInSession:
         array = set_field(self.grid, lam, self.values.get("gamma", 0.0), *self.regions)
         return Fields(*(DisplacementField(sign * array, self.grid.ijk_to_ras) for sign in (1, -1)))
 
-    def refine(self, lam: float, *, progress: Any = None, cancelled: Any = None) -> StandInRefined:
+    def refine(self, lam: float, *, contrast: str, progress: Any = None, cancelled: Any = None) -> StandInRefined:
         """Half of the network's field, on the finer grid."""
         if self.behaviour == "dies-refining":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -118,7 +119,12 @@ class StandInSession:
                 raise Cancelled("Cancelled.")
         array = REFINED_BY * set_field(self.refined_grid, lam, self.values.get("gamma", 0.0), *self.regions)
         fields = Fields(*(DisplacementField(sign * array, self.refined_grid.ijk_to_ras) for sign in (1, -1)))
-        return StandInRefined(fields, {**self.metrics(lam), "similarity": 0.99}, "It no longer paid.")
+        return StandInRefined(
+            fields, {**self.metrics(lam), "similarity": 0.99}, "It no longer paid.", self._told(contrast)
+        )
+
+    def _told(self, contrast: str) -> str:
+        return f"Told: {contrast}." if contrast != "auto" else ""
 
     def choose(self, values: Mapping[str, float]) -> None:
         for name in values:

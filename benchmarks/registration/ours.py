@@ -78,7 +78,7 @@ def _refined(name: str, session: LiveSession, lam: float, watch: Watch, notes: d
     with watch.running():
         found = session.refine(lam)
     transform = Transform((found.fields.forward, session.linear))
-    return Outcome(name, transform, watch, notes | {"lambda": lam, "message": found.message})
+    return Outcome(name, transform, watch, notes | {"lambda": lam, "message": found.text})
 
 
 def curve(task: Task) -> Iterator[Outcome]:

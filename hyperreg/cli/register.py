@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +24,12 @@ hyperreg register fixed.nii.gz moving.nii.gz --lam auto --refine --out-volume wa
 
 The transform maps points of FIXED to MOVING, as ITK, ANTs and 3D Slicer expect for resampling MOVING onto FIXED.
 Outputs are checked for writability first, appear together at the end, and replace older files of the same name."""
+
+
+class Contrast(str, Enum):
+    auto = "auto"
+    same = "same"
+    different = "different"
 
 
 @guarded
@@ -73,6 +80,14 @@ def command(
             "slower (up to about a minute on a CPU). All outputs are of the refined field.",
         ),
     ] = False,
+    contrast: Annotated[
+        Contrast,
+        typer.Option(
+            "--contrast",
+            help="With --refine: whether both images show tissues alike (same) or not (different, such as T1 and T2: "
+            "the field is kept smoother). auto: told from the images.",
+        ),
+    ] = Contrast.auto,
     device: options.DeviceChoice = options.Device.auto,
     report: Annotated[
         Path | None,
@@ -94,7 +109,9 @@ def command(
     )  # fmt: skip
     outputs = Outputs(out_volume, out_transform, out_inverse, out_labels, report)
     with cancel_on_interrupt() as cancelled, progress_bar(quiet) as progress:
-        result = register(pair, options.number_or_auto(lam), outputs, progress, cancelled, refine=refine)
+        result = register(
+            pair, options.number_or_auto(lam), outputs, progress, cancelled, refine=refine, contrast=contrast.value
+        )
     warn(result.warnings)
     if not quiet:
         _print_summary(result.report)

@@ -2,71 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hyperreg.errors import InputError
 from hyperreg.imaging.resampling import resample
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Grid, Volume
 from hyperreg.registration.anchors import Fields
 from hyperreg.registration.detail import Detail, field_on
 from hyperreg.registration.field import from_ras, sample
+from hyperreg.registration.landmarks import Landmarks
 from hyperreg.registration.losses import local_ncc
 from hyperreg.registration.metrics import dice, field_figures, mean_dice, shared_labels
 
 Figures = dict[str, float | dict[int, float]]
-
-
-@dataclass(frozen=True)
-class Landmarks:
-    """Points (P, 3), RAS mm, of the fixed and of the moving image: row by row the same place of the anatomy."""
-
-    fixed: npt.NDArray[np.float64]
-    moving: npt.NDArray[np.float64]
-
-    def distance(self, transform: Transform) -> float:
-        """Mean distance, mm, between where `transform` (fixed RAS to moving RAS) leads and the moving points."""
-        return float(np.linalg.norm(transform.apply(self.fixed) - self.moving, axis=1).mean())
-
-
-def check_landmarks(
-    fixed_points: npt.NDArray | None, moving_points: npt.NDArray | None, fixed: Grid, moving: Grid, warnings: list[str]
-) -> Landmarks | None:
-    """The points as pairs; None if none were given.
-
-    fixed_points, moving_points: (P, 3), RAS mm. fixed, moving: the images' grids; points outside are told of in
-    `warnings`. Raises InputError for points of one image only, other shapes, different numbers, or no numbers at all.
-    """
-    if fixed_points is None and moving_points is None:
-        return None
-    if fixed_points is None or moving_points is None:
-        missing = "fixed" if fixed_points is None else "moving"
-        raise InputError(f"Landmarks of one image only: give those of the {missing} image, too, in the same order.")
-    pair = [np.array(points, dtype=np.float64) for points in (fixed_points, moving_points)]
-    for points in pair:
-        if points.ndim != 2 or points.shape[1] != 3 or len(points) == 0:
-            raise InputError(f"Landmarks must be points of three coordinates, (P, 3), not of shape {points.shape}.")
-        if not np.isfinite(points).all():
-            raise InputError("A landmark has a coordinate that is not a number.")
-    if len(pair[0]) != len(pair[1]):
-        raise InputError(
-            f"{len(pair[0])} landmarks of the fixed image and {len(pair[1])} of the moving one: they have to belong "
-            "together in pairs, in the same order."
-        )
-    for what, points, grid in zip(("fixed", "moving"), pair, (fixed, moving), strict=True):
-        index = grid.to_ijk(points)
-        outside = int(((index < -0.5) | (index > np.array(grid.shape) - 0.5)).any(axis=1).sum())
-        if outside:
-            warnings.append(
-                f"{outside} of {len(points)} landmarks lie outside of the {what} image. Do they belong to it, and are "
-                "their coordinates in the system that the file names (RAS or LPS)?"
-            )
-    return Landmarks(*pair)
 
 
 class PairFigures:

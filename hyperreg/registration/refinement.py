@@ -26,6 +26,7 @@ from hyperreg.imaging.resampling import resample, resample_smoothed
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
 from hyperreg.registration.anchors import Fields
+from hyperreg.registration.contrast import AUTOMATIC, SAME
 from hyperreg.registration.detail import field_on
 from hyperreg.registration.field import compose, from_ras, sample, to_ras
 from hyperreg.registration.filters import central_gradient, gaussian_kernel, separable
@@ -188,11 +189,20 @@ def refine(
 
 @dataclass(frozen=True)
 class Refined:
-    """fields: on the refinement's grid. figures: as `LiveSession.metrics`. message: for the user, how it went."""
+    """fields: on the refinement's grid. figures: as `LiveSession.metrics`. message: for the user, how it went.
+
+    warning: a sentence for the user if it made the registration worse than the network had.
+    """
 
     fields: Fields
     figures: dict[str, float | dict[int, float]]
     message: str
+    warning: str | None = None
+
+    @property
+    def text(self) -> str:
+        """Message and warning."""
+        return f"{self.message} {self.warning}" if self.warning else self.message
 
 
 @dataclass(frozen=True)
@@ -226,19 +236,28 @@ class Refiner:
 
     @torch.inference_mode()
     def refine(
-        self, start: Fields, lam: float, device: str, tell: Callable[[float], None], regions: Volume | None = None
+        self,
+        start: Fields,
+        lam: float,
+        device: str,
+        tell: Callable[[float], None],
+        regions: Volume | None = None,
+        contrast: str = AUTOMATIC,
     ) -> RefinedFields:
         """Fields refined from phi and phi^-1, RAS mm.
 
         start: phi and its inverse, on any grid. lam: the slider's lambda. tell: see `refine`. regions: lambda of every
-        voxel on any grid, where it is not the slider's everywhere.
+        voxel on any grid, where it is not the slider's everywhere. contrast: one of `contrast.CONTRASTS`.
         """
         known = (field_on(field, self.grid, device) for field in (start.forward, start.inverse))
         forward, inverse = (from_ras(displacement, self._affine) for displacement in known)
         fixed, moving = self._fixed.to(device), self._moving.to(device)
-        warped = sample(moving, forward, padding="border")
-        fixed_half, warped_half = (shrink(image, CONTRAST_FACTOR) for image in (fixed, warped))
-        alike = same_contrast(fixed_half, warped_half, self._inside.to(device))
+        if contrast == AUTOMATIC:
+            warped = sample(moving, forward, padding="border")
+            fixed_half, warped_half = (shrink(image, CONTRAST_FACTOR) for image in (fixed, warped))
+            alike = same_contrast(fixed_half, warped_half, self._inside.to(device))
+        else:
+            alike = contrast == SAME
         smoothing_sd = SMOOTHING_SD + SMOOTHING_SD_BY_LAMBDA * lam
         everywhere = torch.full((1, 1, 1, 1, 1), lam, device=device)
         if regions is not None:

@@ -19,6 +19,7 @@ from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.transform_files import read_transform, write_transform
 from hyperreg.registration.anchors import check_lambda
 from hyperreg.registration.catalogue import ModelCard, default_model, find_model
+from hyperreg.registration.contrast import AUTOMATIC, check_contrast
 from hyperreg.registration.pairs import LoadedPair, Pair, load_pair, open_session
 from hyperreg.registration.regions import check_region_lambdas
 from hyperreg.registration.response import Response, Suggestion, automatic_lambda, warning
@@ -92,6 +93,7 @@ def register(
     cancelled: Cancel | None = None,
     *,
     refine: bool = False,
+    contrast: str = AUTOMATIC,
 ) -> RegistrationResult:
     """Register a pair at one lambda and write the wanted outputs, all of them or none.
 
@@ -99,12 +101,14 @@ def register(
     progress: called with a fraction in [0, 1] and what is being done. cancelled: asked between stages, and between the
     steps of long ones.
     refine: whether the network's field is improved on the images at this lambda, see `LiveSession.refine`; everything
-    that is written is then of the refined field. A search for lambda is made on the network's fields.
+    that is written is then of the refined field. A search for lambda is made on the network's fields. contrast: what
+    the refinement takes the images for, see `LiveSession.refine`.
     Raises InputError, FileError, WeightsError, OutOfMemory or Cancelled; nothing is written then.
     """
     card = find_model(pair.model or default_model())
     choice = _given_lambda(card, lam)
     _check_request(pair, outputs)
+    check_contrast(contrast)
     computing = FIELD_TO_REFINE if refine else FIELD
     ready = PREPARING_TO_SEARCH * computing if choice is None else computing
     tell = progress or (lambda _fraction, _text: None)
@@ -133,7 +137,7 @@ def register(
         with watch.stage("field"):
             session.field(lam)
         if refine:
-            result = _refined(session, lam, watch, part(computing, MEASURING), cancelled)
+            result = _refined(session, lam, contrast, watch, part(computing, MEASURING), cancelled)
         else:
             go_on(MEASURING, "Measuring")
             with watch.stage("measure"):
@@ -153,7 +157,7 @@ def register(
                 "lambdas": {str(label): value for label, value in pair.region_lambdas.items()},
             },
             "refined": refine,
-            "refinement": _refinement(session, result),
+            "refinement": _refinement(session, result, contrast),
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "fixed": describe_image(pair.fixed, images.fixed),
             "moving": describe_image(pair.moving, images.moving),
@@ -179,23 +183,24 @@ def register(
 
 
 def _refined(
-    session: LiveSession, lam: float, watch: Stopwatch, progress: Progress, cancelled: Cancel | None
+    session: LiveSession, lam: float, contrast: str, watch: Stopwatch, progress: Progress, cancelled: Cancel | None
 ) -> Result:
     with watch.stage("measure"):
         network = session.metrics(lam)
     with watch.stage("refine"):
-        refined = session.refine(lam, progress=progress, cancelled=cancelled)
+        refined = session.refine(lam, contrast=contrast, progress=progress, cancelled=cancelled)
     transform, inverse = session.transforms(refined.fields)
-    return Result(transform, inverse, refined.figures, network, refined.message)
+    return Result(transform, inverse, refined.figures, network, refined.text)
 
 
-def _refinement(session: LiveSession, result: Result) -> dict[str, Any] | None:
+def _refinement(session: LiveSession, result: Result, contrast: str) -> dict[str, Any] | None:
     """For the report: how the refinement went, on which grid, and the network's figures before it."""
     if result.network is None:
         return None
     grid = session.refined_grid
     return {
         "message": result.message,
+        "contrast": contrast,
         "shape": list(grid.shape),
         "spacing_mm": [round(float(value), 4) for value in grid.spacing],
         "metrics_before": _without_dice(result.network),

@@ -21,10 +21,12 @@ from hyperreg.imaging.volume import DisplacementField, Volume
 from hyperreg.machine import choose_device
 from hyperreg.registration.anchors import Anchors, Fields, check_lambda
 from hyperreg.registration.catalogue import ModelCard, find_model
+from hyperreg.registration.contrast import AUTOMATIC, check_contrast, contrast_text
 from hyperreg.registration.detail import Detail
 from hyperreg.registration.field import to_ras
-from hyperreg.registration.figures import Figures, PairFigures, check_landmarks
+from hyperreg.registration.figures import Figures, PairFigures
 from hyperreg.registration.grids import fade, network_grid
+from hyperreg.registration.landmarks import outside_warnings, pair_landmarks
 from hyperreg.registration.linear import align
 from hyperreg.registration.model import displacements, load_model
 from hyperreg.registration.refinement import START_LAMBDA, Refined, RefinedFields, Refiner, refined_grid
@@ -104,7 +106,9 @@ class LiveSession:
             raise InputError("Fixed and moving are the same image; choose two different ones.")
         fixed = check_image(fixed, self.warnings)
         moving = check_image(moving, self.warnings)
-        landmarks = check_landmarks(fixed_points, moving_points, fixed.grid, moving.grid, self.warnings)
+        landmarks = pair_landmarks(fixed_points, moving_points)
+        if landmarks is not None:
+            self.warnings += outside_warnings(landmarks, fixed.grid, moving.grid)
         with self._timed("align"):
             self.linear = align(
                 fixed, moving, initial,
@@ -270,14 +274,20 @@ class LiveSession:
         return self.transforms(self.field(lam))[1]
 
     def refine(
-        self, lam: float, *, progress: Progress | None = None, cancelled: Callable[[], bool] | None = None
+        self,
+        lam: float,
+        *,
+        contrast: str = AUTOMATIC,
+        progress: Progress | None = None,
+        cancelled: Callable[[], bool] | None = None,
     ) -> Refined:
         """The field at lambda improved on this pair's images, on `refined_grid`; see `registration.refinement`.
 
+        contrast: whether the images are of one contrast, "same" or "different"; "auto" looks at them.
         Nothing of the session changes: `field(lam)` stays the network's. Raises InputError before `prepare` or for
         lambda outside [0, 1], Cancelled, OutOfMemory.
         """
-        lam = check_lambda(lam)
+        lam, contrast = check_lambda(lam), check_contrast(contrast)
         report = self._reporter(progress, cancelled)
         report(0.0, "Computing the network's field")
         start = self.field(max(lam, START_LAMBDA))
@@ -289,7 +299,7 @@ class LiveSession:
 
         def compute() -> RefinedFields:
             return refiner.refine(
-                start, lam, self.device, lambda share: report(0.1 + 0.75 * share, "Refining"), regions
+                start, lam, self.device, lambda share: report(0.1 + 0.75 * share, "Refining"), regions, contrast
             )
 
         with self._timed("refinement"):
@@ -300,11 +310,8 @@ class LiveSession:
             f"Refined in {found.steps} steps: similarity {figures['similarity_before']:.2f} after the linear "
             f"alignment, {network['similarity']:.2f} by the network, now {figures['similarity']:.2f}."
         )
-        if not found.same_contrast:
-            message += " The images differ in contrast: the field was kept smoother."
-        if (worse := refinement_warning(network, figures)) is not None:
-            message += f" {worse}"
-        return Refined(found.fields, figures, message)
+        message += contrast_text(contrast, found.same_contrast)
+        return Refined(found.fields, figures, message, refinement_warning(network, figures))
 
     def metrics(self, lam: float) -> Figures:
         """Figures of the exact field at lambda.

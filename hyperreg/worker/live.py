@@ -15,6 +15,8 @@ import numpy.typing as npt
 from hyperreg.errors import InputError
 from hyperreg.imaging.volume import Grid, Volume
 from hyperreg.registration.anchors import check_lambda
+from hyperreg.registration.contrast import AUTOMATIC, check_contrast
+from hyperreg.registration.landmarks import outside_warnings, pair_landmarks
 from hyperreg.registration.response import Response, Suggestion
 from hyperreg.worker.jobs import Job
 from hyperreg.worker.live_engine import LiveEngine
@@ -164,12 +166,31 @@ class LiveRegistration(LiveEngine):
             settings.labels, settings.lambdas = labels, wanted
             self._settings_changed()
 
-    def refine(self) -> None:
-        """Asks for the refinement of the field at `lam`. Raises InputError before its exact field is there."""
+    def set_landmarks(self, fixed_points: npt.NDArray | None, moving_points: npt.NDArray | None) -> None:
+        """Measures by landmarks: points (P, 3), RAS mm, row by row the same place; None, None: without any.
+
+        They count for the pair that is prepared now, in metrics and response; no field changes.
+        Raises InputError before a pair is prepared and for points that make no pairs.
+        """
+        pair = self._prepared()
+        landmarks = pair_landmarks(fixed_points, moving_points)
+        if landmarks is self.landmarks or (landmarks is not None and landmarks.same_as(self.landmarks)):
+            return
+        self.landmarks = landmarks
+        if landmarks is not None:
+            self._warn(outside_warnings(landmarks, *pair.image_grids))
+        self._landmarks_changed()
+
+    def refine(self, contrast: str = AUTOMATIC) -> None:
+        """Asks for the refinement of the field at `lam`. contrast: one of `contrast.CONTRASTS`.
+
+        Raises InputError before its exact field is there.
+        """
+        contrast = check_contrast(contrast)
         if not self.ready or self._exact is None or self.exact_lam != self.lam:
             raise InputError("The result for this λ is not complete yet. Wait a moment, then refine it.")
         if not self.refining:
-            self._refine_at = self.exact_lam
+            self._refine_at, self._contrast = self.exact_lam, contrast
             self._next()
 
     def undo_refine(self) -> None:

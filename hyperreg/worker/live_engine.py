@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hyperreg.errors import InputError
 from hyperreg.registration.anchors import MAX_ANCHORS, Fields
-from hyperreg.registration.response import Response, Suggestion
+from hyperreg.registration.contrast import AUTOMATIC
+from hyperreg.registration.landmarks import Landmarks
+from hyperreg.registration.response import Response, Suggestion, refinement_warning
 from hyperreg.worker.client import WorkerClient
 from hyperreg.worker.jobs import Job
 from hyperreg.worker.live_curve import Curve
@@ -59,6 +61,7 @@ class LiveEngine:
         self._filling = False
         self._wanted: float | None = None
         self._refine_at: float | None = None
+        self._contrast = AUTOMATIC
         self._unmeasured: float | None = None
         self._exact: Fields | None = None
         self._curve = Curve()
@@ -66,6 +69,7 @@ class LiveEngine:
         self.exact_lam: float | None = None
         self.refined = False
         self.refinement: Refinement | None = None
+        self.landmarks: Landmarks | None = None
         self.device = ""
         self.warnings: list[str] = []
 
@@ -103,7 +107,7 @@ class LiveEngine:
         if job.state == "done":
             self._pair = Pair.prepared(job, parameters)
             self._exact = self.exact_lam = self._unmeasured = None
-            self.refined, self.refinement = False, None
+            self.refined, self.refinement, self.landmarks = False, None, None
             self._wanted = self.lam
             self._prepared_in, self._filling = generation, True
             self.warnings = []
@@ -259,7 +263,7 @@ class LiveEngine:
             if self._unmeasured == lam:
                 self._unmeasured = None
             self._tell_metrics(metrics, lam)
-            self._curve.add(lam, metrics)
+            self._add_to_curve(pair, lam, metrics)
             self._tell_response()
 
         self._requests.send(
@@ -275,8 +279,13 @@ class LiveEngine:
                 return  # given up meanwhile
             self._refine_at = None
             fields = fields_of(job, pair.refined_grid)
-            figures = restored(job.result["figures"])
-            self._show_refinement(Refinement(lam, fields, figures, job.result["message"], self._exact))
+            figures = self._with_landmarks(restored(job.result["figures"]), fields)
+            warning = job.result["warning"]
+            if self.landmarks is not None and "dice_mean" not in figures:
+                # The worker does not know of landmarks, which are a better judge than the images.
+                warning = refinement_warning(self._with_landmarks({}, self._exact), figures)
+            message = " ".join(filter(None, (job.result["message"], warning)))
+            self._show_refinement(Refinement(lam, fields, figures, message, self._exact))
 
         def ended(failed: bool) -> None:
             if failed:
@@ -284,7 +293,8 @@ class LiveEngine:
             self._end_refining()
 
         outputs = outputs_on(pair.refined_grid)
-        self._requests.send("refine", {"session": self._name, "lambda": lam}, done, ended, outputs=outputs)
+        parameters = {"session": self._name, "lambda": lam, "contrast": self._contrast}
+        self._requests.send("refine", parameters, done, ended, outputs=outputs)
 
     def _show_refinement(self, found: Refinement) -> None:
         self.refinement, self.refined = found, True
@@ -318,7 +328,11 @@ class LiveEngine:
     def _take_state(self, job: Job) -> None:
         """The session's device and warnings, as they came with a result."""
         self.device = job.result["device"]
-        for text in job.result["warnings"]:
+        self._warn(job.result["warnings"])
+
+    def _warn(self, texts: Iterable[str]) -> None:
+        """Tells what was not told before."""
+        for text in texts:
             if text not in self.warnings:
                 self.warnings.append(text)
                 if self.on_warning is not None:
@@ -335,7 +349,39 @@ class LiveEngine:
     def _tell_metrics(self, metrics: dict[str, Any], lam: float) -> None:
         """The user sees the figures of what is shown: not those of another λ, not the network's while refined."""
         if lam == self.lam == self.exact_lam and not self.refined and self.on_metrics is not None:
-            self.on_metrics(metrics, lam)
+            self.on_metrics(self._with_landmarks(metrics, self._exact), lam)
+
+    def _with_landmarks(self, figures: dict[str, Any], fields: Fields | None) -> dict[str, Any]:
+        """The worker's figures with the distance of the landmarks by these fields, and by the linear alignment alone.
+
+        Measured here, not in the worker: points cost next to nothing, and they may change while λ does not.
+        """
+        if self.landmarks is None or fields is None:
+            return figures
+        return self.landmarks.beside(figures, fields.forward, self._prepared().linear)
+
+    def _add_to_curve(self, pair: Pair, lam: float, metrics: dict[str, Any]) -> None:
+        fields = pair.exact.get(round(lam, DECIMALS), self._exact if lam == self.exact_lam else None)
+        self._curve.add(lam, self._with_landmarks(metrics, fields))
+
+    def _landmarks_changed(self) -> None:
+        """All figures anew, from the fields that are here; the worker has nothing to do."""
+        pair = self._prepared()
+        self._curve = Curve()
+        for lam, metrics in pair.metrics.items():
+            # Of other λs the fields are gone; without landmarks their rows would speak of other figures.
+            if self.landmarks is None or lam in pair.exact:
+                self._add_to_curve(pair, lam, metrics)
+        self._tell_response()
+        if self.refinement is not None:
+            known = {name: v for name, v in self.refinement.figures.items() if not name.startswith("landmarks_mm")}
+            figures = self._with_landmarks(known, self.refinement.fields)
+            self.refinement = replace(self.refinement, figures=figures)
+            if self.refined and self.on_metrics is not None:
+                self.on_metrics(figures, self.refinement.lam)
+        if self.exact_lam is not None and (found := pair.metrics.get(round(self.exact_lam, DECIMALS))) is not None:
+            self._tell_metrics(found, self.exact_lam)
+        self._next()
 
     def _tell_progress(self, job: Job) -> None:
         listener = self.on_refine_progress if job.operation == "refine" else self.on_progress

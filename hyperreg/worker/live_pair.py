@@ -113,6 +113,15 @@ class Pair:
         pair.settings.started(result["values"])
         return pair
 
+    @property
+    def image_grids(self) -> tuple[Grid, Grid]:
+        """Of the fixed and the moving image."""
+        places = self.parameters["volumes"]
+        fixed, moving = (
+            Grid(self.arrays[name].shape, np.array(places[name]["ijk_to_ras"])) for name in ("fixed", "moving")
+        )
+        return fixed, moving
+
     def add_anchor(self, lam: float, fields: Fields) -> None:
         """Keeps exact fields that previews may use."""
         self.exact[round(lam, DECIMALS)] = fields

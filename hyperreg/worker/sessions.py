@@ -36,6 +36,9 @@ class Refined(Protocol):
     @property
     def message(self) -> str: ...
 
+    @property
+    def warning(self) -> str | None: ...
+
 
 class Session(Protocol):
     """What is used of `hyperreg.registration.session.LiveSession`."""
@@ -67,7 +70,12 @@ class Session(Protocol):
     def metrics(self, lam: float) -> Mapping[str, Any]: ...
 
     def refine(
-        self, lam: float, *, progress: Callable[[float, str], None] | None, cancelled: Callable[[], bool] | None
+        self,
+        lam: float,
+        *,
+        contrast: str,
+        progress: Callable[[float, str], None] | None,
+        cancelled: Callable[[], bool] | None,
     ) -> Refined: ...
 
     def choose(self, values: Mapping[str, float]) -> None: ...
@@ -157,14 +165,18 @@ class Sessions:
         return self._with_session(context, lambda session: {"metrics": plain(session.metrics(lam))})
 
     def refine(self, context: Context) -> dict[str, Any]:
-        """lambda -> fills the outputs forward and inverse, on the refined grid; figures, message. Can be cancelled."""
+        """lambda, contrast -> fills the outputs forward and inverse, on the refined grid; figures, message, warning.
+
+        Can be cancelled.
+        """
         lam = parameters.lam(context)
+        contrast = parameters.text(context, "contrast")
 
         def compute(session: Session) -> dict[str, Any]:
-            refined = session.refine(lam, progress=context.progress, cancelled=context.cancelled)
+            refined = session.refine(lam, contrast=contrast, progress=context.progress, cancelled=context.cancelled)
             context.check()
             _fill(context, refined.fields)
-            return {"figures": plain(refined.figures), "message": refined.message}
+            return {"figures": plain(refined.figures), "message": refined.message, "warning": refined.warning}
 
         return self._with_session(context, compute)
 

@@ -1,0 +1,140 @@
+"""Landmarks of a live registration: mm in metrics, response and refinement, at once; the contrast that one is told."""
+
+# ruff: noqa: F811 (fixtures are imported)
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from stand_in_worker import REFINED_BY, true_field
+from worker_bench import AFFINE, Observed, client, fill, live, prepare, volume, wait_until  # noqa: F401
+
+from hyperreg.errors import InputError
+from hyperreg.registration.response import RESPONSE_LAMBDAS
+from hyperreg.worker.client import WorkerClient
+
+LAM = 0.4
+# Where the moving points lie is where the true field at this lambda leads: the response has its best there.
+TRUE_LAM = 0.3
+# On voxels of the field's grid, which is twice as coarse as the image (oblique, anisotropic and flipped).
+IJK = np.array([[3, 5, 2], [8, 3, 4], [7, 6, 4], [5, 6, 3]])
+
+
+def pairs(live: Observed) -> tuple[np.ndarray, np.ndarray]:
+    fixed = live.grid.to_ras(IJK)
+    moved = fixed + true_field(live.grid, TRUE_LAM)[:, IJK[:, 0], IJK[:, 1], IJK[:, 2]].T
+    return fixed, moved @ live.linear[:3, :3].T + live.linear[:3, 3]
+
+
+def distance(live: Observed, lam: float, *, refined: bool = False) -> float:
+    """Of the points, by the field at `lam`, mm; its linear part is a shift."""
+    there = true_field(live.grid, TRUE_LAM)[:, IJK[:, 0], IJK[:, 1], IJK[:, 2]]
+    if refined:
+        here = REFINED_BY * true_field(live.refined_grid, lam)[:, 2 * IJK[:, 0], 2 * IJK[:, 1], 2 * IJK[:, 2]]
+    else:
+        here = true_field(live.grid, lam)[:, IJK[:, 0], IJK[:, 1], IJK[:, 2]]
+    return float(np.linalg.norm(here - there, axis=0).mean())
+
+
+def go_to(client: WorkerClient, live: Observed, lam: float) -> None:
+    prepare(client, live)
+    live.set_lambda(lam)
+    wait_until(client, lambda: live.exact_lam == lam and bool(live.measured))
+
+
+def test_landmarks_are_measured_at_once_in_mm(client: WorkerClient, live: Observed) -> None:
+    with pytest.raises(InputError, match="registered yet"):
+        live.set_landmarks(np.zeros((1, 3)), np.zeros((1, 3)))
+    go_to(client, live, LAM)
+    fixed, moving = pairs(live)
+    before = len(live.measured)
+    live.set_landmarks(fixed, moving)
+    assert len(live.measured) == before + 1, "without waiting for the worker"
+    lam, metrics = live.measured[-1]
+    assert lam == LAM
+    assert metrics["landmarks_mm"] == pytest.approx(distance(live, LAM), abs=1e-4)
+    assert metrics["landmarks_mm_before"] == pytest.approx(distance(live, 1.0), abs=1e-4)
+    assert metrics["landmarks_mm"] < metrics["landmarks_mm_before"] - 0.3
+    assert metrics["similarity"] == pytest.approx(1 - LAM), "beside the worker's figures"
+    live.set_landmarks(fixed, moving)
+    assert len(live.measured) == before + 1, "the same points again are no news"
+    live.set_landmarks(fixed, moving + np.array((0, 0, 3)))
+    assert live.measured[-1][1]["landmarks_mm"] > 2
+    live.set_landmarks(None, None)
+    assert "landmarks_mm" not in live.measured[-1][1]
+    assert live.told == live.errors == []
+
+
+def test_landmarks_choose_lambda_before_and_after_the_response_is_measured(
+    client: WorkerClient, live: Observed
+) -> None:
+    go_to(client, live, LAM)
+    live.set_landmarks(*pairs(live))
+    fill(client, live)
+    assert live.suggestion is not None
+    assert (live.suggestion.by, live.suggestion.lam) == ("landmarks", TRUE_LAM)
+    rows = {row["lambda"]: row["landmarks_mm"] for row in live.response.rows}
+    assert set(RESPONSE_LAMBDAS) <= set(rows)
+    for lam in RESPONSE_LAMBDAS:
+        assert rows[lam] == pytest.approx(distance(live, lam), abs=1e-4)
+    live.set_landmarks(None, None)
+    assert live.suggestion is not None
+    assert (live.suggestion.by, live.suggestion.lam) == ("images", 0.0), "the stand-in's similarity is best there"
+    live.set_lambda(0.33)  # measured, but its field is not kept
+    fill(client, live)
+    jobs = client.pid, len(live.fields)
+    live.set_lambda(0.37)
+    fill(client, live)
+    live.set_landmarks(*pairs(live))
+    assert live.suggestion is not None
+    assert (live.suggestion.by, live.suggestion.lam) == ("landmarks", TRUE_LAM), "at once, from the fields at hand"
+    assert not live.busy
+    assert client.pid == jobs[0]
+
+
+def test_a_refinement_is_measured_and_judged_by_landmarks(client: WorkerClient, live: Observed) -> None:
+    go_to(client, live, LAM)
+    live.set_landmarks(*pairs(live))
+    live.refine("different")
+    wait_until(client, lambda: live.refined)
+    _, figures, message = live.refinements[0]
+    worse = figures["landmarks_mm"]
+    assert worse == pytest.approx(distance(live, LAM, refined=True), abs=1e-4)
+    assert worse > distance(live, LAM) + 0.1
+    assert message.startswith("It no longer paid. The refinement makes this registration worse: the landmarks lie")
+    assert f"({worse:.2f} mm)" in message
+    live.set_landmarks(None, None)
+    assert live.refinement is not None
+    assert "landmarks_mm" not in live.refinement.figures
+    assert "landmarks_mm" not in live.measured[-1][1]
+    assert live.refined
+
+
+def test_a_refinement_is_told_the_contrast(client: WorkerClient, live: Observed) -> None:
+    go_to(client, live, LAM)
+    live.refine("different")
+    wait_until(client, lambda: live.refined)
+    assert live.refinements[-1][2] == "It no longer paid. Told: different."
+    live.undo_refine()
+    with pytest.raises(InputError, match="auto, same, different"):
+        live.refine("unlike")
+    live.refine()
+    wait_until(client, lambda: live.refined)
+    assert live.refinements[-1][2] == "It no longer paid."
+
+
+def test_points_outside_and_points_without_counterpart(client: WorkerClient, live: Observed) -> None:
+    go_to(client, live, LAM)
+    inside = volume(0).grid.to_ras([[5.0, 5, 5], [10, 10, 10]])
+    assert np.allclose(volume(0).ijk_to_ras, AFFINE)
+    far = inside + np.array((0, 500, 0))
+    live.set_landmarks(inside, far)
+    assert live.told == [live.warnings[-1]]
+    assert "2 of 2 landmarks lie outside of the moving image" in live.told[0]
+    with pytest.raises(InputError, match="2 landmarks of the fixed image and 1 of the moving one"):
+        live.set_landmarks(inside, far[:1])
+    with pytest.raises(InputError, match="one image only"):
+        live.set_landmarks(None, far)
+    assert live.landmarks is not None
+    prepare(client, live)
+    assert live.landmarks is None, "they belonged to the images before"
