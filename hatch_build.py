@@ -1,4 +1,4 @@
-"""Build hook: the wheel carries the models and what the browser app shares with the Slicer module inside the package.
+"""Build hook: the wheel carries the models and what the browser app shares with the Slicer modules inside the package.
 
 An editable install reads them from the source tree, so nothing is copied there.
 """
@@ -16,6 +16,7 @@ class ModelsHook(BuildHookInterface):
         models = Path(self.root) / "Resources" / "Models"
         if version == "standard" and models.is_dir():
             build_data["force_include"][str(models)] = "hyperreg/models"
-        shared = Path(self.root) / "HyperRegSlicer" / "HyperRegSlicerLib"
-        if version == "standard" and shared.is_dir():
-            build_data["force_include"][str(shared)] = "hyperreg/slicer_module/HyperRegSlicerLib"
+        for module in ("HyperRegSlicer", "SegmentationModule"):
+            shared = Path(self.root) / module / f"{module}Lib"
+            if version == "standard" and shared.is_dir():
+                build_data["force_include"][str(shared)] = f"hyperreg/slicer_module/{module}Lib"

@@ -126,9 +126,9 @@ class HyperRegSlicerTest(ScriptedLoadableModuleTest):
 
     def _volume(self, name, spacing=(2.0, 1.5, 3.0)):
         import numpy as np
-        from HyperRegSlicerLib import Geometry
 
         from hyperreg.imaging.volume import Volume
+        from HyperRegSlicerLib import Geometry
 
         affine = np.diag([-spacing[0], spacing[1], spacing[2], 1.0])
         affine[:3, 3] = (12.0, -7.0, 5.0)
@@ -150,6 +150,7 @@ class HyperRegSlicerTest(ScriptedLoadableModuleTest):
 
     def test_VolumesKeepTheirPlace(self):
         import numpy as np
+
         from HyperRegSlicerLib import Geometry
 
         node, array, affine = self._volume("placed")
@@ -160,9 +161,9 @@ class HyperRegSlicerTest(ScriptedLoadableModuleTest):
 
     def test_LiveTransformMovesPointsInPlace(self):
         import numpy as np
-        from HyperRegSlicerLib import Geometry
 
         from hyperreg.imaging.volume import DisplacementField
+        from HyperRegSlicerLib import Geometry
 
         node, array, affine = self._volume("moving")
         linear = np.eye(4)

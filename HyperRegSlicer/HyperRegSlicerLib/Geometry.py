@@ -23,7 +23,7 @@ INVERSE_TOLERANCE_MM = 1e-3
 
 
 def refusal(node: slicer.vtkMRMLVolumeNode | None, role: str) -> str:
-    """Why a node cannot be registered as `role` ("fixed" or "moving"), in words for the user; "" if it can.
+    """Why a node cannot be used as `role` ("fixed", "moving", "input"), in words for the user; "" if it can.
 
     Looks at the kind of node and the size of the image, not at the voxels: cheap enough for every change of a selector.
     """
@@ -45,7 +45,7 @@ def refusal(node: slicer.vtkMRMLVolumeNode | None, role: str) -> str:
             "Convert it to a scalar volume first."
         )
     if min(image.GetDimensions()) < 2:
-        return f"'{name}' has only one slice. HyperReg registers 3D volumes."
+        return f"'{name}' has only one slice. HyperReg works on 3D volumes."
     return ""
 
 
@@ -73,7 +73,7 @@ def to_world(transform_node: slicer.vtkMRMLTransformNode | None, of_what: str) -
     if not transform_node.IsTransformToWorldLinear() or not transform_node.GetMatrixTransformToWorld(matrix):
         raise InputError(
             f"{of_what} is under the transform '{transform_node.GetName()}', which is not linear. Harden that "
-            "transform (module Transforms) or take the volume out of it, then register again."
+            "transform (module Transforms) or take the volume out of it, then try again."
         )
     return to_numpy(matrix)
 

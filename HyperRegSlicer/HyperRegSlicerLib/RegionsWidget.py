@@ -103,7 +103,7 @@ class RegionsPanel:
             item = qt.QTableWidgetItem(region.name)
             item.setFlags(qt.Qt.ItemIsUserCheckable | qt.Qt.ItemIsEnabled)
             item.setCheckState(qt.Qt.Checked if region.key in self._lambdas else qt.Qt.Unchecked)
-            item.setIcon(_swatch(region.colour))
+            item.setIcon(swatch(region.colour))
             item.setToolTip(_("Checked: this segment has the λ beside it. Unchecked: it follows the slider."))
             table.setItem(row, NAME_COLUMN, item)
             table.setCellWidget(row, LAMBDA_COLUMN, self._spin_box(region.key))
@@ -173,7 +173,8 @@ class RegionsPanel:
         self._tell()
 
 
-def _swatch(colour: tuple[float, float, float]) -> qt.QIcon:
+def swatch(colour: tuple[float, float, float]) -> qt.QIcon:
+    """A square of the colour (red, green, blue, 0 to 1), for a row of a table."""
     pixmap = qt.QPixmap(SWATCH_PIXELS, SWATCH_PIXELS)
     pixmap.fill(qt.QColor(*(round(255 * part) for part in colour)))
     return qt.QIcon(pixmap)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import ctk
 import qt
 import slicer
 import vtk
@@ -13,7 +12,8 @@ from slicer.i18n import tr as _
 
 from hyperreg.errors import HyperRegError, WeightsError
 from hyperreg.registration import catalogue
-from HyperRegSlicerLib import Install, Regions, Sample, Texts
+from HyperRegSlicerLib import Regions, Sample, Texts
+from HyperRegSlicerLib.InstallWidget import InstallPanel
 from HyperRegSlicerLib.Logic import LIVE, RUNNING, RegistrationLogic
 from HyperRegSlicerLib.Parameters import Comparison, Device, Initial, RegistrationParameters
 from HyperRegSlicerLib.RegionsWidget import RegionsPanel
@@ -56,8 +56,8 @@ class RegistrationWidget:
         self.logic.on_error = self._show_message
         self.tuning = TuningPanel(ui, self.logic, self._guarded, self._move_lambda)
         self.regions = RegionsPanel(ui, self._regions_changed, self._show_message)
+        self.installation = InstallPanel(ui, self._guarded, self._show_message)
         self._connect_signals()
-        self.ui.wheelFolderEdit.filters = ctk.ctkPathLineEdit.Dirs
         self._timer = qt.QTimer()
         self._timer.setInterval(POLL_INTERVAL_MS)
         self._timer.connect("timeout()", connection.poll)
@@ -73,8 +73,6 @@ class RegistrationWidget:
             ("takeAlongButton", lambda: self.logic.take_along(self.ui.alongSelector.currentNode())),
             ("leaveBehindButton", lambda: self.logic.leave_behind(self.ui.alongSelector.currentNode())),
             ("sampleButton", self._load_sample),
-            ("installButton", lambda: self._install(Install.install_from_internet)),
-            ("installFolderButton", lambda: self._install(self._install_from_folder)),
         ):
             getattr(self.ui, button).connect("clicked()", self._guarded(action))
         self.ui.alongSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._along_changed)
@@ -92,7 +90,7 @@ class RegistrationWidget:
         self._observer = parameters.AddObserver(vtk.vtkCommand.ModifiedEvent, self._parameters_changed)
         self._fill_models()
         self._name_devices()
-        self._update_installation()
+        self.installation.update()
         self.logic.adopt(parameters.transform)
         self._parameters_changed()
 
@@ -194,9 +192,7 @@ class RegistrationWidget:
         if self.logic.state == RUNNING:
             self.logic.cancel()
             return
-        if Install.missing():
-            self.ui.setupSection.collapsed = False
-            self._show_message(_("Something that registration needs is not installed yet. See the section below."))
+        if not self.installation.is_ready():
             return
         parameters = self.parameters
         initial = parameters.initial
@@ -263,16 +259,6 @@ class RegistrationWidget:
         parameters.fixed, parameters.moving = sample.fixed, sample.moving
         parameters.fixedLabels, parameters.movingLabels = sample.fixed_labels, sample.moving_labels
         self._show_views()
-
-    def _install(self, install: Callable[[], bool]) -> None:
-        try:
-            if install():
-                self._show_message(_("Everything that registration needs is installed."))
-        finally:
-            self._update_installation()
-
-    def _install_from_folder(self) -> bool:
-        return Install.install_from_folder(self.ui.wheelFolderEdit.currentPath)
 
     # The views
 
@@ -375,21 +361,6 @@ class RegistrationWidget:
         self.ui.leaveBehindButton.enabled = node in companions
         names = ", ".join(companion.GetName() for companion in companions)
         self.ui.alongListLabel.text = _("Following: {names}").format(names=names) if names else ""
-
-    def _update_installation(self) -> None:
-        needed = ", ".join(requirement.package for requirement in Install.missing())
-        self.ui.installLabel.text = (
-            _("Not installed: {names}.").format(names=needed)
-            if needed
-            else _("Everything that is needed is installed.")
-        )
-        for widget in (self.ui.installButton, self.ui.installFolderButton):
-            widget.enabled = bool(needed)
-        self.ui.offlineLabel.text = (
-            _("On a computer with internet and the same system:\n{command}").format(command=Install.offline_command())
-            if needed
-            else ""
-        )
 
     def _show_message(self, text: str) -> None:
         self.ui.messageLabel.text = text

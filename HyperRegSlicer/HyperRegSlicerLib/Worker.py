@@ -1,4 +1,4 @@
-"""The module's connection to the worker process. Nothing is started before the first registration."""
+"""A module's connection to a worker process of its own. Nothing is started before something is to be computed."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ from typing import Any
 
 from hyperreg.worker.client import WorkerClient
 from hyperreg.worker.live import LiveRegistration
+from hyperreg.worker.models import ModelStore
+from hyperreg.worker.segmentation import RemoteSegmenter
 from HyperRegSlicerLib import Install
 
 
 class Connection:
-    """A worker client and the live registration on it."""
+    """A worker client, and what the modules do with it: the live registration, the segmenter."""
 
     def __init__(self) -> None:
         self._client = WorkerClient(python=Install.worker_python())
         self.registration = LiveRegistration(self._client)
+        self.segmenter = RemoteSegmenter(self._client)
+
+    def models(self, on_error: Callable[[str], None]) -> ModelStore:
+        """For adding and removing models."""
+        return ModelStore(self._client, on_error)
 
     def poll(self) -> None:
         """Delivers what the worker has sent; to be called by a timer."""
@@ -29,4 +36,5 @@ class Connection:
     def close(self) -> None:
         """Ends the worker."""
         self.registration.close()
+        self.segmenter.close()
         self._client.stop()

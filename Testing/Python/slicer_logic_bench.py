@@ -14,10 +14,9 @@ import vtk
 from fake_registration import FakeRegistration
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "HyperRegSlicer"))
+from hyperreg.imaging.volume import Volume
 from HyperRegSlicerLib import Geometry, Regions, Results  # noqa: F401 (for tests)
 from HyperRegSlicerLib.Logic import RegistrationLogic
-
-from hyperreg.imaging.volume import Volume
 
 AGREE_MM = 1e-4
 TRANSFORM_CLASS = "vtkMRMLTransformNode"

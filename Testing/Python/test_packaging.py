@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-MODULES = Path("lib/Slicer-5.12/qt-scripted-modules")
-MODULE = "HyperRegSlicer"
+INSTALLED = Path("lib/Slicer-5.12/qt-scripted-modules")
+MODULES = ("HyperRegSlicer", "SegmentationModule")
 # CMake wants to know its compilers, but nothing is compiled: any program will do.
 NO_COMPILER = shutil.which("true") or ""
 CATALOGUE_KEYS = {
@@ -27,16 +27,18 @@ import sys
 from pathlib import Path
 
 source, equipment, modules = (Path(argument).resolve() for argument in sys.argv[1:4])
+name = sys.argv[4]
 sys.path[:] = [str(equipment)] + [path for path in sys.path if Path(path or ".").resolve() != source]
 from Testing.Host.run import main
 
-code = main([str(modules / "HyperRegSlicer.py"), *sys.argv[4:]])
+code = main([str(modules / f"{name}.py"), *sys.argv[5:]])
 import hyperreg
 
 assert Path(hyperreg.__file__).parent == modules / "hyperreg", hyperreg.__file__
+ours = ("hyperreg", "HyperRegSlicer", "HyperRegSlicerLib", "SegmentationModule", "SegmentationModuleLib")
 for name, module in list(sys.modules.items()):
     file = getattr(module, "__file__", None)
-    if name.split(".")[0] in ("hyperreg", "HyperRegSlicer", "HyperRegSlicerLib") and file:
+    if name.split(".")[0] in ours and file:
         assert modules in Path(file).resolve().parents, f"{name} comes from {file}"
 sys.exit(code)
 """
@@ -99,24 +101,27 @@ def installed(build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_file_of_the_extension_is_installed_and_nothing_else(repository: Path, installed: Path) -> None:
     expected = {name for name in tracked(repository, "hyperreg", "Resources/Models") if not name.endswith("py.typed")}
-    module = tracked(repository, MODULE)
-    expected |= {name.removeprefix(f"{MODULE}/") for name in module if not name.endswith("CMakeLists.txt")}
-    assert f"{MODULE}.py" in expected
-    assert f"Resources/UI/{MODULE}.ui" in expected
-    root = installed / MODULES
+    for module in MODULES:
+        files = [name for name in tracked(repository, module) if not name.endswith("CMakeLists.txt")]
+        expected |= {name.removeprefix(f"{module}/") for name in files}
+        assert {f"{module}.py", f"Resources/UI/{module}.ui", f"Resources/Icons/{module}.png"} <= expected
+    root = installed / INSTALLED
     found = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
     assert found == expected
     assert {path.relative_to(installed).parts[0] for path in installed.rglob("*") if path.is_file()} == {"lib"}
 
 
 def test_installed_files_are_those_of_the_source_tree(repository: Path, installed: Path) -> None:
-    for name in (f"{MODULE}.py", f"{MODULE}Lib/Logic.py", f"Resources/UI/{MODULE}.ui"):
-        assert (installed / MODULES / name).read_bytes() == (repository / MODULE / name).read_bytes()
-    assert (installed / MODULES / "hyperreg/errors.py").read_bytes() == (repository / "hyperreg/errors.py").read_bytes()
+    for module in MODULES:
+        for name in (f"{module}.py", f"{module}Lib/Logic.py", f"Resources/UI/{module}.ui"):
+            assert (installed / INSTALLED / name).read_bytes() == (repository / module / name).read_bytes()
+    assert (installed / INSTALLED / "hyperreg/errors.py").read_bytes() == (
+        repository / "hyperreg/errors.py"
+    ).read_bytes()
 
 
 def test_the_installed_engine_finds_the_installed_models(repository: Path, installed: Path, tmp_path: Path) -> None:
-    modules = (installed / MODULES).resolve()
+    modules = (installed / INSTALLED).resolve()
     variables = {name: value for name, value in os.environ.items() if name not in ("HYPERREG_MODELS", "PYTHONPATH")}
     variables["XDG_DATA_HOME"] = str(tmp_path)  # no models that somebody has added for themselves
     process = subprocess.run(
@@ -129,8 +134,9 @@ def test_the_installed_engine_finds_the_installed_models(repository: Path, insta
     assert process.stdout.strip() == str([str(modules / "hyperreg" / "__init__.py"), *models])
 
 
-def test_the_host_runs_the_module_of_the_installed_tree(
-    repository: Path, installed: Path, tiny_models: Path, tmp_path: Path
+@pytest.mark.parametrize("module", MODULES)
+def test_the_host_runs_the_modules_of_the_installed_tree(
+    repository: Path, installed: Path, tiny_models: Path, tmp_path: Path, module: str
 ) -> None:
     shutil.copytree(repository / "Testing" / "Host", tmp_path / "Testing" / "Host")
     script = tmp_path / "run_installed.py"
@@ -138,8 +144,8 @@ def test_the_host_runs_the_module_of_the_installed_tree(
     picture = tmp_path / "module.png"
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     process = subprocess.run(
-        [sys.executable, str(script), str(repository), str(tmp_path), str(installed / MODULES),
-         "--self-test", "--screenshot", str(picture)],
+        [sys.executable, str(script), str(repository), str(tmp_path), str(installed / INSTALLED),
+         module, "--self-test", "--screenshot", str(picture)],
         capture_output=True, text=True, timeout=500, cwd=tmp_path,
         env={**variables, "HYPERREG_MODELS": str(tiny_models)},
     )  # fmt: skip
@@ -152,7 +158,7 @@ def test_the_description_is_complete(build: Path, repository: Path) -> None:
     description = dict(line.split(" ", 1) for line in lines)
     assert description["depends"] == "PyTorch"
     assert description["homepage"].startswith("https://")
-    assert description["tests"] == f"{MODULE}.py"
+    assert description["tests"].split(";") == [f"{module}.py" for module in MODULES]
     assert len(description["description"]) > 80
     pictures = [description["iconurl"], *description["screenshoturls"].split()]
     assert len(pictures) >= 2
@@ -179,7 +185,8 @@ def test_the_stand_in_refuses_what_slicer_refuses(
     text = (repository / "CMakeLists.txt").read_text(encoding="utf-8")
     assert find in text
     source = tmp_path / "source"
-    shutil.copytree(repository / MODULE, source / MODULE)
+    for module in MODULES:
+        shutil.copytree(repository / module, source / module)
     (source / "hyperreg").mkdir()
     shutil.copy(repository / "hyperreg" / "errors.py", source / "hyperreg")
     (source / "CMakeLists.txt").write_text(text.replace(find, replace), encoding="utf-8")
@@ -188,12 +195,14 @@ def test_the_stand_in_refuses_what_slicer_refuses(
     assert said in step.stderr
 
 
-def test_a_forgotten_module_file_is_noticed(repository: Path, stand_in: Path, tmp_path: Path) -> None:
-    shutil.copytree(repository / MODULE, tmp_path / MODULE)
+@pytest.mark.parametrize("forgetful", MODULES)
+def test_a_forgotten_module_file_is_noticed(repository: Path, stand_in: Path, tmp_path: Path, forgetful: str) -> None:
+    for module in MODULES:
+        shutil.copytree(repository / module, tmp_path / module)
     (tmp_path / "hyperreg").mkdir()
     shutil.copy(repository / "hyperreg" / "errors.py", tmp_path / "hyperreg")
     shutil.copy(repository / "CMakeLists.txt", tmp_path)
-    (tmp_path / MODULE / f"{MODULE}Lib" / "Logic.py").unlink()
+    (tmp_path / forgetful / f"{forgetful}Lib" / "Logic.py").unlink()
     step = configure(tmp_path, tmp_path / "build", stand_in)
     assert step.returncode != 0
     assert "Logic.py" in step.stderr
@@ -225,7 +234,7 @@ def test_the_wheel_carries_models_and_every_file_of_the_package(
 ) -> None:
     source, unpacked = tmp_path / "source", tmp_path / "unpacked"
     package = tracked(repository, "hyperreg")
-    library = tracked(repository, f"{MODULE}/{MODULE}Lib")
+    library = [name for module in MODULES for name in tracked(repository, f"{module}/{module}Lib")]
     for name in [*package, *library, "pyproject.toml", "hatch_build.py", "README.md", "LICENSE"]:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(repository / name, source / name)
@@ -237,7 +246,7 @@ def test_the_wheel_carries_models_and_every_file_of_the_package(
     shutil.unpack_archive(wheel, unpacked, "zip")
     found = {path.relative_to(unpacked).as_posix() for path in unpacked.rglob("*") if path.is_file()}
     model = {f"hyperreg/models/tiny-untrained/{name}" for name in ("card.json", "weights.safetensors")}
-    shared = {name.replace(MODULE, "hyperreg/slicer_module", 1) for name in library}
+    shared = {f"hyperreg/slicer_module/{name.partition('/')[2]}" for name in library}
     assert {name for name in found if name.startswith("hyperreg/")} == set(package) | model | shared
     variables = {name: value for name, value in os.environ.items() if name != "HYPERREG_MODELS"}
     process = subprocess.run(

@@ -49,6 +49,7 @@ LIGHT = (
     "hyperreg.worker.client",
     "hyperreg.worker.live",
     "hyperreg.worker.segmentation",
+    "hyperreg.worker.models",
     "hyperreg.registration.catalogue",
     "hyperreg.segmentation.catalogue",
     "hyperreg.segmentation.licences",

@@ -15,11 +15,10 @@ from fake_registration import wavy  # noqa: E402
 from vtk.util.numpy_support import vtk_to_numpy  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "HyperRegSlicer"))
-from HyperRegSlicerLib import Geometry  # noqa: E402
-
 from hyperreg.errors import InputError  # noqa: E402
 from hyperreg.imaging.transform import Transform  # noqa: E402
 from hyperreg.imaging.volume import Grid, Volume  # noqa: E402
+from HyperRegSlicerLib import Geometry  # noqa: E402
 
 AGREE_MM = 1e-4  # float32 fields, double arithmetic
 

@@ -17,12 +17,11 @@ from fake_registration import METRICS, wavy
 from slicer_logic_bench import AGREE_MM, FIXED, LINEAR, MOVING, TRANSFORM_CLASS, bench, make_bench, points, turned  # noqa: F401
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "HyperRegSlicer"))
-from HyperRegSlicerLib import Geometry, Results
-from HyperRegSlicerLib.Logic import IDLE, LIVE, RUNNING
-
 from hyperreg.errors import InputError
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Volume
+from HyperRegSlicerLib import Geometry, Results
+from HyperRegSlicerLib.Logic import IDLE, LIVE, RUNNING
 
 
 def test_register_touches_the_scene_only_when_the_worker_is_ready(bench):

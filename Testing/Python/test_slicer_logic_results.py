@@ -17,12 +17,11 @@ from fake_registration import wavy
 from slicer_logic_bench import AGREE_MM, FIXED, LINEAR, bench, make_bench, points, turned  # noqa: F401
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "HyperRegSlicer"))
-from HyperRegSlicerLib import Geometry, Results
-
 import hyperreg
 from hyperreg.errors import InputError
 from hyperreg.imaging import itk
 from hyperreg.imaging.transform import Transform
+from HyperRegSlicerLib import Geometry, Results
 
 
 def test_kept_volume_is_what_itk_makes_of_the_saved_transform(bench, tmp_path):

@@ -15,10 +15,9 @@ pytest.importorskip("slicer")
 from slicer_logic_bench import AGREE_MM, FIXED, MOVING, TRANSFORM_CLASS, bench, make_bench, points, smooth  # noqa: F401
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "HyperRegSlicer"))
+from hyperreg.imaging.volume import Volume
 from HyperRegSlicerLib import Results
 from HyperRegSlicerLib.Logic import IDLE, LIVE
-
-from hyperreg.imaging.volume import Volume
 
 
 def test_reset_puts_everything_back(bench):

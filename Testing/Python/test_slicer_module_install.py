@@ -132,7 +132,7 @@ def test_the_panel_leads_to_the_installation(install, arrives, host, tmp_path): 
     ui = slicer.util.getModuleWidget("HyperRegSlicer").ui
     panel = slicer.util.getModuleWidget("HyperRegSlicer").panel
     host.widget("HyperRegSlicer")
-    panel._update_installation()
+    panel.installation.update()
     assert ui.installLabel.text == "Not installed: hyperreg-absent."
     assert "pip download" in ui.offlineLabel.text
     panel._guarded(panel._register_or_cancel)()
@@ -143,7 +143,7 @@ def test_the_panel_leads_to_the_installation(install, arrives, host, tmp_path): 
     ui.wheelFolderEdit.currentPath = str(tmp_path)
     host.records.answer(True, True)
     ui.installFolderButton.click()
-    assert ui.messageLabel.text == "Everything that registration needs is installed."
+    assert ui.messageLabel.text == "Everything that is needed is installed."
     assert ui.installLabel.text == "Everything that is needed is installed."
     assert not ui.installButton.enabled
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,6 +72,12 @@ class Input:
     name: str
     title: str
     patterns: tuple[str, ...] = ()
+
+    def fits(self, name: str) -> bool:
+        """Whether one of the words in an image's name is one of the patterns, or the name of the input itself."""
+        words = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
+        patterns = [self.name.lower(), *(pattern.lower() for pattern in self.patterns)]
+        return any(fnmatchcase(word, pattern) for word in words for pattern in patterns)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -181,17 +179,14 @@ def _assignments(files: Sequence[Path], inputs: Sequence[Input]) -> Iterator[dic
         yield {}
         return
     for index, entry in enumerate(inputs):
-        if _fits(files[0], entry):
+        if entry.fits(_stem(files[0])):
             for rest in _assignments(files[1:], [*inputs[:index], *inputs[index + 1 :]]):
                 yield {entry.name: files[0], **rest}
 
 
-def _fits(path: Path, entry: Input) -> bool:
-    """Whether one of the words in a file's name is a pattern of the input, or the name of the input itself."""
-    stem = path.name[: len(path.name) - len(extension(path))] or path.name
-    words = [word for word in re.split(r"[^a-z0-9]+", stem.lower()) if word]
-    patterns = [entry.name.lower(), *(pattern.lower() for pattern in entry.patterns)]
-    return any(fnmatchcase(word, pattern) for word in words for pattern in patterns)
+def _stem(path: Path) -> str:
+    """The file's name without its ending, which may have two parts."""
+    return path.name[: len(path.name) - len(extension(path))] or path.name
 
 
 def _count(number: int) -> str:

@@ -1,4 +1,4 @@
-"""Finds what the app shares with the Slicer module: its logic on MRML, which needs no Qt."""
+"""Finds what the app shares with the Slicer modules: their logic on MRML, which needs no Qt."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ from types import ModuleType
 import hyperreg
 from hyperreg.errors import HyperRegError
 
-LIBRARY = "HyperRegSlicerLib"
+REGISTRATION, SEGMENTATION = "HyperRegSlicerLib", "SegmentationModuleLib"
 MISSING = (
     "The browser app needs slicer-core and trame-slicer. Install them with: pip install 'hyperreg[view]'\n"
     "(slicer-core exists for Linux, Windows and macOS with Python 3.10 to 3.13.)"
 )
 
 
-def slicer_module(name: str) -> ModuleType:
-    """A module of the Slicer module's library: "Geometry", "Logic" or "Views".
+def slicer_module(name: str, library: str = REGISTRATION) -> ModuleType:
+    """A module of a Slicer module's library: "Geometry", "Logic" or "Views".
 
+    library: REGISTRATION or SEGMENTATION, which imports the other one.
     Raises HyperRegError if it or slicer-core is not installed.
     """
     package = Path(hyperreg.__file__).resolve().parent
-    for place in (package.parent / "HyperRegSlicer", package / "slicer_module"):  # source tree, wheel
-        if (place / LIBRARY).is_dir() and str(place) not in sys.path:
-            sys.path.append(str(place))
+    for known in (REGISTRATION, SEGMENTATION):
+        for place in (package.parent / known.removesuffix("Lib"), package / "slicer_module"):  # source tree, wheel
+            if (place / known).is_dir() and str(place) not in sys.path:
+                sys.path.append(str(place))
     try:
-        return importlib.import_module(f"{LIBRARY}.{name}")
+        return importlib.import_module(f"{library}.{name}")
     except ImportError as error:
         raise HyperRegError(f"{MISSING}\n({error})") from error

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hyperreg.worker import parameters
+from hyperreg.worker import models, parameters
 from hyperreg.worker.device import list_devices
 from hyperreg.worker.segmenters import Segmenters
 from hyperreg.worker.server import Context, Operation
@@ -35,6 +35,9 @@ def standard_operations(factory: SessionFactory = open_live_session) -> dict[str
         "regions": sessions.regions,
         "close": sessions.close,
         "segment": Segmenters().segment,
+        "licence": models.licence,
+        "add_model": models.add,
+        "remove_model": models.remove,
         "devices": _devices,
         "check_model": _check_model,
     }

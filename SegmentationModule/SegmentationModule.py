@@ -1,0 +1,175 @@
+"""SegmentationModule: one volume, one model, one button; a named, coloured segmentation in the scene."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import slicer
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+from slicer.util import VTKObservationMixin
+
+
+def makeEngineImportable():
+    """`hyperreg` and the other module's library lie beside this file in an installed extension.
+
+    In the source tree they are in the folder above, and in the other module's folder there.
+    """
+    here = Path(__file__).resolve().parent
+    for package, folders in (
+        ("hyperreg", (here, here.parent)),
+        ("HyperRegSlicerLib", (here, here.parent / "HyperRegSlicer")),
+    ):
+        if importlib.util.find_spec(package) is None:
+            sys.path += [str(folder) for folder in folders if (folder / package).is_dir()]
+
+
+class SegmentationModule(ScriptedLoadableModule):
+    """The module's description."""
+
+    def __init__(self, parent):
+        ScriptedLoadableModule.__init__(self, parent)
+        self.parent.title = _("HyperReg Segmentation")
+        self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
+        self.parent.dependencies = []
+        self.parent.contributors = ["The HyperReg contributors"]
+        self.parent.helpText = _(
+            "Finds a model's structures in a volume. Choose the volume and the model, press Segment, look at the "
+            "doubtful regions one after another, and mend them in the Segment Editor. Not for diagnosis."
+        )
+        self.parent.acknowledgementText = _(
+            "Networks after Myronenko (BrainLes 2018), Lyu and Shu (BrainLes 2020) and Liu et al. (MICCAI 2018), "
+            "built on MONAI."
+        )
+
+
+class SegmentationModuleLogic(ScriptedLoadableModuleLogic):
+    """Gives the parameter node; the segmentation is in SegmentationModuleLib.Logic, which needs no Slicer GUI."""
+
+    def parameters(self):
+        makeEngineImportable()
+        from SegmentationModuleLib.Parameters import SegmentationParameters
+
+        return SegmentationParameters(self.getParameterNode())
+
+
+class SegmentationModuleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """Loads the form and hands it to SegmentationModuleLib.Widget; follows the scene and the application."""
+
+    def __init__(self, parent=None):
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.logic = None
+        self.panel = None
+        self.isOpen = False
+
+    def setup(self):
+        ScriptedLoadableModuleWidget.setup(self)
+        makeEngineImportable()
+        from HyperRegSlicerLib import Worker
+        from SegmentationModuleLib import Widget
+
+        uiWidget = slicer.util.loadUI(self.resourcePath("UI/SegmentationModule.ui"))
+        self.layout.addWidget(uiWidget)
+        self.ui = slicer.util.childWidgetVariables(uiWidget)
+        uiWidget.setMRMLScene(slicer.mrmlScene)
+        self.logic = SegmentationModuleLogic()
+        self.panel = Widget.SegmentationWidget(self.ui, Worker.Connection())
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(scene, scene.EndCloseEvent, self.onSceneReady)
+        self.addObserver(scene, scene.EndImportEvent, self.onSceneReady)
+        self.panel.set_parameters(self.logic.parameters())
+
+    def cleanup(self):
+        self.removeObservers()
+        if self.panel is not None:
+            self.panel.close()
+            self.panel = None
+
+    def enter(self):
+        self.isOpen = True
+        if self.panel is not None and self.panel.parameters is None:
+            self.panel.set_parameters(self.logic.parameters())
+
+    def exit(self):
+        self.isOpen = False
+        if self.panel is not None:
+            self.panel.release_parameters()
+
+    def onReload(self):
+        """Reloads the libraries too, not only this file."""
+        for name in [name for name in sys.modules if name.partition(".")[0] == "SegmentationModuleLib"]:
+            del sys.modules[name]
+        ScriptedLoadableModuleWidget.onReload(self)
+
+    def onSceneStartClose(self, _caller, _event):
+        self.panel.scene_closing()
+
+    def onSceneReady(self, _caller, _event):
+        if self.isOpen or self.parent.visible:  # after a reload nobody calls enter()
+            self.panel.set_parameters(self.logic.parameters())
+
+
+class SegmentationModuleTest(ScriptedLoadableModuleTest):
+    """Runs no model (no worker, no network): checks what stands between Slicer's scene and the engine, in mm."""
+
+    def setUp(self):
+        makeEngineImportable()
+        slicer.mrmlScene.Clear(0)
+
+    def runTest(self):
+        self.setUp()
+        self.test_SegmentIsOfferedForAVolumeOnly()
+        self.setUp()
+        self.test_SegmentsLieOnTheVoxelsOfTheirVolume()
+        self.setUp()
+
+    def _volume(self, name):
+        import numpy as np
+
+        from hyperreg.imaging.volume import Volume
+        from HyperRegSlicerLib import Geometry
+
+        affine = np.diag([-2.0, 1.5, 3.0, 1.0])
+        affine[:3, 3] = (12.0, -7.0, 5.0)
+        array = np.arange(6 * 7 * 8, dtype=np.float32).reshape(6, 7, 8)
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+        Geometry.volume_to_node(Volume(array, affine, name), node)
+        return node, affine
+
+    def test_SegmentIsOfferedForAVolumeOnly(self):
+        parameters = SegmentationModuleLogic().parameters()
+        assert parameters.isValid() == (False, "Choose a volume.")
+        parameters.volume = self._volume("head")[0]
+        parameters.model = "no such model"
+        assert parameters.isValid() == (False, "Choose a model.")
+
+    def test_SegmentsLieOnTheVoxelsOfTheirVolume(self):
+        import numpy as np
+
+        from hyperreg.imaging.volume import Volume
+        from hyperreg.segmentation.catalogue import Code, Structure, Terminology
+        from SegmentationModuleLib import Results
+
+        volume, affine = self._volume("head")
+        labels = np.zeros((6, 7, 8), dtype=np.uint8)
+        labels[2:5, 3:6, 4:7] = 5
+        organ = Terminology(Code("SCT", "123037004", "Anatomical Structure"), Code("SCT", "12738006", "Brain"))
+        structures = [Structure(5, 1, "Brain", (200, 100, 50), organ)]
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "found")
+        Results.fill_segmentation(node, volume, Volume(labels, affine), structures)
+        segment = node.GetSegmentation().GetSegment("Segment_5")
+        assert segment.GetName() == "Brain"
+        tag = "Segmentation category and type - 3D Slicer General Anatomy list~SCT^123037004^Anatomical Structure~"
+        assert tag in segment.GetTerminology()
+        found = slicer.util.arrayFromSegmentBinaryLabelmap(node, "Segment_5", volume)
+        np.testing.assert_array_equal(found.T == 1, labels == 5)
+        middle = (affine @ [3.0, 4.0, 5.0, 1.0])[:3]
+        np.testing.assert_allclose(node.GetSegmentCenter("Segment_5"), middle, atol=1e-6)

@@ -1,0 +1,77 @@
+"""A selector for each further image that a model wants; nothing for the models of one image. Qt only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from hyperreg.segmentation.catalogue import SegmentationCard
+
+VOLUME = "vtkMRMLScalarVolumeNode"
+
+
+class InputsPanel:
+    """The rows below the first volume.
+
+    ui: the form's widgets. on_choose(name, node): the user chose the image of an input.
+    """
+
+    def __init__(self, ui: Any, on_choose: Callable[[str, Any], None]) -> None:
+        self.ui = ui
+        self._on_choose = on_choose
+        self._inputs: tuple[Any, ...] = ()
+        self.selectors: dict[str, Any] = {}
+
+    def show(self, card: SegmentationCard | None, images: dict[str, Any]) -> None:
+        """Rows for the inputs of a model but the first one, with their images."""
+        inputs = card.inputs if card is not None else ()
+        if inputs != self._inputs:
+            self._inputs = inputs
+            self._build(inputs)
+        for name, selector in self.selectors.items():
+            if selector.currentNode() is not images.get(name):
+                was = selector.blockSignals(True)
+                selector.setCurrentNode(images.get(name))
+                selector.blockSignals(was)
+        several = len(inputs) > 1
+        self.ui.volumeLabel.text = f"{inputs[0].title}:" if several else _("Volume:")
+        self.ui.inputsPanel.visible = several
+        self.ui.alignCheckBox.enabled = several
+
+    def enable(self, enabled: bool) -> None:
+        for selector in self.selectors.values():
+            selector.enabled = enabled
+
+    def _build(self, inputs: tuple[Any, ...]) -> None:
+        layout = self.ui.inputsPanel.layout()
+        while layout.count():
+            widget = layout.takeAt(0).widget()
+            if widget is not None:
+                widget.hide()
+                widget.deleteLater()
+        self.selectors = {}
+        for entry in inputs[1:]:
+            selector = slicer.qMRMLNodeComboBox(self.ui.inputsPanel)
+            selector.nodeTypes = [VOLUME]
+            selector.showChildNodeTypes = False
+            selector.noneEnabled = True
+            selector.addEnabled = selector.removeEnabled = selector.renameEnabled = False
+            selector.noneDisplay = _("Choose a volume")
+            selector.toolTip = _("The image '{title}' of the same patient").format(title=entry.title)
+            selector.setMRMLScene(slicer.mrmlScene)
+            selector.setCurrentNode(None)
+            # Not a lambda with a default: PythonQt would put the node into it.
+            selector.connect("currentNodeChanged(vtkMRMLNode*)", self._chooser(entry.name))
+            label = qt.QLabel(f"{entry.title}:", self.ui.inputsPanel)
+            layout.addRow(label, selector)
+            self.selectors[entry.name] = selector
+
+    def _chooser(self, name: str) -> Callable[[Any], None]:
+        def chosen(node: Any) -> None:
+            self._on_choose(name, node)
+
+        return chosen

@@ -1,0 +1,130 @@
+"""What is shown of a result: volumes of structures, doubtful regions, the way to the Segment Editor. Qt only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from hyperreg.segmentation.doubt import DoubtfulRegion
+from HyperRegSlicerLib.RegionsWidget import swatch
+from SegmentationModuleLib import Results, Texts
+from SegmentationModuleLib.Doubt import Tour
+
+NAME_COLUMN, VOLUME_COLUMN, SPREAD_COLUMN = 0, 1, 2
+ROWS_SHOWN = 8
+ROW_PIXELS = 26
+OVERLAY_OPACITY = 0.5
+
+
+class ResultPanel:
+    """The panel below the button.
+
+    ui: the form's widgets. guarded(action): the action as a slot whose errors the user sees.
+    """
+
+    def __init__(self, ui: Any, guarded: Callable[[Callable[[], Any]], Callable[[], None]]) -> None:
+        self.ui = ui
+        self._tour = Tour(None)
+        # What the slice views showed in front before the uncertainty map, by view.
+        self._before: dict[str, tuple[str | None, float]] | None = None
+        table = ui.statisticsTable
+        table.setColumnCount(3)
+        table.setHorizontalHeaderLabels([_("Structure"), _("Volume (ml)"), _("Sure – doubtful (ml)")])
+        table.verticalHeader().setVisible(False)
+        table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
+        table.horizontalHeader().setSectionResizeMode(NAME_COLUMN, qt.QHeaderView.Stretch)
+        ui.nextDoubtButton.connect("clicked()", guarded(self._next))
+        ui.editButton.connect("clicked()", guarded(self._edit))
+        ui.showUncertaintyCheckBox.connect("toggled(bool)", self._show_uncertainty)
+        # Not part of every build of Slicer.
+        ui.editButton.visible = hasattr(slicer.modules, "segmenteditor")
+
+    @property
+    def segmentation(self) -> slicer.vtkMRMLSegmentationNode | None:
+        """The result that is shown."""
+        return self._tour.segmentation
+
+    def show(self, segmentation: slicer.vtkMRMLSegmentationNode | None) -> None:
+        """What the parameter node says."""
+        if segmentation is self.segmentation:
+            return
+        self.hide_uncertainty()
+        self._tour = Tour(segmentation)
+        self.ui.doubtLabel.text = ""
+        self.fill()
+
+    def fill(self) -> None:
+        """Writes the volumes of the shown segmentation, from the table node: what the user reads is what is saved."""
+        table, rows = self.ui.statisticsTable, Results.rows_of(self.segmentation)
+        table.setRowCount(len(rows))
+        for index, row in enumerate(rows):
+            name = qt.QTableWidgetItem(row[Results.STRUCTURE])
+            segment = self.segmentation.GetSegmentation().GetSegment(Results.segment_id(row[Results.LABEL]))
+            if segment is not None:
+                name.setIcon(swatch(segment.GetColor()))
+            table.setItem(index, NAME_COLUMN, name)
+            volume, sure, doubtful = (float(row[title]) for title in Results.VOLUME_COLUMNS)
+            table.setItem(index, VOLUME_COLUMN, _number(Texts.millilitres(volume)))
+            table.setItem(index, SPREAD_COLUMN, _number(Texts.spread(sure, doubtful)))
+        table.resizeColumnsToContents()
+        table.horizontalHeader().setSectionResizeMode(NAME_COLUMN, qt.QHeaderView.Stretch)
+        table.visible = bool(rows)
+        table.minimumHeight = table.maximumHeight = (min(len(rows), ROWS_SHOWN) + 1) * ROW_PIXELS + 4
+
+    def update(self) -> None:
+        """Shows what can be pressed."""
+        self.ui.nextDoubtButton.enabled = self.ui.showUncertaintyCheckBox.enabled = self._tour.is_possible
+        self.ui.editButton.enabled = self.segmentation is not None
+
+    def hide_uncertainty(self) -> None:
+        """Takes the uncertainty map out of the views."""
+        self.ui.showUncertaintyCheckBox.checked = False
+
+    def forget(self) -> None:
+        """Drops the scene's nodes."""
+        self._before = None
+        self.show(None)
+
+    def _next(self) -> None:
+        qt.QApplication.setOverrideCursor(qt.Qt.WaitCursor)
+        try:
+            region: DoubtfulRegion | None = self._tour.next(slicer.mrmlScene)
+        finally:
+            qt.QApplication.restoreOverrideCursor()
+        inside = self._tour.structure() if region is not None else ""
+        self.ui.doubtLabel.text = Texts.doubt(self._tour.number, self._tour.regions, inside)
+
+    def _show_uncertainty(self, shown: bool) -> None:
+        composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+        node = Results.uncertainty_of(self.segmentation)
+        if shown and node is not None:
+            self._before = {c.GetID(): (c.GetForegroundVolumeID(), c.GetForegroundOpacity()) for c in composites}
+            for composite in composites:
+                composite.SetForegroundVolumeID(node.GetID())
+                composite.SetForegroundOpacity(OVERLAY_OPACITY)
+        elif not shown and self._before is not None:
+            for composite in composites:
+                volume_id, opacity = self._before.get(composite.GetID(), (None, 0.0))
+                known = volume_id is not None and slicer.mrmlScene.GetNodeByID(volume_id) is not None
+                composite.SetForegroundVolumeID(volume_id if known else None)
+                composite.SetForegroundOpacity(opacity)
+            self._before = None
+
+    def _edit(self) -> None:
+        node = self.segmentation
+        slicer.util.selectModule("SegmentEditor")
+        editor = slicer.modules.segmenteditor.widgetRepresentation().self().editor
+        editor.setSegmentationNode(node)
+        reference = Results.reference_of(node)
+        if reference is not None:
+            editor.setSourceVolumeNode(reference)
+
+
+def _number(text: str) -> qt.QTableWidgetItem:
+    item = qt.QTableWidgetItem(text)
+    item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
+    return item

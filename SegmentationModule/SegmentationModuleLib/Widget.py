@@ -1,0 +1,258 @@
+"""The panel: keeps form, parameter node and logic in step. Qt only; decisions are in the logic.
+
+Each section has a panel of its own: ModelsWidget, InputsWidget, ResultWidget, HyperRegSlicerLib.InstallWidget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import qt
+import slicer
+import vtk
+from slicer.i18n import tr as _
+
+from hyperreg.errors import HyperRegError
+from hyperreg.segmentation import catalogue
+from hyperreg.worker.segmentation import Segmented
+from HyperRegSlicerLib.InstallWidget import InstallPanel
+from HyperRegSlicerLib.Parameters import Device
+from HyperRegSlicerLib.Texts import cpu_text, gpu_text
+from HyperRegSlicerLib.Widget import POLL_INTERVAL_MS
+from SegmentationModuleLib import Inputs, Texts
+from SegmentationModuleLib.InputsWidget import InputsPanel
+from SegmentationModuleLib.Logic import CANCELLING, IDLE, Run, SegmentationLogic
+from SegmentationModuleLib.ModelsWidget import ModelsPanel
+from SegmentationModuleLib.Parameters import SegmentationParameters
+from SegmentationModuleLib.ResultWidget import ResultPanel
+
+VOLUME = "vtkMRMLScalarVolumeNode"
+
+
+class SegmentationWidget:
+    """The panel of one module widget.
+
+    ui: the form's widgets by name, as `slicer.util.childWidgetVariables` gives them.
+    connection: a `HyperRegSlicerLib.Worker.Connection` or a stand-in.
+    """
+
+    def __init__(self, ui: Any, connection: Any) -> None:
+        self.ui = ui
+        self.connection = connection
+        self.logic = SegmentationLogic(slicer.mrmlScene, connection.segmenter)
+        self.parameters: SegmentationParameters | None = None
+        self._gui_tag: int | None = None
+        self._observer: int | None = None
+        self._summary = ""
+        self._devices: Sequence[Mapping[str, Any]] = ()
+        self.logic.on_change = self.update
+        self.logic.on_progress = self._progressed
+        self.logic.on_result = self._result_arrived
+        self.logic.on_finished = self._finished
+        self.logic.on_error = self._show_message
+        self.models = ModelsPanel(ui, connection.models, self._model_chosen, self._guarded, self._show_message)
+        self.inputs = InputsPanel(ui, self._input_chosen)
+        self.result = ResultPanel(ui, self._guarded)
+        self.installation = InstallPanel(ui, self._guarded, self._show_message)
+        for button, action in (
+            ("segmentButton", self._segment_or_cancel),
+            ("batchButton", self._segment_checked),
+            ("undoButton", self._undo),
+        ):
+            getattr(ui, button).connect("clicked()", self._guarded(action))
+        ui.batchSelector.connect("checkedNodesChanged()", self.update)
+        self._timer = qt.QTimer()
+        self._timer.setInterval(POLL_INTERVAL_MS)
+        self._timer.connect("timeout()", connection.poll)
+        self._show_message("")
+        self.update()
+
+    # The parameter node
+
+    def set_parameters(self, parameters: SegmentationParameters) -> None:
+        """Binds the form to a parameter node and takes up the result that was saved with it."""
+        self.release_parameters()
+        self.parameters = parameters
+        if parameters.card() is None:
+            parameters.model = next((card.name for card in catalogue.list_models()), "")
+        self._gui_tag = parameters.connectGui(self.ui)
+        self._observer = parameters.AddObserver(vtk.vtkCommand.ModifiedEvent, self._parameters_changed)
+        self._name_devices()
+        self.models.fill()
+        self.installation.update()
+        self._parameters_changed()
+
+    def release_parameters(self) -> None:
+        """Unbinds the form, when the module is left or the scene closes."""
+        if self.parameters is None:
+            return
+        self.parameters.disconnectGui(self._gui_tag)
+        self.parameters.RemoveObserver(self._observer)
+        self.parameters = None
+
+    def scene_closing(self) -> None:
+        """Forgets the scene's nodes."""
+        self.release_parameters()
+        self.result.forget()
+        self.inputs.show(None, {})
+        self._summary = ""
+        self._show_message("")
+
+    def close(self) -> None:
+        """Ends the worker and every connection; the scene stays as it is."""
+        self._timer.stop()
+        self.release_parameters()
+        self.logic.close()
+        self.connection.close()
+
+    def _parameters_changed(self, *_event: Any) -> None:
+        if self.parameters is not None:
+            self.models.show(self.parameters.model)
+            self.result.show(self.parameters.segmentation)
+            self.update()
+
+    # What the user does
+
+    def _guarded(self, action: Callable[[], Any]) -> Callable[[], None]:
+        """The action as a slot: what it raises for the user is shown in the panel."""
+
+        def slot() -> None:
+            self._show_message("")
+            self._timer.start()  # whatever it is, the worker may have to answer
+            try:
+                action()
+            except HyperRegError as error:
+                self._show_message(str(error))
+            self.update()
+
+        return slot
+
+    def _model_chosen(self, name: str) -> None:
+        if self.parameters is None:
+            return
+        self.parameters.model = name
+        card = self.parameters.card()
+        if card is not None and len(card.inputs) > 1:
+            volumes = slicer.util.getNodesByClass(VOLUME)
+            for entry, node in Inputs.guess(self.parameters.images(), card, volumes).items():
+                if entry == card.inputs[0].name:
+                    self.parameters.volume = node
+                else:
+                    self.parameters.set_image(entry, node)
+        self.update()
+
+    def _input_chosen(self, name: str, node: Any) -> None:
+        if self.parameters is not None:
+            self.parameters.set_image(name, node)
+            self.update()
+
+    def _segment_or_cancel(self) -> None:
+        if self.logic.state != IDLE:
+            self.logic.cancel()
+        elif self._is_ready():
+            parameters = self.parameters
+            self._summary = ""
+            self.logic.segment(
+                parameters.images(),
+                parameters.model,
+                device=parameters.device.value,
+                flips=self._flips(),
+                align=parameters.align,
+                show_3d=parameters.show3D,
+            )
+            self.connection.ask_devices(self._devices_known)
+
+    def _segment_checked(self) -> None:
+        if self._is_ready():
+            parameters = self.parameters
+            self._summary = ""
+            self.logic.segment_all(
+                self.ui.batchSelector.checkedNodes(),
+                parameters.model,
+                device=parameters.device.value,
+                flips=self._flips(),
+                show_3d=parameters.show3D,
+            )
+
+    def _is_ready(self) -> bool:
+        card = self.parameters.card()
+        return card is not None and self.installation.is_ready() and self.models.licence_accepted(card)
+
+    def _flips(self) -> bool:
+        """The option counts only for models that were trained with flips: it stays set while others are tried."""
+        card = self.parameters.card()
+        return bool(self.parameters.flips and card is not None and card.flips)
+
+    def _undo(self) -> None:
+        question = _("The segmentation was edited since. Remove it with everything that was changed in it?")
+        if self.logic.was_edited and not slicer.util.confirmOkCancelDisplay(question, _("Undo")):
+            return
+        self.result.hide_uncertainty()
+        self.logic.undo()
+        self._summary = ""
+
+    # What the logic says
+
+    def _progressed(self, fraction: float, text: str) -> None:
+        self.ui.progressBar.value = round(100 * fraction)
+        if self.logic.state != CANCELLING:
+            self.ui.statusLabel.text = text
+
+    def _result_arrived(self, node: slicer.vtkMRMLSegmentationNode, _segmented: Segmented) -> None:
+        if self.parameters is not None:
+            self.parameters.segmentation = node
+
+    def _finished(self, run: Run) -> None:
+        self._summary = Texts.summary(run)
+        self._show_message("\n".join(run.warnings))
+        self.result.fill()
+        self.update()
+
+    def _devices_known(self, devices: Sequence[Mapping[str, Any]]) -> None:
+        self._devices = devices
+        self._name_devices()
+
+    def _name_devices(self) -> None:
+        if self._devices:
+            order = list(Device)
+            self.ui.deviceCombo.setItemText(order.index(Device.GPU), gpu_text(self._devices))
+            self.ui.deviceCombo.setItemText(order.index(Device.CPU), cpu_text(self._devices))
+
+    # What the form shows
+
+    def update(self) -> None:
+        """Shows the state: what can be pressed and what is going on."""
+        ui, parameters = self.ui, self.parameters
+        state = self.logic.state
+        idle = state == IDLE
+        valid, reason = parameters.isValid() if parameters is not None else (False, "")
+        card = parameters.card() if parameters is not None else None
+        self.inputs.show(card, parameters.images() if parameters is not None else {})
+        ui.segmentButton.text = _("Segment") if idle else _("Cancelling...") if state == CANCELLING else _("Cancel")
+        ui.segmentButton.enabled = valid if idle else state != CANCELLING
+        ui.progressBar.visible = not idle
+        if idle:
+            ui.progressBar.value = 0
+            ui.statusLabel.text = self._status(reason)
+        for widget in (ui.volumeSelector, ui.modelCombo, ui.searchEdit, ui.batchSelector):
+            widget.enabled = idle
+        self.inputs.enable(idle)
+        ui.flipsCheckBox.enabled = card is not None and bool(card.flips)
+        ui.batchButton.enabled = (
+            idle and card is not None and len(card.inputs) == 1 and bool(ui.batchSelector.checkedNodes())
+        )
+        ui.resultPanel.visible = self.result.segmentation is not None or bool(self._summary)
+        ui.summaryLabel.text = self._summary
+        ui.summaryLabel.visible = bool(self._summary)
+        ui.undoButton.enabled = self.logic.can_undo
+        self.result.update()
+
+    def _status(self, reason: str) -> str:
+        if slicer.mrmlScene.GetNumberOfNodesByClass(VOLUME) == 0:
+            return _("Load a volume to begin.")
+        return reason or _("Ready: press Segment.")
+
+    def _show_message(self, text: str) -> None:
+        self.ui.messageLabel.text = text
+        self.ui.messageLabel.visible = bool(text)

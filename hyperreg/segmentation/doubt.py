@@ -1,0 +1,76 @@
+"""Where a segmentation is most doubtful, as places to look at one after another. SimpleITK only, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+
+from hyperreg.imaging import itk
+from hyperreg.imaging.volume import Volume
+
+# Along every border lies a sheet of doubt, about a voxel thick: blurred by this much it fades, bulky doubt does not.
+BLUR_MM = 2.0
+# High is what exceeds this share of the largest blurred value; below the floor nothing is doubtful.
+SHARE, FLOOR = 0.5, 0.05
+SMALLEST_ML = 0.03
+
+
+@dataclass(frozen=True)
+class DoubtfulRegion:
+    """point: its most doubtful place, RAS mm. volume_ml: its size. mean: of the uncertainty in it, 0 to 1."""
+
+    point: npt.NDArray[np.float64]
+    volume_ml: float
+    mean: float
+
+
+def doubtful_regions(uncertainty: Volume) -> list[DoubtfulRegion]:
+    """Connected regions of high uncertainty, the largest first; [] where nothing is doubtful.
+
+    uncertainty: (I, J, K), 0 to 1, as `Segmentation.uncertainty`.
+    """
+    array = uncertainty.array
+    inside = array >= FLOOR
+    if not inside.any():
+        return []
+    cropped, corner = _cropped(array, inside, uncertainty.spacing)
+    affine = uncertainty.ijk_to_ras.copy()
+    affine[:3, 3] = uncertainty.grid.to_ras(corner)
+    part = Volume(cropped, affine)
+    image = itk.volume_to_itk(part)
+    blurred = sitk.SmoothingRecursiveGaussian(image, BLUR_MM)
+    peak = float(sitk.GetArrayViewFromImage(blurred).max())
+    if peak < FLOOR:
+        return []
+    regions = sitk.ConnectedComponent(blurred >= max(FLOOR, SHARE * peak))
+    sizes = sitk.LabelIntensityStatisticsImageFilter()
+    sizes.Execute(regions, blurred)
+    found = [
+        DoubtfulRegion(
+            point=part.grid.to_ras(np.array(sizes.GetMaximumIndex(label), dtype=float)),
+            volume_ml=sizes.GetPhysicalSize(label) / 1000,
+            mean=sizes.GetMean(label),
+        )
+        for label in sizes.GetLabels()
+    ]
+    large = [region for region in found if region.volume_ml >= SMALLEST_ML]
+    return sorted(large, key=lambda region: -region.volume_ml)
+
+
+def _cropped(
+    array: npt.NDArray, inside: npt.NDArray[np.bool_], spacing: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float32], list[int]]:
+    """What is inside, with a margin for the blur, and the index of its first voxel."""
+    sides, corner = [], []
+    for axis, size in enumerate(array.shape):
+        where = np.flatnonzero(inside.any(axis=tuple(n for n in range(3) if n != axis)))
+        margin = int(np.ceil(3 * BLUR_MM / spacing[axis]))
+        low, high = max(0, int(where[0]) - margin), min(size, int(where[-1]) + 1 + margin)
+        # The recursive filter wants at least four voxels.
+        low, high = (low, high) if high - low >= 4 else (max(0, high - 4), min(size, max(0, high - 4) + 4))
+        sides.append(slice(low, high))
+        corner.append(low)
+    return np.ascontiguousarray(array[tuple(sides)], dtype=np.float32), corner
