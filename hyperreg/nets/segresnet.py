@@ -79,7 +79,8 @@ class SegResNetVAE(segresnet.SegResNetVAE):
     shape: the only input size there is (the branch has dense layers); multiples of 16 for the usual four levels.
     codes: length of the code: so many means and so many standard deviations. reconstructed: how many channels, the last
     ones of the input, are reconstructed; by default all. Other parameters as `SegResNet`'s.
-    In evaluation the code is its mean, so that a result can be repeated.
+    In evaluation the code is its mean, so that a result can be repeated. branch: False for steps that leave it out,
+    which then give the logits alone.
     Raises WeightsError for a shape that cannot be halved often enough.
     """
 
@@ -123,13 +124,16 @@ class SegResNetVAE(segresnet.SegResNetVAE):
         self.reconstructed = in_channels if reconstructed is None else reconstructed
         self.vae_conv_final = self._make_final_conv(self.reconstructed)
         self.gates = make_gates(filters, len(blocks_up)) if gated else None
+        self.branch = True
 
     def decode(self, x: Tensor, down_x: list[Tensor]) -> Tensor:
         return decode(self, x, down_x)
 
-    def forward(self, x: Tensor) -> VaeOutput:
+    def forward(self, x: Tensor) -> VaeOutput | Tensor:
         bottom, features = self.encode(x)
         logits = self.decode(bottom, features[::-1])
+        if not self.branch:
+            return logits
         mean, std = self._code(bottom)
         # Reparameterised: the noise carries no gradient, mean and standard deviation do.
         code = mean + std * torch.randn_like(std) if self.training else mean

@@ -21,6 +21,8 @@ from hyperreg.training.synthesis import CENTRED, fractions, labels_at
 
 # Which of the axes R, A, S the axes of a case are: slices (the last axis) across S, A or R, as inference turns them.
 ORDERS = ((0, 1, 2), (0, 2, 1), (1, 2, 0))
+# Between the seeds of deformations and of looks; further than any run is long, as `engine.SEED_OFFSET`.
+LOOK_OFFSET = 750_019
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,17 @@ class SyntheticCase:
     def to(self, device: torch.device | str) -> SyntheticCase:
         """The same case on another device."""
         return SyntheticCase(self.images.to(device), self.target.to(device))
+
+
+@dataclass(frozen=True)
+class _Deformed:
+    """A deformed map: labels (2 I, 2 J, 2 K thickness), target as a case's, and the first case made of it."""
+
+    number: int
+    labels: Tensor
+    target: Tensor
+    thickness: int
+    brain: bool
 
 
 def class_table(structures: Sequence[Sequence[int]]) -> list[int]:
@@ -66,6 +79,7 @@ class CaseSynthesiser(Dataset[SyntheticCase]):
     spacing: range of voxel sizes, mm. slices: range of whole numbers; slices (last axis) are so many voxels thick, and
     if they may be thick, they lie across any axis of the body. images: how many, each with a contrast of its own.
     stripped: share without skull. strength: range, multiples of what brains show after linear alignment.
+    looks: so many cases in a row are one deformed map with other contrasts: deforming takes most of the time.
     """
 
     maps: Sequence[LabelMap]
@@ -79,10 +93,24 @@ class CaseSynthesiser(Dataset[SyntheticCase]):
     stripped: float = 0.5
     strength: tuple[float, float] = (1.0, 2.0)
     look: Appearance = field(default_factory=Appearance)
+    looks: int = 1
     device: str = "cpu"
     _flat: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    _last: _Deformed | None = field(default=None, repr=False)
 
     def __getitem__(self, number: int) -> SyntheticCase:
+        first = number - number % self.looks
+        if self._last is None or self._last.number != first:
+            self._last = self._deformed(first)
+        last = self._last
+        draws = Draws(self.seed * 1_000_003 + number + LOOK_OFFSET, self.device)
+        seen = [
+            render(last.labels, draw_contrast(last.brain, self.look, draws), self.look, draws)
+            for _ in range(self.images)
+        ]
+        return SyntheticCase(_thick(torch.cat(seen, dim=1), last.thickness), last.target)
+
+    def _deformed(self, number: int) -> _Deformed:
         draws = Draws(self.seed * 1_000_003 + number, self.device)
         index = draws.integer(0, len(self.maps) - 1)
         label_map = self.maps[index]
@@ -105,12 +133,10 @@ class CaseSynthesiser(Dataset[SyntheticCase]):
         if index not in self._flat:
             self._flat[index] = torch.from_numpy(label_map.labels).flatten().to(self.device)
         labels = labels_at(label_map, self._flat[index], points, stripped).view([n * SUPERSAMPLING for n in shape])
-        brain = label_map.kind == "brain"
-        seen = [render(labels, draw_contrast(brain, self.look, draws), self.look, draws) for _ in range(self.images)]
         named = torch.tensor(self.table, device=labels.device)[labels]
         parts = fractions(named, self.classes - 1)
         target = torch.cat((1 - parts.sum(1, keepdim=True), parts), dim=1)
-        return SyntheticCase(_thick(torch.cat(seen, dim=1), thickness), _thick(target, thickness))
+        return _Deformed(number, labels, _thick(target, thickness), thickness, label_map.kind == "brain")
 
 
 def _thick(values: Tensor, thickness: int) -> Tensor:

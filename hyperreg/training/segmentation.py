@@ -20,7 +20,13 @@ from hyperreg.training.cases import CaseSynthesiser, SyntheticCase, class_table
 from hyperreg.training.label_maps import brain_from_file
 from hyperreg.training.listed_cases import ListedCases, read_list
 from hyperreg.training.segmentation_config import SegmentationConfig, read_segmentation_config
-from hyperreg.training.segmentation_models import SegmentationObjective, enter_phase, kept_network, trained_network
+from hyperreg.training.segmentation_models import (
+    SegmentationObjective,
+    enter_phase,
+    kept_network,
+    switch_branches,
+    trained_network,
+)
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -65,10 +71,11 @@ class SegmentationTrainer(engine.Trainer[SyntheticCase]):
             synthesis.stripped,
             synthesis.strength,
             synthesis.look,
+            synthesis.looks,
             str(self.device) if synthesis.on_device else "cpu",
         )
         numbers = range(engine.SEED_OFFSET, engine.SEED_OFFSET + config.validation.cases)
-        self._held_out = HeldOut(replace(cases, _flat={}).__getitem__, numbers)
+        self._held_out = HeldOut(replace(cases, looks=1, _flat={}).__getitem__, numbers)
 
     def _listed(self) -> tuple[ListedCases, HeldOut]:
         config = self.config
@@ -102,6 +109,7 @@ class SegmentationTrainer(engine.Trainer[SyntheticCase]):
         # Dropout and the code's noise are drawn for the step, so that a resumed run is the uninterrupted one.
         torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
         enter_phase(self.model, self.config, self.step)
+        switch_branches(self.model, self.config, self.step)
         if self.config.phases is not None and self.step == self.config.phases.flat:
             # The average of the 3D network is of random weights so far.
             self.average.module.load_state_dict(self.model.state_dict())

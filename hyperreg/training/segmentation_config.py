@@ -35,6 +35,7 @@ class CaseSynthesisConfig(BaseModel):
     stripped: float = Field(default=0.5, ge=0, le=1)
     strength: tuple[float, float] = (1.0, 2.0)
     look: Appearance = Appearance()
+    looks: int = Field(default=1, gt=0, description="Cases in a row of one deformed map, each with a contrast of its own")
     on_device: bool = Field(default=False, description="Make the cases where the network trains (a GPU, say)")
 
 
@@ -71,6 +72,7 @@ class VaeConfig(BaseModel):
     codes: int = Field(default=128, gt=0)
     reconstruction: float = Field(default=0.1, ge=0)
     kl: float = Field(default=0.1, ge=0)
+    every: int = Field(default=1, gt=0, description="Only every so many steps: the branch doubles the decoder's work")
 
 
 class PhasesConfig(BaseModel):
@@ -113,6 +115,8 @@ class SegmentationConfig(RunConfig):
             raise ValueError(f"network.name is segresnet, cascade or ahnet, not '{name}'")
         if self.vae is not None and name == "ahnet":
             raise ValueError("AH-Net has no variational branch: leave vae out")
+        if self.vae is not None and self.vae.every > 1 and self.devices > 1:
+            raise ValueError("on several devices the variational branch takes part in every step: set vae.every to 1")
         if self.phases is not None and name != "ahnet":
             raise ValueError("phases are AH-Net's: leave them out")
         if self.phases is not None and self.devices > 1:

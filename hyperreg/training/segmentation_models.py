@@ -64,6 +64,13 @@ def enter_phase(network: nn.Module, config: SegmentationConfig, step: int) -> No
     deep.lock_encoder(phases.flat <= step < phases.flat + phases.locked)
 
 
+def switch_branches(network: nn.Module, config: SegmentationConfig, step: int) -> None:
+    """Whether the variational branches take part in `step` (steps done): every `vae.every` steps."""
+    for module in network.modules():
+        if isinstance(module, SegResNetVAE) and config.vae is not None:
+            module.branch = step % config.vae.every == 0
+
+
 class SegmentationObjective(nn.Module):
     """A network and the loss that trains it; a module, so that engines can wrap it."""
 
