@@ -65,14 +65,16 @@ def mean_of_cubes(image: Tensor, width: int) -> Tensor:
     return image.view(i, width, j, width, k, width).mean((1, 3, 5))[None, None]
 
 
-def render(labels: Tensor, contrast: Contrast, look: Appearance, draws: Draws) -> Tensor:
-    """An image (1, 1, I, J, K) in 0..1 of fine labels (2 I, 2 J, 2 K): texture, partial volumes, what scanners do."""
+def render(
+    labels: Tensor, contrast: Contrast, look: Appearance, draws: Draws, supersampling: int = SUPERSAMPLING
+) -> Tensor:
+    """An image (1, 1, I, J, K) in 0..1 of labels on a grid so much finer: texture, partial volumes, what scanners do."""
     means = contrast.means + draws.normals(LABELS) * 0.02
     fine = means[labels] + contrast.spreads[labels] * draws.normals(*labels.shape)
     if draws.chance(look.thick):
         fine = thick_slices(fine, draws.integer(0, 2), draws.integer(2, look.thickest))
-    image = mean_of_cubes(fine, SUPERSAMPLING)
-    head = mean_of_cubes((labels > 0).float(), SUPERSAMPLING)
+    image = mean_of_cubes(fine, supersampling)
+    head = mean_of_cubes((labels > 0).float(), supersampling)
     if draws.chance(look.blur):
         blurred = F.avg_pool3d(F.pad(image, (1,) * 6, mode="replicate"), 3, stride=1)
         image = blurred.lerp(image, draws.uniform(0, 1))

@@ -18,6 +18,7 @@ from hyperreg.training.deformation import random_deformation
 from hyperreg.training.draws import Draws
 from hyperreg.training.label_maps import BRAIN_STRUCTURES, LabelMap
 from hyperreg.training.synthesis import CENTRED, fractions, labels_at
+from hyperreg.training.tumours import TUMOUR_NUMBERS, add_tumour, sequence_contrast
 
 # Which of the axes R, A, S the axes of a case are: slices (the last axis) across S, A or R, as inference turns them.
 ORDERS = ((0, 1, 2), (0, 2, 1), (1, 2, 0))
@@ -41,7 +42,7 @@ class SyntheticCase:
 
 @dataclass(frozen=True)
 class _Deformed:
-    """A deformed map: labels (2 I, 2 J, 2 K thickness), target as a case's, and the first case made of it."""
+    """A deformed map: labels on the fine grid, target as a case's, and the first case made of it."""
 
     number: int
     labels: Tensor
@@ -54,12 +55,14 @@ def class_table(structures: Sequence[Sequence[int]]) -> list[int]:
     """The class of every label of a brain map (`brain_from_file`): label -> 0 (background) or 1 + structure.
 
     structures: FreeSurfer numbers of each; one number is enough to mean the whole group that training knows
-    (BRAIN_STRUCTURES). Raises InputError for numbers that no group has, or a group that two structures claim.
+    (BRAIN_STRUCTURES); parts of tumours have their own (TUMOUR_NUMBERS). Raises InputError for numbers that no group has, or a group that two structures claim.
     """
     table = [0] * 256
     for index, numbers in enumerate(structures, start=1):
         groups = [n for n, group in enumerate(BRAIN_STRUCTURES, start=1) if set(group) & set(numbers)]
-        known = {number for group in BRAIN_STRUCTURES for number in group}
+        known = {number for group in BRAIN_STRUCTURES for number in group} | set(TUMOUR_NUMBERS)
+        for number in set(numbers) & set(TUMOUR_NUMBERS):
+            table[TUMOUR_NUMBERS[number]] = index
         if not numbers or set(numbers) - known:
             raise InputError(f"Structure {index} names labels that training does not know: {sorted(numbers)}.")
         for group in groups:
@@ -80,6 +83,8 @@ class CaseSynthesiser(Dataset[SyntheticCase]):
     if they may be thick, they lie across any axis of the body. images: how many, each with a contrast of its own.
     stripped: share without skull. strength: range, multiples of what brains show after linear alignment.
     looks: so many cases in a row are one deformed map with other contrasts: deforming takes most of the time.
+    supersampling: the labels' grid is so much finer than the images', for partial volumes; 1 is enough for thick slices.
+    tumours: share of cases with one. sequences: of the images, in their order (tumours.SEQUENCES); else any contrast.
     """
 
     maps: Sequence[LabelMap]
@@ -94,6 +99,9 @@ class CaseSynthesiser(Dataset[SyntheticCase]):
     strength: tuple[float, float] = (1.0, 2.0)
     look: Appearance = field(default_factory=Appearance)
     looks: int = 1
+    supersampling: int = SUPERSAMPLING
+    tumours: float = 0.0
+    sequences: Sequence[str] = ()
     device: str = "cpu"
     _flat: dict[int, Tensor] = field(default_factory=dict, repr=False)
     _last: _Deformed | None = field(default=None, repr=False)
@@ -104,10 +112,10 @@ class CaseSynthesiser(Dataset[SyntheticCase]):
             self._last = self._deformed(first)
         last = self._last
         draws = Draws(self.seed * 1_000_003 + number + LOOK_OFFSET, self.device)
-        seen = [
-            render(last.labels, draw_contrast(last.brain, self.look, draws), self.look, draws)
-            for _ in range(self.images)
+        contrasts = [sequence_contrast(name, draws) for name in self.sequences] or [
+            draw_contrast(last.brain, self.look, draws) for _ in range(self.images)
         ]
+        seen = [render(last.labels, contrast, self.look, draws, self.supersampling) for contrast in contrasts]
         return SyntheticCase(_thick(torch.cat(seen, dim=1), last.thickness), last.target)
 
     def _deformed(self, number: int) -> _Deformed:
@@ -126,15 +134,17 @@ class CaseSynthesiser(Dataset[SyntheticCase]):
         turn = draws.normals(3) * 0.15
         strength = draws.uniform(*self.strength)
         deformation = random_deformation(shape, spacing, turn, False, draws.fields, strength, middle)
-        points = torch.empty_like(found := deformation.points(SUPERSAMPLING))
+        points = torch.empty_like(found := deformation.points(self.supersampling))
         points[list(order)] = found
         if mirrored:
             points[0] = -points[0]
         if index not in self._flat:
             self._flat[index] = torch.from_numpy(label_map.labels).flatten().to(self.device)
-        labels = labels_at(label_map, self._flat[index], points, stripped).view([n * SUPERSAMPLING for n in shape])
+        labels = labels_at(label_map, self._flat[index], points, stripped).view([n * self.supersampling for n in shape])
+        if self.tumours and draws.chance(self.tumours):
+            labels = add_tumour(labels, spacing / self.supersampling, draws)
         named = torch.tensor(self.table, device=labels.device)[labels]
-        parts = fractions(named, self.classes - 1)
+        parts = fractions(named, self.classes - 1, self.supersampling)
         target = torch.cat((1 - parts.sum(1, keepdim=True), parts), dim=1)
         return _Deformed(number, labels, _thick(target, thickness), thickness, label_map.kind == "brain")
 

@@ -72,6 +72,9 @@ class SegmentationTrainer(engine.Trainer[SyntheticCase]):
             synthesis.strength,
             synthesis.look,
             synthesis.looks,
+            synthesis.supersampling,
+            synthesis.tumours,
+            synthesis.sequences,
             str(self.device) if synthesis.on_device else "cpu",
         )
         numbers = range(engine.SEED_OFFSET, engine.SEED_OFFSET + config.validation.cases)

@@ -36,6 +36,11 @@ class CaseSynthesisConfig(BaseModel):
     strength: tuple[float, float] = (1.0, 2.0)
     look: Appearance = Appearance()
     looks: int = Field(default=1, gt=0, description="Cases in a row of one deformed map, each with a contrast of its own")
+    supersampling: int = Field(default=2, ge=1, le=3, description="How much finer the grid of the labels is")
+    tumours: float = Field(default=0.0, ge=0, le=1, description="Share of cases with a tumour")
+    sequences: list[Literal["t1c", "t1", "t2", "flair"]] = Field(
+        default=[], description="Of the inputs, in their order; none: any contrast, each input another"
+    )
     on_device: bool = Field(default=False, description="Make the cases where the network trains (a GPU, say)")
 
 
@@ -125,6 +130,8 @@ class SegmentationConfig(RunConfig):
             raise ValueError("the phases have more steps than the run")
         if (self.synthesis is None) == (self.cases is None):
             raise ValueError("give synthesis (images made from label maps) or cases (images of your own)")
+        if self.synthesis is not None and len(self.synthesis.sequences) not in (0, len(self.inputs)):
+            raise ValueError("synthesis.sequences names one sequence for each of the inputs, or none")
         if self.cases is not None and self.data == SYNTHETIC:
             raise ValueError("say in data which images the model is trained on: its card tells it to whoever uses it")
         if self.synthesis is not None and self.synthesis.on_device and self.workers:

@@ -135,16 +135,16 @@ def labels_at(label_map: LabelMap, flat: Tensor, points: Tensor, stripped: bool)
     return labels.long()
 
 
-def fractions(labels: Tensor, structures: int) -> Tensor:
-    """How much of each voxel every structure fills, of fine labels (2 I, 2 J, 2 K): (1, L, I, J, K).
+def fractions(labels: Tensor, structures: int, supersampling: int = SUPERSAMPLING) -> Tensor:
+    """How much of each voxel every structure fills, of labels on a grid so much finer: (1, L, I, J, K).
 
     Labels above `structures` count as background.
     """
-    shape = [n // SUPERSAMPLING for n in labels.shape]
+    shape = [n // supersampling for n in labels.shape]
     voxel = torch.arange(shape[0] * shape[1] * shape[2], device=labels.device).view(1, 1, *shape)
-    voxel = voxel.repeat_interleave(SUPERSAMPLING, 2).repeat_interleave(SUPERSAMPLING, 3)
-    voxel = voxel.repeat_interleave(SUPERSAMPLING, 4)[0, 0]
+    voxel = voxel.repeat_interleave(supersampling, 2).repeat_interleave(supersampling, 3)
+    voxel = voxel.repeat_interleave(supersampling, 4)[0, 0]
     kept = labels * (labels <= structures)
     count = voxel.max().item() + 1
     counts = torch.bincount((kept * count + voxel).flatten(), minlength=int(count) * (structures + 1))
-    return counts.view(structures + 1, *shape)[1:][None].float() / SUPERSAMPLING**3
+    return counts.view(structures + 1, *shape)[1:][None].float() / supersampling**3
