@@ -61,7 +61,7 @@ class Trainer(ABC, Generic[S]):
         self.objective: nn.Module = self.make_objective()
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimiser: torch.optim.Optimizer = torch.optim.Adam(
-            self.trained, lr=config.learning_rate, weight_decay=config.weight_decay
+            self.trained, lr=config.learning_rate, betas=(0.9, config.beta2), weight_decay=config.weight_decay
         )
         if fabric is not None:
             self.objective, self.optimiser = fabric.setup(self.objective, self.optimiser)

@@ -66,6 +66,7 @@ class LossConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
     dice: float = Field(default=1.0, ge=0)
     cross_entropy: float = Field(default=1.0, ge=0)
+    balance: float = Field(default=0.0, ge=0, le=1, description="Of the cross-entropy: 0 counts voxels alike, 1 classes")
     focal: float = Field(default=0.0, ge=0)
     gamma: float = Field(default=2.0, ge=0, description="Of the focal term")
 

@@ -10,13 +10,16 @@ from torch import Tensor
 from hyperreg.nets.segresnet import VaeOutput
 from hyperreg.training.segmentation_config import LossConfig, VaeConfig
 
+# A class of fewer voxels, or of none, is weighted as if it had this share of them.
+SMALLEST_SHARE = 1e-5
 _dice = DiceLoss(include_background=False, softmax=True, batch=True, smooth_nr=1e-3, smooth_dr=1e-3)
 
 
 def segmentation_loss(logits: Tensor, target: Tensor, weights: LossConfig) -> tuple[Tensor, dict[str, Tensor]]:
     """Weighted sum and its parts (without gradients): logits and target (B, classes, ...), background first.
 
-    target: shares of the classes in each voxel. dice: 1 - Dice, the mean over the structures (MONAI's).
+    target: shares of the classes in each voxel. dice: 1 - Dice, the mean over the structures (MONAI's). cross_entropy:
+    classes weighted by (share of the voxels)^-balance, so that small structures count; the mean weight of a voxel is 1.
     """
     parts: dict[str, Tensor] = {}
     total = logits.new_zeros(())
@@ -24,12 +27,20 @@ def segmentation_loss(logits: Tensor, target: Tensor, weights: LossConfig) -> tu
         parts["dice_loss"] = _dice(logits, target)
         total = total + weights.dice * parts["dice_loss"]
     if weights.cross_entropy:
-        parts["cross_entropy"] = F.cross_entropy(logits, target)
+        parts["cross_entropy"] = F.cross_entropy(logits, target, weight=_class_weights(target, weights.balance))
         total = total + weights.cross_entropy * parts["cross_entropy"]
     if weights.focal:
         parts["focal"] = focal_l2(logits.softmax(1), target, weights.gamma)
         total = total + weights.focal * parts["focal"]
     return total, {name: part.detach() for name, part in parts.items()}
+
+
+def _class_weights(target: Tensor, balance: float) -> Tensor | None:
+    if not balance:
+        return None
+    shares = target.transpose(0, 1).flatten(1).mean(1)
+    weights = shares.clamp_min(SMALLEST_SHARE) ** -balance
+    return weights / (shares * weights).sum()
 
 
 def focal_l2(probabilities: Tensor, target: Tensor, gamma: float) -> Tensor:
