@@ -9,11 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks import automatic_lambda, gamma_map, hypernetwork, speed
+from benchmarks.readme import README, replace_section
 from benchmarks.registration import command
+from benchmarks.segmentation import command as segmentation
 from hyperreg.errors import HyperRegError
 from hyperreg.registration.catalogue import default_model, find_model
 
-README = Path(__file__).resolve().parents[1] / "README.md"
 SPEED_ROWS = (
     ("Preview: λ changed → three 512×512 views resliced, ms (median)", "preview_three_views_ms", 150.0, "{:.0f}"),
     ("Exact field at a new λ, s (median)", "exact_field_s", 4.0, "{:.2f}"),
@@ -27,6 +28,7 @@ app = typer.Typer(add_completion=False)
 app.command("automatic-lambda")(automatic_lambda.command)
 app.command("gamma-map")(gamma_map.command)
 app.command("hypernetwork")(hypernetwork.command)
+app.command("segmentation")(segmentation.command)
 
 
 def speed_table(found: dict[str, Any]) -> str:
@@ -41,12 +43,8 @@ def speed_table(found: dict[str, Any]) -> str:
 
 def put_into_readme(section: str, text: str, model: str) -> None:
     """Replace one table between its own markers, in README.md and in the model's own README, where they have them."""
-    begin, end = f"<!-- {section}:begin -->", f"<!-- {section}:end -->"
     for path in (README, find_model(model).folder / "README.md"):
-        before, found, rest = path.read_text(encoding="utf-8").partition(begin)
-        if found:
-            after = rest.split(end)[1]
-            path.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+        replace_section(path, section, text)
 
 
 Model = Annotated[str | None, typer.Option(help="Which model; the default one if not given.")]

@@ -1,0 +1,91 @@
+"""`python -m benchmarks segmentation`: run the parts, report, publish."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from benchmarks.pairs import check_data
+from benchmarks.readme import README, replace_section
+from benchmarks.registration.store import load_json, save_json
+from benchmarks.segmentation import ablation, brains, inferer, tumour
+from benchmarks.segmentation.report import PARTS, Row, write_report
+from hyperreg.errors import HyperRegError
+from hyperreg.segmentation.catalogue import find_model
+
+OUTPUT = Path("build/benchmarks/segmentation")
+PUBLISHED = Path(__file__).resolve().parents[2] / "docs" / "benchmarks" / "segmentation"
+ANATOMY, THICK, TUMOUR = "brain-anatomy", "brain-anatomy-thick", "brain-tumour-experimental"
+SLICES_MM = (1, 3, 5, 7)
+# Subjects of the series over slice thickness: it runs every model on each of them several times.
+THICK_SUBJECTS = 4
+
+Task = tuple[str, str, str | None, Callable[[], dict[str, Any]]]
+
+
+def tasks(output: Path, threads: int) -> Iterator[Task]:
+    """Part, case, model, and what measures it; the cheap ones first."""
+    for subject in (*brains.LOOKED_AT, *brains.SUBJECTS):
+        yield "whole", subject, ANATOMY, lambda s=subject: brains.whole(s, ANATOMY, output, threads)
+    yield "inferer", brains.SUBJECTS[0], ANATOMY, lambda: inferer.run(brains.SUBJECTS[0], ANATOMY, threads)
+    yield "tumour", "BraTS-GLI-00001", TUMOUR, lambda: tumour.run(TUMOUR, output, threads)
+    for subject in brains.SUBJECTS[:THICK_SUBJECTS]:
+        for millimetres in SLICES_MM:
+            for model in (ANATOMY, THICK):
+                yield (
+                    "thick", f"{subject}-{millimetres}mm", model,
+                    lambda s=subject, mm=millimetres, m=model: brains.thick(s, m, mm, output, threads),
+                )  # fmt: skip
+    for seed in ablation.SEEDS:
+        for name in ablation.VARIANTS:
+            folder = output / "trainings" / f"{name.replace(' ', '-')}-{seed}"
+            yield "ablation", f"{name}-{seed}", None, lambda n=name, s=seed, f=folder: ablation.train(n, s, f)
+
+
+def run(output: Path, threads: int, parts: list[str]) -> list[Row]:
+    """Measure what is not there yet: one file per case and version of the model, so a stopped run goes on."""
+    check_data()
+    rows = []
+    for part, case, model, measure in tasks(output, threads):
+        if parts and part not in parts:
+            continue
+        version = "training" if model is None else find_model(model).sha256[:12]
+        path = output / "results" / f"{part}--{case}--{model or 'none'}--{version}.json".replace(" ", "-")
+        if not path.exists():
+            save_json(path, {"part": part, "case": case, "model": model, "version": version, **measure()})
+            typer.echo(f"{part}, {case}, {model or ''}: done", err=True)
+        rows.append(load_json(path))
+    return rows
+
+
+def command(
+    part: Annotated[list[str] | None, typer.Option(help=f"{', '.join(PARTS)}; all if not given.")] = None,
+    threads: Annotated[int, typer.Option(help="Threads of the program.")] = 2,
+    output: Annotated[Path, typer.Option(help="Folder of the measurements; what is there is kept.")] = OUTPUT,
+    publish: Annotated[bool, typer.Option("--publish", help="Also copy tables and figure into docs/.")] = False,
+    readme: Annotated[bool, typer.Option("--readme", help="Also replace the tables in README.md.")] = False,
+) -> None:
+    """The bundled segmentation models on real images with manual labels: accuracy, time, memory, ablations."""
+    unknown = set(part or []) - set(PARTS)
+    if unknown:
+        raise typer.BadParameter(f"Unknown: {', '.join(sorted(unknown))}. Parts: {', '.join(PARTS)}.")
+    output = output.resolve()
+    try:
+        rows = run(output, threads, part or [])
+    except HyperRegError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from error
+    found = write_report(rows, output)
+    typer.echo("\n\n".join(found.values()))
+    if publish:
+        PUBLISHED.mkdir(parents=True, exist_ok=True)
+        for name in ("README.md", "results.csv", "dice.png"):
+            if (output / name).exists():
+                shutil.copyfile(output / name, PUBLISHED / name)
+    if readme:
+        for section, table in found.items():
+            replace_section(README, f"segmentation-{section}", table)

@@ -1,0 +1,208 @@
+"""Tables of the segmentation benchmark: Markdown per part, every figure in one CSV, one picture."""
+
+from __future__ import annotations
+
+import csv
+import os
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.segmentation.ablation import CASES, STEPS
+from benchmarks.segmentation.brains import LOOKED_AT
+from benchmarks.segmentation.structures import MANUAL, SUBCORTICAL
+
+Row = dict[str, Any]
+
+
+def whole_table(rows: Sequence[Row]) -> str:
+    """A line per structure: mean, worst and best Dice, mean HD95, over the subjects that count."""
+    counted = [row for row in rows if row["case"] not in LOOKED_AT]
+    lines = ["| structure | Dice, mean | Dice, range | HD95, mm |", "|---|---|---|---|"]
+    for name in MANUAL:
+        found = [row["structures"][name] for row in counted if name in row["structures"]]
+        if found:
+            dice = [entry["dice"] for entry in found]
+            distance = np.nanmean([entry["hd95_mm"] for entry in found]) if found else np.nan
+            lines.append(f"| {name} | {np.mean(dice):.3f} | {min(dice):.3f}–{max(dice):.3f} | {distance:.1f} |")
+    for title, names in (("mean of all", tuple(MANUAL)), ("mean, subcortical", SUBCORTICAL)):
+        values = [mean_dice(row, names) for row in counted]
+        lines.append(f"| **{title}** | {np.mean(values):.3f} | {min(values):.3f}–{max(values):.3f} | |")
+    return "\n".join(lines)
+
+
+def cost_table(rows: Sequence[Row]) -> str:
+    """Time and memory of the whole command, imports and files included."""
+    lines = ["| model | images | CPU-s, median | wall s, median | peak GB, most |", "|---|---|---|---|---|"]
+    for model in dict.fromkeys(row["model"] for row in rows if "cpu_s" in row):
+        mine = [row for row in rows if row["model"] == model and "cpu_s" in row]
+        cpu, wall = (np.median([row[key] for row in mine]) for key in ("cpu_s", "wall_s"))
+        peak = max(row["peak_gb"] for row in mine)
+        lines.append(f"| {model} | {len(mine)} | {cpu:.1f} | {wall:.1f} | {peak:.1f} |")
+    return "\n".join(lines)
+
+
+def thick_table(rows: Sequence[Row]) -> str:
+    """A line per thickness, mean Dice of each model over subjects and structures."""
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    heads = [f"{model}, {which}" for model in models for which in ("all", "subcortical")]
+    lines = ["| slices, mm | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for size in sorted({int(row["case"].split("-")[1][:-2]) for row in rows}):
+        cells = []
+        for model in models:
+            mine = [row for row in rows if row["model"] == model and row["case"].endswith(f"-{size}mm")]
+            cells += [f"{np.mean([mean_dice(row, n) for row in mine]):.3f}" for n in (tuple(MANUAL), SUBCORTICAL)]
+        lines.append(f"| {size} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def inferer_table(rows: Sequence[Row]) -> str:
+    """HyperReg's sliding window against MONAI's."""
+    lines = ["| volume | HyperReg, s | MONAI, s | ratio | largest difference of a probability |", "|---" * 5 + "|"]
+    for row in rows:
+        lines.append(
+            f"| {row['shape']}, {row['threads']} threads, {row['precision']} | {row['ours_s']:.1f} | "
+            f"{row['monai_s']:.1f} | {row['ratio']:.2f} | {row['largest_difference']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def tumour_table(rows: Sequence[Row]) -> str:
+    """Agreement with an algorithm's result, by region and stage."""
+    lines = ["| region | stage | Dice | HD95, mm | ml |", "|---|---|---|---|---|"]
+    for row in rows:
+        for stage, regions in row["regions"].items():
+            for name, entry in regions.items():
+                lines.append(
+                    f"| {name} | {stage} | {entry['dice']:.3f} | {entry['hd95_mm']:.1f} | {entry['ml']:.1f} |"
+                )
+    return "\n".join(lines)
+
+
+def ablation_table(rows: Sequence[Row]) -> str:
+    """Mean Dice on synthetic cases, and that of each seed."""
+    lines = ["| network | Dice, mean | Dice, each seed | seconds of training |", "|---|---|---|---|"]
+    for name in dict.fromkeys(row["case"].rsplit("-", 1)[0] for row in rows):
+        mine = [row for row in rows if row["case"].rsplit("-", 1)[0] == name]
+        each = ", ".join(f"{row['dice']:.3f}" for row in mine)
+        dice, seconds = (np.mean([row[key] for row in mine]) for key in ("dice", "seconds"))
+        lines.append(f"| {name} | {dice:.3f} | {each} | {seconds:.0f} |")
+    return "\n".join(lines)
+
+
+# Part -> heading, what has to be known, table.
+PARTS: dict[str, tuple[str, str, Callable[[Sequence[Row]], str]]] = {
+    "whole": (
+        "Brains of 1 mm with manual labels",
+        "Subjects of brain_oasis (T1, skull-stripped); 1000 and 1001 were looked at while the models were made and are "
+        "not counted. The manual protocol and the one that the models learned (FreeSurfer's) draw some borders "
+        "differently, so 1 cannot be reached; which labels make up which structure stands in "
+        "`benchmarks/segmentation/structures.py`. Cerebrospinal fluid is not compared.",
+        whole_table,
+    ),
+    "thick": (
+        "Thick slices",
+        "The same kind of images with slices averaged along the body; measured on those slices, each voxel labelled with "
+        "what fills most of it. At 1 mm nothing is averaged.",
+        thick_table,
+    ),
+    "tumour": (
+        "Experimental tumour model",
+        "BraTS-GLI-00001, against the output of a challenge-winning algorithm that comes with the case: agreement "
+        "between two algorithms on one patient, not accuracy.",
+        tumour_table,
+    ),
+    "inferer": (
+        "Sliding window against MONAI's own inferer",
+        "The same network, window, overlap and weighting, taking turns; MONAI's inferer as it is by default.",
+        inferer_table,
+    ),
+    "ablation": (
+        "Variational branch and second stage, at toy size",
+        f"Trainings of {STEPS} steps with 8 filters on voxels of 4 mm, synthetic images alone; Dice over {CASES} "
+        "synthetic cases. Differences smaller than those between seeds mean nothing.",
+        ablation_table,
+    ),
+}
+
+
+def mean_dice(row: Row, names: Iterable[str]) -> float:
+    """Mean over those of the structures that the subject has."""
+    return float(np.mean([row["structures"][name]["dice"] for name in names if name in row["structures"]]))
+
+
+def tables(rows: Sequence[Row]) -> dict[str, str]:
+    """Section to table, of the parts that were measured."""
+    found = {part: PARTS[part][2](mine) for part in PARTS if (mine := [row for row in rows if row["part"] == part])}
+    if any("cpu_s" in row for row in rows):
+        found["cost"] = cost_table([row for row in rows if row["part"] in ("whole", "tumour")])
+    return found
+
+
+def write_report(rows: Sequence[Row], output: Path) -> dict[str, str]:
+    """README.md, results.csv and the picture into `output`; returns the tables by section."""
+    found = tables(rows)
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "monai", "numpy"))
+    used = sorted({f"{row['model']} (weights {row['version']})" for row in rows if row["model"]})
+    date = datetime.now(timezone.utc).date().isoformat()
+    parts = [
+        "# Segmentation: how good the bundled models are",
+        f"`python -m benchmarks segmentation --publish`. {date}; {os.cpu_count()} cores, {platform.machine()}, no GPU "
+        f"used; Python {platform.python_version()}, {versions}; models: {', '.join(used)}. The machine was shared with "
+        "other work: CPU-seconds are the figure to compare, wall times are inflated.",
+    ]
+    for part, (title, notes, _) in PARTS.items():
+        if part in found:
+            parts += [f"## {title}", notes, found[part]]
+            if part == "whole":
+                parts.append("![Dice per structure](dice.png)")
+    if "cost" in found:
+        parts += ["## Time and memory", "Of the whole command, imports and files included.", found["cost"]]
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    _write_csv(rows, output / "results.csv")
+    if "whole" in found:
+        _draw([row for row in rows if row["part"] == "whole" and row["case"] not in LOOKED_AT], output / "dice.png")
+    return found
+
+
+def _write_csv(rows: Sequence[Row], path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("part", "case", "model", "version", "what", "figure", "value"))
+        for row in rows:
+            start = (row["part"], row["case"], row["model"] or "", row["version"])
+            for what, figure, value in _figures(row):
+                writer.writerow((*start, what, figure, value))
+
+
+def _figures(row: Row) -> Iterable[tuple[str, str, Any]]:
+    for name, entry in row.get("structures", {}).items():
+        yield from ((name, figure, round(value, 4)) for figure, value in entry.items())
+    for stage, regions in row.get("regions", {}).items():
+        for name, entry in regions.items():
+            yield from ((f"{stage}: {name}", figure, round(value, 4)) for figure, value in entry.items())
+    for figure, value in row.items():
+        if isinstance(value, (int, float)):
+            yield "", figure, round(value, 4)
+
+
+def _draw(rows: Sequence[Row], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    names = [name for name in MANUAL if any(name in row["structures"] for row in rows)]
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    values = [[row["structures"][name]["dice"] for row in rows if name in row["structures"]] for name in names]
+    axes.boxplot(values, orientation="horizontal", widths=0.6)
+    axes.set_yticks(range(1, len(names) + 1), names)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.set_xlabel(f"Dice against manual labels, {len(rows)} subjects")
+    axes.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=110)
