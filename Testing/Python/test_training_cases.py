@@ -146,3 +146,28 @@ def test_a_label_map_without_a_known_structure_is_refused(tmp_path: Path) -> Non
     write_volume(Volume(np.full((9, 9, 9), 600, np.int16), np.eye(4)), tmp_path / "skin.nii.gz")
     with pytest.raises(InputError, match="none of the FreeSurfer"):
         brain_from_file(tmp_path / "skin.nii.gz")
+
+
+def test_looks_of_one_deformed_map_differ_in_contrast_alone(cases: Callable[..., CaseSynthesiser]) -> None:
+    made = cases(looks=2)
+    first, second, third = (made[n] for n in (4, 5, 6))
+    assert torch.equal(first.target, second.target)
+    assert not torch.equal(first.target, third.target)
+    assert not torch.allclose(first.images, second.images, atol=0.05)
+    assert torch.equal(cases(looks=2)[5].images, second.images), "a resumed run would see other cases"
+
+
+def test_balance_makes_a_small_structure_count(cases: Callable[..., CaseSynthesiser]) -> None:
+    """A miss of the few voxels of one class costs more of the loss, the larger the balance."""
+    target = torch.zeros(1, 2, 10, 10, 10)
+    target[:, 1, 5, 5, 5] = 1
+    target[:, 0] = 1 - target[:, 1]
+    missed, right = 8 * torch.stack((torch.ones(10, 10, 10), torch.zeros(10, 10, 10)))[None], 8 * target
+    losses = []
+    for balance in (0.0, 0.5, 1.0):
+        only = LossConfig(dice=0, balance=balance)
+        losses.append(float(segmentation_loss(missed, target, only)[0]))
+        assert float(segmentation_loss(right, target, only)[0]) < 1e-3
+    assert losses[0] == pytest.approx(8 / 1000, rel=0.05)
+    assert losses[2] == pytest.approx(8 / 2, rel=0.05)
+    assert losses[0] < 0.1 * losses[1] < 0.1 * losses[2]

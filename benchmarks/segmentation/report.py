@@ -64,11 +64,11 @@ def thick_table(rows: Sequence[Row]) -> str:
 def inferer_table(rows: Sequence[Row]) -> str:
     """HyperReg's sliding window against MONAI's."""
     lines = ["| volume | HyperReg, s | MONAI, s | ratio | largest difference of a probability |", "|---" * 5 + "|"]
-    for row in rows:
-        lines.append(
-            f"| {row['shape']}, {row['threads']} threads, {row['precision']} | {row['ours_s']:.1f} | "
-            f"{row['monai_s']:.1f} | {row['ratio']:.2f} | {row['largest_difference']:.3f} |"
-        )
+    lines += [
+        f"| {row['shape']}, {row['threads']} threads, {row['precision']} | {row['ours_s']:.1f} | "
+        f"{row['monai_s']:.1f} | {row['ratio']:.2f} | {row['largest_difference']:.3f} |"
+        for row in rows
+    ]
     return "\n".join(lines)
 
 
@@ -78,9 +78,7 @@ def tumour_table(rows: Sequence[Row]) -> str:
     for row in rows:
         for stage, regions in row["regions"].items():
             for name, entry in regions.items():
-                lines.append(
-                    f"| {name} | {stage} | {entry['dice']:.3f} | {entry['hd95_mm']:.1f} | {entry['ml']:.1f} |"
-                )
+                lines.append(f"| {name} | {stage} | {entry['dice']:.3f} | {entry['hd95_mm']:.1f} | {entry['ml']:.1f} |")
     return "\n".join(lines)
 
 
@@ -95,39 +93,31 @@ def ablation_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+TITLE = "# Segmentation: how good the bundled models are"
+WHOLE = """\
+Subjects of brain_oasis (T1, skull-stripped); 1000 and 1001 were looked at while the models were made and do not count.
+The manual protocol and the one that the models learned (FreeSurfer's) draw some borders differently, so 1 cannot be
+reached; which labels make up which structure stands in `benchmarks/segmentation/structures.py`. Cerebrospinal fluid is
+not compared."""
+THICK = """\
+Such images with slices averaged along the body; measured on those slices, each voxel labelled with what fills most
+of it. At 1 mm nothing is averaged."""
+TUMOUR = """\
+BraTS-GLI-00001, against the output of a challenge-winning algorithm that comes with the case: agreement between two
+algorithms on one patient, not accuracy."""
+INFERER = """\
+The same network, window, overlap and weighting, taking turns; MONAI's inferer as it is by default."""
+ABLATION = f"""\
+Trainings of {STEPS} steps with 8 filters on voxels of 4 mm, synthetic images alone; Dice over {CASES} synthetic cases.
+Differences smaller than those between seeds mean nothing."""
+
 # Part -> heading, what has to be known, table.
 PARTS: dict[str, tuple[str, str, Callable[[Sequence[Row]], str]]] = {
-    "whole": (
-        "Brains of 1 mm with manual labels",
-        "Subjects of brain_oasis (T1, skull-stripped); 1000 and 1001 were looked at while the models were made and are "
-        "not counted. The manual protocol and the one that the models learned (FreeSurfer's) draw some borders "
-        "differently, so 1 cannot be reached; which labels make up which structure stands in "
-        "`benchmarks/segmentation/structures.py`. Cerebrospinal fluid is not compared.",
-        whole_table,
-    ),
-    "thick": (
-        "Thick slices",
-        "The same kind of images with slices averaged along the body; measured on those slices, each voxel labelled with "
-        "what fills most of it. At 1 mm nothing is averaged.",
-        thick_table,
-    ),
-    "tumour": (
-        "Experimental tumour model",
-        "BraTS-GLI-00001, against the output of a challenge-winning algorithm that comes with the case: agreement "
-        "between two algorithms on one patient, not accuracy.",
-        tumour_table,
-    ),
-    "inferer": (
-        "Sliding window against MONAI's own inferer",
-        "The same network, window, overlap and weighting, taking turns; MONAI's inferer as it is by default.",
-        inferer_table,
-    ),
-    "ablation": (
-        "Variational branch and second stage, at toy size",
-        f"Trainings of {STEPS} steps with 8 filters on voxels of 4 mm, synthetic images alone; Dice over {CASES} "
-        "synthetic cases. Differences smaller than those between seeds mean nothing.",
-        ablation_table,
-    ),
+    "whole": ("Brains of 1 mm with manual labels", WHOLE, whole_table),
+    "thick": ("Thick slices", THICK, thick_table),
+    "tumour": ("Experimental tumour model", TUMOUR, tumour_table),
+    "inferer": ("Sliding window against MONAI's own inferer", INFERER, inferer_table),
+    "ablation": ("Variational branch and second stage, at toy size", ABLATION, ablation_table),
 }
 
 
@@ -144,18 +134,22 @@ def tables(rows: Sequence[Row]) -> dict[str, str]:
     return found
 
 
+def setting(rows: Sequence[Row]) -> str:
+    """Where and with what it was measured. No names of machines or paths."""
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "monai", "numpy"))
+    used = ", ".join(sorted({f"{row['model']} (weights {row['version']})" for row in rows if row["model"]}))
+    date = datetime.now(timezone.utc).date().isoformat()
+    return (
+        f"`python -m benchmarks segmentation --publish`. {date}; {os.cpu_count()} cores, {platform.machine()}, no GPU "
+        f"used; Python {platform.python_version()}, {versions}; models: {used}. The machine was shared with other "
+        "work: CPU-seconds are the figure to compare, wall times are inflated."
+    )
+
+
 def write_report(rows: Sequence[Row], output: Path) -> dict[str, str]:
     """README.md, results.csv and the picture into `output`; returns the tables by section."""
     found = tables(rows)
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "monai", "numpy"))
-    used = sorted({f"{row['model']} (weights {row['version']})" for row in rows if row["model"]})
-    date = datetime.now(timezone.utc).date().isoformat()
-    parts = [
-        "# Segmentation: how good the bundled models are",
-        f"`python -m benchmarks segmentation --publish`. {date}; {os.cpu_count()} cores, {platform.machine()}, no GPU "
-        f"used; Python {platform.python_version()}, {versions}; models: {', '.join(used)}. The machine was shared with "
-        "other work: CPU-seconds are the figure to compare, wall times are inflated.",
-    ]
+    parts = [TITLE, setting(rows)]
     for part, (title, notes, _) in PARTS.items():
         if part in found:
             parts += [f"## {title}", notes, found[part]]

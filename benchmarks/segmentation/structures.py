@@ -1,9 +1,10 @@
-"""The structures of the models in the manual labels of brain_oasis (label_information.csv, Neuromorphometrics' protocol).
+"""The models' structures in brain_oasis's manual labels (label_information.csv, Neuromorphometrics' protocol).
 
 Compared are structures that both protocols draw alike. Not compared: cerebrospinal fluid (drawn by hand in some places
 only). Counted as background, because the models' protocol (FreeSurfer's) has no such structure or gives parts of it to
-several: basal forebrain, optic chiasm, vessels, lesions, fluid. Borders still differ: Neuromorphometrics draws the cortex
-generously (it reaches into sulci), ends the brain stem lower, and its ventral diencephalon and accumbens are its own.
+several: basal forebrain, optic chiasm, vessels, lesions, fluid. Borders still differ: Neuromorphometrics draws the
+cortex generously (it reaches into sulci), ends the brain stem lower, and draws ventral diencephalon and accumbens its
+own way.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def mean_of_cubes(image: Tensor, width: int) -> Tensor:
 def render(
     labels: Tensor, contrast: Contrast, look: Appearance, draws: Draws, supersampling: int = SUPERSAMPLING
 ) -> Tensor:
-    """An image (1, 1, I, J, K) in 0..1 of labels on a grid so much finer: texture, partial volumes, what scanners do."""
+    """An image (1, 1, I, J, K) in 0..1 of labels on a finer grid: texture, partial volumes, what scanners do."""
     means = contrast.means + draws.normals(LABELS) * 0.02
     fine = means[labels] + contrast.spreads[labels] * draws.normals(*labels.shape)
     if draws.chance(look.thick):

@@ -55,7 +55,8 @@ def class_table(structures: Sequence[Sequence[int]]) -> list[int]:
     """The class of every label of a brain map (`brain_from_file`): label -> 0 (background) or 1 + structure.
 
     structures: FreeSurfer numbers of each; one number is enough to mean the whole group that training knows
-    (BRAIN_STRUCTURES); parts of tumours have their own (TUMOUR_NUMBERS). Raises InputError for numbers that no group has, or a group that two structures claim.
+    (BRAIN_STRUCTURES); parts of tumours have their own (TUMOUR_NUMBERS). Raises InputError for numbers that no group
+    has, or a group that two structures claim.
     """
     table = [0] * 256
     for index, numbers in enumerate(structures, start=1):
@@ -83,7 +84,7 @@ class CaseSynthesiser(Dataset[SyntheticCase]):
     if they may be thick, they lie across any axis of the body. images: how many, each with a contrast of its own.
     stripped: share without skull. strength: range, multiples of what brains show after linear alignment.
     looks: so many cases in a row are one deformed map with other contrasts: deforming takes most of the time.
-    supersampling: the labels' grid is so much finer than the images', for partial volumes; 1 is enough for thick slices.
+    supersampling: the labels' grid is so much finer than the images', for partial volumes; 1 suffices in thick slices.
     tumours: share of cases with one. sequences: of the images, in their order (tumours.SEQUENCES); else any contrast.
     """
 

@@ -75,7 +75,9 @@ class RunConfig(BaseModel):
     warm_up: int = Field(default=100, ge=0)
     schedule: Literal["cosine", "poly"] = Field(default="cosine", description="After the warm-up")
     weight_decay: float = Field(default=0.0, ge=0)
-    beta2: float = Field(default=0.999, gt=0, lt=1, description="Adam's memory of squared gradients; less for short runs")
+    beta2: float = Field(
+        default=0.999, gt=0, lt=1, description="Adam's memory of squared gradients; less for short runs"
+    )
     averaging: float = Field(default=0.998, ge=0, lt=1)
     seed: int = 0
     device: Literal["cpu", "cuda"] = "cpu"

@@ -35,7 +35,9 @@ class CaseSynthesisConfig(BaseModel):
     stripped: float = Field(default=0.5, ge=0, le=1)
     strength: tuple[float, float] = (1.0, 2.0)
     look: Appearance = Appearance()
-    looks: int = Field(default=1, gt=0, description="Cases in a row of one deformed map, each with a contrast of its own")
+    looks: int = Field(
+        default=1, gt=0, description="Cases in a row of one deformed map, each with a contrast of its own"
+    )
     supersampling: int = Field(default=2, ge=1, le=3, description="How much finer the grid of the labels is")
     tumours: float = Field(default=0.0, ge=0, le=1, description="Share of cases with a tumour")
     sequences: list[Literal["t1c", "t1", "t2", "flair"]] = Field(
@@ -66,7 +68,9 @@ class LossConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
     dice: float = Field(default=1.0, ge=0)
     cross_entropy: float = Field(default=1.0, ge=0)
-    balance: float = Field(default=0.0, ge=0, le=1, description="Of the cross-entropy: 0 counts voxels alike, 1 classes")
+    balance: float = Field(
+        default=0.0, ge=0, le=1, description="Of the cross-entropy: 0 counts voxels alike, 1 classes"
+    )
     focal: float = Field(default=0.0, ge=0)
     gamma: float = Field(default=2.0, ge=0, description="Of the focal term")
 

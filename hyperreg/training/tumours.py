@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hyperreg.training.appearance import LABELS, T1_TISSUES, Contrast
@@ -18,7 +19,7 @@ from hyperreg.training.draws import Draws
 # Labels in maps, after whatever lies around the brain, and the numbers by which configurations name them.
 NECROSIS, OEDEMA, ENHANCING = LABELS - 3, LABELS - 2, LABELS - 1
 TUMOUR_NUMBERS = {9001: NECROSIS, 9002: OEDEMA, 9003: ENHANCING}
-# Of the parts, mm: the core's radius, how far oedema reaches beyond it in white matter, and its share of that elsewhere.
+# The core's radius, mm, how far oedema reaches beyond it in white matter, and its share of that elsewhere.
 CORE_MM, OEDEMA_MM, IN_GREY = (6.0, 25.0), (3.0, 25.0), 0.3
 # Share of the core's radius that the enhancing rim takes; share of cores that are solid; share without any oedema.
 RIM, SOLID, DRY = (0.15, 0.6), 0.2, 0.1
@@ -52,11 +53,15 @@ def add_tumour(labels: Tensor, spacing: float, draws: Draws) -> Tensor:
     core = draws.uniform(*CORE_MM)
     reach = 0.0 if draws.chance(DRY) else draws.uniform(*OEDEMA_MM)
     hollow = 0.0 if draws.chance(SOLID) else core * (1 - draws.uniform(*RIM))
-    brain = (labels >= 1) & (labels <= len(T1_TISSUES)) & ~torch.isin(labels, torch.tensor(_FLUID, device=labels.device))
+    brain = (
+        (labels >= 1) & (labels <= len(T1_TISSUES)) & ~torch.isin(labels, torch.tensor(_FLUID, device=labels.device))
+    )
     wet = torch.where(white, core + reach, core + IN_GREY * reach)
     found = torch.where(brain & (distance < wet), OEDEMA, labels)
     found = torch.where(brain & (distance < core), ENHANCING, found)
-    return torch.where(brain & (distance * inner.clamp_min(1) < hollow), NECROSIS, found)
+    # The rim is closed: necrosis keeps a voxel away from whatever is not core.
+    core_only = F.max_pool3d((brain & (distance >= core))[None, None].float(), 3, 1, 1)[0, 0] == 0
+    return torch.where(brain & core_only & (distance * inner.clamp_min(1) < hollow), NECROSIS, found)
 
 
 def sequence_contrast(sequence: str, draws: Draws) -> Contrast:

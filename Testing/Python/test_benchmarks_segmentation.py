@@ -1,0 +1,117 @@
+"""The segmentation benchmark: which manual labels make up a structure, thick slices, figures, tables."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from segmentation_bench import CORE, SHELL
+
+from benchmarks.readme import replace_section
+from benchmarks.segmentation import brains
+from benchmarks.segmentation.measure import agreement
+from benchmarks.segmentation.report import mean_dice, tables, whole_table, write_report
+from benchmarks.segmentation.structures import MANUAL, SUBCORTICAL, in_models_labels
+from hyperreg.imaging.volume import Volume
+from hyperreg.segmentation.catalogue import SegmentationCard
+from hyperreg.segmentation.model import new_card, save_untrained
+
+# A word that the name of every label of a structure has in label_information.csv; cortex: gyri, and the rest of it.
+WORDS = {
+    "Cerebral white matter": "Cerebral White Matter", "Lateral ventricle": "Vent", "Thalamus": "Thalamus",
+    "Cerebellar white matter": "Cerebellum White Matter", "Cerebellar cortex": "Cerebell", "Caudate nucleus": "Caudate",
+    "Putamen": "Putamen", "Globus pallidus": "Pallidum", "Third ventricle": "3rd", "Fourth ventricle": "4th",
+    "Brain stem": "Brain Stem", "Hippocampus": "Hippocampus", "Amygdala": "Amygdala",
+    "Nucleus accumbens": "Accumbens", "Ventral diencephalon": "Ventral DC",
+}  # fmt: skip
+
+
+@pytest.fixture
+def card(tmp_path: Path) -> SegmentationCard:
+    structures = [{**SHELL, "name": "Putamen"}, {**CORE, "name": "Cerebral cortex"}]
+    return save_untrained(tmp_path, new_card("toy", structures))
+
+
+def test_manual_labels_become_the_models(card: SegmentationCard) -> None:
+    manual = np.array([[0, 57, 58, 100], [207, 43, 44, 46]])
+    assert in_models_labels(manual, card).tolist() == [[0, 2, 2, 5], [5, 5, 0, 0]]
+
+
+def test_no_manual_label_belongs_to_two_structures() -> None:
+    numbers = [number for labels in MANUAL.values() for number in labels]
+    assert len(numbers) == len(set(numbers))
+    assert set(SUBCORTICAL) < set(MANUAL)
+
+
+def test_the_numbers_are_those_of_the_label_table(real_data: Path) -> None:
+    with (real_data / "brain_oasis" / "label_information.csv").open(encoding="utf-8") as stream:
+        names = {int(row["Label Number"]): row["Label Name"] for row in csv.DictReader(stream)}
+    for structure, word in WORDS.items():
+        assert all(word in names[number] for number in MANUAL[structure]), structure
+    assert all("Exterior" in names[n] or n >= 100 for n in MANUAL["Cerebral cortex"])
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slices_become_thick_along_the_body(axis: int, card: SegmentationCard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(brains, "find_model", lambda _name: card)
+    directions = np.roll(np.eye(3), axis - 2, axis=1)  # the axis that runs along S is `axis`
+    affine = np.eye(4)
+    affine[:3, :3] = directions
+    affine[:3, 3] = (5, -3, 11)
+    labels = np.zeros((7, 7, 7), np.int16)
+    np.moveaxis(labels, axis, 0)[2:4] = 57  # two of the first three slices' third, one of the next three
+    image = np.moveaxis(np.broadcast_to(np.arange(7.0)[:, None, None], (7, 7, 7)), 0, axis).copy()
+    thick, mapped = brains.thickened(Volume(image, affine), Volume(labels, affine), 3, "toy")
+    assert thick.array.shape[axis] == 2
+    np.testing.assert_allclose(np.moveaxis(thick.array, axis, 0)[:, 0, 0], [1.0, 4.0])
+    # The middle of the first thick slice is that of the second thin one.
+    index = np.zeros(3)
+    index[axis] = 1
+    np.testing.assert_allclose(thick.grid.to_ras([0, 0, 0]), Volume(image, affine).grid.to_ras(index))
+    np.testing.assert_allclose(np.sort(thick.spacing), [1, 1, 3])
+    assert np.unique(np.moveaxis(mapped.array, axis, 0)[0]).tolist() == [0]
+    np.moveaxis(labels, axis, 0)[1] = 57
+    again = brains.thickened(Volume(image, affine), Volume(labels, affine), 3, "toy")[1]
+    assert np.unique(np.moveaxis(again.array, axis, 0)[0]).tolist() == [2]
+
+
+def test_agreement_is_dice_and_distance() -> None:
+    one, two = np.zeros((10, 10, 10), int), np.zeros((10, 10, 10), int)
+    one[2:6, 2:6, 2:6] = two[3:7, 2:6, 2:6] = 4
+    found = agreement(one, two, [(4, "Putamen"), (5, "Thalamus")], (2.0, 1.0, 1.0))
+    assert list(found) == ["Putamen"]
+    assert found["Putamen"]["dice"] == pytest.approx(0.75)
+    assert found["Putamen"]["hd95_mm"] == pytest.approx(2.0)
+
+
+def known_rows() -> list[dict[str, object]]:
+    def row(case: str, dice: float) -> dict[str, object]:
+        structures = {name: {"dice": dice, "hd95_mm": 2.0} for name in MANUAL}
+        return {"part": "whole", "case": case, "model": "toy", "version": "abc", "structures": structures,
+                "cpu_s": 10.0, "wall_s": 20.0, "peak_gb": 1.5}  # fmt: skip
+
+    return [row("1000", 0.1), row("1002", 0.7), row("1004", 0.9)]
+
+
+def test_tables_leave_out_what_was_looked_at(tmp_path: Path) -> None:
+    rows = known_rows()
+    text = whole_table(rows)
+    assert "| Putamen | 0.800 | 0.700–0.900 | 2.0 |" in text
+    assert "**mean of all** | 0.800 | 0.700–0.900" in text
+    assert mean_dice(rows[1], SUBCORTICAL) == pytest.approx(0.7)
+    assert "| toy | 3 | 10.0 | 20.0 | 1.5 |" in tables(rows)["cost"]
+    write_report(rows, tmp_path)
+    assert "0.800" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert (tmp_path / "dice.png").stat().st_size > 5000
+    with (tmp_path / "results.csv").open(encoding="utf-8") as stream:
+        assert len(list(csv.DictReader(stream))) == 3 * (2 * len(MANUAL) + 3)
+
+
+def test_a_table_replaces_its_section_alone(tmp_path: Path) -> None:
+    path = tmp_path / "README.md"
+    path.write_text("a\n<!-- x:begin -->\nold\n<!-- x:end -->\nb\n", encoding="utf-8")
+    replace_section(path, "x", "new")
+    replace_section(path, "y", "other")
+    assert path.read_text(encoding="utf-8") == "a\n<!-- x:begin -->\nnew\n<!-- x:end -->\nb\n"

@@ -1,0 +1,45 @@
+"""The configurations of the bundled models: each can be read, and tells of the model that it makes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import hyperreg.training
+from hyperreg.segmentation.catalogue import list_models
+from hyperreg.training.cases import class_table
+from hyperreg.training.config import read_config
+from hyperreg.training.segmentation_config import read_segmentation_config
+
+CONFIGS = sorted((Path(hyperreg.training.__file__).parent / "configs").glob("*.yaml"))
+SEGMENTATION = [path for path in CONFIGS if "structures:" in path.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("path", SEGMENTATION, ids=lambda path: path.stem)
+def test_segmentation_configurations_are_valid(path: Path) -> None:
+    config = read_segmentation_config(path)
+    assert path.stem == config.name.replace("-", "_")
+    table = class_table([structure.numbers for structure in config.structures])
+    assert {index for index in table if index} == set(range(1, config.classes))
+    assert len({structure.colour for structure in config.structures}) == len(config.structures)
+    assert all(structure.terminology is not None for structure in config.structures)
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if path not in SEGMENTATION], ids=lambda path: path.stem)
+def test_registration_configurations_are_valid(path: Path) -> None:
+    assert read_config(path).name == path.stem
+
+
+def test_bundled_models_are_what_their_configurations_describe() -> None:
+    configs = {config.name: config for config in map(read_segmentation_config, SEGMENTATION)}
+    bundled = [card for card in list_models() if "Resources" in card.folder.parts]
+    for card in bundled:
+        config = configs[card.name]
+        assert [s.name for s in card.structures] == [s.name for s in config.structures]
+        assert card.network == config.network
+        assert card.spacing_mm == tuple(config.grid["spacing_mm"])
+        assert card.card["seed"] == config.seed
+        assert card.card["recipe"]["steps_done"] == config.steps, "the card is of an unfinished run"
+        assert card.memory_gb is not None and "cpu" in card.seconds
+        assert card.weights.stat().st_size <= 8e6
