@@ -10,9 +10,10 @@ import numpy.typing as npt
 from hyperreg.errors import InputError
 from hyperreg.fusion.consensus import Consensus
 from hyperreg.fusion.local import RADIUS, local
+from hyperreg.fusion.qualities import dp_consensus
 from hyperreg.fusion.stack import LabelStack
 from hyperreg.fusion.staple import staple
-from hyperreg.fusion.voting import softmax_weights, vote
+from hyperreg.fusion.voting import vote
 from hyperreg.imaging.volume import Volume
 from hyperreg.reporting import Progress
 
@@ -25,14 +26,14 @@ class Evidence:
 
     target, images: the target's image and those of the atlases, (A,), all on the grid of the labels: for "local".
     weights: of the raters for "vote", see `vote`. data_parameters: of the raters for "dp", (A,), as training found
-    them; temperature: how sharply they are told apart.
+    them; temperature: how sharply they are told apart, see `dp_weights`.
     """
 
     target: Volume | None = None
     images: Sequence[Volume] = ()
     weights: npt.ArrayLike | None = None
     data_parameters: npt.ArrayLike | None = None
-    temperature: float = 1.0
+    temperature: float | None = None
     radius: int = RADIUS
 
 
@@ -59,5 +60,5 @@ def fuse(
     if method == "dp":
         if given.data_parameters is None:
             raise InputError("Data parameters have to be trained first.")
-        return vote(stack, softmax_weights(given.data_parameters, given.temperature), "dp")
+        return dp_consensus(stack, given.data_parameters, given.temperature)
     raise InputError(f"Unknown method of fusion '{method}'. Use one of {', '.join(METHODS)}.")
