@@ -18,6 +18,9 @@ from hyperreg.segmentation import catalogue, licences
 from hyperreg.segmentation.catalogue import SegmentationCard
 from SegmentationModuleLib import Texts
 
+# Characters of a licence that a dialog has room for; the rest is behind its button for details.
+LICENCE_SHOWN = 700
+
 
 class ModelsPanel:
     """The list of models and the section that changes it.
@@ -35,7 +38,7 @@ class ModelsPanel:
         on_message: Callable[[str], None],
     ) -> None:
         self.ui = ui
-        self._store = make_store(on_message)
+        self._store = make_store(self._failed)
         self._on_choose, self._on_message = on_choose, on_message
         self._name = ""
         ui.modelPathEdit.nameFilters = ("*.zip",)
@@ -113,9 +116,9 @@ class ModelsPanel:
         self._on_choose(name)
         self._on_message(_("The model '{name}' was added and chosen.").format(name=name))
 
-    def failed(self) -> None:
-        """Something could not be done; it can be tried again."""
+    def _failed(self, message: str) -> None:
         self.ui.addModelButton.enabled = True
+        self._on_message(message)
 
     def _remove(self) -> None:
         question = _("Delete the model '{name}' from this computer?").format(name=self.ui.modelCombo.currentText)
@@ -135,11 +138,12 @@ def _was_added(card: SegmentationCard) -> bool:
 
 def _ask_licence(text: str) -> bool:
     """Shows a licence, however long, and asks."""
+    is_long = len(text) > LICENCE_SHOWN
+    shown = f"{text[:LICENCE_SHOWN].rsplit(' ', 1)[0]} ..." if is_long else text
     box = qt.QMessageBox(slicer.util.mainWindow())
     box.setWindowTitle(_("Licence of the model"))
-    box.setText(_("Do you accept the licence of this model?"))
-    box.setInformativeText(text if len(text) < 600 else text[:600].rsplit(" ", 1)[0] + " ...")
-    if len(text) >= 600:
+    box.setText(_("{licence}\n\nDo you accept the licence of this model?").format(licence=shown))
+    if is_long:
         box.setDetailedText(text)
     box.setStandardButtons(qt.QMessageBox.Yes | qt.QMessageBox.No)
     return bool(box.exec_() == qt.QMessageBox.Yes)

@@ -136,7 +136,7 @@ def fill_table(table: slicer.vtkMRMLTableNode, rows: Sequence[Row]) -> None:
         for value in values:
             array.InsertNextValue(value)
         table.AddColumn(array)
-    table.SetUseColumnNameAsColumnHeader(True)
+    table.SetUseColumnTitleAsColumnHeader(True)
     table.EndModify(modifying)
 
 

@@ -1,0 +1,268 @@
+"""The segmentation module's panel: what can be pressed when, what the user is told, and what the buttons do."""
+
+# ruff: noqa: F811 (fixtures are imported)
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("slicer", reason="slicer-core is not installed")
+pytest.importorskip("PySide6", reason="PySide6 is not installed")
+
+import slicer
+from segmentation_bench import OBLIQUE, eggs
+from segmentation_module_bench import host, module, qt, segmentation_models  # noqa: F401
+
+from hyperreg.imaging.volume import Volume
+from hyperreg.segmentation import licences
+
+
+def rows(table) -> list[list[str]]:
+    return [[table.item(row, column).text() for column in range(3)] for row in range(table.rowCount)]
+
+
+def test_what_is_missing_is_said_before_anything_runs(module):
+    ui = module.ui
+    assert not ui.segmentButton.enabled
+    assert ui.statusLabel.text == "Load a volume to begin."
+    node = module.image()
+    module.panel.update()
+    assert ui.statusLabel.text == "Choose a volume."
+    ui.volumeSelector.setCurrentNode(node)
+    assert ui.segmentButton.enabled
+    assert ui.statusLabel.text == "Ready: press Segment."
+    assert not ui.resultPanel.visible
+    labels = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "drawn")
+    module.parameters.volume = labels
+    assert "'drawn' is a label map" in ui.statusLabel.text
+    assert not ui.segmentButton.enabled
+
+
+def test_one_press_to_a_result(module):
+    ui, node = module.ui, module.image()
+    ui.volumeSelector.setCurrentNode(node)
+    ui.segmentButton.click()
+    ((volumes, model, options),) = module.segmenter.asked
+    assert model == "bands"
+    assert list(volumes) == ["image"]
+    assert volumes["image"].grid.matches(OBLIQUE)
+    assert options == {"device": "auto", "flips": False, "align": False}
+    assert ui.segmentButton.text == "Cancel"
+    assert ui.progressBar.visible
+    assert not ui.volumeSelector.enabled
+    module.segmenter.progress(0.42, "Segmenting")
+    assert ui.progressBar.value == 42
+    assert ui.statusLabel.text == "Segmenting"
+    segmented = module.segmenter.answer(("Look closely at the rest.",))
+    assert ui.segmentButton.text == "Segment"
+    assert not ui.progressBar.visible
+    assert ui.messageLabel.text == "Look closely at the rest."
+    assert ui.summaryLabel.text == "'head', Eggs: 2 of 2 structures found in 5 s."
+    shown = rows(ui.statisticsTable)
+    assert [row[0] for row in shown] == ["Outer shell", "Core"]
+    assert [float(row[1]) for row in shown] == [pytest.approx(v.volume_ml, abs=0.006) for v in segmented.volumes]
+    low, high = (float(number) for number in shown[1][2].split(" – "))
+    assert low <= float(shown[1][1]) <= high
+    assert "Test card" in "".join(ui.deviceCombo.itemText(n) for n in range(ui.deviceCombo.count))
+
+
+def test_cancelling_says_so_until_the_worker_has_let_go(module):
+    ui = module.ui
+    ui.volumeSelector.setCurrentNode(module.image())
+    before = module.content()
+    ui.segmentButton.click()
+    ui.segmentButton.click()
+    assert ui.segmentButton.text == "Cancelling..."
+    assert not ui.segmentButton.enabled
+    module.segmenter.let_go()
+    assert ui.segmentButton.text == "Segment"
+    assert ui.segmentButton.enabled
+    assert module.content() == before
+    assert not ui.resultPanel.visible
+
+
+def test_a_refusal_is_told_and_leaves_everything_as_it_was(module):
+    ui = module.ui
+    ui.volumeSelector.setCurrentNode(module.image())
+    before = module.content()
+    ui.segmentButton.click()
+    module.segmenter.fail("'head' looks like a CT, but the model 'bands' is for MR images.")
+    assert "looks like a CT" in ui.messageLabel.text
+    assert ui.segmentButton.enabled
+    assert module.content() == before
+    ui.segmentButton.click()
+    assert ui.messageLabel.text == ""
+
+
+def test_the_search_field_narrows_the_list_and_loses_no_choice(module):
+    ui = module.ui
+
+    def listed() -> list[str]:
+        return [ui.modelCombo.itemData(n) for n in range(ui.modelCombo.count)]
+
+    assert listed() == ["bands", "chest", "two"]
+    ui.searchEdit.text = "flair"
+    assert listed() == ["bands", "two"]
+    assert module.parameters.model == "bands"
+    ui.searchEdit.text = "nothing like this"
+    assert listed() == ["bands"]
+    assert ui.modelDescriptionLabel.text.startswith("No model fits 'nothing like this'.")
+    ui.searchEdit.text = ""
+    assert ui.modelDescriptionLabel.text.startswith("For tests.\nFor MRI; finds 2: Outer shell, Core.")
+    assert "Test et al." in ui.modelCombo.toolTip
+    module.choose("chest")
+    assert module.parameters.model == "chest"
+    assert "For CT" in ui.modelDescriptionLabel.text
+
+
+def test_rows_for_more_images_only_where_the_model_wants_them(module):
+    ui = module.ui
+    assert not ui.inputsPanel.visible
+    assert ui.volumeLabel.text == "Volume:"
+    first, second = module.image("sub-01_T1w t1"), module.image("sub-01_flair")
+    module.choose("two")
+    assert ui.inputsPanel.visible
+    assert ui.volumeLabel.text == "T1 image:"
+    assert list(module.panel.inputs.selectors) == ["FLAIR"]
+    # Both were recognised by their names.
+    assert module.parameters.volume is first
+    assert module.panel.inputs.selectors["FLAIR"].currentNode() is second
+    assert ui.segmentButton.enabled
+    module.panel.inputs.selectors["FLAIR"].setCurrentNode(None)
+    assert "Choose the volume that is the input FLAIR image" in ui.statusLabel.text
+    module.panel.inputs.selectors["FLAIR"].setCurrentNode(first)
+    assert "is chosen as T1 and as FLAIR" in ui.statusLabel.text
+    module.panel.inputs.selectors["FLAIR"].setCurrentNode(second)
+    ui.alignCheckBox.checked = True
+    ui.segmentButton.click()
+    volumes, model, options = module.segmenter.asked[-1]
+    assert (list(volumes), model, options["align"]) == (["T1", "FLAIR"], "two", True)
+    module.segmenter.let_go()
+    module.choose("bands")
+    assert not ui.inputsPanel.visible
+    assert not ui.alignCheckBox.enabled
+
+
+def test_flips_count_only_for_models_that_know_them(module):
+    ui = module.ui
+    ui.volumeSelector.setCurrentNode(module.image())
+    ui.flipsCheckBox.checked = True
+    for model, flips in (("chest", False), ("bands", True)):
+        module.choose(model)
+        assert ui.flipsCheckBox.enabled == flips
+        ui.segmentButton.click()
+        assert module.segmenter.asked[-1][2]["flips"] == flips
+        module.segmenter.fail("no")
+
+
+def test_the_licence_is_shown_before_the_first_use(module, host, monkeypatch, qt):
+    accepted = []
+    monkeypatch.setattr(licences, "is_accepted", lambda card: card.name in accepted)
+    monkeypatch.setattr(licences, "accept", lambda card: accepted.append(card.name))
+    ui = module.ui
+    ui.volumeSelector.setCurrentNode(module.image())
+    host.records.answer(qt.QMessageBox.No, qt.QMessageBox.Yes)
+    ui.segmentButton.click()
+    assert module.segmenter.asked == []
+    assert "licence was not accepted" in ui.messageLabel.text
+    ui.segmentButton.click()
+    assert len(module.segmenter.asked) == 1
+    module.segmenter.fail("no")
+    ui.segmentButton.click()
+    assert len(host.records.dialogs) == 2
+    assert "Apache-2.0" in str(host.records.dialogs[0])
+
+
+def test_a_model_is_added_after_its_licence_was_accepted(module, host, qt):
+    ui, store = module.ui, module.connection.store
+    ui.addModelButton.click()
+    assert "Choose the folder or the .zip file" in ui.messageLabel.text
+    ui.modelPathEdit.currentPath = "/a/model.zip"
+    host.records.answer(qt.QMessageBox.No, qt.QMessageBox.Yes)
+    ui.addModelButton.click()
+    assert not ui.addModelButton.enabled
+    store.answer("You may do this and that.")
+    assert "nothing was added" in ui.messageLabel.text
+    assert store.asked == [("licence", "/a/model.zip")]
+    ui.addModelButton.click()
+    store.answer("You may do this and that.")
+    assert store.asked[-1] == ("add", "/a/model.zip")
+    store.answer("chest")
+    assert module.parameters.model == "chest"
+    assert ui.addModelButton.enabled
+    ui.addModelButton.click()
+    store.on_error("'model.zip' is not a zip file, or it is damaged.")
+    assert "is damaged" in ui.messageLabel.text
+    assert ui.addModelButton.enabled
+
+
+def test_the_segment_editor_is_offered_only_where_it_is(module, host, monkeypatch):
+    ui = module.ui
+    ui.volumeSelector.setCurrentNode(module.image())
+    ui.segmentButton.click()
+    module.segmenter.answer()
+    assert not ui.editButton.visible  # the host has none
+
+
+def test_the_scene_may_close_while_a_case_runs(module):
+    ui = module.ui
+    ui.volumeSelector.setCurrentNode(module.image())
+    ui.segmentButton.click()
+    slicer.mrmlScene.Clear(0)
+    assert module.segmenter.cancelling
+    module.segmenter.let_go()
+    module.panel.update()
+    assert ui.segmentButton.text == "Segment"
+    ui.volumeSelector.setCurrentNode(module.image("another"))
+    ui.segmentButton.click()
+    module.segmenter.answer()
+    assert "'another', Eggs" in ui.summaryLabel.text
+
+
+def test_a_reopened_scene_shows_its_result_again(module, tmp_path):
+    ui = module.ui
+    ui.volumeSelector.setCurrentNode(module.image())
+    ui.segmentButton.click()
+    module.segmenter.answer()
+    before = rows(ui.statisticsTable)
+    assert slicer.util.saveScene(str(tmp_path / "scene.mrb"))
+    slicer.mrmlScene.Clear(0)
+    assert not ui.resultPanel.visible
+    slicer.util.loadScene(str(tmp_path / "scene.mrb"))
+    assert ui.resultPanel.visible
+    assert [row[0] for row in rows(ui.statisticsTable)] == [row[0] for row in before]
+    ui.nextDoubtButton.click()
+    assert ui.doubtLabel.text.startswith("Doubtful region 1 of ")
+    assert not ui.undoButton.enabled
+
+
+def test_leaving_and_entering_the_module_keeps_everything(module):
+    module.ui.volumeSelector.setCurrentNode(module.image())
+    module.ui.segmentButton.click()
+    module.widget.exit()
+    module.segmenter.answer()
+    module.widget.enter()
+    module.panel.update()
+    assert module.ui.summaryLabel.visible
+    assert module.ui.segmentButton.text == "Segment"
+
+
+def test_every_widget_that_can_be_used_has_a_tooltip(module):
+    for name, widget in vars(module.ui).items():
+        if name.endswith(("Button", "Combo", "Selector", "CheckBox", "Edit", "Section", "Table")):
+            assert widget.toolTip, name
+
+
+def test_the_volume_of_a_changed_image_is_not_mixed_up(module):
+    """Labels of other voxels would lie at the wrong place."""
+    node = module.image()
+    module.ui.volumeSelector.setCurrentNode(node)
+    module.ui.segmentButton.click()
+    from HyperRegSlicerLib import Geometry
+
+    smaller = eggs(OBLIQUE).array[:-2]
+    Geometry.volume_to_node(Volume(smaller, OBLIQUE.ijk_to_ras), node)
+    before = module.content()
+    module.segmenter.answer()
+    assert "was changed while it was segmented" in module.ui.messageLabel.text
+    assert module.content() == before
