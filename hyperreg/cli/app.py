@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import hyperreg
-from hyperreg.cli import doctor, models, register, segment, sweep, train, view
+from hyperreg.cli import doctor, fuse, models, register, segment, sweep, train, view
 from hyperreg.cli.console import DEBUG_VARIABLE, EXIT_CODES, output
 
 app = typer.Typer(
@@ -44,6 +44,9 @@ def options(
 app.command("register", epilog=register.EXAMPLES)(register.command)
 app.command("sweep", epilog=sweep.EXAMPLES)(sweep.command)
 app.command("segment", epilog=segment.EXAMPLES)(segment.command)
+app.command("fuse", epilog=fuse.EXAMPLES, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
+    fuse.command
+)
 app.command("models", epilog=models.EXAMPLES)(models.command)
 app.command("doctor")(doctor.command)
 app.command("view", epilog=view.EXAMPLES)(view.command)

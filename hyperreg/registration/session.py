@@ -141,6 +141,12 @@ class LiveSession:
         self._prepared = True
         report(1.0, "Ready")
 
+    @property
+    def linear_similarity(self) -> float:
+        """Mean local correlation in the fixed image's foreground after the linear alignment alone, 0 to 1."""
+        self._check_prepared()
+        return float(self._figures.before["similarity"])  # type: ignore[arg-type]
+
     def choose(self, values: Mapping[str, float]) -> None:
         """Set hyperparameters other than lambda, by name; `values` holds the present ones (empty for most models).
 

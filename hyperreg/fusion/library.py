@@ -1,0 +1,187 @@
+"""A folder of atlases: images with label maps, found by `atlases.csv` or by their names."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from hyperreg.errors import FileError, InputError
+from hyperreg.fusion.tables import FOLDER_TABLES, Table, merged, read_labels_with_table, read_table, renumbered
+from hyperreg.imaging.files import extension, read_volume
+from hyperreg.imaging.intensity import check_image, normalise
+from hyperreg.imaging.orientation import closest_axes
+from hyperreg.imaging.volume import Volume
+
+LIST = "atlases.csv"
+LABELS = "_labels"
+IMAGES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh")
+SEGMENTATION = ".seg.nrrd"
+THUMBNAIL = 96
+
+
+@dataclass(frozen=True)
+class AtlasFiles:
+    """One atlas. lam: its own lambda, or None for the one of all."""
+
+    name: str
+    image: Path
+    labels: Path
+    lam: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Atlas:
+    """One atlas in memory; its labels numbered as the library's table says."""
+
+    name: str
+    image: Volume
+    labels: Volume
+
+
+@dataclass(frozen=True)
+class Library:
+    """The atlases of a folder. table: of the folder. skipped: name -> why a pair of files was left out."""
+
+    folder: Path
+    atlases: tuple[AtlasFiles, ...]
+    table: Table = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+
+def find_atlases(folder: Path) -> Library:
+    """The atlases of a folder: those listed in `atlases.csv`, else every NAME_labels.* with its image.
+
+    `atlases.csv` has the columns image and labels (paths from the folder), and if wanted name and lambda. Otherwise the
+    image of NAME_labels.* is the one other image whose name begins with NAME (and goes on with no letter or digit).
+    Nothing is read yet but tables. What does not fit is named in `skipped`. Raises FileError for a missing folder or an
+    unusable list, InputError if no atlas is left.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileError(f"The atlas folder '{folder}' does not exist.")
+    skipped: dict[str, str] = {}
+    listed = folder / LIST
+    atlases = _listed(listed, skipped) if listed.is_file() else _paired(folder, skipped)
+    table: Table = {}
+    for name in FOLDER_TABLES:
+        if not table and (folder / name).is_file():
+            table = read_table(folder / name)
+    if not atlases:
+        reasons = " ".join(f"{name}: {reason}" for name, reason in skipped.items())
+        raise InputError(
+            f"'{folder}' holds no atlas. An atlas is an image with a label map: NAME_labels.nii.gz beside NAME.nii.gz, "
+            f"or pairs listed in {LIST} (columns image, labels). {reasons}".rstrip()
+        )
+    return Library(folder, tuple(atlases), table, skipped)
+
+
+def read_atlas(files: AtlasFiles, common: Table) -> tuple[Atlas, Table, list[str]]:
+    """An atlas, what its numbers mean in the end, and what the user should know.
+
+    common: the meanings so far; an atlas whose own table has other numbers for the same names is renumbered.
+    Raises InputError or FileError that name the file.
+    """
+    warnings: list[str] = []
+    image = check_image(read_volume(files.image), warnings)
+    labels, own = read_labels_with_table(files.labels)
+    labels = Volume(labels.array, labels.ijk_to_ras, files.name)
+    if not labels.array.any():
+        raise InputError(f"The label map '{files.labels.name}' is empty.")
+    if own and common:
+        labels, changes = renumbered(labels, own, common)
+        warnings += changes
+    return Atlas(files.name, image, labels), merged((common, own)), warnings
+
+
+def thumbnail(atlas: Atlas, size: int = THUMBNAIL) -> npt.NDArray[np.uint8]:
+    """The middle axial slice through the labels, outlined: (size, size, 3), front up, patient's right left."""
+    image, labels = atlas.image, atlas.labels
+    inside = np.argwhere(labels.array != 0)
+    centre = labels.grid.to_ras(inside.mean(axis=0) if len(inside) else (np.array(labels.shape) - 1) / 2)
+    axes = closest_axes(image.ijk_to_ras)[0]
+    extent = float(max(image.spacing[axis] * image.shape[axis] for axis in axes[:2]))
+    steps = ((np.arange(size) + 0.5) / size - 0.5) * extent
+    middle = image.grid.centre
+    right, front = np.meshgrid(-steps, -steps)
+    points = np.stack((middle[0] + right, middle[1] + front, np.full_like(right, centre[2])), axis=-1)
+    grey = _nearest(normalise(image.array), image, points)
+    shown = _nearest(labels.array, labels, points)
+    outline = np.zeros(shown.shape, dtype=bool)
+    outline[:-1] |= shown[:-1] != shown[1:]
+    outline[:, :-1] |= shown[:, :-1] != shown[:, 1:]
+    picture = np.repeat((255 * grey).astype(np.uint8)[..., None], 3, axis=2)
+    picture[outline] = (255, 220, 0)
+    return picture
+
+
+def _nearest(array: npt.NDArray, volume: Volume, points: npt.NDArray[np.float64]) -> npt.NDArray:
+    """Values at RAS points (..., 3), 0 outside."""
+    ijk = np.rint(volume.grid.to_ijk(points)).astype(int)
+    inside = ((ijk >= 0) & (ijk < np.array(volume.shape))).all(axis=-1)
+    ijk[~inside] = 0
+    return np.where(inside, array[tuple(np.moveaxis(ijk, -1, 0))], 0)
+
+
+def _listed(path: Path, skipped: dict[str, str]) -> list[AtlasFiles]:
+    try:
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise FileError(f"'{path}' cannot be read as a table of text.") from error
+    if not rows or not {"image", "labels"} <= set(rows[0]):
+        raise FileError(f"'{path}' needs the columns 'image' and 'labels', and a row per atlas.")
+    found: list[AtlasFiles] = []
+    for row in rows:
+        image, labels = (path.parent / (row[column] or "").strip() for column in ("image", "labels"))
+        name = (row.get("name") or "").strip() or _stem(labels).removesuffix(LABELS)
+        missing = [file.name for file in (image, labels) if not file.is_file()]
+        try:
+            lam = float(row["lambda"]) if (row.get("lambda") or "").strip() else None
+        except ValueError:
+            skipped[name] = f"its λ in {LIST} is no number ('{row['lambda']}')."
+            continue
+        if missing:
+            skipped[name] = f"'{missing[0]}' does not exist."
+        elif lam is not None and not 0 <= lam <= 1:
+            skipped[name] = f"its λ in {LIST} is not between 0 and 1."
+        elif name in {atlas.name for atlas in found}:
+            skipped[f"{name} (again)"] = "an atlas of this name stands above it."
+        else:
+            found.append(AtlasFiles(name, image, labels, lam))
+    return found
+
+
+def _paired(folder: Path, skipped: dict[str, str]) -> list[AtlasFiles]:
+    images = sorted(path for path in folder.iterdir() if path.is_file() and _kind(path) in (*IMAGES, SEGMENTATION))
+    maps = [path for path in images if _stem(path).endswith(LABELS)]
+    found: list[AtlasFiles] = []
+    for labels in maps:
+        name = _stem(labels).removesuffix(LABELS)
+        beside = [path for path in images if path not in maps and _kind(path) != SEGMENTATION and _belongs(path, name)]
+        if len(beside) == 1 and name not in {atlas.name for atlas in found}:
+            found.append(AtlasFiles(name, beside[0], labels))
+        elif len(beside) == 1:
+            skipped[labels.name] = f"there is another label map of '{name}'."
+        elif not beside:
+            skipped[name] = f"there is no image beside '{labels.name}' whose name begins with '{name}'."
+        else:
+            names = ", ".join(path.name for path in beside)
+            skipped[name] = f"several images begin with '{name}' ({names}); list the right one in {LIST}."
+    return found
+
+
+def _belongs(path: Path, name: str) -> bool:
+    rest = path.name[len(name) :]
+    return path.name.startswith(name) and not rest[:1].isalnum()
+
+
+def _kind(path: Path) -> str:
+    return SEGMENTATION if path.name.lower().endswith(SEGMENTATION) else extension(path)
+
+
+def _stem(path: Path) -> str:
+    return path.name[: len(path.name) - len(_kind(path))]

@@ -1,0 +1,119 @@
+"""Many registrations: one after the other here, or several at once in processes of their own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from functools import partial
+from queue import Empty
+from typing import Any
+
+from hyperreg.errors import Cancelled, HyperRegError, OutOfMemory
+from hyperreg.fusion.registering import Registered, Task, register_atlas
+from hyperreg.machine import is_out_of_memory, main_memory
+from hyperreg.reporting import Cancel
+
+# Memory that one registration needs beside the others, bytes: what two 1 mm heads took, and room.
+NEEDED = 3 * 1024**3
+MOST_PROCESSES = 8
+# How often a parent looks after its children, seconds.
+LOOK = 0.2
+
+Result = Registered | HyperRegError
+# Name of the atlas, fraction 0..1 of its registration, what is being done.
+TaskProgress = Callable[[str, float, str], None]
+
+# In a child: how to tell the parent, and whether it wants to stop. Set once per process by `_begin`.
+_parent: dict[str, Any] = {}
+
+
+def fitting_jobs(count: int, device: str) -> int:
+    """How many registrations may run at once: one on a GPU, else as many as cores and free memory allow."""
+    if device == "cuda":
+        return 1
+    free, _total = main_memory()
+    room = 1 if free is None else max(1, free // NEEDED)
+    return int(max(1, min(count, os.cpu_count() or 1, room, MOST_PROCESSES)))
+
+
+def registrations(
+    tasks: Sequence[Task], jobs: int, progress: TaskProgress, cancelled: Cancel | None = None
+) -> Iterator[tuple[Task, Result]]:
+    """Do all tasks; each comes out as soon as it is done, with its registration or the error that ended it.
+
+    jobs: how many at once; with more than one they run in processes of their own. A process that dies, for lack of
+    memory usually, costs only time: what it had begun is done again, one at a time. Raises Cancelled.
+    """
+    waiting = list(tasks)
+    if jobs > 1 and len(waiting) > 1:
+        done: set[str] = set()
+        with suppress(BrokenProcessPool):
+            for task, result in _in_processes(waiting, min(jobs, len(waiting)), progress, cancelled):
+                done.add(task.name)
+                yield task, result
+        waiting = [task for task in waiting if task.name not in done]
+    for task in waiting:
+        _check(cancelled)
+        yield task, _attempt(task, partial(progress, task.name), cancelled)
+
+
+def _attempt(task: Task, progress: Callable[[float, str], None], cancelled: Cancel | None) -> Result:
+    try:
+        return register_atlas(task, progress, cancelled)
+    except Cancelled:
+        raise
+    except HyperRegError as error:
+        return error
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return OutOfMemory("There was not enough memory for this registration.")
+
+
+def _in_processes(
+    tasks: Sequence[Task], jobs: int, progress: TaskProgress, cancelled: Cancel | None
+) -> Iterator[tuple[Task, Result]]:
+    # Not by fork: torch's threads do not survive it.
+    context = multiprocessing.get_context("spawn")
+    news, stop = context.Queue(), context.Event()
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    pool = ProcessPoolExecutor(jobs, context, _begin, (news, stop, threads))
+    try:
+        pending: dict[Future[Result], Task] = {pool.submit(_do, task): task for task in tasks}
+        while pending:
+            if cancelled is not None and cancelled():
+                stop.set()
+                raise Cancelled("Cancelled.")
+            finished, _rest = wait(pending, LOOK, FIRST_COMPLETED)
+            with suppress(Empty):
+                while True:
+                    progress(*news.get_nowait())
+            for future in finished:
+                yield pending.pop(future), future.result()
+    finally:
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+        news.close()
+        news.cancel_join_thread()
+
+
+def _begin(news: Any, stop: Any, threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    _parent.update(news=news, stop=stop)
+
+
+def _do(task: Task) -> Result:
+    return _attempt(
+        task, lambda fraction, text: _parent["news"].put((task.name, fraction, text)), _parent["stop"].is_set
+    )
+
+
+def _check(cancelled: Cancel | None) -> None:
+    if cancelled is not None and cancelled():
+        raise Cancelled("Cancelled.")
