@@ -10,7 +10,7 @@ import numpy as np
 
 import hyperreg
 from hyperreg.errors import HyperRegError, InputError
-from hyperreg.fusion.cache import Cache, content_hash, key_of
+from hyperreg.fusion.cache import Cache, content_hash, key_of, voxel_hash
 from hyperreg.fusion.library import Atlas, Library, read_atlas
 from hyperreg.fusion.parallel import fitting_jobs, registrations
 from hyperreg.fusion.registering import Registered, Task
@@ -22,6 +22,8 @@ from hyperreg.registration.anchors import check_lambda
 from hyperreg.registration.catalogue import ModelCard, default_model, find_model
 from hyperreg.reporting import Cancel
 
+# A deformation that makes the images less similar than the affine part by more than this has failed; less is noise.
+MOST_LOSS = 0.02
 # A registration is left out if its similarity lies further below the median than so many (normal) SDs and than this.
 OUTLIER_SDS, OUTLIER_LEAST = 3.0, 0.05
 FEWEST_FOR_OUTLIERS = 4
@@ -186,7 +188,8 @@ class _Registrar:
     def leave_out_the_target(self, atlases: Mapping[str, Atlas]) -> list[str]:
         """Names of atlases with the target's own image: their labels would decide everything."""
         self.hashes = {name: content_hash(atlas.image) for name, atlas in atlases.items()}
-        same = [name for name, found in self.hashes.items() if found == self.target_hash]
+        own = voxel_hash(self.target)
+        same = [name for name, atlas in atlases.items() if voxel_hash(atlas.image) == own]
         for name in same:
             self.rows[name].state = "left out"
             self.rows[name].reason = "It is the target itself: the same voxels."
@@ -272,7 +275,7 @@ def _judge(found: Mapping[str, Registered], rows: Mapping[str, AtlasRow]) -> Non
     reasons: dict[str, str] = {}
     for name, registered in found.items():
         before, folding = registered.figures["similarity_before"], registered.figures["folding_percent"]
-        if not after[name] >= before:
+        if not after[name] >= before - MOST_LOSS:
             reasons[name] = (
                 f"The registration failed: similarity {after[name]:.2f}, after the affine part {before:.2f}."
             )

@@ -41,12 +41,17 @@ def default_folder() -> Path:
     return base / "hyperreg" / "registrations"
 
 
-def content_hash(volume: Volume) -> str:
-    """SHA256 of a volume's voxels and place; names do not count."""
+def voxel_hash(volume: Volume) -> str:
+    """SHA256 of a volume's voxels alone."""
     digest = hashlib.sha256(f"{volume.array.dtype.str} {volume.shape}".encode())
-    digest.update(np.ascontiguousarray(volume.ijk_to_ras).tobytes())
     digest.update(np.ascontiguousarray(volume.array).data)
     return digest.hexdigest()
+
+
+def content_hash(volume: Volume) -> str:
+    """SHA256 of a volume's voxels and place (to a micrometre: file headers round); names do not count."""
+    rounded = np.round(volume.ijk_to_ras, 3) + 0.0  # no negative zeros
+    return hashlib.sha256(voxel_hash(volume).encode() + rounded.tobytes()).hexdigest()
 
 
 def key_of(**parts: Any) -> str:
