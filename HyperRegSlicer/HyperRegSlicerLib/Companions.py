@@ -40,3 +40,11 @@ def leave_behind(transform: slicer.vtkMRMLTransformNode | None, node: slicer.vtk
         if transform.GetNthNodeReferenceID(Results.COMPANION_ROLE, index) == node.GetID():
             transform.RemoveNthNodeReferenceID(Results.COMPANION_ROLE, index)
             node.SetAndObserveTransformNodeID(transform.GetNodeReferenceID(Results.MOVING_PARENT_ROLE))
+
+
+def accompany(volume: slicer.vtkMRMLVolumeNode, node: slicer.vtkMRMLTransformableNode) -> None:
+    """Puts what was made on a volume where the volume is: under its transform, also while λ moves it."""
+    parent = Results.original_parent(volume)
+    node.SetAndObserveTransformNodeID(parent and parent.GetID())
+    if Results.is_live_transform(volume.GetParentTransformNode()):
+        take_along(volume.GetParentTransformNode(), node)

@@ -13,6 +13,7 @@ from slicer.i18n import tr as _
 from hyperreg.errors import HyperRegError, WeightsError
 from hyperreg.registration import catalogue
 from HyperRegSlicerLib import Regions, Sample, Texts
+from HyperRegSlicerLib.AnatomyWidget import AnatomyPanel
 from HyperRegSlicerLib.InstallWidget import InstallPanel
 from HyperRegSlicerLib.Logic import LIVE, RUNNING, RegistrationLogic
 from HyperRegSlicerLib.Parameters import Comparison, Device, Initial, RegistrationParameters
@@ -56,6 +57,9 @@ class RegistrationWidget:
         self.logic.on_error = self._show_message
         self.tuning = TuningPanel(ui, self.logic, self._guarded, self._move_lambda)
         self.regions = RegionsPanel(ui, self._regions_changed, self._show_message)
+        self.anatomy = AnatomyPanel(
+            ui, connection.segmenter, self._segment_both, self._both_segmented, self._guarded, self._show_message
+        )
         self.installation = InstallPanel(ui, self._guarded, self._show_message)
         self._connect_signals()
         self._timer = qt.QTimer()
@@ -89,6 +93,7 @@ class RegistrationWidget:
         self._gui_tag = parameters.connectGui(self.ui)
         self._observer = parameters.AddObserver(vtk.vtkCommand.ModifiedEvent, self._parameters_changed)
         self._fill_models()
+        self.anatomy.fill()
         self._name_devices()
         self.installation.update()
         self.logic.adopt(parameters.transform)
@@ -106,6 +111,7 @@ class RegistrationWidget:
         """Forgets the scene's nodes."""
         self.release_parameters()
         self.views.forget()
+        self.anatomy.pair.cancel()
         self._show_message("")
         self.ui.metricsLabel.text = ""
         self.ui.overlapLabel.text = ""
@@ -113,6 +119,7 @@ class RegistrationWidget:
     def close(self) -> None:
         """Ends the worker and every connection; the scene stays as it is."""
         self._timer.stop()
+        self.anatomy.close()
         self.tuning.close()
         self.regions.close()
         self.release_parameters()
@@ -208,6 +215,26 @@ class RegistrationWidget:
             moving_labels=parameters.movingLabels,
         )
         self.connection.ask_devices(self._devices_known)
+
+    def _segment_both(self, segment: Callable[[Any, Any, str], None]) -> None:
+        if self.installation.is_ready():
+            self._timer.start()
+            parameters = self.parameters
+            segment(parameters.fixed, parameters.moving, parameters.device.value)
+
+    def _both_segmented(self, fixed_labels: Any, moving_labels: Any) -> None:
+        """Label maps for Dice and the suggested λ, and regions; their own λ is up to the user."""
+        if self.parameters is None:
+            return
+        modifying = self.parameters.parameterNode.StartModify()
+        self.parameters.fixedLabels, self.parameters.movingLabels = fixed_labels, moving_labels
+        self.parameters.regions, self.parameters.regionLambdas = fixed_labels, Regions.to_text({})
+        self.parameters.parameterNode.EndModify(modifying)
+        self._show_message(
+            _("Both volumes are segmented. Press Register again to measure their overlap.")
+            if self.logic.state == LIVE
+            else _("Both volumes are segmented. Press Register: their overlap will be measured at every λ.")
+        )
 
     def _move_lambda(self, lam: float) -> None:
         """From the response: the slider follows."""

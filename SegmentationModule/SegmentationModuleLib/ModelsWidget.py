@@ -8,18 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import qt
 import slicer
 from slicer.i18n import tr as _
 
 from hyperreg.catalogue import own_models
 from hyperreg.errors import InputError
-from hyperreg.segmentation import catalogue, licences
+from hyperreg.segmentation import catalogue
 from hyperreg.segmentation.catalogue import SegmentationCard
+from HyperRegSlicerLib import Licences
 from SegmentationModuleLib import Texts
-
-# Characters of a licence that a dialog has room for; the rest is behind its button for details.
-LICENCE_SHOWN = 700
 
 
 class ModelsPanel:
@@ -78,14 +75,11 @@ class ModelsPanel:
         self.ui.removeModelButton.enabled = chosen is not None and _was_added(chosen)
 
     def licence_accepted(self, card: SegmentationCard) -> bool:
-        """Whether the model may be used: shows the licence before the first use, and writes the answer down."""
-        if licences.is_accepted(card):
+        """Whether the model may be used; asks before the first use."""
+        if Licences.accepted(card):
             return True
-        if not _ask_licence(licences.licence_of(card)):
-            self._on_message(_("The licence was not accepted; the model was not used."))
-            return False
-        licences.accept(card)
-        return True
+        self._on_message(_("The licence was not accepted; the model was not used."))
+        return False
 
     def _chosen(self, index: int) -> None:
         if index >= 0:
@@ -102,7 +96,7 @@ class ModelsPanel:
         self._store.licence(source, lambda text: self._add_if_accepted(source, text))
 
     def _add_if_accepted(self, source: str, licence: str) -> None:
-        if _ask_licence(licence):
+        if Licences.ask(licence):
             self._store.add(source, self._added)
         else:
             self._on_message(_("The licence was not accepted; nothing was added."))
@@ -134,16 +128,3 @@ class ModelsPanel:
 
 def _was_added(card: SegmentationCard) -> bool:
     return bool(card.folder.resolve().parent == own_models().resolve())
-
-
-def _ask_licence(text: str) -> bool:
-    """Shows a licence, however long, and asks."""
-    is_long = len(text) > LICENCE_SHOWN
-    shown = f"{text[:LICENCE_SHOWN].rsplit(' ', 1)[0]} ..." if is_long else text
-    box = qt.QMessageBox(slicer.util.mainWindow())
-    box.setWindowTitle(_("Licence of the model"))
-    box.setText(_("{licence}\n\nDo you accept the licence of this model?").format(licence=shown))
-    if is_long:
-        box.setDetailedText(text)
-    box.setStandardButtons(qt.QMessageBox.Yes | qt.QMessageBox.No)
-    return bool(box.exec_() == qt.QMessageBox.Yes)

@@ -17,13 +17,7 @@ from hyperreg.segmentation.segments import terminology_entry
 from hyperreg.segmentation.structures import StructureVolume
 from hyperreg.worker.segmentation import Segmented
 from HyperRegSlicerLib import Companions, Geometry
-from HyperRegSlicerLib.Results import (
-    MODEL_ATTRIBUTE,
-    MODEL_VERSION_ATTRIBUTE,
-    VERSION_ATTRIBUTE,
-    is_live_transform,
-    original_parent,
-)
+from HyperRegSlicerLib.Results import MODEL_ATTRIBUTE, MODEL_VERSION_ATTRIBUTE, VERSION_ATTRIBUTE
 
 # Node references of a segmentation, saved with the scene: its uncertainty map and its table of volumes.
 UNCERTAINTY_ROLE = "HyperReg.uncertainty"
@@ -63,7 +57,7 @@ def add_segmentation(
     node.SetNodeReferenceID(UNCERTAINTY_ROLE, uncertainty.GetID())
     for made in (node, uncertainty):
         _describe(made, card)
-        _follow(made, reference)
+        Companions.accompany(reference, made)
     return node
 
 
@@ -201,11 +195,3 @@ def _describe(node: slicer.vtkMRMLNode, card: SegmentationCard) -> None:
     node.SetAttribute(MODEL_ATTRIBUTE, card.name)
     node.SetAttribute(MODEL_VERSION_ATTRIBUTE, card.version)
     node.SetAttribute(VERSION_ATTRIBUTE, hyperreg.__version__)
-
-
-def _follow(node: slicer.vtkMRMLTransformableNode, reference: slicer.vtkMRMLScalarVolumeNode) -> None:
-    """Puts a node under the transform of a volume; under a live transform, as what goes along with the volume."""
-    parent = original_parent(reference)
-    node.SetAndObserveTransformNodeID(parent and parent.GetID())
-    if is_live_transform(reference.GetParentTransformNode()):
-        Companions.take_along(reference.GetParentTransformNode(), node)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from fake_segmentation import FakeSegmenter, FakeStore
 
 from hyperreg.errors import InputError
 from hyperreg.imaging.transform import Transform
@@ -240,8 +241,14 @@ class FakeConnection:
 
     def __init__(self) -> None:
         self.registration = FakeRegistration()
+        self.segmenter = FakeSegmenter()
+        self.store: FakeStore | None = None
         self.polls = 0
         self.closed = False
+
+    def models(self, on_error: Callable[[str], None]) -> FakeStore:
+        self.store = FakeStore(on_error)
+        return self.store
 
     def poll(self) -> None:
         self.polls += 1

@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from fake_registration import FakeConnection
 
 from hyperreg.imaging.volume import Volume
 from hyperreg.segmentation.catalogue import find_model
-from hyperreg.segmentation.structures import StructureVolume, decide
+from hyperreg.segmentation.structures import decide
 from hyperreg.worker.segmentation import Segmented
 
 
@@ -93,20 +92,3 @@ class FakeStore:
     def _ask(self, what: str, value: str, on_done: Callable[..., None]) -> None:
         self.asked.append((what, value))
         self.callbacks.append(on_done)
-
-
-class FakeSegmentationConnection(FakeConnection):
-    """Stands in for `HyperRegSlicerLib.Worker.Connection`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.segmenter = FakeSegmenter()
-        self.store: FakeStore | None = None
-
-    def models(self, on_error: Callable[[str], None]) -> FakeStore:
-        self.store = FakeStore(on_error)
-        return self.store
-
-
-def millilitres(volumes: list[StructureVolume]) -> dict[str, float]:
-    return {volume.structure.name: volume.volume_ml for volume in volumes}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import slicer
-from fake_segmentation import FakeSegmentationConnection
+from fake_registration import FakeConnection
 from segmentation_bench import CORE, OBLIQUE, SHELL, eggs, make_card, scene_centre
 
 from hyperreg.imaging.volume import Grid, Volume
@@ -38,7 +38,7 @@ def doubtful_eggs(grid: Grid) -> Volume:
 class Module:
     """The loaded module with everything that tests touch."""
 
-    def __init__(self, running: Any, connection: FakeSegmentationConnection) -> None:
+    def __init__(self, running: Any, connection: FakeConnection) -> None:
         self.host = running
         self.connection = connection
         self.segmenter = connection.segmenter
@@ -95,10 +95,10 @@ def module(host: Any, segmentation_models: Path, monkeypatch: pytest.MonkeyPatch
     importlib.import_module("SegmentationModule").makeEngineImportable()
     from HyperRegSlicerLib import Worker
 
-    made: list[FakeSegmentationConnection] = []
+    made: list[FakeConnection] = []
 
-    def connect() -> FakeSegmentationConnection:
-        made.append(FakeSegmentationConnection())
+    def connect() -> FakeConnection:
+        made.append(FakeConnection())
         return made[-1]
 
     monkeypatch.setattr(Worker, "Connection", connect)

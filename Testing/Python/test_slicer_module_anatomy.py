@@ -1,0 +1,113 @@
+"""One click segments both volumes, and the registration's measures, suggestion and regions have their label maps."""
+
+# ruff: noqa: F811 (fixtures are imported)
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("slicer", reason="slicer-core is not installed")
+pytest.importorskip("PySide6", reason="PySide6 is not installed")
+
+import slicer
+from imaging_examples import oblique_grid
+from segmentation_bench import OBLIQUE, eggs, make_card
+from slicer_module_bench import Module, host, module, opened  # noqa: F401
+
+from hyperreg.imaging.volume import Volume
+from hyperreg.registration.model import save_untrained
+
+OTHER = oblique_grid((28, 30, 18), (2.0, 1.6, 2.4))
+PLACE = np.array([[0, -1, 0, 30], [1, 0, 0, -20], [0, 0, 1, 5], [0, 0, 0, 1.0]])
+
+
+@pytest.fixture
+def both(module: Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Module:
+    """The module with a model for anatomy, a fixed volume, and a moving one below a transform."""
+    from HyperRegSlicerLib import Geometry
+
+    save_untrained(tmp_path, module.parameters.model)
+    make_card(tmp_path, title="Eggs")
+    make_card(tmp_path, name="two", inputs=[{"name": "T1", "title": "T1"}, {"name": "T2", "title": "T2"}])
+    monkeypatch.setenv("HYPERREG_MODELS", str(tmp_path))
+    from hyperreg.segmentation import licences
+
+    monkeypatch.setattr(licences, "is_accepted", lambda _card: True)
+    module.panel.anatomy.fill()
+    nodes = []
+    for name, grid in (("head", OBLIQUE), ("follow-up", OTHER)):
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+        Geometry.volume_to_node(eggs(grid), node)
+        nodes.append(node)
+    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "placed")
+    transform.SetMatrixTransformToParent(Geometry.to_vtk(PLACE))
+    nodes[1].SetAndObserveTransformNodeID(transform.GetID())
+    module.parameters.fixed, module.parameters.moving = nodes
+    return module
+
+
+def test_one_click_gives_label_maps_that_the_registration_uses(both: Module) -> None:
+    ui, segmenter, parameters = both.ui, both.connection.segmenter, both.parameters
+    assert [ui.anatomyCombo.itemText(n) for n in range(ui.anatomyCombo.count)] == ["Eggs"]
+    ui.segmentBothButton.click()
+    assert ui.segmentBothButton.text == "Cancel"
+    segmenter.progress(0.5, "Segmenting")
+    assert ui.anatomyProgressBar.value == 25
+    results = [segmenter.answer(), segmenter.answer()]
+    given = [volumes["image"].ijk_to_ras for volumes, _, _ in segmenter.asked]
+    np.testing.assert_allclose(given[0], OBLIQUE.ijk_to_ras)
+    np.testing.assert_allclose(given[1], PLACE @ OTHER.ijk_to_ras, atol=1e-9)
+    assert ui.segmentBothButton.text == "Segment both volumes"
+    assert "Press Register" in ui.messageLabel.text
+    labels = (parameters.fixedLabels, parameters.movingLabels)
+    for node, volume, result in zip(labels, (parameters.fixed, parameters.moving), results, strict=True):
+        np.testing.assert_array_equal(slicer.util.arrayFromVolume(node).T, result.labels.array)
+        assert node.GetParentTransformNode() is volume.GetParentTransformNode()
+    # As the registration reads them: where the structures are, mm.
+    ui.registerButton.click()
+    sent = both.registration.prepared_with
+    for role, grid in (("fixed", OBLIQUE.ijk_to_ras), ("moving", PLACE @ OTHER.ijk_to_ras)):
+        found: Volume = sent[f"{role}_labels"]
+        np.testing.assert_allclose(found.ijk_to_ras, grid, atol=1e-6)
+        assert set(np.unique(found.array)) == {0, 2, 5}
+
+
+def test_the_structures_are_regions_by_their_names(both: Module) -> None:
+    from HyperRegSlicerLib import Regions
+
+    both.ui.segmentBothButton.click()
+    both.connection.segmenter.answer()
+    both.connection.segmenter.answer()
+    assert both.parameters.regions is both.parameters.fixedLabels
+    regions = {region.label: region for region in Regions.regions_of(both.parameters.regions)}
+    assert {label: region.name for label, region in regions.items()} == {2: "Outer shell", 5: "Core"}
+    np.testing.assert_allclose(regions[5].colour, np.array((200, 30, 60)) / 255, atol=1e-5)
+    table = both.ui.regionsTable
+    assert [table.item(row, 0).text() for row in range(table.rowCount)] == ["Outer shell", "Core"]
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_cancelling_or_failing_leaves_the_scene_as_it_was(both: Module, after: int) -> None:
+    ui, segmenter = both.ui, both.connection.segmenter
+    count = slicer.mrmlScene.GetNumberOfNodes()
+    for give_up in (ui.segmentBothButton.click, lambda: segmenter.fail("'head' looks like a CT.")):
+        ui.segmentBothButton.click()
+        for _ in range(after):
+            segmenter.answer()
+        give_up()
+        if segmenter.cancelling:
+            segmenter.let_go()
+        assert slicer.mrmlScene.GetNumberOfNodes() == count
+        assert both.parameters.fixedLabels is None
+        assert ui.segmentBothButton.text == "Segment both volumes"
+    assert ui.messageLabel.text == "'head' looks like a CT."
+
+
+def test_what_is_missing_is_told(both: Module) -> None:
+    both.parameters.moving = None
+    both.ui.segmentBothButton.click()
+    assert both.ui.messageLabel.text == "Choose a moving volume."
+    assert both.connection.segmenter.asked == []
