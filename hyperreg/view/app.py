@@ -13,10 +13,12 @@ from typing import Any
 from hyperreg.errors import HyperRegError, InputError
 from hyperreg.registration.catalogue import find_model
 from hyperreg.view import mrml, security
+from hyperreg.view.panels import Panel, Panels
 from hyperreg.view.private_files import PrivateFiles
 from hyperreg.view.state import PageState
 from hyperreg.worker.client import WorkerClient
 from hyperreg.worker.live import LiveRegistration
+from hyperreg.worker.segmentation import RemoteSegmenter
 
 ASSETS = "hyperreg_assets"
 DEVICES = ("auto", "cpu", "cuda")
@@ -37,16 +39,17 @@ class Options:
 
 
 class App:
-    """One server with its scene, views and worker. client: a stand-in for the worker's, in tests."""
+    """One server with its scene, views and worker. client, live, segmenter: stand-ins for the worker's, in tests."""
 
-    def __init__(self, options: Options, client: Any = None, live: Any = None) -> None:
+    def __init__(self, options: Options, client: Any = None, live: Any = None, segmenter: Any = None) -> None:
         self.options = options
         token = security.choose_token(options.token)
         security.check_host(options.host, token)
         self.guard = security.Guard(options.host, token)
         slicer_app_type, get_server = _libraries()
-        from hyperreg.view import page, slices
+        from hyperreg.view import page, page_registration, page_segmentation, slices
         from hyperreg.view.controller import Controller
+        from hyperreg.view.segmentation import SegmentationControls
 
         self.files = PrivateFiles()
         try:
@@ -72,15 +75,43 @@ class App:
                 self.controller.load_files(options.fixed, options.moving)
             else:
                 self.controller.load_sample()
-            self.page = page.build(self.server, self.controller, self.views)
+            self.segmentation = SegmentationControls(
+                state, self.slicer_app.scene, self.views, segmenter or RemoteSegmenter(self.client), self.files,
+                self.controller.images,
+            )  # fmt: skip
+            panels = [
+                Panel(
+                    "registration",
+                    "Registration",
+                    lambda: page_registration.fill(self.controller),
+                    self.controller.show,
+                ),
+                Panel(
+                    "segmentation",
+                    "Segmentation",
+                    lambda: page_segmentation.fill(self.segmentation),
+                    self.segmentation.enter,
+                    self.segmentation.leave,
+                ),
+            ]
+            self.panels = Panels(state, panels)
+            self.page = page.build(self.server, panels, self.views)
         except BaseException:
             self.files.remove()
             raise
+        state.change("panel")(lambda panel, **_: self.panels.choose(panel))
         state.change("lam")(lambda lam, **_: self.controller.ask_lambda(lam))
         state.change("gamma")(lambda gamma, **_: self.controller.tuning.ask_gamma(gamma))
         state.change("model")(lambda model, **_: self.controller.tuning.show_hyperparameters(model))
         state.change("mode")(lambda mode, **_: self.controller.set_mode(mode))
         state.change("fade")(lambda fade, **_: self.controller.set_fade(fade))
+        for names, action in (
+            (("segment_words", "segment_modality"), self.segmentation.filter_models),
+            (("segment_model",), self.segmentation.choose_model),
+            (("segment_doubts",), self.segmentation.show),
+        ):
+            state.change(*names)(lambda action=action, **_: action())
+        state.change("segment_opacity")(lambda segment_opacity, **_: self.segmentation.set_opacity(segment_opacity))
         self.server.controller.on_server_bind.add(self._protect)
         self.server.controller.on_server_ready.add(self._started)
         self.on_ready: Callable[[str], None] = lambda _address: None
@@ -104,17 +135,26 @@ class App:
                 backend="aiohttp",
             )
         finally:
-            self.controller.close()
+            self.close()
+
+    def close(self) -> None:
+        """Ends the worker and deletes uploads and downloads."""
+        self.segmentation.close()
+        self.controller.close()
 
     def _protect(self, web_server: Any) -> None:
         from hyperreg.view.routes import add_routes
 
         inner = web_server.app
-        add_routes(inner, self.files, self.controller.accept_upload)
+        add_routes(inner, self.files, self._accept_upload)
         # wslink would add these when it starts, to what is then the outer application.
         inner.add_routes(web_server._default_routes)
         web_server._default_routes = []
         web_server.set_app(self.guard.protect(inner))
+
+    async def _accept_upload(self, role: str, path: Path) -> None:
+        accept = self.segmentation.accept_upload if role.startswith("input") else self.controller.accept_upload
+        await accept(role, path)
 
     def _started(self, **_state: Any) -> None:
         self._clock = asyncio.get_event_loop().create_task(self.controller.run())

@@ -245,10 +245,7 @@ class Controller:
             folder = self._files.new_folder()
             written = await asyncio.get_running_loop().run_in_executor(None, results.write, result, folder)
             with state:
-                state.downloads = [
-                    {"title": entry.title, "name": entry.name, "url": f"download/{entry.key}/{entry.name}"}
-                    for entry in self._files.offer(written)
-                ]
+                state.downloads = self._files.offer(written)
                 state.downloads_title = f"Result at λ = {result.lam:.2f}" + (", refined" if result.refined else "")
         except HyperRegError as error:
             with state:
@@ -335,6 +332,10 @@ class Controller:
         self._state.anchors = self._live.anchor_count
 
     # Nodes
+
+    def images(self) -> dict[str, Any]:
+        """The nodes of both images, as far as they are open, by what the page calls them."""
+        return {role.capitalize(): self._nodes[role] for role in IMAGES if role in self._nodes}
 
     def show(self) -> None:
         """Puts both images into the views."""

@@ -15,12 +15,17 @@ IMAGES = ("fixed", "moving")
 
 def read_role(role: str, path: Path, warn: Callable[[str], None]) -> Volume:
     """Reads and checks an image or label map; messages and names carry the file's name without its folder."""
-    read = read_volume(path) if role in IMAGES else read_label_map(path)
-    volume = Volume(read.array, read.ijk_to_ras, path.name)
-    if role not in IMAGES:
-        return volume
+    if role in IMAGES:
+        return read_image(path, warn)
+    read = read_label_map(path)
+    return Volume(read.array, read.ijk_to_ras, path.name)
+
+
+def read_image(path: Path, warn: Callable[[str], None]) -> Volume:
+    """Reads and checks an image; see `read_role`."""
+    read = read_volume(path)
     notes: list[str] = []
-    volume = check_image(volume, notes)
+    volume = check_image(Volume(read.array, read.ijk_to_ras, path.name), notes)
     for note in notes:
         warn(note)
     return volume

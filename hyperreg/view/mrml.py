@@ -28,7 +28,18 @@ def slicer_module(name: str, library: str = REGISTRATION) -> ModuleType:
         for place in (package.parent / known.removesuffix("Lib"), package / "slicer_module"):  # source tree, wheel
             if (place / known).is_dir() and str(place) not in sys.path:
                 sys.path.append(str(place))
+    _provide_translation()
     try:
         return importlib.import_module(f"{library}.{name}")
     except ImportError as error:
         raise HyperRegError(f"{MISSING}\n({error})") from error
+
+
+def _provide_translation() -> None:
+    """The modules' words go through Slicer's translation, which slicer-core does not have: here they stay English."""
+    try:
+        importlib.import_module("slicer.i18n")
+    except ImportError:
+        stand_in = ModuleType("slicer.i18n")
+        stand_in.tr = lambda text: text  # type: ignore[attr-defined]
+        sys.modules["slicer.i18n"] = stand_in

@@ -41,7 +41,8 @@ class PrivateFiles:
     def __init__(self, limit: int = UPLOAD_LIMIT_BYTES) -> None:
         self.limit = limit
         self.folder = Path(tempfile.mkdtemp(prefix="hyperreg-view-"))  # mode 0700
-        self._downloads: dict[str, Download] = {}
+        # By what they are the result of: another registration does not end the download of a segmentation.
+        self._downloads: dict[str, list[Download]] = {}
         atexit.register(self.remove)
 
     def remove(self) -> None:
@@ -89,17 +90,22 @@ class PrivateFiles:
         """For results that are about to be written."""
         return Path(tempfile.mkdtemp(dir=self.folder))
 
-    def offer(self, files: list[tuple[str, Path]]) -> list[Download]:
-        """Offers (title, path) for download instead of what was offered before, which is deleted."""
-        folders = {entry.path.parent for entry in self._downloads.values()} - {path.parent for _, path in files}
+    def offer(self, files: list[tuple[str, Path]], kind: str = "registration") -> list[dict[str, str]]:
+        """Offers (title, path) for download instead of what was offered before of that kind, which is deleted.
+
+        Returns what the page wants: title, name and url of each.
+        """
+        folders = {entry.path.parent for entry in self._downloads.get(kind, [])} - {path.parent for _, path in files}
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
         entries = [Download(secrets.token_urlsafe(12), title, path) for title, path in files]
-        self._downloads = {entry.key: entry for entry in entries}
-        return entries
+        self._downloads[kind] = entries
+        return [
+            {"title": entry.title, "name": entry.name, "url": f"download/{entry.key}/{entry.name}"} for entry in entries
+        ]
 
     def find(self, key: str) -> Download | None:
-        return self._downloads.get(key)
+        return next((entry for entries in self._downloads.values() for entry in entries if entry.key == key), None)
 
     def _too_large(self, name: str) -> str:
         return (

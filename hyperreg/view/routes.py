@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from urllib.parse import unquote
@@ -14,7 +15,8 @@ from hyperreg.view.private_files import PrivateFiles
 CHUNK_BYTES = 1 << 18
 # Browsers send a header of one's own to another origin only after asking; nobody is answered here.
 NAME_HEADER = "X-HyperReg-Name"
-ROLES = ("fixed", "moving", "fixed_labels", "moving_labels", "regions")
+# The last ones are the images that a segmentation model wants, by their number.
+ROLE = re.compile("fixed|moving|fixed_labels|moving_labels|regions|input[0-9]")
 
 Accept = Callable[[str, Path], Awaitable[None]]
 
@@ -27,7 +29,7 @@ def add_routes(application: web.Application, files: PrivateFiles, accept: Accept
 
     async def upload(request: web.Request) -> web.Response:
         role = request.match_info["role"]
-        if role not in ROLES or NAME_HEADER not in request.headers:
+        if not ROLE.fullmatch(role) or NAME_HEADER not in request.headers:
             raise web.HTTPBadRequest(text="Not an upload of this app.\n")
         name = unquote(request.headers[NAME_HEADER])
         try:

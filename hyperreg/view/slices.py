@@ -30,6 +30,8 @@ DRAG_QUALITY = 75
 # While λ moves the views are resliced with this share of their pixels along each side: four times as fast, and still
 # finer than the voxels of most images. At rest they have all of them.
 DRAFT_SCALE = 0.5
+# Of a map over an image.
+MAP_OPACITY = 0.6
 # Two window shapes within this ratio are the same: the zoom is kept.
 SAME_SHAPE = 0.02
 
@@ -112,9 +114,10 @@ class SliceViews:
     def show(self, mode: str, fixed: vtkMRMLVolumeNode, moving: vtkMRMLVolumeNode, fade: float) -> None:
         """Shows both volumes. mode: one of MODES. fade: 0 shows the fixed, 1 the moving volume (for "fade")."""
         if self._shown != (fixed.GetID(), moving.GetID()):
+            same_place = self._shown is not None and self._shown[0] == fixed.GetID()
             self._shown = (fixed.GetID(), moving.GetID())
             self._put(fixed, moving)
-            for view in self._all():
+            for view in () if same_place else self._all():
                 view.fit_view_to_content()
         self.layouts.set_layout(SIDE_BY_SIDE if mode == SIDE_BY_SIDE else FADE)
         if mode == SIDE_BY_SIDE:
@@ -122,6 +125,22 @@ class SliceViews:
             self._put(fixed, moving)
         else:
             self._views.show(mode, fixed, moving, fade)
+
+    def show_one(self, volume: vtkMRMLVolumeNode, over: vtkMRMLVolumeNode | None = None) -> None:
+        """Shows one volume, and another one (a map of the same place) over it."""
+        self.layouts.set_layout(FADE)
+        self._views.show(FADE, volume, volume, 0.0)
+        if self._shown is None or self._shown[0] != volume.GetID():
+            self._put(volume, volume)
+            for view in self._all():
+                view.fit_view_to_content()
+        self._shown = (volume.GetID(), "")
+        for view in self._all():
+            composite = view.slice_logic.GetSliceCompositeNode()
+            composite.SetForegroundVolumeID(None if over is None else over.GetID())
+            composite.SetForegroundOpacity(0.0 if over is None else MAP_OPACITY)
+            # Segmentations that came into the scene in a batch are drawn from the view's next change on.
+            view.get_view_node().Modified()
 
     def set_fade(self, fade: float) -> None:
         self._views.set_fade(fade)

@@ -10,6 +10,10 @@ IDLE, RUNNING, LIVE = "idle", "running", "live"
 FADE, CHECKERBOARD, SIDE_BY_SIDE = "fade", "checkerboard", "sideBySide"
 MODES = (FADE, CHECKERBOARD, SIDE_BY_SIDE)
 
+# Modality of models: no matter which. How strong segments cover the image at first.
+ANY = "any"
+OPACITY = 0.5
+
 # Names as in Slicer, so that its slice colours apply. The second row is for the moving volume.
 BOTH_VIEWS = {"Red": "Axial", "Green": "Coronal", "Yellow": "Sagittal"}
 MOVING_VIEWS = {"Red2": "Axial", "Green2": "Coronal", "Yellow2": "Sagittal"}
@@ -22,7 +26,8 @@ WORDS = ((0.1, "most flexible"), (0.35, "flexible"), (0.65, "balanced"), (0.9, "
 class PageState:
     """Names and first values of the shared state.
 
-    phase: IDLE, RUNNING or LIVE. lam_word: λ in words. exact: whether the views show the exact field (else a preview).
+    panel: which one is shown. phase: IDLE, RUNNING or LIVE. lam_word: λ in words.
+    exact: whether the views show the exact field (else a preview).
     exact_lam: the λ of that exact field, -1 for none; the browser's own lam may be ahead of the views.
     rows: the metrics, see `metric_rows`; fresh: whether they belong to what is shown. downloads: {title, name, url}.
     uploading: the role whose file is on its way, or "". models, devices, alignments: {title, value} to choose from.
@@ -30,6 +35,7 @@ class PageState:
     suggested: a λ as text, or "". regions: {key, name, colour, own, lam}, one per label; own: whether it has its own λ.
     """
 
+    panel: str = ""
     phase: str = IDLE
     fixed_name: str = ""
     fixed_info: str = ""
@@ -80,6 +86,44 @@ class PageState:
     device: str = "auto"
     alignments: list[dict[str, str]] = field(default_factory=list)
     alignment: str = "affine"
+
+
+@dataclass
+class SegmentationState:
+    """The segmentation panel's part of the shared state.
+
+    segment_phase: "idle", "running" or "cancelling". segment_models, segment_volumes: {title, value} to choose from.
+    segment_inputs: {name, title, role, volume, info}, one per image that the model wants; volume: a node's id or "".
+    segment_licence: the text that has to be accepted before the model is used, or "".
+    segment_rows: {name, colour, volume, spread}. segment_doubt: which doubtful region is shown, in words.
+    """
+
+    segment_phase: str = IDLE
+    segment_words: str = ""
+    segment_modality: str = ANY
+    segment_modalities: list[dict[str, str]] = field(default_factory=list)
+    segment_models: list[dict[str, str]] = field(default_factory=list)
+    segment_model: str = ""
+    segment_about: str = ""
+    segment_structures: str = ""
+    segment_volumes: list[dict[str, str]] = field(default_factory=list)
+    segment_inputs: list[dict[str, str]] = field(default_factory=list)
+    segment_missing: str = ""
+    segment_licence: str = ""
+    segment_flips: bool = False
+    segment_can_flip: bool = False
+    segment_align: bool = False
+    segment_progress: float = 0.0
+    segment_text: str = ""
+    segment_summary: str = ""
+    segment_rows: list[dict[str, str]] = field(default_factory=list)
+    segment_opacity: float = OPACITY
+    segment_doubts: bool = False
+    segment_doubt: str = ""
+    segment_can_undo: bool = False
+    segment_saving: bool = False
+    segment_downloads: list[dict[str, str]] = field(default_factory=list)
+    segment_downloads_title: str = ""
 
 
 def word(lam: float) -> str:

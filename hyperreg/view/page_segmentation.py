@@ -1,0 +1,221 @@
+"""The panel of segmentation: model, images, result. Nothing here decides anything."""
+
+from __future__ import annotations
+
+from trame.widgets import html
+from trame.widgets import vuetify3 as v
+
+from hyperreg.view.parts import download_links, upload_button
+from hyperreg.view.segmentation import SegmentationControls
+
+BUSY = "segment_phase !== 'idle'"
+
+
+def fill(controls: SegmentationControls) -> None:
+    """The content of the panel."""
+    _model()
+    _images(controls)
+    _run(controls)
+    _licence(controls)
+    _result(controls)
+    with v.VExpansionPanels(variant="accordion", classes="mt-3"):
+        _more()
+
+
+def _model() -> None:
+    with html.Div(classes="d-flex hyperreg-search"):
+        v.VTextField(
+            v_model=("segment_words",),
+            label="Search models",
+            prepend_inner_icon="mdi-magnify",
+            density="compact",
+            hide_details=True,
+            clearable=True,
+            disabled=(BUSY,),
+            classes="mr-2 hyperreg-segment-words",
+            title="Words of a model's name, description, images or structures",
+        )
+        v.VSelect(
+            v_model=("segment_modality",),
+            items=("segment_modalities",),
+            density="compact",
+            hide_details=True,
+            disabled=(BUSY,),
+            style="max-width: 150px",
+            aria_label="Modality",
+        )
+    v.VSelect(
+        v_model=("segment_model",),
+        items=("segment_models",),
+        label="Model",
+        no_data_text="No model fits",
+        density="compact",
+        hide_details=True,
+        disabled=(BUSY,),
+        classes="mt-3 hyperreg-segment-model",
+    )
+    html.Div(
+        "{{ segment_about }}",
+        v_if="segment_about",
+        title=("segment_structures",),
+        classes="text-caption text-medium-emphasis mt-1 hyperreg-lines",
+    )
+
+
+def _images(controls: SegmentationControls) -> None:
+    with html.Div(v_for="entry in segment_inputs", key="entry.role", classes="d-flex align-center mt-3"):
+        v.VSelect(
+            model_value=("entry.volume || null",),
+            update_modelValue=(controls.choose, "[entry.name, $event]"),
+            items=("segment_volumes",),
+            label=("entry.title",),
+            hint=("entry.info",),
+            persistent_hint=True,
+            no_data_text="No image is open",
+            density="compact",
+            disabled=(BUSY,),
+            classes=("`hyperreg-segment-${entry.role}`",),
+        )
+        upload_button("{entry.role}", "Open an image")
+
+
+def _run(controls: SegmentationControls) -> None:
+    with html.Div(classes="my-3"):
+        v.VBtn(
+            "{{ segment_rows.length ? 'Segment again' : 'Segment' }}",
+            v_if="segment_phase === 'idle'",
+            block=True,
+            size=("segment_rows.length ? 'default' : 'large'",),
+            color="primary",
+            variant=("segment_rows.length ? 'tonal' : 'flat'",),
+            disabled=("segment_missing !== '' || uploading !== '' || segment_licence !== ''",),
+            click=controls.segment,
+            classes="hyperreg-segment",
+        )
+        html.Div(
+            "{{ segment_missing }}",
+            v_if="segment_missing && segment_phase === 'idle'",
+            classes="text-caption text-medium-emphasis mt-1",
+        )
+        with html.Div(v_if=BUSY):
+            with html.Div(classes="d-flex align-center mb-1"):
+                html.Span(
+                    "{{ segment_phase === 'cancelling' ? 'Cancelling ...' : segment_text || 'Starting ...' }}",
+                    classes="text-body-2 flex-grow-1 text-truncate",
+                )
+                v.VBtn(
+                    "Cancel",
+                    size="small",
+                    variant="tonal",
+                    disabled=("segment_phase === 'cancelling'",),
+                    click=controls.cancel,
+                    classes="hyperreg-cancel-segment",
+                )
+            v.VProgressLinear(model_value=("segment_progress",), color="primary", height=8, rounded=True)
+
+
+def _licence(controls: SegmentationControls) -> None:
+    with v.VAlert(v_if="segment_licence", variant="tonal", density="compact", classes="mb-3 hyperreg-licence"):
+        html.Div("The licence of this model", classes="font-weight-bold mb-1")
+        html.Div("{{ segment_licence }}", classes="text-caption hyperreg-lines hyperreg-licence-text")
+        with html.Div(classes="d-flex mt-2"):
+            v.VBtn(
+                "Accept and segment",
+                size="small",
+                color="primary",
+                click=controls.accept_licence,
+                classes="text-none mr-2 hyperreg-accept-licence",
+            )
+            v.VBtn("Decline", size="small", variant="text", click=controls.decline_licence, classes="text-none")
+
+
+def _result(controls: SegmentationControls) -> None:
+    with html.Div(v_if="segment_rows.length"):
+        html.Div("{{ segment_summary }}", classes="text-body-2 hyperreg-lines hyperreg-segment-summary")
+        with html.Div(classes="hyperreg-segment-table mt-2"), v.VTable(density="compact", classes="hyperreg-figures"):
+            with html.Thead(), html.Tr():
+                html.Th("Structure")
+                html.Th("ml", classes="text-right")
+                html.Th(
+                    "sure – doubtful",
+                    classes="text-right",
+                    title="Its volume if the border were drawn where the model is rather sure (probability 0.75) and "
+                    "rather doubtful (0.25); not calibrated",
+                )
+            with html.Tbody(), html.Tr(v_for="row in segment_rows", key="row.name"):
+                with html.Td(), html.Div(classes="d-flex align-center"):
+                    html.Div(style=("'background: ' + row.colour",), classes="hyperreg-swatch mr-2")
+                    html.Span("{{ row.name }}", classes="hyperreg-segment-name", title=("row.name",))
+                html.Td("{{ row.volume }}", classes="text-right font-weight-medium")
+                html.Td("{{ row.spread }}", classes="text-right text-medium-emphasis text-no-wrap")
+        with html.Div(classes="d-flex align-center mt-3"):
+            html.Span("Image", classes="text-caption")
+            v.VSlider(
+                v_model=("segment_opacity",),
+                min=0,
+                max=1,
+                step=0.02,
+                density="compact",
+                hide_details=True,
+                classes="mx-2 hyperreg-segment-opacity",
+                aria_label="How strong the segmentation covers the image",
+            )
+            html.Span("Segments", classes="text-caption")
+        with html.Div(classes="d-flex align-center"):
+            v.VSwitch(
+                v_model=("segment_doubts",),
+                label="Show doubt",
+                density="compact",
+                hide_details=True,
+                color="primary",
+                classes="flex-grow-1 hyperreg-segment-doubts",
+                title="Colours where the model was in doubt; not calibrated",
+            )
+            v.VBtn(
+                "Next doubtful region",
+                variant="tonal",
+                size="small",
+                click=controls.next_doubt,
+                classes="text-none hyperreg-next-doubt",
+                title="Moves the views to the next place in which the model was in doubt, the largest first",
+            )
+        html.Div("{{ segment_doubt }}", v_if="segment_doubt", classes="text-caption hyperreg-segment-doubt")
+        with html.Div(classes="d-flex hyperreg-actions mt-2"):
+            v.VBtn(
+                "Prepare downloads",
+                variant="tonal",
+                loading=("segment_saving",),
+                disabled=("segment_saving",),
+                click=controls.save,
+                classes="flex-grow-1 text-none hyperreg-segment-save",
+                title="Writes the segmentation (for 3D Slicer and as a label map), the uncertainty map and the volumes",
+            )
+            v.VBtn(
+                "Undo",
+                variant="text",
+                disabled=("!segment_can_undo",),
+                click=controls.undo,
+                classes="ml-1 text-none hyperreg-undo-segment",
+                title="Takes this segmentation away",
+            )
+        download_links("segment_downloads", "segment_downloads_title", "hyperreg-segment-downloads")
+
+
+def _more() -> None:
+    with v.VExpansionPanel(title="More", elevation=0), v.VExpansionPanelText():
+        v.VCheckbox(
+            v_model=("segment_align",),
+            v_if="segment_inputs.length > 1",
+            label="Align the other images with the first one",
+            density="compact",
+            hide_details=True,
+            title="Rigidly, for images of one session between which the patient moved; else their headers are trusted",
+        )
+        v.VCheckbox(
+            v_model=("segment_flips",),
+            disabled=("!segment_can_flip",),
+            label="Average over flipped images: slower, steadier",
+            density="compact",
+            hide_details=True,
+        )
+        v.VSelect(v_model=("device",), items=("devices",), label="Device", density="compact", classes="mt-3")
