@@ -292,6 +292,10 @@ class RegistrationLogic(Tuning):
             self.set_regions(None, {})
             self._tell_end(f"'{node.GetName()}' was deleted; its regions follow the slider again.")
             return
+        if leaving in self._landmark_ids:
+            left = (None if node_id == leaving else self._node(node_id) for node_id in self._landmark_ids)
+            self.set_landmarks(*left)
+            return
         if leaving == self._transform_id:
             was_live = self._run is not None
             Results.release(node)
@@ -313,6 +317,7 @@ class RegistrationLogic(Tuning):
         self._end()
         self._transform_id = self._regions_id = self._region_map = None
         self._region_lambdas = {}
+        self._landmark_ids, self.landmarks_note = (None, None), ""
         self.on_change()
 
     # Small things

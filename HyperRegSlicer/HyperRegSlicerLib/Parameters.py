@@ -10,6 +10,7 @@ from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
 from hyperreg.errors import InputError
+from hyperreg.registration import contrast
 from HyperRegSlicerLib import Geometry, Results, Views
 
 
@@ -43,6 +44,21 @@ class Device(enum.Enum):
         return {Device.AUTO: _("Automatic"), Device.CPU: _("CPU"), Device.GPU: _("GPU")}[self]
 
 
+class Contrast(enum.Enum):
+    """What Refine takes the volumes for; the value is what `RegistrationLogic.refine` is told."""
+
+    AUTO = contrast.AUTOMATIC
+    SAME = contrast.SAME
+    DIFFERENT = contrast.DIFFERENT
+
+    def label(self) -> str:
+        return {
+            Contrast.AUTO: _("Automatic"),
+            Contrast.SAME: _("The same in both volumes"),
+            Contrast.DIFFERENT: _("Different (T1 and T2, CT and MRI)"),
+        }[self]
+
+
 class Comparison(enum.Enum):
     """How the slice views show both volumes."""
 
@@ -67,6 +83,7 @@ class RegistrationParameters:
     lam: λ, 0 (most flexible) to 1 (most rigid). gamma: γ, for models that declare it.
     regions: segmentation or label map whose segments may have a λ of their own; regionLambdas: see `Regions.to_text`.
     fixedLabels, movingLabels: label maps for the overlap measure; optional.
+    fixedLandmarks, movingLandmarks: point lists, the same places in the same order; optional.
     transform: the live transform, so that a reopened scene finds it again.
     fade: share of the moving volume in the views, 0 to 1.
     """
@@ -83,6 +100,9 @@ class RegistrationParameters:
     regionLambdas: str
     fixedLabels: slicer.vtkMRMLLabelMapVolumeNode
     movingLabels: slicer.vtkMRMLLabelMapVolumeNode
+    fixedLandmarks: slicer.vtkMRMLMarkupsFiducialNode
+    movingLandmarks: slicer.vtkMRMLMarkupsFiducialNode
+    contrast: Contrast = Contrast.AUTO
     transform: slicer.vtkMRMLTransformNode
     comparison: Comparison = Comparison.FADE
     fade: Annotated[float, WithinRange(0, 1)] = 0.5

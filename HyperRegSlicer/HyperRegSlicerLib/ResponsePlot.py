@@ -21,6 +21,7 @@ STRIP, GAP, AXIS = 40.0, 9.0, 20.0
 # A click this near to a suggested or measured λ means it.
 SNAP_PIXELS = 5.0
 SIMILARITY_COLOUR, DICE_COLOUR, FOLDING_COLOUR = "#3d8fe0", "#2fa35a", "#d9544f"
+LANDMARKS_COLOUR = "#a26fd0"
 SUGGESTED_COLOUR = "#e39a1f"
 
 
@@ -39,6 +40,7 @@ class _Measure:
 MEASURES = (
     _Measure("similarity", "Similarity", SIMILARITY_COLOUR, "{:.3f}", 0.02),
     _Measure("dice_mean", "Dice", DICE_COLOUR, "{:.3f}", 0.02),
+    _Measure("landmarks_mm", "Landmarks", LANDMARKS_COLOUR, "{:.2f} mm", 0.5),
     _Measure("folding_percent", "Folding", FOLDING_COLOUR, "{:.2f} %", 0.05, from_zero=True),
 )
 

@@ -45,7 +45,18 @@ def metrics_text(metrics: Mapping[str, Any], lam: float) -> str:
                 before=metrics["dice_mean_before"], after=metrics["dice_mean"]
             )
         )
+    if distance := landmarks_text(metrics):
+        lines.append(distance)
     return "\n".join(lines)
+
+
+def landmarks_text(metrics: Mapping[str, Any]) -> str:
+    """The distance of the landmarks; "" if there are none."""
+    if "landmarks_mm" not in metrics:
+        return ""
+    return _("Distance of landmarks: {before:.2f} mm before, {after:.2f} mm now").format(
+        before=metrics["landmarks_mm_before"], after=metrics["landmarks_mm"]
+    )
 
 
 def overlap_text(metrics: Mapping[str, Any]) -> str:

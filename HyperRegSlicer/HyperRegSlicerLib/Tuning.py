@@ -1,4 +1,4 @@
-"""What can be done to a live registration besides moving λ: refinement, hyperparameters, regions, the λ response.
+"""What can be done to a live registration besides moving λ: refinement, γ, regions, landmarks, the λ response.
 
 MRML only, no Qt; the part of `Logic.RegistrationLogic` that knows nothing of how a registration begins and ends.
 """
@@ -13,8 +13,9 @@ import slicer
 from hyperreg.errors import HyperRegError, InputError
 from hyperreg.imaging.volume import Volume
 from hyperreg.registration.anchors import check_lambda
+from hyperreg.registration.contrast import AUTOMATIC
 from hyperreg.registration.response import Response, Suggestion, warning
-from HyperRegSlicerLib import Regions, Results
+from HyperRegSlicerLib import Landmarks, Regions, Results
 
 IDLE, RUNNING, LIVE = "idle", "running", "live"
 
@@ -42,7 +43,9 @@ class Tuning:
         self.response = Response()
         self.suggestion: Suggestion | None = None
         self.refine_message = ""
+        self.landmarks_note = ""
         self._values: dict[str, float] = {}
+        self._landmark_ids: tuple[str | None, str | None] = (None, None)
         self._regions_id: str | None = None
         self._region_lambdas: dict[str, float] = {}
         # The state of the regions' node, its label map, and the label value of every region.
@@ -72,7 +75,9 @@ class Tuning:
         """λ and everything else that makes what the transform node shows."""
         values = [f"{name}={value:.2f}" for name, value in self.registration.values.items()]
         regions = [f"λ of {key}={lam:.2f}" for key, lam in self._region_lambdas.items()]
-        return Results.Shown(self.lam, self.refined, "; ".join([*values, *regions]))
+        told = self.registration.refinement.contrast if self.refined else AUTOMATIC
+        contrast = [f"contrast={told}"] if told != AUTOMATIC else []
+        return Results.Shown(self.lam, self.refined, "; ".join([*values, *regions, *contrast]))
 
     @property
     def warning(self) -> str:
@@ -104,9 +109,30 @@ class Tuning:
         if (self._regions_id, self._region_lambdas, self._region_map) != before:
             self._send_settings()
 
-    def refine(self) -> None:
-        """Improves what is shown by optimising it on the images themselves. Raises InputError before it is exact."""
-        self.registration.refine()
+    def set_landmarks(self, fixed: slicer.vtkMRMLMarkupsNode | None, moving: slicer.vtkMRMLMarkupsNode | None) -> None:
+        """Measures by point lists of both volumes, live; to be called again when points have changed.
+
+        `landmarks_note` tells what came of it. Raises InputError for a list that cannot be used.
+        """
+        self._landmark_ids = fixed and fixed.GetID(), moving and moving.GetID()
+        self._send_landmarks()
+        self.on_change()
+
+    def _send_landmarks(self) -> None:
+        found = Landmarks.Chosen(None, None, "")
+        try:
+            found = Landmarks.chosen(*(self._node(node_id) for node_id in self._landmark_ids))
+        finally:
+            self.landmarks_note = found.note
+            if self.state == LIVE:
+                self.registration.set_landmarks(found.fixed, found.moving)
+
+    def refine(self, contrast: str = AUTOMATIC) -> None:
+        """Improves what is shown by optimising it on the images themselves. contrast: one of `contrast.CONTRASTS`.
+
+        Raises InputError before it is exact.
+        """
+        self.registration.refine(contrast)
         self.on_change()
 
     def cancel_refine(self) -> None:
@@ -150,6 +176,7 @@ class Tuning:
                 labels, values = self._read_regions(node)
                 lambdas = {values[key]: lam for key, lam in self._region_lambdas.items() if key in values}
                 self.registration.set_regions(labels, lambdas)
+            self._send_landmarks()
         except HyperRegError as error:
             self.on_error(str(error))
         if self.registration.exact_lam is None:

@@ -1,4 +1,4 @@
-"""The part of the panel beyond λ: refinement, the λ response with the suggested λ, γ. Qt only."""
+"""The part of the panel beyond λ: refinement, the λ response with the suggested λ, γ, landmarks. Qt only."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from slicer.i18n import tr as _
 from hyperreg.catalogue import Hyperparameter
 from hyperreg.errors import WeightsError
 from hyperreg.registration import catalogue
+from hyperreg.registration.contrast import AUTOMATIC
 from HyperRegSlicerLib import Texts
+from HyperRegSlicerLib.LandmarksWidget import LandmarksPanel
 from HyperRegSlicerLib.Logic import LIVE, RegistrationLogic
+from HyperRegSlicerLib.Parameters import RegistrationParameters
 from HyperRegSlicerLib.ResponseWidget import ResponsePicture
 
 # Hyperparameters other than λ that the form has a slider for, with the names of its widgets.
@@ -19,9 +22,10 @@ SLIDERS = {"gamma": ("gammaLabel", "gammaSlider")}
 
 
 class TuningPanel:
-    """Refine and undo, response and suggestion, γ.
+    """Refine and undo, response and suggestion, γ, landmarks.
 
-    ui: the form's widgets. guarded: makes a slot of an action, as `RegistrationWidget._guarded`.
+    ui: the form's widgets. guarded: makes a slot of an action, as `RegistrationWidget._guarded`; attempt: does an
+    action and shows what it raises for the user.
     set_lambda(lam): moves the slider.
     """
 
@@ -30,10 +34,13 @@ class TuningPanel:
         ui: Any,
         logic: RegistrationLogic,
         guarded: Callable[[Callable[[], Any]], Callable[[], None]],
+        attempt: Callable[[Callable[[], Any]], None],
         set_lambda: Callable[[float], None],
     ) -> None:
         self.ui, self.logic = ui, logic
         self._set_lambda = set_lambda
+        self._contrast = AUTOMATIC
+        self._landmarks = LandmarksPanel(ui, lambda fixed, moving: attempt(lambda: logic.set_landmarks(fixed, moving)))
         self._picture = ResponsePicture(ui.responseLabel, set_lambda)
         logic.on_refine_progress = self._refine_progressed
         logic.on_response = self.update
@@ -44,6 +51,12 @@ class TuningPanel:
     def close(self) -> None:
         """Ends listening."""
         self._picture.close()
+        self._landmarks.close()
+
+    def show(self, parameters: RegistrationParameters) -> None:
+        """What the parameter node says."""
+        self._contrast = parameters.contrast.value
+        self._landmarks.show(parameters.fixedLandmarks, parameters.movingLandmarks)
 
     def update(self) -> None:
         """Shows the state."""
@@ -64,6 +77,7 @@ class TuningPanel:
             _("Use suggested λ") if suggestion is None else _("Use suggested λ = {lam:.2f}").format(lam=suggestion.lam)
         )
         ui.suggestionLabel.text = Texts.suggestion_text(suggestion)
+        self._landmarks.update(logic.landmarks_note, Texts.landmarks_text(logic.metrics))
         self._picture.show(logic.response, suggestion, logic.lam)
 
     def show_hyperparameters(self, model: str) -> None:
@@ -93,7 +107,7 @@ class TuningPanel:
             self.logic.cancel_refine()
             return
         self.ui.statusLabel.text = _("Refining ...")
-        self.logic.refine()
+        self.logic.refine(self._contrast)
 
     def _undo_or_redo(self) -> None:
         if self.logic.refined:

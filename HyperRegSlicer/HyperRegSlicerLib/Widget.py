@@ -55,7 +55,7 @@ class RegistrationWidget:
         self.logic.on_metrics = self._metrics_arrived
         self.logic.on_warning = self._show_message
         self.logic.on_error = self._show_message
-        self.tuning = TuningPanel(ui, self.logic, self._guarded, self._move_lambda)
+        self.tuning = TuningPanel(ui, self.logic, self._guarded, self._try, self._move_lambda)
         self.regions = RegionsPanel(ui, self._regions_changed, self._show_message)
         self.anatomy = AnatomyPanel(
             ui, connection.segmenter, self._segment_both, self._both_segmented, self._guarded, self._show_message
@@ -134,6 +134,7 @@ class RegistrationWidget:
         self.logic.set_lambda(parameters.lam)
         self.logic.set_hyperparameter("gamma", parameters.gamma)
         self._show_regions(parameters)
+        self.tuning.show(parameters)
         if self._was_live and self.logic.state == LIVE:
             self._follow_views(parameters)
         self.update()

@@ -57,6 +57,7 @@ def metrics_at(lam: float, *, dice: bool = True) -> dict[str, Any]:
 @dataclass
 class FakeRefinement:
     lam: float
+    contrast: str = "auto"
 
 
 class FakeRegistration:
@@ -145,7 +146,9 @@ class FakeRegistration:
             self._settings_changed()
 
     def set_landmarks(self, fixed_points: np.ndarray | None, moving_points: np.ndarray | None) -> None:
-        self.landmarks = pair_landmarks(fixed_points, moving_points)
+        before, self.landmarks = self.landmarks, pair_landmarks(fixed_points, moving_points)
+        if before is self.landmarks is None:
+            return
         if self.exact_lam is not None:
             self.on_metrics(self.measured(), self.exact_lam)
 
@@ -201,7 +204,7 @@ class FakeRegistration:
     def answer_refined(self) -> None:
         """The refinement that was asked for arrives."""
         self.refining = False
-        self.refinement = FakeRefinement(self.lam)
+        self.refinement = FakeRefinement(self.lam, self.contrast)
         self._show_refined()
 
     def _show_refined(self) -> None:

@@ -157,14 +157,14 @@ def test_ctrl_c_while_refining_leaves_older_results_as_they_were(
     refine = run_module.LiveSession.refine
     steps = []
 
-    def interrupted(session: Any, lam: float, *, progress: Any, cancelled: Any) -> Any:
+    def interrupted(session: Any, lam: float, *, contrast: str, progress: Any, cancelled: Any) -> Any:
         def tell(fraction: float, text: str) -> None:
             progress(fraction, text)
             if text == "Refining":
                 steps.append(fraction)
                 signal.raise_signal(signal.SIGINT)
 
-        return refine(session, lam, progress=tell, cancelled=cancelled)
+        return refine(session, lam, contrast=contrast, progress=tell, cancelled=cancelled)
 
     monkeypatch.setattr(run_module.LiveSession, "refine", interrupted)
     assert ask(pair, *pair.labels, "--lam", "0.2", "--refine") == 130
@@ -172,3 +172,18 @@ def test_ctrl_c_while_refining_leaves_older_results_as_they_were(
     assert "cancelled" in capsys.readouterr().err.lower()
     assert older.read_bytes() == b"an older result"
     assert pair.left_behind() == ["w.nii.gz"]
+
+
+def test_the_contrast_can_be_told(pair: PairFiles, tiny_model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both images of the pair are alike; told otherwise, the field is kept smoother."""
+    roughness = []
+    for contrast, said in (("same", "counted as of one contrast"), ("different", "of different contrasts")):
+        assert ask(pair, *pair.labels, "--lam", "0.2", "--refine", "--contrast", contrast) == 0
+        refinement = report_of(pair)["refinement"]
+        assert refinement["contrast"] == contrast
+        assert said in refinement["message"]
+        roughness.append(report_of(pair)["metrics"]["roughness"])
+    assert roughness[1] < 0.8 * roughness[0]
+    capsys.readouterr()
+    assert ask(pair, *pair.labels, "--refine", "--contrast", "alike") == 2
+    assert "'alike' is not one of" in capsys.readouterr().err

@@ -12,11 +12,12 @@ from typing import Any
 import slicer
 
 from hyperreg.errors import HyperRegError, InputError
+from hyperreg.imaging.points import read_points
 from hyperreg.imaging.volume import Volume
 from hyperreg.phantom import LABEL_NAMES, PhantomPair, head_phantom_pair
 from hyperreg.registration.catalogue import default_model, list_models
 from hyperreg.view import mrml, results
-from hyperreg.view.loading import IMAGES, describe, read_role
+from hyperreg.view.loading import IMAGES, POINTS, describe, read_role
 from hyperreg.view.private_files import PrivateFiles
 from hyperreg.view.state import FADE, IDLE, LIVE, MODES, RUNNING, metric_rows, word
 from hyperreg.view.tuning import TuningControls
@@ -119,6 +120,9 @@ class Controller:
             self._state.uploading = role
         notes: list[str] = []
         try:
+            if role in POINTS:
+                self._place_points(role, path)
+                return
             volume = await asyncio.get_running_loop().run_in_executor(None, read_role, role, path, notes.append)
             if role not in IMAGES and role.removesuffix("_labels").replace(REGIONS, "fixed") not in self._volumes:
                 raise InputError("Load the image first, then the label map that was drawn on it.")
@@ -146,6 +150,14 @@ class Controller:
             for note in notes:
                 self._warned(note)
             self.show()
+
+    def _place_points(self, role: str, path: Path) -> None:
+        if role.removesuffix("_points") not in self._volumes:
+            raise InputError("Load the image first, then the landmarks that were placed on it.")
+        points = read_points(path)
+        with self._state:
+            self._state.error = ""
+            self.tuning.place_points(role, points, path.name)
 
     def remove_labels(self, role: str) -> None:
         """Forgets the label map of the "fixed" or "moving" image."""
@@ -360,6 +372,7 @@ class Controller:
             self.tuning.remove_regions()
         if role in IMAGES:
             self._remove(LABELS[role])
+            self.tuning.remove_points(f"{role}_points")
         kind = "vtkMRMLScalarVolumeNode" if role in IMAGES else "vtkMRMLLabelMapVolumeNode"
         node = self._scene.AddNewNodeByClass(kind, volume.name)
         self._geometry.volume_to_node(volume, node)

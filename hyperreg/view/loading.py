@@ -1,4 +1,4 @@
-"""Reading what the user opens: images and label maps, checked, named without their folder."""
+"""Reading what the user opens: images, label maps and landmarks, checked, named without their folder."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from hyperreg.imaging.files import read_label_map, read_volume
 from hyperreg.imaging.intensity import check_image
 from hyperreg.imaging.volume import Volume
 
-# The roles that are images; all others are label maps.
+# The roles that are images; all others but landmarks are label maps.
 IMAGES = ("fixed", "moving")
+# The roles of landmarks.
+POINTS = ("fixed_points", "moving_points")
 
 
 def read_role(role: str, path: Path, warn: Callable[[str], None]) -> Volume:

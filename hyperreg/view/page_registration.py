@@ -171,6 +171,7 @@ def _more(controller: Controller) -> None:
         v.VSelect(v_model=("alignment",), items=("alignments",), label="Initial alignment", density="compact")
         v.VSelect(v_model=("model",), items=("models",), label="Model", density="compact")
         v.VSelect(v_model=("device",), items=("devices",), label="Device", density="compact")
+        page_tuning.contrast()
         html.Div("Runs on: {{ device_used }}", v_if="device_used", classes="text-caption mb-2")
         for role, title in (("fixed", "Fixed label map"), ("moving", "Moving label map")):
             with html.Div(classes="d-flex align-center"):
@@ -187,4 +188,5 @@ def _more(controller: Controller) -> None:
                     aria_label=f"Remove the {role} label map",
                 )
                 upload_button(f"{role}_labels", f"Open a label map of the {role} image")
+        page_tuning.landmarks(controller.tuning)
         v.VBtn("Open the sample pair", variant="text", size="small", click=controller.load_sample, classes="mt-2")

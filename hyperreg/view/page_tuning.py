@@ -1,4 +1,4 @@
-"""The part of the page beyond λ: γ, the response, refinement, regions. Nothing here decides anything."""
+"""The part of the page beyond λ: γ, the response, refinement, regions, landmarks. Nothing here decides anything."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from trame.widgets import html
 from trame.widgets import vuetify3 as v
 
+from hyperreg.view import parts
 from hyperreg.view.controller import Controller
 from hyperreg.view.tuning import TuningControls
 
@@ -101,6 +102,39 @@ def refinement(tuning: TuningControls) -> None:
             classes="text-none hyperreg-redo-refine",
             title="Shows the refinement again, at its λ; nothing is computed anew",
         )
+
+
+def contrast() -> None:
+    """What a refinement takes the images for."""
+    v.VSelect(
+        v_model=("contrast",),
+        items=("contrasts",),
+        label="Contrasts, for Refine",
+        density="compact",
+        title="Whether both images show tissues alike. Across contrasts the deformation is kept smoother.",
+        classes="hyperreg-contrast",
+    )
+
+
+def landmarks(tuning: TuningControls) -> None:
+    """The points of both images, and what they are good for."""
+    for role, title in (("fixed", "Fixed landmarks"), ("moving", "Moving landmarks")):
+        with html.Div(classes="d-flex align-center"):
+            with html.Div(classes="flex-grow-1 overflow-hidden"):
+                html.Div(title, classes="text-caption text-medium-emphasis")
+                html.Div(f"{{{{ {role}_points_name || 'none' }}}}", classes="text-truncate")
+            v.VBtn(
+                icon="mdi-close",
+                variant="text",
+                size="small",
+                v_if=f"{role}_points_name",
+                click=(tuning.remove_points, f"['{role}_points']"),
+                title="Remove",
+                aria_label=f"Remove the landmarks of the {role} image",
+            )
+            tip = f"Open a point list of the {role} image (.mrk.json, .fcsv, .csv)"
+            parts.upload_button(f"{role}_points", tip, parts.ACCEPTED_POINTS)
+    html.Div("{{ landmarks_note }}", v_if="landmarks_note", classes="text-caption mb-2 hyperreg-landmarks-note")
 
 
 def regions(controller: Controller, upload_button: Callable[[str, str], None]) -> None:

@@ -6,15 +6,16 @@ from trame.widgets import html
 from trame.widgets import vuetify3 as v
 
 ACCEPTED = ".nii,.gz,.nrrd,.mha,.mgz,.mgh"
+ACCEPTED_POINTS = ".json,.fcsv,.csv"
 
 
-def upload_button(role: str, tip: str) -> None:
+def upload_button(role: str, tip: str, accepted: str = ACCEPTED) -> None:
     """Opens a file for a role: its name, or `{expression}` for what the page calls it."""
     expression = role[1:-1] if role.startswith("{") else f"'{role}'"
     html.Input(
         type="file",
         id=(f"'upload-' + {expression}",),
-        accept=ACCEPTED,
+        accept=accepted,
         style="display: none",
         change=f"utils.hyperreg.upload({expression}, $event.target)",
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hyperreg.errors import FileError, InputError
 from hyperreg.imaging.files import extension
+from hyperreg.imaging.points import READABLE as READABLE_POINTS
 
 READABLE = (".nii", ".nii.gz", ".nrrd", ".mha", ".mgz", ".mgh")
 UPLOAD_LIMIT_BYTES = 1 << 30
@@ -57,7 +58,7 @@ class PrivateFiles:
         Raises InputError for a format that is not read or a file that is too large, FileError if it cannot be stored.
         """
         clean = safe_name(name)
-        if extension(clean) not in READABLE:
+        if extension(clean) not in READABLE and not clean.lower().endswith(READABLE_POINTS):
             raise InputError(
                 f"'{clean}' is no image file that can be uploaded. Use {', '.join(READABLE)}. "
                 "For a DICOM series, start the app with FIXED=folder or MOVING=folder."

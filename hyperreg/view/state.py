@@ -30,7 +30,8 @@ class PageState:
     exact: whether the views show the exact field (else a preview).
     exact_lam: the λ of that exact field, -1 for none; the browser's own lam may be ahead of the views.
     rows: the metrics, see `metric_rows`; fresh: whether they belong to what is shown. downloads: {title, name, url}.
-    uploading: the role whose file is on its way, or "". models, devices, alignments: {title, value} to choose from.
+    uploading: the role whose file is on its way, or "". models, devices, alignments, contrasts: {title, value} to
+    choose from. landmarks_note: how many pairs of landmarks there are, or what is missing.
     refine_note: what became of the refinement. worse: why what is shown is worse than the linear alignment, or "".
     suggested: a λ as text, or "". regions: {key, name, colour, own, lam}, one per label; own: whether it has its own λ.
     """
@@ -71,6 +72,11 @@ class PageState:
     suggestion_taken: bool = False
     regions_name: str = ""
     regions: list[dict[str, Any]] = field(default_factory=list)
+    fixed_points_name: str = ""
+    moving_points_name: str = ""
+    landmarks_note: str = ""
+    contrasts: list[dict[str, str]] = field(default_factory=list)
+    contrast: str = "auto"
     mode: str = "fade"
     fade: float = 0.5
     saving: bool = False
@@ -147,6 +153,13 @@ def metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
             metrics.get("dice_mean"),
             "{:.3f}",
             "Mean over the structures of both label maps, 0 to 1.",
+        ),
+        _row(
+            "Landmarks",
+            metrics.get("landmarks_mm_before"),
+            metrics.get("landmarks_mm"),
+            "{:.2f} mm",
+            "Mean distance between where the deformation leads and the moving image's points; less is better.",
         ),
         _row(
             "Folding",

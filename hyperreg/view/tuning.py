@@ -1,4 +1,4 @@
-"""What the page offers beyond λ: refinement, the λ response, γ, regions; between its state and the shared logic."""
+"""What the page offers beyond λ: refinement, response, γ, regions, landmarks; between its state and the logic."""
 
 from __future__ import annotations
 
@@ -6,21 +6,30 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import slicer
 
 from hyperreg.catalogue import Hyperparameter
 from hyperreg.errors import HyperRegError, InputError, WeightsError
 from hyperreg.imaging.volume import Volume
+from hyperreg.registration import contrast
 from hyperreg.registration.catalogue import find_model
 from hyperreg.view import chart, mrml
+from hyperreg.view.loading import POINTS
 from hyperreg.view.state import LIVE
 
 # A suggested λ this near is the one that is set.
 SAME_ON_SCREEN = 0.005
+CONTRAST_TITLES = {
+    contrast.AUTOMATIC: "Automatic",
+    contrast.SAME: "The same in both images",
+    contrast.DIFFERENT: "Different (T1 and T2, CT and MRI)",
+}
 
 
 class TuningControls:
-    """The controller's part for refinement, response, γ and regions.
+    """The controller's part for refinement, response, γ, regions and landmarks.
 
     state: the shared state. logic: the `RegistrationLogic`. move_lambda(lam): moves the slider. tell(text): an error.
     """
@@ -37,6 +46,9 @@ class TuningControls:
         self._move_lambda, self._tell = move_lambda, tell
         self._regions_module = mrml.slicer_module("Regions")
         self._geometry = mrml.slicer_module("Geometry")
+        self._points_kind = mrml.slicer_module("Landmarks").NODE_TYPE
+        self._points: dict[str, Any] = dict.fromkeys(POINTS)
+        state.contrasts = [{"title": title, "value": name} for name, title in CONTRAST_TITLES.items()]
         self._node: Any = None
         self._gamma_wanted: float | None = None
         self._drawn: tuple[Any, ...] = ()
@@ -46,7 +58,7 @@ class TuningControls:
     # The user's actions
 
     def refine(self) -> None:
-        self._try(self._logic.refine)
+        self._try(lambda: self._logic.refine(self._state.contrast))
 
     def cancel_refine(self) -> None:
         self._try(self._logic.cancel_refine)
@@ -119,6 +131,31 @@ class TuningControls:
             for region in found
         ]
 
+    def place_points(self, role: str, points: npt.NDArray[np.float64], name: str) -> None:
+        """Measures by landmarks of one of the images. role: one of POINTS; points: (P, 3), RAS mm."""
+        self._drop_points(role)
+        node = self._scene.AddNewNodeByClass(self._points_kind, name)
+        for point in points:
+            node.AddControlPoint(point.tolist())
+        self._points[role] = node
+        setattr(self._state, f"{role}_name", name)
+        self._measure_by_points()
+
+    def remove_points(self, role: str) -> None:
+        """Forgets the landmarks of one of the images; harmless if there are none."""
+        if role in POINTS and self._points[role] is not None:
+            self._drop_points(role)
+            self._measure_by_points()
+
+    def _drop_points(self, role: str) -> None:
+        node, self._points[role] = self._points[role], None
+        setattr(self._state, f"{role}_name", "")
+        if node is not None:
+            self._scene.RemoveNode(node)
+
+    def _measure_by_points(self) -> None:
+        self._try(lambda: self._logic.set_landmarks(*(self._points[role] for role in POINTS)))
+
     def remove_regions(self) -> None:
         """Everything follows the slider again; the label map is forgotten."""
         self._state.regions, self._state.regions_name = [], ""
@@ -149,6 +186,7 @@ class TuningControls:
         if not logic.refining:
             state.refine_progress, state.refine_text = 0.0, ""
         state.refine_note = self._note()
+        state.landmarks_note = logic.landmarks_note
         state.worse = logic.warning if state.phase == LIVE else ""
         state.suggested = "" if suggestion is None else f"{suggestion.lam:.2f}"
         state.suggestion_reason = "" if suggestion is None else suggestion.reason

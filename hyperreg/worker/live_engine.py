@@ -23,13 +23,17 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True, eq=False)
 class Refinement:
-    """A refinement of the pair. network: the exact fields that it began with; figures: see `LiveSession.metrics`."""
+    """A refinement of the pair. network: the exact fields that it began with; figures: see `LiveSession.metrics`.
+
+    contrast: what was chosen, one of `contrast.CONTRASTS`.
+    """
 
     lam: float
     fields: Fields
     figures: dict[str, Any]
     message: str
     network: Fields
+    contrast: str
 
 
 class LiveEngine:
@@ -285,7 +289,7 @@ class LiveEngine:
                 # The worker does not know of landmarks, which are a better judge than the images.
                 warning = refinement_warning(self._with_landmarks({}, self._exact), figures)
             message = " ".join(filter(None, (job.result["message"], warning)))
-            self._show_refinement(Refinement(lam, fields, figures, message, self._exact))
+            self._show_refinement(Refinement(lam, fields, figures, message, self._exact, self._contrast))
 
         def ended(failed: bool) -> None:
             if failed:

@@ -1,0 +1,62 @@
+"""Landmarks from two point lists of the scene: what was placed, in mm, and whether it makes pairs. MRML only, no Qt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import slicer
+
+from HyperRegSlicerLib import Geometry, Results
+
+NODE_TYPE = "vtkMRMLMarkupsFiducialNode"
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """What two point lists hold. fixed, moving: (P, 3), RAS mm, in pairs; None if they make none.
+
+    note: how many pairs there are, or what is missing, in words for the user; "" if no list was chosen.
+    """
+
+    fixed: npt.NDArray[np.float64] | None
+    moving: npt.NDArray[np.float64] | None
+    note: str
+
+
+def points_of(node: slicer.vtkMRMLMarkupsNode) -> npt.NDArray[np.float64]:
+    """The points of a list that have been placed, in its order: (P, 3), RAS mm of the world.
+
+    Of a list that follows the moving volume, where the points are on that volume itself, without the deformation.
+    Raises InputError for a list under a nonlinear transform.
+    """
+    world = Geometry.to_world(Results.original_parent(node), f"'{node.GetName()}'")
+    found = []
+    for index in range(node.GetNumberOfControlPoints()):
+        if node.GetNthControlPointPositionStatus(index) == slicer.vtkMRMLMarkupsNode.PositionDefined:
+            place = [0.0, 0.0, 0.0]
+            node.GetNthControlPointPosition(index, place)
+            found.append(place)
+    local = np.array(found, dtype=np.float64).reshape(-1, 3)
+    return local @ world[:3, :3].T + world[:3, 3]
+
+
+def chosen(fixed: Any, moving: Any) -> Chosen:
+    """What the lists of the fixed and the moving volume give; either may be None. Raises InputError."""
+    if fixed is None and moving is None:
+        return Chosen(None, None, "")
+    if fixed is None or moving is None:
+        return Chosen(None, None, f"Choose the points of the {'fixed' if fixed is None else 'moving'} volume, too.")
+    if fixed is moving:
+        return Chosen(None, None, "The same list was chosen twice: each volume needs points of its own.")
+    here, there = points_of(fixed), points_of(moving)
+    if len(here) != len(there) or len(here) == 0:
+        return Chosen(
+            None,
+            None,
+            f"Points placed: {len(here)} on the fixed volume, {len(there)} on the moving one. Both lists need the same "
+            "number, in the same order.",
+        )
+    return Chosen(here, there, f"{len(here)} pairs of landmarks" if len(here) > 1 else "1 pair of landmarks")
