@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks import automatic_lambda, gamma_map, hypernetwork, speed
+from benchmarks.fusion import command as fusion
 from benchmarks.readme import README, replace_section
 from benchmarks.registration import command
 from benchmarks.segmentation import command as segmentation
@@ -26,6 +27,7 @@ SPEED_ROWS = (
 
 app = typer.Typer(add_completion=False)
 app.command("automatic-lambda")(automatic_lambda.command)
+app.command("fusion")(fusion.command)
 app.command("gamma-map")(gamma_map.command)
 app.command("hypernetwork")(hypernetwork.command)
 app.command("segmentation")(segmentation.command)

@@ -1,0 +1,58 @@
+"""`python -m benchmarks fusion`: register, learn, fuse, measure, report; goes on where it was stopped."""
+
+from __future__ import annotations
+
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from benchmarks.fusion.experiments import Job, all_jobs, run_jobs
+from benchmarks.fusion.registered import SUBJECTS, TARGETS, register_all
+from benchmarks.fusion.report import consensus_table, learning_table, speed_table, write_report
+from benchmarks.fusion.speed import TASKS, measure
+from hyperreg.errors import HyperRegError
+
+OUTPUT = Path("build/benchmarks/fusion")
+PUBLISHED = Path(__file__).resolve().parents[2] / "docs" / "benchmarks" / "fusion"
+STEPS = 250
+
+
+def command(
+    target: Annotated[
+        list[str] | None, typer.Option("--target", help=f"Of {', '.join(SUBJECTS)}; by default {', '.join(TARGETS)}.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Of the trainings of volumes.")] = STEPS,
+    threads: int = 2,
+    output: Annotated[Path, typer.Option(help="Folder of registrations and results; what is there is kept.")] = OUTPUT,
+    again: Annotated[bool, typer.Option("--again", help="Repeat what ended in an error.")] = False,
+    only_report: Annotated[bool, typer.Option("--only-report", help="Run nothing; tables and figures anew.")] = False,
+    publish: Annotated[bool, typer.Option("--publish", help="Also copy the results into docs/.")] = False,
+) -> None:
+    """Label fusion by HyperReg and others on registrations of mixed quality (images: beside the repository)."""
+    torch.set_num_threads(threads)
+    targets = tuple(target) if target else TARGETS
+    output = output.resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    try:
+        if not only_report:
+            register_all(targets, output / "registered", typer.echo)
+            run_jobs(all_jobs(output, targets, steps), output, again, typer.echo)
+            run_jobs(
+                (Job(f"speed--{task}", partial(measure, output, task)) for task in TASKS), output, again, typer.echo
+            )
+        results = write_report(output, targets)
+    except HyperRegError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from error
+    typer.echo(learning_table(results))
+    for name in ("hippocampus", "subcortical", "all"):
+        typer.echo(f"\n{name}\n{consensus_table(results, 'mixed', name)}")
+    typer.echo(f"\n{speed_table(results)}")
+    if publish:
+        PUBLISHED.mkdir(parents=True, exist_ok=True)
+        for path in (*output.glob("results.*"), *output.glob("*.png")):
+            shutil.copyfile(path, PUBLISHED / path.name)

@@ -1,0 +1,214 @@
+"""Experiments I to IV as small jobs; each leaves one JSON file, so that an interrupted run goes on where it was."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.fusion import registered
+from benchmarks.fusion.disturbed import disturbed_slices
+from benchmarks.fusion.methods import METHODS, make_case
+from benchmarks.fusion.structures import Structures, structures
+from benchmarks.registration.method import cpu_seconds
+from benchmarks.registration.store import load_json, save_json
+from hyperreg.fusion.data_parameters import train
+from hyperreg.fusion.qualities import DataParameterSettings
+from hyperreg.fusion.samples import LabelledTarget
+from hyperreg.fusion.stack import stack_labels
+from hyperreg.imaging.volume import Volume
+
+Say = Callable[[str], None]
+Pairs = Callable[[str], list[tuple[str, str]]]
+
+SETS: dict[str, Pairs] = {"mixed": registered.mixed, "uniform": registered.uniform, "single": registered.single}
+# What is changed of HyperReg's settings, by the name of the variant.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "out of line": {},
+    "in line": {"mode": "in_line"},
+    "without risk": {"risk": False},
+    "without fixed weighting": {"fixed_weighting": False},
+    "without both": {"risk": False, "fixed_weighting": False},
+}
+PLAIN = "out of line"
+# Variants of experiment I; slices need more steps, because each is seen in half of them at most.
+SLICE_STEPS = 300
+
+
+@dataclass(frozen=True)
+class Job:
+    """name: of its file. run: gives what the file holds."""
+
+    name: str
+    run: Callable[[], dict[str, Any]]
+
+
+def run_jobs(jobs: Iterator[Job], output: Path, again: bool, say: Say) -> None:
+    """Every job without a result; an error becomes a result that says so, and the rest goes on."""
+    for job in jobs:
+        path = output / "results" / f"{job.name.replace(' ', '_')}.json"
+        if path.exists() and not (again and "error" in load_json(path)):
+            continue
+        cpu, wall = cpu_seconds(), time.perf_counter()
+        try:
+            result = job.run()
+        except Exception as error:  # noqa: BLE001 (whatever a method does must not end the run)
+            result = {"error": f"{type(error).__name__}: {error}"}
+        result |= {"job": job.name, "job_cpu_s": cpu_seconds() - cpu, "job_wall_s": time.perf_counter() - wall}
+        save_json(path, result)
+        say(f"{job.name}: {result.get('error') or _line(result)} [{result['job_wall_s']:.0f} s]")
+
+
+def _line(result: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {result[key]:.3f}" for key in ("dice", "spearman") if key in result)
+
+
+def all_jobs(output: Path, targets: Sequence[str], steps: int) -> Iterator[Job]:
+    """The most telling first."""
+    store = output / "registered"
+    for name in ("hippocampus", "subcortical"):
+        yield _learning("mixed", name, PLAIN, targets, store, steps)
+        yield from _fusions("mixed", name, targets, output)
+    yield _learning("mixed", "hippocampus", "in line", targets, store, steps)
+    yield _learning("single", "hippocampus", PLAIN, targets, store, steps)
+    yield Job("I--" + PLAIN, partial(_slices, PLAIN))
+    yield from _fusions("mixed", "all", targets, output)
+    for variant in ("without risk", "without fixed weighting", "without both"):
+        yield _learning("mixed", "hippocampus", variant, targets, store, steps)
+    yield _learning("uniform", "hippocampus", PLAIN, targets, store, steps)
+    yield from _fusions("uniform", "hippocampus", targets, output)
+    yield Job("I--in line", partial(_slices, "in line"))
+    yield from _alone("mixed", "hippocampus", targets, store, steps)
+    yield from _fusions("uniform", "subcortical", targets, output)
+
+
+def learning_name(set_: str, name: str, variant: str) -> str:
+    return f"dp--{set_}--{name}--{variant}"
+
+
+def _learning(set_: str, name: str, variant: str, targets: Sequence[str], store: Path, steps: int) -> Job:
+    return Job(learning_name(set_, name, variant), partial(_learn, set_, name, variant, targets, store, steps))
+
+
+def _alone(set_: str, name: str, targets: Sequence[str], store: Path, steps: int) -> Iterator[Job]:
+    """One target at a time, as a user with one case has it."""
+    for target in targets:
+        job = _learning(set_, name, PLAIN, (target,), store, steps)
+        yield Job(f"alone--{set_}--{name}--{target}", job.run)
+
+
+def labelled(
+    set_: str, wanted: Structures, targets: Sequence[str], store: Path
+) -> Iterator[tuple[LabelledTarget, Any]]:
+    """Targets as the training takes them, and each atlas' (atlas, quality, true Dice)."""
+    for name in targets:
+        target = registered.read_target(name)
+        atlases = registered.load(store, target, SETS[set_](name))
+        truth = wanted.of(target.truth.array)
+        maps = [
+            Volume(wanted.of(atlas.labels.array), target.image.ijk_to_ras, f"{atlas.atlas} {atlas.quality}")
+            for atlas in atlases
+        ]
+        facts = [
+            (atlas.atlas, atlas.quality, wanted.dice(truth, one.array))
+            for atlas, one in zip(atlases, maps, strict=True)
+        ]
+        yield LabelledTarget(name, target.image, stack_labels(maps)), facts
+
+
+def _learn(set_: str, name: str, variant: str, targets: Sequence[str], store: Path, steps: int) -> dict[str, Any]:
+    """Learn data parameters and compare them with the true Dice."""
+    found = list(labelled(set_, structures(name), targets, store))
+    settings = DataParameterSettings(steps=steps, **VARIANTS[variant])
+    quality = [fact[2] for _target, facts in found for fact in facts]
+    names = [(target.name, *fact[:2]) for target, facts in found for fact in facts]
+    return _trained([target for target, _facts in found], settings, quality, names) | {
+        "set": set_,
+        "structures": name,
+        "variant": variant,
+    }
+
+
+def _slices(variant: str) -> dict[str, Any]:
+    targets, quality = disturbed_slices()
+    settings = DataParameterSettings(steps=SLICE_STEPS, **VARIANTS[variant])
+    names = [(target.name, "manual", "disturbed") for target in targets]
+    return (
+        _trained(targets, settings, quality, names)
+        | {"set": "slices", "structures": "hippocampus"}
+        | {"variant": variant}
+    )
+
+
+def _trained(
+    targets: Sequence[LabelledTarget], settings: DataParameterSettings, quality: Sequence[float], names: Sequence[Any]
+) -> dict[str, Any]:
+    learned = train(targets, settings, device="cpu")
+    values = np.concatenate(learned.values)
+    samples = [
+        {"target": target, "atlas": atlas, "quality": how, "dice": float(dice), "value": float(value)}
+        for (target, atlas, how), dice, value in zip(names, quality, values, strict=True)
+    ]
+    return {
+        "samples": samples,
+        "spearman": spearman(values, quality),
+        "history_steps": list(learned.history_steps),
+        "spearman_history": [spearman(row, quality) for row in learned.history],
+        "losses": list(learned.losses),
+        "steps": learned.steps,
+        "spacing_mm": learned.spacing_mm,
+        "shape": list(learned.shape),
+    }
+
+
+def spearman(one: Sequence[float] | np.ndarray, other: Sequence[float] | np.ndarray) -> float:
+    """Rank correlation; ties share their mean rank; NaN where one side does not vary."""
+    ranks = [_ranks(np.asarray(values, dtype=np.float64)) for values in (one, other)]
+    if any(np.ptp(rank) == 0 for rank in ranks):
+        return float("nan")
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    _unique, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = counts.cumsum()
+    return (last - (counts - 1) / 2)[inverse]
+
+
+def _fusions(set_: str, name: str, targets: Sequence[str], output: Path) -> Iterator[Job]:
+    for target in targets:
+        for method in METHODS:
+            if name != "all" or METHODS[method].all_labels:
+                job = f"fuse--{set_}--{name}--{target}--{method}"
+                yield Job(job, partial(_fuse, set_, name, target, method, output))
+
+
+def _fuse(set_: str, name: str, target_name: str, method: str, output: Path) -> dict[str, Any]:
+    wanted = structures(name)
+    target = registered.read_target(target_name)
+    atlases = registered.load(output / "registered", target, SETS[set_](target_name))
+    case = make_case(target, atlases, wanted, _values(output, set_, name, target_name))
+    facts = {"set": set_, "structures": name, "target": target_name, "method": method}
+    cpu, wall = cpu_seconds(), time.perf_counter()
+    try:
+        found = METHODS[method].run(case)
+    except ModuleNotFoundError:
+        return facts | {"error": f"not installed: {METHODS[method].package}"}
+    except LookupError as error:
+        return facts | {"error": str(error)}
+    seconds = {"cpu_s": cpu_seconds() - cpu, "wall_s": time.perf_counter() - wall}
+    return facts | {"dice": wanted.dice(case.truth, found)} | seconds
+
+
+def _values(output: Path, set_: str, name: str, target: str) -> np.ndarray | None:
+    """The data parameters of a target: those of the same structures, else of the subcortical ones or hippocampi."""
+    for one in dict.fromkeys((name, "subcortical", "hippocampus")):
+        path = output / "results" / f"{learning_name(set_, one, PLAIN).replace(' ', '_')}.json"
+        if path.exists() and "samples" in (result := load_json(path)):
+            return np.array([sample["value"] for sample in result["samples"] if sample["target"] == target])
+    return None
