@@ -47,6 +47,7 @@ FOREIGN = {"slicer": "view", "trame": "view", "trame_slicer": "view", "trame_vue
 LIGHT = (
     "hyperreg",
     "hyperreg.worker.client",
+    "hyperreg.worker.fusion",
     "hyperreg.worker.live",
     "hyperreg.worker.segmentation",
     "hyperreg.worker.models",

@@ -9,6 +9,7 @@ from typing import Any
 
 from hyperreg.worker import models, parameters
 from hyperreg.worker.device import list_devices
+from hyperreg.worker.fusers import Fusers
 from hyperreg.worker.segmenters import Segmenters
 from hyperreg.worker.server import Context, Operation
 from hyperreg.worker.sessions import Session, SessionFactory, Sessions
@@ -26,6 +27,7 @@ def open_live_session(model: str, device: str) -> Session:
 def standard_operations(factory: SessionFactory = open_live_session) -> dict[str, Operation]:
     """Every operation by its name. factory: makes sessions from a model's name and a device."""
     sessions = Sessions(factory)
+    fusers = Fusers()
     return {
         "prepare": sessions.prepare,
         "field": sessions.field,
@@ -35,6 +37,9 @@ def standard_operations(factory: SessionFactory = open_live_session) -> dict[str
         "regions": sessions.regions,
         "close": sessions.close,
         "segment": Segmenters().segment,
+        "atlases": fusers.atlases,
+        "fuse_atlases": fusers.fuse_atlases,
+        "fuse_maps": fusers.fuse_maps,
         "licence": models.licence,
         "add_model": models.add,
         "remove_model": models.remove,

@@ -1,0 +1,273 @@
+"""Label fusion as the application sees it: a target and a folder of atlases in, a consensus with its figures back.
+
+numpy only, no torch. Used by the Slicer module and the browser app alike:
+
+    fuser = RemoteFuser(client)
+    fuser.on_done = lambda fused: show(fused.labels, fused.structures)
+    fuser.fuse_atlases(volume, folder, method="vote", lam=0.3)
+    ...  # now and then, from a timer: client.poll()
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hyperreg.errors import InputError
+from hyperreg.imaging.volume import Grid, Volume
+from hyperreg.segmentation.catalogue import Structure
+from hyperreg.worker.client import WorkerClient
+from hyperreg.worker.jobs import Job
+
+THUMBNAILS, THUMBNAIL = 64, 96
+
+
+@dataclass(frozen=True)
+class FusedStructure:
+    """A structure of the consensus, and its volume, ml: its own, and mean, SD, least, most over the label maps."""
+
+    structure: Structure
+    volume_ml: float
+    mean_ml: float
+    sd_ml: float
+    least_ml: float
+    most_ml: float
+
+
+@dataclass(frozen=True)
+class Rater:
+    """One label map. state: "used", "not selected" or "left out", and why; figures are NaN where there is none.
+
+    weight: 0 to 1. similarity: of the registered atlas with the target; lam: of its registration, None without one.
+    """
+
+    name: str
+    state: str
+    reason: str
+    weight: float
+    sensitivity: float
+    specificity: float
+    dice: float
+    similarity: float
+    lam: float | None
+
+
+@dataclass(frozen=True)
+class Fused:
+    """The consensus. labels: (I, J, K) int32; disagreement: (I, J, K) float32, share of maps that differ, 0..1."""
+
+    method: str
+    labels: Volume
+    disagreement: Volume
+    structures: list[FusedStructure]
+    raters: list[Rater]
+    disputed_percent: float
+    warnings: list[str]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class FoundAtlas:
+    """An atlas of a folder. problem: why it cannot be used, or "". thumbnail: (96, 96, 3) uint8, None if unusable."""
+
+    name: str
+    image: str
+    labels: str
+    problem: str
+    thumbnail: npt.NDArray[np.uint8] | None
+
+
+class RemoteFuser:
+    """Fuses in the worker, one target at a time. Whoever owns it calls `client.poll()` regularly.
+
+    The callbacks come from `poll`, at most one of the last three per job:
+    on_progress(fraction, text). on_done(fused). on_error(text): in words for the user. on_cancelled().
+    """
+
+    def __init__(self, client: WorkerClient) -> None:
+        self._client = client
+        self._job: Job | None = None
+        self.on_progress: Callable[[float, str], None] | None = None
+        self.on_done: Callable[[Fused], None] | None = None
+        self.on_error: Callable[[str], None] | None = None
+        self.on_cancelled: Callable[[], None] | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether something is being fused (also while it is being cancelled)."""
+        return self._job is not None
+
+    @property
+    def cancelling(self) -> bool:
+        """Whether it was cancelled, and the worker has not let go of it yet."""
+        return self._job is not None and self._job.state == "cancelling"
+
+    def fuse_atlases(
+        self,
+        target: Volume,
+        folder: str,
+        *,
+        method: str = "vote",
+        lam: float | None = None,
+        model: str = "",
+        refine: bool = False,
+        device: str = "auto",
+        select: int = 0,
+        temperature: float | None = None,
+        cache: str = "",
+    ) -> Job:
+        """Starts segmenting the target by the atlases of a folder and returns at once; the image is copied.
+
+        method: "vote", "staple", "local" or "dp". lam: None for the model's default. select: keep so many atlases, by
+        similarity; 0 keeps all. cache: where registrations are kept, "" for the user's.
+        Raises InputError while another job is running; what is wrong with images or atlases comes by `on_error`.
+        """
+        wanted = {
+            "folder": folder, "method": method, "lambda": lam, "model": model, "refine": refine, "device": device,
+            "select": select, "temperature": temperature, "cache": cache,
+        }  # fmt: skip
+        return self._submit("fuse_atlases", wanted, {"target": target}, target.grid)
+
+    def fuse_maps(
+        self,
+        maps: Sequence[Volume],
+        grid: Grid | None = None,
+        *,
+        method: str = "vote",
+        structures: Sequence[Structure] = (),
+    ) -> Job:
+        """Starts fusing label maps of one image. method: "vote" or "staple".
+
+        grid: of the result; the first map's by default. structures: what the labels mean.
+        Raises InputError without maps or while another job is running.
+        """
+        if not maps:
+            raise InputError("Choose at least one label map.")
+        named = {f"map{number}": volume for number, volume in enumerate(maps)}
+        table = {str(s.label): [s.name, list(s.colour)] for s in structures}
+        place = grid or maps[0].grid
+        wanted = {
+            "order": list(named), "method": method, "table": table, "grid": {"ijk_to_ras": place.ijk_to_ras.tolist()},
+        }  # fmt: skip
+        return self._submit("fuse_maps", wanted, named, place)
+
+    def find_atlases(
+        self, folder: str, on_found: Callable[[list[FoundAtlas]], None], on_error: Callable[[str], None]
+    ) -> Job:
+        """Looks through a folder of atlases: which can be used, which not and why, and a small picture of each."""
+        shape = (THUMBNAILS, THUMBNAIL, THUMBNAIL, 3)
+        job = self._client.submit("atlases", {"folder": folder}, outputs={"thumbnails": (shape, np.uint8)})
+
+        def ended(job: Job) -> None:
+            if job.state == "done":
+                on_found(_found(job))
+            elif job.state == "failed":
+                on_error(job.error)
+
+        job.observers.append(lambda job: ended(job) if job.ended else None)
+        return job
+
+    def cancel(self) -> None:
+        """Gives the job up, within a second or so; harmless if none is running. `on_cancelled` follows."""
+        if self._job is not None:
+            self._job.cancel()
+
+    def close(self) -> None:
+        """Gives the job up; no callback any more. The client stays as it is."""
+        self.on_progress = self.on_done = self.on_error = self.on_cancelled = None
+        self.cancel()
+        self._job = None
+
+    def _submit(self, operation: str, wanted: dict[str, Any], volumes: Mapping[str, Volume], place: Grid) -> Job:
+        if self._job is not None:
+            raise InputError("A fusion is still running. Wait for it, or cancel it first.")
+        described = {
+            name: {"name": volume.name, "ijk_to_ras": volume.ijk_to_ras.tolist()} for name, volume in volumes.items()
+        }
+        job = self._client.submit(
+            operation,
+            {**wanted, "volumes": described},
+            {name: volume.array for name, volume in volumes.items()},
+            outputs={"labels": (place.shape, np.int32), "disagreement": (place.shape, np.float32)},
+        )
+        self._job = job
+        affine = place.ijk_to_ras.copy()
+        job.observers.append(lambda job: self._changed(job, affine))
+        return job
+
+    def _changed(self, job: Job, affine: npt.NDArray[np.float64]) -> None:
+        if job is not self._job:
+            return
+        if not job.ended:
+            if self.on_progress is not None:
+                self.on_progress(*job.progress)
+            return
+        self._job = None
+        if job.state == "done":
+            if self.on_done is not None:
+                self.on_done(_fused(job, affine))
+        elif job.state == "failed":
+            if self.on_error is not None:
+                self.on_error(job.error)
+        elif self.on_cancelled is not None:
+            self.on_cancelled()
+
+
+def _fused(job: Job, affine: npt.NDArray[np.float64]) -> Fused:
+    result = job.result
+    structures = []
+    for channel, row in enumerate(result["structures"]):
+        red, green, blue = row["colour"]
+        figures = (row[f"{name}_ml"] for name in ("volume", "raters_mean", "raters_sd", "raters_least", "raters_most"))
+        structures.append(FusedStructure(Structure(row["label"], channel, row["name"], (red, green, blue)), *figures))
+    return Fused(
+        method=result["method"],
+        labels=Volume(job.arrays["labels"], affine, "consensus"),
+        disagreement=Volume(job.arrays["disagreement"], affine, "disagreement"),
+        structures=structures,
+        raters=_raters(result["raters"], result["atlases"]),
+        disputed_percent=result["disputed_percent"],
+        warnings=list(result["warnings"]),
+        seconds=result["seconds"],
+    )
+
+
+def _raters(figures: Sequence[Mapping[str, Any]], atlases: Sequence[Mapping[str, Any]]) -> list[Rater]:
+    """Every label map and atlas, those left out at the end."""
+    known = {row["name"]: row for row in atlases}
+    found = []
+    for row in figures:
+        atlas = known.pop(row["name"], {})
+        weight, sensitivity, specificity, dice = (
+            _number(row[name]) for name in ("weight", "sensitivity", "specificity", "dice")
+        )
+        similarity, lam = _number(atlas.get("similarity")), atlas.get("lam")
+        found.append(Rater(row["name"], "used", "", weight, sensitivity, specificity, dice, similarity, lam))
+    nothing = (math.nan,) * 4
+    return found + [
+        Rater(row["name"], row["state"], row["reason"], *nothing, _number(row["similarity"]), row["lam"])
+        for row in known.values()
+    ]
+
+
+def _found(job: Job) -> list[FoundAtlas]:
+    pictures = job.arrays["thumbnails"]
+    return [
+        FoundAtlas(
+            row["name"],
+            row["image"],
+            row["labels"],
+            row["problem"],
+            None if row["problem"] or number >= len(pictures) else pictures[number].copy(),
+        )
+        for number, row in enumerate(job.result["atlases"])
+    ]
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
