@@ -180,7 +180,7 @@ def _add_uncertainty(
     node.SetIJKToRASMatrix(matrix)  # its own place, below the transform that it is put under
     node.CreateDefaultDisplayNodes()
     display = node.GetDisplayNode()
-    display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeFileHotToColdRainbow.txt")
+    display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeIron")
     display.SetAutoWindowLevel(False)
     display.SetWindowLevelMinMax(0.0, 1.0)
     # Over another image it shows where something is doubtful, and nothing else.

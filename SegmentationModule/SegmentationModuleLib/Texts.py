@@ -66,9 +66,11 @@ def millilitres(volume: float) -> str:
     return f"{volume:.0f}" if volume >= 100 else f"{volume:.1f}" if volume >= 10 else f"{volume:.2f}"
 
 
-def spread(sure: float, doubtful: float) -> str:
+def spread(volume: float, sure: float, doubtful: float) -> str:
     """Volumes in ml, from where the model is sure to where it is doubtful."""
-    return _("not found") if doubtful == 0 else f"{millilitres(sure)} – {millilitres(doubtful)}"
+    if volume == doubtful == 0:
+        return _("not found")
+    return f"{millilitres(sure)} – {millilitres(doubtful)}"
 
 
 def doubt(number: int, regions: list[DoubtfulRegion], inside: str) -> str:

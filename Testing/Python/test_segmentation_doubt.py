@@ -44,6 +44,19 @@ def test_the_sheet_along_a_border_is_no_region_of_its_own_beside_bulky_doubt() -
     assert np.linalg.norm(region.point - (grid.centre + inside)) < 3
 
 
+def test_widespread_doubt_is_broken_into_places_that_can_be_looked_at() -> None:
+    """A model that doubts everywhere, and at two places most."""
+    grid = oblique_grid((60, 60, 60), (2.0, 2.0, 2.0))
+    centres = [np.array((20.0, 10.0, -5.0)), np.array((-25.0, -10.0, 5.0))]
+    array = np.where(ball(grid, np.zeros(3), 50.0), 0.4, 0).astype(np.float32)
+    for centre, radius in zip(centres, (12.0, 9.0), strict=True):
+        array[ball(grid, centre, radius)] = 0.6
+    regions = doubtful_regions(Volume(array, grid.ijk_to_ras))
+    assert len(regions) == 2
+    for region, centre in zip(regions, centres, strict=True):
+        assert np.linalg.norm(region.point - (grid.centre + centre)) < 12
+
+
 def test_where_nothing_is_doubtful_there_is_nothing_to_see() -> None:
     grid = GRIDS["oblique, flipped, anisotropic"]
     assert doubtful_regions(Volume(np.full(grid.shape, 0.01, np.float32), grid.ijk_to_ras)) == []

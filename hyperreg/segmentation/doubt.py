@@ -13,9 +13,10 @@ from hyperreg.imaging.volume import Volume
 
 # Along every border lies a sheet of doubt, about a voxel thick: blurred by this much it fades, bulky doubt does not.
 BLUR_MM = 2.0
-# High is what exceeds this share of the largest blurred value; below the floor nothing is doubtful.
-SHARE, FLOOR = 0.5, 0.05
-SMALLEST_ML = 0.03
+# High is what exceeds the first of these shares of the largest blurred value at which every region is small enough to
+# be looked at as one place; below the floor nothing is doubtful.
+SHARES, FLOOR = (0.5, 0.6, 0.7, 0.8, 0.9), 0.05
+SMALLEST_ML, LARGEST_ML = 0.03, 30.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,17 @@ def doubtful_regions(uncertainty: Volume) -> list[DoubtfulRegion]:
     peak = float(sitk.GetArrayViewFromImage(blurred).max())
     if peak < FLOOR:
         return []
-    regions = sitk.ConnectedComponent(blurred >= max(FLOOR, SHARE * peak))
+    found: list[DoubtfulRegion] = []
+    for share in SHARES:
+        found = _above(blurred, max(FLOOR, share * peak), part)
+        if not found or found[0].volume_ml <= LARGEST_ML:
+            break
+    return found
+
+
+def _above(blurred: sitk.Image, level: float, part: Volume) -> list[DoubtfulRegion]:
+    """The connected regions above a level, the largest first, without specks."""
+    regions = sitk.ConnectedComponent(blurred >= level)
     sizes = sitk.LabelIntensityStatisticsImageFilter()
     sizes.Execute(regions, blurred)
     found = [
@@ -55,9 +66,9 @@ def doubtful_regions(uncertainty: Volume) -> list[DoubtfulRegion]:
             mean=sizes.GetMean(label),
         )
         for label in sizes.GetLabels()
+        if sizes.GetPhysicalSize(label) >= 1000 * SMALLEST_ML
     ]
-    large = [region for region in found if region.volume_ml >= SMALLEST_ML]
-    return sorted(large, key=lambda region: -region.volume_ml)
+    return sorted(found, key=lambda region: -region.volume_ml)
 
 
 def _cropped(

@@ -1,0 +1,84 @@
+"""Makes the pictures of the segmentation module: an image, really segmented, and a doubtful region of it.
+
+    python -m Testing.Host.segmentation_screenshots [--model NAME] [--image FILE] [--output FOLDER]
+
+Without an image, the fixed head of the sample pair, which is generated. Needs no screen, and minutes on a CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from Testing.Host.host import Host, start
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SIZE = (1400, 900)
+PATIENCE_S = 1800.0
+
+
+def open_module(host: Host, image: Path | None) -> Any:
+    """The module's widget, with a volume chosen and shown."""
+    import slicer
+
+    host.load(REPOSITORY / "SegmentationModule" / "SegmentationModule.py")
+    host.start_up()
+    widget = host.widget("SegmentationModule")
+    if image is None:
+        from HyperRegSlicerLib import Sample
+
+        node = Sample.load(slicer.mrmlScene).fixed
+    else:
+        node = slicer.util.loadVolume(str(image))
+        node.GetDisplayNode().SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
+    slicer.util.setSliceViewerLayers(background=node, fit=True)
+    bounds = [0.0] * 6
+    node.GetRASBounds(bounds)
+    middle = [(bounds[2 * axis] + bounds[2 * axis + 1]) / 2 for axis in range(3)]
+    slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *middle, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
+    widget.ui.volumeSelector.setCurrentNode(node)
+    return widget
+
+
+def segment(host: Host, widget: Any, during: Path | None = None) -> None:
+    """Press the button and wait. during: a picture of the progress goes there.
+
+    Raises RuntimeError with the module's own message if nothing comes of it.
+    """
+    ui = widget.ui
+    ui.segmentButton.click()
+    if during is not None:
+        host.wait_until(lambda: ui.progressBar.value >= 30 or ui.messageLabel.text, PATIENCE_S)
+        print(host.screenshot(during, size=SIZE), ui.statusLabel.text, sep="\n")
+    host.wait_until(lambda: ui.segmentButton.text == "Segment", PATIENCE_S)
+    if not ui.summaryLabel.visible:
+        raise RuntimeError(ui.messageLabel.text)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Return 0 if all pictures were made and no slot raised."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="a model of the catalogue; by default the one the module starts with")
+    parser.add_argument("--image", type=Path, help="a volume to segment")
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "Resources" / "Screenshots")
+    options = parser.parse_args(arguments)
+    host = start()
+    widget = open_module(host, options.image)
+    ui = widget.ui
+    if options.model is not None:
+        ui.modelCombo.setCurrentIndex(ui.modelCombo.findData(options.model))
+    segment(host, widget, options.output / "segmentation-module-running.png")
+    print(host.screenshot(options.output / "segmentation-module.png", size=SIZE), ui.summaryLabel.text, sep="\n")
+    ui.showUncertaintyCheckBox.checked = True
+    ui.nextDoubtButton.click()
+    print(host.screenshot(options.output / "segmentation-module-doubt.png", size=SIZE), ui.doubtLabel.text, sep="\n")
+    widget.cleanup()
+    for error in host.exceptions:
+        print(f"exception in a slot: {error!r}", file=sys.stderr)
+    return 1 if host.exceptions else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
