@@ -108,23 +108,24 @@ class SegmentationLogic:
 
     def segment(
         self, images: Inputs.Nodes, model: str, *, device: str = "auto", flips: bool = False, align: bool = False,
-        show_3d: bool = True,
+        ensemble: bool = False, hyperparameters: Mapping[str, float] | None = None, show_3d: bool = True,
     ) -> None:  # fmt: skip
         """Starts segmenting one case and returns at once.
 
         images: volume nodes by the names of the model's inputs; the result lies on the first one's voxels.
-        device, flips, align: see `RemoteSegmenter.segment`. show_3d: make surfaces.
+        device, flips, align, ensemble, hyperparameters: see `RemoteSegmenter.segment`. show_3d: make surfaces.
         Raises InputError for nodes that cannot be segmented or while a run is going on, WeightsError without the model.
         """
         self._check_idle()
         card = find_model(model)
         volumes = Inputs.read(images, card)
-        options = {"device": device, "flips": flips, "align": align and len(card.inputs) > 1}
+        options = {"device": device, "flips": flips, "ensemble": ensemble, "hyperparameters": hyperparameters or {}}
+        options["align"] = align and len(card.inputs) > 1
         self._start(Run(card, [_case(images, card)], options, show_3d), volumes)
 
     def segment_all(
         self, nodes: Sequence[slicer.vtkMRMLScalarVolumeNode], model: str, *, device: str = "auto", flips: bool = False,
-        show_3d: bool = False,
+        ensemble: bool = False, hyperparameters: Mapping[str, float] | None = None, show_3d: bool = False,
     ) -> None:  # fmt: skip
         """Starts segmenting several volumes one after another. One that fails is told at the end; the others go on.
 
@@ -140,7 +141,8 @@ class SegmentationLogic:
         if not nodes:
             raise InputError("Check at least one volume.")
         cases = [_case({card.inputs[0].name: node}, card) for node in nodes]
-        self._start(Run(card, cases, {"device": device, "flips": flips}, show_3d))
+        options = {"device": device, "flips": flips, "ensemble": ensemble, "hyperparameters": hyperparameters or {}}
+        self._start(Run(card, cases, options, show_3d))
 
     def cancel(self) -> None:
         """Gives up what is going on, within a second or so; cases of the run that are done stay in the scene."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import slicer
 from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import parameterNodeWrapper
@@ -20,7 +23,8 @@ class SegmentationParameters:
     """The module's parameter node.
 
     volume: what is segmented; the model's first input. model: a name of the catalogue; "" until one was chosen.
-    flips: average over flipped images. align: bring the other inputs to the first one. show3D: make surfaces.
+    flips, ensemble: average over flipped images, over all weights of the model. align: bring the other inputs to the
+    first one. show3D: make surfaces. hyperparameters: JSON, name -> value; what it lacks has the model's default.
     segmentation: the last result, so that a reopened scene finds it again.
     """
 
@@ -28,6 +32,8 @@ class SegmentationParameters:
     model: str
     device: Device = Device.AUTO
     flips: bool = False
+    ensemble: bool = False
+    hyperparameters: str
     align: bool = False
     show3D: bool = True
     segmentation: slicer.vtkMRMLSegmentationNode
@@ -38,6 +44,31 @@ class SegmentationParameters:
             return find_model(self.model)
         except WeightsError:
             return None
+
+    def options(self) -> dict[str, Any]:
+        """How to compute, as `SegmentationLogic.segment_all` wants it: only what the chosen model knows.
+
+        Options stay set while other models are tried.
+        """
+        card = self.card()
+        try:
+            saved = dict(json.loads(self.hyperparameters or "{}"))
+        except (ValueError, TypeError):
+            saved = {}  # an edited scene file
+        return {
+            "device": self.device.value,
+            "flips": bool(card is not None and card.flips and self.flips),
+            "ensemble": bool(card is not None and card.ensemble and self.ensemble),
+            "hyperparameters": {
+                entry.name: min(1.0, max(0.0, float(saved.get(entry.name, entry.default))))
+                for entry in (card.hyperparameters if card is not None else ())
+            },
+            "show_3d": self.show3D,
+        }
+
+    def set_hyperparameter(self, name: str, value: float) -> None:
+        """Sets one of the chosen model; those of others are forgotten."""
+        self.hyperparameters = json.dumps({**self.options()["hyperparameters"], name: round(value, 4)})
 
     def images(self) -> dict[str, slicer.vtkMRMLScalarVolumeNode | None]:
         """The nodes of all inputs of the chosen model, by name; {} without a model."""

@@ -26,6 +26,7 @@ from SegmentationModuleLib.Logic import CANCELLING, IDLE, Run, SegmentationLogic
 from SegmentationModuleLib.ModelsWidget import ModelsPanel
 from SegmentationModuleLib.Parameters import SegmentationParameters
 from SegmentationModuleLib.ResultWidget import ResultPanel
+from SegmentationModuleLib.SlidersWidget import SlidersPanel
 
 VOLUME = "vtkMRMLScalarVolumeNode"
 
@@ -53,6 +54,7 @@ class SegmentationWidget:
         self.logic.on_error = self._show_message
         self.models = ModelsPanel(ui, connection.models, self._model_chosen, self._guarded, self._show_message)
         self.inputs = InputsPanel(ui, self._input_chosen)
+        self.sliders = SlidersPanel(ui, self._slider_moved)
         self.result = ResultPanel(ui, self._guarded)
         self.installation = InstallPanel(ui, self._guarded, self._show_message)
         for button, action in (
@@ -147,42 +149,29 @@ class SegmentationWidget:
             self.parameters.set_image(name, node)
             self.update()
 
+    def _slider_moved(self, name: str, value: float) -> None:
+        if self.parameters is not None:
+            self.parameters.set_hyperparameter(name, value)
+
     def _segment_or_cancel(self) -> None:
         if self.logic.state != IDLE:
             self.logic.cancel()
         elif self._is_ready():
             parameters = self.parameters
             self._summary = ""
-            self.logic.segment(
-                parameters.images(),
-                parameters.model,
-                device=parameters.device.value,
-                flips=self._flips(),
-                align=parameters.align,
-                show_3d=parameters.show3D,
-            )
+            self.logic.segment(parameters.images(), parameters.model, align=parameters.align, **parameters.options())
             self.connection.ask_devices(self._devices_known)
 
     def _segment_checked(self) -> None:
         if self._is_ready():
             parameters = self.parameters
             self._summary = ""
-            self.logic.segment_all(
-                self.ui.batchSelector.checkedNodes(),
-                parameters.model,
-                device=parameters.device.value,
-                flips=self._flips(),
-                show_3d=parameters.show3D,
-            )
+            nodes = self.ui.batchSelector.checkedNodes()
+            self.logic.segment_all(nodes, parameters.model, **parameters.options())
 
     def _is_ready(self) -> bool:
         card = self.parameters.card()
         return card is not None and self.installation.is_ready() and self.models.licence_accepted(card)
-
-    def _flips(self) -> bool:
-        """The option counts only for models that were trained with flips: it stays set while others are tried."""
-        card = self.parameters.card()
-        return bool(self.parameters.flips and card is not None and card.flips)
 
     def _undo(self) -> None:
         question = _("The segmentation was edited since. Remove it with everything that was changed in it?")
@@ -239,6 +228,8 @@ class SegmentationWidget:
             widget.enabled = idle
         self.inputs.enable(idle)
         ui.flipsCheckBox.enabled = card is not None and bool(card.flips)
+        ui.ensembleCheckBox.enabled = card is not None and bool(card.ensemble)
+        self.sliders.show(card, parameters.options()["hyperparameters"] if parameters is not None else {})
         ui.batchButton.enabled = (
             idle and card is not None and len(card.inputs) == 1 and bool(ui.batchSelector.checkedNodes())
         )

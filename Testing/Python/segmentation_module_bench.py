@@ -75,10 +75,13 @@ class Module:
 
 @pytest.fixture(scope="session")
 def segmentation_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models whose network does not matter: one image, two images, and another one with a name of its own."""
+    """Models whose network does not matter: one image, two images, a hyperparameter, and one for CT."""
     folder = tmp_path_factory.mktemp("models")
     make_card(folder, title="Eggs", description="For tests.", citation="Test et al.")
     make_card(folder, name="two", title="Two images", inputs=PATTERNS)
+    detail = {"name": "detail", "title": "Detail", "default": 0.3, "description": "How fine."}
+    network = {"name": "segresnet", "options": {"filters": 4, "blocks_down": [1], "blocks_up": []}, "hidden": [4]}
+    make_card(folder, name="hyper", title="Hyper", hyperparameters=[detail], network=network)
     flips = {"axes": "ras", "spacing_mm": [2.0, 2.0, 2.0], "window": [32, 32, 32], "flips": []}
     make_card(folder, name="chest", title="Chest", modality="CT", structures=[CORE, SHELL], grid=flips)
     return folder

@@ -46,7 +46,7 @@ def test_one_press_to_a_result(module):
     assert model == "bands"
     assert list(volumes) == ["image"]
     assert volumes["image"].grid.matches(OBLIQUE)
-    assert options == {"device": "auto", "flips": False, "align": False}
+    assert options == {"device": "auto", "flips": False, "align": False, "ensemble": False, "hyperparameters": {}}
     assert ui.segmentButton.text == "Cancel"
     assert ui.progressBar.visible
     assert not ui.volumeSelector.enabled
@@ -100,7 +100,7 @@ def test_the_search_field_narrows_the_list_and_loses_no_choice(module):
     def listed() -> list[str]:
         return [ui.modelCombo.itemData(n) for n in range(ui.modelCombo.count)]
 
-    assert listed() == ["bands", "chest", "two"]
+    assert listed() == ["bands", "chest", "hyper", "two"]
     ui.searchEdit.text = "flair"
     assert listed() == ["bands", "two"]
     assert module.parameters.model == "bands"
@@ -153,6 +153,25 @@ def test_flips_count_only_for_models_that_know_them(module):
         ui.segmentButton.click()
         assert module.segmenter.asked[-1][2]["flips"] == flips
         module.segmenter.fail("no")
+
+
+def test_a_slider_for_what_the_model_declares(module):
+    ui = module.ui
+    ui.volumeSelector.setCurrentNode(module.image())
+    assert not ui.slidersPanel.visible
+    module.choose("hyper")
+    ui.optionsSection.collapsed = False
+    assert ui.slidersPanel.visible
+    (slider,) = module.panel.sliders.sliders.values()
+    assert slider.value == pytest.approx(0.3)
+    assert slider.toolTip == "How fine."
+    slider.value = 0.65
+    ui.segmentButton.click()
+    assert module.segmenter.asked[-1][2]["hyperparameters"] == {"detail": 0.65}
+    module.segmenter.fail("no")
+    module.choose("bands")
+    ui.segmentButton.click()
+    assert module.segmenter.asked[-1][2]["hyperparameters"] == {}
 
 
 def test_the_licence_is_shown_before_the_first_use(module, host, monkeypatch, qt):

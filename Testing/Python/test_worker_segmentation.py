@@ -155,6 +155,17 @@ def test_what_the_model_refuses_is_told_and_the_worker_lives_on(segmenter: Obser
     segmenter.result({"image": image})
 
 
+def test_what_only_some_models_know_reaches_the_engine(segmenter: Observed) -> None:
+    for options, said in (
+        ({"ensemble": True}, "has one set of weights only"),
+        ({"hyperparameters": {"detail": 0.5}}, "detail"),
+        ({"flips": True}, "not trained with flipped images"),
+    ):
+        segmenter.segment({"image": eggs(OBLIQUE)}, "slow", device="cpu", **options)
+        segmenter.wait()
+        assert said in segmenter.said.pop()
+
+
 def test_what_cannot_be_asked_is_refused_at_once(segmenter: Observed) -> None:
     with pytest.raises(WeightsError, match="no model 'unheard-of'"):
         segmenter.segment({"image": eggs(OBLIQUE)}, "unheard-of")

@@ -85,12 +85,15 @@ class RemoteSegmenter:
         device: str = "auto",
         flips: bool = False,
         align: bool = False,
+        ensemble: bool = False,
+        hyperparameters: Mapping[str, float] | None = None,
     ) -> Job:
         """Starts segmenting one case and returns at once; the images are copied.
 
         volumes: by the names of the model's inputs. first: the one on whose grid the result is wanted (the card's first
         one). device: "auto", "cpu" or "cuda". flips: average over flipped images, if the model was trained with them.
         align: bring the other images rigidly to the first one; otherwise headers are trusted.
+        ensemble: average over all weights of the model. hyperparameters: values by name, for models that declare any.
         Raises InputError for missing images or while another case is running, WeightsError without the model,
         OutOfMemory if there is no room for the copies. What the model refuses comes through `on_error`.
         """
@@ -112,6 +115,8 @@ class RemoteSegmenter:
             "first": first,
             "flips": flips,
             "align": align,
+            "ensemble": ensemble,
+            "hyperparameters": dict(hyperparameters or {}),
             "volumes": {
                 name: {"name": volume.name, "ijk_to_ras": volume.ijk_to_ras.tolist()}
                 for name, volume in volumes.items()

@@ -27,14 +27,15 @@ class Segmenters:
 
     def __init__(self) -> None:
         self._loaded: Segmenter | None = None
-        self._key: tuple[str, ...] = ()
+        self._key: tuple[object, ...] = ()
         self._fell_back = False
 
     def segment(self, context: Context) -> dict[str, Any]:
         """The images of one case, by the names of the model's inputs -> fills the outputs labels and uncertainty.
 
         Parameters: model, device ("auto", "cpu", "cuda"), first (the input on whose grid the outputs are), flips,
-        align (bring the other images rigidly to the first one). Can be cancelled.
+        ensemble, hyperparameters (see `Segmenter`), align (bring the other images rigidly to the first one).
+        Can be cancelled.
         -> structures (see `StructureVolume`), device, steps, warnings, seconds, alignment (input -> (4, 4) first RAS
         points to that image's, mm).
         """
@@ -44,7 +45,7 @@ class Segmenters:
             raise InputError(f"The image '{first}' is missing.")
         flips, align = (parameters.flag(context, name) for name in ("flips", "align"))
         context.progress(0.0, "Loading the model")
-        segmenter = self._segmenter(parameters.text(context, "model"), parameters.text(context, "device"))
+        segmenter = self._segmenter(context)
         context.check()
         alignment = _alignment(context, volumes, first) if align and len(volumes) > 1 else {}
         begin = ALIGNED if alignment else LOADED
@@ -82,20 +83,22 @@ class Segmenters:
             "alignment": plain(alignment),
         }
 
-    def _segmenter(self, model: str, device: str) -> Segmenter:
+    def _segmenter(self, context: Context) -> Segmenter:
         from hyperreg.segmentation.session import Segmenter
 
-        card = find_model(model)
+        card = find_model(parameters.text(context, "model"))
+        device = parameters.text(context, "device")
+        ensemble, values = parameters.flag(context, "ensemble"), parameters.numbers(context, "hyperparameters")
         # A model that was removed and added again may be another one.
-        key = (card.name, card.sha256, str(card.folder), device)
+        key = (card.name, card.sha256, str(card.folder), device, ensemble, *sorted(values.items()))
         if self._loaded is not None and self._key == key:
             return self._loaded
         # Freed first: two may not fit into the memory.
         self._loaded = None
         free_memory()
-        loaded = attempt(lambda: Segmenter(card, device), on_cpu=device == "cpu")
+        loaded = attempt(lambda: Segmenter(card, device, values, ensemble), on_cpu=device == "cpu")
         self._fell_back = loaded is None
-        self._loaded, self._key = loaded or Segmenter(card, "cpu"), key
+        self._loaded, self._key = loaded or Segmenter(card, "cpu", values, ensemble), key
         return self._loaded
 
 
