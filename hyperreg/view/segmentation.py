@@ -238,7 +238,7 @@ class SegmentationControls:
                 "name": found.structure.name,
                 "colour": "#{:02x}{:02x}{:02x}".format(*found.structure.colour),
                 "volume": self._texts.millilitres(found.volume_ml),
-                "spread": self._texts.spread(found.sure_ml, found.doubtful_ml),
+                "spread": self._texts.spread(found.volume_ml, found.sure_ml, found.doubtful_ml),
             }
             for found in segmented.volumes
         ]
