@@ -25,6 +25,8 @@ TABLE_ROLE = "HyperReg.volumes"
 # How the table calls the image that a segmentation was made from.
 IMAGE_ATTRIBUTE = "HyperReg.image"
 BINARY = "Binary labelmap"
+# Of the uncertainty map's display: from where it is coloured, and the least value that has the brightest colour.
+LEAST_SHOWN, LEAST_WINDOW = 0.1, 0.2
 # Columns of the table.
 IMAGE, STRUCTURE, LABEL = "Image", "Structure", "Label"
 VOLUME_COLUMNS = ("Volume (ml)", "Sure (ml)", "Doubtful (ml)")
@@ -182,9 +184,10 @@ def _add_uncertainty(
     display = node.GetDisplayNode()
     display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeIron")
     display.SetAutoWindowLevel(False)
-    display.SetWindowLevelMinMax(0.0, 1.0)
+    # Between several structures a model is seldom as doubtful as between all of them: 1 is hardly reached.
+    display.SetWindowLevelMinMax(0.0, max(LEAST_WINDOW, float(segmented.uncertainty.array.max())))
     # Over another image it shows where something is doubtful, and nothing else.
-    display.SetLowerThreshold(0.05)
+    display.SetLowerThreshold(LEAST_SHOWN)
     display.SetUpperThreshold(1.0)
     display.SetApplyThreshold(True)
     display.SetVisibility(False)

@@ -215,12 +215,51 @@ def test_a_model_is_added_after_its_licence_was_accepted(module, host, qt):
     assert ui.addModelButton.enabled
 
 
-def test_the_segment_editor_is_offered_only_where_it_is(module, host, monkeypatch):
+class Editor:
+    """Slicer's module Segment Editor, as far as it is used."""
+
+    def __init__(self) -> None:
+        self.shown: list[object] = []
+        self.editor = self
+
+    def widgetRepresentation(self) -> Editor:
+        return self
+
+    def self(self) -> Editor:
+        return self
+
+    def setSegmentationNode(self, node: object) -> None:
+        self.shown.append(node)
+
+    setSourceVolumeNode = setSegmentationNode
+
+
+@pytest.fixture
+def editor(host, monkeypatch):
+    """A Slicer with the module Segment Editor; the host has none."""
+    found = Editor()
+    monkeypatch.setattr(slicer.modules, "segmenteditor", found, raising=False)
+    return found
+
+
+def test_the_segment_editor_goes_on_with_the_result(editor, module, monkeypatch):
+    monkeypatch.setattr(slicer.util, "selectModule", editor.shown.append)
+    ui, node = module.ui, module.image()
+    ui.volumeSelector.setCurrentNode(node)
+    ui.segmentButton.click()
+    module.segmenter.answer()
+    assert ui.editButton.visible
+    ui.editButton.click()
+    assert editor.shown == ["SegmentEditor", module.parameters.segmentation, node]
+
+
+def test_the_segment_editor_is_offered_only_where_it_is(module):
     ui = module.ui
     ui.volumeSelector.setCurrentNode(module.image())
     ui.segmentButton.click()
     module.segmenter.answer()
-    assert not ui.editButton.visible  # the host has none
+    assert ui.resultPanel.visible
+    assert not ui.editButton.visible
 
 
 def test_the_scene_may_close_while_a_case_runs(module):
