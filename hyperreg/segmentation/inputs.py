@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +27,15 @@ DARKEST_OF_CT = -100.0
 LEAST_AIR = 0.01
 
 
-def assign(given: Sequence[str], card: SegmentationCard) -> dict[str, Path]:
+def assign(
+    given: Sequence[str],
+    card: SegmentationCard,
+    look: Callable[[Sequence[Path], Sequence[Input]], Mapping[str, Path] | None] | None = None,
+) -> dict[str, Path]:
     """Which file is which input: input name -> file, in the order of the card.
 
-    given: files, or NAME=FILE where the name of the file does not tell. Raises InputError naming what is missing, what
-    is too much, or what cannot be told.
+    given: files, or NAME=FILE where the name of the file does not tell. look: is asked which file is which where the
+    names do not tell. Raises InputError naming what is missing, what is too much, or what cannot be told.
     """
     names = [entry.name for entry in card.inputs]
     chosen: dict[str, Path] = {}
@@ -62,6 +66,8 @@ def assign(given: Sequence[str], card: SegmentationCard) -> dict[str, Path]:
             f"{_listed(missing)}. Name a file as NAME=FILE if its name does not tell, for example "
             f"{missing[0].name}=image.nii.gz."
         )
+    if len(found) != 1 and look is not None and (seen := look(rest, open_inputs)) is not None:
+        found = [dict(seen)]
     if len(found) != 1:
         what = "does not tell" if not found else "can be told in several ways"
         files = ", ".join(f"'{path.name}'" for path in rest)

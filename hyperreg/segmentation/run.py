@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,7 +19,8 @@ from hyperreg.imaging.output import StagedOutputs
 from hyperreg.imaging.transform import Matrix, Transform
 from hyperreg.imaging.volume import Volume
 from hyperreg.reporting import Cancel, Progress, Stopwatch, describe_image, versions, write_report
-from hyperreg.segmentation.catalogue import SegmentationCard, Structure, find_model
+from hyperreg.segmentation import look
+from hyperreg.segmentation.catalogue import Input, SegmentationCard, Structure, find_model
 from hyperreg.segmentation.inputs import assign
 from hyperreg.segmentation.segments import SEGMENTATION, check_name, write_segmentation
 from hyperreg.segmentation.session import Segmentation, Segmenter
@@ -95,7 +96,9 @@ def segment(
     Raises InputError, FileError, WeightsError, OutOfMemory or Cancelled; nothing is written then.
     """
     card = find_model(case.model)
-    images = assign(case.images, card)
+    read: dict[Path, Volume] = {}
+    seen: list[str] = []
+    images = assign(case.images, card, lambda paths, inputs: _seen(paths, inputs, read, seen))
     first = _first(case, images)
     targets = _targets(outputs, card)
     tell = progress or (lambda _fraction, _text: None)
@@ -103,7 +106,8 @@ def segment(
     with StagedOutputs(targets, images.values()) as staged:
         tell(0.0, "Reading the images")
         with watch.stage("read"):
-            volumes = {name: read_volume(path) for name, path in images.items()}
+            volumes = {name: read.get(path) or read_volume(path) for name, path in images.items()}
+            read.clear()
 
         def write_probability(structure: Structure, values: Volume) -> None:
             write_volume(values, staged.path(f"probability {structure.label}"))
@@ -129,11 +133,30 @@ def segment(
             if "uncertainty" in staged:
                 write_volume(result.uncertainty, staged.path("uncertainty"))
         report = _report(case, images, volumes, result, {**watch.seconds, **result.seconds}, staged)
+        report["warnings"] = seen + report["warnings"]
         report["alignment_ras"] = {name: matrix.tolist() for name, matrix in matrices.items()}
         if "report" in staged:
             write_report(report, staged.path("report"))
         tell(1.0, "Done")
     return SegmentationResult(report, list(staged.targets.values()))
+
+
+def _seen(
+    paths: Sequence[Path], inputs: Sequence[Input], read: dict[Path, Volume], notes: list[str]
+) -> dict[str, Path] | None:
+    """Which file is which input by a look at the images, which are kept in `read`; what was guessed goes to `notes`."""
+    for path in paths:
+        read[path] = read_volume(path)
+    found = look.tell([read[path] for path in paths], inputs)
+    if found is None:
+        return None
+    chosen = {name: paths[index] for name, index in found.items()}
+    told = ", ".join(f"{name} = '{path.name}'" for name, path in chosen.items())
+    notes.append(
+        f"The names do not tell which image is which; by their contrast: {told}. This is a guess: check it, or write "
+        "NAME=FILE."
+    )
+    return chosen
 
 
 def _aligned(

@@ -1,0 +1,133 @@
+"""Which contrast is which: on a made-up head whose tissues are as bright as physics says, and on real patients."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_pair import run
+from imaging_examples import oblique_grid
+from segmentation_bench import make_card
+
+from hyperreg.cli.console import ExitCode
+from hyperreg.imaging.files import read_volume, write_volume
+from hyperreg.imaging.volume import Grid, Volume
+from hyperreg.segmentation import licences, look
+from hyperreg.segmentation.catalogue import Input
+
+INPUTS = [Input("T1", "T1"), Input("T2", "T2"), Input("FLAIR", "T2 FLAIR")]
+# Fluid, grey matter, white matter.
+TISSUES = {"T1": (250, 600, 900), "T2": (1000, 600, 450), "FLAIR": (250, 850, 500)}
+
+
+def head(contrast: str, grid: Grid, name: str = "") -> Volume:
+    """Folds of grey matter with fluid between them around white matter, noise, and a shading of its own: oblique."""
+    points = grid.points() - grid.centre
+    distance = np.linalg.norm(points / (62.0, 75.0, 55.0), axis=-1)
+    folds = distance + 0.08 * np.sin(points / 6.0).prod(axis=-1)
+    fluid, grey, white = TISSUES[contrast]
+    array = np.where(folds < 0.15, fluid, np.where(folds < 0.7, white, np.where(folds < 0.86, grey, fluid)))
+    array = np.where(distance < 1, array, 0) * (1 + 0.002 * points[..., ["T1", "T2", "FLAIR"].index(contrast)])
+    noise = np.random.default_rng(len(contrast)).normal(0, 15, grid.shape)
+    return Volume((array + noise * (array > 0)).astype(np.float32), grid.ijk_to_ras, name or contrast)
+
+
+GRID = oblique_grid((60, 56, 44), (2.4, 3.0, 3.1))
+OTHER = Grid((52, 60, 50), np.diag([-1, 1, 1, 1.0]) @ GRID.ijk_to_ras)
+
+
+@pytest.fixture(scope="module")
+def heads() -> dict[str, Volume]:
+    shifted = GRID.ijk_to_ras.copy()
+    other = Grid((66, 50, 48), shifted)
+    return {"T1": head("T1", GRID), "T2": head("T2", GRID), "FLAIR": _like(head("FLAIR", GRID), other)}
+
+
+def _like(volume: Volume, grid: Grid) -> Volume:
+    """On a grid of another size."""
+    from hyperreg.imaging.resampling import resample
+
+    return resample(volume, grid)
+
+
+def test_every_order_is_told(heads: dict[str, Volume]) -> None:
+    names = list(heads)
+    for order in itertools.permutations(names):
+        found = look.tell([heads[name] for name in order], INPUTS)
+        assert found == {name: order.index(name) for name in names}
+
+
+def test_a_mix_up_is_warned_of_and_the_right_order_is_not(heads: dict[str, Volume]) -> None:
+    assert look.contradiction(heads, INPUTS) == ""
+    swapped = {"T1": heads["T2"], "T2": heads["T1"], "FLAIR": heads["FLAIR"]}
+    told = look.contradiction(swapped, INPUTS)
+    assert "'T1' looks like T1, 'T2' looks like T2" in told
+
+
+def test_what_cannot_be_told_is_not(heads: dict[str, Volume]) -> None:
+    t1, t2, flair = heads.values()
+    assert look.tell([t1, t2], INPUTS[:2]) is None  # one relation does not say which is which
+    assert look.tell([t1, t2, flair], [Input("T1", ""), Input("ADC", ""), Input("FLAIR", "")]) is None
+    assert look.tell([t1, t1, t1], INPUTS) is None
+    far = flair.ijk_to_ras.copy()
+    far[0, 3] += 900
+    assert look.tell([t1, t2, Volume(flair.array, far)], INPUTS) is None
+    noise = [Volume(np.random.default_rng(n).random(GRID.shape) + 1, GRID.ijk_to_ras) for n in range(3)]
+    assert look.tell(noise, INPUTS) is None
+
+
+PATIENTS = {
+    "ms": {name: f"brain_ms/patient19_{name}" for name in ("T1", "T2", "FLAIR")},
+    "stroke": {name: f"brain_stroke/stroke_{name}" for name in ("T1", "T2", "FLAIR")},
+    "tumour": {
+        name: f"brain_tumour/BraTS-GLI-00001-000-{word}"
+        for name, word in {"T1c": "t1c", "T1": "t1n", "T2": "t2w", "FLAIR": "t2f"}.items()
+    },
+    "thick slices": {
+        name: f"brain_tumour/TCGA-FG-6692_native_{word}"
+        for name, word in {"T1c": "t1c", "T1": "t1", "T2": "t2", "FLAIR": "fla"}.items()
+    },
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("patient", PATIENTS)
+def test_real_patients_are_told_right_or_not_at_all(real_data: Path, patient: str) -> None:
+    volumes = {name: read_volume(real_data / f"{file}.nii.gz") for name, file in PATIENTS[patient].items()}
+    inputs = [Input(name, name) for name in volumes]
+    found = look.tell(list(volumes.values()), inputs)
+    expected = None if patient == "thick slices" else {name: index for index, name in enumerate(volumes)}
+    assert found == expected
+
+
+def test_the_command_line_guesses_says_so_and_checks_names(
+    heads: dict[str, Volume], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HYPERREG_MODELS", str(tmp_path / "models"))
+    inputs = [{"name": entry.name, "title": entry.title} for entry in INPUTS]
+    grid = {"axes": "ras", "spacing_mm": [6.0, 6.0, 6.0], "window": [32, 32, 32]}
+    licences.accept(make_card(tmp_path / "models", inputs=inputs, grid=grid))
+    for file, name in {"a": "FLAIR", "b": "T1", "c": "T2"}.items():
+        write_volume(heads[name], tmp_path / f"{file}.nii.gz")
+
+    def segment(*images: str) -> dict:
+        report = tmp_path / "r.json"
+        assert run("segment", *images, "--model", "bands", "--device", "cpu", "--report", str(report)) == 0
+        return json.loads(report.read_text(encoding="utf-8"))
+
+    files = [str(tmp_path / f"{letter}.nii.gz") for letter in "abc"]
+    report = segment(*files)
+    found = {name: Path(entry["file"]).name for name, entry in report["inputs"].items()}
+    assert found == {"T1": "b.nii.gz", "T2": "c.nii.gz", "FLAIR": "a.nii.gz"}
+    assert (
+        "by their contrast: T1 = 'b.nii.gz', T2 = 'c.nii.gz', FLAIR = 'a.nii.gz'. This is a guess"
+        in (report["warnings"][0])
+    )
+    assert report["seen_by_the_model"]["shape"]
+    report = segment(f"T1={files[2]}", f"T2={files[1]}", f"FLAIR={files[0]}")
+    assert any("seem to be mixed up" in text for text in report["warnings"])
+    assert segment(f"T1={files[1]}", f"T2={files[2]}", f"FLAIR={files[0]}")["warnings"] == []
+    assert run("segment", *files[:2], "--model", "bands") == ExitCode.INPUT

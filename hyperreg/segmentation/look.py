@@ -1,0 +1,135 @@
+"""Which MR image is which, by a look at the images: T1, T1 with contrast agent, T2 and FLAIR of one patient.
+
+Where grey values of two contrasts rise and fall together, and where against each other, is physics and anatomy: T1 and
+T2 go against each other nearly everywhere, FLAIR goes with T1 at the fluid. It is measured as the local correlation,
+which a shading of the coil does not change, and compared with what is expected of every pair of contrasts. The
+expectations were set on three patients: a guess where names tell nothing, for the user to check, and a check of names.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+
+from hyperreg.imaging import itk
+from hyperreg.imaging.resampling import resample_smoothed
+from hyperreg.imaging.volume import Grid, Volume
+from hyperreg.segmentation.catalogue import Input
+
+# What models call these contrasts.
+CONTRASTS = {
+    "t1": "T1", "t1n": "T1", "t1w": "T1", "t1c": "T1c", "t1ce": "T1c", "t1gd": "T1c", "t2": "T2", "t2w": "T2",
+    "flair": "FLAIR", "t2f": "FLAIR", "fla": "FLAIR",
+}  # fmt: skip
+# Local correlation of two contrasts, weighted by how much there is to see.
+EXPECTED = {
+    frozenset(("T1", "T1c")): 0.7,
+    frozenset(("T1", "T2")): -0.65,
+    frozenset(("T1", "FLAIR")): 0.6,
+    frozenset(("T1c", "T2")): -0.5,
+    frozenset(("T1c", "FLAIR")): 0.2,
+    frozenset(("T2", "FLAIR")): -0.2,
+}
+SPACING_MM = 2.5
+# Windows of the local correlation reach this far to each side, voxels.
+RADIUS = 3
+# Of an image's mean; darker voxels are background.
+FOREGROUND = 0.4
+# The best assignment has to be better than the next one by this much (squared differences), else nothing is told.
+MARGIN = 0.2
+
+Matrix = npt.NDArray[np.float64]
+
+
+def contrast_of(entry: Input) -> str | None:
+    """The contrast that a model's input is; None if its name is none of those that are known."""
+    return CONTRASTS.get(entry.name.lower())
+
+
+def tell(volumes: Sequence[Volume], inputs: Sequence[Input]) -> dict[str, int] | None:
+    """Which volume is which input: name -> index; None if it cannot be told with some certainty.
+
+    volumes: of one patient, aligned, as many as there are inputs. Fewer than three are never told: one relation between
+    two images does not say which is which.
+    """
+    contrasts = [contrast_of(entry) for entry in inputs]
+    if len(volumes) != len(inputs) or len(inputs) < 3 or None in contrasts or len(set(contrasts)) < len(inputs):
+        return None
+    if "T1c" in contrasts and "T1" not in contrasts:  # it is told from T2 by what it has in common with T1
+        return None
+    found = relations(volumes)
+    costs = {order: _cost(found, contrasts, order) for order in itertools.permutations(range(len(inputs)))}
+    best, second = sorted(costs, key=lambda order: costs[order])[:2]
+    if not costs[second] - costs[best] >= MARGIN:  # also where there is nothing to compare: NaN
+        return None
+    return {entry.name: index for entry, index in zip(inputs, best, strict=True)}
+
+
+def contradiction(volumes: Mapping[str, Volume], inputs: Sequence[Input]) -> str:
+    """A warning if the images, given by input name, look as if they were in another order; "" if not."""
+    given = [volumes[entry.name] for entry in inputs]
+    seen = tell(given, inputs)
+    if seen is None:
+        return ""
+    wrong = ", ".join(
+        f"'{given[seen[entry.name]].name}' looks like {entry.name}"
+        for index, entry in enumerate(inputs)
+        if seen[entry.name] != index
+    )
+    return f"By their contrast, the images seem to be mixed up: {wrong}. Check which is which." if wrong else ""
+
+
+def relations(volumes: Sequence[Volume]) -> Matrix:
+    """Mean local correlation of every two volumes, weighted by their contrast there: (N, N); NaN without overlap."""
+    grid = _around(volumes[0])
+    images, inside = [], np.ones(grid.shape, dtype=bool)
+    for volume in volumes:
+        array = resample_smoothed(volume, grid).array.astype(np.float32)
+        array = np.clip(array, 0, np.percentile(array, 99.5))
+        array /= max(float(array.mean()), 1e-6)
+        inside &= array > FOREGROUND
+        images.append(itk.volume_to_itk(Volume(array, grid.ijk_to_ras)))
+    inner = _array(sitk.BinaryErode(sitk.GetImageFromArray(inside.astype(np.uint8).T), [RADIUS] * 3)) > 0
+    means = [_mean(image) for image in images]
+    spreads = [
+        np.sqrt(np.maximum(_mean(image * image) - mean**2, 1e-6)) for image, mean in zip(images, means, strict=True)
+    ]
+    found = np.full((len(volumes), len(volumes)), math.nan)
+    for a, b in itertools.combinations(range(len(volumes)), 2):
+        covariance = (_mean(images[a] * images[b]) - means[a] * means[b])[inner]
+        contrast = (spreads[a] * spreads[b])[inner]
+        weight = (contrast / (means[a] * means[b])[inner]) if inner.any() else contrast
+        if weight.sum() > 0:
+            found[a, b] = found[b, a] = float((covariance / contrast * weight).sum() / weight.sum())
+    return found
+
+
+def _cost(found: Matrix, contrasts: Sequence[str | None], order: Sequence[int]) -> float:
+    """How far the relations are from what is expected if the volume order[n] is the n-th contrast."""
+    return sum(
+        (found[order[a], order[b]] - EXPECTED[frozenset((str(contrasts[a]), str(contrasts[b])))]) ** 2
+        for a, b in itertools.combinations(range(len(order)), 2)
+    )
+
+
+def _around(volume: Volume) -> Grid:
+    """A coarse grid over a volume, along R, A and S."""
+    corners = volume.grid.corners
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    i, j, k = (max(1, int(n)) for n in np.ceil((high - low) / SPACING_MM))
+    affine = np.diag([SPACING_MM, SPACING_MM, SPACING_MM, 1.0])
+    affine[:3, 3] = low
+    return Grid((i, j, k), affine)
+
+
+def _mean(image: sitk.Image) -> npt.NDArray[np.float32]:
+    return _array(sitk.BoxMean(image, [RADIUS] * 3))
+
+
+def _array(image: sitk.Image) -> npt.NDArray:
+    return sitk.GetArrayFromImage(image).T
