@@ -229,7 +229,8 @@ class RegistrationWidget:
             return
         modifying = self.parameters.parameterNode.StartModify()
         self.parameters.fixedLabels, self.parameters.movingLabels = fixed_labels, moving_labels
-        self.parameters.regions, self.parameters.regionLambdas = fixed_labels, Regions.to_text({})
+        if not Regions.from_text(self.parameters.regionLambdas):  # else the user has regions already
+            self.parameters.regions = fixed_labels
         self.parameters.parameterNode.EndModify(modifying)
         self._show_message(
             _("Both volumes are segmented. Press Register again to measure their overlap.")

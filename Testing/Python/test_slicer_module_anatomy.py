@@ -89,6 +89,18 @@ def test_the_structures_are_regions_by_their_names(both: Module) -> None:
     assert [table.item(row, 0).text() for row in range(table.rowCount)] == ["Outer shell", "Core"]
 
 
+def test_regions_that_have_a_lambda_already_stay(both: Module) -> None:
+    both.ui.segmentBothButton.click()
+    both.connection.segmenter.answer()
+    both.connection.segmenter.answer()
+    chosen = both.parameters.regions
+    both.ui.regionsTable.item(0, 0).setCheckState(2)
+    both.ui.segmentBothButton.click()
+    both.connection.segmenter.answer()
+    both.connection.segmenter.answer()
+    assert both.parameters.regions is chosen is not both.parameters.fixedLabels
+
+
 @pytest.mark.parametrize("after", [0, 1])
 def test_cancelling_or_failing_leaves_the_scene_as_it_was(both: Module, after: int) -> None:
     ui, segmenter = both.ui, both.connection.segmenter
