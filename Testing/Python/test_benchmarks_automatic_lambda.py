@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.automatic_lambda import RULES, Measured, by_detail, draw, gap, table
+from benchmarks.automatic_lambda import PAIRS, RULES, Measured, by_detail, gap, table, write
 from hyperreg.registration.response import RESPONSE_LAMBDAS
 
 
@@ -47,5 +47,9 @@ def test_the_table_has_a_line_per_pair_and_the_means(tmp_path: Path) -> None:
     assert lines[2].startswith("| first | 0.4, 0.800 | 0.6: 2.00 |")
     assert lines[3].startswith("| second | 0.4, 0.800 | 0.4: 0.00 |")
     assert "**1.00** (largest 2.00)" in lines[4]
-    draw(measured, tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size > 10_000
+    text = write(measured, tmp_path / "published")
+    assert f"on 2 of {len(PAIRS)} ordered pairs" in text
+    assert "it loses 1.00 points on average (goal: at most 0.5), at most 2.00." in text
+    assert (tmp_path / "published" / "automatic-lambda.png").stat().st_size > 10_000
+    written = (tmp_path / "published" / "rows.csv").read_text(encoding="utf-8").splitlines()
+    assert len(written) == 1 + 2 * len(RESPONSE_LAMBDAS)

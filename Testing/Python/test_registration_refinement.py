@@ -10,8 +10,10 @@ from hyperreg.errors import Cancelled
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
 from hyperreg.registration.anchors import Fields
+from hyperreg.registration.field import from_ras
 from hyperreg.registration.filters import gaussian_kernel, separable
-from hyperreg.registration.refinement import RefinedFields, Refiner, refined_grid
+from hyperreg.registration.metrics import jacobian_determinant
+from hyperreg.registration.refinement import MARGIN_VOXELS, RefinedFields, Refiner, refined_grid
 from hyperreg.registration.similarity import LocalCorrelation, same_contrast
 from hyperreg.registration.verification import inverse_errors
 
@@ -127,3 +129,18 @@ def test_at_lambda_one_nothing_is_refined_and_it_can_be_cancelled() -> None:
 
     with pytest.raises(Cancelled):
         pair.refiner.refine(pair.start, 0.1, "cpu", stop)
+
+
+def test_a_large_displacement_at_the_border_fades_without_folding() -> None:
+    """As where a neck leaves the picture: 5 voxels at the foreground's end and beyond, towards the grid's border."""
+    pair = Pair((0.0, 0.0, 0.0), 1.0)
+    steps = pair.grid.ijk_to_ras[:3, :3] @ np.array([0, 0, 5.0])
+    constant = np.broadcast_to(steps[:, None, None, None], (3, *pair.grid.shape)).astype(np.float32)
+    field = DisplacementField(constant, pair.grid.ijk_to_ras)
+    found = pair.refiner.refine(Fields(field, field), 1.0, "cpu", lambda _share: None)
+    array = torch.from_numpy(found.fields.forward.array)[None]
+    affine = torch.from_numpy(pair.grid.ijk_to_ras.copy())
+    assert float(jacobian_determinant(from_ras(array, affine)).min()) > 0
+    inner = (slice(None), *(slice(MARGIN_VOXELS, -MARGIN_VOXELS) for _ in range(3)))
+    np.testing.assert_allclose(found.fields.forward.array[inner], constant[inner], atol=1e-4)
+    np.testing.assert_array_equal(found.fields.forward.array[..., -1], 0)

@@ -13,7 +13,7 @@ from hyperreg.registration.catalogue import ModelCard
 
 # Room around the head for what moves in from outside, and for the border over which the field fades to zero.
 MARGIN_VOXELS = 4
-FADE_VOXELS = 3
+FADE_VOXELS = 3.0
 # A small organ is shown to the network at least this large (share of the longest side of the model's largest grid): the
 # network knows anatomy at that size.
 LEAST_EXTENT = 0.6
@@ -75,11 +75,14 @@ def _around(
     return Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine)
 
 
-def fade(shape: tuple[int, int, int]) -> Tensor:
-    """1 inside, falling to 0 at the outermost voxels: (I, J, K). Beyond the grid is no field: so no jump, no fold."""
+def fade(shape: tuple[int, int, int], voxels: float = FADE_VOXELS) -> Tensor:
+    """1 inside, falling to 0 over that many outermost voxels: (I, J, K). Beyond the grid is no field: so no jump.
+
+    A displacement of that many voxels or more folds there.
+    """
     result = torch.ones(shape)
     for axis, size in enumerate(shape):
         index = torch.arange(size, dtype=torch.float32)
-        ramp = (torch.minimum(index, size - 1 - index) / FADE_VOXELS).clamp(max=1)
+        ramp = (torch.minimum(index, size - 1 - index) / voxels).clamp(max=1)
         result = result * ramp.view([-1 if a == axis else 1 for a in range(3)])
     return result

@@ -39,6 +39,8 @@ LEVELS = ((8, 60), (4, 60), (2, 40), (1, 10))
 MULTIPLE = max(factor for factor, _ in LEVELS)
 # Larger pairs are refined on a coarser grid: it bounds time and memory.
 MOST_VOXELS = 7_500_000
+# Room around the foreground. The field fades to zero over all of it: where a neck leaves the picture, what lies outside
+# may be displaced by many voxels, and would fold on a shorter way.
 MARGIN_VOXELS = 8
 # The network's field at this lambda, or a stiffer one, is the start.
 START_LAMBDA = 0.7
@@ -271,7 +273,7 @@ class Refiner:
             smoothing_sd if alike else smoothing_sd * WIDER_ACROSS_CONTRASTS,
             tell,
         )
-        window = fade(self.grid.shape).to(device)
+        window = fade(self.grid.shape, MARGIN_VOXELS).to(device)
         fields = Fields(self._field(forward * window), self._field(inverse * window))
         return RefinedFields(fields, sum(steps), alike)
 
