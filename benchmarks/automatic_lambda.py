@@ -161,8 +161,8 @@ def write(measured: Sequence[Measured], folder: Path) -> str:
     lost = [gap(one.rows, by_detail(one.rows)) for one in measured]
     card = measured[0]
     setting = (
-        f"`python -m benchmarks automatic-lambda`. Model '{card.model}' (weights {card.sha256[:12]}), the network alone, "
-        f"on {len(measured)} of {len(PAIRS)} ordered pairs of brain_oasis; mean Dice over all manual labels, in points. "
+        f"`python -m benchmarks automatic-lambda`: '{card.model}' (weights {card.sha256[:12]}), the network alone, "
+        f"on {len(measured)} of {len(PAIRS)} pairs of brain_oasis; mean Dice over all manual labels, points. "
         "Per rule: its λ, and how far its Dice is below the best one of all λ. *Automatic* is what `--lam auto` does "
         f"without label maps: it loses {np.mean(lost):.2f} points on average (goal: at most {GOAL_POINTS:g}), at most "
         f"{max(lost):.2f}."

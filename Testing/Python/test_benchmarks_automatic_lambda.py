@@ -48,7 +48,7 @@ def test_the_table_has_a_line_per_pair_and_the_means(tmp_path: Path) -> None:
     assert lines[3].startswith("| second | 0.4, 0.800 | 0.4: 0.00 |")
     assert "**1.00** (largest 2.00)" in lines[4]
     text = write(measured, tmp_path / "published")
-    assert f"on 2 of {len(PAIRS)} ordered pairs" in text
+    assert f"on 2 of {len(PAIRS)} pairs of brain_oasis" in text
     assert "it loses 1.00 points on average (goal: at most 0.5), at most 2.00." in text
     assert (tmp_path / "published" / "automatic-lambda.png").stat().st_size > 10_000
     written = (tmp_path / "published" / "rows.csv").read_text(encoding="utf-8").splitlines()
