@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,7 +41,7 @@ def regions_of(node: slicer.vtkMRMLNode | None) -> list[Region]:
     """
     if node is None:
         return []
-    found = _segments(node) if node.IsA(SEGMENTATION) else _labels(node)
+    found = segments_of(node) if node.IsA(SEGMENTATION) else _labels(node)
     if not found:
         raise InputError(f"'{node.GetName()}' holds no segments. Draw at least one, or choose another one.")
     if len(found) > MAX_REGIONS:
@@ -55,17 +56,26 @@ def label_volume(node: slicer.vtkMRMLNode) -> Volume:
 
     Raises InputError for a nonlinear parent transform or an empty segmentation.
     """
-    parent = Results.original_parent(node)
     if not node.IsA(SEGMENTATION):
-        return Geometry.volume_from_node(node, parent)
+        return Geometry.volume_from_node(node, Results.original_parent(node))
+    regions = regions_of(node)
+    return merged(node, [region.key for region in regions], [region.label for region in regions])
+
+
+def merged(node: slicer.vtkMRMLSegmentationNode, keys: Sequence[str], labels: Sequence[int]) -> Volume:
+    """Segments of a segmentation as a label map with these labels, in the world; the later one counts.
+
+    Raises InputError for a nonlinear parent transform or an empty segmentation.
+    """
+    parent = Results.original_parent(node)
     ids, values = vtk.vtkStringArray(), vtk.vtkIntArray()
-    for region in regions_of(node):
-        ids.InsertNextValue(region.key)
-        values.InsertNextValue(region.label)
+    for key, label in zip(keys, labels, strict=True):
+        ids.InsertNextValue(key)
+        values.InsertNextValue(label)
     image = slicer.vtkOrientedImageData()
     extent_mode = slicer.vtkSegmentation.EXTENT_UNION_OF_SEGMENTS
-    merged = node.GenerateMergedLabelmapForAllSegments(image, extent_mode, None, ids, values)
-    if not merged or image.GetNumberOfPoints() == 0 or min(image.GetDimensions()) < 1:
+    done = node.GenerateMergedLabelmapForAllSegments(image, extent_mode, None, ids, values)
+    if not done or image.GetNumberOfPoints() == 0 or min(image.GetDimensions()) < 1:
         raise InputError(f"'{node.GetName()}' is empty. Draw something into its segments first.")
     matrix = vtk.vtkMatrix4x4()
     image.GetImageToWorldMatrix(matrix)
@@ -103,7 +113,8 @@ def from_text(text: str) -> dict[str, float]:
         return {}
 
 
-def _segments(node: slicer.vtkMRMLSegmentationNode) -> list[Region]:
+def segments_of(node: slicer.vtkMRMLSegmentationNode) -> list[Region]:
+    """All segments of a segmentation, numbered from 1 in their order."""
     segmentation = node.GetSegmentation()
     found = []
     for index in range(segmentation.GetNumberOfSegments()):

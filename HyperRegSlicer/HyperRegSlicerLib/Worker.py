@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hyperreg.worker.client import WorkerClient
+from hyperreg.worker.fusion import RemoteFuser
 from hyperreg.worker.live import LiveRegistration
 from hyperreg.worker.models import ModelStore
 from hyperreg.worker.segmentation import RemoteSegmenter
@@ -13,12 +14,13 @@ from HyperRegSlicerLib import Install
 
 
 class Connection:
-    """A worker client, and what the modules do with it: the live registration, the segmenter."""
+    """A worker client, and what the modules do with it: the live registration, the segmenter, the fuser."""
 
     def __init__(self) -> None:
         self._client = WorkerClient(python=Install.worker_python())
         self.registration = LiveRegistration(self._client)
         self.segmenter = RemoteSegmenter(self._client)
+        self.fuser = RemoteFuser(self._client)
 
     def models(self, on_error: Callable[[str], None]) -> ModelStore:
         """For adding and removing models."""
@@ -37,4 +39,5 @@ class Connection:
         """Ends the worker."""
         self.registration.close()
         self.segmenter.close()
+        self.fuser.close()
         self._client.stop()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
 import slicer
 from slicer.i18n import tr as _
-from slicer.parameterNodeWrapper import parameterNodeWrapper
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
 from hyperreg.errors import InputError, WeightsError
 from hyperreg.segmentation.catalogue import SegmentationCard, find_model
@@ -25,7 +25,8 @@ class SegmentationParameters:
     volume: what is segmented; the model's first input. model: a name of the catalogue; "" until one was chosen.
     flips, ensemble: average over flipped images, over all weights of the model. align: bring the other inputs to the
     first one. show3D: make surfaces. hyperparameters: JSON, name -> value; what it lacks has the model's default.
-    segmentation: the last result, so that a reopened scene finds it again.
+    segmentation, consensus: the last results, so that a reopened scene finds them again.
+    atlasFolder, atlasMethod ("vote", "staple", "local", "dp"), atlasLambda, atlasRefine, atlasSelect (0: all atlases).
     """
 
     volume: slicer.vtkMRMLScalarVolumeNode
@@ -37,6 +38,12 @@ class SegmentationParameters:
     align: bool = False
     show3D: bool = True
     segmentation: slicer.vtkMRMLSegmentationNode
+    atlasFolder: str = ""
+    atlasMethod: str = "vote"
+    atlasLambda: Annotated[float, WithinRange(0.0, 1.0)] = 0.3
+    atlasRefine: bool = False
+    atlasSelect: Annotated[int, WithinRange(0, 999)] = 0
+    consensus: slicer.vtkMRMLSegmentationNode
 
     def card(self) -> SegmentationCard | None:
         """The chosen model; None if there is none, or no such model any more."""

@@ -13,11 +13,11 @@ from hyperreg.segmentation.doubt import DoubtfulRegion
 from HyperRegSlicerLib.RegionsWidget import swatch
 from SegmentationModuleLib import Results, Texts
 from SegmentationModuleLib.Doubt import Tour
+from SegmentationModuleLib.Overlay import Overlay
 
 NAME_COLUMN, VOLUME_COLUMN, SPREAD_COLUMN = 0, 1, 2
 ROWS_SHOWN = 8
 ROW_PIXELS = 26
-OVERLAY_OPACITY = 0.5
 
 
 class ResultPanel:
@@ -29,8 +29,7 @@ class ResultPanel:
     def __init__(self, ui: Any, guarded: Callable[[Callable[[], Any]], Callable[[], None]]) -> None:
         self.ui = ui
         self._tour = Tour(None)
-        # What the slice views showed in front before the uncertainty map, by view.
-        self._before: dict[str, tuple[str | None, float]] | None = None
+        self._overlay = Overlay()
         table = ui.statisticsTable
         table.setColumnCount(3)
         table.setHorizontalHeaderLabels([_("Structure"), _("Volume (ml)"), _("Sure – doubtful (ml)")])
@@ -87,7 +86,7 @@ class ResultPanel:
 
     def forget(self) -> None:
         """Drops the scene's nodes."""
-        self._before = None
+        self._overlay.forget()
         self.show(None)
 
     def _next(self) -> None:
@@ -100,20 +99,10 @@ class ResultPanel:
         self.ui.doubtLabel.text = Texts.doubt(self._tour.number, self._tour.regions, inside)
 
     def _show_uncertainty(self, shown: bool) -> None:
-        composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
-        node = Results.uncertainty_of(self.segmentation)
-        if shown and node is not None:
-            self._before = {c.GetID(): (c.GetForegroundVolumeID(), c.GetForegroundOpacity()) for c in composites}
-            for composite in composites:
-                composite.SetForegroundVolumeID(node.GetID())
-                composite.SetForegroundOpacity(OVERLAY_OPACITY)
-        elif not shown and self._before is not None:
-            for composite in composites:
-                volume_id, opacity = self._before.get(composite.GetID(), (None, 0.0))
-                known = volume_id is not None and slicer.mrmlScene.GetNodeByID(volume_id) is not None
-                composite.SetForegroundVolumeID(volume_id if known else None)
-                composite.SetForegroundOpacity(opacity)
-            self._before = None
+        if shown:
+            self._overlay.show(Results.uncertainty_of(self.segmentation))
+        else:
+            self._overlay.hide()
 
     def _edit(self) -> None:
         node = self.segmentation

@@ -55,7 +55,7 @@ def add_segmentation(
         # Of all segments in one go; before there is a display node, so that nothing is drawn half-way.
         node.CreateClosedSurfaceRepresentation()
     node.CreateDefaultDisplayNodes()
-    uncertainty = _add_uncertainty(scene, reference, segmented)
+    uncertainty = add_map(scene, reference, segmented.uncertainty, f"{reference.GetName()} uncertainty")
     node.SetNodeReferenceID(UNCERTAINTY_ROLE, uncertainty.GetID())
     for made in (node, uncertainty):
         _describe(made, card)
@@ -172,20 +172,21 @@ def remove(scene: slicer.vtkMRMLScene, node: slicer.vtkMRMLNode) -> None:
             scene.RemoveNode(display)
 
 
-def _add_uncertainty(
-    scene: slicer.vtkMRMLScene, reference: slicer.vtkMRMLScalarVolumeNode, segmented: Segmented
+def add_map(
+    scene: slicer.vtkMRMLScene, reference: slicer.vtkMRMLScalarVolumeNode, values: Volume, name: str
 ) -> slicer.vtkMRMLScalarVolumeNode:
+    """Adds a map of 0 to 1 on the voxels of a volume, coloured to lie over it; smaller values are transparent."""
     matrix = vtk.vtkMatrix4x4()
     reference.GetIJKToRASMatrix(matrix)
-    node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"{reference.GetName()} uncertainty")
-    Geometry.volume_to_node(segmented.uncertainty, node)
+    node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    Geometry.volume_to_node(values, node)
     node.SetIJKToRASMatrix(matrix)  # its own place, below the transform that it is put under
     node.CreateDefaultDisplayNodes()
     display = node.GetDisplayNode()
     display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeIron")
     display.SetAutoWindowLevel(False)
     # Between several structures a model is seldom as doubtful as between all of them: 1 is hardly reached.
-    display.SetWindowLevelMinMax(0.0, max(LEAST_WINDOW, float(segmented.uncertainty.array.max())))
+    display.SetWindowLevelMinMax(0.0, max(LEAST_WINDOW, float(values.array.max())))
     # Over another image it shows where something is doubtful, and nothing else.
     display.SetLowerThreshold(LEAST_SHOWN)
     display.SetUpperThreshold(1.0)

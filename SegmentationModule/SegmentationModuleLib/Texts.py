@@ -6,6 +6,7 @@ from slicer.i18n import tr as _
 
 from hyperreg.segmentation.catalogue import SegmentationCard
 from hyperreg.segmentation.doubt import DoubtfulRegion
+from SegmentationModuleLib.AtlasesLogic import FusionRun
 from SegmentationModuleLib.Logic import Run, failures
 
 # More names than this are no help any more in a sentence.
@@ -82,3 +83,33 @@ def doubt(number: int, regions: list[DoubtfulRegion], inside: str) -> str:
         number=number + 1, count=len(regions), size=millilitres(region.volume_ml)
     )
     return words + (_(", in {structure}.").format(structure=inside) if inside else ".")
+
+
+def fused(run: FusionRun) -> str:
+    """What has become of a fusion that left something in the scene."""
+    lines = []
+    for name, result in run.results:
+        used = sum(rater.state == "used" for rater in result.raters)
+        found = sum(entry.volume_ml > 0 for entry in result.structures)
+        lines.append(
+            _("'{image}': {found} structures from {used} of {all} label maps, which differ in {share:.1f} % of voxels; "
+              "{seconds:.0f} s.").format(
+                image=name, found=found, used=used, all=len(result.raters), share=result.disputed_percent,
+                seconds=result.seconds,
+            )
+        )  # fmt: skip
+        lines += [f"{rater.name} ({rater.state}): {rater.reason}" for rater in result.raters if rater.reason]
+    if run.failures:
+        lines += [_("Not segmented:"), *(f"{name}: {text}" for name, text in run.failures)]
+    return "\n".join(lines)
+
+
+def disagreement(number: int, regions: list[DoubtfulRegion], inside: str) -> str:
+    """Which place of disagreement is shown. inside: the structure of the consensus there; "" for none."""
+    if not regions:
+        return _("The label maps agree everywhere.")
+    region = regions[number]
+    words = _("Disagreement {number} of {count}: {size} ml, {share:.0f} % of the label maps say something else").format(
+        number=number + 1, count=len(regions), size=millilitres(region.volume_ml), share=100 * region.mean
+    )
+    return words + (_(" than {structure}.").format(structure=inside) if inside else _(" than background."))

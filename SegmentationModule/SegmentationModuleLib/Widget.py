@@ -21,6 +21,7 @@ from HyperRegSlicerLib.Parameters import Device
 from HyperRegSlicerLib.Texts import cpu_text, gpu_text
 from HyperRegSlicerLib.Widget import POLL_INTERVAL_MS
 from SegmentationModuleLib import Inputs, Texts
+from SegmentationModuleLib.AtlasesWidget import AtlasesPanel
 from SegmentationModuleLib.InputsWidget import InputsPanel
 from SegmentationModuleLib.Logic import CANCELLING, IDLE, Run, SegmentationLogic
 from SegmentationModuleLib.ModelsWidget import ModelsPanel
@@ -57,6 +58,7 @@ class SegmentationWidget:
         self.sliders = SlidersPanel(ui, self._slider_moved)
         self.result = ResultPanel(ui, self._guarded)
         self.installation = InstallPanel(ui, self._guarded, self._show_message)
+        self.atlases = AtlasesPanel(ui, connection.fuser, self._guarded, self.installation.is_ready, self._show_message)
         for button, action in (
             ("segmentButton", self._segment_or_cancel),
             ("batchButton", self._segment_checked),
@@ -97,6 +99,7 @@ class SegmentationWidget:
         """Forgets the scene's nodes."""
         self.release_parameters()
         self.result.forget()
+        self.atlases.show(None)
         self.inputs.show(None, {})
         self._summary = ""
         self._show_message("")
@@ -106,12 +109,14 @@ class SegmentationWidget:
         self._timer.stop()
         self.release_parameters()
         self.logic.close()
+        self.atlases.close()
         self.connection.close()
 
     def _parameters_changed(self, *_event: Any) -> None:
         if self.parameters is not None:
             self.models.show(self.parameters.model)
             self.result.show(self.parameters.segmentation)
+            self.atlases.show(self.parameters)
             self.update()
 
     # What the user does

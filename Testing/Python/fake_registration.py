@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from fake_fusion import FakeFuser
 from fake_segmentation import FakeSegmenter, FakeStore
 
 from hyperreg.errors import InputError
@@ -245,6 +246,7 @@ class FakeConnection:
     def __init__(self) -> None:
         self.registration = FakeRegistration()
         self.segmenter = FakeSegmenter()
+        self.fuser = FakeFuser()
         self.store: FakeStore | None = None
         self.polls = 0
         self.closed = False

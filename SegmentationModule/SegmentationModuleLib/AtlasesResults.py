@@ -1,0 +1,118 @@
+"""What a fusion leaves in the scene: consensus, disagreement map, tables of label maps and volumes. No Qt."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import slicer
+import vtk
+
+import hyperreg
+from hyperreg.imaging.volume import Volume
+from hyperreg.worker.fusion import Fused, FusedStructure, Rater
+from HyperRegSlicerLib import Companions
+from HyperRegSlicerLib.Results import VERSION_ATTRIBUTE
+from SegmentationModuleLib import Results
+
+# The table of label maps is a node reference of the consensus, saved with the scene.
+RATERS_ROLE = "HyperReg.labelMaps"
+METHOD_ATTRIBUTE = "HyperReg.fusion"
+NAME, STATE, WEIGHT, LAMBDA, REASON = "Label map", "State", "Weight", "Lambda", "Reason"
+FIGURES = {
+    "Sensitivity": "sensitivity",
+    "Specificity": "specificity",
+    "Dice with consensus": "dice",
+    "Similarity": "similarity",
+}
+VOLUMES = {
+    "Volume (ml)": "volume_ml",
+    "Mean of label maps (ml)": "mean_ml",
+    "SD (ml)": "sd_ml",
+    "Least (ml)": "least_ml",
+    "Most (ml)": "most_ml",
+}
+
+
+def add_consensus(
+    scene: slicer.vtkMRMLScene, reference: slicer.vtkMRMLScalarVolumeNode, fused: Fused, *, show_3d: bool
+) -> slicer.vtkMRMLSegmentationNode:
+    """Adds segmentation, disagreement map and both tables, in the place of the volume they belong to."""
+    name = reference.GetName()
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", f"{name} consensus")
+    structures = [entry.structure for entry in fused.structures]
+    Results.fill_segmentation(node, reference, _narrow(fused.labels), structures)
+    if show_3d:
+        node.CreateClosedSurfaceRepresentation()
+    node.CreateDefaultDisplayNodes()
+    disagreement = Results.add_map(scene, reference, fused.disagreement, f"{name} disagreement")
+    raters = scene.AddNewNodeByClass("vtkMRMLTableNode", f"{name} label maps")
+    fill_raters(raters, fused.raters)
+    volumes = scene.AddNewNodeByClass("vtkMRMLTableNode", f"{name} consensus volumes")
+    fill_volumes(volumes, fused.structures)
+    node.SetNodeReferenceID(Results.UNCERTAINTY_ROLE, disagreement.GetID())
+    node.SetNodeReferenceID(RATERS_ROLE, raters.GetID())
+    for made in (node, disagreement):
+        made.SetAttribute(METHOD_ATTRIBUTE, fused.method)
+        made.SetAttribute(VERSION_ATTRIBUTE, hyperreg.__version__)
+        Companions.accompany(reference, made)
+    return node
+
+
+def fill_raters(table: slicer.vtkMRMLTableNode, raters: Sequence[Rater]) -> None:
+    """Writes a line per label map, those left out as well."""
+    columns: dict[str, Sequence[str | float]] = {
+        NAME: [rater.name for rater in raters],
+        STATE: [rater.state for rater in raters],
+        WEIGHT: [rater.weight for rater in raters],
+        **{title: [getattr(rater, field) for rater in raters] for title, field in FIGURES.items()},
+        LAMBDA: [math.nan if rater.lam is None else rater.lam for rater in raters],
+        REASON: [rater.reason for rater in raters],
+    }
+    _fill(table, columns)
+
+
+def fill_volumes(table: slicer.vtkMRMLTableNode, structures: Sequence[FusedStructure]) -> None:
+    """Writes a line per structure: its volume, and the spread over the label maps."""
+    columns: dict[str, Sequence[str | float]] = {
+        Results.STRUCTURE: [entry.structure.name for entry in structures],
+        Results.LABEL: [float(entry.structure.label) for entry in structures],
+        **{title: [getattr(entry, field) for entry in structures] for title, field in VOLUMES.items()},
+    }
+    _fill(table, columns)
+
+
+def raters_of(segmentation: slicer.vtkMRMLSegmentationNode | None) -> list[dict[str, str]]:
+    """The lines of its table of label maps, by column, as texts; [] where there is none."""
+    table = None if segmentation is None else segmentation.GetNodeReference(RATERS_ROLE)
+    if table is None:
+        return []
+    names = [table.GetColumnName(index) for index in range(table.GetNumberOfColumns())]
+    if not {NAME, STATE, WEIGHT, LAMBDA, REASON, *FIGURES} <= set(names):
+        return []
+    return [
+        {name: table.GetCellText(row, column) for column, name in enumerate(names)}
+        for row in range(table.GetNumberOfRows())
+    ]
+
+
+def _fill(table: slicer.vtkMRMLTableNode, columns: dict[str, Sequence[str | float]]) -> None:
+    modifying = table.StartModify()
+    table.RemoveAllColumns()
+    for name, values in columns.items():
+        texts = name in (NAME, STATE, REASON, Results.STRUCTURE)
+        array: vtk.vtkAbstractArray = vtk.vtkStringArray() if texts else vtk.vtkDoubleArray()
+        array.SetName(name)
+        for value in values:
+            array.InsertNextValue(value)
+        table.AddColumn(array)
+    table.SetUseColumnTitleAsColumnHeader(True)
+    table.EndModify(modifying)
+
+
+def _narrow(labels: Volume) -> Volume:
+    """The labels in the smallest of the types that segmentations usually have."""
+    low, high = int(labels.array.min()), int(labels.array.max())
+    kind = next(k for k in (np.uint8, np.int16, np.int32) if np.iinfo(k).min <= low and high <= np.iinfo(k).max)
+    return Volume(labels.array.astype(kind), labels.ijk_to_ras, labels.name)
