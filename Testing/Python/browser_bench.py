@@ -105,7 +105,7 @@ class Page:
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.set_default_timeout(PATIENCE_S * 1000)
         page.goto(address)
-        page.wait_for_selector(".hyperreg-register, .hyperreg-cancel")
+        page.wait_for_selector(".hyperreg-panel-registration")
         self.until(lambda: page.locator(".layout-grid-item img").count() >= 3, "three views")
 
     def state(self, name: str) -> Any:

@@ -12,10 +12,10 @@ from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Volume
 from hyperreg.machine import choose_device, main_memory
 from hyperreg.reporting import Cancel, Progress, Stopwatch
+from hyperreg.segmentation import look
 from hyperreg.segmentation.catalogue import SegmentationCard, Structure, find_model
 from hyperreg.segmentation.frame import Frame, make_frame
 from hyperreg.segmentation.inputs import check_inputs, show
-from hyperreg.segmentation.look import contradiction
 from hyperreg.segmentation.model import load_ensemble, load_model
 from hyperreg.segmentation.prediction import Prediction
 from hyperreg.segmentation.structures import Array, StructureVolume, decide
@@ -98,8 +98,8 @@ class Segmenter:
         with watch.stage("prepare"):
             checked = check_inputs(volumes, self.card, warnings)
             check_memory(make_frame(checked[first or self.card.inputs[0].name], self.card), self.card)
-            if not transforms and (mixed_up := contradiction(checked, self.card.inputs)):
-                warnings.append(mixed_up)
+            if not transforms:
+                warnings += look.warnings(checked, self.card.inputs)
             images, frame = show(checked, self.card, first, warnings, transforms)
         run = Prediction(
             self._network,
