@@ -82,6 +82,9 @@ def compare_registration(
     again: Annotated[bool, typer.Option("--again", help="Repeat what ended in an error.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the transforms (70 MB each for the peers).")] = False,
     only_report: Annotated[bool, typer.Option("--only-report", help="Run nothing; tables and figures anew.")] = False,
+    resume_published: Annotated[
+        bool, typer.Option("--resume-published", help="Take over the rows in docs/ that the output folder lacks.")
+    ] = False,
     publish: Annotated[bool, typer.Option("--publish", help="Also copy the results into docs/.")] = False,
     readme: Readme = False,
 ) -> None:
@@ -89,7 +92,7 @@ def compare_registration(
     try:
         rows = command.registration(
             short=short, groups=group or [], methods=method or [], threads=threads, model=model, output=output,
-            again=again, keep=keep, only_report=only_report, publish=publish,
+            again=again, keep=keep, only_report=only_report, resume_published=resume_published, publish=publish,
         )  # fmt: skip
     except HyperRegError as error:
         typer.echo(str(error), err=True)

@@ -1,4 +1,4 @@
-"""Makes the pictures of the Slicer module: the sample pair, really registered, at several λ, refined, with regions.
+"""Makes the pictures of the Slicer module: the sample pair at several λ, refined, with landmarks, with regions.
 
     python -m Testing.Host.screenshots [--model NAME] [--output FOLDER]
 
@@ -12,11 +12,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from Testing.Host.host import Host, start
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PICTURES = {"flexible": 0.02, "middle": 0.4, "rigid": 0.98}
 SIZE = (1400, 900)
+LANDMARKS = ("left hippocampus", "right hippocampus", "left caudate", "right caudate", "fourth ventricle")
 PATIENCE_S = 1800.0
 
 
@@ -61,6 +64,27 @@ def refine(host: Host, widget: Any) -> None:
         raise RuntimeError(widget.ui.messageLabel.text)
 
 
+def place_landmarks(host: Host, widget: Any) -> None:
+    """Centres of structures of the sample, and where its known deformation leads, as point lists that are measured."""
+    import slicer
+
+    from hyperreg.imaging.transform import Transform
+    from hyperreg.phantom import LABEL_NAMES, head_phantom_pair
+
+    pair = head_phantom_pair()
+    inside = [pair.fixed_labels.array == label for label in LABEL_NAMES if LABEL_NAMES[label] in LANDMARKS]
+    fixed = np.array([pair.fixed.grid.to_ras(np.argwhere(mask).mean(0)) for mask in inside])
+    nodes = []
+    for name, points in (("Fixed points", fixed), ("Moving points", Transform((pair.field,)).apply(fixed))):
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", name)
+        for point in points:
+            node.AddControlPoint(point.tolist())
+        nodes.append(node)
+    widget.ui.fixedLandmarksSelector.setCurrentNode(nodes[0])
+    widget.ui.movingLandmarksSelector.setCurrentNode(nodes[1])
+    host.process_events()
+
+
 def give_regions(host: Host, widget: Any, lambdas: dict[int, float]) -> None:
     """Give rows of the sample's own label map a λ each."""
     import qt
@@ -96,7 +120,10 @@ def main(arguments: list[str] | None = None) -> int:
     print(host.screenshot(options.output / "slicer-response.png", size=SIZE), ui.suggestionLabel.text, sep="\n")
     refine(host, widget)
     print(host.screenshot(options.output / "slicer-refined.png", size=SIZE), ui.metricsLabel.text, sep="\n")
-    ui.responseSection.collapsed = True
+    place_landmarks(host, widget)
+    ui.landmarksSection.collapsed = False
+    print(host.screenshot(options.output / "slicer-landmarks.png", size=SIZE), ui.landmarksNoteLabel.text, sep="\n")
+    ui.responseSection.collapsed = ui.landmarksSection.collapsed = True
     ui.regionsSection.collapsed = False
     give_regions(host, widget, {0: 0.9, 2: 0.1})
     print(host.screenshot(options.output / "slicer-regions.png", size=SIZE), ui.metricsLabel.text, sep="\n")

@@ -13,9 +13,9 @@ from imaging_examples import affine, oblique_grid, scene, smooth_field
 from benchmarks.registration import runner
 from benchmarks.registration.case import Case, read_points
 from benchmarks.registration.ours import GRID, curve_row
-from benchmarks.registration.results import ORACLE, collect
-from benchmarks.registration.runner import Entry, result_path, run
-from benchmarks.registration.store import load_json, load_transform, save_transform
+from benchmarks.registration.results import ORACLE, collect, take_over, write_csv
+from benchmarks.registration.runner import Entry, run
+from benchmarks.registration.store import load_json, load_transform, result_path, save_json, save_transform
 from hyperreg.errors import FileError
 from hyperreg.imaging.files import write_volume
 from hyperreg.imaging.resampling import resample
@@ -195,3 +195,26 @@ def test_a_curve_that_was_stopped_half_way_counts_nowhere(tmp_path: Path) -> Non
     rows = collect(tmp_path)
     assert {row["case"] for row in rows} == {"whole"}
     assert [row["dice"] for row in rows if row["method"] == ORACLE] == [0.5]
+
+
+def test_published_rows_are_taken_over_where_there_are_none(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    for number, lam in enumerate(GRID):
+        row = {"group": "oasis", "case": "a", "method": curve_row(lam), "development": False, "threads": 1}
+        figures = {"dice": 0.4 + number / 100, "labels": 138, "folding_percent": 0.0}
+        save_json(result_path(old, "a", curve_row(lam)), row | figures | {"notes": {"lambda": lam, "model": "brain"}})
+    failed = {"group": "oasis", "case": "b", "method": "elastix", "development": False, "threads": 1, "error": "broke"}
+    save_json(result_path(old, "b", "elastix"), failed)
+    write_csv(collect(old), tmp_path / "results.csv")
+    measured_again = {**failed, "dice": 0.5}
+    del measured_again["error"]
+    save_json(result_path(new, "b", "elastix"), measured_again)
+    assert take_over(tmp_path / "results.csv", new) == len(GRID)
+    found = collect(new)
+    write_csv(found, tmp_path / "again.csv")
+    before, after = (
+        (tmp_path / name).read_text(encoding="utf-8").splitlines() for name in ("results.csv", "again.csv")
+    )
+    assert after[:-1] == before[:-1], "the same rows, the oracle's among them"
+    assert {row["method"] for row in found} >= {ORACLE, "elastix"}
+    assert [row["dice"] for row in found if row["case"] == "b"] == [0.5]

@@ -13,7 +13,7 @@ from benchmarks.registration.figures import all_figures
 from benchmarks.registration.methods import FULL, METHODS, SHORT, with_model
 from benchmarks.registration.ours import GRID
 from benchmarks.registration.report import curve_table, group_table, write_report
-from benchmarks.registration.results import CURVE, Row, collect, of_method
+from benchmarks.registration.results import CURVE, Row, collect, of_method, take_over
 from benchmarks.registration.runner import run
 
 OUTPUT = Path("build/benchmarks/registration")
@@ -31,6 +31,7 @@ def registration(
     again: bool,
     keep: bool,
     only_report: bool,
+    resume_published: bool,
     publish: bool,
 ) -> list[Row]:
     """What the command does; the rows of all results under `output`."""
@@ -41,6 +42,8 @@ def registration(
         )
     output = output.resolve() / ("short" if short else "full")
     output.mkdir(parents=True, exist_ok=True)
+    if resume_published:
+        typer.echo(f"{take_over(PUBLISHED / 'results.csv', output)} published rows are taken over.", err=True)
     if not only_report:
         wanted = groups or (["development"] if short else [name for name in GROUPS if name != "development"])
         chosen = [with_model(METHODS[name], model) for name in (methods or (SHORT if short else FULL))]

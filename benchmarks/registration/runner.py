@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.registration.case import Case
 from benchmarks.registration.measure import measure
-from benchmarks.registration.store import load_json, load_transform, save_json
+from benchmarks.registration.store import load_json, load_transform, result_path, save_json
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 7200.0
@@ -38,10 +38,6 @@ class Entry:
     package: str | None = None
     cases: Callable[[Case], bool] | None = None
     options: Callable[[Case, Path], Mapping[str, str | float] | None] = field(default=lambda _case, _output: {})
-
-
-def result_path(output: Path, case: str, row: str) -> Path:
-    return output / "results" / f"{case}--{row.replace(' ', '_').replace('/', '_')}.json"
 
 
 def run(

@@ -47,6 +47,11 @@ def load_transform(path: Path) -> Transform:
         raise FileError(f"The transform '{path.name}' cannot be read: {error}.") from error
 
 
+def result_path(output: Path, case: str, row: str) -> Path:
+    """Where the result of one method on one pair lies."""
+    return output / "results" / f"{case}--{row.replace(' ', '_').replace('/', '_')}.json"
+
+
 def save_json(path: Path, values: Mapping[str, Any]) -> None:
     """Written beside and renamed, so that a result is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
