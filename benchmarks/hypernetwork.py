@@ -130,10 +130,13 @@ def train_and_measure(
 
 
 def run(output: Path, steps: int, seeds: Sequence[int] = SEEDS, designs: bool = False) -> list[Row]:
-    """All runs that are not in `output` yet; a file each, so that an interrupted measurement goes on."""
+    """All runs that are not in `output` yet; a file each, so that an interrupted measurement goes on.
+
+    designs: DESIGNS of the hypernetwork, instead of one against ordinary networks.
+    """
     output.mkdir(parents=True, exist_ok=True)
     plan: list[tuple[str, str, TrainingConfig, Sequence[float]]] = []
-    for seed in seeds:
+    for seed in () if designs else seeds:
         plan.append((f"hyper_{seed}", HYPERNETWORK, small_problem(steps, seed), LAMBDAS))
         for lam in LAMBDAS:
             fixed = small_problem(steps, seed, fixed_lambda=lam)
@@ -196,16 +199,16 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join([*lines, "", summary])
 
 
-def design_table(rows: Sequence[Row]) -> str:
-    """Markdown: a line per design, means over λ and seeds."""
-    lines = ["| design | trained parameters | Dice | SD over seeds | s of training |", "|---|---|---|---|---|"]
+def design_table(rows: Sequence[Row], steps: int) -> str:
+    """Markdown: a line per design, means over λ and seeds; size as saved, two bytes per parameter."""
+    lines = ["| design | size, MB | Dice | SD over seeds | ms per step |", "|---|---|---|---|---|"]
     for name in DESIGNS:
         found = [row for row in rows if row.kind == name]
         if found:
             spread = np.mean([sd for _, _, sd in over_seeds(rows, name, "dice")])
             lines.append(
-                f"| {name} | {found[0].parameters} | {np.mean([row.dice for row in found]):.4f} | {spread:.4f} "
-                f"| {np.mean([row.seconds for row in found]):.0f} |"
+                f"| {name} | {2e-6 * found[0].parameters:.2f} | {np.mean([row.dice for row in found]):.4f} "
+                f"| {spread:.4f} | {1000 * np.mean([row.seconds for row in found]) / steps:.0f} |"
             )
     return "\n".join(lines)
 
@@ -245,25 +248,43 @@ def write(rows: Sequence[Row], folder: Path, steps: int) -> str:
         table(rows),
         "![Dice and roughness over λ](hypernetwork.png)",
     ]
-    if any(row.kind in DESIGNS for row in rows):
-        parts += ["## Designs of the hypernetwork", design_table(rows)]
     text = "\n\n".join(parts) + "\n"
     (folder / "README.md").write_text(text, encoding="utf-8")
-    with (folder / "rows.csv").open("w", newline="", encoding="utf-8") as stream:
+    _write_rows(rows, folder / "rows.csv")
+    draw(rows, folder / "hypernetwork.png")
+    return text
+
+
+def write_designs(rows: Sequence[Row], folder: Path, steps: int) -> str:
+    """Table and rows of the designs into `folder`; returns the text."""
+    folder.mkdir(parents=True, exist_ok=True)
+    seeds = len({row.seed for row in rows})
+    setting = (
+        f"`python -m benchmarks hypernetwork --designs --steps {steps} --seeds {seeds}`. The pairs and the backbone of "
+        f"[the comparison](README.md); every design gets {steps} steps. Dice: mean over λ = "
+        f"{', '.join(f'{lam:g}' for lam in LAMBDAS)} and the seeds; before the deformation: "
+        f"{np.mean([row.dice_before for row in rows]):.4f}."
+    )
+    text = "\n\n".join(["# Designs of the hypernetwork", setting, design_table(rows, steps)]) + "\n"
+    (folder / "designs.md").write_text(text, encoding="utf-8")
+    _write_rows(rows, folder / "designs.csv")
+    return text
+
+
+def _write_rows(rows: Sequence[Row], path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, list(asdict(rows[0])))
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
-    draw(rows, folder / "hypernetwork.png")
-    return text
 
 
 def command(
     steps: Annotated[int, typer.Option(help="Of every network.")] = 250,
     seeds: Annotated[int, typer.Option(help="Initialisations of every network.")] = len(SEEDS),
     output: Annotated[Path, typer.Option(help="Folder of the runs; what is there is kept.")] = OUTPUT,
-    designs: Annotated[bool, typer.Option("--designs", help="Also compare widths, depths and ranks.")] = False,
+    designs: Annotated[bool, typer.Option("--designs", help="Compare widths, depths and ranks instead.")] = False,
     publish: Annotated[bool, typer.Option("--publish", help="Write table and figure into docs/.")] = False,
 ) -> None:
     """One hypernetwork against ordinary networks of one λ each, at small scale."""
     rows = run(output, steps, range(seeds), designs)
-    typer.echo(write(rows, PUBLISHED if publish else output, steps))
+    typer.echo((write_designs if designs else write)(rows, PUBLISHED if publish else output, steps))

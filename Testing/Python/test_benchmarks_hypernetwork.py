@@ -48,3 +48,17 @@ def test_every_network_gets_the_same_budget_and_a_finished_run_is_not_repeated(
     assert repeated == [ORDINARY]
     text = hypernetwork.write(found, tmp_path / "docs", 2)
     assert "2 steps" in text and (tmp_path / "docs" / "hypernetwork.png").stat().st_size > 1000
+
+
+def test_designs_are_compared_by_size_and_dice(tmp_path: Path) -> None:
+    found = [
+        Row(name, seed, lam, 0.6 + 0.01 * number + 0.001 * seed, 0.5, 0.1, 0.0, 10**6 * (number + 1), 5.0)
+        for number, name in enumerate(hypernetwork.DESIGNS)
+        for seed in (0, 1)
+        for lam in LAMBDAS
+    ]
+    text = hypernetwork.write_designs(found, tmp_path, 100)
+    assert "--designs --steps 100 --seeds 2`" in text
+    first = next(iter(hypernetwork.DESIGNS))
+    assert f"| {first} | 2.00 | 0.6005 | 0.0007 | 50 |" in text
+    assert len((tmp_path / "designs.csv").read_text(encoding="utf-8").splitlines()) == 1 + len(found)
