@@ -1,0 +1,58 @@
+"""Makes the picture of the section "Atlases": a volume, really segmented by a folder of atlases, and a disagreement.
+
+    python -m Testing.Host.atlas_screenshots --image FILE --atlases FOLDER [--method local] [--output FOLDER]
+
+Needs no screen, and minutes on a CPU (less where the registrations are known already).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from Testing.Host.host import start
+from Testing.Host.segmentation_screenshots import PATIENCE_S, REPOSITORY, open_module
+
+SIZE = (1500, 1150)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Return 0 if the picture was made and no slot raised."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--image", type=Path, required=True, help="the volume to segment")
+    parser.add_argument("--atlases", type=Path, required=True, help="a folder of atlases")
+    parser.add_argument("--method", default="local", help="vote, staple, local or dp")
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "Resources" / "Screenshots")
+    options = parser.parse_args(arguments)
+    host = start()
+    widget = open_module(host, options.image)
+    ui = widget.ui
+    node = ui.volumeSelector.currentNode()
+    for name in ("optionsSection", "batchSection", "modelsSection"):
+        getattr(ui, name).collapsed = True
+    ui.atlasesSection.collapsed = False
+    ui.atlasTargetsSelector.setCheckState(node, 2)
+    ui.atlasFolderEdit.currentPath = str(options.atlases)
+    ui.atlasMethodCombo.setCurrentIndex(ui.atlasMethodCombo.findData(options.method))
+    ui.show3DCheckBox.checked = False
+    ui.atlasRunButton.click()
+    host.wait_until(lambda: ui.atlasRunButton.text == "Segment by atlases", PATIENCE_S)
+    if not ui.atlasResultPanel.visible:
+        raise RuntimeError(ui.messageLabel.text)
+    print(ui.atlasSummaryLabel.text, ui.messageLabel.text, sep="\n")
+    ui.messageLabel.visible = False
+    print(host.screenshot(options.output / "segmentation-atlases.png", size=SIZE))
+    ui.showDisagreementCheckBox.checked = True
+    widget.panel.parameters.consensus.GetDisplayNode().SetVisibility2DFill(False)
+    ui.nextDisagreementButton.click()
+    picture = options.output / "segmentation-atlases-disagreement.png"
+    print(host.screenshot(picture, size=SIZE), ui.disagreementLabel.text, sep="\n")
+    widget.cleanup()
+    for error in host.exceptions:
+        print(f"exception in a slot: {error!r}", file=sys.stderr)
+    return 1 if host.exceptions else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
