@@ -17,6 +17,7 @@ from hyperreg.view.panels import Panel, Panels
 from hyperreg.view.private_files import PrivateFiles
 from hyperreg.view.state import PageState
 from hyperreg.worker.client import WorkerClient
+from hyperreg.worker.fusion import RemoteFuser
 from hyperreg.worker.live import LiveRegistration
 from hyperreg.worker.segmentation import RemoteSegmenter
 
@@ -39,16 +40,19 @@ class Options:
 
 
 class App:
-    """One server with its scene, views and worker. client, live, segmenter: stand-ins for the worker's, in tests."""
+    """One server with its scene, views and worker. client, live, segmenter, fuser: stand-ins for them, in tests."""
 
-    def __init__(self, options: Options, client: Any = None, live: Any = None, segmenter: Any = None) -> None:
+    def __init__(
+        self, options: Options, client: Any = None, live: Any = None, segmenter: Any = None, fuser: Any = None
+    ) -> None:
         self.options = options
         token = security.choose_token(options.token)
         security.check_host(options.host, token)
         self.guard = security.Guard(options.host, token)
         slicer_app_type, get_server = _libraries()
-        from hyperreg.view import page, page_registration, page_segmentation, slices
+        from hyperreg.view import page, page_fusion, page_registration, page_segmentation, slices
         from hyperreg.view.controller import Controller
+        from hyperreg.view.fusion import FusionControls
         from hyperreg.view.segmentation import SegmentationControls
 
         self.files = PrivateFiles()
@@ -79,6 +83,10 @@ class App:
                 state, self.slicer_app.scene, self.views, segmenter or RemoteSegmenter(self.client), self.files,
                 self.controller.images,
             )  # fmt: skip
+            self.fusion = FusionControls(
+                state, self.slicer_app.scene, self.views, fuser or RemoteFuser(self.client), self.files,
+                self.controller.images,
+            )  # fmt: skip
             panels = [
                 Panel(
                     "registration",
@@ -93,6 +101,7 @@ class App:
                     self.segmentation.enter,
                     self.segmentation.leave,
                 ),
+                Panel("fusion", "Atlases", lambda: page_fusion.fill(self.fusion), self.fusion.enter, self.fusion.leave),
             ]
             self.panels = Panels(state, panels)
             self.page = page.build(self.server, panels, self.views)
@@ -109,9 +118,12 @@ class App:
             (("segment_words", "segment_modality"), self.segmentation.filter_models),
             (("segment_model",), self.segmentation.choose_model),
             (("segment_doubts",), self.segmentation.show),
+            (("fuse_method",), self.fusion.choose_method),
+            (("fuse_target", "fuse_disagreement"), self.fusion.show),
         ):
             state.change(*names)(lambda action=action, **_: action())
         state.change("segment_opacity")(lambda segment_opacity, **_: self.segmentation.set_opacity(segment_opacity))
+        state.change("fuse_opacity")(lambda fuse_opacity, **_: self.fusion.set_opacity(fuse_opacity))
         self.server.controller.on_server_bind.add(self._protect)
         self.server.controller.on_server_ready.add(self._started)
         self.on_ready: Callable[[str], None] = lambda _address: None
@@ -139,6 +151,7 @@ class App:
 
     def close(self) -> None:
         """Ends the worker and deletes uploads and downloads."""
+        self.fusion.close()
         self.segmentation.close()
         self.controller.close()
 

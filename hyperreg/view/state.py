@@ -132,6 +132,46 @@ class SegmentationState:
     segment_downloads_title: str = ""
 
 
+@dataclass
+class FusionState:
+    """The fusion panel's part of the shared state.
+
+    fuse_phase: as `segment_phase`. fuse_targets: volumes, {title, value}; fuse_target: the id of the chosen one or "".
+    fuse_folder: of the atlases, on the computer that the app runs on. fuse_atlases: {name, image, labels, problem,
+    picture} of what lies there; picture: an address for the browser.
+    fuse_raters: {name, state, weight, share, dice, sensitivity, specificity, similarity, note}, texts but for share,
+    0 to 100. fuse_rows: {name, colour, volume, spread}. fuse_place: which disagreement is shown, in words.
+    """
+
+    fuse_phase: str = IDLE
+    fuse_targets: list[dict[str, str]] = field(default_factory=list)
+    fuse_target: str = ""
+    fuse_folder: str = ""
+    fuse_looking: bool = False
+    fuse_atlases: list[dict[str, str]] = field(default_factory=list)
+    fuse_found: str = ""
+    fuse_methods: list[dict[str, str]] = field(default_factory=list)
+    fuse_method: str = "vote"
+    fuse_method_hint: str = ""
+    fuse_lam: float = 0.3
+    fuse_refine: bool = False
+    fuse_select: int = 0
+    fuse_missing: str = ""
+    fuse_progress: float = 0.0
+    fuse_text: str = ""
+    fuse_summary: str = ""
+    fuse_raters: list[dict[str, Any]] = field(default_factory=list)
+    fuse_sort: str = ""
+    fuse_rows: list[dict[str, str]] = field(default_factory=list)
+    fuse_opacity: float = OPACITY
+    fuse_disagreement: bool = False
+    fuse_place: str = ""
+    fuse_can_undo: bool = False
+    fuse_saving: bool = False
+    fuse_downloads: list[dict[str, str]] = field(default_factory=list)
+    fuse_downloads_title: str = ""
+
+
 def word(lam: float) -> str:
     """λ in words."""
     return next(text for limit, text in WORDS if lam < limit)

@@ -1,0 +1,220 @@
+"""The browser app's panel of atlases without a browser, the worker played by the test."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("slicer", reason="skipped: slicer-core is not installed")
+pytest.importorskip("trame", reason="skipped: trame is not installed")
+
+from fake_fusion import FakeFuser
+from fake_segmentation import FakeSegmenter
+from segmentation_bench import OBLIQUE, eggs
+from test_view_app_segmentation import coloured
+from view_app_bench import SIZE, Client, Registration
+
+from hyperreg.imaging.files import read_volume, write_volume
+from hyperreg.view.app import App, Options
+from hyperreg.view.state import BOTH_VIEWS, MOVING_VIEWS
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("images")
+    write_volume(eggs(OBLIQUE), folder / "fixed.nii.gz")
+    write_volume(eggs(OBLIQUE, OBLIQUE.centre), folder / "moving.nii.gz")
+    return folder / "fixed.nii.gz", folder / "moving.nii.gz"
+
+
+@pytest.fixture(scope="module")
+def module_app(images: tuple[Path, Path], tiny_models: Path) -> Iterator[App]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HYPERREG_MODELS", str(tiny_models))
+        patch.setenv("TRAME_ARGS", "")
+        asyncio.set_event_loop(asyncio.new_event_loop())
+        options = Options(*images, open_browser=False, model="tiny-untrained")
+        fuser = FakeFuser()
+        app = App(options, client=Client(), live=Registration(), segmenter=FakeSegmenter(), fuser=fuser)
+        for name in (*BOTH_VIEWS, *MOVING_VIEWS):
+            view = app.views.view(name)
+            view.render_window().SetSize(SIZE, SIZE)
+            view._update_slice_size()
+        app.fuser = fuser
+        yield app
+        app.close()
+        assert fuser.closed
+
+
+@pytest.fixture
+def app(module_app: App, images: tuple[Path, Path]) -> Iterator[App]:
+    state = module_app.server.state
+    module_app.fusion.undo()
+    state.update({"error": "", "notes": [], "device": "auto", "fuse_folder": "/atlases", "fuse_method": "vote"})
+    state.update({"fuse_lam": 0.4, "fuse_select": 0, "fuse_refine": False, "fuse_disagreement": False})
+    module_app.controller.load_files(*images)
+    state.panel = "fusion"
+    module_app.panels.choose("fusion")
+    module_app.fuser.asked.clear()
+    yield module_app
+    if module_app.fuser.running:
+        module_app.fuser.let_go()
+    module_app.panels.choose("registration")
+
+
+def fuse(app: App, **answer: Any) -> Any:
+    app.fusion.fuse()
+    assert app.server.state.error == ""
+    return app.fuser.answer(**answer)
+
+
+def test_what_is_chosen_reaches_the_worker_with_the_image_in_its_place(app: App) -> None:
+    state = app.server.state
+    assert [entry["title"].split(":")[0] for entry in state.fuse_targets] == ["Fixed", "Moving"]
+    state.fuse_method, state.fuse_select, state.fuse_refine = "staple", 5, True
+    app.fusion.fuse()
+    assert state.fuse_phase == "running"
+    target, folder, options = app.fuser.asked[0]
+    assert folder == "/atlases"
+    assert options == {"method": "staple", "lam": 0.4, "refine": True, "device": "auto", "select": 5}
+    assert np.abs(target.grid.corners - OBLIQUE.corners).max() < 1e-3  # mm
+    app.fuser.on_progress(0.25, "one: registering")
+    assert (state.fuse_progress, state.fuse_text) == (25.0, "one: registering")
+    app.fuser.answer()
+    assert (state.fuse_phase, state.fuse_progress) == ("idle", 0.0)
+    assert "STAPLE of 3 atlases" in state.fuse_summary
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("fuse_folder", " "), ("fuse_folder", None), ("fuse_lam", 1.5), ("fuse_lam", "x"), ("fuse_select", -1),
+     ("fuse_select", 1.5), ("fuse_method", "magic"), ("fuse_method", ["vote"]), ("fuse_target", "nothing")],
+)  # fmt: skip
+def test_what_the_browser_must_not_send_is_refused(app: App, name: str, value: Any) -> None:
+    state = app.server.state
+    before = state.fuse_target
+    state[name] = value
+    app.fusion.fuse()
+    assert state.error
+    assert app.fuser.asked == []
+    assert state.fuse_phase == "idle"
+    state.fuse_target = before
+
+
+def test_the_folder_is_looked_through_before_anything_is_registered(app: App) -> None:
+    state = app.server.state
+    app.fusion.look()
+    assert state.fuse_looking
+    app.fuser.found()
+    assert (state.fuse_looking, state.fuse_found) == (False, "1 atlases, 1 cannot be used")
+    good, bad = state.fuse_atlases
+    assert bad["problem"] == "The label map is empty."
+    assert bad["picture"] == ""
+    head, data = good["picture"].split(",")
+    assert head == "data:image/png;base64"
+    assert base64.b64decode(data).startswith(b"\x89PNG")
+    app.fusion.look()
+    app.fuser.looked[-1][2]("The atlas folder '/atlases' does not exist.")
+    assert (state.fuse_looking, state.error) == (False, "The atlas folder '/atlases' does not exist.")
+
+
+def test_the_consensus_lies_over_the_image_and_undo_takes_it_away(app: App) -> None:
+    state = app.server.state
+    before, nodes = coloured(app), app.slicer_app.scene.GetNumberOfNodes()
+    fused = fuse(app, warnings=("Look twice.",))
+    assert state.notes == ["Look twice."]
+    assert [(row["name"], row["colour"]) for row in state.fuse_rows] == [("Egg", "#c82814")]
+    assert float(state.fuse_rows[0]["volume"]) == pytest.approx(fused.structures[0].volume_ml, rel=0.02)
+    assert coloured(app) > before + 0.02
+    app.panels.choose("registration")
+    assert coloured(app) < before + 0.01
+    app.panels.choose("fusion")
+    assert coloured(app) > before + 0.02
+    assert state.fuse_can_undo
+    app.fusion.undo()
+    assert (state.fuse_rows, state.fuse_raters, state.fuse_can_undo) == ([], [], False)
+    assert coloured(app) == pytest.approx(before, abs=0.005)
+    assert app.slicer_app.scene.GetNumberOfNodes() <= nodes + 2
+
+
+def test_atlases_are_a_table_that_sorts(app: App) -> None:
+    state = app.server.state
+    fuse(app)
+    assert [row["name"] for row in state.fuse_raters] == ["one", "two", "three", "four"]
+    assert [row["weight"] for row in state.fuse_raters] == ["0.50", "0.30", "0.20", ""]
+    assert state.fuse_raters[3]["note"] == "It folds."
+    app.fusion.sort("dice")
+    assert [row["name"] for row in state.fuse_raters] == ["two", "one", "three", "four"]
+    app.fusion.sort("dice")
+    assert [row["name"] for row in state.fuse_raters] == ["three", "one", "two", "four"]
+    app.fusion.sort("name")
+    assert [row["name"] for row in state.fuse_raters] == ["four", "one", "three", "two"]
+    app.fusion.sort("anything")
+    assert [row["name"] for row in state.fuse_raters] == ["four", "one", "three", "two"]
+
+
+def test_the_views_go_to_the_disagreement(app: App) -> None:
+    state = app.server.state
+    fused = fuse(app)
+    app.fusion.next_place()
+    assert state.fuse_place.startswith("Disagreement 1 of 1:")
+    assert state.fuse_place.endswith("in Egg.")
+    wanted = fused.disagreement.grid.to_ras(np.argwhere(fused.disagreement.array > 0)).mean(0)
+    matrix = app.views.view("Red").get_view_node().GetSliceToRAS()
+    normal = np.array([matrix.GetElement(row, 2) for row in range(3)])
+    shown = np.array([matrix.GetElement(row, 3) for row in range(3)])
+    assert abs(float(normal @ (shown - wanted))) < 4  # mm
+    state.fuse_disagreement = True
+    app.fusion.show()
+    composite = app.views.view("Red").slice_logic.GetSliceCompositeNode()
+    over = app.slicer_app.scene.GetNodeByID(composite.GetForegroundVolumeID())
+    assert over.GetName().endswith("disagreement")
+
+
+def test_cancelling_and_failing_change_nothing(app: App) -> None:
+    state = app.server.state
+    fuse(app)
+    rows = list(state.fuse_rows)
+    app.fusion.fuse()
+    app.fusion.cancel()
+    assert state.fuse_phase == "cancelling"
+    app.fuser.let_go()
+    assert (state.fuse_phase, state.fuse_rows) == ("idle", rows)
+    app.fusion.fuse()
+    app.fuser.fail("No atlas is left.")
+    assert (state.error, state.fuse_phase, state.fuse_rows) == ("No atlas is left.", "idle", rows)
+
+
+def test_an_image_that_was_closed_meanwhile_is_told(app: App, images: tuple[Path, Path]) -> None:
+    app.fusion.fuse()
+    app.controller.load_files(*images)
+    node = app.slicer_app.scene.GetNodeByID(app.fusion._asked_for)
+    if node is not None:
+        app.slicer_app.scene.RemoveNode(node)
+    app.fuser.answer()
+    assert "closed" in app.server.state.error
+    assert app.server.state.fuse_rows == []
+    app.controller.load_files(*images)
+
+
+def test_everything_can_be_downloaded(app: App) -> None:
+    state = app.server.state
+    fused = fuse(app)
+    asyncio.get_event_loop().run_until_complete(app.fusion.save())
+    assert state.error == ""
+    assert len(state.fuse_downloads) == 5
+    folder = max(path for path in app.files.folder.rglob("*-disagreement.nii.gz")).parent
+    written = read_volume(next(folder.glob("*-disagreement.nii.gz")))
+    assert np.abs(written.grid.corners - OBLIQUE.corners).max() < 1e-3  # mm
+    assert written.array.max() == pytest.approx(1 / 3, abs=1e-3)
+    labels = read_volume(next(path for path in folder.glob("*.nii.gz") if "disagreement" not in path.name))
+    assert np.array_equal(labels.array, fused.labels.array)
+    rows = list(csv.DictReader(next(folder.glob("*-atlases.csv")).open(encoding="utf-8")))
+    assert [row["name"] for row in rows] == ["one", "two", "three", "four"]

@@ -1,0 +1,42 @@
+"""The files of one consensus: for 3D Slicer, as a label map, disagreement, figures of label maps and structures."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hyperreg.imaging.files import write_volume
+from hyperreg.segmentation.segments import write_segmentation
+from hyperreg.worker.fusion import Fused
+
+
+def write(fused: Fused, folder: Path, stem: str) -> list[tuple[str, Path]]:
+    """Writes consensus, disagreement and both tables into `folder`; (title, path) of each. Raises FileError."""
+    files = [
+        ("Consensus for 3D Slicer (.seg.nrrd)", folder / f"{stem}.seg.nrrd"),
+        ("Label map (.nii.gz)", folder / f"{stem}.nii.gz"),
+        ("Share of atlases that disagree, 0 to 1 (.nii.gz)", folder / f"{stem}-disagreement.nii.gz"),
+        ("Atlases (.csv)", folder / f"{stem}-atlases.csv"),
+        ("Volumes (.csv)", folder / f"{stem}-volumes.csv"),
+    ]
+    for _title, path in files[:2]:
+        write_segmentation(fused.labels, [found.structure for found in fused.structures], path)
+    write_volume(fused.disagreement, files[2][1])
+    _write_table([asdict(rater) for rater in fused.raters], files[3][1])
+    volumes = [
+        {"label": found.structure.label, "name": found.structure.name}
+        | {name: value for name, value in vars(found).items() if name.endswith("_ml")}
+        for found in fused.structures
+    ]
+    _write_table(volumes, files[4][1])
+    return files
+
+
+def _write_table(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]) if rows else ["name"])
+        table.writeheader()
+        table.writerows(rows)

@@ -1,0 +1,266 @@
+"""The panel of atlases: target, folder, method, result. Nothing here decides anything."""
+
+from __future__ import annotations
+
+from trame.widgets import html
+from trame.widgets import vuetify3 as v
+
+from hyperreg.view.fusion import FusionControls
+from hyperreg.view.parts import download_links
+
+BUSY = "fuse_phase !== 'idle'"
+COLUMNS = (
+    ("weight", "Weight", "Its share of the votes"),
+    ("similarity", "Similar", "Mean local correlation of the registered image with the target, 0 to 1"),
+    ("dice", "Dice", "Overlap of its labels with the consensus, 0 to 1; that is agreement, not accuracy"),
+    ("sensitivity", "Sens.", "Share of the consensus that it labelled, mean over structures"),
+)
+
+
+def fill(controls: FusionControls) -> None:
+    """The content of the panel."""
+    _inputs(controls)
+    _how()
+    _run(controls)
+    _result(controls)
+
+
+def _inputs(controls: FusionControls) -> None:
+    v.VSelect(
+        v_model=("fuse_target",),
+        items=("fuse_targets",),
+        label="Segment",
+        no_data_text="No image is open",
+        density="compact",
+        hide_details=True,
+        disabled=(BUSY,),
+        classes="hyperreg-fuse-target",
+    )
+    with html.Div(classes="d-flex align-center mt-3"):
+        v.VTextField(
+            v_model=("fuse_folder",),
+            label="Folder of atlases",
+            density="compact",
+            hide_details=True,
+            disabled=(BUSY,),
+            classes="hyperreg-fuse-folder",
+            title="On the computer that HyperReg runs on: NAME_labels.nii.gz beside NAME.nii.gz, or atlases.csv",
+            keyup_enter=controls.look,
+        )
+        v.VBtn(
+            icon="mdi-folder-search-outline",
+            variant="text",
+            size="small",
+            loading=("fuse_looking",),
+            disabled=("!fuse_folder || fuse_looking",),
+            click=controls.look,
+            classes="hyperreg-fuse-look",
+            title="Look what lies there",
+            aria_label="Look what lies there",
+        )
+    with html.Div(v_if="fuse_found", classes="mt-2"):
+        html.Div("{{ fuse_found }}", classes="text-caption text-medium-emphasis hyperreg-fuse-found")
+        with (
+            html.Div(classes="d-flex flex-wrap hyperreg-fuse-atlases"),
+            html.Div(
+                v_for="atlas in fuse_atlases",
+                key="atlas.name",
+                classes="ma-1 text-center",
+                title=("atlas.problem || `${atlas.image}, ${atlas.labels}`",),
+                style="width: 72px",
+            ),
+        ):
+            html.Img(v_if="atlas.picture", src=("atlas.picture",), alt=("atlas.name",), style="width: 72px")
+            v.VIcon("mdi-alert-outline", v_if="atlas.problem", color="warning")
+            html.Div("{{ atlas.name }}", classes="text-caption text-truncate")
+
+
+def _how() -> None:
+    v.VSelect(
+        v_model=("fuse_method",),
+        items=("fuse_methods",),
+        label="Method",
+        hint=("fuse_method_hint",),
+        persistent_hint=True,
+        density="compact",
+        disabled=(BUSY,),
+        classes="mt-3 hyperreg-fuse-method",
+    )
+    with html.Div(classes="d-flex align-center mt-3"):
+        html.Span("λ {{ fuse_lam.toFixed(2) }}", classes="text-body-2", style="width: 56px")
+        v.VSlider(
+            v_model=("fuse_lam",),
+            min=0,
+            max=1,
+            step=0.01,
+            density="compact",
+            hide_details=True,
+            disabled=(BUSY,),
+            classes="mx-2 hyperreg-fuse-lam",
+            aria_label="λ of the registrations",
+            title="Of all registrations: 0 most flexible, 1 most rigid. Try it on one atlas in the panel Registration.",
+        )
+        v.VBtn(
+            "From Registration",
+            size="x-small",
+            variant="tonal",
+            disabled=(BUSY,),
+            click="fuse_lam = lam",
+            classes="text-none hyperreg-fuse-take-lam",
+            title="Takes the λ that is set there",
+        )
+    with html.Div(classes="d-flex align-center"):
+        v.VCheckbox(
+            v_model=("fuse_refine",),
+            label="Refine every registration",
+            density="compact",
+            hide_details=True,
+            disabled=(BUSY,),
+            title="Better, but a minute or more per atlas on a CPU",
+        )
+        v.VTextField(
+            v_model_number=("fuse_select",),
+            label="Keep (0: all)",
+            type="number",
+            min=0,
+            density="compact",
+            hide_details=True,
+            disabled=(BUSY,),
+            style="max-width: 110px",
+            title="Only so many atlases: those most similar after the affine alignment",
+        )
+
+
+def _run(controls: FusionControls) -> None:
+    with html.Div(classes="my-3"):
+        v.VBtn(
+            "{{ fuse_rows.length ? 'Fuse again' : 'Fuse' }}",
+            v_if="fuse_phase === 'idle'",
+            block=True,
+            size=("fuse_rows.length ? 'default' : 'large'",),
+            color="primary",
+            variant=("fuse_rows.length ? 'tonal' : 'flat'",),
+            disabled=("!fuse_target || !fuse_folder",),
+            click=controls.fuse,
+            classes="hyperreg-fuse",
+        )
+        html.Div(
+            "{{ fuse_missing }}",
+            v_if="fuse_missing && fuse_phase === 'idle' && (!fuse_target || !fuse_folder)",
+            classes="text-caption text-medium-emphasis mt-1",
+        )
+        with html.Div(v_if=BUSY):
+            with html.Div(classes="d-flex align-center mb-1"):
+                html.Span(
+                    "{{ fuse_phase === 'cancelling' ? 'Cancelling ...' : fuse_text || 'Starting ...' }}",
+                    classes="text-body-2 flex-grow-1 text-truncate",
+                )
+                v.VBtn(
+                    "Cancel",
+                    size="small",
+                    variant="tonal",
+                    disabled=("fuse_phase === 'cancelling'",),
+                    click=controls.cancel,
+                    classes="hyperreg-cancel-fuse",
+                )
+            v.VProgressLinear(model_value=("fuse_progress",), color="primary", height=8, rounded=True)
+
+
+def _result(controls: FusionControls) -> None:
+    with html.Div(v_if="fuse_raters.length"):
+        html.Div("{{ fuse_summary }}", classes="text-body-2 hyperreg-fuse-summary")
+        _places(controls)
+        _raters(controls)
+        _structures()
+        with html.Div(classes="d-flex hyperreg-actions mt-2"):
+            v.VBtn(
+                "Prepare downloads",
+                variant="tonal",
+                loading=("fuse_saving",),
+                disabled=("fuse_saving",),
+                click=controls.save,
+                classes="flex-grow-1 text-none hyperreg-fuse-save",
+                title="Writes the consensus (for 3D Slicer and as a label map), the disagreement and both tables",
+            )
+            v.VBtn(
+                "Undo",
+                variant="text",
+                disabled=("!fuse_can_undo",),
+                click=controls.undo,
+                classes="ml-1 text-none hyperreg-undo-fuse",
+                title="Takes this consensus away",
+            )
+        download_links("fuse_downloads", "fuse_downloads_title", "hyperreg-fuse-downloads")
+
+
+def _places(controls: FusionControls) -> None:
+    with html.Div(classes="d-flex align-center mt-2"):
+        html.Span("Image", classes="text-caption")
+        v.VSlider(
+            v_model=("fuse_opacity",),
+            min=0,
+            max=1,
+            step=0.02,
+            density="compact",
+            hide_details=True,
+            classes="mx-2 hyperreg-fuse-opacity",
+            aria_label="How strong the consensus covers the image",
+        )
+        html.Span("Consensus", classes="text-caption")
+    with html.Div(classes="d-flex align-center"):
+        v.VSwitch(
+            v_model=("fuse_disagreement",),
+            label="Show disagreement",
+            density="compact",
+            hide_details=True,
+            color="primary",
+            classes="flex-grow-1 hyperreg-fuse-disagreement",
+            title="Colours where atlases say something else than the consensus, by their share",
+        )
+        v.VBtn(
+            "Next disagreement",
+            variant="tonal",
+            size="small",
+            click=controls.next_place,
+            classes="text-none hyperreg-next-disagreement",
+            title="Moves the views to the next place in which atlases disagree, the largest first",
+        )
+    html.Div("{{ fuse_place }}", v_if="fuse_place", classes="text-caption hyperreg-fuse-place")
+
+
+def _raters(controls: FusionControls) -> None:
+    with (
+        html.Div(classes="hyperreg-segment-table mt-2"),
+        v.VTable(density="compact", classes="hyperreg-figures hyperreg-fuse-raters"),
+    ):
+        with html.Thead(), html.Tr():
+            html.Th("Atlas", click=(controls.sort, "['name']"), style="cursor: pointer", title="Sort by name")
+            for name, title, tip in COLUMNS:
+                html.Th(
+                    title,
+                    click=(controls.sort, f"['{name}']"),
+                    classes=f"text-right hyperreg-sort-{name}",
+                    style="cursor: pointer",
+                    title=f"{tip}. Click to sort.",
+                )
+        with html.Tbody(), html.Tr(v_for="row in fuse_raters", key="row.name", title=("row.note",)):
+            html.Td("{{ row.name }}", classes="hyperreg-segment-name")
+            with html.Td(classes="text-right", style="min-width: 64px"):
+                html.Span("{{ row.weight || row.state }}", classes="text-caption")
+                v.VProgressLinear(model_value=("row.share",), color="primary", height=3, v_if="row.weight")
+            for name, _title, _tip in COLUMNS[1:]:
+                html.Td(f"{{{{ row.{name} }}}}", classes="text-right")
+
+
+def _structures() -> None:
+    with html.Div(classes="hyperreg-segment-table mt-2"), v.VTable(density="compact", classes="hyperreg-figures"):
+        with html.Thead(), html.Tr():
+            html.Th("Structure")
+            html.Th("ml", classes="text-right")
+            html.Th("atlases", classes="text-right", title="The smallest and the largest volume among the atlases")
+        with html.Tbody(), html.Tr(v_for="row in fuse_rows", key="row.name"):
+            with html.Td(), html.Div(classes="d-flex align-center"):
+                html.Div(style=("'background: ' + row.colour",), classes="hyperreg-swatch mr-2")
+                html.Span("{{ row.name }}", classes="hyperreg-segment-name", title=("row.name",))
+            html.Td("{{ row.volume }}", classes="text-right font-weight-medium")
+            html.Td("{{ row.spread }}", classes="text-right text-medium-emphasis text-no-wrap")
