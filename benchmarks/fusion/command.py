@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 
-from benchmarks.fusion.experiments import Job, all_jobs, run_jobs
+from benchmarks.fusion.experiments import all_jobs, run_jobs
 from benchmarks.fusion.registered import SUBJECTS, TARGETS, register_all
 from benchmarks.fusion.report import consensus_table, learning_table, speed_table, write_report
-from benchmarks.fusion.speed import TASKS, measure
 from hyperreg.errors import HyperRegError
 
 OUTPUT = Path("build/benchmarks/fusion")
 PUBLISHED = Path(__file__).resolve().parents[2] / "docs" / "benchmarks" / "fusion"
-STEPS = 250
+STEPS = 160
 
 
 def command(
@@ -41,9 +39,6 @@ def command(
         if not only_report:
             register_all(targets, output / "registered", typer.echo)
             run_jobs(all_jobs(output, targets, steps), output, again, typer.echo)
-            run_jobs(
-                (Job(f"speed--{task}", partial(measure, output, task)) for task in TASKS), output, again, typer.echo
-            )
         results = write_report(output, targets)
     except HyperRegError as error:
         typer.echo(str(error), err=True)

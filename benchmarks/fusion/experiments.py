@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from benchmarks.fusion import registered
 from benchmarks.fusion.disturbed import disturbed_slices
 from benchmarks.fusion.methods import METHODS, make_case
+from benchmarks.fusion.speed import TASKS, measure
 from benchmarks.fusion.structures import Structures, structures
 from benchmarks.registration.method import cpu_seconds
 from benchmarks.registration.store import load_json, save_json
@@ -36,8 +37,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "without both": {"risk": False, "fixed_weighting": False},
 }
 PLAIN = "out of line"
-# Variants of experiment I; slices need more steps, because each is seen in half of them at most.
-SLICE_STEPS = 300
+# Coarser and shorter than HyperReg's defaults, so that all variants fit into an hour on a CPU.
+VOLUMES = {"most_voxels": 20_000, "warm_up": 80}
+# Slices need more steps, because each is seen in half of them at most.
+SLICE_STEPS = 200
 
 
 @dataclass(frozen=True)
@@ -77,13 +80,16 @@ def all_jobs(output: Path, targets: Sequence[str], steps: int) -> Iterator[Job]:
     yield _learning("mixed", "hippocampus", "in line", targets, store, steps)
     yield _learning("single", "hippocampus", PLAIN, targets, store, steps)
     yield Job("I--" + PLAIN, partial(_slices, PLAIN))
+    yield from (Job(f"speed--{task}", partial(measure, output, task)) for task in TASKS)
     yield from _fusions("mixed", "all", targets, output)
-    for variant in ("without risk", "without fixed weighting", "without both"):
+    yield from _fusions("mixed", "hippocampus", targets, output, slow=True)
+    for variant in ("without both", "without risk", "without fixed weighting"):
         yield _learning("mixed", "hippocampus", variant, targets, store, steps)
     yield _learning("uniform", "hippocampus", PLAIN, targets, store, steps)
     yield from _fusions("uniform", "hippocampus", targets, output)
     yield Job("I--in line", partial(_slices, "in line"))
     yield from _alone("mixed", "hippocampus", targets, store, steps)
+    yield from _fusions("mixed", "subcortical", targets, output, slow=True)
     yield from _fusions("uniform", "subcortical", targets, output)
 
 
@@ -124,7 +130,7 @@ def labelled(
 def _learn(set_: str, name: str, variant: str, targets: Sequence[str], store: Path, steps: int) -> dict[str, Any]:
     """Learn data parameters and compare them with the true Dice."""
     found = list(labelled(set_, structures(name), targets, store))
-    settings = DataParameterSettings(steps=steps, **VARIANTS[variant])
+    settings = DataParameterSettings(steps=steps, **VOLUMES, **VARIANTS[variant])
     quality = [fact[2] for _target, facts in found for fact in facts]
     names = [(target.name, *fact[:2]) for target, facts in found for fact in facts]
     return _trained([target for target, _facts in found], settings, quality, names) | {
@@ -180,18 +186,17 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return (last - (counts - 1) / 2)[inverse]
 
 
-def _fusions(set_: str, name: str, targets: Sequence[str], output: Path) -> Iterator[Job]:
+def _fusions(set_: str, name: str, targets: Sequence[str], output: Path, *, slow: bool = False) -> Iterator[Job]:
     for target in targets:
         for method in METHODS:
-            if name != "all" or METHODS[method].all_labels:
+            if METHODS[method].slow == slow and (name != "all" or METHODS[method].all_labels):
                 job = f"fuse--{set_}--{name}--{target}--{method}"
                 yield Job(job, partial(_fuse, set_, name, target, method, output))
 
 
 def _fuse(set_: str, name: str, target_name: str, method: str, output: Path) -> dict[str, Any]:
     wanted = structures(name)
-    target = registered.read_target(target_name)
-    atlases = registered.load(output / "registered", target, SETS[set_](target_name))
+    target, atlases = _read(output / "registered", set_, target_name)
     case = make_case(target, atlases, wanted, _values(output, set_, name, target_name))
     facts = {"set": set_, "structures": name, "target": target_name, "method": method}
     cpu, wall = cpu_seconds(), time.perf_counter()
@@ -203,6 +208,12 @@ def _fuse(set_: str, name: str, target_name: str, method: str, output: Path) -> 
         return facts | {"error": str(error)}
     seconds = {"cpu_s": cpu_seconds() - cpu, "wall_s": time.perf_counter() - wall}
     return facts | {"dice": wanted.dice(case.truth, found)} | seconds
+
+
+@lru_cache(maxsize=1)
+def _read(store: Path, set_: str, name: str) -> tuple[registered.Target, list[registered.Registered]]:
+    target = registered.read_target(name)
+    return target, registered.load(store, target, SETS[set_](name))
 
 
 def _values(output: Path, set_: str, name: str, target: str) -> np.ndarray | None:

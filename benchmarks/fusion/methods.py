@@ -179,12 +179,16 @@ def _array(image: sitk.Image) -> npt.NDArray:
 
 @dataclass(frozen=True)
 class Method:
-    """title: in tables. package: without which it cannot run. all_labels: also run on all 138 labels of the head."""
+    """title: in tables. package: without which it cannot run. all_labels: also run on all 138 labels of the head.
+
+    slow: run last.
+    """
 
     run: Callable[[Case], Labels]
     title: str
     package: str | None = None
     all_labels: bool = True
+    slow: bool = False
 
 
 METHODS = {
@@ -199,6 +203,6 @@ METHODS = {
     "oracle-weights": Method(oracle_weights, "vote weighted by true Dice (knows the truth)"),
     "itk-vote": Method(itk_voting, "SimpleITK LabelVoting"),
     "itk-staple": Method(itk_staple, "SimpleITK STAPLE, bare", all_labels=False),
-    "jlf": Method(joint_label_fusion, "ANTs joint label fusion (antspyx)", "antspyx", all_labels=False),
+    "jlf": Method(joint_label_fusion, "ANTs joint label fusion (antspyx)", "antspyx", all_labels=False, slow=True),
     "simple": Method(simple, "SIMPLE (LabelFusion)", "LabelFusion", all_labels=False),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -19,11 +20,11 @@ from hyperreg.errors import HyperRegError, InputError
 from hyperreg.view import mrml
 from hyperreg.view.fusion_files import write
 from hyperreg.view.private_files import PrivateFiles, safe_name
-from hyperreg.view.state import IDLE, OPACITY, RUNNING, FusionState
+from hyperreg.view.state import IDLE, OPACITY, FusionState
 from hyperreg.worker.fusion import FoundAtlas, Fused, Rater
 
-CANCELLING = "cancelling"
-DISAGREEMENT_COLOURS = "vtkMRMLColorTableNodeIron"
+DEVICES = ("auto", "cpu", "cuda")
+MAP_COLOURS = "vtkMRMLColorTableNodeIron"
 # Name: title, and what it does, for the user.
 METHODS = {
     "vote": ("Majority vote", "The label that most atlases give. Seconds."),
@@ -53,18 +54,20 @@ class FusionControls:
         images: Callable[[], Mapping[str, Any]],
     ) -> None:
         self._state, self._scene, self._views, self._files, self._images = state, scene, views, files, images
-        self._geometry, self._companions = (mrml.slicer_module(name) for name in ("Geometry", "Companions"))
+        self._fuser = fuser
         self._results, self._doubt, self._texts = (
             mrml.slicer_module(name, mrml.SEGMENTATION) for name in ("Results", "Doubt", "Texts")
         )
-        self._fuser = fuser
-        fuser.on_progress, fuser.on_done = self._progressed, self._done
-        fuser.on_error, fuser.on_cancelled = self._failed, self._ended
+        self.logic = mrml.slicer_module("AtlasesLogic", mrml.SEGMENTATION).AtlasesLogic(scene, fuser)
+        self.logic.on_change = self._changed
+        self.logic.on_progress = self._progressed
+        self.logic.on_result = self._add_result
+        self.logic.on_finished = self._finished
+        self.logic.on_error = self._tell
         # Of the consensus that is shown: its node, what came with it, the way along its disagreements.
         self._node: Any = None
         self._fused: Fused | None = None
         self._tour: Any = None
-        self._asked_for = ""
         state.update(asdict(FusionState()))
         state.fuse_methods = [{"title": title, "value": name} for name, (title, _hint) in METHODS.items()]
         self.choose_method()
@@ -126,35 +129,27 @@ class FusionControls:
                 raise InputError("λ must lie between 0 and 1.")
             if isinstance(select, bool) or not isinstance(select, int) or select < 0:
                 raise InputError("The number of atlases to keep is 0 (all) or larger.")
-            folder = state.fuse_folder.strip() if isinstance(state.fuse_folder, str) else ""
-            if not folder:
-                raise InputError("Name the folder of the atlases.")
-            self._asked_for = target.GetID()
-            self._fuser.fuse_atlases(
-                self._geometry.volume_from_node(target, None),
-                folder,
+            if state.device not in list(DEVICES):
+                raise InputError("Choose a device from the list.")
+            self.logic.fuse_atlases(
+                [target],
+                state.fuse_folder if isinstance(state.fuse_folder, str) else "",
                 method=state.fuse_method,
                 lam=float(lam),
                 refine=state.fuse_refine is True,
-                device=str(state.device),
+                device=state.device,
                 select=select,
             )
         except HyperRegError as error:
             self._tell(str(error))
-        self._changed()
 
     def cancel(self) -> None:
-        self._fuser.cancel()
-        self._changed()
+        self.logic.cancel()
 
     def undo(self) -> None:
-        """Takes the consensus and its disagreement map out of the scene."""
-        if self._node is not None and self._scene.IsNodePresent(self._node):
-            for node in (self._results.uncertainty_of(self._node), self._node):
-                if node is not None:
-                    self._results.remove(self._scene, node)
+        """Takes the consensus, its disagreement map and its tables out of the scene."""
+        self.logic.undo()
         self._forget()
-        self._changed()
         self.show()
 
     def next_place(self) -> None:
@@ -162,14 +157,8 @@ class FusionControls:
         if self._tour is None or not self._tour.is_possible:
             return
         region = self._tour.next(self._scene)
-        if region is None:
-            self._state.fuse_place = "The atlases agree everywhere."
-            return
-        inside = self._tour.structure()
-        self._state.fuse_place = (
-            f"Disagreement {self._tour.number + 1} of {len(self._tour.regions)}: "
-            f"{self._texts.millilitres(region.volume_ml)} ml{f', in {inside}' if inside else ''}."
-        )
+        inside = "" if region is None else self._tour.structure()
+        self._state.fuse_place = self._texts.disagreement(self._tour.number, self._tour.regions, inside)
 
     def sort(self, column: Any) -> None:
         """Sorts the table of atlases by a column; a second time the other way round."""
@@ -205,7 +194,7 @@ class FusionControls:
                 state.fuse_saving = False
 
     def close(self) -> None:
-        self._fuser.close()
+        self.logic.close()
 
     # What the worker says
 
@@ -229,24 +218,18 @@ class FusionControls:
     def _progressed(self, fraction: float, text: str) -> None:
         self._state.fuse_progress, self._state.fuse_text = 100 * fraction, text
 
-    def _failed(self, message: str) -> None:
-        self._tell(message)
-        self._ended()
+    def _changed(self) -> None:
+        state = self._state
+        state.fuse_phase, state.fuse_can_undo = self.logic.state, self.logic.can_undo
+        if state.fuse_phase == IDLE:
+            state.fuse_progress, state.fuse_text = 0.0, ""
 
-    def _ended(self) -> None:
-        self._changed()
-
-    def _done(self, fused: Fused) -> None:
-        target = self._scene.GetNodeByID(self._asked_for)
-        if target is None or target.GetImageData() is None:
-            self._failed("The image was closed while it was segmented.")
-            return
-        if target.GetImageData().GetDimensions() != fused.labels.shape:
-            self._failed("The image was changed while it was segmented. Fuse again.")
-            return
+    def _add_result(self, node: Any, fused: Fused) -> None:
         self._forget()
-        self._node, self._fused = self._add(target, fused), fused
-        self._tour = self._doubt.Tour(self._node)
+        self._node, self._fused, self._tour = node, fused, self._doubt.Tour(node)
+        display = self._results.uncertainty_of(node).GetDisplayNode()
+        if display.GetColorNode() is None:  # slicer-core has no colours that come from files
+            display.SetAndObserveColorNodeID(MAP_COLOURS)
         state = self._state
         state.fuse_sort = ""
         state.fuse_raters = [_row(rater) for rater in fused.raters]
@@ -259,47 +242,15 @@ class FusionControls:
             }
             for found in fused.structures
         ]
-        used = sum(1 for rater in fused.raters if rater.state == "used")
-        state.fuse_summary = (
-            f"{METHODS[fused.method][0]} of {used} atlases in {fused.seconds:.0f} s; they disagree in "
-            f"{fused.disputed_percent:.1f} % of the image."
-        )
         for text in fused.warnings:
             if text not in state.notes:
                 state.notes = [*state.notes, text]
-        self._changed()
         self.show()
 
-    # The scene
+    def _finished(self, run: Any) -> None:
+        self._state.fuse_summary = self._texts.fused(run)
 
-    def _add(self, target: Any, fused: Fused) -> Any:
-        """The consensus as a segmentation, with the disagreement as the map that goes with it."""
-        scene = self._scene
-        scene.StartState(slicer.vtkMRMLScene.BatchProcessState)
-        try:
-            node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", f"{target.GetName()} consensus")
-            self._results.fill_segmentation(node, target, fused.labels, [one.structure for one in fused.structures])
-            node.CreateDefaultDisplayNodes()
-            places = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"{target.GetName()} disagreement")
-            self._geometry.volume_to_node(fused.disagreement, places)
-            matrix = vtk.vtkMatrix4x4()
-            target.GetIJKToRASMatrix(matrix)
-            places.SetIJKToRASMatrix(matrix)  # its own place, below the transform that it is put under
-            places.CreateDefaultDisplayNodes()
-            display = places.GetDisplayNode()
-            display.SetAndObserveColorNodeID(DISAGREEMENT_COLOURS)
-            display.SetAutoWindowLevel(False)
-            display.SetWindowLevelMinMax(0.0, 1.0)
-            # Over the image it shows where atlases differ, and nothing else.
-            display.SetLowerThreshold(0.05)
-            display.SetUpperThreshold(1.0)
-            display.SetApplyThreshold(True)
-            node.SetNodeReferenceID(self._results.UNCERTAINTY_ROLE, places.GetID())
-            for made in (node, places):
-                self._companions.accompany(target, made)
-        finally:
-            scene.EndState(slicer.vtkMRMLScene.BatchProcessState)
-        return node
+    # The views
 
     def show(self) -> None:
         """Shows the target, with the consensus or the disagreement over it where they belong to it."""
@@ -337,15 +288,6 @@ class FusionControls:
         known = [node.GetID() for node in self._images().values()]
         return self._scene.GetNodeByID(self._state.fuse_target) if self._state.fuse_target in known else None
 
-    # The state
-
-    def _changed(self) -> None:
-        state = self._state
-        state.fuse_phase = CANCELLING if self._fuser.cancelling else RUNNING if self._fuser.running else IDLE
-        state.fuse_can_undo = state.fuse_phase == IDLE and self._node is not None
-        if state.fuse_phase == IDLE:
-            state.fuse_progress, state.fuse_text = 0.0, ""
-
     def _say_what_is_missing(self) -> None:
         state = self._state
         if not state.fuse_target:
@@ -375,10 +317,16 @@ def picture_address(picture: npt.NDArray[np.uint8]) -> str:
 
 
 def _sorted(raters: Sequence[Rater], column: str, reverse: bool) -> list[Rater]:
-    """Atlases without the figure stay last."""
+    """Names with their numbers in order (a9 before a10); atlases without the figure stay last."""
+
+    def key(rater: Rater) -> Any:
+        if column != "name":
+            return getattr(rater, column)
+        return [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", rater.name)]
+
     known = [rater for rater in raters if column == "name" or not math.isnan(getattr(rater, column))]
     rest = [rater for rater in raters if rater not in known]
-    return sorted(known, key=lambda rater: getattr(rater, column), reverse=reverse) + rest
+    return sorted(known, key=key, reverse=reverse) + rest
 
 
 def _row(rater: Rater) -> dict[str, Any]:
