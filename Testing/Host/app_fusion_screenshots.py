@@ -6,6 +6,7 @@ Synthetic heads with their label maps are the atlases of the app's own sample he
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import signal
 import subprocess
@@ -26,14 +27,16 @@ from Testing.Host.app_screenshots import (
     WIDTH,
 )
 
-SHAPE = (96, 120, 96)
+SHAPE = (80, 100, 80)
 # Seeds of the heads; the pair of the first one is open in the app.
-SEEDS = (1, 2, 3, 4)
+SEEDS = (1, 2, 3)
+# Where the atlases lie, from the folder that the app is started in.
+ATLASES = "atlases"
 
 
 def make_atlases(folder: Path) -> tuple[Path, Path]:
     """Writes the pair that the app opens, and atlases into `folder`/atlases; returns the pair."""
-    atlases = folder / "atlases"
+    atlases = folder / ATLASES
     atlases.mkdir()
     pair = head_phantom_pair(SHAPE, seed=SEEDS[0])
     files = folder / "patient.nii.gz", folder / "another.nii.gz"
@@ -46,11 +49,11 @@ def make_atlases(folder: Path) -> tuple[Path, Path]:
     return files
 
 
-def take(page: Any, atlases: Path, folder: Path) -> None:
+def take(page: Any, folder: Path) -> None:
     """Looks through the folder, fuses, and saves what is seen."""
     page.set_default_timeout(PATIENCE_MS)
     page.click(".hyperreg-panel-fusion")
-    page.fill(".hyperreg-fuse-folder input", str(atlases))
+    page.fill(".hyperreg-fuse-folder input", ATLASES)
     page.click(".hyperreg-fuse-look")
     page.wait_for_function("window.trame.state.get('fuse_found') !== ''")
     _save(page, folder / "app-atlases.png")
@@ -85,7 +88,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         images = make_atlases(Path(scratch))
         command = [sys.executable, "-m", "hyperreg.cli", "view", *map(str, images), "--no-browser"]
-        server = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+        environment = dict(os.environ) | {"PYTHONPATH": str(REPOSITORY)}
+        server = subprocess.Popen(command, cwd=scratch, env=environment, stdout=subprocess.PIPE, text=True)
         try:
             assert server.stdout is not None
             address = next((line.split()[-1] for line in server.stdout if " at http" in line), None)
@@ -96,7 +100,7 @@ def main() -> None:
                 page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
                 page.goto(address)
                 page.wait_for_selector(".layout-grid-item img")
-                take(page, Path(scratch) / "atlases", arguments.output)
+                take(page, arguments.output)
                 browser.close()
         finally:
             server.send_signal(signal.SIGTERM)

@@ -112,7 +112,7 @@ def _how() -> None:
     with html.Div(classes="d-flex align-center"):
         v.VCheckbox(
             v_model=("fuse_refine",),
-            label="Refine every registration",
+            label="Refine all fields",
             density="compact",
             hide_details=True,
             disabled=(BUSY,),
