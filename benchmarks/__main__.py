@@ -16,9 +16,12 @@ from benchmarks.segmentation import command as segmentation
 from hyperreg.errors import HyperRegError
 from hyperreg.registration.catalogue import default_model, find_model
 
-SPEED_ROWS = (
+SPEED_ROWS: tuple[tuple[str, str, float | None, str], ...] = (
     ("Preview: λ changed → three 512×512 views resliced, ms (median)", "preview_three_views_ms", 150.0, "{:.0f}"),
+    ("The same, CPU-ms of all threads", "preview_three_views_cpu_ms", None, "{:.0f}"),
+    ("Smallest share of a view's pixels that a preview changed, %", "preview_changed_percent", None, "{:.0f}"),
     ("Exact field at a new λ, s (median)", "exact_field_s", 4.0, "{:.2f}"),
+    ("The same, CPU-s of all threads", "exact_field_cpu_s", None, "{:.2f}"),
     ("Hypernetwork over the same backbone with fixed weights, ratio", "hyper_over_fixed", 1.1, "{:.3f}"),
     ("Peak memory of the worker, GB", "worker_peak_gb", 4.0, "{:.2f}"),
     ("Preview against exact field, largest mean over λ, mm", "preview_error_mean_mm", 0.1, "{:.3f}"),
@@ -35,11 +38,12 @@ app.command("segmentation")(segmentation.command)
 
 def speed_table(found: dict[str, Any]) -> str:
     """Markdown: a line per goal."""
-    head = f"| {found['shape']}, {found['device']}, {found['cores']} cores | measured | goal |"
+    load = f", load average {found['load_average']:.1f}" if found["load_average"] is not None else ""
+    head = f"| {found['shape']}, {found['device']}, {found['cores']} cores{load} | measured | goal |"
     lines = [head, "|---|---|---|"]
     for title, key, goal, form in SPEED_ROWS:
         if key in found:
-            lines.append(f"| {title} | {form.format(found[key])} | {goal:g} |")
+            lines.append(f"| {title} | {form.format(found[key])} | {'' if goal is None else f'{goal:g}'} |")
     return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from imaging_examples import affine, oblique_grid, scene, smooth_field
 from benchmarks.registration.measure import field_measures, fitted_linear, mutual_information, similarity
 from benchmarks.registration.methods import FULL, METHODS, SHORT, with_model, with_truth
 from benchmarks.registration.ours import GRID, curve_row
-from benchmarks.registration.report import failures, group_table, markdown, worse_than_affine
+from benchmarks.registration.report import automatic_table, failures, group_table, markdown, worse_than_affine
 from benchmarks.registration.results import ORACLE, TITLES, collect, oracle_lambda, write_csv
 from benchmarks.registration.store import save_json
 from benchmarks.registration.synthetic import deformed, known_deformation
@@ -155,6 +156,23 @@ def test_every_row_has_a_title_and_the_forms_name_known_methods() -> None:
     assert {row for entry in METHODS.values() for row in entry.rows} | {ORACLE} == set(TITLES) | curve
     assert set(SHORT) <= set(METHODS)
     assert set(FULL) <= set(METHODS)
+
+
+def test_what_the_automatic_lambda_loses_is_in_points_or_mm() -> None:
+    def row(case: str, method: str, lam: float, **truth: float) -> dict[str, Any]:
+        return {"group": "oasis", "case": case, "method": method, "lambda": lam, **truth}
+
+    rows = [
+        row("heart", "network auto", 0.8, dice=0.874), row("heart", ORACLE, 0.4, dice=0.915),
+        row("lung", "network auto", 0.4, tre_mm=1.84), row("lung", ORACLE, 0.5, tre_mm=1.8),
+        row("without oracle", "network auto", 0.4, dice=0.5),
+    ]  # fmt: skip
+    lines = automatic_table(rows).splitlines()
+    assert lines[2:] == [
+        "| heart | 0.4, 0.915 | 0.8, 0.874 | 4.10 Dice points |",
+        "| lung | 0.5, 1.800 mm | 0.4, 1.840 mm | 0.04 mm |",
+    ]
+    assert automatic_table(rows[-1:]) == ""
 
 
 def test_a_model_is_asked_of_our_methods_only(tmp_path: Path) -> None:

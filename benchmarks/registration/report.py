@@ -11,7 +11,18 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.registration.results import CURVE, TITLES, TRUTHS, Row, collect, mean, of_method, truth_of, write_csv
+from benchmarks.registration.results import (
+    CURVE,
+    ORACLE,
+    TITLES,
+    TRUTHS,
+    Row,
+    collect,
+    mean,
+    of_method,
+    truth_of,
+    write_csv,
+)
 from hyperreg.registration.catalogue import list_models
 
 PACKAGES = ("torch", "SimpleITK", "numpy", "antspyx", "itk-elastix", "picsl_greedy")
@@ -78,7 +89,8 @@ def machine(rows: Sequence[Row]) -> str:
     ]
     date = datetime.now(timezone.utc).date().isoformat()
     return (
-        f"{date}; {os.cpu_count()} cores, {platform.machine()}, no GPU used; Python {platform.python_version()}, "
+        f"Report of {date}, rows may come from earlier runs; {os.cpu_count()} cores, "
+        f"{platform.machine()}, no GPU used; Python {platform.python_version()}, "
         f"{', '.join(versions)}; models: {', '.join(models) or 'none'}."
     )
 
@@ -160,6 +172,21 @@ def curve_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def automatic_table(rows: Sequence[Row]) -> str:
+    """Markdown: per pair with an oracle, its lambda and truth, those of the automatic lambda, and what that loses."""
+    automatic = {row["case"]: row for row in of_method(rows, "network auto")}
+    lines = ["| pair | oracle: λ, truth | automatic: λ, truth | lost |", "|---|---|---|---|"]
+    for oracle in of_method(rows, ORACLE):
+        name, found = truth_of(oracle), automatic.get(oracle["case"])
+        if name is None or found is None:
+            continue
+        dice = TRUTHS[name]
+        lost = abs(float(oracle[name]) - float(found[name])) * (100 if dice else 1)
+        cells = [f"{row['lambda']:g}, {row[name]:.3f}{'' if dice else ' mm'}" for row in (oracle, found)]
+        lines.append(f"| {oracle['case']} | {' | '.join(cells)} | {lost:.2f} {'Dice points' if dice else 'mm'} |")
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
 def failures(rows: Sequence[Row]) -> str:
     """Markdown: what did not work, and why; the same for several pairs in one line."""
     reasons: dict[tuple[str, str], list[str]] = {}
@@ -194,6 +221,8 @@ def markdown(rows: Sequence[Row], grid: Sequence[float], pictures: Sequence[str]
                 parts.append(differences([r for r in rows if r["group"] == group], "refined auto", ("greedy", "SyN")))
     if any(row["method"] in CURVE and "error" not in row for row in rows):
         parts += ["## The network over λ", curve_table(rows)]
+    if found := automatic_table(rows):
+        parts += ["## The automatic λ against the oracle's, network alone", found]
     parts += [f"![{name.split('.')[0].replace('_', ' ')}]({name})" for name in pictures]
     if found := failures(rows):
         parts += ["## What did not work", found]

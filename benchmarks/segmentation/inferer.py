@@ -9,7 +9,7 @@ import torch
 from monai.inferers import SlidingWindowInferer
 
 from benchmarks.pairs import DATA
-from benchmarks.speed import median_seconds
+from benchmarks.speed import median_costs
 from hyperreg.imaging.files import read_volume
 from hyperreg.nets.weights import fast_precision
 from hyperreg.segmentation.catalogue import find_model
@@ -38,11 +38,11 @@ def run(subject: str, model: str, threads: int, repeats: int = 3) -> dict[str, A
         return found.softmax(1)[0]
 
     one, two = ours(images), monai()
-    mine, their = median_seconds(lambda: ours(images), monai, repeats=repeats)
+    mine, their = median_costs(lambda: ours(images), monai, repeats=repeats)
     return {
-        "ours_s": mine,
-        "monai_s": their,
-        "ratio": mine / their,
+        "ours_s": mine.wall,
+        "monai_s": their.wall,
+        "ratio": mine.wall / their.wall,
         "largest_difference": float(np.abs(one.numpy() - two.numpy()).max()),
         "shape": "x".join(str(n) for n in images.shape[2:]),
         "precision": str(fast_precision("cpu")).removeprefix("torch."),
