@@ -209,11 +209,7 @@ class AtlasesLogic:
         if undoable and not run.added:
             self.scene.SaveStateForUndo()  # once in a run
         before = self._ids()
-        self.scene.StartState(slicer.vtkMRMLScene.BatchProcessState)
-        try:
-            node = AtlasesResults.add_consensus(self.scene, reference, fused, show_3d=run.show_3d)
-        finally:
-            self.scene.EndState(slicer.vtkMRMLScene.BatchProcessState)
+        node = AtlasesResults.add_consensus(self.scene, reference, fused, show_3d=run.show_3d)
         added = [node_id for node_id in self._ids() if node_id not in before]
         run.added += added
         run.stamps[node.GetID()] = Regions.stamp(node)

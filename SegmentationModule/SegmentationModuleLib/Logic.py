@@ -243,26 +243,22 @@ class SegmentationLogic:
         undoable = self.scene.GetUndoFlag()
         if undoable and not run.added:
             self.scene.SaveStateForUndo()  # once in a run
-        self.scene.StartState(slicer.vtkMRMLScene.BatchProcessState)
-        try:
-            before = {self.scene.GetNthNode(n).GetID() for n in range(self.scene.GetNumberOfNodes())}
-            node = Results.add_segmentation(self.scene, reference, segmented, show_3d=run.show_3d)
-            table = self.scene.GetNodeByID(run.table_id) if run.table_id else None
-            if table is None:
-                name = reference.GetName() if len(run.cases) == 1 else run.card.title
-                table = Results.add_table(self.scene, name)
-                run.table_id = table.GetID()
-            image = reference.GetName()
-            if any(row.image == image for row in run.rows):
-                image = f"{image} ({reference.GetID()})"
-            node.SetAttribute(Results.IMAGE_ATTRIBUTE, image)
-            run.rows += [Results.Row(image, volume) for volume in segmented.volumes]
-            Results.fill_table(table, run.rows)
-            node.SetNodeReferenceID(Results.TABLE_ROLE, table.GetID())
-            nodes = [self.scene.GetNthNode(n) for n in range(self.scene.GetNumberOfNodes())]
-            added = [found for found in nodes if found.GetID() not in before]
-        finally:
-            self.scene.EndState(slicer.vtkMRMLScene.BatchProcessState)
+        before = {self.scene.GetNthNode(n).GetID() for n in range(self.scene.GetNumberOfNodes())}
+        node = Results.add_segmentation(self.scene, reference, segmented, show_3d=run.show_3d)
+        table = self.scene.GetNodeByID(run.table_id) if run.table_id else None
+        if table is None:
+            name = reference.GetName() if len(run.cases) == 1 else run.card.title
+            table = Results.add_table(self.scene, name)
+            run.table_id = table.GetID()
+        image = reference.GetName()
+        if any(row.image == image for row in run.rows):
+            image = f"{image} ({reference.GetID()})"
+        node.SetAttribute(Results.IMAGE_ATTRIBUTE, image)
+        run.rows += [Results.Row(image, volume) for volume in segmented.volumes]
+        Results.fill_table(table, run.rows)
+        node.SetNodeReferenceID(Results.TABLE_ROLE, table.GetID())
+        nodes = [self.scene.GetNthNode(n) for n in range(self.scene.GetNumberOfNodes())]
+        added = [found for found in nodes if found.GetID() not in before]
         run.added += [found.GetID() for found in added]
         run.stamps[node.GetID()] = Regions.stamp(node)
         for found in added:

@@ -15,6 +15,7 @@ import vtk
 from imaging_examples import oblique_grid
 from segmentation_bench import OBLIQUE, scene_centre
 from segmentation_module_bench import DOUBTFUL, host, module, qt, segmentation_models  # noqa: F401
+from vtk.util.numpy_support import vtk_to_numpy
 
 from hyperreg.imaging.volume import Volume
 from hyperreg.segmentation.segments import write_segmentation
@@ -64,6 +65,25 @@ def test_segments_lie_where_the_structures_are_in_mm(module):
     matrix = vtk.vtkMatrix4x4()
     image.GetImageToWorldMatrix(matrix)
     np.testing.assert_allclose(slicer.util.arrayFromVTKMatrix(matrix), OBLIQUE.ijk_to_ras, atol=1e-9)
+
+
+def test_the_views_show_it_at_once(module, host, tmp_path):
+    node = module.image()
+    slicer.util.setSliceViewerLayers(background=node, fit=True)
+    module.ui.volumeSelector.setCurrentNode(node)
+
+    def green() -> float:
+        """The share of pixels with the shell's colour."""
+        reader = vtk.vtkPNGReader()
+        reader.SetFileName(str(host.screenshot(tmp_path / "views.png", size=(900, 700))))
+        reader.Update()
+        pixels = vtk_to_numpy(reader.GetOutput().GetPointData().GetScalars()).astype(int)
+        return float(((pixels[:, 1] > 120) & (pixels[:, 0] < 100) & (pixels[:, 2] < 110)).mean())
+
+    before = green()
+    module.ui.segmentButton.click()
+    module.segmenter.answer()
+    assert green() > before + 0.005
 
 
 def test_everything_follows_the_transform_of_its_volume(module):
