@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hyperreg.segmentation.catalogue import find_model
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCREENSHOTS = REPOSITORY / "Resources" / "Screenshots"
 # Name of the picture -> λ, comparison.
@@ -73,6 +75,22 @@ def take_refined(page: Any, folder: Path) -> None:
     _save(page, folder / "app-regions.png")
 
 
+def take_segmentation(page: Any, folder: Path, model: str) -> None:
+    """Segments the fixed image with a model; a picture of the result at its first doubtful region."""
+    page.set_default_timeout(PATIENCE_MS)
+    page.click(".hyperreg-panel-segmentation")
+    page.click(".hyperreg-segment-model .v-field")
+    page.locator(".v-overlay--active .v-list-item", has_text=find_model(model).title).first.click()
+    page.wait_for_function(f"window.trame.state.get('segment_model') === '{model}'")
+    page.click(".hyperreg-segment")
+    page.wait_for_function(
+        "window.trame.state.get('segment_rows').length > 0 && !window.trame.state.get('segment_text')"
+    )
+    page.click(".hyperreg-next-doubt")
+    page.wait_for_function("window.trame.state.get('segment_doubt') !== ''")
+    _save(page, folder / "app-segmentation.png")
+
+
 def _save(page: Any, path: Path) -> None:
     page.mouse.move(WIDTH - 5, HEIGHT - 5)
     page.wait_for_timeout(SETTLE_MS)
@@ -96,6 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("images", nargs="*", type=Path, help="FIXED and MOVING; without them the sample pair")
     parser.add_argument("--model", default=None)
+    parser.add_argument("--segment", metavar="MODEL", help="Only the picture of a segmentation with this model")
     parser.add_argument("--output", type=Path, default=SCREENSHOTS)
     arguments = parser.parse_args()
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -117,9 +136,12 @@ def main() -> None:
             page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
             page.goto(address)
             page.wait_for_selector(".layout-grid-item img")
-            take(page, arguments.output, PICTURES)
-            if not arguments.images:
-                take_refined(page, arguments.output)
+            if arguments.segment:
+                take_segmentation(page, arguments.output, arguments.segment)
+            else:
+                take(page, arguments.output, PICTURES)
+                if not arguments.images:
+                    take_refined(page, arguments.output)
             browser.close()
     finally:
         server.send_signal(signal.SIGTERM)

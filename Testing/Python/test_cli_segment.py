@@ -6,6 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -180,6 +181,11 @@ def test_images_that_moved_are_aligned_on_request(folder: Path, tmp_path: Path) 
         ("bands", ("ct.nii.gz",), ExitCode.INPUT, "looks like a CT"),
         ("bands", ("cut.nii.gz",), ExitCode.FILE, "damaged or was cut short"),
         ("bands", ("empty.nii.gz",), ExitCode.INPUT, "is empty"),
+        ("bands", ("channels.nrrd",), ExitCode.INPUT, "4 values per voxel"),
+        ("bands", ("flat.nii.gz",), ExitCode.INPUT, "is a 2D image"),
+        ("bands", ("sheared.nii.gz",), ExitCode.INPUT, "not at right angles"),
+        ("bands", ("nan.nii.gz",), ExitCode.INPUT, "'nan' is empty"),
+        ("bands", ("text.nii.gz",), ExitCode.FILE, "damaged or was cut short"),
     ],
 )
 def test_unusable_input_is_named_and_leaves_nothing_behind(
@@ -196,6 +202,14 @@ def test_unusable_input_is_named_and_leaves_nothing_behind(
     write_volume(Volume(image.array[:, :, 9:10], image.ijk_to_ras), folder / "one_slice.nii.gz")
     write_volume(Volume(2 * image.array - 1024, image.ijk_to_ras), folder / "ct.nii.gz")
     write_volume(Volume(0 * image.array, image.ijk_to_ras), folder / "empty.nii.gz")
+    channels = np.stack([image.array.T] * 4, axis=-1)
+    sitk.WriteImage(sitk.GetImageFromArray(channels, isVector=True), str(folder / "channels.nrrd"))
+    sitk.WriteImage(sitk.GetImageFromArray(image.array[:, :, 9].T), str(folder / "flat.nii.gz"))
+    shear = image.ijk_to_ras.copy()
+    shear[:3, 0] += 0.5 * shear[:3, 1]
+    nib.Nifti1Image(image.array, shear).to_filename(folder / "sheared.nii.gz")
+    write_volume(Volume(np.full_like(image.array, np.nan), image.ijk_to_ras), folder / "nan.nii.gz")
+    (folder / "text.nii.gz").write_text("no image", encoding="utf-8")
     (folder / "cut.nii.gz").write_bytes((folder / "p_t1w.nii.gz").read_bytes()[:-2000])
     more = ("--report", str(tmp_path / "r.json"), "--probabilities")
     assert segment(folder, tmp_path / "s.nii.gz", *more, name=name, files=files) == code
