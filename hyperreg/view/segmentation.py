@@ -21,7 +21,7 @@ from hyperreg.view.segmentation_files import write
 from hyperreg.view.state import ANY, IDLE, OPACITY, SegmentationState
 from hyperreg.worker.segmentation import Segmented
 
-MODALITIES = {ANY: "Any modality", "MR": "MRI", "CT": "CT"}
+MODALITIES = {ANY: "All", "MR": "MRI", "CT": "CT"}
 DEVICES = ("auto", "cpu", "cuda")
 DOUBT_COLOURS = "vtkMRMLColorTableNodeIron"
 
