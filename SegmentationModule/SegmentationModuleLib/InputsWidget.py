@@ -10,6 +10,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from hyperreg.segmentation.catalogue import SegmentationCard
+from SegmentationModuleLib import Rows
 
 VOLUME = "vtkMRMLScalarVolumeNode"
 
@@ -47,12 +48,7 @@ class InputsPanel:
             selector.enabled = enabled
 
     def _build(self, inputs: tuple[Any, ...]) -> None:
-        layout = self.ui.inputsPanel.layout()
-        while layout.count():
-            widget = layout.takeAt(0).widget()
-            if widget is not None:
-                widget.hide()
-                widget.deleteLater()
+        layout = Rows.emptied(self.ui.inputsPanel)
         self.selectors = {}
         for entry in inputs[1:]:
             selector = slicer.qMRMLNodeComboBox(self.ui.inputsPanel)
@@ -64,14 +60,7 @@ class InputsPanel:
             selector.toolTip = _("The image '{title}' of the same patient").format(title=entry.title)
             selector.setMRMLScene(slicer.mrmlScene)
             selector.setCurrentNode(None)
-            # Not a lambda with a default: PythonQt would put the node into it.
-            selector.connect("currentNodeChanged(vtkMRMLNode*)", self._chooser(entry.name))
+            selector.connect("currentNodeChanged(vtkMRMLNode*)", Rows.named(self._on_choose, entry.name))
             label = qt.QLabel(f"{entry.title}:", self.ui.inputsPanel)
             layout.addRow(label, selector)
             self.selectors[entry.name] = selector
-
-    def _chooser(self, name: str) -> Callable[[Any], None]:
-        def chosen(node: Any) -> None:
-            self._on_choose(name, node)
-
-        return chosen

@@ -9,6 +9,7 @@ import ctk
 import qt
 
 from hyperreg.segmentation.catalogue import SegmentationCard
+from SegmentationModuleLib import Rows
 
 
 class SlidersPanel:
@@ -37,24 +38,13 @@ class SlidersPanel:
         self.ui.slidersPanel.visible = bool(declared)
 
     def _build(self, declared: tuple[Any, ...]) -> None:
-        layout = self.ui.slidersPanel.layout()
-        while layout.count():
-            widget = layout.takeAt(0).widget()
-            if widget is not None:
-                widget.hide()
-                widget.deleteLater()
+        layout = Rows.emptied(self.ui.slidersPanel)
         self.sliders = {}
         for entry in declared:
             slider = ctk.ctkSliderWidget(self.ui.slidersPanel)
             slider.minimum, slider.maximum, slider.singleStep, slider.decimals = 0.0, 1.0, 0.01, 2
             slider.value = entry.default
             slider.toolTip = entry.description or entry.title
-            slider.connect("valueChanged(double)", self._mover(entry.name))
+            slider.connect("valueChanged(double)", Rows.named(self._on_move, entry.name))
             layout.addRow(qt.QLabel(f"{entry.title}:", self.ui.slidersPanel), slider)
             self.sliders[entry.name] = slider
-
-    def _mover(self, name: str) -> Callable[[float], None]:
-        def moved(value: float) -> None:
-            self._on_move(name, value)
-
-        return moved
