@@ -25,6 +25,7 @@ from hyperreg.imaging.files import read_volume, write_volume
 from hyperreg.imaging.volume import Volume
 from hyperreg.registration.model import save_untrained
 from hyperreg.segmentation import licences
+from hyperreg.segmentation.bundles import join_models
 from hyperreg.view.app import App, Options
 from hyperreg.view.state import BOTH_VIEWS, MOVING_VIEWS
 
@@ -37,6 +38,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_untrained(folder, "tiny-untrained")
     make_card(folder, name="bands", title="Bands", description="Finds eggs")
     make_card(folder, name="two", title="Tumour", inputs=TWO, modality="any", licence="CC BY-NC 4.0")
+    slider = [{"name": "lambda", "title": "Balance", "default": 0.25, "description": "Between two ends."}]
+    network = {"name": "segresnet", "options": {"filters": 4, "blocks_down": [1], "blocks_up": []}, "hidden": [4]}
+    folds = [make_card(folder / "parts", name=name, network=network, hyperparameters=slider) for name in ("a", "b")]
+    join_models(folds, "folds", folder)
     make_card(folder, name="belly", title="Belly", modality="CT")
     return folder
 
@@ -234,16 +239,36 @@ def test_models_are_searched_for(app: App) -> None:
         app.segmentation.filter_models()
         return [entry["value"] for entry in state.segment_models]
 
-    assert found("") == ["bands", "belly", "two"]
+    assert found("") == ["bands", "belly", "folds", "two"]
     assert found("eggs") == ["bands"]
     assert found("flair") == ["two"]
     assert state.segment_model == "two"
     assert found(None, "CT") == ["belly", "two"]
-    assert found("", "XR") == ["bands", "belly", "two"]
+    assert found("", "XR") == ["bands", "belly", "folds", "two"]
     assert found("knee") == []
     assert state.segment_missing == "Choose a model."
     app.segmentation.segment()
     assert "no model" in state.error
+
+
+def test_what_only_some_models_have_is_offered_for_them_alone(app: App) -> None:
+    state = app.server.state
+    assert (state.segment_can_ensemble, state.segment_sliders) == (False, [])
+    state.segment_model = "folds"
+    app.segmentation.choose_model()
+    assert state.segment_can_ensemble
+    assert [(entry["title"], entry["value"]) for entry in state.segment_sliders] == [("Balance", 0.25)]
+    state.segment_ensemble = True
+    app.segmentation.set_slider("lambda", 0.75)
+    for nonsense in (2, None, True, float("nan")):
+        app.segmentation.set_slider("lambda", nonsense)
+    app.segmentation.set_slider("gamma", 0.1)
+    segment(app)
+    options = app.segmenter.asked[-1][2]
+    assert (options["ensemble"], options["hyperparameters"]) == (True, {"lambda": 0.75})
+    state.segment_model = "bands"
+    app.segmentation.choose_model()
+    assert (state.segment_ensemble, state.segment_sliders) == (False, [])
 
 
 def test_cancelling_and_failing_leave_everything_as_it_was(app: App) -> None:

@@ -15,6 +15,7 @@ def fill(controls: SegmentationControls) -> None:
     """The content of the panel."""
     _model()
     _images(controls)
+    _sliders(controls)
     _run(controls)
     _licence(controls)
     _result(controls)
@@ -77,6 +78,23 @@ def _images(controls: SegmentationControls) -> None:
             classes=("`hyperreg-segment-${entry.role}`",),
         )
         upload_button("{entry.role}", "Open an image")
+
+
+def _sliders(controls: SegmentationControls) -> None:
+    """Of the hyperparameters that the model declares; most declare none."""
+    with html.Div(v_for="entry in segment_sliders", key="entry.name", classes="mt-2", title=("entry.hint",)):
+        html.Span("{{ entry.title }} = {{ Number(entry.value).toFixed(2) }}", classes="text-body-2")
+        v.VSlider(
+            model_value=("entry.value",),
+            update_modelValue=(controls.set_slider, "[entry.name, $event]"),
+            min=0,
+            max=1,
+            step=0.01,
+            density="compact",
+            hide_details=True,
+            disabled=(BUSY,),
+            aria_label=("entry.title",),
+        )
 
 
 def _run(controls: SegmentationControls) -> None:
@@ -215,6 +233,13 @@ def _more() -> None:
             v_model=("segment_flips",),
             disabled=("!segment_can_flip",),
             label="Average over flipped images: slower, steadier",
+            density="compact",
+            hide_details=True,
+        )
+        v.VCheckbox(
+            v_model=("segment_ensemble",),
+            disabled=("!segment_can_ensemble",),
+            label="Average over all weights of the model: slower, steadier",
             density="compact",
             hide_details=True,
         )

@@ -98,7 +98,21 @@ class SegmentationControls:
         state.segment_licence = ""
         state.segment_can_flip = card is not None and bool(card.flips)
         state.segment_flips = state.segment_flips is True and state.segment_can_flip
+        state.segment_can_ensemble = card is not None and bool(card.ensemble)
+        state.segment_ensemble = state.segment_ensemble is True and state.segment_can_ensemble
+        state.segment_sliders = [
+            {"name": h.name, "title": h.title, "hint": h.description, "value": h.default}
+            for h in (card.hyperparameters if card is not None else ())
+        ]
         self._offer_volumes()
+
+    def set_slider(self, name: Any, value: Any) -> None:
+        """A hyperparameter of the model was moved."""
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1:
+            self._state.segment_sliders = [
+                {**entry, "value": float(value)} if entry["name"] == name else entry
+                for entry in self._state.segment_sliders
+            ]
 
     def choose(self, name: Any, node_id: Any) -> None:
         """Takes a volume for one of the model's inputs."""
@@ -150,6 +164,8 @@ class SegmentationControls:
                 card.name,
                 device=state.device,
                 flips=state.segment_flips is True,
+                ensemble=state.segment_ensemble is True,
+                hyperparameters={entry["name"]: entry["value"] for entry in state.segment_sliders},
                 align=state.segment_align is True,
                 show_3d=False,
             )

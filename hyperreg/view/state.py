@@ -101,6 +101,7 @@ class SegmentationState:
     segment_phase: "idle", "running" or "cancelling". segment_models, segment_volumes: {title, value} to choose from.
     segment_inputs: {name, title, role, volume, info}, one per image that the model wants; volume: a node's id or "".
     segment_licence: the text that has to be accepted before the model is used, or "".
+    segment_sliders: {name, title, hint, value}, one per hyperparameter of the model.
     segment_rows: {name, colour, volume, spread}. segment_doubt: which doubtful region is shown, in words.
     """
 
@@ -118,6 +119,9 @@ class SegmentationState:
     segment_licence: str = ""
     segment_flips: bool = False
     segment_can_flip: bool = False
+    segment_ensemble: bool = False
+    segment_can_ensemble: bool = False
+    segment_sliders: list[dict[str, Any]] = field(default_factory=list)
     segment_align: bool = False
     segment_progress: float = 0.0
     segment_text: str = ""
