@@ -11,16 +11,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from imaging_examples import oblique_grid
 from segmentation_bench import NETWORKS, OBLIQUE, centre_of, eggs, make_model, scene_centre, truth
 from segmentation_worker import MORE
 
 from hyperreg.errors import InputError, WeightsError
 from hyperreg.imaging.volume import Volume
-from hyperreg.segmentation import model
+from hyperreg.segmentation import model, session
 from hyperreg.segmentation.session import Segmenter
 from hyperreg.worker.client import WorkerClient
+from hyperreg.worker.device import FELL_BACK
 from hyperreg.worker.segmentation import RemoteSegmenter, Segmented
+from hyperreg.worker.segmenters import Segmenters
 
 SCRIPT = Path(__file__).with_name("segmentation_worker.py")
 PATIENCE_S = 120
@@ -211,3 +214,41 @@ def test_a_closed_segmenter_says_nothing_more(segmenter: Observed) -> None:
     other = Observed(segmenter.client)
     other.result({"image": eggs(OBLIQUE)})
     assert segmenter.said == []
+
+
+class StandInContext:
+    """A request in this process."""
+
+    def __init__(self, image: Volume, **parameters: Any) -> None:
+        self.inputs = {"image": image.array}
+        self.outputs = {"labels": np.zeros(image.shape, np.uint8), "uncertainty": np.zeros(image.shape, np.float32)}
+        place = {"image": {"name": image.name, "ijk_to_ras": image.ijk_to_ras.tolist()}}
+        given = {"first": "image", "flips": False, "align": False, "ensemble": False, "hyperparameters": {}}
+        self.parameters = {**given, "model": "bands", "volumes": place, **parameters}
+        self.progress = lambda _fraction, _text: None
+        self.check = lambda: None
+        self.cancelled = lambda: False
+
+
+def test_without_room_for_the_model_on_the_graphics_card_it_goes_on_with_the_cpu(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    class Full(Segmenter):
+        def __init__(self, card: Any, device: str, *options: Any) -> None:
+            made.append(device)
+            if device != "cpu":
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+            super().__init__(card, device, *options)
+
+    monkeypatch.setattr(session, "Segmenter", Full)
+    image = eggs(OBLIQUE)
+    segmenters = Segmenters()
+    for _ in range(2):
+        context = StandInContext(image, device="auto")
+        result = segmenters.segment(context)  # type: ignore[arg-type]
+        assert result["device"] == "cpu"
+        assert FELL_BACK in result["warnings"]
+        assert set(np.unique(context.outputs["labels"])) == {0, 2, 5}
+    assert made == ["auto", "cpu"]  # and stays there: the second case finds the model loaded
