@@ -62,7 +62,7 @@ def take(page: Any, folder: Path) -> None:
     page.click(".hyperreg-sort-dice")
     _save(page, folder / "app-consensus.png")
     page.click(".hyperreg-fuse-disagreement input")
-    page.click(".hyperreg-next-disagreement")
+    page.click(".hyperreg-next-fuse-place")
     page.wait_for_function("window.trame.state.get('fuse_place') !== ''")
     page.locator(".hyperreg-fuse-raters").scroll_into_view_if_needed()
     _save(page, folder / "app-disagreement.png")

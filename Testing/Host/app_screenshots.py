@@ -86,7 +86,7 @@ def take_segmentation(page: Any, folder: Path, model: str) -> None:
     page.wait_for_function(
         "window.trame.state.get('segment_rows').length > 0 && !window.trame.state.get('segment_text')"
     )
-    page.click(".hyperreg-next-doubt")
+    page.click(".hyperreg-next-segment-doubt")
     page.wait_for_function("window.trame.state.get('segment_doubt') !== ''")
     _save(page, folder / "app-segmentation.png")
 

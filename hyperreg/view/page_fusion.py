@@ -6,7 +6,7 @@ from trame.widgets import html
 from trame.widgets import vuetify3 as v
 
 from hyperreg.view.fusion import FusionControls
-from hyperreg.view.parts import download_links
+from hyperreg.view.parts import keep_or_undo, opacity, running, tour
 
 BUSY = "fuse_phase !== 'idle'"
 COLUMNS = (
@@ -149,21 +149,7 @@ def _run(controls: FusionControls) -> None:
             v_if="fuse_missing && fuse_phase === 'idle' && (!fuse_target || !fuse_folder)",
             classes="text-caption text-medium-emphasis mt-1",
         )
-        with html.Div(v_if=BUSY):
-            with html.Div(classes="d-flex align-center mb-1"):
-                html.Span(
-                    "{{ fuse_phase === 'cancelling' ? 'Cancelling ...' : fuse_text || 'Starting ...' }}",
-                    classes="text-body-2 flex-grow-1 text-truncate",
-                )
-                v.VBtn(
-                    "Cancel",
-                    size="small",
-                    variant="tonal",
-                    disabled=("fuse_phase === 'cancelling'",),
-                    click=controls.cancel,
-                    classes="hyperreg-cancel-fuse",
-                )
-            v.VProgressLinear(model_value=("fuse_progress",), color="primary", height=8, rounded=True)
+        running("fuse", controls.cancel, "fuse")
 
 
 def _result(controls: FusionControls) -> None:
@@ -172,60 +158,26 @@ def _result(controls: FusionControls) -> None:
         _places(controls)
         _raters(controls)
         _structures()
-        with html.Div(classes="d-flex hyperreg-actions mt-2"):
-            v.VBtn(
-                "Prepare downloads",
-                variant="tonal",
-                loading=("fuse_saving",),
-                disabled=("fuse_saving",),
-                click=controls.save,
-                classes="flex-grow-1 text-none hyperreg-fuse-save",
-                title="Writes the consensus (for 3D Slicer and as a label map), the disagreement and both tables",
-            )
-            v.VBtn(
-                "Undo",
-                variant="text",
-                disabled=("!fuse_can_undo",),
-                click=controls.undo,
-                classes="ml-1 text-none hyperreg-undo-fuse",
-                title="Takes this consensus away",
-            )
-        download_links("fuse_downloads", "fuse_downloads_title", "hyperreg-fuse-downloads")
+        keep_or_undo(
+            "fuse",
+            controls.save,
+            "Writes the consensus (for 3D Slicer and as a label map), the disagreement and both tables",
+            controls.undo,
+            "Takes this consensus away",
+        )
 
 
 def _places(controls: FusionControls) -> None:
-    with html.Div(classes="d-flex align-center mt-2"):
-        html.Span("Image", classes="text-caption")
-        v.VSlider(
-            v_model=("fuse_opacity",),
-            min=0,
-            max=1,
-            step=0.02,
-            density="compact",
-            hide_details=True,
-            classes="mx-2 hyperreg-fuse-opacity",
-            aria_label="How strong the consensus covers the image",
-        )
-        html.Span("Consensus", classes="text-caption")
-    with html.Div(classes="d-flex align-center"):
-        v.VSwitch(
-            v_model=("fuse_disagreement",),
-            label="Show disagreement",
-            density="compact",
-            hide_details=True,
-            color="primary",
-            classes="flex-grow-1 hyperreg-fuse-disagreement",
-            title="Colours where atlases say something else than the consensus, by their share",
-        )
-        v.VBtn(
-            "Next disagreement",
-            variant="tonal",
-            size="small",
-            click=controls.next_place,
-            classes="text-none hyperreg-next-disagreement",
-            title="Moves the views to the next place in which atlases disagree, the largest first",
-        )
-    html.Div("{{ fuse_place }}", v_if="fuse_place", classes="text-caption hyperreg-fuse-place")
+    opacity("fuse", "Consensus")
+    tour(
+        "fuse_disagreement",
+        "fuse_place",
+        "Show disagreement",
+        "Colours where atlases say something else than the consensus, by their share",
+        controls.next_place,
+        "Next disagreement",
+        "Moves the views to the next place in which atlases disagree, the largest first",
+    )
 
 
 def _raters(controls: FusionControls) -> None:

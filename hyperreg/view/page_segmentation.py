@@ -5,7 +5,7 @@ from __future__ import annotations
 from trame.widgets import html
 from trame.widgets import vuetify3 as v
 
-from hyperreg.view.parts import download_links, upload_button
+from hyperreg.view.parts import keep_or_undo, opacity, running, tour, upload_button
 from hyperreg.view.segmentation import SegmentationControls
 
 BUSY = "segment_phase !== 'idle'"
@@ -115,21 +115,7 @@ def _run(controls: SegmentationControls) -> None:
             v_if="segment_missing && segment_phase === 'idle'",
             classes="text-caption text-medium-emphasis mt-1",
         )
-        with html.Div(v_if=BUSY):
-            with html.Div(classes="d-flex align-center mb-1"):
-                html.Span(
-                    "{{ segment_phase === 'cancelling' ? 'Cancelling ...' : segment_text || 'Starting ...' }}",
-                    classes="text-body-2 flex-grow-1 text-truncate",
-                )
-                v.VBtn(
-                    "Cancel",
-                    size="small",
-                    variant="tonal",
-                    disabled=("segment_phase === 'cancelling'",),
-                    click=controls.cancel,
-                    classes="hyperreg-cancel-segment",
-                )
-            v.VProgressLinear(model_value=("segment_progress",), color="primary", height=8, rounded=True)
+        running("segment", controls.cancel, "segment")
 
 
 def _licence(controls: SegmentationControls) -> None:
@@ -166,57 +152,23 @@ def _result(controls: SegmentationControls) -> None:
                     html.Span("{{ row.name }}", classes="hyperreg-segment-name", title=("row.name",))
                 html.Td("{{ row.volume }}", classes="text-right font-weight-medium")
                 html.Td("{{ row.spread }}", classes="text-right text-medium-emphasis text-no-wrap")
-        with html.Div(classes="d-flex align-center mt-3"):
-            html.Span("Image", classes="text-caption")
-            v.VSlider(
-                v_model=("segment_opacity",),
-                min=0,
-                max=1,
-                step=0.02,
-                density="compact",
-                hide_details=True,
-                classes="mx-2 hyperreg-segment-opacity",
-                aria_label="How strong the segmentation covers the image",
-            )
-            html.Span("Segments", classes="text-caption")
-        with html.Div(classes="d-flex align-center"):
-            v.VSwitch(
-                v_model=("segment_doubts",),
-                label="Show doubt",
-                density="compact",
-                hide_details=True,
-                color="primary",
-                classes="flex-grow-1 hyperreg-segment-doubts",
-                title="Colours where the model was in doubt; not calibrated",
-            )
-            v.VBtn(
-                "Next doubtful region",
-                variant="tonal",
-                size="small",
-                click=controls.next_doubt,
-                classes="text-none hyperreg-next-doubt",
-                title="Moves the views to the next place in which the model was in doubt, the largest first",
-            )
-        html.Div("{{ segment_doubt }}", v_if="segment_doubt", classes="text-caption hyperreg-segment-doubt")
-        with html.Div(classes="d-flex hyperreg-actions mt-2"):
-            v.VBtn(
-                "Prepare downloads",
-                variant="tonal",
-                loading=("segment_saving",),
-                disabled=("segment_saving",),
-                click=controls.save,
-                classes="flex-grow-1 text-none hyperreg-segment-save",
-                title="Writes the segmentation (for 3D Slicer and as a label map), the uncertainty map and the volumes",
-            )
-            v.VBtn(
-                "Undo",
-                variant="text",
-                disabled=("!segment_can_undo",),
-                click=controls.undo,
-                classes="ml-1 text-none hyperreg-undo-segment",
-                title="Takes this segmentation away",
-            )
-        download_links("segment_downloads", "segment_downloads_title", "hyperreg-segment-downloads")
+        opacity("segment", "Segments")
+        tour(
+            "segment_doubts",
+            "segment_doubt",
+            "Show doubt",
+            "Colours where the model was in doubt; not calibrated",
+            controls.next_doubt,
+            "Next doubtful region",
+            "Moves the views to the next place in which the model was in doubt, the largest first",
+        )
+        keep_or_undo(
+            "segment",
+            controls.save,
+            "Writes the segmentation (for 3D Slicer and as a label map), the uncertainty map and the volumes",
+            controls.undo,
+            "Takes this segmentation away",
+        )
 
 
 def _more() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from trame.widgets import html
 from trame.widgets import vuetify3 as v
 
@@ -46,3 +48,89 @@ def download_links(files: str, title: str, classes: str) -> None:
         ):
             v.VIcon("mdi-download", size="small", classes="mr-2")
             html.Span("{{ file.title }}", classes="text-body-2")
+
+
+def running(state: str, cancel: Callable[[], None], name: str) -> None:
+    """What a run does, with progress and cancel. state: how its entries in the state begin (`STATE_phase`, ...)."""
+    with html.Div(v_if=f"{state}_phase !== 'idle'"):
+        with html.Div(classes="d-flex align-center mb-1"):
+            html.Span(
+                f"{{{{ {state}_phase === 'cancelling' ? 'Cancelling ...' : {state}_text || 'Starting ...' }}}}",
+                classes="text-body-2 flex-grow-1 text-truncate",
+            )
+            v.VBtn(
+                "Cancel",
+                size="small",
+                variant="tonal",
+                disabled=(f"{state}_phase === 'cancelling'",),
+                click=cancel,
+                classes=f"hyperreg-cancel-{name}",
+            )
+        v.VProgressLinear(model_value=(f"{state}_progress",), color="primary", height=8, rounded=True)
+
+
+def opacity(state: str, what: str) -> None:
+    """How strong a result (`what`, in words) covers the image."""
+    with html.Div(classes="d-flex align-center mt-3"):
+        html.Span("Image", classes="text-caption")
+        v.VSlider(
+            v_model=(f"{state}_opacity",),
+            min=0,
+            max=1,
+            step=0.02,
+            density="compact",
+            hide_details=True,
+            classes=f"mx-2 hyperreg-{state}-opacity",
+            aria_label=f"{what}: how strong it covers the image",
+        )
+        html.Span(what, classes="text-caption")
+
+
+def tour(
+    shown: str, place: str, label: str, tip: str, next_place: Callable[[], None], next_label: str, next_tip: str
+) -> None:
+    """A map over the image, and the way along what it shows. shown, place: entries of the state, a truth and a text."""
+    with html.Div(classes="d-flex align-center"):
+        v.VSwitch(
+            v_model=(shown,),
+            label=label,
+            density="compact",
+            hide_details=True,
+            color="primary",
+            classes=f"flex-grow-1 hyperreg-{shown.replace('_', '-')}",
+            title=tip,
+        )
+        v.VBtn(
+            next_label,
+            variant="tonal",
+            size="small",
+            click=next_place,
+            classes=f"text-none hyperreg-next-{place.replace('_', '-')}",
+            title=next_tip,
+        )
+    html.Div(f"{{{{ {place} }}}}", v_if=place, classes=f"text-caption hyperreg-{place.replace('_', '-')}")
+
+
+def keep_or_undo(
+    state: str, save: Callable[[], Awaitable[None]], save_tip: str, undo: Callable[[], None], undo_tip: str
+) -> None:
+    """Downloads of a result, and its end. state: as for `running`."""
+    with html.Div(classes="d-flex hyperreg-actions mt-2"):
+        v.VBtn(
+            "Prepare downloads",
+            variant="tonal",
+            loading=(f"{state}_saving",),
+            disabled=(f"{state}_saving",),
+            click=save,
+            classes=f"flex-grow-1 text-none hyperreg-{state}-save",
+            title=save_tip,
+        )
+        v.VBtn(
+            "Undo",
+            variant="text",
+            disabled=(f"!{state}_can_undo",),
+            click=undo,
+            classes=f"ml-1 text-none hyperreg-undo-{state}",
+            title=undo_tip,
+        )
+    download_links(f"{state}_downloads", f"{state}_downloads_title", f"hyperreg-{state}-downloads")
