@@ -37,6 +37,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "without both": {"risk": False, "fixed_weighting": False},
 }
 PLAIN = "out of line"
+# The same with HyperReg's own size and number of steps.
+DEFAULTS = "out of line, defaults"
 # Coarser and shorter than HyperReg's defaults, so that all variants fit into an hour on a CPU.
 VOLUMES = {"most_voxels": 20_000, "warm_up": 80}
 # Slices need more steps, because each is seen in half of them at most.
@@ -77,20 +79,18 @@ def all_jobs(output: Path, targets: Sequence[str], steps: int) -> Iterator[Job]:
     for name in ("hippocampus", "subcortical"):
         yield _learning("mixed", name, PLAIN, targets, store, steps)
         yield from _fusions("mixed", name, targets, output)
-    yield _learning("mixed", "hippocampus", "in line", targets, store, steps)
+    for variant in (DEFAULTS, "in line", "without both", "without risk", "without fixed weighting"):
+        yield _learning("mixed", "hippocampus", variant, targets, store, steps)
     yield _learning("single", "hippocampus", PLAIN, targets, store, steps)
-    yield Job("I--" + PLAIN, partial(_slices, PLAIN))
     yield from (Job(f"speed--{task}", partial(measure, output, task)) for task in TASKS)
     yield from _fusions("mixed", "all", targets, output)
     yield from _fusions("mixed", "hippocampus", targets, output, slow=True)
-    for variant in ("without both", "without risk", "without fixed weighting"):
-        yield _learning("mixed", "hippocampus", variant, targets, store, steps)
+    yield from (Job(f"I--{variant}", partial(_slices, variant)) for variant in (PLAIN, "in line"))
     yield _learning("uniform", "hippocampus", PLAIN, targets, store, steps)
     yield from _fusions("uniform", "hippocampus", targets, output)
-    yield Job("I--in line", partial(_slices, "in line"))
     yield from _alone("mixed", "hippocampus", targets, store, steps)
-    yield from _fusions("mixed", "subcortical", targets, output, slow=True)
     yield from _fusions("uniform", "subcortical", targets, output)
+    yield from _fusions("mixed", "subcortical", targets, output, slow=True)
 
 
 def learning_name(set_: str, name: str, variant: str) -> str:
@@ -130,7 +130,9 @@ def labelled(
 def _learn(set_: str, name: str, variant: str, targets: Sequence[str], store: Path, steps: int) -> dict[str, Any]:
     """Learn data parameters and compare them with the true Dice."""
     found = list(labelled(set_, structures(name), targets, store))
-    settings = DataParameterSettings(steps=steps, **VOLUMES, **VARIANTS[variant])
+    settings = DataParameterSettings()
+    if variant != DEFAULTS:
+        settings = DataParameterSettings(steps=steps, **VOLUMES, **VARIANTS[variant])
     quality = [fact[2] for _target, facts in found for fact in facts]
     names = [(target.name, *fact[:2]) for target, facts in found for fact in facts]
     return _trained([target for target, _facts in found], settings, quality, names) | {

@@ -202,7 +202,7 @@ METHODS = {
     "oracle-atlas": Method(oracle_atlas, "the best atlas (knows the truth)"),
     "oracle-weights": Method(oracle_weights, "vote weighted by true Dice (knows the truth)"),
     "itk-vote": Method(itk_voting, "SimpleITK LabelVoting"),
-    "itk-staple": Method(itk_staple, "SimpleITK STAPLE, bare", all_labels=False),
+    "itk-staple": Method(itk_staple, "SimpleITK STAPLE, bare", all_labels=False, slow=True),
     "jlf": Method(joint_label_fusion, "ANTs joint label fusion (antspyx)", "antspyx", all_labels=False, slow=True),
     "simple": Method(simple, "SIMPLE (LabelFusion)", "LabelFusion", all_labels=False),
 }
