@@ -35,7 +35,7 @@ ALLOWED = {
     "segmentation": FOUNDATION | {"nets"},
     "fusion": FOUNDATION | {"nets", "registration", "segmentation"},
     "worker": FOUNDATION | {"fusion", "nets", "registration", "segmentation"},
-    "training": FOUNDATION | {"nets", "registration", "segmentation"},
+    "training": FOUNDATION | {"fusion", "nets", "registration", "segmentation"},
     "doctor": FOUNDATION | {"registration", "segmentation", "worker"},
     "view": FOUNDATION | {"fusion", "phantom", "registration", "segmentation", "worker"},
     "cli": FOUNDATION | {"doctor", "fusion", "phantom", "registration", "segmentation", "training", "view", "worker"},

@@ -165,8 +165,14 @@ def simple(case: Case) -> Labels:
     sys.modules.setdefault("pkg_resources", mock.MagicMock())
     from LabelFusion.wrapper import fuse_images
 
-    labels = sorted({int(label) for maps in case.maps for label in np.unique(maps)})
-    return _array(fuse_images(_images(case), "simple", labels)).astype(np.uint8)
+    found = np.zeros(case.truth.shape, dtype=np.uint8)
+    # One label at a time, in its own box: given several, the package mixes up positions and values of labels.
+    for label in sorted({int(label) for maps in case.maps for label in np.unique(maps) if label}):
+        own = [(maps == label).astype(np.uint8) for maps in case.maps]
+        box = box_of(own, 2)
+        images = [sitk.GetImageFromArray(maps[box].transpose(2, 1, 0)) for maps in own]
+        found[box][_array(fuse_images(images, "simple", [0, 1])) > 0] = label
+    return found
 
 
 def _images(case: Case) -> list[sitk.Image]:

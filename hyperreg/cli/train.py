@@ -57,3 +57,29 @@ def segmentation(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     folder = train(config, resume=resume)
     output.print(f"The model is in {folder}.", markup=False)
+
+
+@app.command(
+    "consensus",
+    epilog="Example: hyperreg fuse --targets HEADS --atlases ATLASES --out RESULTS && hyperreg train consensus RESULTS "
+    "--output runs/my-model",
+)
+@guarded
+def consensus(
+    results: Annotated[Path, typer.Argument(help="Folder that `hyperreg fuse --targets ... --out` has filled.")],
+    folder: Annotated[Path, typer.Option("--output", "-o", help="Folder of the model; its name is the model's.")],
+    spacing: Annotated[float, typer.Option(help="Voxel size that the network sees, mm.", min=0.1)] = 1.0,
+    window: Annotated[int, typer.Option(help="Side of what it sees at once, voxels; a multiple of 8.", min=8)] = 96,
+    steps: Annotated[int, typer.Option(help="Steps of training.", min=1)] = 2000,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+) -> None:
+    """Train a segmentation model on fused label maps. It repeats what these have wrong.
+
+    The output folder is a model: `hyperreg models --add FOLDER`, and `hyperreg segment` runs it.
+    """
+    from hyperreg.training.consensus import ConsensusTraining, train_on_consensus
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    settings = ConsensusTraining(folder.resolve().name, spacing, window, steps=steps, device=device)
+    output.print(f"The model is in {train_on_consensus(results, folder, settings, resume)}.", markup=False)
