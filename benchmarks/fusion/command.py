@@ -11,7 +11,7 @@ import typer
 
 from benchmarks.fusion.experiments import all_jobs, run_jobs
 from benchmarks.fusion.registered import SUBJECTS, TARGETS, register_all
-from benchmarks.fusion.report import consensus_table, learning_table, speed_table, write_report
+from benchmarks.fusion.report import consensus_table, groups_of, learning_table, speed_table, write_report
 from hyperreg.errors import HyperRegError
 
 OUTPUT = Path("build/benchmarks/fusion")
@@ -44,8 +44,8 @@ def command(
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error
     typer.echo(learning_table(results))
-    for name in ("hippocampus", "subcortical", "all"):
-        typer.echo(f"\n{name}\n{consensus_table(results, 'mixed', name)}")
+    for set_, name in groups_of(results):
+        typer.echo(f"\n{set_}, {name}\n{consensus_table(results, set_, name)}")
     typer.echo(f"\n{speed_table(results)}")
     if publish:
         PUBLISHED.mkdir(parents=True, exist_ok=True)

@@ -78,8 +78,9 @@ def all_jobs(output: Path, targets: Sequence[str], steps: int) -> Iterator[Job]:
     store = output / "registered"
     for name in ("hippocampus", "subcortical"):
         yield _learning("mixed", name, PLAIN, targets, store, steps)
+        yield _learning("mixed", name, DEFAULTS, targets, store, steps)
         yield from _fusions("mixed", name, targets, output)
-    for variant in (DEFAULTS, "in line", "without both", "without risk", "without fixed weighting"):
+    for variant in ("in line", "without both", "without risk", "without fixed weighting"):
         yield _learning("mixed", "hippocampus", variant, targets, store, steps)
     yield _learning("single", "hippocampus", PLAIN, targets, store, steps)
     yield from (Job(f"speed--{task}", partial(measure, output, task)) for task in TASKS)
@@ -199,7 +200,8 @@ def _fusions(set_: str, name: str, targets: Sequence[str], output: Path, *, slow
 def _fuse(set_: str, name: str, target_name: str, method: str, output: Path) -> dict[str, Any]:
     wanted = structures(name)
     target, atlases = _read(output / "registered", set_, target_name)
-    case = make_case(target, atlases, wanted, _values(output, set_, name, target_name))
+    values, longer = (_values(output, set_, name, target_name, variant) for variant in (PLAIN, DEFAULTS))
+    case = make_case(target, atlases, wanted, values, longer)
     facts = {"set": set_, "structures": name, "target": target_name, "method": method}
     cpu, wall = cpu_seconds(), time.perf_counter()
     try:
@@ -218,10 +220,10 @@ def _read(store: Path, set_: str, name: str) -> tuple[registered.Target, list[re
     return target, registered.load(store, target, SETS[set_](name))
 
 
-def _values(output: Path, set_: str, name: str, target: str) -> np.ndarray | None:
-    """The data parameters of a target: those of the same structures, else of the subcortical ones or hippocampi."""
-    for one in dict.fromkeys((name, "subcortical", "hippocampus")):
-        path = output / "results" / f"{learning_name(set_, one, PLAIN).replace(' ', '_')}.json"
-        if path.exists() and "samples" in (result := load_json(path)):
-            return np.array([sample["value"] for sample in result["samples"] if sample["target"] == target])
-    return None
+def _values(output: Path, set_: str, name: str, target: str, variant: str) -> np.ndarray | None:
+    """The data parameters of a target; for all labels those of the subcortical ones."""
+    learned = learning_name(set_, "subcortical" if name == "all" else name, variant)
+    path = output / "results" / f"{learned.replace(' ', '_')}.json"
+    if not path.exists() or "samples" not in (result := load_json(path)):
+        return None
+    return np.array([sample["value"] for sample in result["samples"] if sample["target"] == target])

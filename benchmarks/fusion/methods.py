@@ -31,8 +31,8 @@ MARGIN = 12
 class Case:
     """One target with its registered atlases, cut to the box around all labels that take part.
 
-    truth: for measuring, and for the methods that say that they know it. values: data parameters, (A,); None if none
-    were learned.
+    truth: for measuring, and for the methods that say that they know it. values, longer: data parameters, (A,), of the
+    short training and of that with HyperReg's defaults; None if none were learned.
     """
 
     target: str
@@ -41,6 +41,7 @@ class Case:
     truth: Labels
     atlases: tuple[Registered, ...]
     values: npt.NDArray[np.float64] | None = None
+    longer: npt.NDArray[np.float64] | None = None
 
     @property
     def maps(self) -> list[Labels]:
@@ -55,7 +56,11 @@ class Case:
 
 
 def make_case(
-    target: Target, atlases: Sequence[Registered], structures: Structures, values: npt.NDArray | None = None
+    target: Target,
+    atlases: Sequence[Registered],
+    structures: Structures,
+    values: npt.NDArray | None = None,
+    longer: npt.NDArray | None = None,
 ) -> Case:
     truth = structures.of(target.truth.array)
     maps = [structures.of(atlas.labels.array) for atlas in atlases]
@@ -70,7 +75,9 @@ def make_case(
         Registered(atlas.atlas, atlas.quality, cut(atlas.image.array, atlas.atlas), cut(labels, atlas.atlas))
         for atlas, labels in zip(atlases, maps, strict=True)
     )
-    return Case(target.name, structures, cut(target.image.array, "target"), cut(truth, "").array, cropped, values)
+    return Case(
+        target.name, structures, cut(target.image.array, "target"), cut(truth, "").array, cropped, values, longer
+    )
 
 
 def random_atlas(case: Case) -> Labels:
@@ -98,18 +105,23 @@ def local_(case: Case) -> Labels:
 
 
 def data_parameters(case: Case) -> Labels:
-    return _by_values(case, None)
+    return _by_values(case, case.values, None)
+
+
+def data_parameters_defaults(case: Case) -> Labels:
+    """Learned with HyperReg's own settings."""
+    return _by_values(case, case.longer, None)
 
 
 def data_parameters_paper(case: Case) -> Labels:
     """With the public code's temperature."""
-    return _by_values(case, 1.0)
+    return _by_values(case, case.values, 1.0)
 
 
-def _by_values(case: Case, temperature: float | None) -> Labels:
-    if case.values is None:
-        raise LookupError("no data parameters were learned for it")
-    return dp_consensus(case.stack(), case.values, temperature).labels.array.astype(np.uint8)
+def _by_values(case: Case, values: npt.NDArray[np.float64] | None, temperature: float | None) -> Labels:
+    if values is None:
+        raise LookupError("no such data parameters were learned for it")
+    return dp_consensus(case.stack(), values, temperature).labels.array.astype(np.uint8)
 
 
 def oracle_atlas(case: Case) -> Labels:
@@ -204,6 +216,7 @@ METHODS = {
     "staple": Method(staple_, "STAPLE"),
     "local": Method(local_, "local vote"),
     "dp": Method(data_parameters, "data parameters"),
+    "dp-defaults": Method(data_parameters_defaults, "data parameters, defaults"),
     "dp-1": Method(data_parameters_paper, "data parameters, temperature 1"),
     "oracle-atlas": Method(oracle_atlas, "the best atlas (knows the truth)"),
     "oracle-weights": Method(oracle_weights, "vote weighted by true Dice (knows the truth)"),
