@@ -40,8 +40,8 @@ system) were taken on a machine that other programs were using, with 2 threads. 
 The mixed set: each atlas of a target has one quality, and they go round from target to target: refined (λ 0.3), the
 network at λ 0.1, 0.3, 0.6 and 1, affine only, and the network at 0.3 after a smooth random displacement of 3, 6 or
 10 mm mean length. Data parameters were learned from all targets at once, unless it is said, on grids of 20 000 voxels
-in 160 steps ("defaults": HyperReg's own 64 000 voxels and 250 steps); consensuses use the former unless they say so. The oracles know the
-truth. JLF is shown the background as a label of its own, else it labels all of its mask.
+in 160 steps ("defaults": HyperReg's own 64 000 voxels and 250 steps); consensuses use the former unless they say so.
+The oracles know the truth. JLF is shown the background as a label of its own, else it labels all of its mask.
 """
 
 
