@@ -16,7 +16,7 @@ from hyperreg.registration.response import RESPONSE_LAMBDAS, Response, Suggestio
 Anchor = Literal["left", "middle", "right"]
 
 # Pixels. Names stand left of the strips, their values right of them.
-LEFT, RIGHT, TOP = 74.0, 52.0, 16.0
+LEFT, RIGHT, TOP = 74.0, 60.0, 16.0
 STRIP, GAP, AXIS = 40.0, 9.0, 20.0
 # A click this near to a suggested or measured λ means it.
 SNAP_PIXELS = 5.0

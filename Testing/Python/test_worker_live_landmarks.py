@@ -92,6 +92,18 @@ def test_landmarks_choose_lambda_before_and_after_the_response_is_measured(
     assert client.pid == jobs[0]
 
 
+def test_the_field_that_is_shown_counts_although_it_is_no_anchor(client: WorkerClient, live: Observed) -> None:
+    go_to(client, live, 0.37)
+    wait_until(client, lambda: live.anchor_count >= 2)
+    live.set_lambda(0.6)
+    fill(client, live)
+    assert live.lam == live.exact_lam == 0.6
+    live.set_landmarks(*pairs(live))
+    assert live.suggestion is not None, "complete at once"
+    rows = {row["lambda"]: row["landmarks_mm"] for row in live.response.rows}
+    assert rows[0.6] == pytest.approx(distance(live, 0.6), abs=1e-4)
+
+
 def test_a_refinement_is_measured_and_judged_by_landmarks(client: WorkerClient, live: Observed) -> None:
     go_to(client, live, LAM)
     live.set_landmarks(*pairs(live))

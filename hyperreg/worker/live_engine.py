@@ -365,8 +365,11 @@ class LiveEngine:
         return self.landmarks.beside(figures, fields.forward, self._prepared().linear)
 
     def _add_to_curve(self, pair: Pair, lam: float, metrics: dict[str, Any]) -> None:
-        fields = pair.exact.get(round(lam, DECIMALS), self._exact if lam == self.exact_lam else None)
-        self._curve.add(lam, self._with_landmarks(metrics, fields))
+        self._curve.add(lam, self._with_landmarks(metrics, self._fields_at(pair, lam)))
+
+    def _fields_at(self, pair: Pair, lam: float) -> Fields | None:
+        """The network's exact fields, if they are here."""
+        return self._exact if lam == self.exact_lam else pair.exact.get(round(lam, DECIMALS))
 
     def _landmarks_changed(self) -> None:
         """All figures anew, from the fields that are here; the worker has nothing to do."""
@@ -374,7 +377,7 @@ class LiveEngine:
         self._curve = Curve()
         for lam, metrics in pair.metrics.items():
             # Of other λs the fields are gone; without landmarks their rows would speak of other figures.
-            if self.landmarks is None or lam in pair.exact:
+            if self.landmarks is None or self._fields_at(pair, lam) is not None:
                 self._add_to_curve(pair, lam, metrics)
         self._tell_response()
         if self.refinement is not None:
