@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from hyperreg.segmentation.catalogue import card_of
+from hyperreg.segmentation.catalogue import card_of, read_card
 from hyperreg.segmentation.measures import hausdorff95
-from hyperreg.segmentation.model import new_card, save_model
+from hyperreg.segmentation.model import load_model, new_card, save_model
 from hyperreg.segmentation.prediction import Prediction
 from hyperreg.training import engine
 from hyperreg.training.cases import CaseSynthesiser, SyntheticCase, class_table
@@ -24,6 +24,7 @@ from hyperreg.training.segmentation_models import (
     SegmentationObjective,
     enter_phase,
     kept_network,
+    start_network,
     switch_branches,
     trained_network,
 )
@@ -93,7 +94,10 @@ class SegmentationTrainer(engine.Trainer[SyntheticCase]):
         return samples, HeldOut(others.whole, range(len(others.stems)))
 
     def first_model(self) -> nn.Module:
-        return trained_network(self.config)
+        network = trained_network(self.config)
+        if self.config.start_from is not None:
+            start_network(network, load_model(read_card(self.config.start_from)))
+        return network
 
     def make_objective(self) -> nn.Module:
         return SegmentationObjective(self.model, self.config)

@@ -104,6 +104,7 @@ class SegmentationValidationConfig(ValidationRhythm):
 class SegmentationConfig(RunConfig):
     """One training run of a segmentation model. network: {name, options} as in the card."""
 
+    start_from: Path | None = Field(default=None, description="Folder of a model of the same network to go on from")
     structures: list[StructureConfig] = Field(min_length=1)
     inputs: list[dict[str, Any]] = Field(default=[{"name": "image", "title": "Image"}], min_length=1)
     modality: Literal["MR", "CT", "any"] = "MR"
@@ -161,6 +162,7 @@ class SegmentationConfig(RunConfig):
 
     def recipe(self) -> dict[str, Any]:
         found = super().recipe()
+        found["start_from"] = None if self.start_from is None else self.start_from.name
         if self.cases is not None:
             found["cases"]["source"] = self.cases.source.name
         return found
@@ -172,6 +174,8 @@ def read_segmentation_config(path: Path) -> SegmentationConfig:
     folder = path.resolve().parent
     if config.synthesis is not None:
         config.synthesis.label_maps = [folder / p for p in config.synthesis.label_maps]
+    if config.start_from is not None:
+        config.start_from = folder / config.start_from
     if config.cases is not None:
         config.cases.source = folder / config.cases.source
     return config

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hyperreg.errors import WeightsError
 from hyperreg.nets.anisotropic import AHNet, MultiChannelGCN, adjacent_slices
 from hyperreg.nets.cascade import Cascade, crop
-from hyperreg.nets.segresnet import SegResNet, SegResNetVAE, VaeOutput, without_vae
+from hyperreg.nets.segresnet import BRANCH, SegResNet, SegResNetVAE, VaeOutput, without_vae
 from hyperreg.training.cases import SyntheticCase
 from hyperreg.training.segmentation_config import SegmentationConfig
 from hyperreg.training.segmentation_losses import segmentation_loss, vae_loss
@@ -46,6 +47,21 @@ def kept_network(network: nn.Module) -> nn.Module:
     if isinstance(network, nn.ModuleDict):
         return network["deep"].eval()
     return network.eval()
+
+
+def start_network(network: nn.Module, trained: nn.Module) -> None:
+    """Take over a trained network's weights; variational branches, which it no longer has, stay as they are.
+
+    Raises WeightsError if the networks differ in anything else.
+    """
+    deep = network["deep"] if isinstance(network, nn.ModuleDict) else network
+    try:
+        missing, unexpected = deep.load_state_dict(trained.state_dict(), strict=False)
+    except RuntimeError as error:
+        raise WeightsError(f"The model to start from has another network: {error}") from error
+    lost = [*unexpected, *(name for name in missing if BRANCH not in name)]
+    if lost:
+        raise WeightsError(f"The model to start from has another network; these do not fit: {lost[:5]}.")
 
 
 def enter_phase(network: nn.Module, config: SegmentationConfig, step: int) -> None:
