@@ -26,7 +26,13 @@ from hyperreg.training.segmentation import SegmentationTrainer, train
 from hyperreg.training.segmentation_config import SegmentationConfig, read_segmentation_config
 from hyperreg.training.segmentation_models import kept_network, trained_network
 
-NETWORKS: dict[str, dict[str, Any]] = {"segresnet": {}, "plain": {"vae": None}, "cascade": CASCADE, "ahnet": AHNET}
+UNET = {
+    "network": {"name": "monai_unet", "options": {"channels": [4, 8], "strides": [2], "num_res_units": 1}},
+    "vae": None,
+}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "segresnet": {}, "plain": {"vae": None}, "cascade": CASCADE, "ahnet": AHNET, "unet": UNET,
+}  # fmt: skip
 
 
 def make_trainer(folder: Path, **changes: object) -> SegmentationTrainer:
@@ -57,6 +63,22 @@ def test_a_run_writes_a_model_that_segments(tmp_path: Path, kind: str) -> None:
     found = Segmenter(card, "cpu").segment({"image": scene(grid)})
     assert found.labels.grid.matches(grid)
     assert set(np.unique(found.labels.array)) <= {0, 7, 41}
+
+
+def test_a_run_starts_from_a_model(tmp_path: Path) -> None:
+    first = train(write_config(tmp_path / "one"))
+    trainer = make_trainer(tmp_path / "two", start_from=str(first), seed=5)
+    taken, saved = kept_network(trainer.model).state_dict(), load_file(first / "weights.safetensors")
+    for name, value in saved.items():
+        torch.testing.assert_close(taken[name], value.float())
+    with pytest.raises(WeightsError, match="another network"):
+        make_trainer(tmp_path / "three", start_from=str(first), **AHNET)
+
+
+def test_the_branch_takes_part_every_few_steps(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, vae={"codes": 4, "every": 2})
+    told = [trainer.train_step(trainer.samples[n]) for n in range(4)]
+    assert ["kl" in figures for figures in told] == [True, False, True, False]
 
 
 def test_the_exported_model_is_the_average_that_was_validated(tmp_path: Path) -> None:

@@ -122,10 +122,10 @@ class SegmentationConfig(RunConfig):
     @model_validator(mode="after")
     def _fits_together(self) -> SegmentationConfig:
         name = self.network.get("name")
-        if name not in ("segresnet", "cascade", "ahnet"):
-            raise ValueError(f"network.name is segresnet, cascade or ahnet, not '{name}'")
-        if self.vae is not None and name == "ahnet":
-            raise ValueError("AH-Net has no variational branch: leave vae out")
+        if name not in ("segresnet", "cascade", "ahnet", "monai_unet"):
+            raise ValueError(f"network.name is segresnet, cascade, ahnet or monai_unet, not '{name}'")
+        if self.vae is not None and name not in ("segresnet", "cascade"):
+            raise ValueError("only SegResNet and the cascade have a variational branch: leave vae out")
         if self.vae is not None and self.vae.every > 1 and self.devices > 1:
             raise ValueError("on several devices the variational branch takes part in every step: set vae.every to 1")
         if self.phases is not None and name != "ahnet":

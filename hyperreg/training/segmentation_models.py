@@ -11,6 +11,7 @@ from hyperreg.errors import WeightsError
 from hyperreg.nets.anisotropic import AHNet, MultiChannelGCN, adjacent_slices
 from hyperreg.nets.cascade import Cascade, crop
 from hyperreg.nets.segresnet import BRANCH, SegResNet, SegResNetVAE, VaeOutput, without_vae
+from hyperreg.segmentation.model import make_network
 from hyperreg.training.cases import SyntheticCase
 from hyperreg.training.segmentation_config import SegmentationConfig
 from hyperreg.training.segmentation_losses import segmentation_loss, vae_loss
@@ -30,6 +31,8 @@ def trained_network(config: SegmentationConfig) -> nn.Module:
             config, inputs + classes - 1, options["window"], {**options["second"], "gated": True}, inputs
         )
         return Cascade(first, second, options["window"], exclusive=True)
+    if config.network["name"] == "monai_unet":
+        return make_network(config.network, inputs, classes, exclusive=True)
     networks: dict[str, nn.Module] = {"deep": AHNet(inputs, classes, **options)}
     if config.phases is not None:
         same = {name: options[name] for name in ("width", "layers") if name in options}
