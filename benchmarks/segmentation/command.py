@@ -15,7 +15,7 @@ from benchmarks.registration.store import load_json, save_json
 from benchmarks.segmentation import ablation, brains, inferer, tumour
 from benchmarks.segmentation.report import PARTS, Row, write_report
 from hyperreg.errors import HyperRegError
-from hyperreg.segmentation.catalogue import find_model
+from hyperreg.segmentation.catalogue import find_model, list_models
 
 OUTPUT = Path("build/benchmarks/segmentation")
 PUBLISHED = Path(__file__).resolve().parents[2] / "docs" / "benchmarks" / "segmentation"
@@ -47,11 +47,15 @@ def tasks(output: Path, threads: int) -> Iterator[Task]:
 
 
 def run(output: Path, threads: int, parts: list[str]) -> list[Row]:
-    """Measure what is not there yet: one file per case and version of the model, so a stopped run goes on."""
+    """Measure what is not there yet: one file per case and version of the model, so a stopped run goes on.
+
+    Models that are not installed are left out.
+    """
     check_data()
     rows = []
+    installed = {card.name for card in list_models()}
     for part, case, model, measure in tasks(output, threads):
-        if parts and part not in parts:
+        if (parts and part not in parts) or (model is not None and model not in installed):
             continue
         version = "training" if model is None else find_model(model).sha256[:12]
         path = output / "results" / f"{part}--{case}--{model or 'none'}--{version}.json".replace(" ", "-")
