@@ -58,7 +58,10 @@ def agreement(
         both = int(one.sum()) + int(two.sum())
         if both:
             dice = 2 * int((one & two).sum()) / both
-            rows[name] = {"dice": dice, "hd95_mm": hausdorff95(one, two, spacing)}
+            # Distances are needed at the surfaces alone: a box around both is enough.
+            corners = np.argwhere(one | two)
+            box = tuple(slice(low, high + 1) for low, high in zip(corners.min(0), corners.max(0), strict=True))
+            rows[name] = {"dice": dice, "hd95_mm": hausdorff95(one[box], two[box], spacing)}
     return rows
 
 
