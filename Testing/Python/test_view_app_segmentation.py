@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import SimpleITK as sitk
 pytest.importorskip("slicer", reason="skipped: slicer-core is not installed")
 pytest.importorskip("trame", reason="skipped: trame is not installed")
 
-from fake_segmentation import FakeSegmenter
+from fake_segmentation import FakeSegmenter, FakeStore
 from segmentation_bench import OBLIQUE, centre_of, eggs, make_card, truth
 from view_app_bench import SIZE, Client, Registration, register
 
@@ -333,6 +334,45 @@ def test_a_segmented_image_that_is_closed_takes_its_segmentation_along(app: App,
     assert app.server.state.segment_missing == ""
     segment(app)
     assert len(app.server.state.segment_rows) == 2
+
+
+def test_a_model_is_added_once_its_licence_is_accepted_and_removed_again(
+    app: App, models: Path, tmp_path: Path
+) -> None:
+    state, controls = app.server.state, app.models
+    store = controls._store = FakeStore(controls.failed)
+
+    def send() -> Path:
+        (tmp_path / "organs.zip").write_bytes(b"zip")
+        asyncio.get_event_loop().run_until_complete(controls.accept_upload("model", tmp_path / "organs.zip"))
+        return Path(store.asked[-1][1])
+
+    kept = send()
+    assert kept.is_relative_to(app.files.folder)
+    assert state.segment_adding == "organs.zip"
+    with pytest.raises(HyperRegError, match="being added"):
+        send()
+    store.answer("Some licence")
+    assert state.segment_new_licence == "Some licence"
+    controls.decline()
+    assert (state.segment_adding, state.segment_new_licence, kept.exists()) == ("", "", False)
+    kept = send()
+    store.on_error(f"'{kept}' is no model.")
+    assert (state.error, state.segment_adding) == ("'organs.zip' is no model.", "")
+    store.callbacks.clear()
+    send()
+    store.answer("Some licence")
+    controls.accept()
+    assert store.asked[-1][0] == "add"
+    make_card(models, name="organs")
+    store.answer("organs")
+    assert (state.segment_model, state.segment_can_remove, state.segment_adding) == ("organs", True, "")
+    controls.remove()
+    assert store.asked[-1] == ("remove", "organs")
+    shutil.rmtree(models / "organs")
+    store.answer()
+    assert "organs" not in [entry["value"] for entry in state.segment_models]
+    assert state.segment_model != "organs"
 
 
 @pytest.mark.parametrize("nonsense", [None, "registration; DROP", 7, ["segmentation"]])

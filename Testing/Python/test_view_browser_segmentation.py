@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         make_model(folder / "models", "slow", title="Slow eggs", network={"name": "slow"},
                    grid={"axes": "ras", "spacing_mm": [0.5, 0.5, 0.5], "window": [32, 32, 32]})  # fmt: skip
         make_model(folder / "models", "two", title="Two images", inputs=TWO)
+        make_model(folder / "more", "extra", title="Extra eggs")
     write_volume(eggs(OBLIQUE), folder / "fixed.nii.gz")
     write_volume(eggs(OBLIQUE, OBLIQUE.centre), folder / "moving.nii.gz")
     images = ("--fixed", str(folder / "fixed.nii.gz"), "--moving", str(folder / "moving.nii.gz"))
+    with zipfile.ZipFile(folder / "extra.zip", "w") as archive:
+        for file in (folder / "more" / "extra").iterdir():
+            archive.write(file, f"extra/{file.name}")
     running = start(folder / "models", *images, "--worker", str(WORKER))
     yield running
     end(running)
@@ -119,3 +124,15 @@ def test_a_model_of_two_images_gets_an_upload(page: Page, tmp_path: Path) -> Non
     segment(page)
     page.until(lambda: len(page.state("segment_rows")) == 2, "the result")
     page.page.fill(".hyperreg-segment-words input", "")
+
+
+def test_a_model_is_added_and_removed_in_the_page(page: Page, server: Server, tmp_path_factory: Any) -> None:
+    (archive,) = tmp_path_factory.getbasetemp().glob("segmentation0/extra.zip")
+    page.page.set_input_files("#upload-model", str(archive))
+    page.page.click(".hyperreg-accept-new-licence")
+    page.until(lambda: page.state("segment_model") == "extra", "the model")
+    page.page.locator(".v-expansion-panel-title", has_text="More").click()
+    page.page.click(".hyperreg-remove-model")
+    page.until(lambda: "extra" not in [entry["value"] for entry in page.state("segment_models")], "its end")
+    assert page.state("error") == ""
+    assert not list(server.files.rglob("*.zip"))

@@ -54,6 +54,7 @@ class App:
         from hyperreg.view.controller import Controller
         from hyperreg.view.fusion import FusionControls
         from hyperreg.view.segmentation import SegmentationControls
+        from hyperreg.view.segmentation_models import ModelControls
 
         self.files = PrivateFiles()
         try:
@@ -83,6 +84,13 @@ class App:
                 state, self.slicer_app.scene, self.views, segmenter or RemoteSegmenter(self.client), self.files,
                 self.controller.images,
             )  # fmt: skip
+            self.models = ModelControls(
+                state,
+                self.client,
+                self.files,
+                self.segmentation.tell,
+                self.segmentation.models_changed,
+            )
             self.fusion = FusionControls(
                 state, self.slicer_app.scene, self.views, fuser or RemoteFuser(self.client), self.files,
                 self.controller.images,
@@ -97,7 +105,7 @@ class App:
                 Panel(
                     "segmentation",
                     "Segmentation",
-                    lambda: page_segmentation.fill(self.segmentation),
+                    lambda: page_segmentation.fill(self.segmentation, self.models),
                     self.segmentation.enter,
                     self.segmentation.leave,
                 ),
@@ -166,8 +174,12 @@ class App:
         web_server.set_app(self.guard.protect(inner))
 
     async def _accept_upload(self, role: str, path: Path) -> None:
-        accept = self.segmentation.accept_upload if role.startswith("input") else self.controller.accept_upload
-        await accept(role, path)
+        if role == "model":
+            await self.models.accept_upload(role, path)
+        elif role.startswith("input"):
+            await self.segmentation.accept_upload(role, path)
+        else:
+            await self.controller.accept_upload(role, path)
 
     def _started(self, **_state: Any) -> None:
         self._clock = asyncio.get_event_loop().create_task(self.controller.run())

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from trame.widgets import html
 from trame.widgets import vuetify3 as v
 
-from hyperreg.view.parts import keep_or_undo, opacity, running, tour, upload_button
+from hyperreg.view.parts import ACCEPTED_MODELS, keep_or_undo, opacity, running, tour, upload_button
 from hyperreg.view.segmentation import SegmentationControls
+from hyperreg.view.segmentation_models import ModelControls
 
 BUSY = "segment_phase !== 'idle'"
 
 
-def fill(controls: SegmentationControls) -> None:
+def fill(controls: SegmentationControls, models: ModelControls) -> None:
     """The content of the panel."""
     _model()
+    _added_model(models)
     _images(controls)
     _sliders(controls)
     _run(controls)
     _licence(controls)
     _result(controls)
     with v.VExpansionPanels(variant="accordion", classes="mt-3"):
-        _more()
+        _more(models)
 
 
 def _model() -> None:
@@ -119,18 +123,41 @@ def _run(controls: SegmentationControls) -> None:
 
 
 def _licence(controls: SegmentationControls) -> None:
-    with v.VAlert(v_if="segment_licence", variant="tonal", density="compact", classes="mb-3 hyperreg-licence"):
-        html.Div("The licence of this model", classes="font-weight-bold mb-1")
-        html.Div("{{ segment_licence }}", classes="text-caption hyperreg-lines hyperreg-licence-text")
+    _to_accept(
+        "segment_licence", "The licence of this model", "Accept and segment", controls.accept_licence,
+        controls.decline_licence, "licence",
+    )  # fmt: skip
+
+
+def _added_model(models: ModelControls) -> None:
+    """What becomes of a model that is being added."""
+    html.Div(
+        "Reading {{ segment_adding }} ...",
+        v_if="segment_adding && !segment_new_licence",
+        classes="text-body-2 my-2",
+    )
+    _to_accept(
+        "segment_new_licence", "The licence of {{ segment_adding }}", "Accept and add", models.accept, models.decline,
+        "new-licence",
+    )  # fmt: skip
+
+
+def _to_accept(
+    text: str, title: str, label: str, accept: Callable[[], None], decline: Callable[[], None], name: str
+) -> None:
+    """A licence to be read. text: the state's entry that holds it."""
+    with v.VAlert(v_if=text, variant="tonal", density="compact", classes=f"my-3 hyperreg-{name}"):
+        html.Div(title, classes="font-weight-bold mb-1")
+        html.Div(f"{{{{ {text} }}}}", classes=f"text-caption hyperreg-lines hyperreg-licence-text hyperreg-{name}-text")
         with html.Div(classes="d-flex mt-2"):
             v.VBtn(
-                "Accept and segment",
+                label,
                 size="small",
                 color="primary",
-                click=controls.accept_licence,
-                classes="text-none mr-2 hyperreg-accept-licence",
+                click=accept,
+                classes=f"text-none mr-2 hyperreg-accept-{name}",
             )
-            v.VBtn("Decline", size="small", variant="text", click=controls.decline_licence, classes="text-none")
+            v.VBtn("Decline", size="small", variant="text", click=decline, classes="text-none")
 
 
 def _result(controls: SegmentationControls) -> None:
@@ -171,8 +198,23 @@ def _result(controls: SegmentationControls) -> None:
         )
 
 
-def _more() -> None:
-    with v.VExpansionPanel(title="More", elevation=0), v.VExpansionPanelText():
+def _more(models: ModelControls) -> None:
+    with v.VExpansionPanel(title="More", elevation=0, eager=True), v.VExpansionPanelText():
+        with html.Div(classes="d-flex align-center"):
+            html.Span("Add a model (.zip)", classes="text-body-2 flex-grow-1")
+            v.VBtn(
+                "Remove this model",
+                v_if="segment_can_remove",
+                size="small",
+                variant="text",
+                disabled=(BUSY,),
+                click=models.remove,
+                classes="text-none hyperreg-remove-model",
+                title="Deletes the files of the chosen model, which was added",
+            )
+            upload_button(
+                "model", "A MONAI bundle, a model of Auto3DSeg, or one that HyperReg trained", ACCEPTED_MODELS
+            )
         v.VCheckbox(
             v_model=("segment_align",),
             v_if="segment_inputs.length > 1",

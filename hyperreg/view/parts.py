@@ -8,6 +8,7 @@ from trame.widgets import html
 from trame.widgets import vuetify3 as v
 
 ACCEPTED = ".nii,.gz,.nrrd,.mha,.mgz,.mgh"
+ACCEPTED_MODELS = ".zip"
 ACCEPTED_POINTS = ".json,.fcsv,.csv"
 
 

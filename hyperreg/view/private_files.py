@@ -16,6 +16,7 @@ from hyperreg.imaging.files import extension
 from hyperreg.imaging.points import READABLE as READABLE_POINTS
 
 READABLE = (".nii", ".nii.gz", ".nrrd", ".mha", ".mgz", ".mgh")
+MODEL = ".zip"
 UPLOAD_LIMIT_BYTES = 1 << 30
 NAME_LENGTH = 80
 
@@ -58,7 +59,7 @@ class PrivateFiles:
         Raises InputError for a format that is not read or a file that is too large, FileError if it cannot be stored.
         """
         clean = safe_name(name)
-        if extension(clean) not in READABLE and not clean.lower().endswith(READABLE_POINTS):
+        if extension(clean) not in READABLE and not clean.lower().endswith((*READABLE_POINTS, MODEL)):
             raise InputError(
                 f"'{clean}' is no image file that can be uploaded. Use {', '.join(READABLE)}. "
                 "For a DICOM series, start the app with FIXED=folder or MOVING=folder."

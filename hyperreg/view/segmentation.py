@@ -18,6 +18,7 @@ from hyperreg.view import mrml
 from hyperreg.view.loading import describe, read_image
 from hyperreg.view.private_files import PrivateFiles, safe_name
 from hyperreg.view.segmentation_files import write
+from hyperreg.view.segmentation_models import can_remove
 from hyperreg.view.state import ANY, IDLE, OPACITY, SegmentationState
 from hyperreg.worker.segmentation import Segmented
 
@@ -53,7 +54,7 @@ class SegmentationControls:
         self.logic.on_progress = self._progressed
         self.logic.on_result = self._add_result
         self.logic.on_finished = self._finished
-        self.logic.on_error = self._tell
+        self.logic.on_error = self.tell
         self._uploads: list[Any] = []
         self._chosen: dict[str, str] = {}
         # Of the segmentation that is shown: its node, what came with it, the way along its doubtful regions.
@@ -88,6 +89,13 @@ class SegmentationControls:
             state.segment_model = cards[0].name if cards else ""
         self.choose_model()
 
+    def models_changed(self, name: str) -> None:
+        """A model was added (`name`, which is chosen then) or removed ("")."""
+        state = self._state
+        state.segment_words, state.segment_modality = "", ANY
+        state.segment_model = name or state.segment_model
+        self.filter_models()
+
     def choose_model(self) -> None:
         """Another model was chosen: says what it is, and asks for its images."""
         card, state = self._card(), self._state
@@ -98,6 +106,7 @@ class SegmentationControls:
         state.segment_licence = ""
         state.segment_can_flip = card is not None and bool(card.flips)
         state.segment_flips = state.segment_flips is True and state.segment_can_flip
+        state.segment_can_remove = can_remove(state.segment_model)
         state.segment_can_ensemble = card is not None and bool(card.ensemble)
         state.segment_ensemble = state.segment_ensemble is True and state.segment_can_ensemble
         state.segment_sliders = [
@@ -131,7 +140,7 @@ class SegmentationControls:
             volume = await asyncio.get_running_loop().run_in_executor(None, read_image, path, notes.append)
         except HyperRegError as error:
             with state:
-                self._tell(str(error).replace(f"{path.parent}/", ""))
+                self.tell(str(error).replace(f"{path.parent}/", ""))
             raise
         finally:
             with state:
@@ -170,7 +179,7 @@ class SegmentationControls:
                 show_3d=False,
             )
         except HyperRegError as error:
-            self._tell(str(error))
+            self.tell(str(error))
 
     def accept_licence(self) -> None:
         """The user has read the licence that is shown, and accepts it."""
@@ -180,7 +189,7 @@ class SegmentationControls:
         try:
             licences.accept(card)
         except HyperRegError as error:
-            self._tell(str(error))
+            self.tell(str(error))
             return
         self._state.segment_licence = ""
         self.segment()
@@ -224,7 +233,7 @@ class SegmentationControls:
                 state.segment_downloads_title = node.GetName()
         except HyperRegError as error:
             with state:
-                self._tell(str(error))
+                self.tell(str(error))
         finally:
             with state:
                 state.segment_saving = False
@@ -265,7 +274,7 @@ class SegmentationControls:
     def _finished(self, run: Any) -> None:
         self._state.segment_summary = self._texts.summary(run)
 
-    def _tell(self, message: str) -> None:
+    def tell(self, message: str) -> None:
         self._state.error = message
 
     def _warn(self, text: str) -> None:

@@ -101,6 +101,7 @@ class SegmentationState:
     segment_phase: "idle", "running" or "cancelling". segment_models, segment_volumes: {title, value} to choose from.
     segment_inputs: {name, title, role, volume, info}, one per image that the model wants; volume: a node's id or "".
     segment_licence: the text that has to be accepted before the model is used, or "".
+    segment_adding: the file of a model that is being added, or ""; segment_new_licence: its licence, to be accepted.
     segment_sliders: {name, title, hint, value}, one per hyperparameter of the model.
     segment_rows: {name, colour, volume, spread}. segment_doubt: which doubtful region is shown, in words.
     """
@@ -117,6 +118,9 @@ class SegmentationState:
     segment_inputs: list[dict[str, str]] = field(default_factory=list)
     segment_missing: str = ""
     segment_licence: str = ""
+    segment_adding: str = ""
+    segment_new_licence: str = ""
+    segment_can_remove: bool = False
     segment_flips: bool = False
     segment_can_flip: bool = False
     segment_ensemble: bool = False

@@ -1,0 +1,78 @@
+"""Segmentation models that the user adds in the browser, and takes away again: the worker reads them, as data."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hyperreg.catalogue import own_models
+from hyperreg.errors import InputError, WeightsError
+from hyperreg.segmentation.catalogue import find_model
+from hyperreg.view.private_files import PrivateFiles
+from hyperreg.worker.models import ModelStore
+
+
+class ModelControls:
+    """Adding and removing.
+
+    state: the shared state. client: the worker's, which its owner polls. files: keeps uploads until they are added.
+    tell(text): shows an error. changed(name): there are other models now; name: the one to choose, "" for any.
+    """
+
+    def __init__(
+        self, state: Any, client: Any, files: PrivateFiles, tell: Callable[[str], None], changed: Callable[[str], None]
+    ) -> None:
+        self._state, self._files, self._tell, self._changed = state, files, tell, changed
+        self._store = ModelStore(client, self.failed)
+        self._upload: Path | None = None
+
+    async def accept_upload(self, _role: str, path: Path) -> None:
+        """Keeps an uploaded zip and asks the worker for its licence. Raises InputError while another one is added."""
+        with self._state:
+            if self._upload is not None:
+                raise InputError("Another model is being added; finish that one first.")
+            self._upload = Path(shutil.move(path, self._files.new_folder() / path.name))
+            self._state.error, self._state.segment_adding = "", path.name
+            self._store.licence(str(self._upload), self._show_licence)
+
+    def accept(self) -> None:
+        """The user has read the licence of the uploaded model, and accepts it."""
+        if self._upload is not None and self._state.segment_new_licence:
+            self._state.segment_new_licence = ""
+            self._store.add(str(self._upload), self._added)
+
+    def decline(self) -> None:
+        """The uploaded model is forgotten."""
+        upload, self._upload = self._upload, None
+        if upload is not None:
+            shutil.rmtree(upload.parent, ignore_errors=True)
+        self._state.segment_adding = self._state.segment_new_licence = ""
+
+    def failed(self, message: str) -> None:
+        """What the worker says when something went wrong."""
+        folder = "" if self._upload is None else f"{self._upload.parent}/"
+        self.decline()
+        self._tell(message.replace(folder, "") if folder else message)
+
+    def remove(self) -> None:
+        """Takes the chosen model away, if it was added."""
+        if can_remove(self._state.segment_model):
+            self._store.remove(self._state.segment_model, lambda: self._changed(""))
+
+    def _show_licence(self, text: str) -> None:
+        self._state.segment_new_licence = text
+
+    def _added(self, name: str) -> None:
+        self.decline()
+        self._changed(name)
+
+
+def can_remove(name: Any) -> bool:
+    """Whether a model was added by the user."""
+    try:
+        card = find_model(str(name))
+    except WeightsError:
+        return False
+    return card.folder.resolve().parent == own_models().resolve()
