@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import slicer
@@ -96,12 +97,12 @@ class AtlasesLogic:
         if not folder.strip():
             raise InputError("Choose the folder of the atlases.")
 
+        place = str(Path(folder.strip()).expanduser().absolute())  # the worker runs elsewhere
+
         def start(node: Any) -> None:
             if refused := Geometry.refusal(node, "target"):
                 raise InputError(refused)
-            self.fuser.fuse_atlases(
-                Geometry.volume_from_node(node, node.GetParentTransformNode()), folder.strip(), **options
-            )
+            self.fuser.fuse_atlases(Geometry.volume_from_node(node, node.GetParentTransformNode()), place, **options)
 
         self._begin(FusionRun([(node.GetName(), node.GetID()) for node in targets], start, show_3d))
 

@@ -18,6 +18,8 @@ from SegmentationModuleLib import Results
 
 # The table of label maps is a node reference of the consensus, saved with the scene.
 RATERS_ROLE = "HyperReg.labelMaps"
+# Smaller shares are not coloured in the views: of many atlases one or two differ at every border.
+SHOWN_FROM = 0.25
 METHOD_ATTRIBUTE = "HyperReg.fusion"
 NAME, STATE, WEIGHT, LAMBDA, REASON = "Label map", "State", "Weight", "Lambda", "Reason"
 FIGURES = {
@@ -47,6 +49,7 @@ def add_consensus(
         node.CreateClosedSurfaceRepresentation()
     node.CreateDefaultDisplayNodes()
     disagreement = Results.add_map(scene, reference, fused.disagreement, f"{name} disagreement")
+    disagreement.GetDisplayNode().SetLowerThreshold(SHOWN_FROM)
     raters = scene.AddNewNodeByClass("vtkMRMLTableNode", f"{name} label maps")
     fill_raters(raters, fused.raters)
     volumes = scene.AddNewNodeByClass("vtkMRMLTableNode", f"{name} consensus volumes")

@@ -26,7 +26,17 @@ METHODS = (
 )
 # What segmentations can be fused by: the other methods compare images of atlases.
 OF_READERS = ("vote", "staple")
-COLUMNS = (_("Label map"), _("Weight"), _("Sensitivity"), _("Specificity"), _("Dice"), _("Similarity"), "λ", _("State"))
+# Titles of the table, and what they mean.
+COLUMNS = {
+    _("Label map"): _("The atlas or the reader"),
+    _("Weight"): _("Its share in the decision"),
+    _("Sens."): _("Sensitivity: mean over structures"),
+    _("Spec."): _("Specificity: mean over structures, within the box around all labels"),
+    _("Dice"): _("Overlap with the consensus, not with a truth: mean over structures"),
+    _("Simil."): _("Similarity of the registered atlas with the volume, 0 to 1"),
+    "λ": _("How rigid its registration was"),
+    _("State"): _("Whether it was used, and if not, why"),
+}
 ROWS_SHOWN, ROW_PIXELS = 10, 24
 THUMBNAIL_PIXELS = 64
 # Of the plot of weights.
@@ -67,7 +77,10 @@ class AtlasesPanel:
         table = ui.ratersTable
         table.setColumnCount(len(COLUMNS))
         table.setHorizontalHeaderLabels(list(COLUMNS))
+        for column, meaning in enumerate(COLUMNS.values()):
+            table.horizontalHeaderItem(column).setToolTip(meaning)
         table.verticalHeader().setVisible(False)
+        table.verticalHeader().setDefaultSectionSize(ROW_PIXELS)
         table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
         for button, action in (
             ("atlasRunButton", self._run_or_cancel),

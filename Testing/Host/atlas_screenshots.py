@@ -14,7 +14,7 @@ from pathlib import Path
 from Testing.Host.host import start
 from Testing.Host.segmentation_screenshots import PATIENCE_S, REPOSITORY, open_module
 
-SIZE = (1500, 1150)
+SIZE = (1500, 1250)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,7 +41,6 @@ def main(arguments: list[str] | None = None) -> int:
     if not ui.atlasResultPanel.visible:
         raise RuntimeError(ui.messageLabel.text)
     print(ui.atlasSummaryLabel.text, ui.messageLabel.text, sep="\n")
-    ui.messageLabel.visible = False
     print(host.screenshot(options.output / "segmentation-atlases.png", size=SIZE))
     ui.showDisagreementCheckBox.checked = True
     widget.panel.parameters.consensus.GetDisplayNode().SetVisibility2DFill(False)

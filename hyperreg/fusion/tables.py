@@ -164,7 +164,7 @@ def _csv(text: str) -> Table:
             continue
         values = [row[name] for name in shades if name is not None]
         colour = _colour(values) if len(values) == 3 and all((v or "").strip() for v in values) else None
-        table[int(row[number])] = Meaning((row[title] or "").strip() or f"Label {row[number]}", colour)
+        table[int(row[number])] = Meaning(" ".join((row[title] or "").split()) or f"Label {row[number]}", colour)
     return table
 
 
