@@ -47,9 +47,11 @@ LIST_MODELS = """
 import sys
 sys.path[:] = [sys.argv[1]] + [path for path in sys.path if path and path != sys.argv[2]]
 import hyperreg
-from hyperreg.registration.catalogue import list_models
-print([hyperreg.__file__, *(f"{card.name} {card.folder}" for card in list_models())])
-for card in list_models():
+from hyperreg.registration import catalogue as registration
+from hyperreg.segmentation import catalogue as segmentation
+cards = sorted([*registration.list_models(), *segmentation.list_models()], key=lambda card: card.name)
+print([hyperreg.__file__, *(f"{card.name} {card.folder}" for card in cards)])
+for card in cards:
     card.check_weights()
 """
 
