@@ -42,16 +42,10 @@ def open_module(host: Host, image: Path | None) -> Any:
     return widget
 
 
-def segment(host: Host, widget: Any, during: Path | None = None) -> None:
-    """Press the button and wait. during: a picture of the progress goes there.
-
-    Raises RuntimeError with the module's own message if nothing comes of it.
-    """
+def segment(host: Host, widget: Any) -> None:
+    """Press the button and wait. Raises RuntimeError with the module's own message if nothing comes of it."""
     ui = widget.ui
     ui.segmentButton.click()
-    if during is not None:
-        host.wait_until(lambda: ui.progressBar.value >= 30 or ui.messageLabel.text, PATIENCE_S)
-        print(host.screenshot(during, size=SIZE), ui.statusLabel.text, sep="\n")
     host.wait_until(lambda: ui.segmentButton.text == "Segment", PATIENCE_S)
     if not ui.summaryLabel.visible:
         raise RuntimeError(ui.messageLabel.text)
@@ -69,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     ui = widget.ui
     if options.model is not None:
         ui.modelCombo.setCurrentIndex(ui.modelCombo.findData(options.model))
-    segment(host, widget, options.output / "segmentation-module-running.png")
+    segment(host, widget)
     print(host.screenshot(options.output / "segmentation-module.png", size=SIZE), ui.summaryLabel.text, sep="\n")
     ui.showUncertaintyCheckBox.checked = True
     ui.nextDoubtButton.click()
