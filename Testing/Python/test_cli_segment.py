@@ -175,7 +175,7 @@ def test_images_that_moved_are_aligned_on_request(folder: Path, tmp_path: Path) 
         ("bands", ("p_t1w.nii.gz", "p_t2f.nii.gz"), ExitCode.INPUT, "takes one image"),
         ("bands", ("labels.nii.gz",), ExitCode.INPUT, "looks like a label map"),
         ("bands", ("absent.nii.gz",), ExitCode.FILE, "does not exist"),
-        ("no-model", ("p_t1w.nii.gz",), ExitCode.WEIGHTS, "Models found: bands, two"),
+        ("no-model", ("p_t1w.nii.gz",), ExitCode.WEIGHTS, "There is no model 'no-model'. Models found: bands,"),
         ("bands", ("channels_last.nii.gz",), ExitCode.INPUT, "4D image with 4 volumes"),
         ("bands", ("one_slice.nii.gz",), ExitCode.INPUT, "fewer than 4 slices"),
         ("bands", ("ct.nii.gz",), ExitCode.INPUT, "looks like a CT"),

@@ -30,6 +30,7 @@ from hyperreg.segmentation.bundles import join_models
 from hyperreg.view.app import App, Options
 from hyperreg.view.state import BOTH_VIEWS, MOVING_VIEWS
 
+MODELS = ("bands", "belly", "folds", "two")
 TWO = [{"name": "T1", "title": "T1", "patterns": ["t1w"]}, {"name": "FLAIR", "title": "T2 FLAIR", "patterns": ["t2f"]}]
 
 
@@ -238,7 +239,8 @@ def test_models_are_searched_for(app: App) -> None:
     def found(words: Any, modality: str = "any") -> list[str]:
         state.segment_words, state.segment_modality = words, modality
         app.segmentation.filter_models()
-        return [entry["value"] for entry in state.segment_models]
+        # Those that come with HyperReg are there, too.
+        return [entry["value"] for entry in state.segment_models if entry["value"] in MODELS]
 
     assert found("") == ["bands", "belly", "folds", "two"]
     assert found("eggs") == ["bands"]
