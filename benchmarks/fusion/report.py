@@ -35,7 +35,7 @@ NOTES = """\
 Subjects: brain_oasis, ten skull-stripped T1 with manual labels, native grids. Targets {targets}; the other nine are
 each target's atlases. Settings of data parameters were chosen on the target 1000 alone, which is not among them. Of the
 registration model, 1005 to 1010 were part of its published benchmark, not of its training. CPU-seconds (user and
-system) were taken on a machine that other programs were using, with 2 threads. {versions}.
+system) were taken on a busy machine, with one thread except for the speed of fusion. {versions}.
 
 The mixed set: each atlas of a target has one quality, and they go round from target to target: refined (λ 0.3), the
 network at λ 0.1, 0.3, 0.6 and 1, affine only, and the network at 0.3 after a smooth random displacement of 3, 6 or
