@@ -109,7 +109,11 @@ def disagreement(number: int, regions: list[DoubtfulRegion], inside: str) -> str
     if not regions:
         return _("The label maps agree everywhere.")
     region = regions[number]
-    words = _("Disagreement {number} of {count}: {size} ml, {share:.0f} % of the label maps say something else").format(
-        number=number + 1, count=len(regions), size=millilitres(region.volume_ml), share=100 * region.mean
+    words = _(
+        "Disagreement {number} of {count}: {size} ml, on average {share:.0f} % of the label maps say something else"
+    ).format(number=number + 1, count=len(regions), size=millilitres(region.volume_ml), share=100 * region.mean)
+    return words + (
+        _(" than the consensus: {structure}.").format(structure=inside)
+        if inside
+        else _(" than the consensus: background.")
     )
-    return words + (_(" than {structure}.").format(structure=inside) if inside else _(" than background."))

@@ -1,16 +1,20 @@
-"""Makes the picture of the section "Atlases": a volume, really segmented by a folder of atlases, and a disagreement.
+"""Makes the pictures of the section "Atlases": a volume, really segmented by a folder of atlases, and a disagreement.
 
-    python -m Testing.Host.atlas_screenshots --image FILE --atlases FOLDER [--method local] [--output FOLDER]
+    python -m Testing.Host.atlas_screenshots [--image FILE --atlases FOLDER] [--method local] [--output FOLDER]
 
-Needs no screen, and minutes on a CPU (less where the registrations are known already).
+Without files, synthetic heads are atlases of another one. Needs no screen, and minutes on a CPU (less where the
+registrations are known already).
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import tempfile
 from pathlib import Path
 
+from Testing.Host.app_fusion_screenshots import ATLASES, make_atlases
 from Testing.Host.host import start
 from Testing.Host.segmentation_screenshots import PATIENCE_S, REPOSITORY, open_module
 
@@ -20,11 +24,28 @@ SIZE = (1500, 1250)
 def main(arguments: list[str] | None = None) -> int:
     """Return 0 if the picture was made and no slot raised."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--image", type=Path, required=True, help="the volume to segment")
-    parser.add_argument("--atlases", type=Path, required=True, help="a folder of atlases")
+    parser.add_argument("--image", type=Path, help="the volume to segment")
+    parser.add_argument("--atlases", type=Path, help="a folder of atlases")
     parser.add_argument("--method", default="local", help="vote, staple, local or dp")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "Resources" / "Screenshots")
     options = parser.parse_args(arguments)
+    if (options.image is None) != (options.atlases is None):
+        parser.error("give both --image and --atlases, or neither")
+    options.output = options.output.resolve()
+    with tempfile.TemporaryDirectory() as made:
+        if options.image is None:
+            options.image, _ = make_atlases(Path(made))
+            # Named from its own folder: the picture shows the name.
+            os.chdir(made)
+            options.atlases = Path(ATLASES)
+        try:
+            return take(options)
+        finally:
+            os.chdir(REPOSITORY)
+
+
+def take(options: argparse.Namespace) -> int:
+    """Runs the section and saves what is seen; returns 0 if no slot raised."""
     host = start()
     widget = open_module(host, options.image)
     ui = widget.ui

@@ -170,7 +170,7 @@ def test_the_views_go_to_the_disagreement(app: App) -> None:
     fused = fuse(app)
     app.fusion.next_place()
     assert state.fuse_place.startswith("Disagreement 1 of 1:")
-    assert state.fuse_place.endswith("say something else than Rim.")
+    assert state.fuse_place.endswith("say something else than the consensus: Rim.")
     wanted = fused.disagreement.grid.to_ras(np.argwhere(fused.disagreement.array > 0)).mean(0)
     matrix = app.views.view("Red").get_view_node().GetSliceToRAS()
     normal = np.array([matrix.GetElement(row, 2) for row in range(3)])

@@ -48,22 +48,25 @@ def doubtful_regions(uncertainty: Volume) -> list[DoubtfulRegion]:
         return []
     found: list[DoubtfulRegion] = []
     for share in SHARES:
-        found = _above(blurred, max(FLOOR, share * peak), part)
+        found = _above(image, blurred, max(FLOOR, share * peak), part)
         if not found or found[0].volume_ml <= LARGEST_ML:
             break
     return found
 
 
-def _above(blurred: sitk.Image, level: float, part: Volume) -> list[DoubtfulRegion]:
-    """The connected regions above a level, the largest first, without specks."""
+def _above(image: sitk.Image, blurred: sitk.Image, level: float, part: Volume) -> list[DoubtfulRegion]:
+    """The connected regions where the blurred image is above a level, the largest first, without specks."""
     regions = sitk.ConnectedComponent(blurred >= level)
     sizes = sitk.LabelIntensityStatisticsImageFilter()
     sizes.Execute(regions, blurred)
+    # The figure that is shown is of the map itself: blurred, it would be too small by half in small regions.
+    values = sitk.LabelIntensityStatisticsImageFilter()
+    values.Execute(regions, image)
     found = [
         DoubtfulRegion(
             point=part.grid.to_ras(np.array(sizes.GetMaximumIndex(label), dtype=float)),
             volume_ml=sizes.GetPhysicalSize(label) / 1000,
-            mean=sizes.GetMean(label),
+            mean=values.GetMean(label),
         )
         for label in sizes.GetLabels()
         if sizes.GetPhysicalSize(label) >= 1000 * SMALLEST_ML
