@@ -188,8 +188,8 @@ def test_the_second_stage_learns_from_the_place_that_the_first_one_finds(tmp_pat
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"network": {"name": "unet"}}, "segresnet, cascade or ahnet"),
-        ({**AHNET, "vae": {"codes": 4}}, "no variational branch"),
+        ({"network": {"name": "unet"}}, "segresnet, cascade, ahnet or monai_unet"),
+        ({**AHNET, "vae": {"codes": 4}}, "leave vae out"),
         ({"phases": {"flat": 1, "locked": 1}}, "AH-Net's"),
         ({**AHNET, "phases": {"flat": 3, "locked": 3}}, "more steps than the run"),
         ({"structures": []}, "structures"),

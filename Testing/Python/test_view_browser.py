@@ -126,8 +126,10 @@ def test_refine_see_it_and_click_into_the_response(page: Page):
     page.page.click(".hyperreg-undo-refine")
     page.until(lambda: not page.state("refined"), "undo")
     page.until(lambda: np.abs(page.picture() - network).max() < 20, "the picture from before it")
-    box = page.page.locator(".hyperreg-response svg").bounding_box()
-    left, right = 74, box["width"] - 52  # of the axis, see ResponsePlot
+    plot = page.page.locator(".hyperreg-response svg")
+    plot.scroll_into_view_if_needed()
+    box = plot.bounding_box()
+    left, right = 74, box["width"] - 60  # of the axis, see ResponsePlot
     page.page.mouse.click(box["x"] + left + 0.75 * (right - left), box["y"] + 30)
     page.until(lambda: abs(page.state("lam") - 0.75) < 0.011 and bool(page.state("exact")), "λ where the click was")
     assert page.page.inner_text(".hyperreg-lambda-value") == f"λ = {page.state('lam'):.2f}"
