@@ -36,7 +36,6 @@ def head(contrast: str, grid: Grid, name: str = "") -> Volume:
 
 
 GRID = oblique_grid((60, 56, 44), (2.4, 3.0, 3.1))
-OTHER = Grid((52, 60, 50), np.diag([-1, 1, 1, 1.0]) @ GRID.ijk_to_ras)
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +87,52 @@ def test_what_cannot_be_told_is_not(heads: dict[str, Volume]) -> None:
     assert look.tell([t1, t2, Volume(flair.array, far)], INPUTS) is None
     noise = [Volume(np.random.default_rng(n).random(GRID.shape) + 1, GRID.ijk_to_ras) for n in range(3)]
     assert look.tell(noise, INPUTS) is None
+
+
+def named(volume: Volume, name: str) -> Volume:
+    return Volume(volume.array, volume.ijk_to_ras, name)
+
+
+def test_names_and_the_look_work_together(heads: dict[str, Volume]) -> None:
+    t1, t2, flair = heads.values()
+    found = look.recognise([named(flair, "p_flair"), named(t1, "p_t1"), named(t2, "p_t2")], INPUTS)
+    assert found == look.Recognised({"T1": 1, "T2": 2, "FLAIR": 0}, "")
+    # Two names tell, the third image is what is left.
+    found = look.recognise([named(t2, "b"), named(t1, "p_t1"), named(flair, "flair")], INPUTS)
+    assert found is not None
+    assert found.images == {"T1": 1, "T2": 0, "FLAIR": 2}
+    assert found.guess == "Taken, because the other names tell the rest: 'b' as T2."
+    # One name tells, a look decides about the others.
+    found = look.recognise([named(flair, "a"), named(t2, "b"), named(t1, "p_t1")], INPUTS)
+    assert found is not None
+    assert found.images == {"T1": 2, "T2": 1, "FLAIR": 0}
+    assert "by their contrast: T1 = 'p_t1', T2 = 'b', FLAIR = 'a'." in found.guess
+    # Names that the images speak against are not followed, nor is the look.
+    assert look.recognise([named(t2, "t1"), named(t1, "a"), named(flair, "b")], INPUTS) is None
+
+
+def test_of_more_images_than_needed_the_right_ones_are_told(heads: dict[str, Volume]) -> None:
+    t1, t2, flair = heads.values()
+    other = named(Volume(np.random.default_rng(0).random(GRID.shape) + 1, GRID.ijk_to_ras), "map")
+    found = look.recognise([other, named(t2, "a"), named(flair, "b"), named(t1, "c")], INPUTS)
+    assert found is not None
+    assert found.images == {"T1": 3, "T2": 1, "FLAIR": 2}
+    # Another patient's image, elsewhere, is no hindrance; a second image of the same contrast is.
+    away = t1.ijk_to_ras.copy()
+    away[:3, 3] += 900
+    volumes = [named(t1, "a"), named(t2, "b"), named(flair, "c")]
+    found = look.recognise([*volumes, Volume(t1.array, away, "d")], INPUTS)
+    assert found is not None
+    assert found.images == {"T1": 0, "T2": 1, "FLAIR": 2}
+    assert look.recognise([*volumes, named(t1, "again")], INPUTS) is None
+    assert look.recognise(volumes[:2], INPUTS) is None
+    assert look.recognise(volumes * 3, INPUTS) is None  # too many orders
+
+
+def test_the_orders_that_names_allow() -> None:
+    assert look.orders(["x", "t1", "y"], INPUTS) == [(1, 0, 2), (1, 2, 0)]
+    assert look.orders(["t1_a", "t1_b", "flair"], INPUTS) == []
+    assert len(look.orders(["t1_t2", "t2_t1", "flair"], INPUTS)) == 2
 
 
 PATIENTS = {
@@ -142,10 +187,7 @@ def test_the_command_line_guesses_says_so_and_checks_names(
     report = segment(*files)
     found = {name: Path(entry["file"]).name for name, entry in report["inputs"].items()}
     assert found == {"T1": "b.nii.gz", "T2": "c.nii.gz", "FLAIR": "a.nii.gz"}
-    assert (
-        "by their contrast: T1 = 'b.nii.gz', T2 = 'c.nii.gz', FLAIR = 'a.nii.gz'. This is a guess"
-        in (report["warnings"][0])
-    )
+    assert "by their contrast: T1 = 'b', T2 = 'c', FLAIR = 'a'. This is a guess" in (report["warnings"][0])
     assert report["seen_by_the_model"]["shape"]
     report = segment(f"T1={files[2]}", f"T2={files[1]}", f"FLAIR={files[0]}")
     assert any("seem to be mixed up" in text for text in report["warnings"])

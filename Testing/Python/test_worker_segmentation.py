@@ -15,6 +15,7 @@ import torch
 from imaging_examples import oblique_grid
 from segmentation_bench import NETWORKS, OBLIQUE, centre_of, eggs, make_model, scene_centre, truth
 from segmentation_worker import MORE
+from test_segmentation_look import GRID, INPUTS, head
 
 from hyperreg.errors import InputError, WeightsError
 from hyperreg.imaging.volume import Volume
@@ -22,7 +23,7 @@ from hyperreg.segmentation import model, session
 from hyperreg.segmentation.session import Segmenter
 from hyperreg.worker.client import WorkerClient
 from hyperreg.worker.device import FELL_BACK
-from hyperreg.worker.segmentation import RemoteSegmenter, Segmented
+from hyperreg.worker.segmentation import RemoteSegmenter, Segmented, recognise_inputs
 from hyperreg.worker.segmenters import Segmenters
 
 SCRIPT = Path(__file__).with_name("segmentation_worker.py")
@@ -131,6 +132,30 @@ def test_another_image_is_aligned_on_request(segmenter: Observed) -> None:
 def test_the_result_lies_on_the_grid_of_the_image_that_is_named_first(segmenter: Observed) -> None:
     volumes = {"T1": eggs(oblique_grid((20, 20, 20), (3.0, 3.0, 3.0))), "T2": eggs(OBLIQUE)}
     assert segmenter.result(volumes, "two", first="T2").labels.grid.matches(OBLIQUE)
+
+
+def test_the_worker_tells_which_volume_is_which(models: Path, client: WorkerClient) -> None:
+    """By names and by a look, on oblique images of a head."""
+    inputs = [{"name": entry.name, "title": entry.title} for entry in INPUTS]
+    make_model(models, "three", inputs=inputs)
+    t1, t2, flair = (head(name, grid, "scan") for name, grid in (("T1", GRID), ("T2", GRID), ("FLAIR", GRID)))
+    answers: list[tuple[dict[str, int], str]] = []
+    errors: list[str] = []
+
+    def ask(*volumes: Volume, model: str = "three") -> tuple[dict[str, int], str]:
+        job = recognise_inputs(client, volumes, model, lambda *found: answers.append(found), errors.append)
+        assert job.wait(PATIENCE_S), client.log
+        return answers.pop() if answers else ({}, errors.pop())
+
+    found, guess = ask(flair, t1, t2)
+    assert found == {"T1": 1, "T2": 2, "FLAIR": 0}
+    assert guess.startswith("The names do not tell which image is which; by their contrast")
+    named = [Volume(v.array, v.ijk_to_ras, name) for v, name in ((t2, "t2"), (flair, "flair"), (t1, "t1"))]
+    assert ask(*named) == ({"T1": 2, "T2": 0, "FLAIR": 1}, "")
+    assert ask(t1, t2) == ({}, "")
+    moved = Volume(t2.array, np.diag([-1, 1, 1, 1.0]) @ t2.ijk_to_ras, "scan")
+    assert ask(t1, moved, flair) == ({}, "")  # it does not lie on the others
+    assert "no model 'unheard-of'" in ask(t1, t2, flair, model="unheard-of")[1]
 
 
 def test_an_empty_structure_is_listed_too(segmenter: Observed) -> None:

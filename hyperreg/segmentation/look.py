@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -42,11 +43,26 @@ RADIUS = 3
 FOREGROUND = 0.4
 # The best assignment has to be better than the next one by this much (squared differences), else nothing is told.
 MARGIN = 0.2
+# And no relation may differ from what is expected by more than this (squared, on average): up to 0.05 on real patients,
+# 0.2 where images do not lie on each other, when the best order means nothing.
+LARGEST = 0.1
 # An image with less local correlation than this with every other one does not lie where they do: of real ones in their
 # place each has at least 0.2 with some other one, of a real one whose header was 15 mm wrong 0.02.
 LEAST_IN_COMMON = 0.1
 
+# Among more volumes than these none is recognised: there would be too many orders.
+MOST_VOLUMES = 8
+
 Matrix = npt.NDArray[np.float64]
+Order = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """images: input name -> index of its image. guess: what was guessed and why, for the user; "" if names told all."""
+
+    images: dict[str, int]
+    guess: str
 
 
 def contrast_of(entry: Input) -> str | None:
@@ -54,13 +70,52 @@ def contrast_of(entry: Input) -> str | None:
     return CONTRASTS.get(entry.name.lower())
 
 
-def tell(volumes: Sequence[Volume], inputs: Sequence[Input]) -> dict[str, int] | None:
+def recognise(volumes: Sequence[Volume], inputs: Sequence[Input]) -> Recognised | None:
+    """Which volume is which input, by their names, and by a look where these do not tell; None if it cannot be told.
+
+    volumes: of one patient, aligned; there may be more than the model needs.
+    """
+    if not len(inputs) <= len(volumes) <= MOST_VOLUMES:
+        return None
+    names = [volume.name for volume in volumes]
+    possible = orders(names, inputs)
+    sure = [order for order in possible if all(e.fits(names[n]) for e, n in zip(inputs, order, strict=True))]
+    only = sure if len(sure) == 1 else possible if len(volumes) == len(inputs) else []
+    if len(only) == 1:
+        chosen = {entry.name: index for entry, index in zip(inputs, only[0], strict=True)}
+        left = [entry for entry in inputs if not entry.fits(names[chosen[entry.name]])]
+        told = ", ".join(f"'{names[chosen[entry.name]]}' as {entry.name}" for entry in left)
+        return Recognised(chosen, f"Taken, because the other names tell the rest: {told}." if left else "")
+    found = tell(volumes, inputs, possible or None)
+    if found is None:
+        return None
+    told = ", ".join(f"{name} = '{names[index]}'" for name, index in found.items())
+    return Recognised(found, f"The names do not tell which image is which; by their contrast: {told}.")
+
+
+def orders(names: Sequence[str], inputs: Sequence[Input]) -> list[Order]:
+    """Every choice of an image for each input that the images' names allow: the index of its name.
+
+    An input that names fit gets one of these; an image whose name fits inputs is none of the others.
+    """
+    fits = [[entry.fits(name) for name in names] for entry in inputs]
+    named = [any(column) for column in zip(*fits, strict=True)]
+    allowed = [[n for n, fit in enumerate(row) if fit or not (any(row) or named[n])] for row in fits]
+    return [order for order in itertools.product(*allowed) if len(set(order)) == len(order)]
+
+
+def tell(
+    volumes: Sequence[Volume], inputs: Sequence[Input], possible: Sequence[Order] | None = None
+) -> dict[str, int] | None:
     """Which volume is which input: name -> index; None if it cannot be told with some certainty.
 
-    volumes: of one patient, aligned, as many as there are inputs. Fewer than three are never told: one relation between
-    two images does not say which is which.
+    volumes: of one patient, aligned, at least as many as there are inputs. possible: the only orders that are thought
+    of, a volume's index for each input (all orders); None is told, too, if the images say that none of them is right.
+    Fewer than three inputs are never told: one relation between two images does not say which is which.
     """
-    return _told(relations(volumes), inputs) if len(volumes) == len(inputs) and _can_be_told(inputs) else None
+    if len(volumes) < len(inputs) or not _can_be_told(inputs):
+        return None
+    return _told(relations(volumes), inputs, possible)
 
 
 def warnings(volumes: Mapping[str, Volume], inputs: Sequence[Input]) -> list[str]:
@@ -100,11 +155,16 @@ def _can_be_told(inputs: Sequence[Input]) -> bool:
     return "T1c" not in contrasts or "T1" in contrasts  # it is told from T2 by what it has in common with T1
 
 
-def _told(found: Matrix, inputs: Sequence[Input]) -> dict[str, int] | None:
+def _told(found: Matrix, inputs: Sequence[Input], possible: Sequence[Order] | None = None) -> dict[str, int] | None:
     contrasts = [contrast_of(entry) for entry in inputs]
-    costs = {order: _cost(found, contrasts, order) for order in itertools.permutations(range(len(inputs)))}
-    best, second = sorted(costs, key=lambda order: costs[order])[:2]
-    if not costs[second] - costs[best] >= MARGIN:  # also where there is nothing to compare: NaN
+    every = list(itertools.permutations(range(len(found)), len(inputs)))
+    costs = {order: _cost(found, contrasts, order) for order in every}
+    best, *others = sorted(every if possible is None else possible, key=lambda order: costs[order])
+    nearest = min((costs[order] for order in others), default=math.inf)
+    # Also where there is nothing to compare: costs are infinite then, and their difference is no number.
+    if not nearest - costs[best] >= MARGIN or costs[best] - min(costs.values()) >= MARGIN:
+        return None
+    if costs[best] > LARGEST * math.comb(len(inputs), 2):
         return None
     return {entry.name: index for entry, index in zip(inputs, best, strict=True)}
 
@@ -112,20 +172,21 @@ def _told(found: Matrix, inputs: Sequence[Input]) -> dict[str, int] | None:
 def relations(volumes: Sequence[Volume]) -> Matrix:
     """Mean local correlation of every two volumes, weighted by their contrast there: (N, N); NaN without overlap."""
     grid = _around(volumes[0])
-    images, inside = [], np.ones(grid.shape, dtype=bool)
+    images, bright = [], []
     for volume in volumes:
         array = resample_smoothed(volume, grid).array.astype(np.float32)
         array = np.clip(array, 0, np.percentile(array, 99.5))
         array /= max(float(array.mean()), 1e-6)
-        inside &= array > FOREGROUND
+        bright.append(array > FOREGROUND)
         images.append(itk.volume_to_itk(Volume(array, grid.ijk_to_ras)))
-    inner = _array(sitk.BinaryErode(sitk.GetImageFromArray(inside.astype(np.uint8).T), [RADIUS] * 3)) > 0
     means = [_mean(image) for image in images]
     spreads = [
         np.sqrt(np.maximum(_mean(image * image) - mean**2, 1e-6)) for image, mean in zip(images, means, strict=True)
     ]
     found = np.full((len(volumes), len(volumes)), math.nan)
     for a, b in itertools.combinations(range(len(volumes)), 2):
+        inside = (bright[a] & bright[b]).astype(np.uint8)
+        inner = _array(sitk.BinaryErode(sitk.GetImageFromArray(inside.T), [RADIUS] * 3)) > 0
         covariance = (_mean(images[a] * images[b]) - means[a] * means[b])[inner]
         contrast = (spreads[a] * spreads[b])[inner]
         weight = (contrast / (means[a] * means[b])[inner]) if inner.any() else contrast
@@ -135,11 +196,12 @@ def relations(volumes: Sequence[Volume]) -> Matrix:
 
 
 def _cost(found: Matrix, contrasts: Sequence[str | None], order: Sequence[int]) -> float:
-    """How far the relations are from what is expected if the volume order[n] is the n-th contrast."""
-    return sum(
+    """How far the relations are from what is expected if the volume order[n] is the n-th contrast; inf if unknown."""
+    total = sum(
         (found[order[a], order[b]] - EXPECTED[frozenset((str(contrasts[a]), str(contrasts[b])))]) ** 2
         for a, b in itertools.combinations(range(len(order)), 2)
     )
+    return math.inf if math.isnan(total) else float(total)
 
 
 def _around(volume: Volume) -> Grid:

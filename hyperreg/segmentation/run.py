@@ -147,16 +147,12 @@ def _seen(
     """Which file is which input by a look at the images, which are kept in `read`; what was guessed goes to `notes`."""
     for path in paths:
         read[path] = read_volume(path)
-    found = look.tell([read[path] for path in paths], inputs)
+    found = look.recognise([read[path] for path in paths], inputs)
     if found is None:
         return None
-    chosen = {name: paths[index] for name, index in found.items()}
-    told = ", ".join(f"{name} = '{path.name}'" for name, path in chosen.items())
-    notes.append(
-        f"The names do not tell which image is which; by their contrast: {told}. This is a guess: check it, or write "
-        "NAME=FILE."
-    )
-    return chosen
+    if found.guess:
+        notes.append(f"{found.guess} This is a guess: check it, or write NAME=FILE.")
+    return {name: paths[index] for name, index in found.images.items()}
 
 
 def _aligned(

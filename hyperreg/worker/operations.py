@@ -10,7 +10,7 @@ from typing import Any
 from hyperreg.worker import models, parameters
 from hyperreg.worker.device import list_devices
 from hyperreg.worker.fusers import Fusers
-from hyperreg.worker.segmenters import Segmenters
+from hyperreg.worker.segmenters import Segmenters, recognise_inputs
 from hyperreg.worker.server import Context, Operation
 from hyperreg.worker.sessions import Session, SessionFactory, Sessions
 
@@ -37,6 +37,7 @@ def standard_operations(factory: SessionFactory = open_live_session) -> dict[str
         "regions": sessions.regions,
         "close": sessions.close,
         "segment": Segmenters().segment,
+        "recognise_inputs": recognise_inputs,
         "atlases": fusers.atlases,
         "fuse_atlases": fusers.fuse_atlases,
         "fuse_maps": fusers.fuse_maps,

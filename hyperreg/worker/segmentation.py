@@ -15,7 +15,7 @@ The models there are: `hyperreg.segmentation.catalogue.list_models`; `card.input
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +48,34 @@ class Segmented:
     warnings: list[str]
     seconds: dict[str, float]
     alignment: dict[str, npt.NDArray[np.float64]]
+
+
+def recognise_inputs(
+    client: WorkerClient,
+    volumes: Sequence[Volume],
+    model: str,
+    on_done: Callable[[dict[str, int], str], None],
+    on_error: Callable[[str], None],
+) -> Job:
+    """Asks the worker which volume is which input of a model, by names and by a look; returns at once.
+
+    volumes: of one patient, no fewer than the model has inputs, up to eight; they are copied.
+    on_done(inputs, guess), from `client.poll()`: input name -> index in `volumes`, {} if it cannot be told; what was
+    guessed and why, for the user to check, "" where the names told everything. on_error(text): in words for the user.
+    Raises OutOfMemory if there is no room for the copies. Takes some seconds; `job.cancel()` gives it up.
+    """
+    named = {str(number): volume for number, volume in enumerate(volumes)}
+    places = {
+        number: {"name": volume.name, "ijk_to_ras": volume.ijk_to_ras.tolist()} for number, volume in named.items()
+    }
+    job = client.submit(
+        "recognise_inputs",
+        {"model": model, "volumes": places},
+        {number: volume.array for number, volume in named.items()},
+    )
+    job.on_done = lambda done: on_done(dict(done.result["inputs"]), done.result["guess"])
+    job.on_failed = lambda failed: on_error(failed.error)
+    return job
 
 
 class RemoteSegmenter:

@@ -22,6 +22,19 @@ if TYPE_CHECKING:
 LOADED, ALIGNED = 0.04, 0.2
 
 
+def recognise_inputs(context: Context) -> dict[str, Any]:
+    """model, and images of one patient called "0", "1" ... -> inputs: name of the model's input -> number of its image
+    ({} if it cannot be told), guess: what was guessed and why ("" where names told everything). See `look.recognise`.
+    """
+    from hyperreg.segmentation import look
+
+    card = find_model(parameters.text(context, "model"))
+    volumes = [parameters.volume(context, str(number)) for number in range(len(context.inputs))]
+    context.progress(0.0, "Looking which image is which")
+    found = look.recognise(volumes, card.inputs)
+    return {"inputs": {}, "guess": ""} if found is None else {"inputs": found.images, "guess": found.guess}
+
+
 class Segmenters:
     """Segments, and keeps the last model loaded: cases mostly come in series."""
 
