@@ -7,13 +7,7 @@ from pathlib import Path
 import slicer
 from slicer.i18n import tr as _
 from slicer.i18n import translate
-from slicer.ScriptedLoadableModule import (
-    ScriptedLoadableModule,
-    ScriptedLoadableModuleLogic,
-    ScriptedLoadableModuleTest,
-    ScriptedLoadableModuleWidget,
-)
-from slicer.util import VTKObservationMixin
+from slicer.ScriptedLoadableModule import ScriptedLoadableModule, ScriptedLoadableModuleLogic
 
 
 def makeEngineImportable():
@@ -28,6 +22,11 @@ def makeEngineImportable():
     ):
         if importlib.util.find_spec(package) is None:
             sys.path += [str(folder) for folder in folders if (folder / package).is_dir()]
+
+
+makeEngineImportable()
+
+from HyperRegSlicerLib.Shell import ShellTest, ShellWidget  # noqa: E402
 
 
 class SegmentationModule(ScriptedLoadableModule):
@@ -53,101 +52,31 @@ class SegmentationModuleLogic(ScriptedLoadableModuleLogic):
     """Gives the parameter node; the segmentation is in SegmentationModuleLib.Logic, which needs no Slicer GUI."""
 
     def parameters(self):
-        makeEngineImportable()
         from SegmentationModuleLib.Parameters import SegmentationParameters
 
         return SegmentationParameters(self.getParameterNode())
 
 
-class SegmentationModuleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """Loads the form and hands it to SegmentationModuleLib.Widget; follows the scene and the application."""
+class SegmentationModuleWidget(ShellWidget):
+    """Hands the form to SegmentationModuleLib.Widget."""
 
-    def __init__(self, parent=None):
-        ScriptedLoadableModuleWidget.__init__(self, parent)
-        VTKObservationMixin.__init__(self)
-        self.logic = None
-        self.panel = None
-        self.isOpen = False
+    def makeLogic(self):
+        return SegmentationModuleLogic()
 
-    def setup(self):
-        ScriptedLoadableModuleWidget.setup(self)
-        makeEngineImportable()
+    def makePanel(self):
         from HyperRegSlicerLib import Worker
         from SegmentationModuleLib import Widget
 
-        uiWidget = slicer.util.loadUI(self.resourcePath("UI/SegmentationModule.ui"))
-        self.layout.addWidget(uiWidget)
-        self.ui = slicer.util.childWidgetVariables(uiWidget)
-        uiWidget.setMRMLScene(slicer.mrmlScene)
-        self.logic = SegmentationModuleLogic()
-        self.panel = Widget.SegmentationWidget(self.ui, Worker.Connection())
-        scene = slicer.mrmlScene
-        self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
-        self.addObserver(scene, scene.EndCloseEvent, self.onSceneReady)
-        self.addObserver(scene, scene.EndImportEvent, self.onSceneReady)
-        self.panel.set_parameters(self.logic.parameters())
-
-    def cleanup(self):
-        self.removeObservers()
-        if self.panel is not None:
-            self.panel.close()
-            self.panel = None
-
-    def enter(self):
-        self.isOpen = True
-        if self.panel is not None and self.panel.parameters is None:
-            self.panel.set_parameters(self.logic.parameters())
-
-    def exit(self):
-        self.isOpen = False
-        if self.panel is not None:
-            self.panel.release_parameters()
-
-    def onReload(self):
-        """Reloads the libraries too, not only this file."""
-        for name in [name for name in sys.modules if name.partition(".")[0] == "SegmentationModuleLib"]:
-            del sys.modules[name]
-        ScriptedLoadableModuleWidget.onReload(self)
-
-    def onSceneStartClose(self, _caller, _event):
-        self.panel.scene_closing()
-
-    def onSceneReady(self, _caller, _event):
-        if self.isOpen or self.parent.visible:  # after a reload nobody calls enter()
-            self.panel.set_parameters(self.logic.parameters())
+        return Widget.SegmentationWidget(self.ui, Worker.Connection())
 
 
-class SegmentationModuleTest(ScriptedLoadableModuleTest):
-    """Runs no model (no worker, no network): checks what stands between Slicer's scene and the engine, in mm."""
-
-    def setUp(self):
-        makeEngineImportable()
-        slicer.mrmlScene.Clear(0)
-
-    def runTest(self):
-        self.setUp()
-        self.test_SegmentIsOfferedForAVolumeOnly()
-        self.setUp()
-        self.test_SegmentsLieOnTheVoxelsOfTheirVolume()
-        self.setUp()
-
-    def _volume(self, name):
-        import numpy as np
-
-        from hyperreg.imaging.volume import Volume
-        from HyperRegSlicerLib import Geometry
-
-        affine = np.diag([-2.0, 1.5, 3.0, 1.0])
-        affine[:3, 3] = (12.0, -7.0, 5.0)
-        array = np.arange(6 * 7 * 8, dtype=np.float32).reshape(6, 7, 8)
-        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
-        Geometry.volume_to_node(Volume(array, affine, name), node)
-        return node, affine
+class SegmentationModuleTest(ShellTest):
+    """Runs no model: checks what stands between Slicer's scene and the engine, in mm."""
 
     def test_SegmentIsOfferedForAVolumeOnly(self):
         parameters = SegmentationModuleLogic().parameters()
         assert parameters.isValid() == (False, "Choose a volume.")
-        parameters.volume = self._volume("head")[0]
+        parameters.volume = self.makeVolume("head")[0]
         parameters.model = "no such model"
         assert parameters.isValid() == (False, "Choose a model.")
 
@@ -158,7 +87,7 @@ class SegmentationModuleTest(ScriptedLoadableModuleTest):
         from hyperreg.segmentation.catalogue import Code, Structure, Terminology
         from SegmentationModuleLib import Results
 
-        volume, affine = self._volume("head")
+        volume, _array, affine = self.makeVolume("head")
         labels = np.zeros((6, 7, 8), dtype=np.uint8)
         labels[2:5, 3:6, 4:7] = 5
         organ = Terminology(Code("SCT", "123037004", "Anatomical Structure"), Code("SCT", "12738006", "Brain"))

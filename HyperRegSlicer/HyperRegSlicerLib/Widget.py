@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import qt
 import slicer
-import vtk
 from slicer.i18n import tr as _
 
-from hyperreg.errors import HyperRegError, WeightsError
+from hyperreg.errors import WeightsError
 from hyperreg.registration import catalogue
 from HyperRegSlicerLib import Regions, Sample, Texts
 from HyperRegSlicerLib.AnatomyWidget import AnatomyPanel
 from HyperRegSlicerLib.InstallWidget import InstallPanel
 from HyperRegSlicerLib.Logic import LIVE, RUNNING, RegistrationLogic
-from HyperRegSlicerLib.Parameters import Comparison, Device, Initial, RegistrationParameters
+from HyperRegSlicerLib.Panel import Panel
+from HyperRegSlicerLib.Parameters import Comparison, Initial, RegistrationParameters
 from HyperRegSlicerLib.RegionsWidget import RegionsPanel
 from HyperRegSlicerLib.TuningWidget import TuningPanel, default_values
 from HyperRegSlicerLib.Views import Views
-
-# How often the worker is asked for news: below what the eye notices, above what costs anything.
-POLL_INTERVAL_MS = 10
 
 
 def slice_logics() -> list[slicer.vtkMRMLSliceLogic]:
@@ -31,25 +28,15 @@ def slice_logics() -> list[slicer.vtkMRMLSliceLogic]:
     return [collection.GetItemAsObject(n) for n in range(collection.GetNumberOfItems())] if collection else []
 
 
-class RegistrationWidget:
-    """The panel of one module widget.
-
-    ui: the form's widgets by name, as `slicer.util.childWidgetVariables` gives them.
-    connection: a `Worker.Connection` or a stand-in.
-    """
+class RegistrationWidget(Panel):
+    """The registration module's panel."""
 
     def __init__(self, ui: Any, connection: Any) -> None:
-        self.ui = ui
-        self.connection = connection
+        super().__init__(ui, connection)
         self.logic = RegistrationLogic(slicer.mrmlScene, connection.registration)
         self.views = Views(slicer.mrmlScene, slice_logics)
-        self.parameters: RegistrationParameters | None = None
-        self._gui_tag: int | None = None
-        self._observer: int | None = None
         self._was_live = False
         self._shown = (Comparison.FADE, 0.5)
-        self._devices: Sequence[Mapping[str, Any]] = ()
-
         self.logic.on_change = self._logic_changed
         self.logic.on_progress = self._progressed
         self.logic.on_metrics = self._metrics_arrived
@@ -62,9 +49,6 @@ class RegistrationWidget:
         )
         self.installation = InstallPanel(ui, self._guarded, self._show_message)
         self._connect_signals()
-        self._timer = qt.QTimer()
-        self._timer.setInterval(POLL_INTERVAL_MS)
-        self._timer.connect("timeout()", connection.poll)
         self._show_message("")
         self.update()
 
@@ -90,22 +74,12 @@ class RegistrationWidget:
         self.parameters = parameters
         if not parameters.model:
             self._set_default_model()
-        self._gui_tag = parameters.connectGui(self.ui)
-        self._observer = parameters.AddObserver(vtk.vtkCommand.ModifiedEvent, self._parameters_changed)
+        self._bind()
         self._fill_models()
         self.anatomy.fill()
-        self._name_devices()
         self.installation.update()
         self.logic.adopt(parameters.transform)
         self._parameters_changed()
-
-    def release_parameters(self) -> None:
-        """Unbinds the form, when the module is left or the scene closes."""
-        if self.parameters is None:
-            return
-        self.parameters.disconnectGui(self._gui_tag)
-        self.parameters.RemoveObserver(self._observer)
-        self.parameters = None
 
     def scene_closing(self) -> None:
         """Forgets the scene's nodes."""
@@ -180,22 +154,6 @@ class RegistrationWidget:
 
     # What the user does
 
-    def _guarded(self, action: Callable[[], Any]) -> Callable[[], None]:
-        """The action as a slot: what it raises for the user is shown in the panel."""
-
-        def slot() -> None:
-            self._show_message("")
-            self._try(action)
-            self.update()
-
-        return slot
-
-    def _try(self, action: Callable[[], Any]) -> None:
-        try:
-            action()
-        except HyperRegError as error:
-            self._show_message(str(error))
-
     def _register_or_cancel(self) -> None:
         if self.logic.state == RUNNING:
             self.logic.cancel()
@@ -204,7 +162,6 @@ class RegistrationWidget:
             return
         parameters = self.parameters
         initial = parameters.initial
-        self._timer.start()
         self.logic.register(
             parameters.fixed,
             parameters.moving,
@@ -215,11 +172,10 @@ class RegistrationWidget:
             fixed_labels=parameters.fixedLabels,
             moving_labels=parameters.movingLabels,
         )
-        self.connection.ask_devices(self._devices_known)
+        self._ask_devices()
 
     def _segment_both(self, segment: Callable[[Any, Any, str], None]) -> None:
         if self.installation.is_ready():
-            self._timer.start()
             parameters = self.parameters
             segment(parameters.fixed, parameters.moving, parameters.device.value)
 
@@ -330,16 +286,6 @@ class RegistrationWidget:
         self.ui.overlapLabel.text = Texts.overlap_text(metrics)
         self.update()
 
-    def _devices_known(self, devices: Sequence[Mapping[str, Any]]) -> None:
-        self._devices = devices
-        self._name_devices()
-
-    def _name_devices(self) -> None:
-        if self._devices:
-            order = list(Device)
-            self.ui.deviceCombo.setItemText(order.index(Device.GPU), Texts.gpu_text(self._devices))
-            self.ui.deviceCombo.setItemText(order.index(Device.CPU), Texts.cpu_text(self._devices))
-
     # What the form shows
 
     def update(self) -> None:
@@ -390,7 +336,3 @@ class RegistrationWidget:
         self.ui.leaveBehindButton.enabled = node in companions
         names = ", ".join(companion.GetName() for companion in companions)
         self.ui.alongListLabel.text = _("Following: {names}").format(names=names) if names else ""
-
-    def _show_message(self, text: str) -> None:
-        self.ui.messageLabel.text = text
-        self.ui.messageLabel.visible = bool(text)

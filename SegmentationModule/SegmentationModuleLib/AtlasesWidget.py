@@ -15,8 +15,8 @@ from hyperreg.worker.fusion import FoundAtlas, Fused
 from SegmentationModuleLib import AtlasesResults, Results, Texts
 from SegmentationModuleLib.AtlasesLogic import AtlasesLogic, FusionRun
 from SegmentationModuleLib.Doubt import Tour
-from SegmentationModuleLib.Logic import CANCELLING, IDLE
 from SegmentationModuleLib.Overlay import Overlay
+from SegmentationModuleLib.Runs import CANCELLING, IDLE
 
 METHODS = (
     ("vote", _("Majority vote")),

@@ -7,7 +7,7 @@ from slicer.i18n import tr as _
 from hyperreg.segmentation.catalogue import SegmentationCard
 from hyperreg.segmentation.doubt import DoubtfulRegion
 from SegmentationModuleLib.AtlasesLogic import FusionRun
-from SegmentationModuleLib.Logic import Run, failures
+from SegmentationModuleLib.Logic import SegmentationRun
 
 # More names than this are no help any more in a sentence.
 NAMES_SHOWN = 8
@@ -44,7 +44,7 @@ def all_structures(card: SegmentationCard | None) -> str:
     return "\n".join(lines + ([_("Cite: {citation}").format(citation=card.citation)] if card.citation else []))
 
 
-def summary(run: Run) -> str:
+def summary(run: SegmentationRun) -> str:
     """What has become of a run that left something in the scene."""
     images = list(dict.fromkeys(row.image for row in run.rows))
     lines = [
@@ -58,7 +58,7 @@ def summary(run: Run) -> str:
         )
     ]  # fmt: skip
     if run.failures:
-        lines += [_("Not segmented:"), *failures(run)]
+        lines += [_("Not segmented:"), *run.reasons]
     return "\n".join(lines)
 
 

@@ -5,49 +5,35 @@ Each section has a panel of its own: ModelsWidget, InputsWidget, ResultWidget, H
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import qt
 import slicer
-import vtk
 from slicer.i18n import tr as _
 
-from hyperreg.errors import HyperRegError
 from hyperreg.segmentation import catalogue
 from hyperreg.worker.segmentation import Segmented
 from HyperRegSlicerLib.InstallWidget import InstallPanel
-from HyperRegSlicerLib.Parameters import Device
-from HyperRegSlicerLib.Texts import cpu_text, gpu_text
-from HyperRegSlicerLib.Widget import POLL_INTERVAL_MS
+from HyperRegSlicerLib.Panel import Panel
 from SegmentationModuleLib import Inputs, Texts
 from SegmentationModuleLib.AtlasesWidget import AtlasesPanel
 from SegmentationModuleLib.InputsWidget import InputsPanel
-from SegmentationModuleLib.Logic import CANCELLING, IDLE, Run, SegmentationLogic
+from SegmentationModuleLib.Logic import SegmentationLogic, SegmentationRun
 from SegmentationModuleLib.ModelsWidget import ModelsPanel
 from SegmentationModuleLib.Parameters import SegmentationParameters
 from SegmentationModuleLib.ResultWidget import ResultPanel
+from SegmentationModuleLib.Runs import CANCELLING, IDLE
 from SegmentationModuleLib.SlidersWidget import SlidersPanel
 
 VOLUME = "vtkMRMLScalarVolumeNode"
 
 
-class SegmentationWidget:
-    """The panel of one module widget.
-
-    ui: the form's widgets by name, as `slicer.util.childWidgetVariables` gives them.
-    connection: a `HyperRegSlicerLib.Worker.Connection` or a stand-in.
-    """
+class SegmentationWidget(Panel):
+    """The segmentation module's panel."""
 
     def __init__(self, ui: Any, connection: Any) -> None:
-        self.ui = ui
-        self.connection = connection
+        super().__init__(ui, connection)
         self.logic = SegmentationLogic(slicer.mrmlScene, connection.segmenter)
-        self.parameters: SegmentationParameters | None = None
-        self._gui_tag: int | None = None
-        self._observer: int | None = None
         self._summary = ""
-        self._devices: Sequence[Mapping[str, Any]] = ()
         self.logic.on_change = self.update
         self.logic.on_progress = self._progressed
         self.logic.on_result = self._result_arrived
@@ -66,9 +52,6 @@ class SegmentationWidget:
         ):
             getattr(ui, button).connect("clicked()", self._guarded(action))
         ui.batchSelector.connect("checkedNodesChanged()", self.update)
-        self._timer = qt.QTimer()
-        self._timer.setInterval(POLL_INTERVAL_MS)
-        self._timer.connect("timeout()", connection.poll)
         self._show_message("")
         self.update()
 
@@ -80,20 +63,10 @@ class SegmentationWidget:
         self.parameters = parameters
         if parameters.card() is None:
             parameters.model = next((card.name for card in catalogue.list_models()), "")
-        self._gui_tag = parameters.connectGui(self.ui)
-        self._observer = parameters.AddObserver(vtk.vtkCommand.ModifiedEvent, self._parameters_changed)
-        self._name_devices()
+        self._bind()
         self.models.fill()
         self.installation.update()
         self._parameters_changed()
-
-    def release_parameters(self) -> None:
-        """Unbinds the form, when the module is left or the scene closes."""
-        if self.parameters is None:
-            return
-        self.parameters.disconnectGui(self._gui_tag)
-        self.parameters.RemoveObserver(self._observer)
-        self.parameters = None
 
     def scene_closing(self) -> None:
         """Forgets the scene's nodes."""
@@ -120,20 +93,6 @@ class SegmentationWidget:
             self.update()
 
     # What the user does
-
-    def _guarded(self, action: Callable[[], Any]) -> Callable[[], None]:
-        """The action as a slot: what it raises for the user is shown in the panel."""
-
-        def slot() -> None:
-            self._show_message("")
-            self._timer.start()  # whatever it is, the worker may have to answer
-            try:
-                action()
-            except HyperRegError as error:
-                self._show_message(str(error))
-            self.update()
-
-        return slot
 
     def _model_chosen(self, name: str) -> None:
         if self.parameters is None:
@@ -165,7 +124,7 @@ class SegmentationWidget:
             parameters = self.parameters
             self._summary = ""
             self.logic.segment(parameters.images(), parameters.model, align=parameters.align, **parameters.options())
-            self.connection.ask_devices(self._devices_known)
+            self._ask_devices()
 
     def _segment_checked(self) -> None:
         if self._is_ready():
@@ -197,21 +156,11 @@ class SegmentationWidget:
         if self.parameters is not None:
             self.parameters.segmentation = node
 
-    def _finished(self, run: Run) -> None:
+    def _finished(self, run: SegmentationRun) -> None:
         self._summary = Texts.summary(run)
         self._show_message("\n".join(run.warnings))
         self.result.fill()
         self.update()
-
-    def _devices_known(self, devices: Sequence[Mapping[str, Any]]) -> None:
-        self._devices = devices
-        self._name_devices()
-
-    def _name_devices(self) -> None:
-        if self._devices:
-            order = list(Device)
-            self.ui.deviceCombo.setItemText(order.index(Device.GPU), gpu_text(self._devices))
-            self.ui.deviceCombo.setItemText(order.index(Device.CPU), cpu_text(self._devices))
 
     # What the form shows
 
@@ -248,7 +197,3 @@ class SegmentationWidget:
         if slicer.mrmlScene.GetNumberOfNodesByClass(VOLUME) == 0:
             return _("Load a volume to begin.")
         return reason or _("Ready: press Segment.")
-
-    def _show_message(self, text: str) -> None:
-        self.ui.messageLabel.text = text
-        self.ui.messageLabel.visible = bool(text)

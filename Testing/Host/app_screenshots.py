@@ -7,17 +7,12 @@ field is there and measured.
 from __future__ import annotations
 
 import argparse
-import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from hyperreg.segmentation.catalogue import find_model
+from Testing.Host.app_page import SCREENSHOTS, app_page, save
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-SCREENSHOTS = REPOSITORY / "Resources" / "Screenshots"
 # Name of the picture -> λ, comparison.
 PICTURES = {
     "app-lambda-low": (0.02, "fade"),
@@ -28,28 +23,22 @@ PICTURES = {
 }
 # Rows of the table of regions -> λ: white matter and the ventricle on the left.
 REGIONS = {0: 0.9, 2: 0.05}
-WIDTH, HEIGHT = 1440, 900
-PATIENCE_MS = 600_000
-# Pictures of the views arrive a moment after the last change.
-SETTLE_MS = 2500
 # The browser's own λ may be ahead of what the views show.
 SETTLED = """() => {
   const get = name => window.trame.state.get(name);
   return get("fresh") && Math.abs(get("exact_lam") - get("lam")) < 1e-6;
 }"""
-CHROMIUM_ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 
 
 def take(page: Any, folder: Path, pictures: dict[str, tuple[float, str]]) -> None:
     """Registers and saves a picture for each entry of `pictures`."""
-    page.set_default_timeout(PATIENCE_MS)
     page.click(".hyperreg-register")
     page.wait_for_function("window.trame.state.get('phase') === 'live' && window.trame.state.get('fresh')")
     for name, (lam, mode) in pictures.items():
         page.click(f".hyperreg-mode-{mode}")
         drag(page, ".hyperreg-lambda-slider", lam)
         page.wait_for_function(SETTLED)
-        _save(page, folder / f"{name}.png")
+        save(page, folder / f"{name}.png")
 
 
 def take_refined(page: Any, folder: Path) -> None:
@@ -60,10 +49,10 @@ def take_refined(page: Any, folder: Path) -> None:
         page.click(".hyperreg-use-suggested")
         page.wait_for_function("window.trame.state.get('suggestion_taken')")
     page.wait_for_function(SETTLED)
-    _save(page, folder / "app-response.png")
+    save(page, folder / "app-response.png")
     page.click(".hyperreg-refine")
     page.wait_for_function("window.trame.state.get('refined')")
-    _save(page, folder / "app-refined.png")
+    save(page, folder / "app-refined.png")
     page.click(".hyperreg-regions .v-expansion-panel-title")
     page.click(".hyperreg-use-fixed-labels")
     for number, lam in REGIONS.items():
@@ -72,12 +61,11 @@ def take_refined(page: Any, folder: Path) -> None:
         drag(page, f".hyperreg-region >> nth={number}", lam)
     page.wait_for_function(SETTLED)
     page.locator(".hyperreg-figures").scroll_into_view_if_needed()
-    _save(page, folder / "app-regions.png")
+    save(page, folder / "app-regions.png")
 
 
 def take_segmentation(page: Any, folder: Path, model: str) -> None:
     """Segments the fixed image with a model; a picture of the result at its first doubtful region."""
-    page.set_default_timeout(PATIENCE_MS)
     page.click(".hyperreg-panel-segmentation")
     page.click(".hyperreg-segment-model .v-field")
     page.locator(".v-overlay--active .v-list-item", has_text=find_model(model).title).first.click()
@@ -86,16 +74,9 @@ def take_segmentation(page: Any, folder: Path, model: str) -> None:
     page.wait_for_function(
         "window.trame.state.get('segment_rows').length > 0 && !window.trame.state.get('segment_text')"
     )
-    page.click(".hyperreg-next-segment-doubt")
-    page.wait_for_function("window.trame.state.get('segment_doubt') !== ''")
-    _save(page, folder / "app-segmentation.png")
-
-
-def _save(page: Any, path: Path) -> None:
-    page.mouse.move(WIDTH - 5, HEIGHT - 5)
-    page.wait_for_timeout(SETTLE_MS)
-    page.screenshot(path=path)
-    print(path, flush=True)
+    page.click(".hyperreg-next-segment-place")
+    page.wait_for_function("window.trame.state.get('segment_place') !== ''")
+    save(page, folder / "app-segmentation.png")
 
 
 def drag(page: Any, slider: str, lam: float) -> None:
@@ -117,35 +98,15 @@ def main() -> None:
     parser.add_argument("--segment", metavar="MODEL", help="Only the picture of a segmentation with this model")
     parser.add_argument("--output", type=Path, default=SCREENSHOTS)
     arguments = parser.parse_args()
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        sys.exit("Chromium is missing: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
     arguments.output.mkdir(parents=True, exist_ok=True)
     model = ["--model", arguments.model] if arguments.model else []
-    command = [sys.executable, "-m", "hyperreg.cli", "view", *map(str, arguments.images), "--no-browser", *model]
-    server = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        address = next((line.split()[-1] for line in server.stdout if " at http" in line), None)
-        if address is None:
-            sys.exit("The app did not start; its message is above.")
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGUMENTS)
-            page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
-            page.goto(address)
-            page.wait_for_selector(".layout-grid-item img")
-            if arguments.segment:
-                take_segmentation(page, arguments.output, arguments.segment)
-            else:
-                take(page, arguments.output, PICTURES)
-                if not arguments.images:
-                    take_refined(page, arguments.output)
-            browser.close()
-    finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait(60)
+    with app_page(*arguments.images, *model) as page:
+        if arguments.segment:
+            take_segmentation(page, arguments.output, arguments.segment)
+        else:
+            take(page, arguments.output, PICTURES)
+            if not arguments.images:
+                take_refined(page, arguments.output)
 
 
 if __name__ == "__main__":

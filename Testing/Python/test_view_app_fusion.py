@@ -58,7 +58,7 @@ def app(module_app: App, images: tuple[Path, Path]) -> Iterator[App]:
     state = module_app.server.state
     module_app.fusion.undo()
     state.update({"error": "", "notes": [], "device": "auto", "fuse_folder": "/atlases", "fuse_method": "vote"})
-    state.update({"fuse_lam": 0.4, "fuse_select": 0, "fuse_refine": False, "fuse_disagreement": False})
+    state.update({"fuse_lam": 0.4, "fuse_select": 0, "fuse_refine": False, "fuse_map": False})
     module_app.controller.load_files(*images)
     state.panel = "fusion"
     module_app.panels.choose("fusion")
@@ -176,7 +176,7 @@ def test_the_views_go_to_the_disagreement(app: App) -> None:
     normal = np.array([matrix.GetElement(row, 2) for row in range(3)])
     shown = np.array([matrix.GetElement(row, 3) for row in range(3)])
     assert abs(float(normal @ (shown - wanted))) < 4  # mm
-    state.fuse_disagreement = True
+    state.fuse_map = True
     app.fusion.show()
     composite = app.views.view("Red").slice_logic.GetSliceCompositeNode()
     over = app.slicer_app.scene.GetNodeByID(composite.GetForegroundVolumeID())

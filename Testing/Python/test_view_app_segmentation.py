@@ -81,13 +81,13 @@ def app(module_app: App, models: Path, images: Path, monkeypatch: pytest.MonkeyP
     state = module_app.server.state
     module_app.segmentation.undo()
     state.update({"error": "", "notes": [], "segment_words": "", "segment_modality": "any", "device": "auto"})
-    state.update({"segment_downloads": [], "segment_doubts": False, "segment_flips": False, "segment_align": False})
+    state.update({"segment_downloads": [], "segment_map": False, "segment_flips": False, "segment_align": False})
     state.segment_model = "bands"
     module_app.segmentation.filter_models()
     module_app.controller.load_files(images / "fixed.nii.gz", images / "moving.nii.gz")
     module_app.server.state.panel = "segmentation"
     module_app.panels.choose("segmentation")
-    module_app.segmenter = module_app.segmentation.logic.segmenter
+    module_app.segmenter = module_app.segmentation.logic.remote
     module_app.segmenter.asked.clear()
     yield module_app
     if module_app.segmenter.running:
@@ -187,11 +187,11 @@ def test_doubt_is_shown_and_visited(app: App, tmp_path: Path) -> None:
     upload(app, "input0", tmp_path / "soft.nii.gz")
     segment(app)
     plain = colours(app)
-    state.segment_doubts = True
+    state.segment_map = True
     app.segmentation.show()
     assert np.abs(colours(app) - plain).max() > 60
-    app.segmentation.next_doubt()
-    assert state.segment_doubt.startswith("Doubtful region 1 of")
+    app.segmentation.next_place()
+    assert state.segment_place.startswith("Doubtful region 1 of")
     point = app.segmentation._tour.point()
     for name in BOTH_VIEWS:
         matrix = app.views.view(name).get_view_node().GetSliceToRAS()

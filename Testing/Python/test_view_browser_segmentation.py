@@ -79,8 +79,8 @@ def test_segment_see_it_in_colour_and_fetch_it(page: Page, tmp_path: Path) -> No
     page.until(lambda: len(page.state("segment_rows")) == 2, "the result")
     page.until(lambda: np.abs(page.picture() - before).max() > 30, "the segments in the view")
     assert "Core" in page.page.inner_text(".hyperreg-segment-table")
-    page.page.click(".hyperreg-next-segment-doubt")
-    page.until(lambda: page.state("segment_doubt") != "", "the doubtful region")
+    page.page.click(".hyperreg-next-segment-place")
+    page.until(lambda: page.state("segment_place") != "", "the doubtful region")
     page.page.click(".hyperreg-segment-save")
     page.page.wait_for_selector(".hyperreg-segment-downloads a")
     with page.page.expect_download() as download:

@@ -125,9 +125,10 @@ class App:
         for names, action in (
             (("segment_words", "segment_modality"), self.segmentation.filter_models),
             (("segment_model",), self.segmentation.choose_model),
-            (("segment_doubts",), self.segmentation.show),
+            (("segment_map",), self.segmentation.show),
             (("fuse_method",), self.fusion.choose_method),
-            (("fuse_target", "fuse_disagreement"), self.fusion.show),
+            (("fuse_folder",), self.fusion.say_what_is_missing),
+            (("fuse_target", "fuse_map"), self.fusion.show),
         ):
             state.change(*names)(lambda action=action, **_: action())
         state.change("segment_opacity")(lambda segment_opacity, **_: self.segmentation.set_opacity(segment_opacity))

@@ -6,7 +6,7 @@ from trame.widgets import html
 from trame.widgets import vuetify3 as v
 
 from hyperreg.view.fusion import FusionControls
-from hyperreg.view.parts import keep_or_undo, opacity, running, tour
+from hyperreg.view.parts import keep_or_undo, opacity, run_button, structures, tour
 
 BUSY = "fuse_phase !== 'idle'"
 COLUMNS = (
@@ -21,7 +21,7 @@ def fill(controls: FusionControls) -> None:
     """The content of the panel."""
     _inputs(controls)
     _how()
-    _run(controls)
+    run_button("fuse", "Fuse", "fuse_missing !== ''", "fuse_missing", controls.fuse, controls.cancel)
     _result(controls)
 
 
@@ -131,33 +131,12 @@ def _how() -> None:
         )
 
 
-def _run(controls: FusionControls) -> None:
-    with html.Div(classes="my-3"):
-        v.VBtn(
-            "{{ fuse_rows.length ? 'Fuse again' : 'Fuse' }}",
-            v_if="fuse_phase === 'idle'",
-            block=True,
-            size=("fuse_rows.length ? 'default' : 'large'",),
-            color="primary",
-            variant=("fuse_rows.length ? 'tonal' : 'flat'",),
-            disabled=("!fuse_target || !fuse_folder",),
-            click=controls.fuse,
-            classes="hyperreg-fuse",
-        )
-        html.Div(
-            "{{ fuse_missing }}",
-            v_if="fuse_missing && fuse_phase === 'idle' && (!fuse_target || !fuse_folder)",
-            classes="text-caption text-medium-emphasis mt-1",
-        )
-        running("fuse", controls.cancel, "fuse")
-
-
 def _result(controls: FusionControls) -> None:
     with html.Div(v_if="fuse_raters.length"):
         html.Div("{{ fuse_summary }}", classes="text-body-2 hyperreg-fuse-summary")
         _places(controls)
         _raters(controls)
-        _structures()
+        structures("fuse", "atlases", "The smallest and the largest volume among the atlases")
         keep_or_undo(
             "fuse",
             controls.save,
@@ -170,7 +149,7 @@ def _result(controls: FusionControls) -> None:
 def _places(controls: FusionControls) -> None:
     opacity("fuse", "Consensus")
     tour(
-        "fuse_disagreement",
+        "fuse_map",
         "fuse_place",
         "Show disagreement",
         "Colours where atlases say something else than the consensus, by their share",
@@ -202,17 +181,3 @@ def _raters(controls: FusionControls) -> None:
                 v.VProgressLinear(model_value=("row.share",), color="primary", height=3, v_if="row.weight")
             for name, _title, _tip in COLUMNS[1:]:
                 html.Td(f"{{{{ row.{name} }}}}", classes="text-right")
-
-
-def _structures() -> None:
-    with html.Div(classes="hyperreg-segment-table mt-2"), v.VTable(density="compact", classes="hyperreg-figures"):
-        with html.Thead(), html.Tr():
-            html.Th("Structure")
-            html.Th("ml", classes="text-right")
-            html.Th("atlases", classes="text-right", title="The smallest and the largest volume among the atlases")
-        with html.Tbody(), html.Tr(v_for="row in fuse_rows", key="row.name"):
-            with html.Td(), html.Div(classes="d-flex align-center"):
-                html.Div(style=("'background: ' + row.colour",), classes="hyperreg-swatch mr-2")
-                html.Span("{{ row.name }}", classes="hyperreg-segment-name", title=("row.name",))
-            html.Td("{{ row.volume }}", classes="text-right font-weight-medium")
-            html.Td("{{ row.spread }}", classes="text-right text-medium-emphasis text-no-wrap")

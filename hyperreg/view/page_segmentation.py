@@ -7,7 +7,7 @@ from collections.abc import Callable
 from trame.widgets import html
 from trame.widgets import vuetify3 as v
 
-from hyperreg.view.parts import ACCEPTED_MODELS, keep_or_undo, opacity, running, tour, upload_button
+from hyperreg.view.parts import ACCEPTED_MODELS, keep_or_undo, opacity, run_button, structures, tour, upload_button
 from hyperreg.view.segmentation import SegmentationControls
 from hyperreg.view.segmentation_models import ModelControls
 
@@ -20,7 +20,14 @@ def fill(controls: SegmentationControls, models: ModelControls) -> None:
     _added_model(models)
     _images(controls)
     _sliders(controls)
-    _run(controls)
+    run_button(
+        "segment",
+        "Segment",
+        "segment_missing !== '' || uploading !== '' || segment_licence !== ''",
+        "segment_missing",
+        controls.segment,
+        controls.cancel,
+    )
     _licence(controls)
     _result(controls)
     with v.VExpansionPanels(variant="accordion", classes="mt-3"):
@@ -101,27 +108,6 @@ def _sliders(controls: SegmentationControls) -> None:
         )
 
 
-def _run(controls: SegmentationControls) -> None:
-    with html.Div(classes="my-3"):
-        v.VBtn(
-            "{{ segment_rows.length ? 'Segment again' : 'Segment' }}",
-            v_if="segment_phase === 'idle'",
-            block=True,
-            size=("segment_rows.length ? 'default' : 'large'",),
-            color="primary",
-            variant=("segment_rows.length ? 'tonal' : 'flat'",),
-            disabled=("segment_missing !== '' || uploading !== '' || segment_licence !== ''",),
-            click=controls.segment,
-            classes="hyperreg-segment",
-        )
-        html.Div(
-            "{{ segment_missing }}",
-            v_if="segment_missing && segment_phase === 'idle'",
-            classes="text-caption text-medium-emphasis mt-1",
-        )
-        running("segment", controls.cancel, "segment")
-
-
 def _licence(controls: SegmentationControls) -> None:
     _to_accept(
         "segment_licence", "The licence of this model", "Accept and segment", controls.accept_licence,
@@ -163,29 +149,19 @@ def _to_accept(
 def _result(controls: SegmentationControls) -> None:
     with html.Div(v_if="segment_rows.length"):
         html.Div("{{ segment_summary }}", classes="text-body-2 hyperreg-lines hyperreg-segment-summary")
-        with html.Div(classes="hyperreg-segment-table mt-2"), v.VTable(density="compact", classes="hyperreg-figures"):
-            with html.Thead(), html.Tr():
-                html.Th("Structure")
-                html.Th("ml", classes="text-right")
-                html.Th(
-                    "sure – doubtful",
-                    classes="text-right",
-                    title="Its volume if the border were drawn where the model is rather sure (probability 0.75) and "
-                    "rather doubtful (0.25); not calibrated",
-                )
-            with html.Tbody(), html.Tr(v_for="row in segment_rows", key="row.name"):
-                with html.Td(), html.Div(classes="d-flex align-center"):
-                    html.Div(style=("'background: ' + row.colour",), classes="hyperreg-swatch mr-2")
-                    html.Span("{{ row.name }}", classes="hyperreg-segment-name", title=("row.name",))
-                html.Td("{{ row.volume }}", classes="text-right font-weight-medium")
-                html.Td("{{ row.spread }}", classes="text-right text-medium-emphasis text-no-wrap")
+        structures(
+            "segment",
+            "sure – doubtful",
+            "Its volume if the border were drawn where the model is rather sure (probability 0.75) and rather doubtful "
+            "(0.25); not calibrated",
+        )
         opacity("segment", "Segments")
         tour(
-            "segment_doubts",
-            "segment_doubt",
+            "segment_map",
+            "segment_place",
             "Show doubt",
             "Colours where the model was in doubt; not calibrated",
-            controls.next_doubt,
+            controls.next_place,
             "Next doubtful region",
             "Moves the views to the next place in which the model was in doubt, the largest first",
         )

@@ -51,6 +51,48 @@ def download_links(files: str, title: str, classes: str) -> None:
             html.Span("{{ file.title }}", classes="text-body-2")
 
 
+def run_button(
+    state: str, label: str, disabled: str, missing: str, start: Callable[[], None], cancel: Callable[[], None]
+) -> None:
+    """Starts a run, and shows its progress. state: how its entries in the state begin (`STATE_phase`, ...).
+
+    disabled, missing: expressions: whether it cannot be pressed; what is still to be done, a text.
+    """
+    with html.Div(classes="my-3"):
+        v.VBtn(
+            f"{{{{ {state}_rows.length ? '{label} again' : '{label}' }}}}",
+            v_if=f"{state}_phase === 'idle'",
+            block=True,
+            size=(f"{state}_rows.length ? 'default' : 'large'",),
+            color="primary",
+            variant=(f"{state}_rows.length ? 'tonal' : 'flat'",),
+            disabled=(disabled,),
+            click=start,
+            classes=f"hyperreg-{state}",
+        )
+        html.Div(
+            f"{{{{ {missing} }}}}",
+            v_if=f"{missing} && {state}_phase === 'idle'",
+            classes="text-caption text-medium-emphasis mt-1",
+        )
+        running(state, cancel, state)
+
+
+def structures(state: str, spread: str, spread_tip: str) -> None:
+    """The table of structures with their volumes, and the spread of these. state: as for `run_button`."""
+    with html.Div(classes="hyperreg-segment-table mt-2"), v.VTable(density="compact", classes="hyperreg-figures"):
+        with html.Thead(), html.Tr():
+            html.Th("Structure")
+            html.Th("ml", classes="text-right")
+            html.Th(spread, classes="text-right", title=spread_tip)
+        with html.Tbody(), html.Tr(v_for=f"row in {state}_rows", key="row.name"):
+            with html.Td(), html.Div(classes="d-flex align-center"):
+                html.Div(style=("'background: ' + row.colour",), classes="hyperreg-swatch mr-2")
+                html.Span("{{ row.name }}", classes="hyperreg-segment-name", title=("row.name",))
+            html.Td("{{ row.volume }}", classes="text-right font-weight-medium")
+            html.Td("{{ row.spread }}", classes="text-right text-medium-emphasis text-no-wrap")
+
+
 def running(state: str, cancel: Callable[[], None], name: str) -> None:
     """What a run does, with progress and cancel. state: how its entries in the state begin (`STATE_phase`, ...)."""
     with html.Div(v_if=f"{state}_phase !== 'idle'"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,24 +15,24 @@ from hyperreg.segmentation import licences
 from hyperreg.segmentation.catalogue import SegmentationCard, find_model, list_models, search
 from hyperreg.view import mrml
 from hyperreg.view.loading import describe, read_image
-from hyperreg.view.private_files import PrivateFiles, safe_name
+from hyperreg.view.private_files import PrivateFiles
+from hyperreg.view.result import DEVICES, ResultControls, structure_rows
 from hyperreg.view.segmentation_files import write
 from hyperreg.view.segmentation_models import can_remove
-from hyperreg.view.state import ANY, IDLE, OPACITY, SegmentationState
+from hyperreg.view.state import ANY, SegmentationState
 from hyperreg.worker.segmentation import Segmented
 
 MODALITIES = {ANY: "All", "MR": "MRI", "CT": "CT"}
-DEVICES = ("auto", "cpu", "cuda")
-DOUBT_COLOURS = "vtkMRMLColorTableNodeIron"
 
 
-class SegmentationControls:
+class SegmentationControls(ResultControls):
     """The segmentation panel without its page.
 
-    state: the shared state, with `SegmentationState`. scene: the vtkMRMLScene. views: the slice views.
-    segmenter: a `RemoteSegmenter` or a stand-in; whoever owns its client polls it. files: uploads and downloads.
-    images(): the volume nodes that other panels have loaded, by what they are called.
+    state: with `SegmentationState`. segmenter: a `RemoteSegmenter` or a stand-in; whoever owns its client polls it.
+    The rest: see `ResultControls`.
     """
+
+    NAME, PREFIX, DOWNLOADS = "segmentation", "segment", "segmentation"
 
     def __init__(
         self,
@@ -44,39 +43,17 @@ class SegmentationControls:
         files: PrivateFiles,
         images: Callable[[], Mapping[str, Any]],
     ) -> None:
-        self._state, self._scene, self._views, self._files, self._images = state, scene, views, files, images
+        logic = mrml.slicer_module("Logic", mrml.SEGMENTATION).SegmentationLogic(scene, segmenter)
+        super().__init__(state, scene, views, files, images, logic)
         self._geometry = mrml.slicer_module("Geometry")
-        self._inputs, self._results, self._doubt, self._texts = (
-            mrml.slicer_module(name, mrml.SEGMENTATION) for name in ("Inputs", "Results", "Doubt", "Texts")
-        )
-        self.logic = mrml.slicer_module("Logic", mrml.SEGMENTATION).SegmentationLogic(scene, segmenter)
-        self.logic.on_change = self._changed
-        self.logic.on_progress = self._progressed
-        self.logic.on_result = self._add_result
-        self.logic.on_finished = self._finished
-        self.logic.on_error = self.tell
+        self._inputs = mrml.slicer_module("Inputs", mrml.SEGMENTATION)
         self._uploads: list[Any] = []
         self._chosen: dict[str, str] = {}
-        # Of the segmentation that is shown: its node, what came with it, the way along its doubtful regions.
-        self._node: Any = None
-        self._segmented: Segmented | None = None
-        self._tour: Any = None
         state.update(asdict(SegmentationState()))
         state.segment_modalities = [{"title": title, "value": name} for name, title in MODALITIES.items()]
         self.filter_models()
 
     # The user's actions
-
-    def enter(self) -> None:
-        """The panel is shown: the views show its image and the segmentation over it."""
-        if self._node is not None and self._results.reference_of(self._node) is None:
-            self._forget()  # its image was closed in another panel
-        self._offer_volumes()
-        self.show()
-
-    def leave(self) -> None:
-        """Another panel is shown."""
-        self._display(visible=False)
 
     def filter_models(self) -> None:
         """Offers the models that fit the words and the modality; keeps the chosen one if it is among them."""
@@ -113,7 +90,7 @@ class SegmentationControls:
             {"name": h.name, "title": h.title, "hint": h.description, "value": h.default}
             for h in (card.hyperparameters if card is not None else ())
         ]
-        self._offer_volumes()
+        self._offer()
 
     def set_slider(self, name: Any, value: Any) -> None:
         """A hyperparameter of the model was moved."""
@@ -127,7 +104,7 @@ class SegmentationControls:
         """Takes a volume for one of the model's inputs."""
         if name in [entry["name"] for entry in self._state.segment_inputs] and node_id in self._volumes():
             self._chosen[name] = node_id
-            self._offer_volumes()
+            self._offer()
             self.show(node_id)
 
     async def accept_upload(self, role: str, path: Path) -> None:
@@ -155,7 +132,7 @@ class SegmentationControls:
             for note in notes:
                 self._warn(note)
             self._chosen |= dict.fromkeys(names, node.GetID())
-            self._offer_volumes()
+            self._offer()
             self.show(node.GetID())
 
     def segment(self) -> None:
@@ -197,135 +174,41 @@ class SegmentationControls:
     def decline_licence(self) -> None:
         self._state.segment_licence = ""
 
-    def cancel(self) -> None:
-        self.logic.cancel()
+    # What is different from the other panel
 
-    def undo(self) -> None:
-        """Takes the last segmentation out of the scene."""
-        self.logic.undo()
-        self._forget()
-        self.show()
-
-    def next_doubt(self) -> None:
-        """Moves the views to the next region in which the model was in doubt."""
-        if self._tour is None or not self._tour.is_possible:
-            return
-        region = self._tour.next(self._scene)
-        inside = "" if region is None else self._tour.structure()
-        self._state.segment_doubt = self._texts.doubt(self._tour.number, self._tour.regions, inside)
-
-    def set_opacity(self, opacity: Any) -> None:
-        if isinstance(opacity, (int, float)) and math.isfinite(opacity) and 0 <= opacity <= 1:
-            self._display()
-
-    async def save(self) -> None:
-        """Writes the segmentation that is shown for download."""
-        state, segmented, node = self._state, self._segmented, self._node
-        if state.segment_saving or segmented is None or node is None:
-            return
-        with state:
-            state.segment_saving = True
-        try:
-            stem, folder = safe_name(node.GetName().replace(".nii.gz", "")), self._files.new_folder()
-            written = await asyncio.get_running_loop().run_in_executor(None, write, segmented, folder, stem)
-            with state:
-                state.segment_downloads = self._files.offer(written, "segmentation")
-                state.segment_downloads_title = node.GetName()
-        except HyperRegError as error:
-            with state:
-                self.tell(str(error))
-        finally:
-            with state:
-                state.segment_saving = False
-
-    def close(self) -> None:
-        self.logic.close()
-
-    # What the logic says
-
-    def _changed(self) -> None:
-        self._state.segment_phase = self.logic.state
-        self._state.segment_can_undo = self.logic.can_undo
-        if self.logic.state == IDLE:
-            self._state.segment_progress, self._state.segment_text = 0.0, ""
-
-    def _progressed(self, fraction: float, text: str) -> None:
-        self._state.segment_progress, self._state.segment_text = 100 * fraction, text
-
-    def _add_result(self, node: Any, segmented: Segmented) -> None:
-        self._forget()
-        self._node, self._segmented, self._tour = node, segmented, self._doubt.Tour(node)
-        display = self._results.uncertainty_of(node).GetDisplayNode()
-        if display.GetColorNode() is None:  # slicer-core has no colours that come from files
-            display.SetAndObserveColorNodeID(DOUBT_COLOURS)
-        self._state.segment_rows = [
-            {
-                "name": found.structure.name,
-                "colour": "#{:02x}{:02x}{:02x}".format(*found.structure.colour),
-                "volume": self._texts.millilitres(found.volume_ml),
-                "spread": self._texts.spread(found.volume_ml, found.sure_ml, found.doubtful_ml),
-            }
-            for found in segmented.volumes
-        ]
-        for text in segmented.warnings:
-            self._warn(text)
-        self.show()
-
-    def _finished(self, run: Any) -> None:
-        self._state.segment_summary = self._texts.summary(run)
-
-    def tell(self, message: str) -> None:
-        self._state.error = message
-
-    def _warn(self, text: str) -> None:
-        if text not in self._state.notes:
-            self._state.notes = [*self._state.notes, text]
-
-    # Volumes and views
-
-    def show(self, node_id: str = "") -> None:
-        """Shows a volume, or else the one that was segmented or will be; the segmentation where it belongs."""
-        if self._state.panel != "segmentation":
-            return
-        wanted = self._scene.GetNodeByID(node_id) if node_id else self._shown_volume()
-        over = None
-        belongs = self._node is not None and wanted is self._results.reference_of(self._node)
-        if belongs and self._state.segment_doubts is True:
-            over = self._results.uncertainty_of(self._node)
-        if wanted is not None:
-            self._views.show_one(wanted, over)
-        self._display(visible=belongs)
-
-    def _shown_volume(self) -> Any:
+    def _wanted(self) -> Any:
         """The image of the segmentation, or of the first input."""
         if self._node is not None and self._scene.IsNodePresent(self._node):
             return self._results.reference_of(self._node)
         first = next(iter(self._state.segment_inputs), None)
         return self._scene.GetNodeByID(first["volume"]) if first and first["volume"] else None
 
-    def _display(self, visible: bool | None = None) -> None:
-        """How the segmentation looks; visible None: as it was."""
-        if self._node is None or not self._scene.IsNodePresent(self._node):
-            return
-        display = self._node.GetDisplayNode()
-        opacity = self._state.segment_opacity
-        display.SetOpacity(opacity if isinstance(opacity, (int, float)) else OPACITY)
-        if visible is not None:
-            display.SetVisibility(visible)
+    def _describe(self, result: Segmented) -> dict[str, Any]:
+        found = [
+            (
+                volume.structure,
+                self._texts.millilitres(volume.volume_ml),
+                self._texts.spread(volume.volume_ml, volume.sure_ml, volume.doubtful_ml),
+            )
+            for volume in result.volumes
+        ]
+        return {"rows": structure_rows(found)}
 
-    def _forget(self) -> None:
-        """The segmentation that was shown is not any more; its node stays if the scene still has it."""
-        self._display(visible=False)
-        self._node = self._segmented = self._tour = None
-        state = self._state
-        state.segment_rows, state.segment_summary, state.segment_doubt = [], "", ""
+    def _describe_place(self, number: int, regions: Any, inside: str) -> str:
+        return str(self._texts.doubt(number, regions, inside))
+
+    def _summary(self, run: Any) -> str:
+        return str(self._texts.summary(run))
+
+    def _write(self, result: Segmented, folder: Path, stem: str) -> list[tuple[str, Path]]:
+        return write(result, folder, stem)
 
     def _volumes(self) -> dict[str, Any]:
         """The volumes that can be segmented, by node id."""
         nodes = [*self._images().values(), *self._uploads]
         return {node.GetID(): node for node in nodes if self._scene.IsNodePresent(node)}
 
-    def _offer_volumes(self) -> None:
+    def _offer(self) -> None:
         """Refreshes what can be chosen, and guesses what has not been chosen yet."""
         card, volumes, state = self._card(), self._volumes(), self._state
         titles = {node.GetID(): f"{title}: {node.GetName()}" for title, node in self._images().items()}

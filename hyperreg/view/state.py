@@ -103,7 +103,7 @@ class SegmentationState:
     segment_licence: the text that has to be accepted before the model is used, or "".
     segment_adding: the file of a model that is being added, or ""; segment_new_licence: its licence, to be accepted.
     segment_sliders: {name, title, hint, value}, one per hyperparameter of the model.
-    segment_rows: {name, colour, volume, spread}. segment_doubt: which doubtful region is shown, in words.
+    segment_rows: {name, colour, volume, spread}. segment_place: which doubtful region is shown, in words.
     """
 
     segment_phase: str = IDLE
@@ -132,8 +132,8 @@ class SegmentationState:
     segment_summary: str = ""
     segment_rows: list[dict[str, str]] = field(default_factory=list)
     segment_opacity: float = OPACITY
-    segment_doubts: bool = False
-    segment_doubt: str = ""
+    segment_map: bool = False
+    segment_place: str = ""
     segment_can_undo: bool = False
     segment_saving: bool = False
     segment_downloads: list[dict[str, str]] = field(default_factory=list)
@@ -172,7 +172,7 @@ class FusionState:
     fuse_sort: str = ""
     fuse_rows: list[dict[str, str]] = field(default_factory=list)
     fuse_opacity: float = OPACITY
-    fuse_disagreement: bool = False
+    fuse_map: bool = False
     fuse_place: str = ""
     fuse_can_undo: bool = False
     fuse_saving: bool = False

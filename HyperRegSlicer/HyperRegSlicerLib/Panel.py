@@ -1,0 +1,92 @@
+"""What the panels of both modules have in common: binding to a parameter node, errors in words, the worker's news."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import qt
+import vtk
+
+from hyperreg.errors import HyperRegError
+from HyperRegSlicerLib.Parameters import Device
+from HyperRegSlicerLib.Texts import cpu_text, gpu_text
+
+# How often the worker is asked for news: below what the eye notices, above what costs anything.
+POLL_INTERVAL_MS = 10
+
+
+class Panel:
+    """The base of one module widget's panel.
+
+    ui: the form's widgets by name, as `slicer.util.childWidgetVariables` gives them; it has messageLabel, deviceCombo.
+    connection: a `Worker.Connection` or a stand-in.
+    """
+
+    def __init__(self, ui: Any, connection: Any) -> None:
+        self.ui = ui
+        self.connection = connection
+        self.parameters: Any = None
+        self._gui_tag: int | None = None
+        self._observer: int | None = None
+        self._devices: Sequence[Mapping[str, Any]] = ()
+        self._timer = qt.QTimer()
+        self._timer.setInterval(POLL_INTERVAL_MS)
+        self._timer.connect("timeout()", connection.poll)
+
+    def update(self) -> None:
+        """Shows the state: what can be pressed and what is going on."""
+        raise NotImplementedError
+
+    def _parameters_changed(self, *_event: Any) -> None:
+        """What the parameter node says, to form and logic."""
+        raise NotImplementedError
+
+    def _bind(self) -> None:
+        """Keeps form and parameter node in step."""
+        self._gui_tag = self.parameters.connectGui(self.ui)
+        self._observer = self.parameters.AddObserver(vtk.vtkCommand.ModifiedEvent, self._parameters_changed)
+        self._name_devices()
+
+    def release_parameters(self) -> None:
+        """Unbinds the form, when the module is left or the scene closes."""
+        if self.parameters is None:
+            return
+        self.parameters.disconnectGui(self._gui_tag)
+        self.parameters.RemoveObserver(self._observer)
+        self.parameters = None
+
+    def _guarded(self, action: Callable[[], Any]) -> Callable[[], None]:
+        """The action as a slot: what it raises for the user is shown in the panel."""
+
+        def slot() -> None:
+            self._show_message("")
+            self._timer.start()  # whatever it is, the worker may have to answer
+            self._try(action)
+            self.update()
+
+        return slot
+
+    def _try(self, action: Callable[[], Any]) -> None:
+        try:
+            action()
+        except HyperRegError as error:
+            self._show_message(str(error))
+
+    def _show_message(self, text: str) -> None:
+        self.ui.messageLabel.text = text
+        self.ui.messageLabel.visible = bool(text)
+
+    def _ask_devices(self) -> None:
+        """Asks the worker, which runs now, what it can compute on: the list of devices then says so."""
+        self.connection.ask_devices(self._devices_known)
+
+    def _devices_known(self, devices: Sequence[Mapping[str, Any]]) -> None:
+        self._devices = devices
+        self._name_devices()
+
+    def _name_devices(self) -> None:
+        if self._devices:
+            order = list(Device)
+            self.ui.deviceCombo.setItemText(order.index(Device.GPU), gpu_text(self._devices))
+            self.ui.deviceCombo.setItemText(order.index(Device.CPU), cpu_text(self._devices))

@@ -1,0 +1,219 @@
+"""What the panels that segment an image have in common: a run, and its result over the image in the views."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import slicer
+
+from hyperreg.errors import HyperRegError
+from hyperreg.segmentation.catalogue import Structure
+from hyperreg.view import mrml
+from hyperreg.view.private_files import PrivateFiles, safe_name
+from hyperreg.view.state import IDLE, OPACITY
+
+DEVICES = ("auto", "cpu", "cuda")
+MAP_COLOURS = "vtkMRMLColorTableNodeIron"
+
+
+class ResultControls:
+    """The base of such a panel, without its page.
+
+    state: the shared state; the panel's entries begin with PREFIX. scene: the vtkMRMLScene. views: the slice views.
+    files: uploads and downloads. images(): the volume nodes that other panels have loaded, by what they are called.
+    logic: the Slicer module's, a `RunLogic`.
+    """
+
+    # The panel, how its entries in the state begin, and the folder of its downloads.
+    NAME = PREFIX = DOWNLOADS = ""
+
+    def __init__(
+        self,
+        state: Any,
+        scene: slicer.vtkMRMLScene,
+        views: Any,
+        files: PrivateFiles,
+        images: Callable[[], Mapping[str, Any]],
+        logic: Any,
+    ) -> None:
+        self._state, self._scene, self._views, self._files, self._images = state, scene, views, files, images
+        self._results, self._doubt, self._texts = (
+            mrml.slicer_module(name, mrml.SEGMENTATION) for name in ("Results", "Doubt", "Texts")
+        )
+        self.logic = logic
+        logic.on_change = self._changed
+        logic.on_progress = self._progressed
+        logic.on_result = self._add_result
+        logic.on_finished = self._finished
+        logic.on_error = self.tell
+        # Of the segmentation that is shown: its node, what came with it, the way along its uncertain places.
+        self._node: Any = None
+        self._result: Any = None
+        self._tour: Any = None
+
+    # What is different
+
+    def _offer(self) -> None:
+        """Refreshes what can be chosen."""
+        raise NotImplementedError
+
+    def _wanted(self) -> Any:
+        """The volume node that the views show; None for none."""
+        raise NotImplementedError
+
+    def _describe(self, result: Any) -> dict[str, Any]:
+        """What the page says of a result: entries of the state without their prefix, `rows` among them."""
+        raise NotImplementedError
+
+    def _describe_place(self, number: int, regions: Any, inside: str) -> str:
+        """Which uncertain place is shown."""
+        raise NotImplementedError
+
+    def _summary(self, run: Any) -> str:
+        """What has become of a run."""
+        raise NotImplementedError
+
+    def _write(self, result: Any, folder: Path, stem: str) -> list[tuple[str, Path]]:
+        """Writes the files of a result; (title, path) of each. Raises FileError."""
+        raise NotImplementedError
+
+    # The user's actions
+
+    def enter(self) -> None:
+        """The panel is shown: the views show its image and the segmentation over it."""
+        if self._node is not None and self._results.reference_of(self._node) is None:
+            self._forget()  # its image was closed in another panel
+        self._offer()
+        self.show()
+
+    def leave(self) -> None:
+        """Another panel is shown."""
+        self._display(visible=False)
+
+    def cancel(self) -> None:
+        self.logic.cancel()
+
+    def undo(self) -> None:
+        """Takes the last result out of the scene."""
+        self.logic.undo()
+        self._forget()
+        self.show()
+
+    def next_place(self) -> None:
+        """Moves the views to the next place that is uncertain, the largest first."""
+        if self._tour is None or not self._tour.is_possible:
+            return
+        region = self._tour.next(self._scene)
+        inside = "" if region is None else self._tour.structure()
+        self._set(place=self._describe_place(self._tour.number, self._tour.regions, inside))
+
+    def set_opacity(self, opacity: Any) -> None:
+        if isinstance(opacity, (int, float)) and math.isfinite(opacity) and 0 <= opacity <= 1:
+            self._display()
+
+    async def save(self) -> None:
+        """Writes the result that is shown for download."""
+        state, result, node = self._state, self._result, self._node
+        if self._get("saving") or result is None or node is None:
+            return
+        with state:
+            self._set(saving=True)
+        try:
+            stem, folder = safe_name(node.GetName().replace(".nii.gz", "")), self._files.new_folder()
+            written = await asyncio.get_running_loop().run_in_executor(None, self._write, result, folder, stem)
+            with state:
+                self._set(downloads=self._files.offer(written, self.DOWNLOADS), downloads_title=node.GetName())
+        except HyperRegError as error:
+            with state:
+                self.tell(str(error))
+        finally:
+            with state:
+                self._set(saving=False)
+
+    def close(self) -> None:
+        self.logic.close()
+
+    # What the logic says
+
+    def _changed(self) -> None:
+        self._set(phase=self.logic.state, can_undo=self.logic.can_undo)
+        if self.logic.state == IDLE:
+            self._set(progress=0.0, text="")
+
+    def _progressed(self, fraction: float, text: str) -> None:
+        self._set(progress=100 * fraction, text=text)
+
+    def _add_result(self, node: Any, result: Any) -> None:
+        self._forget()
+        self._node, self._result, self._tour = node, result, self._doubt.Tour(node)
+        display = self._results.uncertainty_of(node).GetDisplayNode()
+        if display.GetColorNode() is None:  # slicer-core has no colours that come from files
+            display.SetAndObserveColorNodeID(MAP_COLOURS)
+        self._set(**self._describe(result))
+        for text in result.warnings:
+            self._warn(text)
+        self.show()
+
+    def _finished(self, run: Any) -> None:
+        self._set(summary=self._summary(run))
+
+    def tell(self, message: str) -> None:
+        self._state.error = message
+
+    def _warn(self, text: str) -> None:
+        if text not in self._state.notes:
+            self._state.notes = [*self._state.notes, text]
+
+    # The views
+
+    def show(self, node_id: str = "") -> None:
+        """Shows a volume, or else the panel's own; the segmentation or its map over it where they belong to it."""
+        if self._state.panel != self.NAME:
+            return
+        wanted = self._scene.GetNodeByID(node_id) if node_id else self._wanted()
+        belongs = wanted is not None and self._node is not None and wanted is self._results.reference_of(self._node)
+        over = self._results.uncertainty_of(self._node) if belongs and self._get("map") is True else None
+        if wanted is not None:
+            self._views.show_one(wanted, over)
+        self._display(visible=belongs)
+
+    def _display(self, visible: bool | None = None) -> None:
+        """How the segmentation looks; visible None: as it was."""
+        if self._node is None or not self._scene.IsNodePresent(self._node):
+            return
+        display = self._node.GetDisplayNode()
+        opacity = self._get("opacity")
+        display.SetOpacity(opacity if isinstance(opacity, (int, float)) else OPACITY)
+        if visible is not None:
+            display.SetVisibility(visible)
+
+    def _forget(self) -> None:
+        """The segmentation that was shown is not any more; its node stays if the scene still has it."""
+        self._display(visible=False)
+        self._node = self._result = self._tour = None
+        self._set(rows=[], summary="", place="")
+
+    # The panel's entries in the state
+
+    def _set(self, **entries: Any) -> None:
+        self._state.update({f"{self.PREFIX}_{name}": value for name, value in entries.items()})
+
+    def _get(self, name: str) -> Any:
+        return self._state[f"{self.PREFIX}_{name}"]
+
+
+def structure_rows(found: Sequence[tuple[Structure, str, str]]) -> list[dict[str, str]]:
+    """The table of structures, from each with its volume and that volume's spread, in words."""
+    return [
+        {
+            "name": structure.name,
+            "colour": "#{:02x}{:02x}{:02x}".format(*structure.colour),
+            "volume": volume,
+            "spread": spread,
+        }
+        for structure, volume, spread in found
+    ]
