@@ -5,9 +5,13 @@ from __future__ import annotations
 import numpy as np
 from imaging_examples import oblique_grid
 
+from hyperreg.fusion.atlases import AtlasRow, Carried
+from hyperreg.fusion.stack import stack_labels
 from hyperreg.imaging.volume import Grid, Volume
 
 LABELS = (3, 300, 12)
+# Where atlases that were registered badly and well have the body, mm.
+GRID_SHIFTS = {"a1": (0.5, 0.0, 0.0), "a2": (0.0, -0.5, 0.0), "a3": (6.0, 4.0, 0.0)}
 
 
 def body(grid: Grid, shift_mm: tuple[float, float, float] = (0, 0, 0), name: str = "reader") -> Volume:
@@ -26,6 +30,14 @@ def picture(grid: Grid, shift_mm: tuple[float, float, float] = (0, 0, 0), name: 
     grey = np.select([labels == 3, labels == 300, labels == 12], [400.0, 700.0, 1000.0], 0.0)
     grey += (labels > 0) * 60 * np.sin(points / 3).prod(axis=-1)
     return Volume(grey.astype(np.float32), grid.ijk_to_ras, name)
+
+
+def carried_body(grid: Grid, shifts: dict[str, tuple[float, float, float]] | None = None) -> Carried:
+    """The body by atlases that lie on the grid already, each moved by so many mm; as `carry` gives them."""
+    chosen = GRID_SHIFTS if shifts is None else shifts
+    maps = [body(grid, shift, name) for name, shift in chosen.items()]
+    images = [picture(grid, shift, name) for name, shift in chosen.items()]
+    return Carried(stack_labels(maps), images, [AtlasRow(name) for name in chosen], {}, [])
 
 
 def noisy(truth: Volume, share: float, seed: int, name: str = "noisy") -> Volume:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from atlas_bench import GRID, FakeRegistration, target, write_library
 from cli_pair import FLIPPED_AND_OBLIQUE, grid, head, run
 from fusion_bench import LABELS, body, dice, noisy, picture
 
+from hyperreg.fusion.qualities import DataParameterSettings
 from hyperreg.imaging.files import read_label_map, read_volume, write_volume
 from hyperreg.imaging.volume import Volume
 
@@ -127,25 +129,29 @@ def test_one_target_by_atlases(tmp_path: Path, fake: FakeRegistration, capsys: p
     assert "Left out: a2" in capsys.readouterr().err.replace("\n", " ")
 
 
-def test_data_parameters_train_and_answer(tmp_path: Path, fake: FakeRegistration) -> None:
+def test_data_parameters_train_and_answer(
+    tmp_path: Path, fake: FakeRegistration, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = write_library(tmp_path / "atlases", ("a1", "a2"))
     write_volume(target(), tmp_path / "t.nii.gz")
-    out, report = tmp_path / "s.nii.gz", tmp_path / "r.json"
-    with pytest.MonkeyPatch.context() as patch:
-        from hyperreg.fusion import data_parameters
-        from hyperreg.fusion.qualities import DataParameterSettings
-
-        short = DataParameterSettings(steps=3, warm_up=1, most_voxels=16**3, answer_every=1)
-        original = data_parameters.train
-        patch.setattr(data_parameters, "train", lambda targets, **options: original(targets, short, **options))
-        code = run(
-            "fuse", "--target", str(tmp_path / "t.nii.gz"), "--atlases", str(folder), "--method", "dp",
-            "--out", str(out), "--report", str(report), "--no-cache", "--quiet", "--jobs", "1",
-        )  # fmt: skip
+    out, report, plot = (tmp_path / name for name in ("s.nii.gz", "r.json", "weights.png"))
+    monkeypatch.setattr(
+        "hyperreg.fusion.learned.DataParameterSettings",
+        partial(DataParameterSettings, warm_up=1, most_voxels=16**3, answer_every=1),
+    )
+    code = run(
+        "fuse", "--target", str(tmp_path / "t.nii.gz"), "--atlases", str(folder), "--method", "dp", "--steps", "3",
+        "--out", str(out), "--report", str(report), "--plot", str(plot), "--no-cache", "--quiet", "--jobs", "1",
+    )  # fmt: skip
     assert code == 0
     figures = json.loads(report.read_text(encoding="utf-8"))
     assert figures["method"] == "dp"
     assert sum(row["weight"] for row in figures["label_maps"]) == pytest.approx(1)
+    learned = figures["data_parameters"]
+    assert (learned["steps"], learned["finished"], learned["history_steps"]) == (3, True, [1, 2, 3])
+    assert [row["name"] for row in learned["atlases"]] == ["a1", "a2"]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert figures["outputs"]["plot"] == str(plot)
 
 
 def test_a_cohort_goes_on_after_a_failure_and_where_it_stopped(
@@ -171,6 +177,7 @@ def test_a_cohort_goes_on_after_a_failure_and_where_it_stopped(
         rows = {row["target"]: row for row in csv.DictReader(file)}
     assert rows["two"]["state"] == "failed"
     assert rows["one"]["atlases_used"] == "4"
+    assert json.loads((results / "one_report.json").read_text(encoding="utf-8"))["method"] == "local"
     assert 0 < float(rows["one"]["dice_with_consensus_mean"]) <= 1
     calls = len(fake.calls)
     write_volume(target(), targets / "two.nii.gz")

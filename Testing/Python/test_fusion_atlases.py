@@ -13,7 +13,7 @@ from fusion_bench import LABELS, body, dice, picture, volume
 
 from hyperreg.errors import Cancelled, FileError, InputError
 from hyperreg.fusion import cache as cache_module
-from hyperreg.fusion.atlases import AtlasSettings, Loader, carry
+from hyperreg.fusion.atlases import AtlasNews, AtlasSettings, Loader, carry
 from hyperreg.fusion.cache import Cache, content_hash, default_folder, key_of
 from hyperreg.fusion.library import find_atlases, read_atlas, thumbnail
 from hyperreg.fusion.registering import Registered
@@ -44,10 +44,8 @@ def rows_of(carried) -> dict[str, tuple[str, str]]:
 
 def test_labels_land_where_the_target_has_them(tmp_path: Path, fake: FakeRegistration) -> None:
     loader = Loader(find_atlases(write_library(tmp_path / "atlases")))
-    states: list[tuple[str, str, float]] = []
-    carried = carry(
-        target(), loader, settings(tmp_path), with_images=True, watch=lambda *state: states.append(state)
-    )  # fmt: skip
+    news: list[AtlasNews] = []
+    carried = carry(target(), loader, settings(tmp_path), with_images=True, watch=news.append)
     truth = body(GRID)
     found = vote(carried.stack).labels
     for label in LABELS:
@@ -56,8 +54,10 @@ def test_labels_land_where_the_target_has_them(tmp_path: Path, fake: FakeRegistr
     assert np.linalg.norm(middle[0] - middle[1]) < 0.3  # mm
     inside = truth.array > 0
     assert all(np.corrcoef(image.array[inside], target().array[inside])[0, 1] > 0.8 for image in carried.images)
-    assert {name for name, _state, _fraction in states} == set(ALL)
-    assert ("a1", "Aligning", 0.5) in states
+    assert {one.name for one in news} == set(ALL)
+    assert [(one.state, one.fraction, one.text) for one in news if one.name == "a1"] == [
+        ("waiting", 0.0, "Waiting"), ("running", 0.5, "Aligning"), ("done", 1.0, "Registered"),
+    ]  # fmt: skip
 
 
 def test_another_method_costs_no_registration_another_lambda_only_the_deformation(
@@ -337,7 +337,7 @@ def test_no_cache_and_the_place_of_the_usual_one(
 def test_local_voting_uses_the_carried_images(tmp_path: Path, fake: FakeRegistration) -> None:
     loader = Loader(find_atlases(write_library(tmp_path / "atlases")))
     carried = carry(target(), loader, settings(tmp_path), with_images=True)
-    result = fuse_carried(target(), carried, Method("local"))
+    result = fuse_carried(target(), carried, Method("local")).consensus
     assert result.method == "local"
     for label in LABELS:
         assert dice(result.labels.array, body(GRID).array, label) > 0.88

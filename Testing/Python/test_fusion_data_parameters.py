@@ -10,7 +10,7 @@ import pytest
 import torch
 from fusion_toy import CENTRE, ball_target, oblique_grid
 
-from hyperreg.errors import Cancelled, FileError, InputError
+from hyperreg.errors import Cancelled, InputError
 from hyperreg.fusion import progress_file
 from hyperreg.fusion.data_parameters import train
 from hyperreg.fusion.learning import Run, class_weights, sample_losses, sample_weights
@@ -206,7 +206,26 @@ def test_progress_of_another_run_or_damaged_is_not_gone_on_from(tmp_path: Path) 
     assert train([other], settings, folder=tmp_path).of("one") == pytest.approx(found.of("one"))
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_costs_the_progress_not_the_result(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(FileError, match="file"):
-        train([ball_target("one", SHIFTS)], replace(QUICK, steps=2), folder=tmp_path / "file")
+    settings = replace(QUICK, steps=4, answer_every=1)
+    found = train([ball_target("one", SHIFTS)], settings, folder=tmp_path / "file")
+    assert found.finished
+    assert "file" in found.problem
+    asked: list[int] = []
+    with pytest.raises(Cancelled) as cancelled:
+        train([ball_target("one", SHIFTS)], settings, folder=tmp_path / "file",
+              cancelled=lambda: len(asked) > 2 or asked.append(1) is not None)  # fmt: skip
+    assert "kept" not in str(cancelled.value)
+
+
+def test_enough_ends_the_learning_with_what_is_known(tmp_path: Path) -> None:
+    settings = replace(QUICK, steps=12, warm_up=0, answer_every=5)
+    found = train([ball_target("one", SHIFTS)], settings, folder=tmp_path, enough=lambda: True)
+    assert (found.steps, found.wanted, found.finished) == (1, 12, False)
+    assert found.history_steps == (1,)
+    assert np.ptp(found.of("one")) > 0
+    longer = train([ball_target("one", SHIFTS)], settings, folder=tmp_path)
+    straight = train([ball_target("one", SHIFTS)], settings)
+    assert longer.of("one") == pytest.approx(straight.of("one"), abs=1e-6)
+    assert longer.history_steps == (1, 5, 10, 12)

@@ -16,7 +16,7 @@ from hyperreg.imaging.files import write_volume
 from hyperreg.imaging.volume import Volume
 from hyperreg.segmentation.catalogue import Structure
 from hyperreg.worker.client import WorkerClient
-from hyperreg.worker.fusion import Fused, RemoteFuser
+from hyperreg.worker.fusion import AtlasNews, AtlasPair, EarlyAnswer, Fused, RemoteFuser
 
 PATIENCE_S = 120.0
 GRID = oblique_grid((26, 24, 22), (1.5, 1.7, 2.0))
@@ -31,6 +31,10 @@ class Observed(RemoteFuser):
         self.results: list[Fused] = []
         self.errors: list[str] = []
         self.cancels = 0
+        self.news: list[AtlasNews] = []
+        self.answers: list[EarlyAnswer] = []
+        self.on_atlas = self.news.append
+        self.on_answer = self.answers.append
         self.told: list[str] = []
         self.on_done = self.results.append
         self.on_error = self.errors.append
@@ -133,6 +137,18 @@ def test_a_target_by_atlases_and_cancel(fuser: Observed, library: Path, tmp_path
     assert states == {"m0": "used", "m1": "used", "broken": "left out"}
     assert [entry.structure.name for entry in found.structures] == ["front", "back", "core"]
     assert any("m0: " in text for text in fuser.told)
+    assert found.method == "local"
+    assert found.learned is None
+    states = {name: [news.state for news in fuser.news if news.name == name] for name in ("m0", "m1", "broken")}
+    assert states["broken"] == ["left out"]
+    assert (states["m0"][0], states["m0"][-1]) == ("waiting", "done")
+    assert states["m1"][-1] == "done"
+    assert any(0 < news.fraction < 1 and news.state == "running" for news in fuser.news)
+    assert "broken_labels.nii.gz" in next(news.text for news in fuser.news if news.name == "broken")
+    fuser.news.clear()
+    fuser.fuse_atlases(target, str(library), method="vote", lam=1.0, model=tiny_model, cache=str(tmp_path))
+    assert fuser.wait().method == "vote"
+    assert {news.name: news.state for news in fuser.news} == {"m0": "cached", "m1": "cached", "broken": "left out"}
     other = Volume(target.array * 2, target.ijk_to_ras, "other")
     fuser.fuse_atlases(other, str(library), lam=1.0, model=tiny_model, cache=str(tmp_path))
     fuser.cancel()
@@ -140,7 +156,82 @@ def test_a_target_by_atlases_and_cancel(fuser: Observed, library: Path, tmp_path
         fuser.client.poll()
         time.sleep(0.01)
     assert fuser.cancels == 1
-    assert len(fuser.results) == 1
+    assert len(fuser.results) == 2
+
+
+def test_learning_is_cancelled_kept_gone_on_with_and_finished_early(
+    fuser: Observed, library: Path, tmp_path: Path, tiny_model: str
+) -> None:
+    # Large voxels: steps of learning that a busy computer takes within the time of a cancellation.
+    target, truth = head(grid((22, 26, 24), (4, 4, 4), (10, -20, 30)), (34, 40, 34), "target")
+
+    def start() -> None:
+        fuser.told.clear()
+        fuser.fuse_atlases(
+            target, str(library), method="dp", lam=1.0, model=tiny_model, cache=str(tmp_path), steps=200
+        )  # fmt: skip
+
+    def steps() -> list[int]:
+        return [int(text.split()[-3]) for text in fuser.told if "step" in text]
+
+    start()
+    end = time.monotonic() + PATIENCE_S
+    while fuser.running and time.monotonic() < end:
+        fuser.client.poll()
+        if steps() and not fuser.cancelling:
+            fuser.cancel()
+        time.sleep(0.01)
+    assert (fuser.cancels, fuser.results, fuser.errors) == (1, [], [])
+    reached = steps()[-1]
+    assert reached < 100
+    start()
+    while fuser.running and time.monotonic() < end:
+        fuser.client.poll()
+        if fuser.answers:
+            fuser.finish()
+        time.sleep(0.01)
+    assert fuser.errors == []
+    assert steps()[0] > reached
+    (early, *_more), (found,) = fuser.answers, fuser.results
+    assert found.learned is not None
+    assert (early.learned.steps, early.learned.wanted, early.learned.finished) == (25, 200, False)
+    assert 25 <= found.learned.steps < 200
+    assert [row.name for row in found.learned.atlases] == ["m0", "m1"]
+    assert sum(row.weight for row in found.learned.atlases) == pytest.approx(1)
+    assert any("early answer" in text for text in found.warnings)
+    for labels in (early.labels, found.labels):
+        assert labels.grid.matches(target.grid)
+        assert dice(labels.array, truth.array, 7) > 0.85
+    assert early.disagreement.array.max() == pytest.approx(0.5)
+
+
+def test_a_list_of_pairs_of_files(fuser: Observed, library: Path, tmp_path: Path, tiny_model: str) -> None:
+    target, truth = head(grid((44, 50, 28), (2, 2, 3), (10, -20, 30)), (34, 40, 34), "target")
+    one, two = (str(library / f"m0{ending}") for ending in (".nii.gz", "_labels.nii.gz"))
+    pairs = [AtlasPair("left hand", one, two, 1.0), AtlasPair("lost", one, str(library / "lost.nii.gz"))]
+    names = [Structure(7, 0, "Front of it", (1, 2, 3)), Structure(12, 1, "Core of it", (4, 5, 6))]
+    fuser.fuse_atlases(target, pairs, model=tiny_model, cache=str(tmp_path), structures=names)
+    found = fuser.wait()
+    assert dice(found.labels.array, truth.array, 7) > 0.85
+    assert {rater.name: (rater.state, rater.lam) for rater in found.raters} == {
+        "left hand": ("used", 1.0), "lost": ("left out", None),
+    }  # fmt: skip
+    assert {s.structure.label: s.structure.name for s in found.structures} == {
+        3: "Label 3", 7: "Front of it", 12: "Core of it",
+    }  # fmt: skip
+    assert found.structures[1].structure.colour == (1, 2, 3)
+    looked: list[list] = []
+    job = fuser.find_atlases(pairs, looked.append, fuser.errors.append)
+    assert job.wait(PATIENCE_S)
+    assert fuser.errors == []
+    assert {atlas.name: atlas.problem for atlas in looked[0]} == {
+        "left hand": "", "lost": "'lost.nii.gz' does not exist.",
+    }  # fmt: skip
+    fuser.fuse_atlases(target, [], model=tiny_model)
+    while fuser.running:
+        fuser.client.poll()
+        time.sleep(0.01)
+    assert "holds no atlas" in fuser.errors.pop()
 
 
 def test_what_is_wrong_is_told_in_words(fuser: Observed, tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ from hyperreg.errors import InputError
 
 EXAMPLES = """Examples:
 
-hyperreg fuse --target head.nii.gz --atlases ATLASES --method local --lam 0.3 --out head.seg.nrrd --report head.json
+hyperreg fuse --target head.nii.gz --atlases ATLASES --lam 0.3 --out head.seg.nrrd --report head.json
+
+hyperreg fuse --target head.nii.gz --atlases ATLASES --method dp --minutes 3 --out head.seg.nrrd --plot weights.png
 
 hyperreg fuse --labels reader1.nii.gz reader2.nii.gz reader3.nii.gz --method staple --out consensus.nii.gz
 
@@ -53,14 +55,15 @@ def command(
         typer.Option("--labels", metavar="FILES...", help="Label maps of one image that lie on each other already."),
     ] = None,
     method: Annotated[
-        Fusion,
+        Fusion | None,
         typer.Option(
             "--method",
             "-m",
             help="vote: majority. staple: by estimated sensitivity and specificity. local: by similarity of the "
             "images around each voxel. dp: by data parameters that a network learns (minutes).",
+            show_default="local with atlases, vote with --labels",
         ),
-    ] = Fusion.vote,
+    ] = None,
     lam: Annotated[
         float | None,
         typer.Option("--lam", "-l", help="λ of the registrations, 0 to 1.", show_default="the model's"),
@@ -85,6 +88,16 @@ def command(
         float | None,
         typer.Option("--temperature", help="With dp: small lets the best atlas decide, large makes all alike."),
     ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", min=1, help="With dp: steps of learning; fewer give an early answer.",
+                     show_default="250"),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option("--minutes", help="With dp: learn so long at most and answer with what is known by then. What was "
+                     "learned is kept in the cache: the same command again goes on from there."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="The segmentation: .seg.nrrd (with names and colours), .nii.gz... With "
@@ -96,6 +109,11 @@ def command(
     report: Annotated[
         Path | None,
         typer.Option("--report", "-r", help="JSON: figures of every label map and structure, timing, warnings."),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", help="With dp and one target: an image of the data parameters over the steps, and the "
+                     "weights."),
     ] = None,
     jobs: Annotated[
         int | None, typer.Option("--jobs", min=1, help="Registrations at once.", show_default="what fits")
@@ -111,17 +129,19 @@ def command(
     """Fuse label maps into one segmentation: of several readers, or of atlases registered to a target."""
     from hyperreg.fusion.atlases import AtlasSettings, Loader
     from hyperreg.fusion.cache import default_folder
+    from hyperreg.fusion.cohort import fuse_cohort
     from hyperreg.fusion.library import find_atlases
-    from hyperreg.fusion.run import Method, Outputs, fuse_cohort, fuse_maps, fuse_target
+    from hyperreg.fusion.run import Method, Outputs, fuse_maps, fuse_target
 
     maps = [*(labels or []), *(Path(extra) for extra in context.args)]
     _check_form(target, targets, atlases, maps, context.args, labels)
-    how = Method(method.value, _numbers(weights), temperature)
+    chosen = method or (Fusion.vote if maps else Fusion.local)
+    how = Method(chosen.value, _numbers(weights), temperature, steps=steps, minutes=minutes)
     settings = AtlasSettings(
         lam, _named(atlas_lambda), model, refine, device.value, select, jobs,
         None if no_cache else cache or default_folder(),
     )  # fmt: skip
-    outputs = Outputs(out, disagreement, report)
+    outputs = Outputs(out, disagreement, report, plot)
     with cancel_on_interrupt() as cancelled, progress_bar(quiet) as progress:
         if maps:
             result = fuse_maps(maps, how, outputs, progress, cancelled)

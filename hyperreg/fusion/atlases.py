@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -32,8 +33,24 @@ MOST_FOLDING = 5.0
 # The cache's entries change their meaning with this number.
 FORMAT = 1
 
-# Atlas, its state in a word or two, fraction 0..1 of its registration.
-Watch = Callable[[str, str, float], None]
+AtlasState = Literal["waiting", "running", "cached", "done", "not selected", "left out"]
+
+
+@dataclass(frozen=True)
+class AtlasNews:
+    """How far one atlas is. state: "cached" is done before, from the cache; the last four are ends, but "left out" may
+    still follow them: outliers are seen when all are done.
+
+    fraction: 0..1 of its registration. text: what is being done, or why it is left out or not selected.
+    """
+
+    name: str
+    state: AtlasState
+    fraction: float
+    text: str
+
+
+Watch = Callable[[AtlasNews], None]
 
 
 @dataclass(frozen=True)
@@ -108,7 +125,7 @@ class Loader:
             self._atlases = found
         if not self._atlases:
             reasons = " ".join(f"{name}: {reason}" for name, reason in self.skipped.items())
-            raise InputError(f"None of the atlases in '{self.library.folder}' can be used. {reasons}")
+            raise InputError(f"None of the atlases in {self.library.place} can be used. {reasons}")
         return self._atlases
 
     def own_lambda(self, name: str) -> float | None:
@@ -129,14 +146,15 @@ def carry(
     Nearest neighbour, because interpolating every label by itself takes 30 times as long, and voting over several
     atlases smooths borders anyway. with_images: also the atlases' images (linear interpolation).
     Atlases that cannot be read, are the target itself, or whose registration failed are left out, by name, in `rows`
-    and `warnings`. Raises InputError if none is left, Cancelled.
+    and `warnings`. watch: is told of every change of every atlas. Raises InputError if none is left, Cancelled.
     """
     card = find_model(settings.model or default_model())
-    tell = watch or (lambda _name, _state, _fraction: None)
+    tell = watch or (lambda _news: None)
     atlases = dict(loader.atlases())
     rows = {name: AtlasRow(name) for name in atlases}
     for name, reason in loader.skipped.items():
         rows[name] = AtlasRow(name, "left out", reason)
+        tell(AtlasNews(name, "left out", 1.0, reason))
     registrar = _Registrar(target, card, settings, rows, tell, cancelled)
     for name in registrar.leave_out_the_target(atlases):
         del atlases[name]
@@ -146,14 +164,14 @@ def carry(
         atlases = registrar.selected(atlases, settings.select)
     lambdas = {name: _lambda_of(name, settings, loader, card) for name in atlases}
     found = registrar.register(atlases, lambdas)
-    _judge(found, rows)
+    for name in _judge(found, rows):
+        tell(AtlasNews(name, "left out", 1.0, rows[name].reason))
     used = [name for name in atlases if rows[name].state == "used"]
     if not used:
         reasons = " ".join(f"{row.name}: {row.reason}" for row in rows.values() if row.state == "left out")
         raise InputError(f"No atlas could be registered to '{target.name}'. {reasons}")
     labels, images = [], []
     for name in used:
-        tell(name, "carrying labels", 1.0)
         atlas, transform = atlases[name], found[name].transform
         carried = resample(atlas.labels, target.grid, transform, "nearest")
         labels.append(Volume(carried.array, carried.ijk_to_ras, name))
@@ -193,6 +211,7 @@ class _Registrar:
         for name in same:
             self.rows[name].state = "left out"
             self.rows[name].reason = "It is the target itself: the same voxels."
+            self.tell(AtlasNews(name, "left out", 1.0, self.rows[name].reason))
         return same
 
     def selected(self, atlases: Mapping[str, Atlas], count: int) -> dict[str, Atlas]:
@@ -206,6 +225,7 @@ class _Registrar:
             if rank >= count:
                 self.rows[name].state = "not selected"
                 self.rows[name].reason = f"Number {rank + 1} by similarity after the affine alignment."
+                self.tell(AtlasNews(name, "not selected", 1.0, self.rows[name].reason))
         return {name: atlases[name] for name in atlases if name in order[:count]}
 
     def register(self, atlases: Mapping[str, Atlas], lambdas: Mapping[str, float | None]) -> dict[str, Registered]:
@@ -225,13 +245,13 @@ class _Registrar:
                     None if linear is None else linear.linear,
                 )
             )  # fmt: skip
-            self.tell(name, "waiting", 0.0)
+            self.tell(AtlasNews(name, "waiting", 0.0, "Waiting"))
         jobs = self.settings.jobs or fitting_jobs(len(tasks), self.settings.device)
         for task, result in registrations(tasks, jobs, self._progress, self.cancelled):
             if isinstance(result, HyperRegError):
                 self.rows[task.name].state = "left out"
                 self.rows[task.name].reason = str(result)
-                self.tell(task.name, "failed", 1.0)
+                self.tell(AtlasNews(task.name, "left out", 1.0, str(result)))
                 continue
             self.cache.save(self._key(task.name, task.lam), result)
             if task.lam is not None and task.linear is None:
@@ -241,14 +261,19 @@ class _Registrar:
         return found
 
     def _progress(self, name: str, fraction: float, text: str) -> None:
-        self.tell(name, text, fraction)
+        self.tell(AtlasNews(name, "running", fraction, text))
 
     def _note(self, name: str, lam: float | None, registered: Registered, *, cached: bool) -> Registered:
         row = self.rows[name]
         row.lam, row.cached = lam, cached
         for figure in ("similarity", "similarity_before", "folding_percent"):
             setattr(row, figure, registered.figures.get(figure, float("nan")))
-        self.tell(name, "known" if cached else "registered", 1.0)
+        if lam is None:  # only to choose by
+            self.tell(AtlasNews(name, "waiting", 0.0, "Aligned"))
+        elif cached:
+            self.tell(AtlasNews(name, "cached", 1.0, "Registered before"))
+        else:
+            self.tell(AtlasNews(name, "done", 1.0, "Registered"))
         return registered
 
     def _key(self, name: str, lam: float | None) -> str:
@@ -269,8 +294,8 @@ def _lambda_of(name: str, settings: AtlasSettings, loader: Loader, card: ModelCa
     return check_lambda(next(lam for lam in choices if lam is not None))
 
 
-def _judge(found: Mapping[str, Registered], rows: Mapping[str, AtlasRow]) -> None:
-    """Mark registrations that failed: worse than their affine start, folded, or far below the others."""
+def _judge(found: Mapping[str, Registered], rows: Mapping[str, AtlasRow]) -> list[str]:
+    """Mark registrations that failed: worse than their affine start, folded, or far below the others; their names."""
     after = {name: registered.figures["similarity"] for name, registered in found.items()}
     reasons: dict[str, str] = {}
     for name, registered in found.items():
@@ -286,6 +311,7 @@ def _judge(found: Mapping[str, Registered], rows: Mapping[str, AtlasRow]) -> Non
         reasons |= _outliers(sound)
     for name, reason in reasons.items():
         rows[name].state, rows[name].reason = "left out", reason
+    return list(reasons)
 
 
 def _outliers(values: Mapping[str, float]) -> dict[str, str]:

@@ -33,13 +33,15 @@ def train(
     progress: Progress | None = None,
     cancelled: Cancel | None = None,
     answer: Callable[[DataParameters], None] | None = None,
+    enough: Cancel | None = None,
 ) -> DataParameters:
     """Learn a data parameter for every label map of every target.
 
     One target is enough; more are better. folder: where the run's progress is kept; what is there of the same images,
-    labels and settings is gone on from, anything else is replaced. answer: is given what is known so far, every
-    `answer_every` steps. Raises InputError, OutOfMemory, FileError if `folder` cannot be written, and Cancelled, after
-    having kept the progress.
+    labels and settings is gone on from, anything else is replaced; if it cannot be written, the result says so.
+    answer: is given what is known so far, every `answer_every` steps. enough: asked before every step but the first;
+    True ends the learning with what is known. Raises InputError, OutOfMemory, and Cancelled, after having kept the
+    progress.
     """
     settings = settings or DataParameterSettings()
     names = [target.name for target in targets]
@@ -50,7 +52,7 @@ def train(
     samples = make_samples(targets, settings.labels, settings.spacing_mm, settings.most_voxels, settings.margin_mm)
     chosen = choose_device(device)
     try:
-        return Run(targets, samples, settings, chosen, folder).until_done(progress, cancelled, answer)
+        return Run(targets, samples, settings, chosen, folder).until_done(progress, cancelled, answer, enough)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hyperreg.errors import Cancelled, InputError
+from hyperreg.errors import Cancelled, FileError, InputError
 from hyperreg.fusion.progress_file import fingerprint, load_progress, save_progress
 from hyperreg.fusion.qualities import DataParameters, DataParameterSettings
 from hyperreg.fusion.samples import LabelledTarget, Samples, augmented
@@ -23,6 +23,8 @@ from hyperreg.reporting import Cancel, Progress
 # Class weights n_c^-EXPONENT, divided by their mean.
 EXPONENT = 0.35
 BETAS = (0.9, 0.999)
+# Progress is kept with every answer, and after so many seconds: a process that is ended in mid-step loses no more.
+KEEP_S = 5.0
 
 
 @dataclass
@@ -59,6 +61,7 @@ class Run:
         self.sparse = torch.optim.SparseAdam(self.parameters.parameters(), settings.data_parameter_rate, BETAS)
         self.class_weights = class_weights(self.samples).to(device)
         self.step, self.seconds, self.log = 0, 0.0, _Log()
+        self.problem = ""
         self.key = fingerprint(settings, samples) if folder is not None else ""
 
     def until_done(
@@ -66,15 +69,20 @@ class Run:
         progress: Progress | None,
         cancelled: Cancel | None,
         answer: Callable[[DataParameters], None] | None,
+        enough: Cancel | None = None,
     ) -> DataParameters:
         if self.folder is not None:
             self._continue(load_progress(self.folder, self.key))
         losses: list[float] = []
+        kept = time.perf_counter()
         while self.step < self.settings.steps:
             if cancelled is not None and cancelled():
                 self._keep()
-                kept = "" if self.folder is None else " What was learned is kept: started again, it goes on from here."
+                keeps = self.folder is not None and not self.problem
+                kept = " What was learned is kept: started again, it goes on from here." if keeps else ""
                 raise Cancelled(f"Cancelled after {self.step} of {self.settings.steps} steps.{kept}")
+            if self.step and enough is not None and enough():
+                break
             started = time.perf_counter()
             losses.append(self._one_step())
             self.step += 1
@@ -83,10 +91,20 @@ class Run:
                 self._note(float(np.mean(losses)))
                 losses.clear()
                 self._keep()
+                kept = time.perf_counter()
                 if answer is not None:
                     answer(self.result())
+            elif time.perf_counter() - kept > KEEP_S:
+                self._keep()
+                kept = time.perf_counter()
             if progress is not None:
-                progress(self.step / self.settings.steps, f"Learning data parameters, step {self.step}")
+                progress(
+                    self.step / self.settings.steps,
+                    f"Learning data parameters, step {self.step} of {self.settings.steps}",
+                )
+        if losses:  # ended between two answers
+            self._note(float(np.mean(losses)))
+            self._keep()
         return self.result()
 
     def _one_step(self) -> float:
@@ -152,10 +170,14 @@ class Run:
         }
 
     def _keep(self) -> None:
-        if self.folder is not None:
+        """A disk that is full costs the progress that is kept, not the result."""
+        if self.folder is not None and not self.problem:
             state = {name: part.state_dict() for name, part in self._parts().items()}
             noted = {"step": self.step, "seconds": self.seconds, "log": vars(self.log)}
-            save_progress(self.folder, {"key": self.key, **state, **noted})
+            try:
+                save_progress(self.folder, {"key": self.key, **state, **noted})
+            except FileError as error:
+                self.problem = str(error)
 
     def _continue(self, kept: dict[str, Any] | None) -> None:
         if kept is not None:
@@ -179,6 +201,7 @@ class Run:
             float(spacing[0]),
             tuple(self.samples.images[0].shape[1:]),
             self.seconds,
+            self.problem,
         )
 
 

@@ -1,9 +1,9 @@
-"""A folder of atlases: images with label maps, found by `atlases.csv` or by their names."""
+"""Atlases, images with label maps: in a folder, by `atlases.csv` or by their names; or a list of pairs of files."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,12 +45,20 @@ class Atlas:
 
 @dataclass(frozen=True)
 class Library:
-    """The atlases of a folder. table: of the folder. skipped: name -> why a pair of files was left out."""
+    """Atlases that belong together. table: of their labels. skipped: name -> why a pair of files was left out.
 
-    folder: Path
+    folder: None for a list of pairs.
+    """
+
+    folder: Path | None
     atlases: tuple[AtlasFiles, ...]
     table: Table = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def place(self) -> str:
+        """For messages."""
+        return "the list of atlases" if self.folder is None else f"'{self.folder}'"
 
 
 def find_atlases(folder: Path) -> Library:
@@ -78,6 +86,22 @@ def find_atlases(folder: Path) -> Library:
             f"or pairs listed in {LIST} (columns image, labels). {reasons}".rstrip()
         )
     return Library(folder, tuple(atlases), table, skipped)
+
+
+def given_atlases(pairs: Sequence[AtlasFiles], table: Table | None = None) -> Library:
+    """The atlases of a list. table: what their labels mean, as far as their files do not say it.
+
+    Pairs with a missing file or a name that stands above them are named in `skipped`. Raises InputError if none is
+    left.
+    """
+    skipped: dict[str, str] = {}
+    found: list[AtlasFiles] = []
+    for pair in pairs:
+        _add(pair, "the list", found, skipped)
+    if not found:
+        reasons = " ".join(f"{name}: {reason}" for name, reason in skipped.items())
+        raise InputError(f"The list holds no atlas: pairs of an image and a label map are needed. {reasons}".rstrip())
+    return Library(None, tuple(found), dict(table or {}), skipped)
 
 
 def read_atlas(files: AtlasFiles, common: Table) -> tuple[Atlas, Table, list[str]]:
@@ -138,21 +162,26 @@ def _listed(path: Path, skipped: dict[str, str]) -> list[AtlasFiles]:
     for row in rows:
         image, labels = (path.parent / (row[column] or "").strip() for column in ("image", "labels"))
         name = (row.get("name") or "").strip() or _stem(labels).removesuffix(LABELS)
-        missing = [file.name for file in (image, labels) if not file.is_file()]
         try:
             lam = float(row["lambda"]) if (row.get("lambda") or "").strip() else None
         except ValueError:
             skipped[name] = f"its λ in {LIST} is no number ('{row['lambda']}')."
             continue
-        if missing:
-            skipped[name] = f"'{missing[0]}' does not exist."
-        elif lam is not None and not 0 <= lam <= 1:
-            skipped[name] = f"its λ in {LIST} is not between 0 and 1."
-        elif name in {atlas.name for atlas in found}:
-            skipped[f"{name} (again)"] = "an atlas of this name stands above it."
-        else:
-            found.append(AtlasFiles(name, image, labels, lam))
+        _add(AtlasFiles(name, image, labels, lam), LIST, found, skipped)
     return found
+
+
+def _add(pair: AtlasFiles, where: str, found: list[AtlasFiles], skipped: dict[str, str]) -> None:
+    """Put a pair of a list to those found, or say why not. where: the list, for messages."""
+    missing = [file.name for file in (pair.image, pair.labels) if not file.is_file()]
+    if missing:
+        skipped[pair.name] = f"'{missing[0]}' does not exist."
+    elif pair.lam is not None and not 0 <= pair.lam <= 1:
+        skipped[pair.name] = f"its λ in {where} is not between 0 and 1."
+    elif pair.name in {atlas.name for atlas in found}:
+        skipped[f"{pair.name} (again)"] = "an atlas of this name stands above it."
+    else:
+        found.append(pair)
 
 
 def _paired(folder: Path, skipped: dict[str, str]) -> list[AtlasFiles]:

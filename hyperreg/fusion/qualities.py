@@ -83,6 +83,7 @@ class DataParameters:
     targets: names; atlases: those of each target. values: (A,) for each target. steps: done, of `wanted`.
     history: (R, N) the values of all samples, in the order of targets and atlases, after each of `history_steps`.
     losses: of the network, mean between two answers. spacing_mm, shape: of what the network saw. seconds: of all runs.
+    problem: why the progress could not be kept, or "".
     """
 
     targets: tuple[str, ...]
@@ -96,6 +97,7 @@ class DataParameters:
     spacing_mm: float
     shape: tuple[int, ...]
     seconds: float
+    problem: str = ""
 
     @property
     def finished(self) -> bool:

@@ -165,6 +165,11 @@ class WorkerClient:
         if self._link is None or self._link.withdraw(job.id):
             self._later(self._end, job, "cancelled")
 
+    def finish(self, job: Job) -> None:
+        """See `Job.finish`."""
+        if job.id in self._active and job.state != "cancelling" and self._link is not None:
+            self._link.finish(job.id)
+
     def wait(self, job: Job, timeout: float | None) -> bool:
         """See `Job.wait`."""
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -193,6 +198,9 @@ class WorkerClient:
         elif isinstance(message, protocol.Progress):
             job.progress = (message.fraction, message.text)
             job.announce()
+        elif isinstance(message, protocol.Event):
+            if job.on_event is not None and job.state != "cancelling":
+                job.on_event(message.event, message.values)
         elif isinstance(message, protocol.Ended):
             self._end(job, "cancelled" if message.state == "cancelled" else "superseded")
         elif isinstance(message, protocol.Failure):

@@ -1,4 +1,4 @@
-"""Label fusion in the worker: a folder of atlases for one or several targets, or label maps of one image."""
+"""Label fusion in the worker: atlases for one or several targets, or label maps of one image."""
 
 from __future__ import annotations
 
@@ -14,30 +14,38 @@ from hyperreg.worker.parameters import plain
 from hyperreg.worker.server import Context
 
 if TYPE_CHECKING:
-    from hyperreg.fusion.atlases import AtlasRow, Loader
+    from hyperreg.fusion.atlases import AtlasNews, AtlasRow, Loader
     from hyperreg.fusion.consensus import Consensus
+    from hyperreg.fusion.library import Library
+    from hyperreg.fusion.run import Answer
     from hyperreg.fusion.tables import Table
 
 TARGET = "target"
 # The share of a run with atlases after which labels are fused; only the progress bar depends on it.
 REGISTERED = 0.85
+# Learning takes longer than registering.
+LEARNING_REGISTERED = 0.4
+# How often the fraction of one atlas is told, seconds; every other change is told at once.
+INTERVAL_S = 0.2
 
 
 class Fusers:
-    """Fuses, and keeps the last folder of atlases in memory: targets mostly come in series."""
+    """Fuses, and keeps the last atlases in memory: targets mostly come in series."""
 
     def __init__(self) -> None:
         self._loader: Loader | None = None
         self._stamp: tuple[Any, ...] = ()
 
     def atlases(self, context: Context) -> dict[str, Any]:
-        """folder -> atlases: name, image, labels, lambda, problem ("" or why it cannot be used) of each.
+        """Looks at atlases (see `_library`).
+
+        -> atlases: name, image, labels, lambda, problem ("" or why it cannot be used) of each.
 
         Fills the output thumbnails, (N, size, size, 3) uint8, of the first N atlases, in this order.
         """
         from hyperreg.fusion.library import THUMBNAIL, thumbnail
 
-        loader = self._load(Path(parameters.text(context, "folder")))
+        loader = self._load(_library(context))
         context.progress(0.1, "Reading the atlases")
         atlases = loader.atlases()
         rows: list[dict[str, Any]] = []
@@ -55,24 +63,33 @@ class Fusers:
         return {"atlases": rows, "warnings": loader.warnings}
 
     def fuse_atlases(self, context: Context) -> dict[str, Any]:
-        """The image "target" by the atlases of a folder -> fills the outputs labels and disagreement.
+        """The image "target" by atlases (see `_library`) -> fills the outputs labels and disagreement.
 
-        Parameters: folder, method, lambda (None for the model's default), model ("" for the default one), refine,
-        device, select (0 for all), temperature (None for the usual one), cache (a folder, "" for the usual one).
-        Can be cancelled. -> see `_described`.
+        Parameters: method, lambda (None for the model's default), model ("" for the default one), refine, device,
+        select (0 for all), temperature (None for the usual one), steps (0 for the usual number) and minutes (0 without
+        a limit) of learning, cache (a folder, "" for the usual one). Can be cancelled; can be asked to finish while
+        data parameters are learned. -> see `_described`.
+
+        Events: "atlas": name, state, fraction, text, see `AtlasNews`. "answer", while data parameters are learned: what
+        is known so far, see `learned.described`; the outputs hold its consensus until the next one.
         """
         from hyperreg.fusion.atlases import AtlasSettings, carry
         from hyperreg.fusion.cache import default_folder
-        from hyperreg.fusion.run import Method, fuse_carried
+        from hyperreg.fusion.run import Method, Watched, fuse_carried
         from hyperreg.imaging.intensity import check_image
 
         started = time.perf_counter()
-        method = Method(parameters.text(context, "method"), temperature=_number(context, "temperature"))
+        method = Method(
+            parameters.text(context, "method"),
+            temperature=_number(context, "temperature"),
+            steps=int(_number(context, "steps") or 0) or None,
+            minutes=_number(context, "minutes") or None,
+        )
         method.check(with_images=True)
         warnings: list[str] = []
         target = check_image(parameters.volume(context, TARGET), warnings)
         context.progress(0.0, "Reading the atlases")
-        loader = self._load(Path(parameters.text(context, "folder")))
+        loader = self._load(_library(context))
         cache = parameters.text(context, "cache")
         settings = AtlasSettings(
             lam=_number(context, "lambda"),
@@ -82,31 +99,40 @@ class Fusers:
             select=int(_number(context, "select") or 0) or None,
             cache=Path(cache) if cache else default_folder(),
         )
-        count = len(loader.atlases())
-        done: dict[str, float] = {}
+        share = LEARNING_REGISTERED if method.name == "dp" else REGISTERED
+        told = Watched(
+            len(loader.atlases()) + len(loader.skipped),
+            lambda fraction, text: context.progress(share * fraction, text),
+        )
+        events = _AtlasEvents(context)
 
-        def watch(name: str, state: str, fraction: float) -> None:
-            done[name] = fraction
-            ready = sum(1 for value in done.values() if value >= 1)
-            context.progress(
-                REGISTERED * min(1.0, sum(done.values()) / count), f"{name}: {state} ({ready} of {count} atlases done)"
-            )
+        def watch(news: AtlasNews) -> None:
+            told(news)
+            events(news)
+
+        def early(answer: Answer) -> None:
+            _fill(context, answer.consensus)
+            context.event("answer", _learned(answer, method.temperature) or {})
 
         carried = carry(
             target, loader, settings, with_images=method.name == "local", watch=watch, cancelled=context.cancelled
         )
         context.check()
-        consensus = fuse_carried(
+        found = fuse_carried(
             target,
             carried,
             method,
-            lambda fraction, text: context.progress(REGISTERED + (1 - REGISTERED) * fraction, text),
+            lambda fraction, text: context.progress(share + (1 - share) * fraction, text),
             context.cancelled,
+            cache=settings.cache,
+            enough=context.enough,
+            answer=early,
         )
         context.check()
-        _fill(context, consensus)
-        texts = [*warnings, *carried.warnings, *consensus.warnings]
-        return _described(consensus, carried.table, texts, carried.rows, time.perf_counter() - started)
+        _fill(context, found.consensus)
+        texts = [*warnings, *carried.warnings, *found.warnings]
+        result = _described(found.consensus, carried.table, texts, carried.rows, time.perf_counter() - started)
+        return result | {"learned": _learned(found, method.temperature)}
 
     def fuse_maps(self, context: Context) -> dict[str, Any]:
         """Label maps of one image, in the order of the parameter "order" -> fills the outputs labels and disagreement.
@@ -117,7 +143,6 @@ class Fusers:
         from hyperreg.fusion.methods import fuse
         from hyperreg.fusion.run import Method
         from hyperreg.fusion.stack import stack_labels
-        from hyperreg.fusion.tables import Meaning
 
         started = time.perf_counter()
         method = Method(parameters.text(context, "method"))
@@ -130,25 +155,77 @@ class Fusers:
         consensus = fuse(stack, method.name, cancelled=context.cancelled)
         context.check()
         _fill(context, consensus)
-        table = {}
-        for label, (name, colour) in dict(context.parameters.get("table") or {}).items():
-            red, green, blue = (int(part) for part in colour)
-            table[int(label)] = Meaning(str(name), (red, green, blue))
-        return _described(consensus, table, consensus.warnings, [], time.perf_counter() - started)
+        return _described(consensus, _table(context), consensus.warnings, [], time.perf_counter() - started)
 
-    def _load(self, folder: Path) -> Loader:
+    def _load(self, library: Library) -> Loader:
         from hyperreg.fusion.atlases import Loader
-        from hyperreg.fusion.library import find_atlases
 
-        library = find_atlases(folder)
         files = [path for atlas in library.atlases for path in (atlas.image, atlas.labels)]
         try:
-            stamp = (folder, *((path, path.stat().st_mtime_ns) for path in files))
+            table = sorted((label, str(meaning)) for label, meaning in library.table.items())
+            stamp = (library.folder, tuple(table), library.atlases, *(path.stat().st_mtime_ns for path in files))
         except OSError:
             stamp = ()
         if self._loader is None or not stamp or stamp != self._stamp:
             self._loader, self._stamp = Loader(library), stamp
         return self._loader
+
+
+class _AtlasEvents:
+    """Tells the application of every atlas; of mere progress not more often than it can show."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.last: dict[str, tuple[str, float]] = {}
+
+    def __call__(self, news: AtlasNews) -> None:
+        state, when = self.last.get(news.name, ("", 0.0))
+        now = time.monotonic()
+        if news.state != state or now - when >= INTERVAL_S:
+            self.last[news.name] = (news.state, now)
+            self.context.event("atlas", plain(asdict(news)))
+
+
+def _library(context: Context) -> Library:
+    """The atlases of a request: the parameter "folder"; or "pairs", a list of name, image, labels (files) and lambda
+    (None for the one of all), with the parameter "table" of what their labels mean.
+    """
+    from hyperreg.fusion.library import AtlasFiles, find_atlases, given_atlases
+
+    pairs = context.parameters.get("pairs")
+    if pairs is None:
+        return find_atlases(Path(parameters.text(context, "folder")))
+    try:
+        found = [
+            AtlasFiles(
+                str(pair["name"]),
+                Path(str(pair["image"])),
+                Path(str(pair["labels"])),
+                None if pair["lambda"] is None else float(pair["lambda"]),
+            )
+            for pair in pairs
+        ]
+    except (TypeError, KeyError, ValueError) as error:
+        raise InputError("The parameter 'pairs' is no list of name, image, labels and lambda.") from error
+    return given_atlases(found, _table(context))
+
+
+def _table(context: Context) -> Table:
+    """The parameter "table": label -> name and colour."""
+    from hyperreg.fusion.tables import Meaning
+
+    table = {}
+    for label, (name, colour) in dict(context.parameters.get("table") or {}).items():
+        red, green, blue = (int(part) for part in colour)
+        table[int(label)] = Meaning(str(name), (red, green, blue))
+    return table
+
+
+def _learned(answer: Answer, temperature: float | None) -> dict[str, Any] | None:
+    """See `learned.described`; None where nothing was learned."""
+    from hyperreg.fusion.learned import described
+
+    return None if answer.learned is None else dict(plain(described(answer.learned, temperature)))
 
 
 def _fill(context: Context, consensus: Consensus) -> None:
@@ -160,7 +237,7 @@ def _described(
     consensus: Consensus, table: Table, warnings: list[str], rows: list[AtlasRow], seconds: float
 ) -> dict[str, Any]:
     """structures (label, name, colour, volumes in ml), raters (see `RaterFigures`), atlases (see `AtlasRow`), method,
-    disputed_percent, warnings, seconds.
+    disputed_percent, warnings, seconds; for atlases also learned (see `_learned`).
     """
     from hyperreg.fusion.tables import structures_of
 

@@ -1,10 +1,11 @@
-"""Label fusion as the application sees it: a target and a folder of atlases in, a consensus with its figures back.
+"""Label fusion as the application sees it: a target and its atlases in, a consensus with its figures back.
 
 numpy only, no torch. Used by the Slicer module and the browser app alike:
 
     fuser = RemoteFuser(client)
     fuser.on_done = lambda fused: show(fused.labels, fused.structures)
-    fuser.fuse_atlases(volume, folder, method="vote", lam=0.3)
+    fuser.on_atlas = lambda news: show_row(news.name, news.state, news.fraction)
+    fuser.fuse_atlases(volume, folder, lam=0.3)
     ...  # now and then, from a timer: client.poll()
 """
 
@@ -58,8 +59,68 @@ class Rater:
 
 
 @dataclass(frozen=True)
+class AtlasPair:
+    """An atlas as two files. lam: of its registration, None for the one of all."""
+
+    name: str
+    image: str
+    labels: str
+    lam: float | None = None
+
+
+@dataclass(frozen=True)
+class AtlasNews:
+    """How far one atlas is. state: "waiting", "running", "cached" (registered before), "done", "not selected" or
+    "left out". An atlas that is done can still be left out, when the others show that it is an outlier.
+
+    fraction: 0..1 of its registration. text: what is being done, or why it is left out or not selected.
+    """
+
+    name: str
+    state: str
+    fraction: float
+    text: str
+
+
+@dataclass(frozen=True)
+class LearnedWeight:
+    """An atlas by its data parameter: value (any scale, larger is better), weight (share of the consensus), history
+    (the value after each of `Learned.history_steps`).
+    """
+
+    name: str
+    value: float
+    weight: float
+    history: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Data parameters after so many steps of those wanted; finished: whether these are all."""
+
+    steps: int
+    wanted: int
+    finished: bool
+    seconds: float
+    history_steps: tuple[int, ...]
+    atlases: list[LearnedWeight]
+
+
+@dataclass(frozen=True)
+class EarlyAnswer:
+    """What is known while data parameters are learned. labels, disagreement: see `Fused`."""
+
+    learned: Learned
+    labels: Volume
+    disagreement: Volume
+
+
+@dataclass(frozen=True)
 class Fused:
-    """The consensus. labels: (I, J, K) int32; disagreement: (I, J, K) float32, share of maps that differ, 0..1."""
+    """The consensus. labels: (I, J, K) int32; disagreement: (I, J, K) float32, share of maps that differ, 0..1.
+
+    learned: the data parameters, for the method "dp".
+    """
 
     method: str
     labels: Volume
@@ -69,11 +130,12 @@ class Fused:
     disputed_percent: float
     warnings: list[str]
     seconds: float
+    learned: Learned | None = None
 
 
 @dataclass(frozen=True)
 class FoundAtlas:
-    """An atlas of a folder. problem: why it cannot be used, or "". thumbnail: (96, 96, 3) uint8, None if unusable."""
+    """An atlas that was looked at. problem: why it cannot be used, or "". thumbnail: (96, 96, 3) uint8, else None."""
 
     name: str
     image: str
@@ -86,13 +148,16 @@ class RemoteFuser:
     """Fuses in the worker, one target at a time. Whoever owns it calls `client.poll()` regularly.
 
     The callbacks come from `poll`, at most one of the last three per job:
-    on_progress(fraction, text). on_done(fused). on_error(text): in words for the user. on_cancelled().
+    on_progress(fraction, text). on_atlas(news): one atlas is further. on_answer(answer): an early one, still improving;
+    `finish` makes it the result. on_done(fused). on_error(text): in words for the user. on_cancelled().
     """
 
     def __init__(self, client: WorkerClient) -> None:
         self._client = client
         self._job: Job | None = None
         self.on_progress: Callable[[float, str], None] | None = None
+        self.on_atlas: Callable[[AtlasNews], None] | None = None
+        self.on_answer: Callable[[EarlyAnswer], None] | None = None
         self.on_done: Callable[[Fused], None] | None = None
         self.on_error: Callable[[str], None] | None = None
         self.on_cancelled: Callable[[], None] | None = None
@@ -110,26 +175,33 @@ class RemoteFuser:
     def fuse_atlases(
         self,
         target: Volume,
-        folder: str,
+        atlases: str | Sequence[AtlasPair],
         *,
-        method: str = "vote",
+        method: str = "local",
         lam: float | None = None,
         model: str = "",
         refine: bool = False,
         device: str = "auto",
         select: int = 0,
         temperature: float | None = None,
+        steps: int = 0,
+        minutes: float = 0.0,
         cache: str = "",
+        structures: Sequence[Structure] = (),
     ) -> Job:
-        """Starts segmenting the target by the atlases of a folder and returns at once; the image is copied.
+        """Starts segmenting the target by atlases and returns at once; the image is copied.
 
-        method: "vote", "staple", "local" or "dp". lam: None for the model's default. select: keep so many atlases, by
-        similarity; 0 keeps all. cache: where registrations are kept, "" for the user's.
-        Raises InputError while another job is running; what is wrong with images or atlases comes by `on_error`.
+        atlases: a folder, or a list; its files are read by the worker, later. structures: what the labels of a list
+        mean, as far as its files do not say it. method: "vote", "staple", "local" or "dp". lam: None for the model's
+        default. select: keep so many atlases, by similarity; 0 keeps all. For "dp": temperature; steps, 0 for the usual
+        number; minutes of learning at most, 0 without a limit. cache: where registrations, and what was learned, are
+        kept, "" for the user's. Raises InputError while another job is running; what is wrong with images or atlases
+        comes by `on_error`.
         """
         wanted = {
-            "folder": folder, "method": method, "lambda": lam, "model": model, "refine": refine, "device": device,
-            "select": select, "temperature": temperature, "cache": cache,
+            **_place(atlases, structures), "method": method, "lambda": lam, "model": model, "refine": refine,
+            "device": device, "select": select, "temperature": temperature, "steps": steps, "minutes": minutes,
+            "cache": cache,
         }  # fmt: skip
         return self._submit("fuse_atlases", wanted, {"target": target}, target.grid)
 
@@ -149,19 +221,22 @@ class RemoteFuser:
         if not maps:
             raise InputError("Choose at least one label map.")
         named = {f"map{number}": volume for number, volume in enumerate(maps)}
-        table = {str(s.label): [s.name, list(s.colour)] for s in structures}
         place = grid or maps[0].grid
         wanted = {
-            "order": list(named), "method": method, "table": table, "grid": {"ijk_to_ras": place.ijk_to_ras.tolist()},
+            "order": list(named), "method": method, "table": _table(structures),
+            "grid": {"ijk_to_ras": place.ijk_to_ras.tolist()},
         }  # fmt: skip
         return self._submit("fuse_maps", wanted, named, place)
 
     def find_atlases(
-        self, folder: str, on_found: Callable[[list[FoundAtlas]], None], on_error: Callable[[str], None]
+        self,
+        atlases: str | Sequence[AtlasPair],
+        on_found: Callable[[list[FoundAtlas]], None],
+        on_error: Callable[[str], None],
     ) -> Job:
-        """Looks through a folder of atlases: which can be used, which not and why, and a small picture of each."""
+        """Looks through a folder or list of atlases: which can be used, which not and why, a small picture of each."""
         shape = (THUMBNAILS, THUMBNAIL, THUMBNAIL, 3)
-        job = self._client.submit("atlases", {"folder": folder}, outputs={"thumbnails": (shape, np.uint8)})
+        job = self._client.submit("atlases", _place(atlases), outputs={"thumbnails": (shape, np.uint8)})
 
         def ended(job: Job) -> None:
             if job.state == "done":
@@ -177,8 +252,14 @@ class RemoteFuser:
         if self._job is not None:
             self._job.cancel()
 
+    def finish(self) -> None:
+        """Learns no further: `on_done` follows with what is known by now. Does nothing unless the method is "dp"."""
+        if self._job is not None:
+            self._job.finish()
+
     def close(self) -> None:
         """Gives the job up; no callback any more. The client stays as it is."""
+        self.on_atlas = self.on_answer = None
         self.on_progress = self.on_done = self.on_error = self.on_cancelled = None
         self.cancel()
         self._job = None
@@ -197,8 +278,23 @@ class RemoteFuser:
         )
         self._job = job
         affine = place.ijk_to_ras.copy()
+        job.on_event = lambda event, values: self._told(job, affine, event, values)
         job.observers.append(lambda job: self._changed(job, affine))
         return job
+
+    def _told(self, job: Job, affine: npt.NDArray[np.float64], event: str, values: dict[str, Any]) -> None:
+        if event == "atlas" and self.on_atlas is not None:
+            self.on_atlas(AtlasNews(**values))
+        elif event == "answer" and self.on_answer is not None:
+            # Copies: the worker goes on writing there.
+            labels, disagreement = (job.arrays[name].copy() for name in ("labels", "disagreement"))
+            self.on_answer(
+                EarlyAnswer(
+                    _learned(values),
+                    Volume(labels, affine, "consensus"),
+                    Volume(disagreement, affine, "disagreement"),
+                )
+            )
 
     def _changed(self, job: Job, affine: npt.NDArray[np.float64]) -> None:
         if job is not self._job:
@@ -234,7 +330,25 @@ def _fused(job: Job, affine: npt.NDArray[np.float64]) -> Fused:
         disputed_percent=result["disputed_percent"],
         warnings=list(result["warnings"]),
         seconds=result["seconds"],
+        learned=_learned(result["learned"]) if result.get("learned") else None,
     )
+
+
+def _place(atlases: str | Sequence[AtlasPair], structures: Sequence[Structure] = ()) -> dict[str, Any]:
+    if isinstance(atlases, str):
+        return {"folder": atlases}
+    pairs = [{"name": p.name, "image": p.image, "labels": p.labels, "lambda": p.lam} for p in atlases]
+    return {"pairs": pairs, "table": _table(structures)}
+
+
+def _table(structures: Sequence[Structure]) -> dict[str, Any]:
+    return {str(s.label): [s.name, list(s.colour)] for s in structures}
+
+
+def _learned(values: Mapping[str, Any]) -> Learned:
+    rows = [LearnedWeight(r["name"], r["value"], r["weight"], tuple(r["history"])) for r in values["atlases"]]
+    steps = tuple(values["history_steps"])
+    return Learned(values["steps"], values["wanted"], values["finished"], values["seconds"], steps, rows)
 
 
 def _raters(figures: Sequence[Mapping[str, Any]], atlases: Sequence[Mapping[str, Any]]) -> list[Rater]:

@@ -23,6 +23,8 @@ class JobOwner(Protocol):
 
     def cancel(self, job: Job) -> None: ...
 
+    def finish(self, job: Job) -> None: ...
+
     def wait(self, job: Job, timeout: float | None) -> bool: ...
 
 
@@ -33,6 +35,8 @@ class Job:
         long as they are held.
     result: plain values (once done). progress: (fraction 0 to 1, text).
     failure: what went wrong (once failed); error: the same as text for the user; details: for a bug report.
+    on_event(event, values): what some operations tell on their way, by name; `arrays` may be read meanwhile, if the
+        operation says so.
     on_progress(fraction, text), on_done(job), on_failed(job), on_cancelled(job): called by `WorkerClient.poll`, on the
         thread that calls it; on_cancelled also for superseded. observers(job): called before these, at progress and at
         the end, for who passes the job on to somebody else.
@@ -51,6 +55,7 @@ class Job:
         self.failure: HyperRegError | None = None
         self.details = ""
         self.observers: list[Callable[[Job], None]] = []
+        self.on_event: Callable[[str, dict[str, Any]], None] | None = None
         self.on_progress: Callable[[float, str], None] | None = None
         self.on_done: Callable[[Job], None] | None = None
         self.on_failed: Callable[[Job], None] | None = None
@@ -67,6 +72,13 @@ class Job:
     def cancel(self) -> None:
         """Gives the job up, within a second or so, if need be by ending the worker. Harmless once it has ended."""
         self._owner.cancel(self)
+
+    def finish(self) -> None:
+        """Asks for what is known by now instead of something better later: it ends as done, not as cancelled.
+
+        Only some operations can; the others go on as they were.
+        """
+        self._owner.finish(self)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Polls until the job has ended; False if it has not within `timeout` seconds. For use without event loop."""

@@ -19,6 +19,7 @@ _WORKER_MESSAGES = (
     protocol.Hello,
     protocol.Started,
     protocol.Progress,
+    protocol.Event,
     protocol.Result,
     protocol.Failure,
     protocol.Ended,
@@ -65,6 +66,11 @@ class Link:
         if self._channel is not None:
             self._channel.send(protocol.Cancel(number))
         return False
+
+    def finish(self, number: int) -> None:
+        """Asks the worker to come to an end with a request. One that was not sent yet stays as it is."""
+        if self._channel is not None and number not in self._waiting:
+            self._channel.send(protocol.Finish(number))
 
     def receive(self) -> list[protocol.Message]:
         """What the worker has said until now. Raises WorkerError, in words for the user, once it is lost."""

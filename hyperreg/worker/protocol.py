@@ -3,8 +3,8 @@
 A frame is a length (4 bytes, big-endian) and that many bytes of UTF-8 JSON. Arrays never travel in a message: it only
 names the shared memory they lie in (`ArraySpec`). Nothing but plain data crosses; anything unexpected is refused.
 
-application -> worker: Request, Cancel, Stop
-worker -> application: Hello, Started, Progress, Result, Failure, Ended
+application -> worker: Request, Cancel, Finish, Stop
+worker -> application: Hello, Started, Progress, Event, Result, Failure, Ended
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 from hyperreg.errors import WorkerError
 
-VERSION = 1
+VERSION = 2
 # Where a new worker finds, as JSON, the port to connect to, the key to prove, the folders of the shared memory.
 GREETING_VARIABLE = "HYPERREG_WORKER"
 # Messages are control messages: the longest that is meant (a failure with its details) is far below this.
@@ -80,6 +80,13 @@ class Cancel:
 
 
 @dataclass(frozen=True)
+class Finish:
+    """Improve no further: come to an end with what is known. Operations that cannot do this go on as they were."""
+
+    id: int
+
+
+@dataclass(frozen=True)
 class Stop:
     """Finish at once; nothing is answered."""
 
@@ -104,6 +111,15 @@ class Progress:
     id: int
     fraction: float
     text: str
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that an operation tells on its way beside its progress; none is left out. event: which, by name."""
+
+    id: int
+    event: str
+    values: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -132,10 +148,11 @@ class Ended:
     state: str
 
 
-Message = Request | Cancel | Stop | Hello | Started | Progress | Result | Failure | Ended
+Message = Request | Cancel | Finish | Stop | Hello | Started | Progress | Event | Result | Failure | Ended
 
 _KINDS: dict[str, type] = {
-    kind.__name__.lower(): kind for kind in (Request, Cancel, Stop, Hello, Started, Progress, Result, Failure, Ended)
+    kind.__name__.lower(): kind
+    for kind in (Request, Cancel, Finish, Stop, Hello, Started, Progress, Event, Result, Failure, Ended)
 }
 
 
@@ -285,6 +302,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "version": _integer(0, MAX_ID),
     "pid": _integer(1, MAX_ID),
     "operation": _name,
+    "event": _name,
     "stream": _stream,
     "parameters": _object,
     "inputs": _array_specs,

@@ -62,6 +62,10 @@ class Context:
         """Whether the operation should end now by raising Cancelled; long operations ask often."""
         return self._task.given_up.is_set()
 
+    def enough(self) -> bool:
+        """Whether the operation should improve nothing any more, and answer with what it has."""
+        return self._task.enough.is_set()
+
     def check(self) -> None:
         """Raises Cancelled if the operation should end now."""
         if self.cancelled():
@@ -75,15 +79,20 @@ class Context:
             limited = min(1.0, max(0.0, float(fraction)))
             self._send(protocol.Progress(self._task.request.id, limited, text[: protocol.MAX_TEXT]))
 
+    def event(self, event: str, values: Mapping[str, Any]) -> None:
+        """Tells the application something beside the progress: plain values, under a name."""
+        self._send(protocol.Event(self._task.request.id, event, dict(values)))
+
 
 Operation = Callable[[Context], Mapping[str, Any]]
 
 
 @dataclass
 class _Task:
-    """A request in the worker. end_state: set once it was given up."""
+    """A request in the worker. end_state: set once it was given up. enough: it should come to an end."""
 
     request: protocol.Request
+    enough: threading.Event = field(default_factory=threading.Event)
     given_up: threading.Event = field(default_factory=threading.Event)
     end_state: str = ""
 
@@ -128,7 +137,7 @@ class Server:
 
     def _take(self, content: dict[str, Any]) -> None:
         try:
-            message = protocol.parse(content, protocol.Request, protocol.Cancel, protocol.Stop)
+            message = protocol.parse(content, protocol.Request, protocol.Cancel, protocol.Finish, protocol.Stop)
         except protocol.ProtocolError as error:
             number = content.get("id")
             if type(number) is not int or not 0 <= number <= protocol.MAX_ID:
@@ -140,6 +149,10 @@ class Server:
         with self._changed:
             if isinstance(message, protocol.Cancel):
                 self._give_up(lambda task: task.request.id == message.id, "cancelled")
+            elif isinstance(message, protocol.Finish):
+                for task in (*self._queue, self._running):
+                    if task is not None and task.request.id == message.id:
+                        task.enough.set()
             else:
                 if message.stream is not None:
                     self._give_up(lambda task: task.request.stream == message.stream, "superseded")
