@@ -74,7 +74,7 @@ class Run:
         if self.folder is not None:
             self._continue(load_progress(self.folder, self.key))
         losses: list[float] = []
-        kept = time.perf_counter()
+        last = time.perf_counter()
         while self.step < self.settings.steps:
             if cancelled is not None and cancelled():
                 self._keep()
@@ -91,12 +91,12 @@ class Run:
                 self._note(float(np.mean(losses)))
                 losses.clear()
                 self._keep()
-                kept = time.perf_counter()
+                last = time.perf_counter()
                 if answer is not None:
                     answer(self.result())
-            elif time.perf_counter() - kept > KEEP_S:
+            elif time.perf_counter() - last > KEEP_S:
                 self._keep()
-                kept = time.perf_counter()
+                last = time.perf_counter()
             if progress is not None:
                 progress(
                     self.step / self.settings.steps,
