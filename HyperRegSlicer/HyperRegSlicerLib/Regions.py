@@ -41,7 +41,7 @@ def regions_of(node: slicer.vtkMRMLNode | None) -> list[Region]:
     """
     if node is None:
         return []
-    found = segments_of(node) if node.IsA(SEGMENTATION) else _labels(node)
+    found = segments_of(node) if node.IsA(SEGMENTATION) else labels_of(node)
     if not found:
         raise InputError(f"'{node.GetName()}' holds no segments. Draw at least one, or choose another one.")
     if len(found) > MAX_REGIONS:
@@ -125,7 +125,7 @@ def segments_of(node: slicer.vtkMRMLSegmentationNode) -> list[Region]:
     return found
 
 
-def _labels(node: slicer.vtkMRMLNode) -> list[Region]:
+def labels_of(node: slicer.vtkMRMLNode) -> list[Region]:
     if not node.IsA(LABEL_MAP):
         raise InputError(f"'{node.GetName()}' is neither a segmentation nor a label map.")
     image = node.GetImageData()

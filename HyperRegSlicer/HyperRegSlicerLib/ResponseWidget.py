@@ -8,39 +8,16 @@ import qt
 
 from hyperreg.registration.response import Response, Suggestion
 from HyperRegSlicerLib import ResponsePlot
-
-FONT_PIXELS = 11
-TEXT_HEIGHT = 16
-TEXT_WIDTH = 200
+from HyperRegSlicerLib.PictureWidget import Picture
 
 
-class _Events(qt.QObject):
-    """Hears what happens to the label: a QLabel has no signal for clicks."""
-
-    def __init__(self, picture: ResponsePicture) -> None:
-        qt.QObject.__init__(self)
-        self._picture = picture
-
-    def eventFilter(self, _watched, event):
-        kind = event.type()
-        if kind == qt.QEvent.MouseButtonPress and event.button() == qt.Qt.LeftButton:
-            self._picture.clicked(event.pos().x())
-            return True
-        if kind == qt.QEvent.Resize:
-            self._picture.paint()
-        return False
-
-
-class ResponsePicture:
+class ResponsePicture(Picture):
     """Keeps the picture of a label up to date. on_click(lam): where the user clicked."""
 
     def __init__(self, label: qt.QLabel, on_click: Callable[[float], None]) -> None:
-        self._label = label
         self._on_click = on_click
-        self._shown = (Response(), None, 0.0)
-        self._events = _Events(self)
-        label.installEventFilter(self._events)
-        self.paint()
+        self._shown: tuple[Response, Suggestion | None, float] = (Response(), None, 0.0)
+        super().__init__(label, self._draw_response)
 
     def show(self, response: Response, suggestion: Suggestion | None, lam: float) -> None:
         """Draws another response, or the same with the slider elsewhere."""
@@ -48,51 +25,10 @@ class ResponsePicture:
         self.paint()
 
     def clicked(self, x: float) -> None:
-        """A click at this many pixels from the left."""
         response, suggestion, _lam = self._shown
         if response.rows:
             self._on_click(ResponsePlot.lambda_at(x, self._label.width, response, suggestion))
 
-    def close(self) -> None:
-        """Ends listening."""
-        self._label.removeEventFilter(self._events)
-
-    def paint(self) -> None:
-        """Draws what is shown in the label's present width."""
+    def _draw_response(self, width: float, ink: str) -> tuple[int, list[ResponsePlot.Shape]]:
         response, suggestion, lam = self._shown
-        width, height = max(200, self._label.width), ResponsePlot.height(response)
-        ink = self._label.palette.color(qt.QPalette.WindowText).name()
-        pixmap = qt.QPixmap(width, height)
-        pixmap.fill(qt.QColor(0, 0, 0, 0))
-        painter = qt.QPainter(pixmap)
-        painter.setRenderHint(qt.QPainter.Antialiasing)
-        font = qt.QFont(self._label.font)
-        font.setPixelSize(FONT_PIXELS)
-        painter.setFont(font)
-        for shape in ResponsePlot.draw(response, suggestion, lam, width, ink):
-            _paint(painter, shape)
-        painter.end()
-        if self._label.minimumHeight != height:
-            self._label.minimumHeight = height
-            self._label.maximumHeight = height
-        self._label.setPixmap(pixmap)
-
-
-def _paint(painter: qt.QPainter, shape: ResponsePlot.Shape) -> None:
-    pen = qt.QPen(qt.QColor(shape.colour))
-    if isinstance(shape, ResponsePlot.Line):
-        pen.setWidthF(shape.width)
-        pen.setStyle(qt.Qt.DashLine if shape.dashed else qt.Qt.SolidLine)
-        painter.setPen(pen)
-        for (x1, y1), (x2, y2) in zip(shape.points, shape.points[1:], strict=False):
-            painter.drawLine(qt.QPointF(x1, y1), qt.QPointF(x2, y2))
-    elif isinstance(shape, ResponsePlot.Dot):
-        painter.setPen(pen)
-        painter.setBrush(qt.QBrush(qt.QColor(shape.colour)))
-        painter.drawEllipse(qt.QPointF(shape.x, shape.y), shape.radius, shape.radius)
-    else:
-        painter.setPen(pen)
-        left = {"left": 0, "middle": TEXT_WIDTH // 2, "right": TEXT_WIDTH}[shape.anchor]
-        side = {"left": qt.Qt.AlignLeft, "middle": qt.Qt.AlignHCenter, "right": qt.Qt.AlignRight}[shape.anchor]
-        corner = round(shape.x) - left, round(shape.y) - TEXT_HEIGHT // 2
-        painter.drawText(*corner, TEXT_WIDTH, TEXT_HEIGHT, side | qt.Qt.AlignVCenter, shape.text)
+        return ResponsePlot.height(response), ResponsePlot.draw(response, suggestion, lam, width, ink)

@@ -1,8 +1,9 @@
-"""Segmentations of the scene as label maps of one image, numbered alike by the names of their segments. No Qt."""
+"""Segmentations and label maps of the scene as label maps that are numbered alike by names. No Qt."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import slicer
@@ -16,31 +17,50 @@ from HyperRegSlicerLib import Regions
 ALIGNED = 1e-3
 
 
-def reader_maps(nodes: Sequence[slicer.vtkMRMLSegmentationNode], grid: Grid) -> tuple[list[Volume], list[Structure]]:
+class Numbering:
+    """One number per name: segments of one name, whatever its case, are one structure. structures: in their order."""
+
+    def __init__(self) -> None:
+        self.structures: list[Structure] = []
+        self._numbers: dict[str, int] = {}
+
+    def label_map(self, node: slicer.vtkMRMLNode) -> Volume:
+        """A segmentation or label map, in the world. Raises InputError if nothing is drawn in it."""
+        segmented = node.IsA(Regions.SEGMENTATION)
+        regions = Regions.segments_of(node) if segmented else Regions.labels_of(node)
+        if not regions:
+            raise InputError(f"'{node.GetName()}' holds no segments. Draw at least one, or leave it out.")
+        numbers = [self._number(region) for region in regions]
+        if segmented:
+            return Regions.merged(node, [region.key for region in regions], numbers)
+        drawn = Regions.label_volume(node)
+        values = [region.label for region in regions]
+        order = np.argsort(values)
+        places = np.searchsorted(values, drawn.array, sorter=order).clip(max=len(values) - 1)
+        array = np.where(drawn.array == 0, 0, np.array(numbers, np.int32)[order][places])
+        return Volume(array.astype(np.int32), drawn.ijk_to_ras, node.GetName())
+
+    def _number(self, region: Regions.Region) -> int:
+        """Its own, as far as that is free."""
+        key = region.name.strip().casefold()
+        if key not in self._numbers:
+            taken = set(self._numbers.values())
+            number = region.label if region.label not in taken else max(taken) + 1
+            self._numbers[key] = number
+            red, green, blue = (round(255 * part) for part in region.colour)
+            self.structures.append(Structure(number, len(self.structures), region.name, (red, green, blue)))
+        return self._numbers[key]
+
+
+def reader_maps(nodes: Sequence[Any], grid: Grid) -> tuple[list[Volume], list[Structure]]:
     """A label map for every segmentation, on `grid` where its voxels lie on it, and what the labels mean.
 
-    Segments of one name (whatever its case) are one structure. Raises InputError for fewer than two segmentations, or
-    one without anything drawn.
+    Raises InputError for fewer than two segmentations, or one without anything drawn.
     """
     if len(nodes) < 2:
         raise InputError("Check at least two segmentations of the same image.")
-    numbers: dict[str, int] = {}
-    structures: list[Structure] = []
-    maps = []
-    for node in nodes:
-        regions = Regions.segments_of(node)
-        if not regions:
-            raise InputError(f"'{node.GetName()}' holds no segments. Draw at least one, or leave it out.")
-        values = []
-        for region in regions:
-            key = region.name.strip().casefold()
-            if key not in numbers:
-                numbers[key] = len(numbers) + 1
-                red, green, blue = (round(255 * part) for part in region.colour)
-                structures.append(Structure(numbers[key], len(structures), region.name, (red, green, blue)))
-            values.append(numbers[key])
-        maps.append(pasted(Regions.merged(node, [region.key for region in regions], values), grid))
-    return maps, structures
+    numbering = Numbering()
+    return [pasted(numbering.label_map(node), grid) for node in nodes], numbering.structures
 
 
 def pasted(volume: Volume, grid: Grid) -> Volume:

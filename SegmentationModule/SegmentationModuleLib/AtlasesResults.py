@@ -11,16 +11,20 @@ import vtk
 
 import hyperreg
 from hyperreg.imaging.volume import Volume
-from hyperreg.worker.fusion import Fused, FusedStructure, Rater
+from hyperreg.worker.fusion import EarlyAnswer, Fused, FusedStructure, Learned, Rater
 from HyperRegSlicerLib import Companions
 from HyperRegSlicerLib.Results import VERSION_ATTRIBUTE
 from SegmentationModuleLib import Results
+from SegmentationModuleLib.WeightsPlot import Course
 
 # The table of label maps is a node reference of the consensus, saved with the scene.
 RATERS_ROLE = "HyperReg.labelMaps"
+# As is the table of data parameters over the steps, where any were learned.
+LEARNED_ROLE = "HyperReg.dataParameters"
 # Smaller shares are not coloured in the views: of many atlases one or two differ at every border.
 SHOWN_FROM = 0.25
 METHOD_ATTRIBUTE = "HyperReg.fusion"
+STEP = "Step"
 NAME, STATE, WEIGHT, LAMBDA, REASON = "Label map", "State", "Weight", "Lambda", "Reason"
 FIGURES = {
     "Sensitivity": "sensitivity",
@@ -56,11 +60,54 @@ def add_consensus(
     fill_volumes(volumes, fused.structures)
     node.SetNodeReferenceID(Results.UNCERTAINTY_ROLE, disagreement.GetID())
     node.SetNodeReferenceID(RATERS_ROLE, raters.GetID())
+    if fused.learned is not None:
+        learned = scene.AddNewNodeByClass("vtkMRMLTableNode", f"{name} data parameters")
+        fill_learned(learned, fused.learned)
+        node.SetNodeReferenceID(LEARNED_ROLE, learned.GetID())
     for made in (node, disagreement):
         made.SetAttribute(METHOD_ATTRIBUTE, fused.method)
         made.SetAttribute(VERSION_ATTRIBUTE, hyperreg.__version__)
         Companions.accompany(reference, made)
     return node
+
+
+def add_early(
+    scene: slicer.vtkMRMLScene, reference: slicer.vtkMRMLScalarVolumeNode, answer: EarlyAnswer
+) -> slicer.vtkMRMLSegmentationNode:
+    """Adds an early consensus, to be looked at; it is neither saved with the scene nor a step of undo."""
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", f"{reference.GetName()} consensus so far")
+    node.SetSaveWithScene(False)
+    node.SetUndoEnabled(False)
+    Results.fill_segmentation(node, reference, _narrow(answer.labels), answer.structures)
+    node.CreateDefaultDisplayNodes()
+    Companions.accompany(reference, node)
+    return node
+
+
+def fill_learned(table: slicer.vtkMRMLTableNode, learned: Learned) -> None:
+    """Writes a line per noted step: the data parameter of every label map. Wanted steps: in the description."""
+    _fill(
+        table,
+        {
+            STEP: [float(step) for step in learned.history_steps],
+            **{atlas.name: list(atlas.history) for atlas in learned.atlases},
+        },
+    )
+    table.SetDescription(str(learned.wanted))
+
+
+def course_of(segmentation: slicer.vtkMRMLSegmentationNode | None) -> Course:
+    """Its data parameters over the steps; an empty one where none were learned."""
+    table = None if segmentation is None else segmentation.GetNodeReference(LEARNED_ROLE)
+    if table is None or table.GetNumberOfRows() == 0 or table.GetColumnName(0) != STEP:
+        return Course()
+    columns = {
+        table.GetColumnName(column): [float(table.GetCellText(row, column)) for row in range(table.GetNumberOfRows())]
+        for column in range(table.GetNumberOfColumns())
+    }
+    steps = [int(step) for step in columns.pop(STEP)]
+    wanted = table.GetDescription() or ""
+    return Course(steps, int(wanted) if wanted.isdigit() else steps[-1], columns)
 
 
 def fill_raters(table: slicer.vtkMRMLTableNode, raters: Sequence[Rater]) -> None:

@@ -1,4 +1,4 @@
-"""The section "Atlases": targets and a folder of atlases, or segmentations of several readers. Qt only."""
+"""The section "Atlases": targets and atlases from disk or scene, or segmentations of several readers. Qt only."""
 
 from __future__ import annotations
 
@@ -6,26 +6,23 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import ctk
 import numpy as np
 import qt
 import slicer
 from slicer.i18n import tr as _
 
 from hyperreg.worker.fusion import FoundAtlas, Fused
-from SegmentationModuleLib import AtlasesResults, Results, Texts
+from HyperRegSlicerLib.PictureWidget import Picture
+from SegmentationModuleLib import AtlasesResults, Results, SceneAtlases, Texts, WeightsPlot
 from SegmentationModuleLib.AtlasesLogic import AtlasesLogic, FusionRun
+from SegmentationModuleLib.AtlasesProgressWidget import ProgressPanel
 from SegmentationModuleLib.Doubt import Tour
 from SegmentationModuleLib.Overlay import Overlay
 from SegmentationModuleLib.Runs import CANCELLING, IDLE
 
-METHODS = (
-    ("vote", _("Majority vote")),
-    ("staple", _("STAPLE: weighted by estimated quality")),
-    ("local", _("Local: where the images look alike")),
-    ("dp", _("Learned weights (minutes more)")),
-)
-# What segmentations can be fused by: the other methods compare images of atlases.
-OF_READERS = ("vote", "staple")
+# Where atlases come from: on disk, or in the scene.
+ON_DISK, IN_SCENE = 0, 1
 # Titles of the table, and what they mean.
 COLUMNS = {
     _("Label map"): _("The atlas or the reader"),
@@ -39,8 +36,6 @@ COLUMNS = {
 }
 ROWS_SHOWN, ROW_PIXELS = 10, 24
 THUMBNAIL_PIXELS = 64
-# Of the plot of weights.
-BAR_PIXELS, PLOT_WIDTH, NAME_WIDTH = 14, 340, 110
 
 
 class AtlasesPanel:
@@ -58,7 +53,7 @@ class AtlasesPanel:
         is_ready: Callable[[], bool],
         on_message: Callable[[str], None],
     ) -> None:
-        self.ui, self.fuser = ui, fuser
+        self.ui = ui
         self._is_ready, self._on_message = is_ready, on_message
         self.logic = AtlasesLogic(slicer.mrmlScene, fuser)
         self.logic.on_change = self.update
@@ -70,8 +65,15 @@ class AtlasesPanel:
         self._tour = Tour(None)
         self._overlay = Overlay()
         self._summary = ""
-        for name, title in METHODS:
+        self.progress = ProgressPanel(ui, self.logic, guarded)
+        for name, (title, _hint) in Texts.METHODS.items():
             ui.atlasMethodCombo.addItem(title, name)
+            if name in Texts.OF_READERS:
+                ui.readersMethodCombo.addItem(title, name)
+        for title in (_("Folder on disk"), _("Folder in the scene")):
+            ui.atlasSourceCombo.addItem(title)
+        ui.atlasFolderEdit.filters = ctk.ctkPathLineEdit.Dirs
+        self._plot = Picture(ui.weightsPlot, self._draw)
         ui.atlasList.setIconSize(qt.QSize(THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
         ui.atlasList.visible = False
         table = ui.ratersTable
@@ -93,7 +95,10 @@ class AtlasesPanel:
         for selector in (ui.atlasTargetsSelector, ui.readersSelector):
             selector.connect("checkedNodesChanged()", self.update)
         ui.atlasFolderEdit.connect("currentPathChanged(QString)", self._folder_chosen)
+        ui.atlasSourceCombo.connect("currentIndexChanged(int)", self._source_chosen)
+        ui.atlasSceneCombo.connect("currentIndexChanged(int)", self._scene_folder_chosen)
         ui.atlasMethodCombo.connect("currentIndexChanged(int)", self._method_chosen)
+        ui.readersMethodCombo.connect("currentIndexChanged(int)", self._readers_method_chosen)
         ui.showDisagreementCheckBox.connect("toggled(bool)", self._show_disagreement)
         self.update()
 
@@ -109,13 +114,17 @@ class AtlasesPanel:
             self.ui.showDisagreementCheckBox.checked = False
             self._overlay.forget()
             self._tour, self._summary = Tour(None), ""
-            self.ui.atlasList.clear()
-            self.ui.atlasList.visible = False
+            self._forget_list()
         else:
             if self.ui.atlasFolderEdit.currentPath != parameters.atlasFolder:
                 self.ui.atlasFolderEdit.currentPath = parameters.atlasFolder
-            row = [name for name, _title in METHODS].index(parameters.atlasMethod)
-            self.ui.atlasMethodCombo.setCurrentIndex(row)
+            self.ui.atlasSourceCombo.setCurrentIndex(IN_SCENE if parameters.atlasesInScene else ON_DISK)
+            self._list_scene_folders()
+            for combo, method in (
+                (self.ui.atlasMethodCombo, parameters.atlasMethod),
+                (self.ui.readersMethodCombo, parameters.readersMethod),
+            ):
+                combo.setCurrentIndex(max(0, combo.findData(method)))
             if parameters.consensus is not self.segmentation:
                 self.ui.showDisagreementCheckBox.checked = False
                 self._tour = Tour(parameters.consensus)
@@ -125,19 +134,57 @@ class AtlasesPanel:
 
     def close(self) -> None:
         self.logic.close()
+        self.progress.close()
+        self._plot.close()
 
     # What the user does
 
     def _folder_chosen(self, path: str) -> None:
         if self.parameters is not None and self.parameters.atlasFolder != path:
             self.parameters.atlasFolder = path
-            self.ui.atlasList.clear()
-            self.ui.atlasList.visible = False
+            self._forget_list()
+
+    def _source_chosen(self, index: int) -> None:
+        if self.parameters is not None and self.parameters.atlasesInScene != (index == IN_SCENE):
+            self.parameters.atlasesInScene = index == IN_SCENE
+            self._forget_list()
+
+    def _scene_folder_chosen(self, index: int) -> None:
+        path = self.ui.atlasSceneCombo.itemData(index) or ""
+        if self.parameters is not None and self.parameters.atlasSceneFolder != path:
+            self.parameters.atlasSceneFolder = path
+            self._forget_list()
 
     def _method_chosen(self, _index: int) -> None:
         if self.parameters is not None:
             self.parameters.atlasMethod = self.ui.atlasMethodCombo.currentData
             self.update()
+
+    def _readers_method_chosen(self, _index: int) -> None:
+        if self.parameters is not None:
+            self.parameters.readersMethod = self.ui.readersMethodCombo.currentData
+
+    def _forget_list(self) -> None:
+        self.ui.atlasList.clear()
+        self.ui.atlasList.visible = False
+        self.update()
+
+    def _list_scene_folders(self) -> None:
+        """Folders of the subject hierarchy, as they are now; they are made in another module (Data)."""
+        combo, chosen = self.ui.atlasSceneCombo, self.parameters.atlasSceneFolder
+        known = SceneAtlases.folders(slicer.mrmlScene)
+        was = combo.blockSignals(True)
+        combo.clear()
+        combo.addItem(_("Choose a folder") if known else _("No folder yet: make one in the module Data"), "")
+        for path in known:
+            combo.addItem(path, path)
+        combo.setCurrentIndex(max(0, combo.findData(chosen)))
+        combo.blockSignals(was)
+
+    @property
+    def _chosen_folder(self) -> str:
+        parameters = self.parameters
+        return parameters.atlasSceneFolder if parameters.atlasesInScene else parameters.atlasFolder.strip()
 
     def _run_or_cancel(self) -> None:
         if self.logic.state != IDLE:
@@ -147,7 +194,8 @@ class AtlasesPanel:
             self._summary = ""
             self.logic.fuse_atlases(
                 self.ui.atlasTargetsSelector.checkedNodes(),
-                parameters.atlasFolder,
+                self._chosen_folder,
+                in_scene=parameters.atlasesInScene,
                 show_3d=parameters.show3D,
                 method=parameters.atlasMethod,
                 lam=round(parameters.atlasLambda, 4),
@@ -163,14 +211,16 @@ class AtlasesPanel:
             self.logic.fuse_segmentations(
                 self.ui.readersSelector.checkedNodes(),
                 parameters.volume,
-                method=parameters.atlasMethod,
+                method=parameters.readersMethod,
                 show_3d=parameters.show3D,
             )
 
     def _look_through(self) -> None:
         if self._is_ready():
+            self.logic.find_atlases(
+                self._chosen_folder, self._found, self._not_found, in_scene=self.parameters.atlasesInScene
+            )
             self.ui.atlasStatusLabel.text = _("Reading the atlases...")
-            self.fuser.find_atlases(self.parameters.atlasFolder, self._found, self._on_message)
 
     def _next(self) -> None:
         region = self._tour.next(slicer.mrmlScene)
@@ -223,6 +273,10 @@ class AtlasesPanel:
             usable=usable, all=len(atlases)
         )
 
+    def _not_found(self, message: str) -> None:
+        self.ui.atlasStatusLabel.text = ""
+        self._on_message(message)
+
     # What the form shows
 
     def update(self) -> None:
@@ -232,20 +286,29 @@ class AtlasesPanel:
         ui.atlasRunButton.text = (
             _("Segment by atlases") if idle else _("Cancelling...") if state == CANCELLING else _("Cancel")
         )
-        folder = ready and bool(self.parameters.atlasFolder.strip())
+        in_scene = ready and self.parameters.atlasesInScene
+        folder = ready and bool(self._chosen_folder)
         ui.atlasRunButton.enabled = ready and (
             (folder and bool(ui.atlasTargetsSelector.checkedNodes())) if idle else state != CANCELLING
         )
-        ui.readersButton.enabled = (
-            ready and idle and len(ui.readersSelector.checkedNodes()) > 1 and self.parameters.atlasMethod in OF_READERS
-        )
+        ui.readersButton.enabled = ready and idle and len(ui.readersSelector.checkedNodes()) > 1
         ui.atlasCheckButton.enabled = folder and idle
         ui.atlasProgressBar.visible = not idle
         if idle and ui.atlasProgressBar.value:
             ui.atlasProgressBar.value = 0
             ui.atlasStatusLabel.text = ""
-        for widget in (ui.atlasTargetsSelector, ui.atlasFolderEdit, ui.atlasMethodCombo, ui.readersSelector):
+        for widget in (
+            ui.atlasTargetsSelector, ui.atlasSourceCombo, ui.atlasFolderEdit, ui.atlasSceneCombo, ui.atlasMethodCombo,
+            ui.readersSelector, ui.readersMethodCombo,
+        ):  # fmt: skip
             widget.enabled = idle
+        for widget in (ui.atlasFolderLabel, ui.atlasFolderEdit):
+            widget.visible = not in_scene
+        for widget in (ui.atlasSceneLabel, ui.atlasSceneCombo):
+            widget.visible = bool(in_scene)
+        method = ui.atlasMethodCombo.currentData
+        ui.atlasMethodHintLabel.text = Texts.METHODS[method][1] if method in Texts.METHODS else ""
+        self.progress.update()
         ui.atlasSummaryLabel.text = self._summary
         ui.atlasResultPanel.visible = self.segmentation is not None or bool(self._summary)
         possible = self._tour.is_possible
@@ -269,12 +332,17 @@ class AtlasesPanel:
         table.resizeColumnsToContents()
         table.visible = bool(rows)
         table.minimumHeight = table.maximumHeight = (min(len(rows), ROWS_SHOWN) + 1) * ROW_PIXELS + 22
+        self.ui.weightsPlot.visible = len(self._weights()) > 1
+        self._plot.paint()
+
+    def _weights(self) -> dict[str, float]:
+        """Of the label maps that were used."""
+        rows = AtlasesResults.raters_of(self.segmentation)
         used = [row for row in rows if row[AtlasesResults.STATE] == "used"]
-        self.ui.weightsPlot.visible = len(used) > 1
-        if len(used) > 1:
-            self.ui.weightsPlot.setPixmap(
-                _bars([(row[AtlasesResults.NAME], float(row[AtlasesResults.WEIGHT])) for row in used])
-            )
+        return {row[AtlasesResults.NAME]: float(row[AtlasesResults.WEIGHT]) for row in used}
+
+    def _draw(self, width: float, ink: str) -> tuple[int, list[Any]]:
+        return WeightsPlot.draw(self._weights(), AtlasesResults.course_of(self.segmentation), width, ink)
 
 
 def _number(text: str) -> qt.QTableWidgetItem:
@@ -291,21 +359,3 @@ def _icon(picture: np.ndarray) -> qt.QIcon:
     height, width = picture.shape[:2]
     data = np.ascontiguousarray(picture).tobytes()
     return qt.QIcon(qt.QPixmap.fromImage(qt.QImage(data, width, height, 3 * width, qt.QImage.Format_RGB888)))
-
-
-def _bars(weights: Sequence[tuple[str, float]]) -> qt.QPixmap:
-    """The weights as bars, the largest first."""
-    ordered = sorted(weights, key=lambda entry: -entry[1])
-    pixmap = qt.QPixmap(PLOT_WIDTH, BAR_PIXELS * len(ordered) + 6)
-    pixmap.fill(qt.QColor("#ffffff"))
-    painter = qt.QPainter(pixmap)
-    most = max(weight for _name, weight in ordered) or 1.0
-    room = PLOT_WIDTH - NAME_WIDTH - 54
-    for row, (name, weight) in enumerate(ordered):
-        top = 3 + row * BAR_PIXELS
-        painter.setPen(qt.QColor("#202020"))
-        painter.drawText(4, top + BAR_PIXELS - 3, name[:16])
-        painter.fillRect(NAME_WIDTH, top + 2, max(1, round(room * weight / most)), BAR_PIXELS - 4, qt.QColor("#3d8fe0"))
-        painter.drawText(NAME_WIDTH + round(room * weight / most) + 6, top + BAR_PIXELS - 3, f"{100 * weight:.1f} %")
-    painter.end()
-    return pixmap

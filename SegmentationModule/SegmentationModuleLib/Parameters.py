@@ -26,7 +26,9 @@ class SegmentationParameters:
     flips, ensemble: average over flipped images, over all weights of the model. align: bring the other inputs to the
     first one. show3D: make surfaces. hyperparameters: JSON, name -> value; what it lacks has the model's default.
     segmentation, consensus: the last results, so that a reopened scene finds them again.
-    atlasFolder, atlasMethod ("vote", "staple", "local", "dp"), atlasLambda, atlasRefine, atlasSelect (0: all atlases).
+    atlasFolder: on disk; atlasSceneFolder: path in the subject hierarchy; atlasesInScene: which of them counts.
+    atlasMethod ("local", "vote", "staple", "dp"), atlasLambda, atlasRefine, atlasSelect (0: all atlases).
+    readersMethod ("vote", "staple"): of segmentations that are fused.
     """
 
     volume: slicer.vtkMRMLScalarVolumeNode
@@ -39,7 +41,10 @@ class SegmentationParameters:
     show3D: bool = True
     segmentation: slicer.vtkMRMLSegmentationNode
     atlasFolder: str = ""
-    atlasMethod: str = "vote"
+    atlasesInScene: bool = False
+    atlasSceneFolder: str = ""
+    atlasMethod: str = "local"
+    readersMethod: str = "vote"
     atlasLambda: Annotated[float, WithinRange(0.0, 1.0)] = 0.3
     atlasRefine: bool = False
     atlasSelect: Annotated[int, WithinRange(0, 999)] = 0

@@ -124,7 +124,8 @@ class RunLogic:
 
     def close(self) -> None:
         """Stops listening to scene and worker; the nodes stay. The logic is of no use afterwards."""
-        self._run = None
+        run, self._run = self._run, None
+        self._tidy(run)
         self.remote.close()
         for tag in self._observers:
             self.scene.RemoveObserver(tag)
@@ -140,6 +141,9 @@ class RunLogic:
         """Puts a result into the scene."""
         raise NotImplementedError
 
+    def _tidy(self, run: Any) -> None:
+        """Takes away what was there while a case was worked on. run: None if there is none."""
+
     # The run
 
     def _check_idle(self) -> None:
@@ -149,7 +153,11 @@ class RunLogic:
     def _start(self, run: Any) -> None:
         """Sends the first case. Raises what is wrong with a single one; of several that is told at the end."""
         if len(run.cases) == 1:
-            self._send(run, self._nodes(run.case))
+            try:
+                self._send(run, self._nodes(run.case))
+            except BaseException:
+                self._tidy(run)
+                raise
         self._run = run
         if len(run.cases) > 1:
             self._next(run)
@@ -165,6 +173,7 @@ class RunLogic:
                 run.failures.append((run.case.name, str(error)))
                 run.done += 1
         self._run = None
+        self._tidy(run)
         if run.added:
             self._last = run
         self.on_change()
@@ -215,6 +224,7 @@ class RunLogic:
         run = self._run
         if run is None:
             return
+        self._tidy(run)
         case, node = run.case, None
         try:
             reference = next(iter(self._nodes(case).values()))
@@ -234,17 +244,20 @@ class RunLogic:
         run = self._run
         if run is None:
             return
+        self._tidy(run)
         run.failures.append((run.case.name, message))
         run.done += 1
         self._next(run)
 
     def _cancelled(self) -> None:
         run, self._run = self._run, None
+        self._tidy(run)
         if run is not None and run.added:
             self._last = run
         self.on_change()
 
     def _scene_closing(self, _caller: Any, _event: str) -> None:
-        self._run = self._last = None
+        run, self._run, self._last = self._run, None, None
+        self._tidy(run)
         self.remote.cancel()
         self.on_change()

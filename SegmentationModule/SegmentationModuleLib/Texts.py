@@ -6,11 +6,30 @@ from slicer.i18n import tr as _
 
 from hyperreg.segmentation.catalogue import SegmentationCard
 from hyperreg.segmentation.doubt import DoubtfulRegion
+from hyperreg.worker.fusion import AtlasNews, Learned
 from SegmentationModuleLib.AtlasesLogic import FusionRun
 from SegmentationModuleLib.Logic import SegmentationRun
 
 # More names than this are no help any more in a sentence.
 NAMES_SHOWN = 8
+# How label maps are fused: name -> title, and what it does.
+METHODS = {
+    "local": (
+        _("Local: where the images look alike"),
+        _("Weighs each atlas, place by place, by how similar its image is there. The best on brains; about a minute."),
+    ),
+    "vote": (_("Majority vote"), _("The label that most atlases give. Seconds.")),
+    "staple": (_("STAPLE"), _("Weighs each atlas by its estimated sensitivity and specificity. Seconds.")),
+    "dp": (
+        _("Data parameters (learned)"),
+        _("A small network learns how good each atlas' labels are. Minutes; early answers can be kept."),
+    ),
+}
+# What segmentations of the scene can be fused by: the other methods compare images of atlases.
+OF_READERS = ("vote", "staple")
+# States of an atlas that takes no part.
+NOT_USED = ("left out", "not selected")
+STATES = {"waiting": _("Waiting"), "cached": _("Registered before"), "done": _("Registered")}
 MODALITIES = {"MR": _("MRI"), "CT": _("CT"), "any": _("any modality")}
 
 
@@ -102,6 +121,22 @@ def fused(run: FusionRun) -> str:
     if run.failures:
         lines += [_("Not segmented:"), *(f"{name}: {text}" for name, text in run.failures)]
     return "\n".join(lines)
+
+
+def atlas_state(news: AtlasNews) -> str:
+    """How far an atlas is, with the reason if it takes no part."""
+    if news.state == "left out":
+        return _("Left out: {reason}").format(reason=news.text)
+    if news.state == "not selected":
+        return _("Not selected: {reason}").format(reason=news.text)
+    return str(STATES.get(news.state, news.text))
+
+
+def early(learned: Learned) -> str:
+    """What an early answer is."""
+    return _(
+        "Step {steps} of {wanted}: the views show the consensus so far. It improves; keep it if it is good enough."
+    ).format(steps=learned.steps, wanted=learned.wanted)
 
 
 def disagreement(number: int, regions: list[DoubtfulRegion], inside: str) -> str:

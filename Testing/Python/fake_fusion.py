@@ -11,9 +11,29 @@ import numpy as np
 from hyperreg.errors import InputError
 from hyperreg.imaging.volume import Grid, Volume
 from hyperreg.segmentation.catalogue import Structure
-from hyperreg.worker.fusion import FoundAtlas, Fused, FusedStructure, Rater
+from hyperreg.worker.fusion import (
+    AtlasNews,
+    AtlasPair,
+    EarlyAnswer,
+    FoundAtlas,
+    Fused,
+    FusedStructure,
+    Learned,
+    LearnedWeight,
+    Rater,
+)
 
 CORE, RIM = Structure(300, 0, "Core", (220, 60, 40)), Structure(7, 1, "Rim", (60, 120, 220))
+
+
+def learned(steps: int) -> Learned:
+    """Data parameters of the atlases that are used, noted every 25 of 100 steps."""
+    noted = tuple(range(25, steps + 1, 25))
+    atlases = [
+        LearnedWeight(name, value, weight, tuple(value * step / 100 for step in noted))
+        for name, value, weight in (("a10", 0.8, 0.5), ("a9", 0.5, 0.4), ("a2", -0.6, 0.1))
+    ]
+    return Learned(steps, 100, steps >= 100, 60.0, noted, atlases)
 
 
 class FakeFuser:
@@ -24,21 +44,27 @@ class FakeFuser:
         self.on_done: Callable[..., None] | None = None
         self.on_error: Callable[..., None] | None = None
         self.on_cancelled: Callable[..., None] | None = None
+        self.on_atlas: Callable[..., None] | None = None
+        self.on_answer: Callable[..., None] | None = None
+        self.finished = False
         self.asked: list[tuple[str, Any, dict[str, Any]]] = []
         self.running = self.cancelling = False
         self.structures: Sequence[Structure] = (CORE, RIM)
         self._place: Grid | None = None
         self._found: Callable[..., None] | None = None
 
-    def fuse_atlases(self, target: Volume, folder: str, **options: Any) -> None:
+    def fuse_atlases(self, target: Volume, atlases: str | Sequence[AtlasPair], **options: Any) -> None:
         self._begin(target.grid)
-        self.asked.append((folder, target, options))
+        self.asked.append((atlases, target, options))
+
+    def finish(self) -> None:
+        self.finished = True
 
     def fuse_maps(self, maps: Sequence[Volume], grid: Grid, **options: Any) -> None:
         self._begin(grid)
         self.asked.append(("maps", list(maps), options))
 
-    def find_atlases(self, folder: str, on_found: Callable[..., None], on_error: Callable[..., None]) -> None:
+    def find_atlases(self, folder: Any, on_found: Callable[..., None], on_error: Callable[..., None]) -> None:
         self.asked.append(("find", folder, {}))
         self._found = on_found
 
@@ -58,7 +84,20 @@ class FakeFuser:
     def progress(self, fraction: float, text: str) -> None:
         self.on_progress(fraction, text)
 
-    def answer(self, warnings: tuple[str, ...] = ()) -> Fused:
+    def news(self, name: str, state: str, fraction: float = 0.0, text: str = "") -> None:
+        self.on_atlas(AtlasNews(name, state, fraction, text))
+
+    def early(self, steps: int) -> EarlyAnswer:
+        """A ball of 7 mm in the middle, after so many of 100 steps."""
+        assert self._place is not None
+        distance = np.linalg.norm(self._place.points() - self._place.centre, axis=-1)
+        labels = Volume(np.where(distance < 7, 7, 0).astype(np.int32), self._place.ijk_to_ras)
+        nowhere = Volume(np.zeros(self._place.shape, np.float32), self._place.ijk_to_ras)
+        found = EarlyAnswer(learned(steps), labels, nowhere, [RIM])
+        self.on_answer(found)
+        return found
+
+    def answer(self, warnings: tuple[str, ...] = (), learned: Learned | None = None) -> Fused:
         """A ball of 9 mm in the middle, its core of 5 mm; two of three atlases disagree in a ball of 4 mm beside it."""
         assert self._place is not None
         grid = self._place
@@ -87,6 +126,7 @@ class FakeFuser:
             4.2,
             list(warnings),
             12.0,
+            learned,
         )
         self.running = False
         self.on_done(fused)

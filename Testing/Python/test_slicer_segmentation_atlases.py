@@ -54,7 +54,8 @@ def test_nothing_can_be_pressed_before_targets_and_folder_are_chosen(module, fol
 def test_one_press_to_a_consensus(module, folder):
     ui, fuser = module.ui, module.connection.fuser
     (node,) = ready(module, folder)
-    ui.atlasMethodCombo.setCurrentIndex(2)
+    assert module.parameters.atlasMethod == "local"
+    ui.atlasMethodCombo.setCurrentIndex(ui.atlasMethodCombo.findData("staple"))
     ui.atlasLambdaSlider.value = 0.45
     ui.atlasSelectSpinBox.value = 3
     ui.atlasRunButton.click()
@@ -62,7 +63,7 @@ def test_one_press_to_a_consensus(module, folder):
     assert asked == folder
     assert target.grid.matches(OBLIQUE)
     assert options == {
-        "method": "local", "lam": 0.45, "refine": False, "select": 3, "device": "auto",
+        "method": "staple", "lam": 0.45, "refine": False, "select": 3, "device": "auto",
     }  # fmt: skip
     assert ui.atlasRunButton.text == "Cancel"
     fuser.progress(0.4, "a9: Aligning: affine (1 of 3 atlases done)")
@@ -203,10 +204,11 @@ def test_segmentations_of_several_readers_are_matched_by_names(module):
     second, _drawn = reader(module, node, "reader 2", ("oedema", "TUMOUR"), 1)
     for segmentation in (first, second):
         ui.readersSelector.setCheckState(segmentation, 2)
-    ui.atlasMethodCombo.setCurrentIndex(2)
-    assert not ui.readersButton.enabled  # local voting compares images of atlases
-    ui.atlasMethodCombo.setCurrentIndex(1)
     assert ui.readersButton.enabled
+    offered = [ui.readersMethodCombo.itemData(n) for n in range(ui.readersMethodCombo.count)]
+    assert offered == ["vote", "staple"]  # the others compare images of atlases
+    assert module.parameters.readersMethod == "vote"
+    ui.readersMethodCombo.setCurrentIndex(1)
     ui.readersButton.click()
     ((kind, maps, options),) = fuser.asked
     assert kind == "maps"

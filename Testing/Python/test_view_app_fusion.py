@@ -220,3 +220,50 @@ def test_everything_can_be_downloaded(app: App) -> None:
     assert np.array_equal(labels.array, fused.labels.array)
     rows = list(csv.DictReader(next(folder.glob("*-atlases.csv")).open(encoding="utf-8")))
     assert [row["name"] for row in rows] == ["a10", "a9", "a2", "bad"]
+
+
+def test_a_row_for_every_atlas_while_it_runs(app: App) -> None:
+    state = app.server.state
+    app.fusion.fuse()
+    app.fuser.news("a9", "running", 0.35, "Aligning: affine")
+    app.fuser.news("bad", "left out", 1.0, "It is damaged.")
+    assert state.fuse_news == [
+        {"name": "a9", "text": "Aligning: affine", "percent": 35, "used": True},
+        {"name": "bad", "text": "Left out: It is damaged.", "percent": 100, "used": False},
+    ]
+    app.fuser.answer()
+    assert state.fuse_news == []
+
+
+def test_an_early_answer_replaces_the_view_until_it_is_kept_or_given_up(app: App) -> None:
+    state = app.server.state
+    scene = app.slicer_app.scene
+    fuse(app)
+    result, before, plot = app.fusion._node, coloured(app), state.fuse_plot
+    assert "50.0 %" in plot
+    state.fuse_method = "dp"
+    app.fusion.fuse()
+    app.fuser.early(25)
+    assert state.fuse_early.startswith("Step 25 of 100")
+    assert "step 100" in state.fuse_early_plot
+    assert not result.GetDisplayNode().GetVisibility()
+    assert 0.01 < coloured(app) < before  # a smaller ball than the result's
+    app.panels.choose("registration")
+    assert coloured(app) < 0.01
+    app.panels.choose("fusion")
+    assert coloured(app) > 0.01
+    app.fusion.cancel()
+    app.fuser.let_go()
+    assert (state.fuse_early, state.fuse_early_plot, state.fuse_plot) == ("", "", plot)
+    assert result.GetDisplayNode().GetVisibility()
+    assert coloured(app) == pytest.approx(before, abs=0.005)
+    app.fusion.fuse()
+    early = app.fuser.early(50)
+    app.fusion.keep_early()
+    assert app.fuser.finished
+    app.fuser.answer(learned=early.learned)
+    assert state.fuse_early == ""
+    assert "step 100" in state.fuse_plot
+    names = [scene.GetNthNodeByClass(n, "vtkMRMLSegmentationNode").GetName()
+             for n in range(scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"))]  # fmt: skip
+    assert not any("so far" in name for name in names)

@@ -1,7 +1,8 @@
-"""The λ response as SVG text; what is drawn where is shared with the Slicer module (its ResponsePlot)."""
+"""Pictures as SVG text; what is drawn where is shared with the Slicer modules (ResponsePlot, WeightsPlot)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -17,11 +18,16 @@ _ANCHORS = {"left": "start", "middle": "middle", "right": "end"}
 def svg(response: Response, suggestion: Suggestion | None, lam: float) -> str:
     """The picture of a response with the slider at `lam`."""
     plot = mrml.slicer_module("ResponsePlot")
-    height = plot.height(response)
-    shapes = "".join(_element(plot, shape) for shape in plot.draw(response, suggestion, lam, WIDTH, INK))
+    return picture(plot.height(response), plot.draw(response, suggestion, lam, WIDTH, INK), "Response to λ")
+
+
+def picture(height: int, shapes: Sequence[Any], title: str) -> str:
+    """Shapes of `ResponsePlot` as SVG, WIDTH pixels wide. title: for those who cannot see it."""
+    plot = mrml.slicer_module("ResponsePlot")
+    inside = "".join(_element(plot, shape) for shape in shapes)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" '
-        f'font-size="11" role="img" aria-label="Response to λ">{shapes}</svg>'
+        f'font-size="11" role="img" aria-label="{title}">{inside}</svg>'
     )
 
 

@@ -17,20 +17,13 @@ import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from hyperreg.errors import HyperRegError, InputError
-from hyperreg.view import mrml
+from hyperreg.view import chart, mrml
 from hyperreg.view.fusion_files import write
 from hyperreg.view.private_files import PrivateFiles
 from hyperreg.view.result import DEVICES, ResultControls, structure_rows
 from hyperreg.view.state import FusionState
-from hyperreg.worker.fusion import FoundAtlas, Fused, Rater
+from hyperreg.worker.fusion import FoundAtlas, Fused, Learned, Rater
 
-# Name: title, and what it does, for the user.
-METHODS = {
-    "vote": ("Majority vote", "The label that most atlases give. Seconds."),
-    "staple": ("STAPLE", "Weighs each atlas by its estimated sensitivity and specificity. Seconds."),
-    "local": ("Local vote", "Weighs each atlas, place by place, by how similar its image is there. A minute."),
-    "dp": ("Data parameters", "A small network learns how good each atlas' labels are. Minutes."),
-}
 # A row of the table of atlases can be sorted by these; larger is better.
 SORTED_BY = ("name", "weight", "similarity", "dice", "sensitivity", "specificity")
 
@@ -55,9 +48,13 @@ class FusionControls(ResultControls):
     ) -> None:
         logic = mrml.slicer_module("AtlasesLogic", mrml.SEGMENTATION).AtlasesLogic(scene, fuser)
         super().__init__(state, scene, views, files, images, logic)
-        self._fuser = fuser
+        logic.on_atlases = self._show_atlases
+        logic.on_early = self._show_early
+        self._methods = self._texts.METHODS
+        self._early: Any = None
+        self._plot = mrml.slicer_module("WeightsPlot", mrml.SEGMENTATION)
         state.update(asdict(FusionState()))
-        state.fuse_methods = [{"title": title, "value": name} for name, (title, _hint) in METHODS.items()]
+        state.fuse_methods = [{"title": title, "value": name} for name, (title, _hint) in self._methods.items()]
         self.choose_method()
 
     # The user's actions
@@ -75,7 +72,7 @@ class FusionControls(ResultControls):
 
     def choose_method(self) -> None:
         name = self._state.fuse_method
-        self._state.fuse_method_hint = METHODS[name][1] if isinstance(name, str) and name in METHODS else ""
+        self._state.fuse_method_hint = self._methods[name][1] if name in list(self._methods) else ""
 
     def look(self) -> None:
         """Looks through the folder of atlases: which can be used, which not and why."""
@@ -87,7 +84,7 @@ class FusionControls(ResultControls):
             return
         state.fuse_looking = True
         try:
-            self._fuser.find_atlases(folder, self._found, self._not_found)
+            self.logic.find_atlases(folder, self._found, self._not_found)
         except HyperRegError as error:
             self._not_found(str(error))
 
@@ -99,7 +96,7 @@ class FusionControls(ResultControls):
             target = self._target()
             if target is None:
                 raise InputError("Choose the image to segment.")
-            if state.fuse_method not in list(METHODS):
+            if state.fuse_method not in list(self._methods):
                 raise InputError("Choose a method from the list.")
             lam, select = state.fuse_lam, state.fuse_select
             if not isinstance(lam, (int, float)) or not 0 <= lam <= 1:
@@ -119,6 +116,10 @@ class FusionControls(ResultControls):
             )
         except HyperRegError as error:
             self.tell(str(error))
+
+    def keep_early(self) -> None:
+        """Learns no further: the consensus so far becomes the result."""
+        self.logic.keep_early()
 
     def sort(self, column: Any) -> None:
         """Sorts the table of atlases by a column; a second time the other way round."""
@@ -148,13 +149,66 @@ class FusionControls(ResultControls):
         self._state.fuse_looking = False
         self.tell(message)
 
+    def _show_atlases(self) -> None:
+        self._set(
+            news=[
+                {
+                    "name": news.name,
+                    "text": self._texts.atlas_state(news),
+                    "percent": round(100 * news.fraction),
+                    "used": news.state not in self._texts.NOT_USED,
+                }
+                for news in self.logic.atlases
+            ]
+        )
+
+    def _show_early(self, node: Any) -> None:
+        """The early consensus over the image, in place of an earlier result, which comes back if this is given up."""
+        self._early = node
+        learned = self.logic.early.learned
+        self._set(early=self._texts.early(learned), early_plot=self._picture(learned))
+        self.show()
+
+    def _changed(self) -> None:
+        super()._changed()
+        if not self.logic.atlases:
+            self._set(news=[])
+        if self._early is not None and self.logic.early is None:
+            self._early = None
+            self._set(early="", early_plot="")
+            self.show()
+
+    def _picture(self, learned: Learned | None, raters: Sequence[Rater] = ()) -> str:
+        """Weights of label maps, and data parameters over the steps where any were learned; "" for a single one."""
+        weights = {rater.name: rater.weight for rater in raters if rater.state == "used"}
+        course = self._plot.Course()
+        if learned is not None:
+            weights = {atlas.name: atlas.weight for atlas in learned.atlases}
+            values = {atlas.name: atlas.history for atlas in learned.atlases}
+            course = self._plot.Course(learned.history_steps, learned.wanted, values)
+        if len(weights) < 2:
+            return ""
+        height, shapes = self._plot.draw(weights, course, chart.WIDTH, chart.INK)
+        return chart.picture(height, shapes, "Weights of the atlases")
+
     # What is different from the other panel
+
+    def leave(self) -> None:
+        super().leave()
+        if self._early is not None and self._scene.IsNodePresent(self._early):
+            self._early.GetDisplayNode().SetVisibility(False)
 
     def show(self, node_id: str = "") -> None:
         """Shows the target, with the consensus or the disagreement over it where they belong to it."""
         if self._state.panel == self.NAME:
             self.say_what_is_missing()
         super().show(node_id)
+        early = self._early
+        if early is not None and self._scene.IsNodePresent(early):
+            over = self._state.panel == self.NAME and self._results.reference_of(early) is self._wanted()
+            early.GetDisplayNode().SetOpacity(self._opacity)
+            early.GetDisplayNode().SetVisibility(over)
+            self._display(visible=False)
 
     def _wanted(self) -> Any:
         return self._target()
@@ -170,7 +224,8 @@ class FusionControls(ResultControls):
             for entry in result.structures
         ]
         raters = [_row(rater) for rater in result.raters]
-        return {"rows": structure_rows(found), "raters": raters, "sort": ""}
+        plot = self._picture(result.learned, result.raters)
+        return {"rows": structure_rows(found), "raters": raters, "sort": "", "plot": plot}
 
     def _describe_place(self, number: int, regions: Any, inside: str) -> str:
         return str(self._texts.disagreement(number, regions, inside))
@@ -183,7 +238,7 @@ class FusionControls(ResultControls):
 
     def _forget(self) -> None:
         super()._forget()
-        self._set(raters=[])
+        self._set(raters=[], plot="")
 
     def _target(self) -> Any:
         known = [node.GetID() for node in self._images().values()]

@@ -22,6 +22,7 @@ def fill(controls: FusionControls) -> None:
     _inputs(controls)
     _how()
     run_button("fuse", "Fuse", "fuse_missing !== ''", "fuse_missing", controls.fuse, controls.cancel)
+    _progress(controls)
     _result(controls)
 
 
@@ -131,11 +132,41 @@ def _how() -> None:
         )
 
 
+def _progress(controls: FusionControls) -> None:
+    """While it runs: a row per atlas; the early answer of data parameters."""
+    with (
+        html.Div(v_if=f"{BUSY} && fuse_news.length", classes="hyperreg-segment-table hyperreg-fuse-news mb-2"),
+        html.Div(v_for="row in fuse_news", key="row.name", classes="mb-1", title=("row.text",)),
+    ):
+        with html.Div(classes="d-flex text-caption"):
+            html.Span("{{ row.name }}", classes="mr-2 text-no-wrap")
+            html.Span(
+                "{{ row.text }}",
+                classes=("row.used ? 'text-truncate text-medium-emphasis' : 'text-warning'",),
+            )
+        v.VProgressLinear(model_value=("row.percent",), color="primary", height=3, v_if="row.used")
+    with html.Div(v_if=f"fuse_early && {BUSY}", classes="mb-2 hyperreg-fuse-early"):
+        html.Div("{{ fuse_early }}", classes="text-body-2")
+        v.VBtn(
+            "Keep this answer",
+            size="small",
+            color="primary",
+            variant="tonal",
+            block=True,
+            click=controls.keep_early,
+            disabled=("fuse_phase === 'cancelling'",),
+            classes="text-none my-2 hyperreg-fuse-keep",
+            title="Learns no further: the consensus so far becomes the result",
+        )
+        html.Div(v_html=("fuse_early_plot",))
+
+
 def _result(controls: FusionControls) -> None:
     with html.Div(v_if="fuse_raters.length"):
         html.Div("{{ fuse_summary }}", classes="text-body-2 hyperreg-fuse-summary")
         _places(controls)
         _raters(controls)
+        html.Div(v_html=("fuse_plot",), classes="mt-2 hyperreg-fuse-plot")
         structures("fuse", "atlases", "The smallest and the largest volume among the atlases")
         keep_or_undo(
             "fuse",

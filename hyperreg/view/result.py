@@ -186,10 +186,14 @@ class ResultControls:
         if self._node is None or not self._scene.IsNodePresent(self._node):
             return
         display = self._node.GetDisplayNode()
-        opacity = self._get("opacity")
-        display.SetOpacity(opacity if isinstance(opacity, (int, float)) else OPACITY)
+        display.SetOpacity(self._opacity)
         if visible is not None:
             display.SetVisibility(visible)
+
+    @property
+    def _opacity(self) -> float:
+        opacity = self._get("opacity")
+        return opacity if isinstance(opacity, (int, float)) else OPACITY
 
     def _forget(self) -> None:
         """The segmentation that was shown is not any more; its node stays if the scene still has it."""

@@ -147,6 +147,8 @@ class FusionState:
     fuse_phase: as `segment_phase`. fuse_targets: volumes, {title, value}; fuse_target: the id of the chosen one or "".
     fuse_folder: of the atlases, on the computer that the app runs on. fuse_atlases: {name, image, labels, problem,
     picture} of what lies there; picture: an address for the browser.
+    fuse_news: {name, text, percent, used}, how far each atlas is while it runs. fuse_early: which early answer is
+    shown, in words, or "". fuse_plot, fuse_early_plot: weights and data parameters, SVG.
     fuse_raters: {name, state, weight, share, dice, sensitivity, specificity, similarity, note}, texts but for share,
     0 to 100. fuse_rows: {name, colour, volume, spread}. fuse_place: which disagreement is shown, in words.
     """
@@ -159,7 +161,7 @@ class FusionState:
     fuse_atlases: list[dict[str, str]] = field(default_factory=list)
     fuse_found: str = ""
     fuse_methods: list[dict[str, str]] = field(default_factory=list)
-    fuse_method: str = "vote"
+    fuse_method: str = "local"
     fuse_method_hint: str = ""
     fuse_lam: float = 0.3
     fuse_refine: bool = False
@@ -167,6 +169,10 @@ class FusionState:
     fuse_missing: str = ""
     fuse_progress: float = 0.0
     fuse_text: str = ""
+    fuse_news: list[dict[str, Any]] = field(default_factory=list)
+    fuse_early: str = ""
+    fuse_early_plot: str = ""
+    fuse_plot: str = ""
     fuse_summary: str = ""
     fuse_raters: list[dict[str, Any]] = field(default_factory=list)
     fuse_sort: str = ""

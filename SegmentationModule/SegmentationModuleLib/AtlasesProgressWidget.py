@@ -1,0 +1,92 @@
+"""What is seen while atlases are registered and data parameters learned: a row per atlas, the early answer. Qt only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import qt
+from slicer.i18n import tr as _
+
+from HyperRegSlicerLib.PictureWidget import Picture
+from SegmentationModuleLib import Texts, WeightsPlot
+from SegmentationModuleLib.AtlasesLogic import AtlasesLogic
+from SegmentationModuleLib.Runs import IDLE
+
+NAME_COLUMN, STATE_COLUMN, BAR_COLUMN = range(3)
+ROWS_SHOWN, ROW_PIXELS, BAR_PIXELS = 8, 24, 90
+
+
+class ProgressPanel:
+    """The rows below the progress bar.
+
+    ui: the form's widgets. guarded(action): the action as a slot whose errors the user sees.
+    """
+
+    def __init__(
+        self, ui: Any, logic: AtlasesLogic, guarded: Callable[[Callable[[], Any]], Callable[[], None]]
+    ) -> None:
+        self.ui, self.logic = ui, logic
+        logic.on_atlases = self.update
+        logic.on_early = lambda _node: self.update()
+        self._rows: list[str] = []
+        table = ui.atlasRowsTable
+        table.setColumnCount(3)
+        table.setHorizontalHeaderLabels([_("Atlas"), _("State"), _("Registered")])
+        table.verticalHeader().setVisible(False)
+        table.verticalHeader().setDefaultSectionSize(ROW_PIXELS)
+        table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
+        table.horizontalHeader().setSectionResizeMode(STATE_COLUMN, qt.QHeaderView.Stretch)
+        table.setColumnWidth(BAR_COLUMN, BAR_PIXELS)
+        self._plot = Picture(ui.earlyPlot, self._draw)
+        ui.keepEarlyButton.connect("clicked()", guarded(logic.keep_early))
+        self.update()
+
+    def close(self) -> None:
+        """Ends listening."""
+        self._plot.close()
+
+    def update(self) -> None:
+        """Shows how far the run is; nothing while none is going on."""
+        ui, atlases, early = self.ui, self.logic.atlases, self.logic.early
+        table = ui.atlasRowsTable
+        table.visible = bool(atlases)
+        if [news.name for news in atlases] != self._rows:
+            self._rows = [news.name for news in atlases]
+            self._make_rows()
+        for row, news in enumerate(atlases):
+            text = Texts.atlas_state(news)
+            item = table.item(row, STATE_COLUMN)
+            if item.text() != text:
+                item.setText(text)
+                item.setToolTip(text)
+            table.cellWidget(row, BAR_COLUMN).value = round(100 * news.fraction)
+            table.cellWidget(row, BAR_COLUMN).visible = news.state not in Texts.NOT_USED
+        ui.earlyPanel.visible = early is not None
+        if early is not None:
+            ui.earlyLabel.text = Texts.early(early.learned)
+            self._plot.paint()
+        ui.keepEarlyButton.enabled = early is not None and self.logic.state != IDLE
+
+    def _make_rows(self) -> None:
+        table = self.ui.atlasRowsTable
+        table.setRowCount(len(self._rows))
+        for row, name in enumerate(self._rows):
+            item = qt.QTableWidgetItem(name)
+            item.setToolTip(name)
+            table.setItem(row, NAME_COLUMN, item)
+            table.setItem(row, STATE_COLUMN, qt.QTableWidgetItem(""))
+            bar = qt.QProgressBar(table)
+            bar.textVisible = False
+            table.setCellWidget(row, BAR_COLUMN, bar)
+        table.minimumHeight = table.maximumHeight = (min(len(self._rows), ROWS_SHOWN) + 1) * ROW_PIXELS + 6
+
+    def _draw(self, width: float, ink: str) -> tuple[int, list[Any]]:
+        early = self.logic.early
+        if early is None:
+            return 1, []
+        learned = early.learned
+        course = WeightsPlot.Course(
+            learned.history_steps, learned.wanted, {atlas.name: atlas.history for atlas in learned.atlases}
+        )
+        return WeightsPlot.draw({atlas.name: atlas.weight for atlas in learned.atlases}, course, width, ink)
