@@ -1,4 +1,5 @@
-"""Makes the pictures of the section "Atlases": a volume, really segmented by a folder of atlases, and a disagreement.
+"""Makes the pictures of the section "Atlases": a volume, really segmented by a folder of atlases, while it runs, the
+result, a disagreement, an early answer of data parameters.
 
     python -m Testing.Host.atlas_screenshots [--image FILE --atlases FOLDER] [--method local] [--output FOLDER]
 
@@ -13,12 +14,15 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from Testing.Host.app_fusion_screenshots import ATLASES, make_atlases
 from Testing.Host.host import start
 from Testing.Host.segmentation_screenshots import PATIENCE_S, REPOSITORY, open_module
 
 SIZE = (1500, 1250)
+# Of data parameters, when the early answer is looked at.
+EARLY_STEPS = 100
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -53,12 +57,16 @@ def take(options: argparse.Namespace) -> int:
     for name in ("optionsSection", "batchSection", "modelsSection"):
         getattr(ui, name).collapsed = True
     ui.atlasesSection.collapsed = False
+    logic = widget.panel.atlases.logic
     ui.atlasTargetsSelector.setCheckState(node, 2)
     ui.atlasFolderEdit.currentPath = str(options.atlases)
     ui.atlasMethodCombo.setCurrentIndex(ui.atlasMethodCombo.findData(options.method))
     ui.show3DCheckBox.checked = False
     ui.atlasRunButton.click()
-    host.wait_until(lambda: ui.atlasRunButton.text == "Segment by atlases", PATIENCE_S)
+    host.wait_until(lambda: any(0.2 < news.fraction < 1 for news in logic.atlases) or logic.state == "idle", PATIENCE_S)
+    if logic.state != "idle":
+        print(host.screenshot(options.output / "segmentation-atlases-progress.png", size=SIZE))
+    host.wait_until(lambda: logic.state == "idle", PATIENCE_S)
     if not ui.atlasResultPanel.visible:
         raise RuntimeError(ui.messageLabel.text)
     print(ui.atlasSummaryLabel.text, ui.messageLabel.text, sep="\n")
@@ -68,10 +76,25 @@ def take(options: argparse.Namespace) -> int:
     ui.nextDisagreementButton.click()
     picture = options.output / "segmentation-atlases-disagreement.png"
     print(host.screenshot(picture, size=SIZE), ui.disagreementLabel.text, sep="\n")
+    ui.showDisagreementCheckBox.checked = False
+    ui.atlasUndoButton.click()
+    ui.atlasMethodCombo.setCurrentIndex(ui.atlasMethodCombo.findData("dp"))
+    ui.atlasRunButton.click()
+    host.wait_until(lambda: learned_steps(logic) >= EARLY_STEPS or logic.state == "idle", PATIENCE_S)
+    print(host.screenshot(options.output / "segmentation-atlases-early.png", size=SIZE), ui.earlyLabel.text, sep="\n")
+    ui.keepEarlyButton.click()
+    host.wait_until(lambda: logic.state == "idle", PATIENCE_S)
+    print(ui.atlasSummaryLabel.text)
+    print(host.screenshot(options.output / "segmentation-atlases-learned.png", size=SIZE))
     widget.cleanup()
     for error in host.exceptions:
         print(f"exception in a slot: {error!r}", file=sys.stderr)
     return 1 if host.exceptions else 0
+
+
+def learned_steps(logic: Any) -> int:
+    """Of the early answer; 0 without one."""
+    return 0 if logic.early is None else int(logic.early.learned.steps)
 
 
 if __name__ == "__main__":

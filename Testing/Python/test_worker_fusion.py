@@ -197,6 +197,7 @@ def test_learning_is_cancelled_kept_gone_on_with_and_finished_early(
     (early, *_more), (found,) = fuser.answers, fuser.results
     assert found.learned is not None
     assert early.learned.steps % 25 == 0
+    assert [entry.name for entry in early.structures] == [entry.structure.name for entry in found.structures]
     assert (early.learned.wanted, early.learned.finished) == (200, False)
     assert early.learned.steps <= found.learned.steps < 200
     assert [row.name for row in found.learned.atlases] == ["m0", "m1"]

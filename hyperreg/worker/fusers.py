@@ -71,7 +71,8 @@ class Fusers:
         data parameters are learned. -> see `_described`.
 
         Events: "atlas": name, state, fraction, text, see `AtlasNews`. "answer", while data parameters are learned: what
-        is known so far, see `learned.described`; the outputs hold its consensus until the next one.
+        is known so far, see `learned.described`, and structures (label, name, colour); the outputs hold its consensus
+        until the next one.
         """
         from hyperreg.fusion.atlases import AtlasSettings, carry
         from hyperreg.fusion.cache import default_folder
@@ -112,7 +113,8 @@ class Fusers:
 
         def early(answer: Answer) -> None:
             _fill(context, answer.consensus)
-            context.event("answer", _learned(answer, method.temperature) or {})
+            known = _learned(answer, method.temperature) or {}
+            context.event("answer", {**known, "structures": _structures(answer.consensus, carried.table)})
 
         carried = carry(
             target, loader, settings, with_images=method.name == "local", watch=watch, cancelled=context.cancelled
@@ -239,19 +241,23 @@ def _described(
     """structures (label, name, colour, volumes in ml), raters (see `RaterFigures`), atlases (see `AtlasRow`), method,
     disputed_percent, warnings, seconds; for atlases also learned (see `_learned`).
     """
-    from hyperreg.fusion.tables import structures_of
-
-    structures = structures_of(consensus.stack.labels[1:].tolist(), table)
     volumes = {row.label: asdict(row) for row in consensus.structures()}
     return {
         "method": consensus.method,
-        "structures": plain([{**volumes[s.label], "name": s.name, "colour": list(s.colour)} for s in structures]),
+        "structures": plain([{**volumes[row["label"]], **row} for row in _structures(consensus, table)]),
         "raters": plain([asdict(rater) for rater in consensus.raters()]),
         "atlases": plain([asdict(row) for row in rows]),
         "disputed_percent": 100 * consensus.stack.disputed.size / consensus.codes.size,
         "warnings": list(dict.fromkeys(warnings)),
         "seconds": seconds,
     }
+
+
+def _structures(consensus: Consensus, table: Table) -> list[dict[str, Any]]:
+    from hyperreg.fusion.tables import structures_of
+
+    found = structures_of(consensus.stack.labels[1:].tolist(), table)
+    return [{"label": s.label, "name": s.name, "colour": list(s.colour)} for s in found]
 
 
 def _grid(context: Context) -> Grid:

@@ -108,11 +108,12 @@ class Learned:
 
 @dataclass(frozen=True)
 class EarlyAnswer:
-    """What is known while data parameters are learned. labels, disagreement: see `Fused`."""
+    """What is known while data parameters are learned. labels, disagreement: see `Fused`; structures: of the labels."""
 
     learned: Learned
     labels: Volume
     disagreement: Volume
+    structures: list[Structure]
 
 
 @dataclass(frozen=True)
@@ -293,6 +294,7 @@ class RemoteFuser:
                     _learned(values),
                     Volume(labels, affine, "consensus"),
                     Volume(disagreement, affine, "disagreement"),
+                    [_structure(channel, row) for channel, row in enumerate(values["structures"])],
                 )
             )
 
@@ -318,9 +320,8 @@ def _fused(job: Job, affine: npt.NDArray[np.float64]) -> Fused:
     result = job.result
     structures = []
     for channel, row in enumerate(result["structures"]):
-        red, green, blue = row["colour"]
         figures = (row[f"{name}_ml"] for name in ("volume", "raters_mean", "raters_sd", "raters_least", "raters_most"))
-        structures.append(FusedStructure(Structure(row["label"], channel, row["name"], (red, green, blue)), *figures))
+        structures.append(FusedStructure(_structure(channel, row), *figures))
     return Fused(
         method=result["method"],
         labels=Volume(job.arrays["labels"], affine, "consensus"),
@@ -332,6 +333,11 @@ def _fused(job: Job, affine: npt.NDArray[np.float64]) -> Fused:
         seconds=result["seconds"],
         learned=_learned(result["learned"]) if result.get("learned") else None,
     )
+
+
+def _structure(channel: int, row: Mapping[str, Any]) -> Structure:
+    red, green, blue = row["colour"]
+    return Structure(row["label"], channel, row["name"], (red, green, blue))
 
 
 def _place(atlases: str | Sequence[AtlasPair], structures: Sequence[Structure] = ()) -> dict[str, Any]:
