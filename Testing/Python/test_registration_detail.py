@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from cli_pair import grid
 
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
-from hyperreg.registration.detail import MOST_VOXELS, Detail, detail_grid, field_on
+from hyperreg.registration.detail import MOST_VOXELS, Detail, apart, detail_grid, field_on
 
 FINE = grid((60, 50, 30), (1.0, 1.2, 2.0), (10, -20, 30))
 COARSE = grid((22, 22, 22), (3.0, 3.0, 3.0), (10, -20, 30))
@@ -83,3 +84,26 @@ def test_the_linear_part_is_taken_into_account() -> None:
     # No foreground at all: the whole grid counts.
     nothing = Detail(picture(FINE, np.zeros(3)), picture(FINE, SHIFT), linear, COARSE, ~everything)
     assert nothing.agreement() == pytest.approx(found.agreement())
+
+
+def test_what_agreed_from_the_start_hardly_counts() -> None:
+    """A heart in a still chest: one corner has moved, and the field that follows it disturbs all the rest a little."""
+    still, moved = (picture(FINE, shift).array for shift in (np.zeros(3), SHIFT * 2))
+    points = FINE.points()
+    corner = (points < COARSE.to_ras((10, 10, 10))).all(-1)
+    moving = Volume(np.where(corner, moved, still), FINE.ijk_to_ras, "moving")
+    detail = Detail(picture(FINE, np.zeros(3)), moving, np.eye(4), COARSE, np.ones(COARSE.shape, bool))
+    inner = COARSE.points()
+    inside = (inner < COARSE.to_ras((10, 10, 10))).all(-1)
+    field = np.where(inside[..., None], SHIFT * 2, SHIFT * 0.3).astype(np.float32)
+    follows = DisplacementField(np.moveaxis(field, -1, 0), COARSE.ijk_to_ras)
+    assert detail.agreement(follows) > detail.agreement() + 0.1
+
+
+def test_equal_images_are_nowhere_apart() -> None:
+    image = torch.rand(1, 1, 17, 20, 24, generator=torch.Generator().manual_seed(0))
+    same = apart(image, image)
+    assert same.shape == image.shape
+    assert float(same.max()) < 0.01
+    other = torch.rand(1, 1, 17, 20, 24, generator=torch.Generator().manual_seed(1))
+    assert float(apart(image, other).mean()) > 0.8

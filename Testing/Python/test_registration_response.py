@@ -131,6 +131,7 @@ def test_the_search_stops_when_it_is_cancelled() -> None:
         ({"dice_mean": 0.40, "dice_mean_before": 0.45, "similarity": 0.9, "similarity_before": 0.5}, "0.400"),
         ({"landmarks_mm": 3.0, "landmarks_mm_before": 2.5, "detail": 0.9, "detail_before": 0.5}, "2.50 mm"),
         ({"detail": 0.2, "detail_before": 0.3, "similarity": 0.9, "similarity_before": 0.5}, "fine detail"),
+        ({"detail": 0.301, "detail_before": 0.3, "similarity": 0.9, "similarity_before": 0.5}, "hardly more"),
         ({"similarity": 0.4, "similarity_before": 0.5}, "agree less"),
     ],
 )
@@ -150,6 +151,8 @@ def test_worse_than_the_linear_alignment_is_said_plainly(metrics: dict[str, floa
         {"landmarks_mm": 2.52, "landmarks_mm_before": 2.5},
         {"dice_mean": float("nan"), "dice_mean_before": 0.4, "similarity": 0.6, "similarity_before": 0.5},
         {"similarity": 0.6, "similarity_before": None},
+        # The similarity of the whole picture falls where most of it was at rest: the detail decides.
+        {"detail": 0.35, "detail_before": 0.3, "similarity": 0.8, "similarity_before": 0.9},
     ],
 )
 def test_as_good_or_better_is_no_warning(metrics: dict[str, Any]) -> None:

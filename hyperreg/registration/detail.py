@@ -4,6 +4,12 @@ The network registers images on a coarse grid, and a flexible field can make the
 differences that have no counterpart. What lies between the voxels of that grid was not fitted to, so its agreement is
 a fair judge, as held-out data is in cross-validation: it rises while structures come closer, and falls when they are
 torn. `registration.response` chooses lambda by it.
+
+It is judged where the linear alignment left the images apart, because there is the registration's work. Of a beating
+heart in a still chest, nine tenths of the picture agree already, and lose a little under any field that is not exactly
+zero there: their mean would call for no motion at all. How far apart the images were is seen at the network's
+resolution, not at that of the detail: else chance, which made detail disagree by its noise once, would always make it
+agree better the second time.
 """
 
 from __future__ import annotations
@@ -11,6 +17,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hyperreg.imaging.intensity import normalise
@@ -24,6 +31,8 @@ from hyperreg.registration.losses import local_ncc
 REFINEMENT = 2
 # In voxels of the detail's grid: hardly wider than two of the network's voxels.
 WINDOW = 5
+# Where images agree completely, a voxel still counts this much: of two equal images something has to be judged.
+LEAST_APART = 1e-3
 # A larger grid is made coarser: a figure must not cost more than the field that it judges.
 MOST_VOXELS = 4_000_000
 
@@ -54,6 +63,15 @@ def field_on(field: DisplacementField, grid: Grid, device: str | torch.device) -
     return sample(torch.from_numpy(field.array).to(device)[None], torch.stack(offsets)[None])
 
 
+@torch.inference_mode()
+def apart(fixed: Tensor, moving: Tensor) -> Tensor:
+    """How far two images disagree at half their resolution, 0 to 1 (never quite 0): (1, 1, I, J, K), as they are."""
+    size = [max(1, n // REFINEMENT) for n in fixed.shape[2:]]
+    coarse = (F.interpolate(image, size=size, mode="area") for image in (fixed, moving))
+    disagreement = (1 - local_ncc(*coarse)).clamp(LEAST_APART, 1)
+    return F.interpolate(disagreement, size=fixed.shape[2:], mode="trilinear", align_corners=False)
+
+
 class Detail:
     """A pair's fine images, both in the fixed image's space, and how well they agree under a field.
 
@@ -78,15 +96,17 @@ class Detail:
         self._fixed, self._moving = (torch.from_numpy(normalise(array))[None, None] for array in arrays)
         foreground = DisplacementField(np.repeat(inside[None].astype(np.float32), 3, axis=0), grid.ijk_to_ras)
         self._inside = field_on(foreground, self.grid, "cpu")[0, 0] >= 0.5
+        self._apart = apart(self._fixed, self._moving)[0, 0][self._inside].double()
 
     @torch.inference_mode()
     def agreement(self, field: DisplacementField | None = None, device: str = "cpu") -> float:
         """Mean squared local correlation in the foreground, 0 to 1, under a field (RAS mm, on any grid).
 
-        Without a field: of the linear alignment alone.
+        Every voxel counts as far as the linear alignment left the images `apart`. Without a field: of that alone.
         """
         fixed, moving = self._fixed.to(device), self._moving.to(device)
         if field is not None:
             displacement = from_ras(field_on(field, self.grid, device), torch.from_numpy(self.grid.ijk_to_ras.copy()))
             moving = sample(moving, displacement, padding="border")
-        return float(local_ncc(fixed, moving, WINDOW)[0, 0].cpu()[self._inside].mean())
+        found = local_ncc(fixed, moving, WINDOW)[0, 0].cpu()[self._inside]
+        return float((found * self._apart).sum() / self._apart.sum())

@@ -1,9 +1,9 @@
 """How a pair answers to lambda, and which lambda that speaks for. Without torch, so that it runs in Slicer.
 
 Without label maps or landmarks lambda is chosen by what the network could not fit to: it sees the images on a coarse
-grid, and the agreement of their finer detail is measured ("detail", see `registration.detail`). Similarity as the
-network sees it grows nearly always with flexibility; that of the finer detail falls again where the field follows
-noise and differences without a counterpart.
+grid, and the agreement of their finer detail is measured, where the linear alignment left them apart ("detail", see
+`registration.detail`). Similarity as the network sees it grows nearly always with flexibility; that of the finer detail
+falls again where the field follows noise and differences without a counterpart.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ from hyperreg.registration.anchors import SAME_LAMBDA, check_lambda
 RESPONSE_LAMBDAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 # What a search for the best, without the whole curve, tries: between them the response hardly bends. It starts at the
 # first ones and climbs to a neighbour as long as that is better.
-SEARCHED_LAMBDAS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+SEARCHED_LAMBDAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 FIRST_LAMBDAS = (0.1, 0.4)
 # A registration that is worse than its start by less than this is as good: it would read the same on screen.
 SAME_SHARE = 5e-4
 SAME_MM = 0.05
+# A deformation has to mend at least this share of the disagreement that the linear alignment left. On eight pairs of
+# brains, lung and heart the network mended 7 to 26 % of it at its default lambda; where it went astray, nothing.
+LEAST_MENDED = 0.01
 
 
 @dataclass
@@ -115,10 +118,11 @@ def suggest(response: Response) -> Suggestion:
 def warning(metrics: Mapping[str, Any]) -> str | None:
     """A sentence for the user if the deformation made the registration worse than the linear alignment, else None.
 
-    Label maps decide if there are any, then landmarks, then the images' detail, then their similarity.
+    Label maps decide if there are any, then landmarks, then the images' detail, then their similarity. Of the images
+    alone it is not enough that they agree hardly worse: a deformation has to show that it is good for something.
     """
     before = {name.removesuffix("_before"): value for name, value in metrics.items() if name.endswith("_before")}
-    found = _worse(before, metrics)
+    found = _worse(before, metrics, LEAST_MENDED)
     if found is None:
         return None
     makes, look = ("makes", "") if found.by_truth else ("may make", "Look at it closely. ")
@@ -150,8 +154,11 @@ class _Loss:
     by_truth: bool
 
 
-def _worse(before: Mapping[str, Any], after: Mapping[str, Any]) -> _Loss | None:
-    """What got worse, by the best judge that knows both; None if that one sees nothing worse."""
+def _worse(before: Mapping[str, Any], after: Mapping[str, Any], least_mended: float = 0.0) -> _Loss | None:
+    """What got worse, by the best judge that knows both; None if that one sees nothing worse.
+
+    least_mended: the share of the images' disagreement that has to be mended, so that they count as no worse; 0: none.
+    """
 
     def pair(name: str) -> tuple[float, float] | None:
         old, new = before.get(name), after.get(name)
@@ -167,13 +174,15 @@ def _worse(before: Mapping[str, Any], after: Mapping[str, Any]) -> _Loss | None:
         if found[1] <= found[0] + SAME_MM:
             return None
         return _Loss("the landmarks lie further apart", f"{found[0]:.2f} mm", f"{found[1]:.2f} mm", True)
-    for name, what in (
-        ("detail", "the images agree less in their fine detail"),
-        ("similarity", "the images agree less"),
-    ):
+    for name, where in (("detail", " in their fine detail"), ("similarity", "")):
         found = pair(name)
-        if found is not None and found[1] < found[0] - SAME_SHARE:
-            return _Loss(what, f"{found[0]:.3f}", f"{found[1]:.3f}", False)
+        if found is None:
+            continue
+        gain = found[1] - found[0]
+        if gain >= (least_mended * (1 - found[0]) if least_mended else -SAME_SHARE):
+            return None
+        how = "less" if gain < -SAME_SHARE else "hardly more"
+        return _Loss(f"the images agree {how}{where}", f"{found[0]:.3f}", f"{found[1]:.3f}", False)
     return None
 
 
