@@ -67,8 +67,8 @@ def field_on(field: DisplacementField, grid: Grid, device: str | torch.device) -
 def apart(fixed: Tensor, moving: Tensor) -> Tensor:
     """How far two images disagree at half their resolution, 0 to 1 (never quite 0): (1, 1, I, J, K), as they are."""
     size = [max(1, n // REFINEMENT) for n in fixed.shape[2:]]
-    coarse = (F.interpolate(image, size=size, mode="area") for image in (fixed, moving))
-    disagreement = (1 - local_ncc(*coarse)).clamp(LEAST_APART, 1)
+    first, second = (F.interpolate(image, size=size, mode="area") for image in (fixed, moving))
+    disagreement = (1 - local_ncc(first, second)).clamp(LEAST_APART, 1)
     return F.interpolate(disagreement, size=fixed.shape[2:], mode="trilinear", align_corners=False)
 
 
