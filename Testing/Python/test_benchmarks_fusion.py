@@ -9,9 +9,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.fusion import registered
-from benchmarks.fusion.experiments import Job, run_jobs, spearman
-from benchmarks.fusion.methods import METHODS, Case, make_case
+from benchmarks.fusion import networks, registered
+from benchmarks.fusion.experiments import (
+    Job,
+    all_jobs,
+    alone_name,
+    fusion_name,
+    learning_name,
+    needed,
+    network_name,
+    open_jobs,
+    run_jobs,
+    slices_name,
+    spearman,
+)
+from benchmarks.fusion.methods import METHODS, Case, make_case, select_and_vote
+from benchmarks.fusion.published import take_over
 from benchmarks.fusion.registered import Registered, Target, random_displacement
 from benchmarks.fusion.report import write_report
 from benchmarks.fusion.structures import Structures
@@ -72,11 +85,99 @@ def test_methods_agree_on_what_is_easy(case: Case) -> None:
     assert case.true_dice[0] == 1.0
     assert case.true_dice[2] < case.true_dice[1] < 1
     found = {name: case.structures.dice(case.truth, METHODS[name].run(case))
-             for name in ("similar", "vote", "staple", "dp-1", "oracle-atlas", "itk-vote", "itk-staple")}  # fmt: skip
+             for name in ("similar", "vote", "staple", "dp-1", "oracle-atlas", "itk-vote", "itk-staple", "simple")
+             }  # fmt: skip
     assert found["similar"] == found["oracle-atlas"] == 1.0
     assert found["dp-1"] == 1.0
     assert found["vote"] == found["itk-vote"] > 0.9
-    assert min(found["staple"], found["itk-staple"]) > 0.9
+    assert min(found["staple"], found["itk-staple"], found["simple"]) > 0.9
+
+
+def test_simple_drops_the_label_maps_that_differ_most() -> None:
+    truth = np.zeros((12, 12, 12), bool)
+    truth[3:9, 3:9, 3:9] = True
+    maps = [np.roll(truth, shift, 0) for shift in (0, 0, 0, 1)] + [np.roll(truth, 5, 1)] * 3
+    assert not np.array_equal(np.mean(maps, axis=0) > 0.5, truth)  # three wrong ones and one half wrong
+    assert np.array_equal(select_and_vote(np.stack(maps)), truth)
+    assert np.array_equal(select_and_vote(np.stack(maps[:2])), truth)
+    assert not select_and_vote(np.zeros((5, 4, 4, 4), bool)).any()
+
+
+def test_a_network_learns_from_one_label_map_per_target_and_draws_on_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape, affine = (40, 40, 40), np.diag([-1.0, 1.0, 1.0, 1.0])
+
+    def subject(name: str) -> Target:
+        truth = np.zeros(shape, np.uint8)
+        start = 14 + int(name) % 4
+        truth[start : start + 9, 15:25, 14:26] = 5
+        noise = np.random.default_rng(int(name)).normal(0, 0.1, shape)
+        return Target(name, Volume((truth / 5 + noise).astype(np.float32), affine, name), Volume(truth, affine, name))
+
+    monkeypatch.setattr(registered, "SUBJECTS", ("1", "2", "3", "4"))
+    monkeypatch.setattr(registered, "read_target", subject)
+    wanted = Structures("one", (5,), merged=True)
+    targets = [subject("1"), subject("2")]
+    cases = []
+    for target in targets:
+        wrong = Volume(np.roll(target.truth.array, 8, 2), affine, "wrong")
+        pictures = [Registered(name, "made up", target.image, wrong) for name in "abc"]
+        cases.append(make_case(target, pictures, wanted))
+    lesson = networks.make_lesson("vote", cases, targets, wanted)
+    assert [subject.name for subject in lesson.held_out] == ["3", "4"]
+    assert [len(labels) for labels in lesson.samples.labels] == [1, 1, 1, 1]
+    learned, truth = (networks.make_lesson(k, cases, targets, wanted).samples.labels[0] for k in ("vote", "manual"))
+    middles = [np.argwhere(labels[0].numpy() == 1).mean(axis=0) for labels in (learned, truth)]
+    assert np.abs(middles[0] - middles[1]) == pytest.approx([0, 0, 8 / networks.SPACING_MM], abs=0.3)
+    network = networks.train(networks.make_lesson("manual", cases, targets, wanted), seed=0, steps=60)
+    good = networks.measure(network, lesson, wanted)
+    assert set(good) == {"3", "4"}
+    assert min(good.values()) > 0.7
+
+
+def test_jobs_say_which_registrations_they_read(tmp_path: Path) -> None:
+    jobs = list(all_jobs(tmp_path, ("1005", "1006"), 10))
+    assert len({job.name for job in jobs}) == len(jobs)
+    only = [job for job in jobs if job.name == fusion_name("uniform", "subcortical", "1006", "local")]
+    assert needed(only) == {"1006": registered.uniform("1006")}
+    assert needed(job for job in jobs if job.name.startswith("I--")) == {}
+    assert set(needed(jobs)) == {"1005", "1006"}
+
+
+def test_published_rows_are_results_again(tmp_path: Path) -> None:
+    """Every kind of row through the CSV and back, and the same tables from it."""
+    before, after = tmp_path / "before", tmp_path / "after"
+    samples = [
+        {"target": target, "atlas": atlas, "quality": "affine", "dice": dice, "value": value}
+        for target in ("1005", "1006")
+        for atlas, dice, value in zip("abc", (0.5, 0.6, 0.7), (1.0, 3.0, 2.0), strict=True)
+    ]
+    about = {"structures": "hippocampus", "variant": "out of line", "spearman": 0.5}
+    about |= {"job_cpu_s": 12.0, "job_wall_s": 15.0}
+    results = {
+        learning_name("mixed", "hippocampus", "out of line"): {**about, "set": "mixed", "samples": samples},
+        learning_name("single", "hippocampus", "out of line"): {**about, "set": "single", "samples": samples},
+        slices_name("in line"): {**about, "set": "slices", "variant": "in line", "samples": samples},
+        alone_name("mixed", "hippocampus", "1006"): {**about, "set": "mixed", "samples": samples[3:]},
+        "speed--vote, 138 labels": {"task": "vote, 138 labels", "shape": [1, 2, 3], "cpu_s": 1.0, "wall_s": 1.0,
+                                    "peak_gb": 0.5},
+        "fuse--mixed--hippocampus--1005--jlf": {"set": "mixed", "structures": "hippocampus", "error": "no room"},
+    }  # fmt: skip
+    for kind, dice in (("vote", 0.7), ("manual", 0.8)):
+        for seed in networks.SEEDS:
+            row = {"set": "mixed", "structures": "hippocampus", "method": kind, "seed": seed, "cpu_s": 20.0,
+                   "wall_s": 21.0, "dice": dice, "held_out": {"1000": dice - 0.1, "1001": dice + 0.1}}  # fmt: skip
+            results[network_name("mixed", "hippocampus", kind, seed)] = row
+    fused = {"set": "mixed", "structures": "hippocampus", "target": "1005", "method": "vote", "dice": 0.625}
+    results[fusion_name("mixed", "hippocampus", "1005", "vote")] = fused | {"cpu_s": 1.0, "wall_s": 1.0}
+    for name, result in results.items():
+        save_json(before / "results" / f"{name.replace(' ', '_')}.json", {**result, "job": name})
+    write_report(before, ("1005", "1006"))
+    assert take_over(before / "results.csv", after) == len(results) - 2
+    assert take_over(before / "results.csv", after) == 0
+    write_report(after, ("1005", "1006"))
+    texts = [(folder / "results.md").read_text(encoding="utf-8") for folder in (before, after)]
+    assert "| majority vote | 0.625 | 0.700 | 0.000 | 0.600 | 0.800 | 20 |" in texts[0]
+    assert texts[1] == texts[0].split("## Speed")[0].rstrip("\n") + "\n"
 
 
 def test_jobs_are_not_done_twice_and_errors_are_told(tmp_path: Path) -> None:
@@ -97,11 +198,11 @@ def test_jobs_are_not_done_twice_and_errors_are_told(tmp_path: Path) -> None:
         yield Job("fuse--two", two)
 
     said: list[str] = []
-    run_jobs(jobs(fail=True), tmp_path, False, said.append)
-    run_jobs(jobs(fail=True), tmp_path, False, said.append)
+    run_jobs(open_jobs(jobs(fail=True), tmp_path, again=False), tmp_path, said.append)
+    assert open_jobs(jobs(fail=True), tmp_path, again=False) == []
     assert done == ["one", "two"]
     assert "no such thing" in said[1]
-    run_jobs(jobs(fail=False), tmp_path, True, said.append)
+    run_jobs(open_jobs(jobs(fail=False), tmp_path, again=True), tmp_path, said.append)
     assert done == ["one", "two", "two"]
     assert load_json(tmp_path / "results" / "fuse--two.json")["dice"] == 0.6
 

@@ -9,7 +9,8 @@ from typing import Annotated
 import torch
 import typer
 
-from benchmarks.fusion.experiments import all_jobs, run_jobs
+from benchmarks.fusion.experiments import all_jobs, needed, open_jobs, run_jobs
+from benchmarks.fusion.published import take_over
 from benchmarks.fusion.registered import SUBJECTS, TARGETS, register_all
 from benchmarks.fusion.report import consensus_table, groups_of, learning_table, speed_table, write_report
 from hyperreg.errors import HyperRegError
@@ -28,6 +29,10 @@ def command(
     output: Annotated[Path, typer.Option(help="Folder of registrations and results; what is there is kept.")] = OUTPUT,
     again: Annotated[bool, typer.Option("--again", help="Repeat what ended in an error.")] = False,
     only_report: Annotated[bool, typer.Option("--only-report", help="Run nothing; tables and figures anew.")] = False,
+    resume_published: Annotated[
+        bool,
+        typer.Option("--resume-published", help="Take over the rows that are in docs/, but errors and speed, first."),
+    ] = False,
     publish: Annotated[bool, typer.Option("--publish", help="Also copy the results into docs/.")] = False,
 ) -> None:
     """Label fusion by HyperReg and others on registrations of mixed quality (images: beside the repository)."""
@@ -36,9 +41,12 @@ def command(
     output = output.resolve()
     output.mkdir(parents=True, exist_ok=True)
     try:
+        if resume_published:
+            typer.echo(f"{take_over(PUBLISHED / 'results.csv', output)} published results are taken over.", err=True)
         if not only_report:
-            register_all(targets, output / "registered", typer.echo)
-            run_jobs(all_jobs(output, targets, steps), output, again, typer.echo)
+            jobs = open_jobs(all_jobs(output, targets, steps), output, again)
+            register_all(needed(jobs), output / "registered", typer.echo)
+            run_jobs(jobs, output, typer.echo)
         results = write_report(output, targets)
     except HyperRegError as error:
         typer.echo(str(error), err=True)

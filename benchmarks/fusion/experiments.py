@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.fusion import registered
+from benchmarks.fusion import networks, registered
 from benchmarks.fusion.disturbed import disturbed_slices
 from benchmarks.fusion.methods import METHODS, make_case
 from benchmarks.fusion.speed import TASKS, measure
@@ -47,18 +47,38 @@ SLICE_STEPS = 200
 
 @dataclass(frozen=True)
 class Job:
-    """name: of its file. run: gives what the file holds."""
+    """name: of its file. run: gives what the file holds. needs: (set, target) of the registrations that it reads."""
 
     name: str
     run: Callable[[], dict[str, Any]]
+    needs: tuple[tuple[str, str], ...] = ()
+
+    def path(self, output: Path) -> Path:
+        return result_path(output, self.name)
 
 
-def run_jobs(jobs: Iterator[Job], output: Path, again: bool, say: Say) -> None:
-    """Every job without a result; an error becomes a result that says so, and the rest goes on."""
+def result_path(output: Path, job: str) -> Path:
+    """Where the result of a job lies."""
+    return output / "results" / f"{job.replace(' ', '_')}.json"
+
+
+def open_jobs(jobs: Iterable[Job], output: Path, again: bool) -> list[Job]:
+    """Those without a result; again: also those that ended in an error."""
+    return [job for job in jobs if not job.path(output).exists() or (again and "error" in load_json(job.path(output)))]
+
+
+def needed(jobs: Iterable[Job]) -> dict[str, list[tuple[str, str]]]:
+    """What `register_all` has to make for these jobs."""
+    pairs: dict[str, list[tuple[str, str]]] = {}
+    for set_, target in dict.fromkeys(need for job in jobs for need in job.needs):
+        pairs.setdefault(target, []).extend(SETS[set_](target))
+    return pairs
+
+
+def run_jobs(jobs: Iterable[Job], output: Path, say: Say) -> None:
+    """An error becomes a result that says so, and the rest goes on."""
     for job in jobs:
-        path = output / "results" / f"{job.name.replace(' ', '_')}.json"
-        if path.exists() and not (again and "error" in load_json(path)):
-            continue
+        path = job.path(output)
         cpu, wall = cpu_seconds(), time.perf_counter()
         try:
             result = job.run()
@@ -83,30 +103,69 @@ def all_jobs(output: Path, targets: Sequence[str], steps: int) -> Iterator[Job]:
     for variant in ("in line", "without both", "without risk", "without fixed weighting"):
         yield _learning("mixed", "hippocampus", variant, targets, store, steps)
     yield _learning("single", "hippocampus", PLAIN, targets, store, steps)
-    yield from (Job(f"speed--{task}", partial(measure, output, task)) for task in TASKS)
+    speed = (("uniform", registered.TARGETS[0]), ("mixed", registered.TARGETS[0]))
+    yield from (Job(f"speed--{task}", partial(measure, output, task), speed) for task in TASKS)
     yield from _fusions("mixed", "all", targets, output)
     yield from _fusions("mixed", "hippocampus", targets, output, slow=True)
-    yield from (Job(f"I--{variant}", partial(_slices, variant)) for variant in (PLAIN, "in line"))
+    yield from (Job(slices_name(variant), partial(_slices, variant)) for variant in (PLAIN, "in line"))
     yield _learning("uniform", "hippocampus", PLAIN, targets, store, steps)
     yield from _fusions("uniform", "hippocampus", targets, output)
     yield from _alone("mixed", "hippocampus", targets, store, steps)
+    yield from _networks("mixed", "hippocampus", targets, output)
     yield from _fusions("uniform", "subcortical", targets, output)
     yield from _fusions("mixed", "subcortical", targets, output, slow=True)
+    yield from _fusions("uniform", "hippocampus", targets, output, slow=True)
 
 
 def learning_name(set_: str, name: str, variant: str) -> str:
     return f"dp--{set_}--{name}--{variant}"
 
 
+def alone_name(set_: str, name: str, target: str) -> str:
+    return f"alone--{set_}--{name}--{target}"
+
+
+def slices_name(variant: str) -> str:
+    return f"I--{variant}"
+
+
+def fusion_name(set_: str, name: str, target: str, method: str) -> str:
+    return f"fuse--{set_}--{name}--{target}--{method}"
+
+
+def network_name(set_: str, name: str, kind: str, seed: int) -> str:
+    return f"network--{set_}--{name}--{kind}--{seed}"
+
+
 def _learning(set_: str, name: str, variant: str, targets: Sequence[str], store: Path, steps: int) -> Job:
-    return Job(learning_name(set_, name, variant), partial(_learn, set_, name, variant, targets, store, steps))
+    needs = tuple((set_, target) for target in targets)
+    return Job(learning_name(set_, name, variant), partial(_learn, set_, name, variant, targets, store, steps), needs)
 
 
 def _alone(set_: str, name: str, targets: Sequence[str], store: Path, steps: int) -> Iterator[Job]:
     """One target at a time, as a user with one case has it."""
     for target in targets:
         job = _learning(set_, name, PLAIN, (target,), store, steps)
-        yield Job(f"alone--{set_}--{name}--{target}", job.run)
+        yield Job(alone_name(set_, name, target), job.run, job.needs)
+
+
+def _networks(set_: str, name: str, targets: Sequence[str], output: Path) -> Iterator[Job]:
+    needs = tuple((set_, target) for target in targets)
+    for seed in networks.SEEDS:
+        for kind in networks.KINDS:
+            run = partial(_network, set_, name, kind, seed, targets, output)
+            yield Job(network_name(set_, name, kind, seed), run, needs)
+
+
+def _network(set_: str, name: str, kind: str, seed: int, targets: Sequence[str], output: Path) -> dict[str, Any]:
+    wanted = structures(name)
+    read, cases = [], []
+    for target_name in targets:
+        target, atlases = _read(output / "registered", set_, target_name)
+        read.append(target)
+        cases.append(make_case(target, atlases, wanted, longer=_values(output, set_, name, target_name, DEFAULTS)))
+    facts = {"set": set_, "structures": name, "method": kind, "seed": seed}
+    return facts | networks.run(kind, seed, cases, read, wanted)
 
 
 def labelled(
@@ -193,8 +252,8 @@ def _fusions(set_: str, name: str, targets: Sequence[str], output: Path, *, slow
     for target in targets:
         for method in METHODS:
             if METHODS[method].slow == slow and (name != "all" or METHODS[method].all_labels):
-                job = f"fuse--{set_}--{name}--{target}--{method}"
-                yield Job(job, partial(_fuse, set_, name, target, method, output))
+                run = partial(_fuse, set_, name, target, method, output)
+                yield Job(fusion_name(set_, name, target, method), run, ((set_, target),))
 
 
 def _fuse(set_: str, name: str, target_name: str, method: str, output: Path) -> dict[str, Any]:
@@ -223,7 +282,7 @@ def _read(store: Path, set_: str, name: str) -> tuple[registered.Target, list[re
 def _values(output: Path, set_: str, name: str, target: str, variant: str) -> np.ndarray | None:
     """The data parameters of a target; for all labels those of the subcortical ones."""
     learned = learning_name(set_, "subcortical" if name == "all" else name, variant)
-    path = output / "results" / f"{learned.replace(' ', '_')}.json"
+    path = result_path(output, learned)
     if not path.exists() or "samples" not in (result := load_json(path)):
         return None
     return np.array([sample["value"] for sample in result["samples"] if sample["target"] == target])

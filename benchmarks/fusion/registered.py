@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,16 +87,18 @@ def path_of(store: Path, target: str, atlas: str, quality: str) -> Path:
     return store / target / f"{atlas}--{quality.replace(' ', '_')}.npz"
 
 
-def register_all(targets: Sequence[str], store: Path, say: Say = print) -> None:
-    """Make every registration of these targets that is not there yet; refined ones last, because they take longest."""
+def register_all(wanted: Mapping[str, Sequence[tuple[str, str]]], store: Path, say: Say = print) -> None:
+    """Make every registration that is not there yet; refined ones last, because they take longest.
+
+    wanted: target -> (atlas, quality) of each.
+    """
     check_data()
     session: LiveSession | None = None
     for costly in (False, True):
-        for name in targets:
-            wanted = sorted(set(mixed(name) + uniform(name) + single(name)))
+        for name, pairs in wanted.items():
             missing = [
                 (atlas, quality)
-                for atlas, quality in wanted
+                for atlas, quality in sorted(set(pairs))
                 if (quality == "refined") == costly and not path_of(store, name, atlas, quality).exists()
             ]
             for atlas in dict.fromkeys(atlas for atlas, _quality in missing):
