@@ -18,6 +18,7 @@ FILE = "card.schema.json"
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Colour = Annotated[int, Field(ge=0, le=255)]
@@ -84,6 +85,15 @@ class Seconds(Entry):
     cuda: Positive | None = None
 
 
+class Postprocessing(Entry):
+    """Islands that are removed from the network's result."""
+
+    keep: Literal["all", "largest"] = Field(default="all", description="Of all structures together")
+    bridge_mm: NotNegative = Field(default=0, description="Bridges up to twice this thick are cut first")
+    share: Fraction = Field(default=0, description="Parts of a structure below this share of its largest one go")
+    reach_mm: NotNegative = Field(default=5, description="Unless they are this near to a larger one")
+
+
 class Network(BaseModel):
     """Which network, and its options; for a network with hyperparameters also the layers of its hypernetwork."""
 
@@ -120,6 +130,7 @@ class SegmentationCard(Common):
     grid: Grid
     intensities: Intensities
     hyperparameters: list[Hyperparameter] = []
+    postprocessing: Postprocessing | None = None
     memory_gb: Positive | None = Field(default=None, description="Peak of main memory on a usual image, measured")
     seconds: Seconds = Field(default=Seconds(), description="On a usual image, measured, by device")
 

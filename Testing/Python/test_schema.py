@@ -61,6 +61,10 @@ WRONG: list[dict[str, Any]] = [
     {"memory_gb": 0},
     {"seconds": {"abacus": 1}},
     {"hyperparameters": [{"name": "lambda", "title": "λ", "default": 2}]},
+    {"postprocessing": {"keep": "some"}},
+    {"postprocessing": {"share": 2}},
+    {"postprocessing": {"reach_mm": -1}},
+    {"postprocessing": {"size_mm": 3}},
     {"ensemble": {"../weights.safetensors": "0" * 64}},
 ]
 

@@ -19,7 +19,7 @@ from hyperreg.cli.console import ExitCode
 from hyperreg.errors import FileError, InputError, WeightsError
 from hyperreg.nets.cascade import Cascade
 from hyperreg.nets.segresnet import SegResNetVAE
-from hyperreg.segmentation.catalogue import read_card
+from hyperreg.segmentation.catalogue import Postprocessing, read_card
 from hyperreg.segmentation.session import Segmenter
 from hyperreg.training.cases import class_table
 from hyperreg.training.segmentation import SegmentationTrainer, train
@@ -63,6 +63,15 @@ def test_a_run_writes_a_model_that_segments(tmp_path: Path, kind: str) -> None:
     found = Segmenter(card, "cpu").segment({"image": scene(grid)})
     assert found.labels.grid.matches(grid)
     assert set(np.unique(found.labels.array)) <= {0, 7, 41}
+
+
+def test_the_card_declares_the_islands_that_the_configuration_names(tmp_path: Path) -> None:
+    rule = {"keep": "largest", "bridge_mm": 12, "share": 0.2}
+    card = read_card(train(write_config(tmp_path / "one", steps=1, postprocessing=rule, validation={"cases": 0})))
+    assert card.postprocessing == Postprocessing("largest", 12.0, 0.2, 5.0)
+    for wrong in ({"keep": "some"}, {"share": 2}, {"size_mm": 3}):
+        with pytest.raises(InputError):
+            read_segmentation_config(write_config(tmp_path / "two", postprocessing=wrong))
 
 
 def test_a_run_starts_from_a_model(tmp_path: Path) -> None:

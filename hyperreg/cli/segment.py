@@ -60,6 +60,10 @@ def command(
     ensemble: Annotated[
         bool, typer.Option("--ensemble", help="Average over all weights of the model, if it has several: slower.")
     ] = False,
+    islands: Annotated[
+        bool,
+        typer.Option("--islands", help="Keep islands (parts far from the rest) that the model's card says to remove."),
+    ] = False,
     hyper: Annotated[
         list[str] | None,
         typer.Option("--hyper", metavar="NAME=VALUE", help="A hyperparameter, 0 to 1, if the model declares any."),
@@ -82,7 +86,8 @@ def command(
     from hyperreg.segmentation.run import Case, Outputs, segment
 
     _settle_licence(model, accept_licence)
-    case = Case(tuple(images), model, device.value, flips, ensemble, dict(_value(text) for text in hyper or ()))
+    values = dict(_value(text) for text in hyper or ())
+    case = Case(tuple(images), model, device.value, flips, ensemble, values, islands)
     with cancel_on_interrupt() as cancelled, progress_bar(quiet) as progress:
         outputs = Outputs(out, uncertainty, probabilities, report)
         result = segment(case, outputs, progress, cancelled, _align if align else None)
@@ -132,9 +137,13 @@ def _print_summary(report: dict[str, Any]) -> None:
         table.add_row(str(row["label"]), row["name"], *figures)
     output.print(table, markup=False)
     seconds = report["timing_s"]
+    islands = (
+        [f"Islands       {report['islands']['removed_ml']:.1f} ml removed"] if report["islands"]["removed"] else []
+    )
     lines = [
         f"Model         {report['model']['name']} {report['model']['version']}, {report['steps'][-1]}",
         f"Time          {sum(seconds.values()):.1f} s ({', '.join(f'{n} {s:.1f}' for n, s in seconds.items())})",
+        *islands,
         *(f"Saved         {path}" for path in report["outputs"].values()),
     ]
     output.print("\n".join(lines), markup=False)

@@ -29,7 +29,9 @@ from hyperreg.segmentation.model import load_model, make_network, save_model
 
 METADATA, INFERENCE, STATE = "configs/metadata.json", "configs/inference.json", "models/model.pt"
 # What the models of an ensemble have to have in common.
-SAME_IN_ENSEMBLES = ("modality", "inputs", "structures", "output", "network", "hyperparameters", "grid", "intensities")
+SAME_IN_ENSEMBLES = (
+    "modality", "inputs", "structures", "output", "network", "hyperparameters", "grid", "intensities", "postprocessing",
+)  # fmt: skip
 # A zip that unpacks to more than this is no model.
 LARGEST_BYTES = 4 << 30
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +31,8 @@ SLICES_LAST = "slices_last"
 DIRECTIONS = {"r": (0, 1), "l": (0, -1), "a": (1, 1), "p": (1, -1), "s": (2, 1), "i": (2, -1)}
 MODALITIES = ("MR", "CT", "any")
 DEVICES = ("cpu", "cuda")
+# What is kept of all structures together: everything, or the largest connected part.
+KEPT = ("all", "largest")
 # These separate the parts of a terminology entry in files.
 _RESERVED = frozenset("~^|")
 
@@ -80,6 +83,21 @@ class Input:
         return any(fnmatchcase(word, pattern) for word in words for pattern in patterns)
 
 
+@dataclass(frozen=True)
+class Postprocessing:
+    """Which islands are removed; see `islands`.
+
+    keep: "all", or "largest", the largest connected part of all structures together, once bridges up to twice
+    bridge_mm thick (as between brain and scalp) are cut. share, reach_mm: parts of a structure smaller than this share
+    of its largest part and farther than this from all larger ones are removed; with a share of 0 none are.
+    """
+
+    keep: str = "all"
+    bridge_mm: float = 0.0
+    share: float = 0.0
+    reach_mm: float = 5.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class SegmentationCard(Card):
     """A segmentation model's card.
@@ -91,7 +109,7 @@ class SegmentationCard(Card):
     intensity_window: for the intensities "window". hyperparameters: of a network whose weights are made for a choice of
     them (`nets.hypernetwork`); empty for most. citation, modality: for the user.
     memory_gb, seconds: what a usual image of this kind took, measured: peak of main memory, and seconds by device
-    ("cpu", "cuda"); None and empty where nothing was measured.
+    ("cpu", "cuda"); None and empty where nothing was measured. postprocessing: None leaves the network's result.
     """
 
     citation: str
@@ -110,6 +128,7 @@ class SegmentationCard(Card):
     intensities: str
     intensity_window: tuple[float, float]
     hyperparameters: tuple[Hyperparameter, ...]
+    postprocessing: Postprocessing | None
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -147,8 +166,24 @@ def card_of(folder: Path, card: Mapping[str, Any]) -> SegmentationCard:
         intensities=intensities["method"],
         intensity_window=(low, high),
         hyperparameters=hyperparameters_of(card.get("hyperparameters", ())),
+        postprocessing=postprocessing_of(card.get("postprocessing")),
     )
     _check(found)
+    return found
+
+
+def postprocessing_of(entry: Mapping[str, Any] | None) -> Postprocessing | None:
+    """What a card declares. Raises TypeError or ValueError for an entry that is not right."""
+    if entry is None:
+        return None
+    known = [part.name for part in fields(Postprocessing)]
+    if not set(entry) <= set(known):
+        raise ValueError(f"postprocessing has {', '.join(known)}, and not {', '.join(set(entry) - set(known))}")
+    sizes = {name: float(value) for name, value in entry.items() if name != "keep"}
+    found = Postprocessing(str(entry.get("keep", "all")), **sizes)
+    _check_choice(found.keep, KEPT)
+    if not (0 <= found.share <= 1 and 0 <= found.bridge_mm < math.inf and 0 <= found.reach_mm < math.inf):
+        raise ValueError("postprocessing has a share from 0 to 1, and bridge_mm and reach_mm that are not negative")
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class Case:
 
     images: files, or NAME=FILE where the file's name does not tell which input it is. model: a name from the catalogue.
     device: "auto", "cpu" or "cuda". flips, ensemble: average over flipped images, over all weights of the model.
-    hyperparameters: values by name, for models that declare any.
+    hyperparameters: values by name, for models that declare any. islands: keep those that the model's card removes.
     """
 
     images: tuple[str, ...]
@@ -54,6 +54,7 @@ class Case:
     flips: bool = False
     ensemble: bool = False
     hyperparameters: Mapping[str, float] = field(default_factory=dict)
+    islands: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ def segment(
             first=first,
             transforms={name: Transform((matrix,)) for name, matrix in matrices.items()},
             flips=case.flips,
+            islands=case.islands,
             sink=write_probability if outputs.probabilities else None,
             progress=lambda fraction, text: tell(READ + (0.95 - READ) * fraction, text),
             cancelled=cancelled,
@@ -153,6 +155,14 @@ def _seen(
     if found.guess:
         notes.append(f"{found.guess} This is a guess: check it, or write NAME=FILE.")
     return {name: paths[index] for name, index in found.images.items()}
+
+
+def _islands(case: Case, result: Segmentation) -> dict[str, Any]:
+    """What was done about them, and how much became background."""
+    rule = result.card.postprocessing
+    if rule is None or case.islands:
+        return {"removed": False}
+    return {"removed": True, "rule": asdict(rule), "removed_ml": round(result.removed_ml, 4)}
 
 
 def _aligned(
@@ -227,6 +237,7 @@ def _report(
         "flips": case.flips,
         "ensemble": len(result.card.weight_files) if case.ensemble else 1,
         "hyperparameters": {h.name: h.default for h in result.card.hyperparameters} | dict(case.hyperparameters),
+        "islands": _islands(case, result),
         "device": result.device,
         "steps": result.steps,
         "structures": [volume.as_dict() for volume in result.volumes],

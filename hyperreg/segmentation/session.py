@@ -16,12 +16,15 @@ from hyperreg.segmentation import look
 from hyperreg.segmentation.catalogue import SegmentationCard, Structure, find_model
 from hyperreg.segmentation.frame import Frame, make_frame
 from hyperreg.segmentation.inputs import check_inputs, show
+from hyperreg.segmentation.islands import remove_islands
 from hyperreg.segmentation.model import load_ensemble, load_model
 from hyperreg.segmentation.prediction import Prediction
 from hyperreg.segmentation.structures import Array, StructureVolume, decide
 
 # Where the progress bar is when the network begins, and when it has ended.
 SHOWN, PREDICTED = 0.05, 0.85
+# Of all that was found: more removed as islands than this is worth a warning.
+MUCH = 0.1
 # Bytes per voxel of the part that is looked at: best, entropy, probability, one channel twice, labels, masks.
 PART_BYTES = 26
 # Bytes per voxel of the whole image: label map and uncertainty, once more while axes are turned back.
@@ -33,6 +36,7 @@ class Segmentation:
     """labels: on the grid of the first image. uncertainty: entropy 0..1 there. volumes: in the card's order.
 
     frame: what the network saw. steps: in words, how it was computed. seconds: per stage.
+    removed_ml: what the network had labelled and the card's postprocessing turned into background.
     """
 
     card: SegmentationCard
@@ -44,6 +48,7 @@ class Segmentation:
     steps: list[str]
     warnings: list[str]
     seconds: dict[str, float] = field(default_factory=dict)
+    removed_ml: float = 0.0
 
 
 class Segmenter:
@@ -75,6 +80,7 @@ class Segmenter:
         first: str | None = None,
         transforms: Mapping[str, Transform] | None = None,
         flips: bool = False,
+        islands: bool = False,
         sink: Callable[[Structure, Volume], None] | None = None,
         progress: Progress | None = None,
         cancelled: Cancel | None = None,
@@ -83,8 +89,8 @@ class Segmenter:
 
         volumes: the images by input name. first: the one on whose grid the result is wanted (the card's first one).
         transforms: from its RAS points to those of inputs that are not aligned with it, by name.
-        flips: average over the flips that the model was trained with. sink: is given every structure's probabilities
-        on the image's grid. Raises InputError, OutOfMemory or Cancelled.
+        flips: average over the flips that the model was trained with. islands: keep those that the card says to remove.
+        sink: is given every structure's probabilities on the image's grid. Raises InputError, OutOfMemory or Cancelled.
         """
         report = _reporter(progress, cancelled)
         watch = Stopwatch()
@@ -115,6 +121,13 @@ class Segmenter:
             probabilities = run(images).numpy()
         del images
         warnings += run.warnings()
+        removed = 0
+        if self.card.postprocessing is not None and not islands:
+            with watch.stage("islands"):
+                spacing = frame.model.spacing
+                removed = remove_islands(
+                    probabilities, self.card, spacing, lambda _share: report(PREDICTED, "Removing islands")
+                )
         report(PREDICTED, "Bringing the result to the image")
         with watch.stage("result"):
             decided = decide(
@@ -127,10 +140,26 @@ class Segmenter:
             )
             labels = frame.to_image(decided.labels, "segmentation")
             uncertainty = frame.to_image(decided.uncertainty, "uncertainty")
+        removed_ml = removed * float(np.prod(frame.model.spacing)) / 1000
+        share = removed_ml / max(removed_ml + sum(volume.volume_ml for volume in decided.volumes), 1e-9)
+        if share > MUCH:
+            warnings.append(
+                f"{removed_ml:.0f} ml of islands were removed ({100 * share:.0f} % of all that the model found), "
+                "such as scalp that was taken for brain. Look whether anything is missing."
+            )
         steps = [str(step) for step in run.steps]
         used = run.steps[-1].device
         return Segmentation(
-            self.card, labels, uncertainty, decided.volumes, frame, used, steps, warnings, dict(watch.seconds)
+            self.card,
+            labels,
+            uncertainty,
+            decided.volumes,
+            frame,
+            used,
+            steps,
+            warnings,
+            dict(watch.seconds),
+            removed_ml,
         )
 
 

@@ -170,6 +170,7 @@ class SegmentationTrainer(engine.Trainer[SyntheticCase]):
             network=config.network,
             grid=config.grid,
             intensities=config.intensities,
+            **({} if config.postprocessing is None else {"postprocessing": config.postprocessing}),
             data=config.data,
             seed=config.seed,
             recipe=self.recipe(),

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from hyperreg.segmentation.catalogue import postprocessing_of
 from hyperreg.training.appearance import Appearance
 from hyperreg.training.config import SYNTHETIC, RunConfig, ValidationRhythm, load_config
 
@@ -112,6 +113,7 @@ class SegmentationConfig(RunConfig):
     synthesis: CaseSynthesisConfig | None = None
     cases: CasesConfig | None = None
     intensities: dict[str, Any] = Field(default={"method": "robust"}, description="As in the card")
+    postprocessing: dict[str, Any] | None = Field(default=None, description="Islands to be removed, as in the card")
     validation: SegmentationValidationConfig = SegmentationValidationConfig()
     loss: LossConfig = LossConfig()
     vae: VaeConfig | None = None
@@ -134,6 +136,7 @@ class SegmentationConfig(RunConfig):
             raise ValueError("AH-Net's phases are trained on one device")
         if self.phases is not None and self.phases.flat + self.phases.locked > self.steps:
             raise ValueError("the phases have more steps than the run")
+        postprocessing_of(self.postprocessing)
         if (self.synthesis is None) == (self.cases is None):
             raise ValueError("give synthesis (images made from label maps) or cases (images of your own)")
         if self.synthesis is not None and len(self.synthesis.sequences) not in (0, len(self.inputs)):
