@@ -26,7 +26,7 @@ from benchmarks.fusion.experiments import (
 from benchmarks.fusion.methods import METHODS, Case, make_case, select_and_vote
 from benchmarks.fusion.published import take_over
 from benchmarks.fusion.registered import Registered, Target, random_displacement
-from benchmarks.fusion.report import write_report
+from benchmarks.fusion.report import overview, write_report
 from benchmarks.fusion.structures import Structures
 from benchmarks.registration.store import load_json, save_json
 from hyperreg.imaging.volume import Grid, Volume
@@ -222,7 +222,8 @@ def test_tables_and_figures_say_what_was_measured(tmp_path: Path) -> None:
         save_json(tmp_path / "results" / f"fuse--{target}.json", row)
     partly = {"set": "mixed", "structures": "hippocampus", "target": "1005", "method": "staple", "dice": 0.9}
     save_json(tmp_path / "results" / "fuse--p.json", partly | {"cpu_s": 1.0, "wall_s": 1.0, "job": "fuse--p"})
-    write_report(tmp_path, ("1005", "1006"))
+    results = write_report(tmp_path, ("1005", "1006"))
+    assert overview(results).splitlines()[2:] == ["| majority vote | 0.700 | 1.0 |"]
     text = (tmp_path / "results.md").read_text(encoding="utf-8")
     assert "| majority vote | 0.700 | 0.800 | 0.600 | 1.0 |" in text
     assert "| STAPLE | " not in text  # measured on one of two targets: no mean that could be compared

@@ -41,6 +41,9 @@ PLAIN = "out of line"
 DEFAULTS = "out of line, defaults"
 # Coarser and shorter than HyperReg's defaults, so that all variants fit into an hour on a CPU.
 VOLUMES = {"most_voxels": 20_000, "warm_up": 80}
+# Sets and structures that data parameters are learned for, as the fields of `Case` hold them.
+LEARNED = {("mixed", "hippocampus"), ("mixed", "subcortical"), ("mixed", "all"), ("uniform", "hippocampus")}
+LEARNED_WITH_DEFAULTS = LEARNED - {("uniform", "hippocampus")}
 # Slices need more steps, because each is seen in half of them at most.
 SLICE_STEPS = 200
 
@@ -250,8 +253,9 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 
 def _fusions(set_: str, name: str, targets: Sequence[str], output: Path, *, slow: bool = False) -> Iterator[Job]:
     for target in targets:
-        for method in METHODS:
-            if METHODS[method].slow == slow and (name != "all" or METHODS[method].all_labels):
+        for method, about in METHODS.items():
+            known = {"values": LEARNED, "longer": LEARNED_WITH_DEFAULTS}.get(about.learned, {(set_, name)})
+            if about.slow == slow and (name != "all" or about.all_labels) and (set_, name) in known:
                 run = partial(_fuse, set_, name, target, method, output)
                 yield Job(fusion_name(set_, name, target, method), run, ((set_, target),))
 

@@ -241,7 +241,7 @@ def _array(image: sitk.Image) -> npt.NDArray:
 class Method:
     """title: in tables. package: without which it cannot run. all_labels: also run on all 138 labels of the head.
 
-    slow: run last.
+    slow: run last. learned: the field of `Case` with the data parameters that it needs.
     """
 
     run: Callable[[Case], Labels]
@@ -249,6 +249,7 @@ class Method:
     package: str | None = None
     all_labels: bool = True
     slow: bool = False
+    learned: str = ""
 
 
 METHODS = {
@@ -257,9 +258,9 @@ METHODS = {
     "vote": Method(majority, "majority vote"),
     "staple": Method(staple_, "STAPLE"),
     "local": Method(local_, "local vote"),
-    "dp": Method(data_parameters, "data parameters"),
-    "dp-defaults": Method(data_parameters_defaults, "data parameters, defaults"),
-    "dp-1": Method(data_parameters_paper, "data parameters, temperature 1"),
+    "dp": Method(data_parameters, "data parameters", learned="values"),
+    "dp-defaults": Method(data_parameters_defaults, "data parameters, defaults", learned="longer"),
+    "dp-1": Method(data_parameters_paper, "data parameters, temperature 1", learned="values"),
     "oracle-atlas": Method(oracle_atlas, "the best atlas (knows the truth)"),
     "oracle-weights": Method(oracle_weights, "vote weighted by true Dice (knows the truth)"),
     "itk-vote": Method(itk_voting, "SimpleITK LabelVoting"),

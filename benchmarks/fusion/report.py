@@ -31,6 +31,10 @@ SETS = {
     "slices": "slices with disturbed manual labels",
 }
 STRUCTURES = {"hippocampus": "hippocampi as one label", "subcortical": "16 subcortical labels", "all": "all labels"}
+# The methods in README's table, in its order.
+OVERVIEW = (
+    "random", "similar", "vote", "staple", "dp-defaults", "local", "itk-staple", "simple-package", "simple", "jlf",
+)  # fmt: skip
 COLOURS = {"oracle-atlas": "0.6", "oracle-weights": "0.6", "dp": "#1f77b4", "local": "#2ca02c"}
 
 NOTES = """\
@@ -162,6 +166,27 @@ def consensus_table(results: Sequence[Row], set_: str, structures: str) -> str:
     ]
     if missing:
         lines.append(f"\nNot measured on all of these targets: {', '.join(missing)}.")
+    return "\n".join(lines)
+
+
+def overview(results: Sequence[Row]) -> str:
+    """For README: mean Dice of each method on the mixed sets, where it was measured on all targets that any was."""
+    measured = [row for row in _fused(results) if row["set"] == "mixed"]
+    names = [name for name in STRUCTURES if any(row["structures"] == name for row in measured)]
+    lines = [
+        f"| mean Dice | {' | '.join(STRUCTURES[name] for name in names)} | median CPU-s each |",
+        "|---|" + "---|" * (len(names) + 1),
+    ]
+    targets = {name: {row["target"] for row in measured if row["structures"] == name} for name in names}
+    for method in OVERVIEW:
+        cells, seconds = [], []
+        for name in names:
+            rows = [row for row in measured if (row["structures"], row["method"]) == (name, method)]
+            complete = {row["target"] for row in rows} == targets[name]
+            cells.append(f"{np.mean([row['dice'] for row in rows]):.3f}" if complete else "–")
+            seconds.append(f"{np.median([row['cpu_s'] for row in rows]):.1f}" if complete else "–")
+        if set(cells) != {"–"}:
+            lines.append(f"| {METHODS[method].title} | {' | '.join(cells)} | {', '.join(seconds)} |")
     return "\n".join(lines)
 
 
