@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from fusion_bench import GRID_SHIFTS, carried_body, picture
+from fusion_bench import GRID_SHIFTS, body, carried_body, dice, picture
 from imaging_examples import oblique_grid
 
 from hyperreg.errors import Cancelled, InputError
 from hyperreg.fusion import learned as learned_module
 from hyperreg.fusion.learned import FOLDER, KEPT, described, save_plot
+from hyperreg.fusion.methods import METHODS
 from hyperreg.fusion.qualities import DataParameterSettings
 from hyperreg.fusion.run import Answer, Method, Outputs, fuse_carried
+from hyperreg.fusion.stack import stack_labels
+from hyperreg.imaging.volume import Volume
 
 GRID = oblique_grid((18, 16, 14), (2.2, 2.4, 2.6))
 IMAGE = picture(GRID)
@@ -97,14 +100,19 @@ def test_an_early_answer_by_time_or_by_wish_is_called_one(tmp_path: Path) -> Non
 
 
 def test_two_runs_learn_over_one_cache(tmp_path: Path) -> None:
-    found: list[np.ndarray] = []
-    threads = [threading.Thread(target=lambda: found.append(run(tmp_path).consensus.weights)) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(found) == 2
-    assert found[0] == pytest.approx(found[1], abs=1e-5)
+    """The second one begins while the first is in the middle: it goes on from there, and neither disturbs the other."""
+    others: list[Answer] = []
+    steps = Steps()
+
+    def meanwhile(_answer: Answer) -> None:
+        if not others:
+            others.append(run(tmp_path, progress=steps.progress))
+
+    first = run(tmp_path, answer=meanwhile)
+    assert steps.told[0] == f"Learning data parameters, step 3 of {STEPS}"
+    straight = run().consensus.weights
+    assert first.consensus.weights == pytest.approx(straight, abs=1e-6)
+    assert others[0].consensus.weights == pytest.approx(straight, abs=1e-6)
     (folder,) = (tmp_path / FOLDER).iterdir()
     assert [path.name for path in folder.iterdir()] == ["data_parameters.pt"]
 
@@ -172,3 +180,33 @@ def test_the_report_and_its_plot(tmp_path: Path) -> None:
 def test_what_cannot_be_meant_is_refused(check: Callable[[], None], words: str) -> None:
     with pytest.raises(InputError, match=words):
         check()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_atlas_is_its_own_consensus_by_every_method(method: str) -> None:
+    alone = carried_body(GRID, {"a1": (2.0, 0.0, 0.0)})
+    found = fuse_carried(IMAGE, alone, Method(method)).consensus
+    assert np.array_equal(found.labels.array, alone.stack.volume(alone.stack.codes[0], "").array)
+    assert found.weights == pytest.approx([1.0])
+    assert any("only one label map" in text for text in found.warnings)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_negative_and_large_label_values_by_every_method(method: str) -> None:
+    carried = carried_body(GRID)
+    values = np.where(carried.stack.labels == 12, -7, 100 * carried.stack.labels)
+    maps = [Volume(values[codes].astype(np.int32), GRID.ijk_to_ras, name)
+            for codes, name in zip(carried.stack.codes, carried.stack.names, strict=True)]  # fmt: skip
+    other = replace(carried, stack=stack_labels(maps))
+    found = fuse_carried(IMAGE, other, Method(method, steps=2 if method == "dp" else None)).consensus
+    assert np.unique(found.labels.array).tolist() == [-7, 0, 300, 30000]
+    assert dice(found.labels.array, np.where(body(GRID).array == 12, -7, 0), -7) > 0.8
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_label_maps_without_any_label_by_every_method(method: str) -> None:
+    carried = carried_body(GRID)
+    empty = [Volume(np.zeros(GRID.shape, np.uint8), GRID.ijk_to_ras, name) for name in carried.stack.names]
+    found = fuse_carried(IMAGE, replace(carried, stack=stack_labels(empty)), Method(method)).consensus
+    assert not found.labels.array.any()
+    assert any("no label" in text.lower() or "empty" in text.lower() for text in found.warnings)
