@@ -1,15 +1,22 @@
-"""Separable filters of images and fields (B, C, I, J, K), as one product with a banded matrix per axis.
+"""Separable filters of images and fields (B, C, I, J, K), as products with a banded matrix per axis.
 
-On a CPU that is nearly thirty times as fast as torch's average pooling; on a GPU it is what the hardware does best.
+On a CPU that is many times as fast as torch's average pooling; on a GPU it is what the hardware does best. On a CPU the
+products are made of small pieces, which leaves out most of the matrices' zeros, and of one slab of the image after the
+other, which stays in the cache along all three axes: together a third of the time of whole products.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+# Planes of the image that are filtered along all axes before the next ones (CPU), and rows of a piece of a matrix.
+SLAB = 8
+PIECE = 32
 
 
 @lru_cache(maxsize=64)
@@ -33,8 +40,34 @@ def separable(image: Tensor, kernel: tuple[float, ...], border: str) -> Tensor:
     """
     with torch.inference_mode(False):  # the matrices are kept, for training too
         bands = [_band(size, kernel, border, image.device, image.dtype) for size in image.shape[2:]]
-    first = (bands[0] @ image.flatten(3)).view(image.shape)
-    return bands[1] @ first @ bands[2].T
+    if image.device.type != "cpu":
+        first = (bands[0] @ image.flatten(3)).view(image.shape)
+        return bands[1] @ first @ bands[2].T
+    radius = len(kernel) // 2
+    planes = image.flatten(3)
+    slabs = []
+    for rows, near in _pieces(image.shape[2], SLAB, radius):
+        slab = (bands[0][rows, near] @ planes[:, :, near]).unflatten(3, image.shape[3:])
+        for axis in (3, 4):
+            slab = _along(slab, bands[axis - 2], axis, radius)
+        slabs.append(slab)
+    return torch.cat(slabs, dim=2)
+
+
+def _along(slab: Tensor, band: Tensor, axis: int, radius: int) -> Tensor:
+    """`slab` times `band` along axis 3 or 4, in pieces."""
+    parts = []
+    for rows, near in _pieces(slab.shape[axis], PIECE, radius):
+        piece = band[rows, near]
+        parts.append(piece @ slab[:, :, :, near] if axis == 3 else slab[..., near] @ piece.T)
+    return torch.cat(parts, dim=axis)
+
+
+def _pieces(size: int, length: int, radius: int) -> Iterator[tuple[slice, slice]]:
+    """The parts of an axis, and what a kernel of that radius sees from each."""
+    for start in range(0, size, length):
+        end = min(start + length, size)
+        yield slice(start, end), slice(max(0, start - radius), min(size, end + radius))
 
 
 def box_kernel(width: int) -> tuple[float, ...]:
