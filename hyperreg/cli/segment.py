@@ -68,6 +68,10 @@ def command(
         list[str] | None,
         typer.Option("--hyper", metavar="NAME=VALUE", help="A hyperparameter, 0 to 1, if the model declares any."),
     ] = None,
+    lam: Annotated[
+        float | None,
+        typer.Option("--lam", min=0, max=1, help="λ, if the model declares it: short for --hyper lambda=VALUE."),
+    ] = None,
     align: Annotated[
         bool,
         typer.Option("--align", help="Align the other images rigidly with the first one; else headers are trusted."),
@@ -87,6 +91,8 @@ def command(
 
     _settle_licence(model, accept_licence)
     values = dict(_value(text) for text in hyper or ())
+    if lam is not None:
+        values["lambda"] = lam
     case = Case(tuple(images), model, device.value, flips, ensemble, values, islands)
     with cancel_on_interrupt() as cancelled, progress_bar(quiet) as progress:
         outputs = Outputs(out, uncertainty, probabilities, report)

@@ -127,6 +127,11 @@ def _values(card: SegmentationCard, given: Mapping[str, float]) -> list[float]:
     """The hyperparameters in the card's order."""
     values = {**{h.name: h.default for h in card.hyperparameters}, **given}
     unknown = set(given) - {h.name for h in card.hyperparameters}
+    if unknown and not card.hyperparameters:
+        raise InputError(
+            f"The model '{card.name}' has no hyperparameters (such as λ): leave {', '.join(unknown)} out. "
+            "`hyperreg models` shows which models have some."
+        )
     if unknown or not all(0 <= value <= 1 for value in values.values()):
         names = ", ".join(h.name for h in card.hyperparameters) or "none"
         raise InputError(

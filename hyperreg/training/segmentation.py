@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from hyperreg.nets.hypernetwork import HyperNetwork
 from hyperreg.segmentation.catalogue import card_of, read_card
 from hyperreg.segmentation.measures import hausdorff95
 from hyperreg.segmentation.model import load_model, new_card, save_model
 from hyperreg.segmentation.prediction import Prediction
-from hyperreg.training import engine
+from hyperreg.training import engine, hyper
 from hyperreg.training.cases import CaseSynthesiser, SyntheticCase, class_table
 from hyperreg.training.label_maps import brain_from_file
 from hyperreg.training.listed_cases import ListedCases, read_list
+from hyperreg.training.objective import draw_value
 from hyperreg.training.segmentation_config import SegmentationConfig, read_segmentation_config
 from hyperreg.training.segmentation_models import (
     SegmentationObjective,
@@ -97,7 +99,7 @@ class SegmentationTrainer(engine.Trainer[SyntheticCase]):
         network = trained_network(self.config)
         if self.config.start_from is not None:
             start_network(network, load_model(read_card(self.config.start_from)))
-        return network
+        return network if self.config.hyper is None else hyper.wrap(network, self.config.hyper)
 
     def make_objective(self) -> nn.Module:
         return SegmentationObjective(self.model, self.config)
@@ -120,8 +122,12 @@ class SegmentationTrainer(engine.Trainer[SyntheticCase]):
         if self.config.phases is not None and self.step == self.config.phases.flat:
             # The average of the 3D network is of random weights so far.
             self.average.module.load_state_dict(self.model.state_dict())
-        loss, parts = self.objective(sample, self.step, generator)
-        return loss, parts, {}
+        if self.config.hyper is None:
+            loss, parts = self.objective(sample, self.step, generator)
+            return loss, parts, {}
+        lam = draw_value(self.config.hyper.ends, generator)
+        loss, parts = self.objective(sample, self.step, generator, lam)
+        return loss, parts, {"lambda": lam}
 
     def held_out(self) -> HeldOut:
         return self._held_out
@@ -130,8 +136,19 @@ class SegmentationTrainer(engine.Trainer[SyntheticCase]):
         """Dice and HD95 of every structure, and their means, over all voxels of all cases, as at inference.
 
         hd95_mm: where the model's voxel size is known; mean over the cases in which both have the structure.
+        share: labelled voxels of those that should be, 1 if none is too many or too few. A λ-conditioned model gets a
+        row for λ 0, its default and 1.
         """
         network = kept_network(self.average.module)
+        if self.config.hyper is None:
+            return [self._figures(network, held_out)]
+        assert isinstance(network, HyperNetwork)  # noqa: S101 (made by `first_model`)
+        return [
+            {"lambda": lam, **self._figures(hyper.network_for(network, lam), held_out)}
+            for lam in sorted({0.0, self.config.hyper.default, 1.0})
+        ]
+
+    def _figures(self, network: nn.Module, held_out: Sequence[SyntheticCase]) -> dict[str, float]:
         window, spacing = self.config.grid["window"], self.config.grid["spacing_mm"]
         run = Prediction(network, (window[0], window[1], window[2]), True, self.device.type)
         sums = torch.zeros(self.config.classes, 3)
@@ -146,11 +163,12 @@ class SegmentationTrainer(engine.Trainer[SyntheticCase]):
                     distances[index].append(hausdorff95(one, two, spacing))
         dice = 2 * sums[1:, 0] / (sums[1:, 1] + sums[1:, 2])
         hd95 = torch.tensor([float(torch.tensor(values).nanmean()) for values in distances[1:]])
-        row = {"dice": float(dice.nanmean()), "hd95_mm": float(hd95.nanmean())}
+        share = sums[1:, 1].sum() / sums[1:, 2].sum()
+        row = {"dice": float(dice.nanmean()), "hd95_mm": float(hd95.nanmean()), "share": float(share)}
         for structure, overlap, distance in zip(self.config.structures, dice.tolist(), hd95.tolist(), strict=True):
             row |= {f"dice {structure.name}": overlap, f"hd95_mm {structure.name}": distance}
         # JSON has no NaN: a structure that no case has is left out.
-        return [{name: value for name, value in row.items() if math.isfinite(value)}]
+        return {name: value for name, value in row.items() if math.isfinite(value)}
 
     def card(self) -> dict[str, Any]:
         """The model's card, but for the weights' SHA256."""
@@ -167,7 +185,8 @@ class SegmentationTrainer(engine.Trainer[SyntheticCase]):
             licence=config.licence,
             modality=config.modality,
             inputs=config.inputs,
-            network=config.network,
+            network=hyper.network_entry(config.network, config.hyper),
+            hyperparameters=hyper.hyperparameter_entries(config.hyper),
             grid=config.grid,
             intensities=config.intensities,
             **({} if config.postprocessing is None else {"postprocessing": config.postprocessing}),

@@ -72,8 +72,42 @@ class LossConfig(BaseModel):
     balance: float = Field(
         default=0.0, ge=0, le=1, description="Of the cross-entropy: 0 counts voxels alike, 1 classes"
     )
+    recall: float = Field(
+        default=0.5, ge=0, le=1, description="Of the Dice term: above a half, what is missed counts more (Tversky)"
+    )
     focal: float = Field(default=0.0, ge=0)
     gamma: float = Field(default=2.0, ge=0, description="Of the focal term")
+
+
+# What a driven setting needs besides: some other term, or the term that it is a part of.
+NEEDS = {"recall": ("dice",), "balance": ("cross_entropy",), "gamma": ("focal",)}
+TERMS = ("dice", "cross_entropy", "focal")
+# What the slider of a driven setting is called.
+TITLES = {
+    "recall": "λ: only what is sure ... all that may be",
+    "balance": "λ: voxels ... structures count alike",
+}
+
+
+class HyperConfig(BaseModel):
+    """Makes the model λ-conditioned: at every step λ is drawn from [0, 1], and moves one setting of the loss."""
+
+    model_config = ConfigDict(extra="forbid")
+    drives: Literal["recall", "balance", "dice", "cross_entropy", "focal", "gamma"] = Field(
+        description="Setting of the loss that λ moves"
+    )
+    range: tuple[float, float] = Field(default=(0.1, 0.9), description="Its value at λ 0 and at λ 1")
+    default: float = Field(default=0.5, ge=0, le=1, description="λ that the model starts with")
+    title: str = ""
+    description: str = ""
+    ends: float = Field(default=0.2, ge=0, le=1, description="Share of the steps at λ 0 or 1")
+    hidden: list[int] = Field(default=[16, 16], description="Widths of the hypernetwork's layers")
+    rank: int | None = Field(default=3, ge=1, description="Directions in weight space: 1 + rank times the size")
+
+    @model_validator(mode="after")
+    def _named(self) -> HyperConfig:
+        self.title = self.title or TITLES.get(self.drives, f"λ: {self.drives.replace('_', ' ')} in the loss")
+        return self
 
 
 class VaeConfig(BaseModel):
@@ -116,6 +150,7 @@ class SegmentationConfig(RunConfig):
     postprocessing: dict[str, Any] | None = Field(default=None, description="Islands to be removed, as in the card")
     validation: SegmentationValidationConfig = SegmentationValidationConfig()
     loss: LossConfig = LossConfig()
+    hyper: HyperConfig | None = None
     vae: VaeConfig | None = None
     phases: PhasesConfig | None = None
     schedule: Literal["cosine", "poly"] = "poly"
@@ -136,6 +171,8 @@ class SegmentationConfig(RunConfig):
             raise ValueError("AH-Net's phases are trained on one device")
         if self.phases is not None and self.phases.flat + self.phases.locked > self.steps:
             raise ValueError("the phases have more steps than the run")
+        if self.hyper is not None:
+            self._check_hyper(self.hyper)
         postprocessing_of(self.postprocessing)
         if (self.synthesis is None) == (self.cases is None):
             raise ValueError("give synthesis (images made from label maps) or cases (images of your own)")
@@ -146,6 +183,15 @@ class SegmentationConfig(RunConfig):
         if self.synthesis is not None and self.synthesis.on_device and self.workers:
             raise ValueError("synthesis.on_device makes the cases in the training process: set workers to 0")
         return self
+
+    def _check_hyper(self, hyper: HyperConfig) -> None:
+        if self.phases is not None:
+            raise ValueError("AH-Net's phases are trained without hyper: leave one of them out")
+        for value in hyper.range:
+            LossConfig.model_validate({**self.loss.model_dump(), hyper.drives: value})
+        others = NEEDS.get(hyper.drives, tuple(term for term in TERMS if term != hyper.drives))
+        if not any(getattr(self.loss, term) for term in others):
+            raise ValueError(f"hyper.drives: {hyper.drives} changes nothing while {' and '.join(others)} in loss is 0")
 
     @property
     def classes(self) -> int:

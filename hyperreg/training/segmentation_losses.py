@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from monai.losses import DiceLoss
+from monai.losses import TverskyLoss
 from torch import Tensor
 
 from hyperreg.nets.segresnet import VaeOutput
@@ -12,19 +12,22 @@ from hyperreg.training.segmentation_config import LossConfig, VaeConfig
 
 # A class of fewer voxels, or of none, is weighted as if it had this share of them.
 SMALLEST_SHARE = 1e-5
-_dice = DiceLoss(include_background=False, softmax=True, batch=True, smooth_nr=1e-3, smooth_dr=1e-3)
+# Added to numerator and denominator of a structure's overlap, as half of it is to Dice's.
+SMOOTH = 5e-4
 
 
 def segmentation_loss(logits: Tensor, target: Tensor, weights: LossConfig) -> tuple[Tensor, dict[str, Tensor]]:
     """Weighted sum and its parts (without gradients): logits and target (B, classes, ...), background first.
 
-    target: shares of the classes in each voxel. dice: 1 - Dice, the mean over the structures (MONAI's). cross_entropy:
+    target: shares of the classes in each voxel. dice: 1 - Dice, the mean over the structures (MONAI's); with a recall
+    other than a half, Tversky's index in its place, which weights missed voxels by it and false ones by 1 - recall
+    (Salehi et al., arXiv 1706.05721). cross_entropy:
     classes weighted by (share of the voxels)^-balance, so that small structures count; the mean weight of a voxel is 1.
     """
     parts: dict[str, Tensor] = {}
     total = logits.new_zeros(())
     if weights.dice:
-        parts["dice_loss"] = _dice(logits, target)
+        parts["dice_loss"] = _overlap(weights.recall)(logits, target)
         total = total + weights.dice * parts["dice_loss"]
     if weights.cross_entropy:
         parts["cross_entropy"] = F.cross_entropy(logits, target, weight=_class_weights(target, weights.balance))
@@ -33,6 +36,18 @@ def segmentation_loss(logits: Tensor, target: Tensor, weights: LossConfig) -> tu
         parts["focal"] = focal_l2(logits.softmax(1), target, weights.gamma)
         total = total + weights.focal * parts["focal"]
     return total, {name: part.detach() for name, part in parts.items()}
+
+
+def _overlap(recall: float) -> TverskyLoss:
+    return TverskyLoss(
+        include_background=False,
+        softmax=True,
+        batch=True,
+        alpha=1 - recall,
+        beta=recall,
+        smooth_nr=SMOOTH,
+        smooth_dr=SMOOTH,
+    )
 
 
 def _class_weights(target: Tensor, balance: float) -> Tensor | None:

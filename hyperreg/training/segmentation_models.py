@@ -6,12 +6,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from hyperreg.errors import WeightsError
 from hyperreg.nets.anisotropic import AHNet, MultiChannelGCN, adjacent_slices
 from hyperreg.nets.cascade import Cascade, crop
+from hyperreg.nets.hypernetwork import HyperNetwork
 from hyperreg.nets.segresnet import BRANCH, SegResNet, SegResNetVAE, VaeOutput, without_vae
 from hyperreg.segmentation.model import make_network
+from hyperreg.training import hyper
 from hyperreg.training.cases import SyntheticCase
 from hyperreg.training.segmentation_config import SegmentationConfig
 from hyperreg.training.segmentation_losses import segmentation_loss, vae_loss
@@ -42,6 +45,8 @@ def trained_network(config: SegmentationConfig) -> nn.Module:
 
 def kept_network(network: nn.Module) -> nn.Module:
     """What is used after training, in evaluation: without variational branches, of AH-Net the 3D network."""
+    if isinstance(network, HyperNetwork):
+        return hyper.over(network, kept_network(network.backbone))
     if isinstance(network, SegResNetVAE):
         return without_vae(network).eval()
     if isinstance(network, Cascade):
@@ -99,13 +104,32 @@ class SegmentationObjective(nn.Module):
         self.config = config
         self.precision = getattr(torch, config.precision)
 
-    def forward(self, case: SyntheticCase, step: int, generator: torch.Generator) -> tuple[Tensor, Parts]:
+    def forward(
+        self, case: SyntheticCase, step: int, generator: torch.Generator, lam: float | None = None
+    ) -> tuple[Tensor, Parts]:
         """Loss of a case on the network's device, and its parts without gradients (scalars, there as well).
 
-        step: steps done, for AH-Net's phases. generator: on the CPU, for what is drawn.
+        step: steps done, for AH-Net's phases. generator: on the CPU, for what is drawn. lam: of a hypernetwork.
         """
+        if isinstance(self.network, HyperNetwork):
+            return self._conditioned(self.network, case, step, generator, lam)
         with torch.autocast(case.images.device.type, self.precision, enabled=self.precision != torch.float32):
             return self._loss(case, step, generator)
+
+    def _conditioned(
+        self, network: HyperNetwork, case: SyntheticCase, step: int, generator: torch.Generator, lam: float | None
+    ) -> tuple[Tensor, Parts]:
+        """The loss at a λ, of the network that is made for it."""
+        config = self.config
+        assert config.hyper is not None  # noqa: S101 (else there is no hypernetwork)
+        assert lam is not None  # noqa: S101
+        changed = config.model_copy(update={"loss": hyper.loss_for(config.loss, config.hyper, lam)})
+        weights = network.generate(torch.tensor([lam], device=case.images.device))
+        named = {f"network.{name}": weight for name, weight in weights.items()}
+        found: tuple[Tensor, Parts] = functional_call(
+            SegmentationObjective(network.backbone, changed), named, (case, step, generator)
+        )
+        return found
 
     def _loss(self, case: SyntheticCase, step: int, generator: torch.Generator) -> tuple[Tensor, Parts]:
         network = self.network
