@@ -22,6 +22,7 @@ from benchmarks.fusion.experiments import (
     run_jobs,
     slices_name,
     spearman,
+    speed_name,
 )
 from benchmarks.fusion.methods import METHODS, Case, make_case, select_and_vote
 from benchmarks.fusion.published import take_over
@@ -158,8 +159,8 @@ def test_published_rows_are_results_again(tmp_path: Path) -> None:
         learning_name("single", "hippocampus", "out of line"): {**about, "set": "single", "samples": samples},
         slices_name("in line"): {**about, "set": "slices", "variant": "in line", "samples": samples},
         alone_name("mixed", "hippocampus", "1006"): {**about, "set": "mixed", "samples": samples[3:]},
-        "speed--vote, 138 labels": {"task": "vote, 138 labels", "shape": [1, 2, 3], "cpu_s": 1.0, "wall_s": 1.0,
-                                    "peak_gb": 0.5},
+        speed_name("STAPLE, one label"): {"task": "STAPLE, one label", "shape": [1, 2, 3], "cpu_s": 1.0, "wall_s": 1.0,
+                                          "peak_gb": 0.5, "bare_whole_cpu_s": 2.0, "bare_cropped_cpu_s": 0.8},
         "fuse--mixed--hippocampus--1005--jlf": {"set": "mixed", "structures": "hippocampus", "error": "no room"},
     }  # fmt: skip
     for kind, dice in (("vote", 0.7), ("manual", 0.8)):
@@ -172,12 +173,16 @@ def test_published_rows_are_results_again(tmp_path: Path) -> None:
     for name, result in results.items():
         save_json(before / "results" / f"{name.replace(' ', '_')}.json", {**result, "job": name})
     write_report(before, ("1005", "1006"))
-    assert take_over(before / "results.csv", after) == len(results) - 2
+    assert take_over(before / "results.csv", after) == len(results) - 1  # not the error
     assert take_over(before / "results.csv", after) == 0
     write_report(after, ("1005", "1006"))
     texts = [(folder / "results.md").read_text(encoding="utf-8") for folder in (before, after)]
     assert "| majority vote | 0.625 | 0.700 | 0.000 | 0.600 | 0.800 | 20 |" in texts[0]
-    assert texts[1] == texts[0].split("## Speed")[0].rstrip("\n") + "\n"
+    assert (
+        "ten label maps of 1 x 2 x 3 voxels: STAPLE, one label | 1.00 | 1.00 | 0.50 | 2.00 | 0.50 | 0.80 | 1.25 |"
+        in (texts[0])
+    )
+    assert texts[1] == texts[0].split("## What did not run")[0].rstrip("\n") + "\n"
 
 
 def test_jobs_are_not_done_twice_and_errors_are_told(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def all_jobs(output: Path, targets: Sequence[str], steps: int) -> Iterator[Job]:
         yield _learning("mixed", "hippocampus", variant, targets, store, steps)
     yield _learning("single", "hippocampus", PLAIN, targets, store, steps)
     speed = (("uniform", registered.TARGETS[0]), ("mixed", registered.TARGETS[0]))
-    yield from (Job(f"speed--{task}", partial(measure, output, task), speed) for task in TASKS)
+    yield from (Job(speed_name(task), partial(measure, output, task), speed) for task in TASKS)
     yield from _fusions("mixed", "all", targets, output)
     yield from _fusions("mixed", "hippocampus", targets, output, slow=True)
     yield from (Job(slices_name(variant), partial(_slices, variant)) for variant in (PLAIN, "in line"))
@@ -130,6 +130,10 @@ def alone_name(set_: str, name: str, target: str) -> str:
 
 def slices_name(variant: str) -> str:
     return f"I--{variant}"
+
+
+def speed_name(task: str) -> str:
+    return f"speed--{task}"
 
 
 def fusion_name(set_: str, name: str, target: str, method: str) -> str:

@@ -174,18 +174,20 @@ def joint_label_fusion(case: Case) -> Labels:
 def simple_package(case: Case) -> Labels:
     """LabelFusion's SIMPLE, for each label against the rest, with its defaults.
 
-    Not by the package's own call for several labels: that looks for label values in maps of zeros and ones, and finds
-    nothing. Nor without weights: those are an iterator there, which is used up after the first vote.
-    As it is (1.0.15), the package never drops a label map: it keeps those of (Dice + 1)^2 above a twentieth of the
-    largest, and that is all of them. What is left is a vote weighted by (Dice + 1)^2.
+    One label at a time: given several, the package looks for their values in maps of zeros and ones, and finds nothing.
+    As it is (1.0.15), it never drops a label map: it keeps those of (Dice + 1)^2 above a twentieth of the largest, and
+    that is all of them, because the threshold that it raises with every iteration is not the one that it compares with.
+    What is left is a vote weighted by (Dice + 1)^2.
     """
     # The package asks for its version through a module that setuptools no longer has.
     sys.modules.setdefault("pkg_resources", mock.MagicMock())
-    from LabelFusion.fusionator import Fusionator
+    from LabelFusion.wrapper import fuse_images
 
-    return _label_by_label(
-        case, lambda maps: Fusionator().simple(list(maps), weights=[1.0] * len(maps), labels=[1]) > 0
-    )
+    def fuse(maps: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        images = [sitk.GetImageFromArray(one.astype(np.uint8).transpose(2, 1, 0)) for one in maps]
+        return _array(fuse_images(images, "simple", [0, 1])) > 0
+
+    return _label_by_label(case, fuse)
 
 
 def simple(case: Case) -> Labels:

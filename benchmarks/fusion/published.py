@@ -7,19 +7,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fusion.experiments import alone_name, fusion_name, learning_name, network_name, result_path, slices_name
+from benchmarks.fusion.experiments import (
+    alone_name,
+    fusion_name,
+    learning_name,
+    network_name,
+    result_path,
+    slices_name,
+    speed_name,
+)
 from benchmarks.registration.store import save_json
 
 # Columns that are texts; the others are numbers.
-TEXTS = ("experiment", "set", "structures", "variant", "method", "target", "atlas", "quality", "task", "error")
+TEXTS = ("experiment", "set", "structures", "variant", "method", "target", "atlas", "quality", "task", "shape", "error")
 SAMPLE = " sample"
 
 
 def take_over(published: Path, output: Path) -> int:
     """Make results of the rows of a published table that `output` has none of; how many.
 
-    Rows of errors and of speed are left out: they are measured again. Figures have the table's five digits; what the
-    table does not hold (the course of a training) is lost.
+    Rows of errors are left out: they are measured again. Figures have the table's five digits; what the table does not
+    hold (the course of a training) is lost.
     """
     with published.open(newline="", encoding="utf-8") as stream:
         rows = [_read(row) for row in csv.DictReader(stream)]
@@ -32,6 +40,9 @@ def take_over(published: Path, output: Path) -> int:
             cpu, wall = row.pop("cpu_s"), row.pop("wall_s")
             results.append({**row, "experiment": experiment, "samples": [], "job_cpu_s": cpu, "job_wall_s": wall})
         elif experiment == "IV" and "error" not in row:
+            results.append({**row, "experiment": experiment})
+        elif experiment == "speed" and "error" not in row:
+            row["shape"] = [int(n) for n in row["shape"].split(" x ")]
             results.append({**row, "experiment": experiment})
         elif experiment == "network" and "error" not in row:
             row["seed"] = int(row["seed"])
@@ -49,6 +60,8 @@ def take_over(published: Path, output: Path) -> int:
 
 
 def _job(experiment: str, result: Mapping[str, Any]) -> str:
+    if experiment == "speed":
+        return speed_name(result["task"])
     set_, name = result["set"], result["structures"]
     if experiment == "IV":
         return fusion_name(set_, name, result["target"], result["method"])
