@@ -1,4 +1,7 @@
-"""Segments the fixed and the moving volume with one model, into label maps for the registration. MRML only, no Qt."""
+"""Segments the fixed and the moving volume with one model, into label maps for the registration. MRML only, no Qt.
+
+Done again with the same volume and model, the label map of before is filled anew, unless somebody has changed it since.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ from HyperRegSlicerLib import Companions, Geometry, Results
 from HyperRegSlicerLib.Tuning import ignore
 
 ROLES = ("fixed", "moving")
+# Node reference of a label map: the volume that it was made from.
+VOLUME_ROLE = "HyperReg.segmentedVolume"
 
 
 def models() -> list[SegmentationCard]:
@@ -40,6 +45,8 @@ class PairSegmentation:
         self._results: list[Segmented] = []
         self._card: SegmentationCard | None = None
         self._device = "auto"
+        # How the images of the label maps that were made here were left, by node id.
+        self._left: dict[str, int] = {}
         segmenter.on_progress = self._progressed
         segmenter.on_done = self._volume_done
         segmenter.on_error = self._failed
@@ -68,7 +75,7 @@ class PairSegmentation:
         self.on_change()
 
     def cancel(self) -> None:
-        """Gives it up, within a second or so; the scene stays as it is."""
+        """Gives it up at once; the scene stays as it is."""
         self._card = None
         self.segmenter.cancel()
         self.on_change()
@@ -111,12 +118,41 @@ class PairSegmentation:
         except HyperRegError as error:
             self._failed(str(error))
             return
-        colours = _add_colours(self.scene, card)
-        made = [
-            _add_labels(self.scene, node, result, colours) for node, result in zip(nodes, self._results, strict=True)
-        ]
+        if self.scene.GetUndoFlag():
+            self.scene.SaveStateForUndo()  # once for both
+        made = [self._labels(node, result) for node, result in zip(nodes, self._results, strict=True)]
         self._ended()
         self.on_done(*made)
+
+    def _labels(self, volume: Any, segmented: Segmented) -> Any:
+        """The result as a label map of the volume: the one of before if it is as it was left, else a new one."""
+        card = segmented.card
+        untouched = (
+            node for node in self._made_from(volume, card) if self._left.get(node.GetID()) == _image_stamp(node)
+        )
+        labels = next(untouched, None)
+        if labels is None:
+            labels = self.scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", f"{volume.GetName()} {card.title}")
+            labels.SetNodeReferenceID(VOLUME_ROLE, volume.GetID())
+            labels.CreateDefaultDisplayNodes()
+            labels.GetDisplayNode().SetAndObserveColorNodeID(_colours(self.scene, card).GetID())
+        Companions.accompany(volume, labels)
+        Geometry.volume_to_node(segmented.labels, labels)
+        labels.CopyOrientation(volume)  # its own place, below the transform that it is under
+        labels.SetAttribute(Results.MODEL_ATTRIBUTE, card.name)
+        labels.SetAttribute(Results.MODEL_VERSION_ATTRIBUTE, card.version)
+        labels.SetUndoEnabled(self.scene.GetUndoFlag())
+        self._left[labels.GetID()] = _image_stamp(labels)
+        return labels
+
+    def _made_from(self, volume: Any, card: SegmentationCard) -> list[Any]:
+        count = self.scene.GetNumberOfNodesByClass("vtkMRMLLabelMapVolumeNode")
+        nodes = [self.scene.GetNthNodeByClass(n, "vtkMRMLLabelMapVolumeNode") for n in range(count)]
+        return [
+            node
+            for node in nodes
+            if node.GetNodeReference(VOLUME_ROLE) is volume and node.GetAttribute(Results.MODEL_ATTRIBUTE) == card.name
+        ]
 
     def _failed(self, message: str) -> None:
         self._ended()
@@ -127,9 +163,21 @@ class PairSegmentation:
         self.on_change()
 
 
-def _add_colours(scene: slicer.vtkMRMLScene, card: SegmentationCard) -> slicer.vtkMRMLColorTableNode:
+def _image_stamp(node: Any) -> int:
+    """Differs when somebody has painted in the label map, wherever it was moved to."""
+    return -1 if node.GetImageData() is None else int(node.GetImageData().GetMTime())
+
+
+def _colours(scene: slicer.vtkMRMLScene, card: SegmentationCard) -> slicer.vtkMRMLColorTableNode:
     """Names and colours of the structures, by which Slicer and the regions of the module call the labels."""
+    count = scene.GetNumberOfNodesByClass("vtkMRMLColorTableNode")
+    for table in (scene.GetNthNodeByClass(n, "vtkMRMLColorTableNode") for n in range(count)):
+        made_by = (table.GetAttribute(Results.MODEL_ATTRIBUTE), table.GetAttribute(Results.MODEL_VERSION_ATTRIBUTE))
+        if made_by == (card.name, card.version):
+            return table
     table = scene.AddNewNodeByClass("vtkMRMLColorTableNode", card.title)
+    table.SetAttribute(Results.MODEL_ATTRIBUTE, card.name)
+    table.SetAttribute(Results.MODEL_VERSION_ATTRIBUTE, card.version)
     table.SetTypeToUser()
     table.SetNumberOfColors(max(structure.label for structure in card.structures) + 1)
     table.SetColor(0, "Background", 0.0, 0.0, 0.0, 0.0)
@@ -137,15 +185,3 @@ def _add_colours(scene: slicer.vtkMRMLScene, card: SegmentationCard) -> slicer.v
         table.SetColor(structure.label, structure.name, *(part / 255 for part in structure.colour), 1.0)
     table.NamesInitialisedOn()
     return table
-
-
-def _add_labels(scene: slicer.vtkMRMLScene, node: Any, segmented: Segmented, colours: Any) -> Any:
-    labels = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", f"{node.GetName()} {segmented.card.title}")
-    Geometry.volume_to_node(segmented.labels, labels)
-    labels.CopyOrientation(node)  # its own place, below the transform that it is put under
-    labels.CreateDefaultDisplayNodes()
-    labels.GetDisplayNode().SetAndObserveColorNodeID(colours.GetID())
-    labels.SetAttribute(Results.MODEL_ATTRIBUTE, segmented.card.name)
-    labels.SetAttribute(Results.MODEL_VERSION_ATTRIBUTE, segmented.card.version)
-    Companions.accompany(node, labels)
-    return labels

@@ -15,7 +15,7 @@ from hyperreg.worker.fusion import AtlasNews, EarlyAnswer, FoundAtlas, Fused
 from HyperRegSlicerLib import Geometry
 from HyperRegSlicerLib.Tuning import ignore
 from SegmentationModuleLib import AtlasesInputs, AtlasesResults, Results, SceneAtlases
-from SegmentationModuleLib.Runs import RUNNING, Case, Run, RunLogic
+from SegmentationModuleLib.Runs import Case, Run, RunLogic
 
 
 @dataclass
@@ -61,7 +61,7 @@ class AtlasesLogic(RunLogic):
     @property
     def early(self) -> EarlyAnswer | None:
         """What is known of the current target while data parameters are learned."""
-        return None if self._run is None or self.state != RUNNING else self._run.early
+        return None if self._run is None else self._run.early
 
     # What can be done
 

@@ -19,7 +19,7 @@ from SegmentationModuleLib.AtlasesLogic import AtlasesLogic, FusionRun
 from SegmentationModuleLib.AtlasesProgressWidget import ProgressPanel
 from SegmentationModuleLib.Doubt import Tour
 from SegmentationModuleLib.Overlay import Overlay
-from SegmentationModuleLib.Runs import CANCELLING, IDLE
+from SegmentationModuleLib.Runs import IDLE
 
 # Where atlases come from: on disk, or in the scene.
 ON_DISK, IN_SCENE = 0, 1
@@ -246,8 +246,7 @@ class AtlasesPanel:
 
     def _progressed(self, fraction: float, text: str) -> None:
         self.ui.atlasProgressBar.value = round(100 * fraction)
-        if self.logic.state != CANCELLING:
-            self.ui.atlasStatusLabel.text = text
+        self.ui.atlasStatusLabel.text = text
 
     def _result_arrived(self, node: slicer.vtkMRMLSegmentationNode, _fused: Fused) -> None:
         if self.parameters is not None:
@@ -281,16 +280,12 @@ class AtlasesPanel:
 
     def update(self) -> None:
         """Shows the state: what can be pressed and what is going on."""
-        ui, state = self.ui, self.logic.state
-        idle, ready = state == IDLE, self.parameters is not None
-        ui.atlasRunButton.text = (
-            _("Segment by atlases") if idle else _("Cancelling...") if state == CANCELLING else _("Cancel")
-        )
+        ui = self.ui
+        idle, ready = self.logic.state == IDLE, self.parameters is not None
+        ui.atlasRunButton.text = _("Segment by atlases") if idle else _("Cancel")
         in_scene = ready and self.parameters.atlasesInScene
         folder = ready and bool(self._chosen_folder)
-        ui.atlasRunButton.enabled = ready and (
-            (folder and bool(ui.atlasTargetsSelector.checkedNodes())) if idle else state != CANCELLING
-        )
+        ui.atlasRunButton.enabled = ready and (not idle or (folder and bool(ui.atlasTargetsSelector.checkedNodes())))
         ui.readersButton.enabled = ready and idle and len(ui.readersSelector.checkedNodes()) > 1
         ui.atlasCheckButton.enabled = folder and idle
         ui.atlasProgressBar.visible = not idle

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import qt
 import slicer
 from slicer.i18n import tr as _
 
@@ -38,9 +39,10 @@ class ModelsPanel:
         self._store = make_store(self._failed)
         self._on_choose, self._on_message = on_choose, on_message
         self._name = ""
-        ui.modelPathEdit.nameFilters = ("*.zip",)
+        ui.modelPathEdit.nameFilters = ("*.zip", "*.pt")
         ui.searchEdit.connect("textChanged(QString)", lambda _text: self.fill())
         ui.modelCombo.connect("currentIndexChanged(int)", self._chosen)
+        ui.modelFolderButton.connect("clicked()", self._browse_folder)
         ui.addModelButton.connect("clicked()", guarded(self._add))
         ui.removeModelButton.connect("clicked()", guarded(self._remove))
 
@@ -87,10 +89,17 @@ class ModelsPanel:
             self.fill()
             self._on_choose(self._name)
 
+    def _browse_folder(self) -> None:
+        """The path's own button chooses files only."""
+        path = self.ui.modelPathEdit
+        folder = qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("Folder of a model"), path.currentPath)
+        if folder:
+            path.currentPath = folder
+
     def _add(self) -> None:
         source = self.ui.modelPathEdit.currentPath
         if not source:
-            raise InputError(_("Choose the folder or the .zip file of a model first."))
+            raise InputError(_("Choose the folder or the file of a model first."))
         self.ui.addModelButton.enabled = False
         self._on_message(_("Reading the model..."))
         self._store.licence(source, lambda text: self._add_if_accepted(source, text))

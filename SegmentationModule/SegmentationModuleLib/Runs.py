@@ -19,7 +19,7 @@ from HyperRegSlicerLib import Regions
 from HyperRegSlicerLib.Tuning import ignore
 from SegmentationModuleLib import Results
 
-IDLE, RUNNING, CANCELLING = "idle", "running", "cancelling"
+IDLE, RUNNING = "idle", "running"
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,7 @@ class RunLogic:
 
     @property
     def state(self) -> str:
-        """IDLE, RUNNING, or CANCELLING (until the worker has let go, within a second or so)."""
-        if self.remote.cancelling:
-            return CANCELLING
+        """IDLE or RUNNING."""
         return IDLE if self._run is None else RUNNING
 
     @property
@@ -110,10 +108,9 @@ class RunLogic:
     # What can be done
 
     def cancel(self) -> None:
-        """Gives up what is going on, within a second or so; cases of the run that are done stay in the scene."""
+        """Gives up what is going on, at once; cases of the run that are done stay in the scene."""
         if self.state == RUNNING:
             self.remote.cancel()
-            self.on_change()
 
     def undo(self) -> None:
         """Takes everything out of the scene that the last run has put there. Harmless if nothing is left of it."""

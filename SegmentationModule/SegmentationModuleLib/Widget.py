@@ -21,7 +21,7 @@ from SegmentationModuleLib.Logic import SegmentationLogic, SegmentationRun
 from SegmentationModuleLib.ModelsWidget import ModelsPanel
 from SegmentationModuleLib.Parameters import SegmentationParameters
 from SegmentationModuleLib.ResultWidget import ResultPanel
-from SegmentationModuleLib.Runs import CANCELLING, IDLE
+from SegmentationModuleLib.Runs import IDLE
 from SegmentationModuleLib.SlidersWidget import SlidersPanel
 
 VOLUME = "vtkMRMLScalarVolumeNode"
@@ -149,8 +149,7 @@ class SegmentationWidget(Panel):
 
     def _progressed(self, fraction: float, text: str) -> None:
         self.ui.progressBar.value = round(100 * fraction)
-        if self.logic.state != CANCELLING:
-            self.ui.statusLabel.text = text
+        self.ui.statusLabel.text = text
 
     def _result_arrived(self, node: slicer.vtkMRMLSegmentationNode, _segmented: Segmented) -> None:
         if self.parameters is not None:
@@ -167,13 +166,12 @@ class SegmentationWidget(Panel):
     def update(self) -> None:
         """Shows the state: what can be pressed and what is going on."""
         ui, parameters = self.ui, self.parameters
-        state = self.logic.state
-        idle = state == IDLE
+        idle = self.logic.state == IDLE
         valid, reason = parameters.isValid() if parameters is not None else (False, "")
         card = parameters.card() if parameters is not None else None
         self.inputs.show(card, parameters.images() if parameters is not None else {})
-        ui.segmentButton.text = _("Segment") if idle else _("Cancelling...") if state == CANCELLING else _("Cancel")
-        ui.segmentButton.enabled = valid if idle else state != CANCELLING
+        ui.segmentButton.text = _("Segment") if idle else _("Cancel")
+        ui.segmentButton.enabled = valid or not idle
         ui.progressBar.visible = not idle
         if idle:
             ui.progressBar.value = 0

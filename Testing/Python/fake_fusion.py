@@ -48,7 +48,7 @@ class FakeFuser:
         self.on_answer: Callable[..., None] | None = None
         self.finished = False
         self.asked: list[tuple[str, Any, dict[str, Any]]] = []
-        self.running = self.cancelling = False
+        self.running = False
         self.structures: Sequence[Structure] = (CORE, RIM)
         self._place: Grid | None = None
         self._found: Callable[..., None] | None = None
@@ -69,7 +69,9 @@ class FakeFuser:
         self._found = on_found
 
     def cancel(self) -> None:
-        self.cancelling = self.running
+        if self.running:
+            self.running = False
+            self.on_cancelled()
 
     def close(self) -> None:
         self.on_progress = self.on_done = self.on_error = self.on_cancelled = None
@@ -135,10 +137,6 @@ class FakeFuser:
     def fail(self, message: str) -> None:
         self.running = False
         self.on_error(message)
-
-    def let_go(self) -> None:
-        self.running = self.cancelling = False
-        self.on_cancelled()
 
     def found(self) -> None:
         picture = np.zeros((96, 96, 3), np.uint8)

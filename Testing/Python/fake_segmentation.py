@@ -21,7 +21,7 @@ class FakeSegmenter:
         self.on_done: Callable[..., None] | None = None
         self.on_error: Callable[..., None] | None = None
         self.on_cancelled: Callable[..., None] | None = None
-        self.running = self.cancelling = self.closed = False
+        self.running = self.closed = False
         self.asked: list[tuple[dict[str, Volume], str, dict[str, Any]]] = []
 
     def segment(self, volumes: Mapping[str, Volume], model: str, **options: Any) -> None:
@@ -30,7 +30,9 @@ class FakeSegmenter:
         self.asked.append((dict(volumes), model, options))
 
     def cancel(self) -> None:
-        self.cancelling = self.running
+        if self.running:
+            self.running = False
+            self.on_cancelled()
 
     def close(self) -> None:
         self.closed = True
@@ -55,18 +57,13 @@ class FakeSegmenter:
             Volume(decided.uncertainty, first.ijk_to_ras, "uncertainty"),
             decided.volumes, "cpu", ["on the CPU"], list(warnings), {"prepare": 1.0, "network": 4.0}, {},
         )  # fmt: skip
-        self.running = self.cancelling = False
+        self.running = False
         self.on_done(segmented)
         return segmented
 
     def fail(self, message: str) -> None:
-        self.running = self.cancelling = False
+        self.running = False
         self.on_error(message)
-
-    def let_go(self) -> None:
-        """The worker has seen the cancellation."""
-        self.running = self.cancelling = False
-        self.on_cancelled()
 
 
 class FakeStore:

@@ -1,4 +1,4 @@
-"""The real worker with the toy networks of `segmentation_bench`, and two that misbehave: tests run it in its place."""
+"""The real worker with toy networks (`segmentation_bench`), and three that misbehave: tests run it in its place."""
 
 from __future__ import annotations
 
@@ -22,6 +22,12 @@ class Slow(Bands):
         return super().forward(x)
 
 
+def deaf() -> Bands:
+    """Hears of no cancellation while it is made, as a computer that is too busy."""
+    time.sleep(60)
+    return Bands()
+
+
 class Deadly(Bands):
     """Takes the process with it, as when the system runs out of memory."""
 
@@ -32,6 +38,7 @@ class Deadly(Bands):
 
 MORE = {
     "slow": lambda _inputs, _channels, _exclusive: Slow(),
+    "deaf": lambda _inputs, _channels, _exclusive: deaf(),
     "deadly": lambda _inputs, _channels, _exclusive: Deadly(),
 }
 

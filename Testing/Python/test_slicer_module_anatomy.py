@@ -103,7 +103,66 @@ def test_regions_that_have_a_lambda_already_stay(both: Module) -> None:
     both.ui.segmentBothButton.click()
     both.connection.segmenter.answer()
     both.connection.segmenter.answer()
-    assert both.parameters.regions is chosen is not both.parameters.fixedLabels
+    assert both.parameters.regions is chosen
+    assert both.parameters.regionLambdas
+
+
+def label_maps() -> list[str]:
+    return [node.GetID() for node in slicer.util.getNodesByClass("vtkMRMLLabelMapVolumeNode")]
+
+
+def segment_both(both: Module) -> tuple:
+    both.ui.segmentBothButton.click()
+    both.connection.segmenter.answer()
+    both.connection.segmenter.answer()
+    return both.parameters.fixedLabels, both.parameters.movingLabels
+
+
+def test_once_more_fills_the_label_maps_of_before(both: Module, tmp_path: Path) -> None:
+    first = segment_both(both)
+    tables = len(slicer.util.getNodesByClass("vtkMRMLColorTableNode"))
+    both.ui.registerButton.click()
+    both.registration.answer_ready()  # the moving volume and its label map are below the live transform now
+    volume = both.parameters.moving
+    slicer.util.updateVolumeFromArray(volume, np.flip(slicer.util.arrayFromVolume(volume), 0).copy())
+    again = segment_both(both)
+    assert again == first
+    assert len(label_maps()) == 2
+    assert len(slicer.util.getNodesByClass("vtkMRMLColorTableNode")) == tables
+    found = slicer.util.arrayFromVolume(again[1])
+    inside = slicer.util.arrayFromVolume(volume)
+    assert (inside[found == 5] > inside[found == 2].max()).all()
+    assert again[1].GetParentTransformNode() is volume.GetParentTransformNode()
+    make_card(tmp_path, name="other", title="Other eggs")
+    both.panel.anatomy.fill()
+    both.ui.anatomyCombo.setCurrentIndex(both.ui.anatomyCombo.findText("Other eggs"))
+    assert not set(segment_both(both)) & set(first)
+    assert len(label_maps()) == 4
+
+
+def test_a_label_map_that_was_painted_in_stays(both: Module) -> None:
+    first = segment_both(both)
+    painted = slicer.util.arrayFromVolume(first[0])
+    painted[:2] = 5
+    slicer.util.arrayFromVolumeModified(first[0])
+    kept = painted.copy()
+    again = segment_both(both)
+    assert again[0] is not first[0]
+    assert again[1] is first[1]
+    np.testing.assert_array_equal(slicer.util.arrayFromVolume(first[0]), kept)
+
+
+def test_both_label_maps_are_one_step_of_undo(both: Module) -> None:
+    scene = slicer.mrmlScene
+    scene.SetUndoOn()
+    try:
+        before = label_maps()
+        segment_both(both)
+        assert len(label_maps()) == 2
+        scene.Undo()
+        assert label_maps() == before
+    finally:
+        scene.SetUndoOff()
 
 
 @pytest.mark.parametrize("after", [0, 1])
@@ -115,8 +174,6 @@ def test_cancelling_or_failing_leaves_the_scene_as_it_was(both: Module, after: i
         for _ in range(after):
             segmenter.answer()
         give_up()
-        if segmenter.cancelling:
-            segmenter.let_go()
         assert slicer.mrmlScene.GetNumberOfNodes() == count
         assert both.parameters.fixedLabels is None
         assert ui.segmentBothButton.text == "Segment both volumes"

@@ -159,9 +159,7 @@ def test_cancel_and_errors_leave_the_scene_as_it_was(module, folder):
     before = module.content()
     ui.atlasRunButton.click()
     ui.atlasRunButton.click()
-    assert ui.atlasRunButton.text == "Cancelling..."
-    assert not ui.atlasRunButton.enabled
-    fuser.let_go()
+    assert ui.atlasRunButton.text == "Segment by atlases"
     assert ui.atlasRunButton.enabled
     ui.atlasRunButton.click()
     fuser.fail("The atlas folder does not exist.")

@@ -66,15 +66,12 @@ def test_one_press_to_a_result(module):
     assert "Test card" in "".join(ui.deviceCombo.itemText(n) for n in range(ui.deviceCombo.count))
 
 
-def test_cancelling_says_so_until_the_worker_has_let_go(module):
+def test_cancelling_leaves_everything_as_it_was_at_once(module):
     ui = module.ui
     ui.volumeSelector.setCurrentNode(module.image())
     before = module.content()
     ui.segmentButton.click()
     ui.segmentButton.click()
-    assert ui.segmentButton.text == "Cancelling..."
-    assert not ui.segmentButton.enabled
-    module.segmenter.let_go()
     assert ui.segmentButton.text == "Segment"
     assert ui.segmentButton.enabled
     assert module.content() == before
@@ -141,7 +138,7 @@ def test_rows_for_more_images_only_where_the_model_wants_them(module):
     ui.segmentButton.click()
     volumes, model, options = module.segmenter.asked[-1]
     assert (list(volumes), model, options["align"]) == (["T1", "FLAIR"], "two", True)
-    module.segmenter.let_go()
+    ui.segmentButton.click()
     module.choose("bands")
     assert not ui.inputsPanel.visible
     assert not ui.alignCheckBox.enabled
@@ -199,7 +196,7 @@ def test_the_licence_is_shown_before_the_first_use(module, host, monkeypatch, qt
 def test_a_model_is_added_after_its_licence_was_accepted(module, host, qt):
     ui, store = module.ui, module.connection.store
     ui.addModelButton.click()
-    assert "Choose the folder or the .zip file" in ui.messageLabel.text
+    assert "Choose the folder or the file" in ui.messageLabel.text
     ui.modelPathEdit.currentPath = "/a/model.zip"
     host.records.answer(qt.QMessageBox.No, qt.QMessageBox.Yes)
     ui.addModelButton.click()
@@ -217,6 +214,18 @@ def test_a_model_is_added_after_its_licence_was_accepted(module, host, qt):
     store.on_error("'model.zip' is not a zip file, or it is damaged.")
     assert "is damaged" in ui.messageLabel.text
     assert ui.addModelButton.enabled
+
+
+def test_a_model_s_folder_is_browsed_for(module, host):
+    ui = module.ui
+    ui.modelPathEdit.currentPath = "/a/model.zip"
+    host.records.answer("", "/models/organs")
+    ui.modelFolderButton.click()
+    assert ui.modelPathEdit.currentPath == "/a/model.zip"  # the dialog was cancelled
+    ui.modelFolderButton.click()
+    assert ui.modelPathEdit.currentPath == "/models/organs"
+    ui.addModelButton.click()
+    assert module.connection.store.asked == [("licence", "/models/organs")]
 
 
 class Editor:
@@ -271,8 +280,7 @@ def test_the_scene_may_close_while_a_case_runs(module):
     ui.volumeSelector.setCurrentNode(module.image())
     ui.segmentButton.click()
     slicer.mrmlScene.Clear(0)
-    assert module.segmenter.cancelling
-    module.segmenter.let_go()
+    assert not module.segmenter.running
     module.panel.update()
     assert ui.segmentButton.text == "Segment"
     ui.volumeSelector.setCurrentNode(module.image("another"))

@@ -270,8 +270,6 @@ def test_an_early_answer_goes_where_the_run_ends_without_a_result(module, tmp_pa
     fuser.early(25)
     if end == "cancel":
         ui.atlasRunButton.click()
-        assert not ui.earlyPanel.visible
-        fuser.let_go()
     elif end == "fail":
         fuser.fail("The disk is full.")
     else:

@@ -65,8 +65,7 @@ def test_from_the_button_to_the_scene_and_back_after_failures(host: Any, module:
     ui.segmentButton.click()
     host.wait_until(lambda: ui.statusLabel.text == "Segmenting", PATIENCE_S)
     ui.segmentButton.click()
-    assert ui.segmentButton.text == "Cancelling..."
-    host.wait_until(lambda: ui.segmentButton.text == "Segment", PATIENCE_S)
+    assert ui.segmentButton.text == "Segment"
     assert module.content() == before
 
     if sys.platform != "win32":  # the process is killed by signal

@@ -91,7 +91,7 @@ def app(module_app: App, models: Path, images: Path, monkeypatch: pytest.MonkeyP
     module_app.segmenter.asked.clear()
     yield module_app
     if module_app.segmenter.running:
-        module_app.segmenter.let_go()
+        module_app.segmentation.cancel()
     module_app.panels.choose("registration")
 
 
@@ -280,8 +280,6 @@ def test_cancelling_and_failing_leave_everything_as_it_was(app: App) -> None:
     rows, picture = state.segment_rows, colours(app)
     app.segmentation.segment()
     app.segmentation.cancel()
-    assert state.segment_phase == "cancelling"
-    app.segmenter.let_go()
     assert state.segment_phase == "idle"
     app.segmentation.segment()
     app.segmenter.fail("'fixed' looks like a CT.")
@@ -375,6 +373,32 @@ def test_a_model_is_added_once_its_licence_is_accepted_and_removed_again(
     store.answer()
     assert "organs" not in [entry["value"] for entry in state.segment_models]
     assert state.segment_model != "organs"
+
+
+def test_a_model_s_folder_is_named_and_stays_where_it_is(app: App, models: Path, tmp_path: Path) -> None:
+    state, controls = app.server.state, app.models
+    store = controls._store = FakeStore(controls.failed)
+    for nothing in ("", "  ", None, 7):
+        state.segment_source = nothing
+        controls.add_from_disk()
+    assert store.asked == []
+    state.segment_source = str(tmp_path)
+    controls.add_from_disk()
+    assert (store.asked, state.segment_adding) == ([("licence", str(tmp_path))], tmp_path.name)
+    controls.add_from_disk()
+    assert "being added" in state.error
+    store.answer("Some licence")
+    controls.decline()
+    assert tmp_path.is_dir()
+    controls.add_from_disk()
+    store.answer("Some licence")
+    controls.accept()
+    assert store.asked[-1] == ("add", str(tmp_path))
+    make_card(models, name="organs")
+    store.answer("organs")
+    assert (state.segment_model, state.segment_source, state.segment_adding) == ("organs", "", "")
+    shutil.rmtree(models / "organs")
+    controls._changed("")
 
 
 @pytest.mark.parametrize("nonsense", [None, "registration; DROP", 7, ["segmentation"]])

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from hyperreg.segmentation import model, session
 from hyperreg.segmentation.session import Segmenter
 from hyperreg.worker.client import WorkerClient
 from hyperreg.worker.device import FELL_BACK
+from hyperreg.worker.models import ModelStore
 from hyperreg.worker.segmentation import RemoteSegmenter, Segmented, recognise_inputs
 from hyperreg.worker.segmenters import Segmenters
 
@@ -43,6 +45,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         make_model(folder, "two", inputs=TWO)
         make_model(folder, "slow", network={"name": "slow"}, grid=MANY_WINDOWS)
         make_model(folder, "deadly", network={"name": "deadly"})
+        make_model(folder, "deaf", network={"name": "deaf"})
         yield folder
 
 
@@ -183,6 +186,27 @@ def test_what_the_model_refuses_is_told_and_the_worker_lives_on(segmenter: Obser
     segmenter.result({"image": image})
 
 
+def test_a_model_on_disk_is_its_folder_or_a_zip(tmp_path: Path) -> None:
+    asked: list[tuple[str, str]] = []
+
+    class Client:
+        def submit(self, operation: str, values: dict[str, str]) -> SimpleNamespace:
+            asked.append((operation, values["source"]))
+            return SimpleNamespace()
+
+    store = ModelStore(Client(), print)
+    store.licence(str(tmp_path / "organs" / "model.pt"), print)
+    store.add(str(tmp_path / "organs" / "model.pt"), print)
+    store.add(f" {tmp_path / 'organs.zip'} ", print)
+    store.licence("~/organs", print)
+    assert asked == [
+        ("licence", str(tmp_path / "organs")),
+        ("add_model", str(tmp_path / "organs")),
+        ("add_model", str(tmp_path / "organs.zip")),
+        ("licence", str(Path.home() / "organs")),
+    ]
+
+
 def test_what_only_some_models_know_reaches_the_engine(segmenter: Observed) -> None:
     for options, said in (
         ({"ensemble": True}, "has one set of weights only"),
@@ -214,11 +238,26 @@ def test_cancelling_ends_between_windows_and_the_worker_lives_on(segmenter: Obse
     while not any(text == "Segmenting" for _, text in segmenter.progress[-1:]):
         segmenter.client.poll()
     segmenter.cancel()
-    assert segmenter.cancelling
-    segmenter.wait()
+    assert not segmenter.running
     assert segmenter.said == ["cancelled"]
-    assert len(segmenter.results) == 1
+    segmenter.said.clear()
+    segmenter.result({"image": eggs(OBLIQUE)})
+    assert len(segmenter.results) == 2
     assert segmenter.client.pid == pid
+
+
+def test_the_next_case_waits_for_a_worker_that_has_to_be_ended(segmenter: Observed) -> None:
+    segmenter.result({"image": eggs(OBLIQUE)})
+    pid = segmenter.client.pid
+    job = segmenter.segment({"image": eggs(OBLIQUE)}, "deaf", device="cpu")
+    while job.progress[1] != "Loading the model":
+        segmenter.client.poll()
+    segmenter.cancel()
+    assert segmenter.said == ["cancelled"]
+    segmenter.said.clear()
+    found = segmenter.result({"image": eggs(OBLIQUE)})
+    assert found.labels.array.any()
+    assert segmenter.client.pid != pid
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the process is killed by signal")

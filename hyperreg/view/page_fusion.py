@@ -154,7 +154,6 @@ def _progress(controls: FusionControls) -> None:
             variant="tonal",
             block=True,
             click=controls.keep_early,
-            disabled=("fuse_phase === 'cancelling'",),
             classes="text-none my-2 hyperreg-fuse-keep",
             title="Learns no further: the consensus so far becomes the result",
         )

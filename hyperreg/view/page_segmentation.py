@@ -177,7 +177,7 @@ def _result(controls: SegmentationControls) -> None:
 def _more(models: ModelControls) -> None:
     with v.VExpansionPanel(title="More", elevation=0, eager=True), v.VExpansionPanelText():
         with html.Div(classes="d-flex align-center"):
-            html.Span("Add a model (.zip)", classes="text-body-2 flex-grow-1")
+            html.Span("Add a model: a .zip", classes="text-body-2 flex-grow-1")
             v.VBtn(
                 "Remove this model",
                 v_if="segment_can_remove",
@@ -190,6 +190,25 @@ def _more(models: ModelControls) -> None:
             )
             upload_button(
                 "model", "A MONAI bundle, a model of Auto3DSeg, or one that HyperReg trained", ACCEPTED_MODELS
+            )
+        with html.Div(classes="d-flex align-center mt-1"):
+            v.VTextField(
+                v_model=("segment_source",),
+                label="or a folder on the computer of HyperReg",
+                density="compact",
+                hide_details=True,
+                classes="hyperreg-model-source",
+                title="Its path; or that of a .zip, or of a model.pt with labels.csv beside it",
+                keyup_enter=models.add_from_disk,
+            )
+            v.VBtn(
+                "Add",
+                variant="tonal",
+                size="small",
+                disabled=("!segment_source || segment_adding !== ''",),
+                click=models.add_from_disk,
+                classes="text-none ml-2 hyperreg-add-model",
+                title="Shows its licence first",
             )
         v.VCheckbox(
             v_model=("segment_align",),

@@ -98,14 +98,13 @@ def running(state: str, cancel: Callable[[], None], name: str) -> None:
     with html.Div(v_if=f"{state}_phase !== 'idle'"):
         with html.Div(classes="d-flex align-center mb-1"):
             html.Span(
-                f"{{{{ {state}_phase === 'cancelling' ? 'Cancelling ...' : {state}_text || 'Starting ...' }}}}",
+                f"{{{{ {state}_text || 'Starting ...' }}}}",
                 classes="text-body-2 flex-grow-1 text-truncate",
             )
             v.VBtn(
                 "Cancel",
                 size="small",
                 variant="tonal",
-                disabled=(f"{state}_phase === 'cancelling'",),
                 click=cancel,
                 classes=f"hyperreg-cancel-{name}",
             )

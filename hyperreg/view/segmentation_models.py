@@ -13,9 +13,11 @@ from hyperreg.segmentation.catalogue import find_model
 from hyperreg.view.private_files import PrivateFiles
 from hyperreg.worker.models import ModelStore
 
+BUSY = "Another model is being added; finish that one first."
+
 
 class ModelControls:
-    """Adding and removing.
+    """Adding, by an upload or a path on the computer that the app runs on, and removing.
 
     state: the shared state. client: the worker's, which its owner polls. files: keeps uploads until they are added.
     tell(text): shows an error. changed(name): there are other models now; name: the one to choose, "" for any.
@@ -27,25 +29,39 @@ class ModelControls:
         self._state, self._files, self._tell, self._changed = state, files, tell, changed
         self._store = ModelStore(client, self.failed)
         self._upload: Path | None = None
+        # What is being added: the upload, or a path on this computer.
+        self._source = ""
 
     async def accept_upload(self, _role: str, path: Path) -> None:
         """Keeps an uploaded zip and asks the worker for its licence. Raises InputError while another one is added."""
         with self._state:
-            if self._upload is not None:
-                raise InputError("Another model is being added; finish that one first.")
+            if self._source:
+                raise InputError(BUSY)
             self._upload = Path(shutil.move(path, self._files.new_folder() / path.name))
-            self._state.error, self._state.segment_adding = "", path.name
-            self._store.licence(str(self._upload), self._show_licence)
+            self._read(str(self._upload), path.name)
+
+    def add_from_disk(self) -> None:
+        """Asks the worker for the licence of the model whose path was typed: a folder, a zip or a model.pt."""
+        typed = self._state.segment_source.strip() if isinstance(self._state.segment_source, str) else ""
+        if self._source:
+            self._tell(BUSY)
+        elif typed:
+            self._read(typed, Path(typed).name)
+
+    def _read(self, source: str, name: str) -> None:
+        self._source = source
+        self._state.error, self._state.segment_adding = "", name
+        self._store.licence(source, self._show_licence)
 
     def accept(self) -> None:
         """The user has read the licence of the uploaded model, and accepts it."""
-        if self._upload is not None and self._state.segment_new_licence:
+        if self._source and self._state.segment_new_licence:
             self._state.segment_new_licence = ""
-            self._store.add(str(self._upload), self._added)
+            self._store.add(self._source, self._added)
 
     def decline(self) -> None:
-        """The uploaded model is forgotten."""
-        upload, self._upload = self._upload, None
+        """The model is not added; its upload is forgotten."""
+        upload, self._upload, self._source = self._upload, None, ""
         if upload is not None:
             shutil.rmtree(upload.parent, ignore_errors=True)
         self._state.segment_adding = self._state.segment_new_licence = ""
@@ -66,6 +82,7 @@ class ModelControls:
 
     def _added(self, name: str) -> None:
         self.decline()
+        self._state.segment_source = ""
         self._changed(name)
 
 

@@ -98,9 +98,10 @@ class PageState:
 class SegmentationState:
     """The segmentation panel's part of the shared state.
 
-    segment_phase: "idle", "running" or "cancelling". segment_models, segment_volumes: {title, value} to choose from.
+    segment_phase: "idle" or "running". segment_models, segment_volumes: {title, value} to choose from.
     segment_inputs: {name, title, role, volume, info}, one per image that the model wants; volume: a node's id or "".
     segment_licence: the text that has to be accepted before the model is used, or "".
+    segment_source: the path of a model on the computer that the app runs on, as typed.
     segment_adding: the file of a model that is being added, or ""; segment_new_licence: its licence, to be accepted.
     segment_sliders: {name, title, hint, value}, one per hyperparameter of the model.
     segment_rows: {name, colour, volume, spread}. segment_place: which doubtful region is shown, in words.
@@ -118,6 +119,7 @@ class SegmentationState:
     segment_inputs: list[dict[str, str]] = field(default_factory=list)
     segment_missing: str = ""
     segment_licence: str = ""
+    segment_source: str = ""
     segment_adding: str = ""
     segment_new_licence: str = ""
     segment_can_remove: bool = False

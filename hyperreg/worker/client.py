@@ -165,6 +165,15 @@ class WorkerClient:
         if self._link is None or self._link.withdraw(job.id):
             self._later(self._end, job, "cancelled")
 
+    def settle(self) -> None:
+        """Waits until the worker has let go of what was cancelled, or was ended: a second or so, mostly nothing.
+
+        Before a job that must not be lost: if the worker has to be ended, those that wait in its queue fail.
+        """
+        for active in list(self._active.values()):
+            if active.job.state == "cancelling":
+                self.wait(active.job, None)
+
     def finish(self, job: Job) -> None:
         """See `Job.finish`."""
         if job.id in self._active and job.state != "cancelling" and self._link is not None:

@@ -24,6 +24,7 @@ from hyperreg.imaging.volume import Grid, Volume
 from hyperreg.segmentation.catalogue import Structure
 from hyperreg.worker.client import WorkerClient
 from hyperreg.worker.jobs import Job
+from hyperreg.worker.remote import Remote
 
 THUMBNAILS, THUMBNAIL = 64, 96
 
@@ -145,33 +146,19 @@ class FoundAtlas:
     thumbnail: npt.NDArray[np.uint8] | None
 
 
-class RemoteFuser:
-    """Fuses in the worker, one target at a time. Whoever owns it calls `client.poll()` regularly.
+class RemoteFuser(Remote):
+    """Fuses in the worker, one target at a time. on_done(fused). The rest: see `Remote`.
 
-    The callbacks come from `poll`, at most one of the last three per job:
-    on_progress(fraction, text). on_atlas(news): one atlas is further. on_answer(answer): an early one, still improving;
-    `finish` makes it the result. on_done(fused). on_error(text): in words for the user. on_cancelled().
+    on_atlas(news): one atlas is further. on_answer(answer): an early one, still improving; `finish` makes it the
+    result.
     """
 
+    BUSY = "A fusion is still running. Wait for it, or cancel it first."
+
     def __init__(self, client: WorkerClient) -> None:
-        self._client = client
-        self._job: Job | None = None
-        self.on_progress: Callable[[float, str], None] | None = None
+        super().__init__(client)
         self.on_atlas: Callable[[AtlasNews], None] | None = None
         self.on_answer: Callable[[EarlyAnswer], None] | None = None
-        self.on_done: Callable[[Fused], None] | None = None
-        self.on_error: Callable[[str], None] | None = None
-        self.on_cancelled: Callable[[], None] | None = None
-
-    @property
-    def running(self) -> bool:
-        """Whether something is being fused (also while it is being cancelled)."""
-        return self._job is not None
-
-    @property
-    def cancelling(self) -> bool:
-        """Whether it was cancelled, and the worker has not let go of it yet."""
-        return self._job is not None and self._job.state == "cancelling"
 
     def fuse_atlases(
         self,
@@ -204,7 +191,7 @@ class RemoteFuser:
             "device": device, "select": select, "temperature": temperature, "steps": steps, "minutes": minutes,
             "cache": cache,
         }  # fmt: skip
-        return self._submit("fuse_atlases", wanted, {"target": target}, target.grid)
+        return self._fuse("fuse_atlases", wanted, {"target": target}, target.grid)
 
     def fuse_maps(
         self,
@@ -227,7 +214,7 @@ class RemoteFuser:
             "order": list(named), "method": method, "table": _table(structures),
             "grid": {"ijk_to_ras": place.ijk_to_ras.tolist()},
         }  # fmt: skip
-        return self._submit("fuse_maps", wanted, named, place)
+        return self._fuse("fuse_maps", wanted, named, place)
 
     def find_atlases(
         self,
@@ -248,11 +235,6 @@ class RemoteFuser:
         job.observers.append(lambda job: ended(job) if job.ended else None)
         return job
 
-    def cancel(self) -> None:
-        """Gives the job up, within a second or so; harmless if none is running. `on_cancelled` follows."""
-        if self._job is not None:
-            self._job.cancel()
-
     def finish(self) -> None:
         """Learns no further: `on_done` follows with what is known by now. Does nothing unless the method is "dp"."""
         if self._job is not None:
@@ -261,26 +243,14 @@ class RemoteFuser:
     def close(self) -> None:
         """Gives the job up; no callback any more. The client stays as it is."""
         self.on_atlas = self.on_answer = None
-        self.on_progress = self.on_done = self.on_error = self.on_cancelled = None
-        self.cancel()
-        self._job = None
+        super().close()
 
-    def _submit(self, operation: str, wanted: dict[str, Any], volumes: Mapping[str, Volume], place: Grid) -> Job:
-        if self._job is not None:
-            raise InputError("A fusion is still running. Wait for it, or cancel it first.")
-        described = {
-            name: {"name": volume.name, "ijk_to_ras": volume.ijk_to_ras.tolist()} for name, volume in volumes.items()
-        }
-        job = self._client.submit(
-            operation,
-            {**wanted, "volumes": described},
-            {name: volume.array for name, volume in volumes.items()},
-            outputs={"labels": (place.shape, np.int32), "disagreement": (place.shape, np.float32)},
-        )
-        self._job = job
+    def _fuse(self, operation: str, wanted: dict[str, Any], volumes: Mapping[str, Volume], place: Grid) -> Job:
+        self._check_idle()
         affine = place.ijk_to_ras.copy()
+        outputs = {"labels": (place.shape, np.int32), "disagreement": (place.shape, np.float32)}
+        job = self._submit(operation, wanted, volumes, outputs, lambda job: _fused(job, affine))
         job.on_event = lambda event, values: self._told(job, affine, event, values)
-        job.observers.append(lambda job: self._changed(job, affine))
         return job
 
     def _told(self, job: Job, affine: npt.NDArray[np.float64], event: str, values: dict[str, Any]) -> None:
@@ -297,23 +267,6 @@ class RemoteFuser:
                     [_structure(channel, row) for channel, row in enumerate(values["structures"])],
                 )
             )
-
-    def _changed(self, job: Job, affine: npt.NDArray[np.float64]) -> None:
-        if job is not self._job:
-            return
-        if not job.ended:
-            if self.on_progress is not None:
-                self.on_progress(*job.progress)
-            return
-        self._job = None
-        if job.state == "done":
-            if self.on_done is not None:
-                self.on_done(_fused(job, affine))
-        elif job.state == "failed":
-            if self.on_error is not None:
-                self.on_error(job.error)
-        elif self.on_cancelled is not None:
-            self.on_cancelled()
 
 
 def _fused(job: Job, affine: npt.NDArray[np.float64]) -> Fused:

@@ -55,12 +55,12 @@ class ModelStore:
         self._on_error = on_error
 
     def licence(self, source: str, on_done: Callable[[str], None]) -> None:
-        """on_done(text): the licence, to be shown before the model is added."""
-        self._ask("licence", {"source": source}, lambda job: on_done(job.result["licence"]))
+        """on_done(text): the licence, to be shown before the model is added. source: a folder, a .zip or a model.pt."""
+        self._ask("licence", {"source": _source(source)}, lambda job: on_done(job.result["licence"]))
 
     def add(self, source: str, on_done: Callable[[str], None]) -> None:
         """on_done(name): the model is in the catalogue. To be called once the user has accepted its licence."""
-        self._ask("add_model", {"source": source}, lambda job: on_done(job.result["name"]))
+        self._ask("add_model", {"source": _source(source)}, lambda job: on_done(job.result["name"]))
 
     def remove(self, model: str, on_done: Callable[[], None]) -> None:
         """on_done(): the model is gone."""
@@ -70,3 +70,9 @@ class ModelStore:
         job = self._client.submit(operation, values)
         job.on_done = on_done
         job.on_failed = lambda failed: self._on_error(failed.error)
+
+
+def _source(chosen: str) -> str:
+    """What holds the model: of an Auto3DSeg model.pt the folder, where labels.csv lies."""
+    path = Path(chosen.strip()).expanduser().absolute()  # the worker runs elsewhere
+    return str(path.parent if path.suffix == ".pt" else path)

@@ -25,8 +25,9 @@ from hyperreg.errors import InputError
 from hyperreg.imaging.volume import Volume
 from hyperreg.segmentation.catalogue import SegmentationCard, find_model
 from hyperreg.segmentation.structures import StructureVolume, label_type
-from hyperreg.worker.client import WorkerClient
+from hyperreg.worker.client import Outputs, WorkerClient
 from hyperreg.worker.jobs import Job
+from hyperreg.worker.remote import Remote
 
 
 @dataclass(frozen=True)
@@ -78,31 +79,10 @@ def recognise_inputs(
     return job
 
 
-class RemoteSegmenter:
-    """Segments in the worker, one case at a time. Whoever owns it calls `client.poll()` regularly.
+class RemoteSegmenter(Remote):
+    """Segments in the worker, one case at a time. on_done(segmented). The rest: see `Remote`."""
 
-    The callbacks come from `poll`, at most one of the last three per case:
-    on_progress(fraction, text). on_done(segmented). on_error(text): in words for the user; also when the worker died,
-    after which the next case starts it again. on_cancelled().
-    """
-
-    def __init__(self, client: WorkerClient) -> None:
-        self._client = client
-        self._job: Job | None = None
-        self.on_progress: Callable[[float, str], None] | None = None
-        self.on_done: Callable[[Segmented], None] | None = None
-        self.on_error: Callable[[str], None] | None = None
-        self.on_cancelled: Callable[[], None] | None = None
-
-    @property
-    def running(self) -> bool:
-        """Whether a case is being segmented (also while it is being cancelled)."""
-        return self._job is not None
-
-    @property
-    def cancelling(self) -> bool:
-        """Whether the case was cancelled, and the worker has not let go of it yet."""
-        return self._job is not None and self._job.state == "cancelling"
+    BUSY = "A segmentation is still running. Wait for it, or cancel it first."
 
     def segment(
         self,
@@ -125,8 +105,7 @@ class RemoteSegmenter:
         Raises InputError for missing images or while another case is running, WeightsError without the model,
         OutOfMemory if there is no room for the copies. What the model refuses comes through `on_error`.
         """
-        if self._job is not None:
-            raise InputError("A segmentation is still running. Wait for it, or cancel it first.")
+        self._check_idle()
         card = find_model(model)
         names = [entry.name for entry in card.inputs]
         missing = [name for name in names if name not in volumes]
@@ -145,49 +124,10 @@ class RemoteSegmenter:
             "align": align,
             "ensemble": ensemble,
             "hyperparameters": dict(hyperparameters or {}),
-            "volumes": {
-                name: {"name": volume.name, "ijk_to_ras": volume.ijk_to_ras.tolist()}
-                for name, volume in volumes.items()
-            },
         }
-        job = self._client.submit(
-            "segment",
-            parameters,
-            {name: volume.array for name, volume in volumes.items()},
-            outputs={"labels": (shape, label_type(card)), "uncertainty": (shape, np.float32)},
-        )
-        self._job = job
         affine = volumes[first].ijk_to_ras.copy()
-        job.observers.append(lambda job: self._changed(job, card, affine))
-        return job
-
-    def cancel(self) -> None:
-        """Gives the case up, within a second or so; harmless if none is running. `on_cancelled` follows."""
-        if self._job is not None:
-            self._job.cancel()
-
-    def close(self) -> None:
-        """Gives the case up; no callback any more. The client stays as it is."""
-        self.on_progress = self.on_done = self.on_error = self.on_cancelled = None
-        self.cancel()
-        self._job = None
-
-    def _changed(self, job: Job, card: SegmentationCard, affine: npt.NDArray[np.float64]) -> None:
-        if job is not self._job:
-            return
-        if not job.ended:
-            if self.on_progress is not None:
-                self.on_progress(*job.progress)
-            return
-        self._job = None
-        if job.state == "done":
-            if self.on_done is not None:
-                self.on_done(_segmented(job, card, affine))
-        elif job.state == "failed":
-            if self.on_error is not None:
-                self.on_error(job.error)
-        elif self.on_cancelled is not None:
-            self.on_cancelled()
+        outputs: Outputs = {"labels": (shape, label_type(card)), "uncertainty": (shape, np.float32)}
+        return self._submit("segment", parameters, volumes, outputs, lambda job: _segmented(job, card, affine))
 
 
 def _segmented(job: Job, card: SegmentationCard, affine: npt.NDArray[np.float64]) -> Segmented:
