@@ -345,7 +345,8 @@ def _number(text: str) -> qt.QTableWidgetItem:
     item = qt.QTableWidgetItem()
     value = float(text)
     if math.isfinite(value):
-        item.setData(qt.Qt.DisplayRole, round(value, 3))
+        item.setData(qt.Qt.DisplayRole, round(value, 2))
+        item.setToolTip(f"{value:.4f}")
     item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
     return item
 

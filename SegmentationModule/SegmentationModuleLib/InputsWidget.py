@@ -18,12 +18,14 @@ VOLUME = "vtkMRMLScalarVolumeNode"
 class InputsPanel:
     """The rows below the first volume.
 
-    ui: the form's widgets. on_choose(name, node): the user chose the image of an input.
+    ui: the form's widgets. on_choose(name, node): the user chose the image of an input. on_recognise(): wants to be
+    told which is which.
     """
 
-    def __init__(self, ui: Any, on_choose: Callable[[str, Any], None]) -> None:
+    def __init__(self, ui: Any, on_choose: Callable[[str, Any], None], on_recognise: Callable[[], None]) -> None:
         self.ui = ui
-        self._on_choose = on_choose
+        self._on_choose, self._on_recognise = on_choose, on_recognise
+        self.recogniseButton: Any = None
         self._inputs: tuple[Any, ...] = ()
         self.selectors: dict[str, Any] = {}
 
@@ -44,8 +46,8 @@ class InputsPanel:
         self.ui.alignCheckBox.enabled = several
 
     def enable(self, enabled: bool) -> None:
-        for selector in self.selectors.values():
-            selector.enabled = enabled
+        for widget in (*self.selectors.values(), *([self.recogniseButton] if self.selectors else [])):
+            widget.enabled = enabled
 
     def _build(self, inputs: tuple[Any, ...]) -> None:
         layout = Rows.emptied(self.ui.inputsPanel)
@@ -64,3 +66,8 @@ class InputsPanel:
             label = qt.QLabel(f"{entry.title}:", self.ui.inputsPanel)
             layout.addRow(label, selector)
             self.selectors[entry.name] = selector
+        if self.selectors:
+            self.recogniseButton = qt.QPushButton(_("Tell which image is which"), self.ui.inputsPanel)
+            self.recogniseButton.toolTip = _("By the names of the volumes, else by a look at their contrast; check it")
+            self.recogniseButton.connect("clicked()", self._on_recognise)
+            layout.addRow(self.recogniseButton)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +11,13 @@ import slicer
 from hyperreg.errors import InputError
 from hyperreg.segmentation.catalogue import SegmentationCard, find_model
 from hyperreg.worker.segmentation import Segmented
+from HyperRegSlicerLib import Geometry
+from HyperRegSlicerLib.Results import original_parent
 from SegmentationModuleLib import Inputs, Results
 from SegmentationModuleLib.Runs import Case, Run, RunLogic
+
+# A look at more volumes than these takes too long, and one patient seldom has more.
+MOST_VOLUMES = 8
 
 
 @dataclass
@@ -68,6 +73,46 @@ class SegmentationLogic(RunLogic):
         cases = [_case({card.inputs[0].name: node}, card) for node in nodes]
         options = {"device": device, "flips": flips, "ensemble": ensemble, "hyperparameters": hyperparameters or {}}
         self._start(SegmentationRun(cases, show_3d, card=card, options=options))
+
+    def recognise(
+        self,
+        nodes: Sequence[slicer.vtkMRMLScalarVolumeNode],
+        model: str,
+        on_done: Callable[[dict[str, Any], str], None],
+        on_error: Callable[[str], None],
+    ) -> None:
+        """Asks which volume is which input of a model, by names and by a look at the images; returns at once.
+
+        nodes: of one patient; uncertainty maps are passed over. on_done(images, guess): volume nodes by the names of
+        the inputs, {} where it cannot be told; what was guessed, for the user to check, "" where names told it.
+        Raises InputError for too few or too many volumes, WeightsError without the model.
+        """
+        self._check_idle()
+        card = find_model(model)
+        usable = [n for n in nodes if not Geometry.refusal(n, "input") and n.GetID() not in self._map_ids()]
+        if len(usable) < len(card.inputs):
+            raise InputError(
+                f"The model '{card.title}' needs {len(card.inputs)} images of one patient; only {len(usable)} are open."
+            )
+        if len(usable) > MOST_VOLUMES:
+            raise InputError(
+                f"{len(usable)} volumes are open; which of at most {MOST_VOLUMES} is which can be told. Choose each "
+                "image yourself, or close those of other patients."
+            )
+        ids = [node.GetID() for node in usable]
+
+        def told(inputs: dict[str, int], guess: str) -> None:
+            images = {name: self.scene.GetNodeByID(ids[index]) for name, index in inputs.items()}
+            on_done({} if None in images.values() else images, guess)
+
+        volumes = [Geometry.volume_from_node(node, original_parent(node)) for node in usable]
+        self.remote.recognise(volumes, card.name, told, on_error)
+
+    def _map_ids(self) -> set[str]:
+        """Of uncertainty and disagreement maps, which are volumes too."""
+        kind = "vtkMRMLSegmentationNode"
+        nodes = [self.scene.GetNthNodeByClass(n, kind) for n in range(self.scene.GetNumberOfNodesByClass(kind))]
+        return {found.GetID() for node in nodes if (found := Results.uncertainty_of(node)) is not None}
 
     def _send(self, run: SegmentationRun, nodes: dict[str, Any]) -> None:
         self.remote.segment(Inputs.read(nodes, run.card), run.card.name, **run.options)

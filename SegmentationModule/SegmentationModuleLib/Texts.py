@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from slicer.i18n import tr as _
 
 from hyperreg.segmentation.catalogue import SegmentationCard
@@ -53,6 +56,13 @@ def describe_model(card: SegmentationCard | None) -> str:
         lines.append(_("Takes about {seconds} for a whole image.").format(seconds=", ".join(seconds)))
     lines.append(_("Version {version}, licence {licence}.").format(version=card.version, licence=card.licence or "?"))
     return "\n".join(line for line in lines if line)
+
+
+def recognised(images: Mapping[str, Any], guess: str) -> str:
+    """Which image was taken for which input. images: volume nodes by the names of the inputs; {} for none."""
+    if not images:
+        return _("It cannot be told which image is which. Choose each one yourself.")
+    return guess or _("The names of the volumes say which image is which.")
 
 
 def all_structures(card: SegmentationCard | None) -> str:

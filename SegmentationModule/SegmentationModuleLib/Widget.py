@@ -5,6 +5,7 @@ Each section has a panel of its own: ModelsWidget, InputsWidget, ResultWidget, H
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import slicer
@@ -40,7 +41,7 @@ class SegmentationWidget(Panel):
         self.logic.on_finished = self._finished
         self.logic.on_error = self._show_message
         self.models = ModelsPanel(ui, connection.models, self._model_chosen, self._guarded, self._show_message)
-        self.inputs = InputsPanel(ui, self._input_chosen)
+        self.inputs = InputsPanel(ui, self._input_chosen, self._guarded(self._recognise))
         self.sliders = SlidersPanel(ui, self._slider_moved)
         self.result = ResultPanel(ui, self._guarded)
         self.installation = InstallPanel(ui, self._guarded, self._show_message)
@@ -101,12 +102,30 @@ class SegmentationWidget(Panel):
         card = self.parameters.card()
         if card is not None and len(card.inputs) > 1:
             volumes = slicer.util.getNodesByClass(VOLUME)
-            for entry, node in Inputs.guess(self.parameters.images(), card, volumes).items():
-                if entry == card.inputs[0].name:
-                    self.parameters.volume = node
-                else:
-                    self.parameters.set_image(entry, node)
+            self._set_images(Inputs.guess(self.parameters.images(), card, volumes))
         self.update()
+
+    def _set_images(self, images: Mapping[str, Any]) -> None:
+        """Volume nodes by the names of the model's inputs."""
+        card = self.parameters.card()
+        for name, node in images.items():
+            if name == card.inputs[0].name:
+                self.parameters.volume = node
+            else:
+                self.parameters.set_image(name, node)
+
+    def _recognise(self) -> None:
+        if self.installation.is_ready():
+            model = self.parameters.model
+            volumes = slicer.util.getNodesByClass(VOLUME)
+            self.logic.recognise(volumes, model, lambda *told: self._recognised(model, *told), self._show_message)
+            self._show_message(_("Looking which image is which..."))
+
+    def _recognised(self, model: str, images: Mapping[str, Any], guess: str) -> None:
+        if self.parameters is not None and self.parameters.model == model:
+            self._set_images(images)
+            self._show_message(Texts.recognised(images, guess))
+            self.update()
 
     def _input_chosen(self, name: str, node: Any) -> None:
         if self.parameters is not None:

@@ -11,12 +11,29 @@ from pathlib import Path
 from typing import Any
 
 from hyperreg.imaging.files import write_volume
-from hyperreg.phantom import head_phantom_pair
+from hyperreg.phantom import LABEL_NAMES, head_phantom_pair
 from Testing.Host.app_page import SCREENSHOTS, app_page, save
 
 SHAPE = (80, 100, 80)
 # Seeds of the heads; the pair of the first one is open in the app.
 SEEDS = (1, 2, 3)
+# FreeSurfer's colours, by which people know these structures; both sides have the same.
+COLOURS = {
+    "cerebral white matter": (245, 245, 245),
+    "cerebral cortex": (205, 62, 78),
+    "lateral ventricle": (120, 18, 134),
+    "cerebellar white matter": (220, 248, 164),
+    "cerebellar cortex": (230, 148, 34),
+    "thalamus": (0, 118, 14),
+    "caudate": (122, 186, 220),
+    "putamen": (236, 13, 176),
+    "pallidum": (12, 48, 255),
+    "third ventricle": (204, 182, 142),
+    "fourth ventricle": (42, 204, 164),
+    "brain stem": (119, 159, 176),
+    "hippocampus": (220, 216, 20),
+    "cerebrospinal fluid": (60, 60, 60),
+}
 # Where the atlases lie, from the folder that the app is started in.
 ATLASES = "atlases"
 
@@ -25,6 +42,11 @@ def make_atlases(folder: Path) -> tuple[Path, Path]:
     """Writes the pair that the app opens, and atlases into `folder`/atlases; returns the pair."""
     atlases = folder / ATLASES
     atlases.mkdir()
+    rows = ["label,name,red,green,blue"]
+    for label, name in LABEL_NAMES.items():
+        red, green, blue = COLOURS[name.removeprefix("left ").removeprefix("right ")]
+        rows.append(f"{label},{name.capitalize()},{red},{green},{blue}")
+    (atlases / "labels.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     pair = head_phantom_pair(SHAPE, seed=SEEDS[0])
     files = folder / "patient.nii.gz", folder / "another.nii.gz"
     for volume, path in zip((pair.fixed, pair.moving), files, strict=True):

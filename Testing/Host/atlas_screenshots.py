@@ -22,7 +22,7 @@ from Testing.Host.segmentation_screenshots import PATIENCE_S, REPOSITORY, open_m
 
 SIZE = (1500, 1250)
 # Of data parameters, when the early answer is looked at.
-EARLY_STEPS = 100
+EARLY_STEPS = 25
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("give both --image and --atlases, or neither")
     options.output = options.output.resolve()
     with tempfile.TemporaryDirectory() as made:
+        os.environ["HYPERREG_CACHE"] = str(Path(made) / "cache")  # so that registrations are seen
         if options.image is None:
             options.image, _ = make_atlases(Path(made))
             # Named from its own folder: the picture shows the name.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,12 +22,16 @@ class FakeSegmenter:
         self.on_error: Callable[..., None] | None = None
         self.on_cancelled: Callable[..., None] | None = None
         self.running = self.closed = False
+        self.looked: Any = None
         self.asked: list[tuple[dict[str, Volume], str, dict[str, Any]]] = []
 
     def segment(self, volumes: Mapping[str, Volume], model: str, **options: Any) -> None:
         assert not self.running
         self.running = True
         self.asked.append((dict(volumes), model, options))
+
+    def recognise(self, volumes: Sequence[Volume], model: str, on_done: Any, on_error: Any) -> None:
+        self.looked = (list(volumes), model, on_done)
 
     def cancel(self) -> None:
         if self.running:

@@ -144,6 +144,31 @@ def test_rows_for_more_images_only_where_the_model_wants_them(module):
     assert not ui.alignCheckBox.enabled
 
 
+def test_which_image_is_which_is_told_by_a_look(module):
+    ui = module.ui
+    first, second = module.image("scan A"), module.image("scan B")
+    module.parameters.volume = first
+    ui.segmentButton.click()
+    module.segmenter.answer()  # its uncertainty map is a volume, too
+    module.choose("two")
+    assert module.panel.inputs.selectors["FLAIR"].currentNode() is None
+    module.panel.inputs.recogniseButton.click()
+    assert ui.messageLabel.text == "Looking which image is which..."
+    volumes, model, told = module.segmenter.looked
+    assert ([volume.name for volume in volumes], model) == (["scan A", "scan B"], "two")
+    told({"T1": 1, "FLAIR": 0}, "By their contrast: scan B is T1. Check it.")
+    assert module.parameters.volume is second
+    assert module.panel.inputs.selectors["FLAIR"].currentNode() is first
+    assert ui.messageLabel.text == "By their contrast: scan B is T1. Check it."
+    module.panel.inputs.recogniseButton.click()
+    told({}, "")
+    assert "cannot be told" in ui.messageLabel.text
+    assert module.parameters.volume is second
+    slicer.mrmlScene.RemoveNode(first)
+    module.panel.inputs.recogniseButton.click()
+    assert "needs 2 images of one patient; only 1 are open" in ui.messageLabel.text
+
+
 def test_flips_count_only_for_models_that_know_them(module):
     ui = module.ui
     ui.volumeSelector.setCurrentNode(module.image())

@@ -222,6 +222,15 @@ def test_a_model_of_two_images_gets_them_by_name_choice_and_upload(app: App, ima
     assert list(volumes) == ["T1", "FLAIR"]
     assert options["align"] is True
     np.testing.assert_allclose(volumes["FLAIR"].array, eggs(OBLIQUE, OBLIQUE.centre).array, rtol=1e-4, atol=1e-2)
+    before = [entry["volume"] for entry in state.segment_inputs]
+    app.segmentation.recognise()
+    assert state.segment_guess == "Looking which image is which ..."
+    looked, model, told = app.segmenter.looked
+    places = [entry["value"] for entry in state.segment_volumes]
+    assert (len(looked), model) == (len(places), "two")
+    told({"T1": places.index(before[1]), "FLAIR": places.index(before[0])}, "By their contrast. Check it.")
+    assert [entry["volume"] for entry in state.segment_inputs] == before[::-1]
+    assert state.segment_guess == "By their contrast. Check it."
     # A file whose name tells what it is goes where it belongs, once it is open.
     app.segmentation._chosen.clear()
     write_volume(eggs(OBLIQUE), tmp_path / "case_t2f.nii.gz")

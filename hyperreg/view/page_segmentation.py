@@ -19,6 +19,7 @@ def fill(controls: SegmentationControls, models: ModelControls) -> None:
     _model()
     _added_model(models)
     _images(controls)
+    _which_is_which(controls)
     _sliders(controls)
     run_button(
         "segment",
@@ -89,6 +90,20 @@ def _images(controls: SegmentationControls) -> None:
             classes=("`hyperreg-segment-${entry.role}`",),
         )
         upload_button("{entry.role}", "Open an image")
+
+
+def _which_is_which(controls: SegmentationControls) -> None:
+    with html.Div(v_if="segment_inputs.length > 1", classes="mt-2"):
+        v.VBtn(
+            "Tell which image is which",
+            size="small",
+            variant="tonal",
+            disabled=(BUSY,),
+            click=controls.recognise,
+            classes="text-none hyperreg-recognise",
+            title="By the names of the images, else by a look at their contrast; check it",
+        )
+        html.Div("{{ segment_guess }}", v_if="segment_guess", classes="text-caption mt-1 hyperreg-guess")
 
 
 def _sliders(controls: SegmentationControls) -> None:

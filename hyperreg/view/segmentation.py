@@ -80,7 +80,7 @@ class SegmentationControls(ResultControls):
             self._texts.describe_model(card),
             self._texts.all_structures(card),
         )
-        state.segment_licence = ""
+        state.segment_licence = state.segment_guess = ""
         state.segment_can_flip = card is not None and bool(card.flips)
         state.segment_flips = state.segment_flips is True and state.segment_can_flip
         state.segment_can_remove = can_remove(state.segment_model)
@@ -106,6 +106,25 @@ class SegmentationControls(ResultControls):
             self._chosen[name] = node_id
             self._offer()
             self.show(node_id)
+
+    def recognise(self) -> None:
+        """Asks which of the open images is which input of the model."""
+        state, model = self._state, str(self._state.segment_model)
+        state.error, state.segment_guess = "", ""
+
+        def told(images: dict[str, Any], guess: str) -> None:
+            if state.segment_model == model:
+                self._chosen |= {name: node.GetID() for name, node in images.items()}
+                self._offer()
+                self.show()
+                state.segment_guess = self._texts.recognised(images, guess)
+
+        try:
+            self.logic.recognise(list(self._volumes().values()), model, told, self.tell)
+        except HyperRegError as error:
+            self.tell(str(error))
+        else:
+            state.segment_guess = "Looking which image is which ..."
 
     async def accept_upload(self, role: str, path: Path) -> None:
         """Takes an uploaded image for the input `role` ("input0", ...). Raises HyperRegError if it cannot be used."""

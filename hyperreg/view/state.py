@@ -100,6 +100,7 @@ class SegmentationState:
 
     segment_phase: "idle" or "running". segment_models, segment_volumes: {title, value} to choose from.
     segment_inputs: {name, title, role, volume, info}, one per image that the model wants; volume: a node's id or "".
+    segment_guess: which image was taken for which input, in words.
     segment_licence: the text that has to be accepted before the model is used, or "".
     segment_source: the path of a model on the computer that the app runs on, as typed.
     segment_adding: the file of a model that is being added, or ""; segment_new_licence: its licence, to be accepted.
@@ -117,6 +118,7 @@ class SegmentationState:
     segment_structures: str = ""
     segment_volumes: list[dict[str, str]] = field(default_factory=list)
     segment_inputs: list[dict[str, str]] = field(default_factory=list)
+    segment_guess: str = ""
     segment_missing: str = ""
     segment_licence: str = ""
     segment_source: str = ""

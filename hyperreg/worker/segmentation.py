@@ -84,6 +84,16 @@ class RemoteSegmenter(Remote):
 
     BUSY = "A segmentation is still running. Wait for it, or cancel it first."
 
+    def recognise(
+        self,
+        volumes: Sequence[Volume],
+        model: str,
+        on_done: Callable[[dict[str, int], str], None],
+        on_error: Callable[[str], None],
+    ) -> Job:
+        """See `recognise_inputs`."""
+        return recognise_inputs(self._client, volumes, model, on_done, on_error)
+
     def segment(
         self,
         volumes: Mapping[str, Volume],
