@@ -12,6 +12,7 @@ from segmentation_bench import CORE, SHELL
 from benchmarks.readme import replace_section
 from benchmarks.segmentation import brains
 from benchmarks.segmentation.measure import agreement
+from benchmarks.segmentation.published import with_published
 from benchmarks.segmentation.report import mean_dice, tables, whole_table, write_report
 from benchmarks.segmentation.structures import MANUAL, SUBCORTICAL, in_models_labels
 from hyperreg.imaging.volume import Volume
@@ -107,6 +108,30 @@ def test_tables_leave_out_what_was_looked_at(tmp_path: Path) -> None:
     assert (tmp_path / "dice.png").stat().st_size > 5000
     with (tmp_path / "results.csv").open(encoding="utf-8") as stream:
         assert len(list(csv.DictReader(stream))) == 3 * (2 * len(MANUAL) + 3)
+
+
+def test_what_was_published_stays_beside_a_part_that_is_measured_anew(tmp_path: Path) -> None:
+    contrasts = {
+        "part": "contrasts", "case": "p", "model": "toy", "version": "abc",
+        "regions": {"T1, T2": {"Putamen": {"dice": 0.75, "hd95_mm": 3.0}}},
+        "structures": {"Putamen": {"ml_T1": 8.0, "ml_T2": 9.0, "ml_FLAIR": 0.0}},
+    }  # fmt: skip
+    inferer = {
+        "part": "inferer", "case": "1002, own window", "model": "toy", "version": "abc", "ours_cpu_s": 2.0,
+        "monai_cpu_s": 4.0, "ratio": 0.5, "largest_difference": 0.001, "shape": "6x8x6", "window": "4x4x4",
+        "precision": "float32", "threads": 1,
+    }  # fmt: skip
+    rows = [*known_rows(), contrasts, inferer]
+    first = write_report(rows, tmp_path)
+    assert "| Putamen | 0.750 | 8.0 | 9.0 | 0.0 |" in first["contrasts"]
+    assert "| 6x8x6, 1 threads, float32 | 4x4x4 | 2.00 | 4.00 | 0.50 | 0.001 |" in first["inferer"]
+    again = write_report(with_published([], tmp_path / "results.csv"), tmp_path / "again")
+    assert again == first
+    newer = [{**row, "version": "def"} for row in known_rows()]
+    merged = with_published(newer, tmp_path / "results.csv")
+    assert {(row["part"], row["version"]) for row in merged} == {
+        ("whole", "def"), ("contrasts", "abc"), ("inferer", "abc"),
+    }  # fmt: skip
 
 
 def test_a_table_replaces_its_section_alone(tmp_path: Path) -> None:

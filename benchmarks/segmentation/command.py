@@ -12,7 +12,8 @@ import typer
 from benchmarks.pairs import check_data
 from benchmarks.readme import README, replace_section
 from benchmarks.registration.store import load_json, save_json
-from benchmarks.segmentation import ablation, brains, inferer, tumour
+from benchmarks.segmentation import ablation, brains, contrasts, inferer, tumour
+from benchmarks.segmentation.published import with_published
 from benchmarks.segmentation.report import PARTS, Row, write_report
 from hyperreg.errors import HyperRegError
 from hyperreg.segmentation.catalogue import find_model, list_models
@@ -31,7 +32,13 @@ def tasks(output: Path, threads: int) -> Iterator[Task]:
     """Part, case, model, and what measures it; the cheap ones first."""
     for subject in (*brains.LOOKED_AT, *brains.SUBJECTS):
         yield "whole", subject, ANATOMY, lambda s=subject: brains.whole(s, ANATOMY, output, threads)
-    yield "inferer", brains.SUBJECTS[0], ANATOMY, lambda: inferer.run(brains.SUBJECTS[0], ANATOMY, threads)
+    for name, share in inferer.WINDOWS.items():
+        subject = brains.SUBJECTS[0]
+        yield (
+            "inferer", f"{subject}, {name}", ANATOMY,
+            lambda s=subject, share=share: inferer.run(s, ANATOMY, share, threads),
+        )  # fmt: skip
+    yield "contrasts", contrasts.PATIENT, ANATOMY, lambda: contrasts.run(ANATOMY, output, threads)
     yield "tumour", "BraTS-GLI-00001", TUMOUR, lambda: tumour.run(TUMOUR, output, threads)
     for subject in brains.SUBJECTS[:THICK_SUBJECTS]:
         for millimetres in SLICES_MM:
@@ -58,7 +65,9 @@ def run(output: Path, threads: int, parts: list[str]) -> list[Row]:
         if (parts and part not in parts) or (model is not None and model not in installed):
             continue
         version = "training" if model is None else find_model(model).sha256[:12]
-        path = output / "results" / f"{part}--{case}--{model or 'none'}--{version}.json".replace(" ", "-")
+        path = (
+            output / "results" / f"{part}--{case}--{model or 'none'}--{version}.json".replace(" ", "-").replace(",", "")
+        )
         if not path.exists():
             save_json(path, {"part": part, "case": case, "model": model, "version": version, **measure()})
             typer.echo(f"{part}, {case}, {model or ''}: done", err=True)
@@ -70,7 +79,9 @@ def command(
     part: Annotated[list[str] | None, typer.Option(help=f"{', '.join(PARTS)}; all if not given.")] = None,
     threads: Annotated[int, typer.Option(help="Threads of the program.")] = 2,
     output: Annotated[Path, typer.Option(help="Folder of the measurements; what is there is kept.")] = OUTPUT,
-    publish: Annotated[bool, typer.Option("--publish", help="Also copy tables and figure into docs/.")] = False,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="Also copy tables and figure into docs/; parts not measured now stay.")
+    ] = False,
     readme: Annotated[bool, typer.Option("--readme", help="Also replace the tables in README.md.")] = False,
 ) -> None:
     """The bundled segmentation models on real images with manual labels: accuracy, time, memory, ablations."""
@@ -83,7 +94,7 @@ def command(
     except HyperRegError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error
-    found = write_report(rows, output)
+    found = write_report(with_published(rows, PUBLISHED / "results.csv") if publish else rows, output)
     typer.echo("\n\n".join(found.values()))
     if publish:
         PUBLISHED.mkdir(parents=True, exist_ok=True)

@@ -15,11 +15,16 @@ from hyperreg.nets.weights import fast_precision
 from hyperreg.segmentation.catalogue import find_model
 from hyperreg.segmentation.inputs import check_inputs, show
 from hyperreg.segmentation.model import load_model
-from hyperreg.segmentation.prediction import OVERLAP, Prediction
+from hyperreg.segmentation.prediction import OVERLAP, Prediction, Triple
+
+# Windows to compare with, as parts of the model's: its own, which takes in nearly a whole brain, and a smaller one that
+# slides over it many times.
+WINDOWS: dict[str, float] = {"own window": 1.0, "half window": 0.5}
+REPEATS = 5
 
 
-def run(subject: str, model: str, threads: int, repeats: int = 3) -> dict[str, Any]:
-    """Median seconds of each, their ratio, and how far the probabilities differ at most.
+def run(subject: str, model: str, share: float, threads: int, repeats: int = REPEATS) -> dict[str, Any]:
+    """Median CPU-seconds of each, their ratio, and how far the probabilities differ at most.
 
     MONAI's inferer gets the same network, window, overlap and Gaussian, and its softmax; its precision is torch's
     default, float32.
@@ -29,8 +34,11 @@ def run(subject: str, model: str, threads: int, repeats: int = 3) -> dict[str, A
     volume = read_volume(DATA / "brain_oasis" / f"{subject}_T1_brain.nii.gz")
     images, _ = show(check_inputs({card.inputs[0].name: volume}, card, []), card, None, [])
     network = load_model(card)
-    ours = Prediction(network, card.window, card.exclusive)
-    theirs = SlidingWindowInferer(card.window, 1, OVERLAP, "gaussian")
+    multiple = int(getattr(network, "multiple", 1))
+    i, j, k = (max(multiple, int(side * share) // multiple * multiple) for side in card.window)
+    window: Triple = (i, j, k)
+    ours = Prediction(network, window, card.exclusive)
+    theirs = SlidingWindowInferer(window, 1, OVERLAP, "gaussian")
 
     @torch.inference_mode()
     def monai() -> torch.Tensor:
@@ -40,11 +48,12 @@ def run(subject: str, model: str, threads: int, repeats: int = 3) -> dict[str, A
     one, two = ours(images), monai()
     mine, their = median_costs(lambda: ours(images), monai, repeats=repeats)
     return {
-        "ours_s": mine.wall,
-        "monai_s": their.wall,
-        "ratio": mine.wall / their.wall,
+        "ours_cpu_s": mine.cpu,
+        "monai_cpu_s": their.cpu,
+        "ratio": mine.cpu / their.cpu,
         "largest_difference": float(np.abs(one.numpy() - two.numpy()).max()),
         "shape": "x".join(str(n) for n in images.shape[2:]),
+        "window": "x".join(str(n) for n in window),
         "precision": str(fast_precision("cpu")).removeprefix("torch."),
         "threads": threads,
     }
