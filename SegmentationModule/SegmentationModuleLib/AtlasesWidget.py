@@ -14,7 +14,7 @@ from slicer.i18n import tr as _
 
 from hyperreg.worker.fusion import FoundAtlas, Fused
 from HyperRegSlicerLib.PictureWidget import Picture
-from SegmentationModuleLib import AtlasesResults, Results, SceneAtlases, Texts, WeightsPlot
+from SegmentationModuleLib import AtlasesResults, SceneAtlases, Texts, WeightsPlot
 from SegmentationModuleLib.AtlasesLogic import AtlasesLogic, FusionRun
 from SegmentationModuleLib.AtlasesProgressWidget import ProgressPanel
 from SegmentationModuleLib.Doubt import Tour
@@ -238,7 +238,7 @@ class AtlasesPanel:
 
     def _show_disagreement(self, shown: bool) -> None:
         if shown:
-            self._overlay.show(Results.uncertainty_of(self.segmentation))
+            self._overlay.show(self.segmentation)
         else:
             self._overlay.hide()
 
@@ -294,7 +294,8 @@ class AtlasesPanel:
             ui.atlasStatusLabel.text = ""
         for widget in (
             ui.atlasTargetsSelector, ui.atlasSourceCombo, ui.atlasFolderEdit, ui.atlasSceneCombo, ui.atlasMethodCombo,
-            ui.readersSelector, ui.readersMethodCombo,
+            ui.readersSelector, ui.readersMethodCombo, ui.atlasLambdaSlider, ui.atlasSelectSpinBox,
+            ui.atlasRefineCheckBox,
         ):  # fmt: skip
             widget.enabled = idle
         for widget in (ui.atlasFolderLabel, ui.atlasFolderEdit):

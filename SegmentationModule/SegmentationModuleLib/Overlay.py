@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import slicer
 
+from SegmentationModuleLib import Results
+
 OPACITY = 0.5
 
 
 class Overlay:
-    """Shows one volume in front in all slice views until it is hidden; then the views are as they were."""
+    """Shows the map of a segmentation in front in all slice views, its segments as outlines, until it is hidden.
+
+    Then the views are as they were.
+    """
 
     def __init__(self) -> None:
         self._before: dict[str, tuple[str | None, float]] | None = None
+        self._outlined: str | None = None
 
-    def show(self, node: slicer.vtkMRMLScalarVolumeNode | None) -> None:
-        """Lays the volume over the views; nothing for None."""
+    def show(self, segmentation: slicer.vtkMRMLSegmentationNode | None) -> None:
+        """Lays the uncertainty or disagreement map over the views; nothing without one."""
+        node = Results.uncertainty_of(segmentation)
         if node is None:
             return
+        display = segmentation.GetDisplayNode()
+        if display is not None and display.GetVisibility2DFill():
+            display.SetVisibility2DFill(False)
+            self._outlined = display.GetID()
         composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
         if self._before is None:
             self._before = {c.GetID(): (c.GetForegroundVolumeID(), c.GetForegroundOpacity()) for c in composites}
@@ -33,8 +44,11 @@ class Overlay:
             known = volume_id is not None and slicer.mrmlScene.GetNodeByID(volume_id) is not None
             composite.SetForegroundVolumeID(volume_id if known else None)
             composite.SetForegroundOpacity(opacity)
-        self._before = None
+        display = slicer.mrmlScene.GetNodeByID(self._outlined) if self._outlined else None
+        if display is not None:
+            display.SetVisibility2DFill(True)
+        self._before = self._outlined = None
 
     def forget(self) -> None:
         """Drops what was there before, when the scene closes."""
-        self._before = None
+        self._before = self._outlined = None

@@ -100,7 +100,7 @@ class ResultPanel:
 
     def _show_uncertainty(self, shown: bool) -> None:
         if shown:
-            self._overlay.show(Results.uncertainty_of(self.segmentation))
+            self._overlay.show(self.segmentation)
         else:
             self._overlay.hide()
 

@@ -25,8 +25,9 @@ TABLE_ROLE = "HyperReg.volumes"
 # How the table calls the image that a segmentation was made from.
 IMAGE_ATTRIBUTE = "HyperReg.image"
 BINARY = "Binary labelmap"
-# Of the uncertainty map's display: from where it is coloured, and the least value that has the brightest colour.
-LEAST_SHOWN, LEAST_WINDOW = 0.1, 0.2
+# Of the uncertainty map's display: from where it is coloured (a value, and a share of the largest one: every border is
+# a little doubtful), and the least value that has the brightest colour.
+LEAST_SHOWN, SHARE_SHOWN, LEAST_WINDOW = 0.1, 0.5, 0.2
 # Columns of the table.
 IMAGE, STRUCTURE, LABEL = "Image", "Structure", "Label"
 VOLUME_COLUMNS = ("Volume (ml)", "Sure (ml)", "Doubtful (ml)")
@@ -186,9 +187,10 @@ def add_map(
     display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeIron")
     display.SetAutoWindowLevel(False)
     # Between several structures a model is seldom as doubtful as between all of them: 1 is hardly reached.
-    display.SetWindowLevelMinMax(0.0, max(LEAST_WINDOW, float(values.array.max())))
+    most = float(values.array.max())
+    display.SetWindowLevelMinMax(0.0, max(LEAST_WINDOW, most))
     # Over another image it shows where something is doubtful, and nothing else.
-    display.SetLowerThreshold(LEAST_SHOWN)
+    display.SetLowerThreshold(max(LEAST_SHOWN, SHARE_SHOWN * most))
     display.SetUpperThreshold(1.0)
     display.SetApplyThreshold(True)
     display.SetVisibility(False)

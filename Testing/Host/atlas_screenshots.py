@@ -73,7 +73,6 @@ def take(options: argparse.Namespace) -> int:
     print(ui.atlasSummaryLabel.text, ui.messageLabel.text, sep="\n")
     print(host.screenshot(options.output / "segmentation-atlases.png", size=SIZE))
     ui.showDisagreementCheckBox.checked = True
-    widget.panel.parameters.consensus.GetDisplayNode().SetVisibility2DFill(False)
     ui.nextDisagreementButton.click()
     picture = options.output / "segmentation-atlases-disagreement.png"
     print(host.screenshot(picture, size=SIZE), ui.disagreementLabel.text, sep="\n")

@@ -120,8 +120,10 @@ def test_disagreement_over_the_views_and_from_place_to_place(module, folder):
     ui.showDisagreementCheckBox.checked = True
     overlay = slicer.mrmlScene.GetNodeByID(composite.GetForegroundVolumeID())
     assert overlay.GetName() == "head disagreement"
+    assert not module.parameters.consensus.GetDisplayNode().GetVisibility2DFill()  # outlines, or the map is not seen
     ui.showDisagreementCheckBox.checked = False
     assert composite.GetForegroundVolumeID() == before
+    assert module.parameters.consensus.GetDisplayNode().GetVisibility2DFill()
 
 
 def test_undo_takes_everything_out(module, folder):

@@ -160,6 +160,8 @@ def test_the_uncertainty_map_is_a_hidden_volume_on_the_same_voxels(module):
     node.GetIJKToRASMatrix(theirs)
     np.testing.assert_array_equal(slicer.util.arrayFromVTKMatrix(ours), slicer.util.arrayFromVTKMatrix(theirs))
     assert not uncertainty.GetDisplayNode().GetVisibility()
+    most = segmented.uncertainty.array.max()
+    assert uncertainty.GetDisplayNode().GetLowerThreshold() == pytest.approx(most / 2)  # not every border
     composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
     before = [(c.GetBackgroundVolumeID(), c.GetForegroundVolumeID(), c.GetForegroundOpacity()) for c in composites]
     assert uncertainty.GetID() not in {each for shown in before for each in shown}

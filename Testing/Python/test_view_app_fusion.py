@@ -181,6 +181,10 @@ def test_the_views_go_to_the_disagreement(app: App) -> None:
     composite = app.views.view("Red").slice_logic.GetSliceCompositeNode()
     over = app.slicer_app.scene.GetNodeByID(composite.GetForegroundVolumeID())
     assert over.GetName().endswith("disagreement")
+    assert not app.fusion._node.GetDisplayNode().GetVisibility2DFill()
+    state.fuse_map = False
+    app.fusion.show()
+    assert app.fusion._node.GetDisplayNode().GetVisibility2DFill()
 
 
 def test_cancelling_and_failing_change_nothing(app: App) -> None:

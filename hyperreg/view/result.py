@@ -177,6 +177,8 @@ class ResultControls:
         wanted = self._scene.GetNodeByID(node_id) if node_id else self._wanted()
         belongs = wanted is not None and self._node is not None and wanted is self._results.reference_of(self._node)
         over = self._results.uncertainty_of(self._node) if belongs and self._get("map") is True else None
+        if belongs:
+            self._node.GetDisplayNode().SetVisibility2DFill(over is None)  # outlines, so that the map is seen
         if wanted is not None:
             self._views.show_one(wanted, over)
         self._display(visible=belongs)
