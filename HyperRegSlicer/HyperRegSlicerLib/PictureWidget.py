@@ -10,7 +10,7 @@ from HyperRegSlicerLib import ResponsePlot
 
 FONT_PIXELS = 11
 TEXT_HEIGHT = 16
-TEXT_WIDTH = 200
+TEXT_WIDTH = 400
 
 # Width in pixels and the colour of text -> height in pixels, and what to draw.
 Draw = Callable[[float, str], tuple[int, Sequence[ResponsePlot.Shape]]]

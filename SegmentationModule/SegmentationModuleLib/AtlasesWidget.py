@@ -34,7 +34,7 @@ COLUMNS = {
     "λ": _("How rigid its registration was"),
     _("State"): _("Whether it was used, and if not, why"),
 }
-ROWS_SHOWN, ROW_PIXELS = 10, 24
+ROWS_SHOWN, ROW_PIXELS, COLUMN_PIXELS = 10, 24, 48
 THUMBNAIL_PIXELS = 64
 
 
@@ -326,6 +326,8 @@ class AtlasesPanel:
             table.setItem(index, len(COLUMNS) - 1, state)
         table.setSortingEnabled(True)
         table.resizeColumnsToContents()
+        for column in range(1, len(COLUMNS)):  # narrower than with room for the arrow of sorting: all are seen at once
+            table.setColumnWidth(column, min(table.columnWidth(column), COLUMN_PIXELS))
         table.visible = bool(rows)
         table.minimumHeight = table.maximumHeight = (min(len(rows), ROWS_SHOWN) + 1) * ROW_PIXELS + 22
         self.ui.weightsPlot.visible = len(self._weights()) > 1

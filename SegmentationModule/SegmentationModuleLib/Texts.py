@@ -144,9 +144,12 @@ def atlas_state(news: AtlasNews) -> str:
 
 def early(learned: Learned) -> str:
     """What an early answer is."""
-    return _(
-        "Step {steps} of {wanted}: the views show the consensus so far. It improves; keep it if it is good enough."
-    ).format(steps=learned.steps, wanted=learned.wanted)
+    words = _("Step {steps} of {wanted}: the views show the consensus so far.").format(
+        steps=learned.steps, wanted=learned.wanted
+    )
+    if all(value == 0 for atlas in learned.atlases for value in atlas.history):
+        return words + " " + _("All atlases still count alike; their weights come in the next steps.")
+    return words + " " + _("It improves; keep it if it is good enough.")
 
 
 def disagreement(number: int, regions: list[DoubtfulRegion], inside: str) -> str:

@@ -66,7 +66,7 @@ def _course(course: Course, colours: Mapping[str, str], top: float, width: float
         return left + (right - left) * step / last, lower - 6 - (value - low) / span * (COURSE - 12)
 
     shapes: list[Shape] = [
-        Text(PAD, top + TITLE / 2, "Data parameters while learning (higher: the better label map)", ink),
+        Text(PAD, top + TITLE / 2, "Data parameters (higher: the better label map)", ink),
         Line(((left, lower), (right, lower)), ink),
         Line(((left, upper), (left, lower)), ink),
         Text(left - 4, place(0, low)[1], f"{low:.2g}", ink, "right"),

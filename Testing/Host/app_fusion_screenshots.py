@@ -34,6 +34,8 @@ COLOURS = {
     "hippocampus": (220, 216, 20),
     "cerebrospinal fluid": (60, 60, 60),
 }
+# Of data parameters, when the early answer is looked at.
+EARLY_STEPS = 100
 # Where the atlases lie, from the folder that the app is started in.
 ATLASES = "atlases"
 
@@ -72,8 +74,15 @@ def take(page: Any, folder: Path) -> None:
     page.click(".hyperreg-fuse-map input")
     page.click(".hyperreg-next-fuse-place")
     page.wait_for_function("window.trame.state.get('fuse_place') !== ''")
-    page.locator(".hyperreg-fuse-raters").scroll_into_view_if_needed()
     save(page, folder / "app-disagreement.png")
+    page.click(".hyperreg-fuse-map input")
+    page.click(".hyperreg-fuse-method .v-field")
+    page.locator(".v-overlay--active .v-list-item", has_text="Data parameters").first.click()
+    page.click(".hyperreg-fuse")
+    page.wait_for_function(f"window.trame.state.get('fuse_early').startsWith('Step {EARLY_STEPS}')")
+    save(page, folder / "app-early.png")
+    page.click(".hyperreg-fuse-keep")
+    page.wait_for_function("window.trame.state.get('fuse_phase') === 'idle'")
 
 
 def main() -> None:

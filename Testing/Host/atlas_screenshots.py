@@ -16,13 +16,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from Testing.Host.app_fusion_screenshots import ATLASES, make_atlases
+from Testing.Host.app_fusion_screenshots import ATLASES, EARLY_STEPS, make_atlases
 from Testing.Host.host import start
 from Testing.Host.segmentation_screenshots import PATIENCE_S, REPOSITORY, open_module
 
 SIZE = (1500, 1250)
-# Of data parameters, when the early answer is looked at.
-EARLY_STEPS = 25
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -67,6 +65,9 @@ def take(options: argparse.Namespace) -> int:
     host.wait_until(lambda: any(0.2 < news.fraction < 1 for news in logic.atlases) or logic.state == "idle", PATIENCE_S)
     if logic.state != "idle":
         print(host.screenshot(options.output / "segmentation-atlases-progress.png", size=SIZE))
+    host.wait_until(lambda: logic.state == "idle", PATIENCE_S)
+    ui.atlasUndoButton.click()
+    ui.atlasRunButton.click()  # now with what is kept of the registrations, as somebody who tries methods
     host.wait_until(lambda: logic.state == "idle", PATIENCE_S)
     if not ui.atlasResultPanel.visible:
         raise RuntimeError(ui.messageLabel.text)

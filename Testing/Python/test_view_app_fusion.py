@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("slicer", reason="skipped: slicer-core is not installed")
 pytest.importorskip("trame", reason="skipped: trame is not installed")
 
-from fake_fusion import FakeFuser
+from fake_fusion import FakeFuser, learned
 from fake_segmentation import FakeSegmenter
 from segmentation_bench import OBLIQUE, eggs
 from test_view_app_segmentation import coloured
@@ -240,7 +240,7 @@ def test_a_row_for_every_atlas_while_it_runs(app: App) -> None:
 def test_an_early_answer_replaces_the_view_until_it_is_kept_or_given_up(app: App) -> None:
     state = app.server.state
     scene = app.slicer_app.scene
-    fuse(app)
+    fuse(app, learned=learned(100))
     result, before, plot = app.fusion._node, coloured(app), state.fuse_plot
     assert "50.0 %" in plot
     state.fuse_method = "dp"

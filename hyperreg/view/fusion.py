@@ -178,16 +178,13 @@ class FusionControls(ResultControls):
             self._set(early="", early_plot="")
             self.show()
 
-    def _picture(self, learned: Learned | None, raters: Sequence[Rater] = ()) -> str:
-        """Weights of label maps, and data parameters over the steps where any were learned; "" for a single one."""
-        weights = {rater.name: rater.weight for rater in raters if rater.state == "used"}
-        course = self._plot.Course()
-        if learned is not None:
-            weights = {atlas.name: atlas.weight for atlas in learned.atlases}
-            values = {atlas.name: atlas.history for atlas in learned.atlases}
-            course = self._plot.Course(learned.history_steps, learned.wanted, values)
-        if len(weights) < 2:
+    def _picture(self, learned: Learned | None) -> str:
+        """Weights and data parameters over the steps, SVG; "" where none were learned: the table has the weights."""
+        if learned is None:
             return ""
+        weights = {atlas.name: atlas.weight for atlas in learned.atlases}
+        values = {atlas.name: atlas.history for atlas in learned.atlases}
+        course = self._plot.Course(learned.history_steps, learned.wanted, values)
         height, shapes = self._plot.draw(weights, course, chart.WIDTH, chart.INK)
         return chart.picture(height, shapes, "Weights of the atlases")
 
@@ -224,7 +221,7 @@ class FusionControls(ResultControls):
             for entry in result.structures
         ]
         raters = [_row(rater) for rater in result.raters]
-        plot = self._picture(result.learned, result.raters)
+        plot = self._picture(result.learned)
         return {"rows": structure_rows(found), "raters": raters, "sort": "", "plot": plot}
 
     def _describe_place(self, number: int, regions: Any, inside: str) -> str:
@@ -250,7 +247,7 @@ class FusionControls(ResultControls):
         if not state.fuse_target:
             state.fuse_missing = "Open an image."
         elif not state.fuse_folder:
-            state.fuse_missing = "Name the folder of the atlases."
+            state.fuse_missing = "Name the folder of the atlases: on the computer that HyperReg runs on."
         else:
             state.fuse_missing = ""
 

@@ -21,7 +21,7 @@ def fill(controls: FusionControls) -> None:
     """The content of the panel."""
     _inputs(controls)
     _how()
-    run_button("fuse", "Fuse", "fuse_missing !== ''", "fuse_missing", controls.fuse, controls.cancel)
+    run_button("fuse", "Segment by atlases", "fuse_missing !== ''", "fuse_missing", controls.fuse, controls.cancel)
     _progress(controls)
     _result(controls)
 
@@ -30,7 +30,7 @@ def _inputs(controls: FusionControls) -> None:
     v.VSelect(
         v_model=("fuse_target",),
         items=("fuse_targets",),
-        label="Segment",
+        label="Image to segment",
         no_data_text="No image is open",
         density="compact",
         hide_details=True,
@@ -41,6 +41,7 @@ def _inputs(controls: FusionControls) -> None:
         v.VTextField(
             v_model=("fuse_folder",),
             label="Folder of atlases",
+            placeholder="/path/of/the/folder",
             density="compact",
             hide_details=True,
             disabled=(BUSY,),
@@ -113,21 +114,21 @@ def _how() -> None:
     with html.Div(classes="d-flex align-center"):
         v.VCheckbox(
             v_model=("fuse_refine",),
-            label="Refine all fields",
+            label="Refine (slower)",
             density="compact",
             hide_details=True,
             disabled=(BUSY,),
-            title="Better, but a minute or more per atlas on a CPU",
+            title="Improves every registration on its own images: up to a minute more per atlas on a CPU",
         )
         v.VTextField(
             v_model_number=("fuse_select",),
-            label="Keep (0: all)",
+            label="Use at most (0: all)",
             type="number",
             min=0,
             density="compact",
             hide_details=True,
             disabled=(BUSY,),
-            style="max-width: 110px",
+            style="max-width: 160px",
             title="Only so many atlases: those most similar after the affine alignment",
         )
 
