@@ -82,7 +82,7 @@ class AtlasesLogic(RunLogic):
         """
         self._check_idle()
         if not targets:
-            raise InputError("Check at least one volume to be segmented by the atlases.")
+            raise InputError("Choose the volume to be segmented by the atlases.")
         run = FusionRun([_case(node) for node in targets], show_3d, start=ignore)
         if in_scene:
             atlases, options["structures"] = self._written(run, folder)

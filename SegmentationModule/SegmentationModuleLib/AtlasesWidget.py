@@ -65,6 +65,7 @@ class AtlasesPanel:
         self._tour = Tour(None)
         self._overlay = Overlay()
         self._summary = ""
+        self._status = ""  # of what was looked through
         self.progress = ProgressPanel(ui, self.logic, guarded)
         for name, (title, _hint) in Texts.METHODS.items():
             ui.atlasMethodCombo.addItem(title, name)
@@ -167,6 +168,7 @@ class AtlasesPanel:
     def _forget_list(self) -> None:
         self.ui.atlasList.clear()
         self.ui.atlasList.visible = False
+        self._status = ""
         self.update()
 
     def _list_scene_folders(self) -> None:
@@ -182,6 +184,19 @@ class AtlasesPanel:
         combo.blockSignals(was)
 
     @property
+    def _targets(self) -> list[Any]:
+        """The checked volumes; if none is, the one that is chosen at the top."""
+        volume = self.parameters.volume
+        return list(self.ui.atlasTargetsSelector.checkedNodes()) or ([volume] if volume is not None else [])
+
+    @property
+    def _missing(self) -> str:
+        """What is to be done before the button can be pressed; "" for nothing."""
+        if not self._targets:
+            return _("Choose a volume.")
+        return "" if self._chosen_folder else _("Choose the folder of the atlases.")
+
+    @property
     def _chosen_folder(self) -> str:
         parameters = self.parameters
         return parameters.atlasSceneFolder if parameters.atlasesInScene else parameters.atlasFolder.strip()
@@ -193,7 +208,7 @@ class AtlasesPanel:
             parameters = self.parameters
             self._summary = ""
             self.logic.fuse_atlases(
-                self.ui.atlasTargetsSelector.checkedNodes(),
+                self._targets,
                 self._chosen_folder,
                 in_scene=parameters.atlasesInScene,
                 show_3d=parameters.show3D,
@@ -220,7 +235,7 @@ class AtlasesPanel:
             self.logic.find_atlases(
                 self._chosen_folder, self._found, self._not_found, in_scene=self.parameters.atlasesInScene
             )
-            self.ui.atlasStatusLabel.text = _("Reading the atlases...")
+            self._status = _("Reading the atlases...")
 
     def _next(self) -> None:
         region = self._tour.next(slicer.mrmlScene)
@@ -268,12 +283,12 @@ class AtlasesPanel:
             listed.addItem(item)
         listed.visible = True
         usable = sum(1 for atlas in atlases if not atlas.problem)
-        self.ui.atlasStatusLabel.text = _("{usable} of {all} atlases can be used.").format(
-            usable=usable, all=len(atlases)
-        )
+        self._status = _("{usable} of {all} atlases can be used.").format(usable=usable, all=len(atlases))
+        self.update()
 
     def _not_found(self, message: str) -> None:
-        self.ui.atlasStatusLabel.text = ""
+        self._status = ""
+        self.update()
         self._on_message(message)
 
     # What the form shows
@@ -285,13 +300,13 @@ class AtlasesPanel:
         ui.atlasRunButton.text = _("Segment by atlases") if idle else _("Cancel")
         in_scene = ready and self.parameters.atlasesInScene
         folder = ready and bool(self._chosen_folder)
-        ui.atlasRunButton.enabled = ready and (not idle or (folder and bool(ui.atlasTargetsSelector.checkedNodes())))
+        ui.atlasRunButton.enabled = ready and (not idle or not self._missing)
         ui.readersButton.enabled = ready and idle and len(ui.readersSelector.checkedNodes()) > 1
         ui.atlasCheckButton.enabled = folder and idle
         ui.atlasProgressBar.visible = not idle
-        if idle and ui.atlasProgressBar.value:
+        if idle:
             ui.atlasProgressBar.value = 0
-            ui.atlasStatusLabel.text = ""
+            ui.atlasStatusLabel.text = (self._status or self._missing) if ready else ""
         for widget in (
             ui.atlasTargetsSelector, ui.atlasSourceCombo, ui.atlasFolderEdit, ui.atlasSceneCombo, ui.atlasMethodCombo,
             ui.readersSelector, ui.readersMethodCombo, ui.atlasLambdaSlider, ui.atlasSelectSpinBox,

@@ -44,11 +44,27 @@ def test_nothing_can_be_pressed_before_targets_and_folder_are_chosen(module, fol
     ui = module.ui
     assert not ui.atlasRunButton.enabled
     assert not ui.readersButton.enabled
+    assert ui.atlasStatusLabel.text == "Choose a volume."
     ready(module, folder)
     assert ui.atlasRunButton.enabled
+    assert ui.atlasStatusLabel.text == ""
     ui.atlasFolderEdit.currentPath = ""
     assert not ui.atlasRunButton.enabled
     assert module.parameters.atlasFolder == ""
+    assert ui.atlasStatusLabel.text == "Choose the folder of the atlases."
+
+
+def test_without_a_check_the_volume_at_the_top_is_segmented(module, folder):
+    ui = module.ui
+    node = module.image()
+    ui.atlasFolderEdit.currentPath = folder
+    ui.volumeSelector.setCurrentNode(node)
+    assert ui.atlasRunButton.enabled
+    ui.atlasRunButton.click()
+    ((_folder, target, _options),) = module.connection.fuser.asked
+    assert target.name == "head"
+    module.connection.fuser.answer()
+    assert module.parameters.consensus.GetName() == "head consensus"
 
 
 def test_one_press_to_a_consensus(module, folder):
