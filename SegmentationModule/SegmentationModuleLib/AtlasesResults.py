@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import slicer
-import vtk
 
 import hyperreg
 from hyperreg.imaging.volume import Volume
@@ -86,10 +85,10 @@ def add_early(
 
 def fill_learned(table: slicer.vtkMRMLTableNode, learned: Learned) -> None:
     """Writes a line per noted step: the data parameter of every label map. Wanted steps: in the description."""
-    _fill(
+    Results.fill_columns(
         table,
         {
-            STEP: [float(step) for step in learned.history_steps],
+            STEP: list(learned.history_steps),
             **{atlas.name: list(atlas.history) for atlas in learned.atlases},
         },
     )
@@ -112,7 +111,7 @@ def course_of(segmentation: slicer.vtkMRMLSegmentationNode | None) -> Course:
 
 def fill_raters(table: slicer.vtkMRMLTableNode, raters: Sequence[Rater]) -> None:
     """Writes a line per label map, those left out as well."""
-    columns: dict[str, Sequence[str | float]] = {
+    columns: dict[str, Sequence[str | int | float]] = {
         NAME: [rater.name for rater in raters],
         STATE: [rater.state for rater in raters],
         WEIGHT: [rater.weight for rater in raters],
@@ -120,17 +119,17 @@ def fill_raters(table: slicer.vtkMRMLTableNode, raters: Sequence[Rater]) -> None
         LAMBDA: [math.nan if rater.lam is None else rater.lam for rater in raters],
         REASON: [rater.reason for rater in raters],
     }
-    _fill(table, columns)
+    Results.fill_columns(table, columns)
 
 
 def fill_volumes(table: slicer.vtkMRMLTableNode, structures: Sequence[FusedStructure]) -> None:
     """Writes a line per structure: its volume, and the spread over the label maps."""
-    columns: dict[str, Sequence[str | float]] = {
+    columns: dict[str, Sequence[str | int | float]] = {
         Results.STRUCTURE: [entry.structure.name for entry in structures],
-        Results.LABEL: [float(entry.structure.label) for entry in structures],
+        Results.LABEL: [entry.structure.label for entry in structures],
         **{title: [getattr(entry, field) for entry in structures] for title, field in VOLUMES.items()},
     }
-    _fill(table, columns)
+    Results.fill_columns(table, columns)
 
 
 def raters_of(segmentation: slicer.vtkMRMLSegmentationNode | None) -> list[dict[str, str]]:
@@ -145,20 +144,6 @@ def raters_of(segmentation: slicer.vtkMRMLSegmentationNode | None) -> list[dict[
         {name: table.GetCellText(row, column) for column, name in enumerate(names)}
         for row in range(table.GetNumberOfRows())
     ]
-
-
-def _fill(table: slicer.vtkMRMLTableNode, columns: dict[str, Sequence[str | float]]) -> None:
-    modifying = table.StartModify()
-    table.RemoveAllColumns()
-    for name, values in columns.items():
-        texts = name in (NAME, STATE, REASON, Results.STRUCTURE)
-        array: vtk.vtkAbstractArray = vtk.vtkStringArray() if texts else vtk.vtkDoubleArray()
-        array.SetName(name)
-        for value in values:
-            array.InsertNextValue(value)
-        table.AddColumn(array)
-    table.SetUseColumnTitleAsColumnHeader(True)
-    table.EndModify(modifying)
 
 
 def _narrow(labels: Volume) -> Volume:

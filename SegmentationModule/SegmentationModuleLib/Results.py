@@ -121,14 +121,16 @@ def fill_table(table: slicer.vtkMRMLTableNode, rows: Sequence[Row]) -> None:
         VOLUME_COLUMNS[2]: [row.volume.doubtful_ml for row in rows],
         PROBABILITY: [row.volume.mean_probability for row in rows],
     }
+    fill_columns(table, columns)
+
+
+def fill_columns(table: slicer.vtkMRMLTableNode, columns: Mapping[str, Sequence[str | int | float]]) -> None:
+    """Replaces a table's columns, by their titles, in one event."""
+    arrays = {str: vtk.vtkStringArray, int: vtk.vtkIntArray}
     modifying = table.StartModify()
     table.RemoveAllColumns()
     for name, values in columns.items():
-        array: vtk.vtkAbstractArray
-        if name in (IMAGE, STRUCTURE):
-            array = vtk.vtkStringArray()
-        else:
-            array = vtk.vtkIntArray() if name == LABEL else vtk.vtkDoubleArray()
+        array = arrays.get(type(values[0]) if values else float, vtk.vtkDoubleArray)()
         array.SetName(name)
         for value in values:
             array.InsertNextValue(value)
