@@ -284,8 +284,10 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_text("no zip", encoding="utf-8")
     with pytest.raises(FileError, match="not a zip file"):
         add_model(tmp_path / "a.zip", tmp_path / "models")
-    with pytest.raises(FileError, match="does not exist"):
-        add_model(tmp_path / "absent", tmp_path / "models")
+    for use in (lambda source: add_model(source, tmp_path / "models"), licence_text):
+        with pytest.raises(FileError, match="does not exist"):
+            use(tmp_path / "absent")
+    assert run("models", "--add", str(tmp_path / "absent")) == ExitCode.FILE
 
 
 def test_our_own_models_are_copied_and_removed_again(tmp_path: Path) -> None:

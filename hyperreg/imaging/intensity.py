@@ -60,8 +60,8 @@ def check_image(volume: Volume, warnings: list[str] | None = None) -> Volume:
         )
     if looks_like_labels(array):
         raise InputError(
-            f"'{name}' looks like a label map (segmentation), not an image. Give the image, and pass the label map "
-            f"as labels."
+            f"'{name}' looks like a label map (segmentation), not an image. Give the image that it was drawn on; "
+            "label maps belong where labels are asked for."
         )
     return volume if array is volume.array else Volume(array, volume.ijk_to_ras, name)
 

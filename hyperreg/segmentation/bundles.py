@@ -42,10 +42,8 @@ def add_model(source: Path, place: Path) -> SegmentationCard:
     source: a folder or a .zip. Raises FileError if it cannot be read, WeightsError for a model that cannot be used or
     holds code, InputError if a model of that name is there already, HyperReg's own included.
     """
-    if not source.exists():
-        raise FileError(f"'{source}' does not exist. Give the folder or the .zip file of a model.")
     with tempfile.TemporaryDirectory(prefix="hyperreg-model-") as scratch:
-        folder = _root(_unpacked(source, Path(scratch)) if source.is_file() else source, source)
+        folder = _root(source, Path(scratch))
         made = Path(scratch) / "made"
         card = _copied(folder, made) if (folder / CARD).is_file() else _converted(folder, made, _name(source))
         for path in card.weight_files:
@@ -104,7 +102,7 @@ def _placed(made: Path, name: str, place: Path) -> SegmentationCard:
 def licence_text(source: Path) -> str:
     """The licence that comes with a model, to be shown before it is added; "" if none does. Raises as `add_model`."""
     with tempfile.TemporaryDirectory(prefix="hyperreg-model-") as scratch:
-        folder = _root(_unpacked(source, Path(scratch)) if source.is_file() else source, source)
+        folder = _root(source, Path(scratch))
         return written_licence(folder)
 
 
@@ -204,8 +202,11 @@ def _check_name(name: str) -> None:
         raise WeightsError(f"The model is called '{name}', which cannot be the name of a folder.")
 
 
-def _root(folder: Path, source: Path) -> Path:
-    """The folder that is the model: the given one, or the only one in it."""
+def _root(source: Path, scratch: Path) -> Path:
+    """The folder that is the model: the given one or what a zip holds, or the only one in it. Raises as `add_model`."""
+    if not source.exists():
+        raise FileError(f"'{source}' does not exist. Give the folder or the .zip file of a model.")
+    folder = _unpacked(source, scratch) if source.is_file() else source
     inside = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))]
     for candidate in (folder, *inside):
         if any((candidate / file).is_file() for file in (CARD, METADATA, auto3dseg.LABELS)):
