@@ -166,7 +166,8 @@ def test_published_rows_are_results_again(tmp_path: Path) -> None:
     for kind, dice in (("vote", 0.7), ("manual", 0.8)):
         for seed in networks.SEEDS:
             row = {"set": "mixed", "structures": "hippocampus", "method": kind, "seed": seed, "cpu_s": 20.0,
-                   "wall_s": 21.0, "dice": dice, "held_out": {"1000": dice - 0.1, "1001": dice + 0.1}}  # fmt: skip
+                   "wall_s": 21.0, "targets": "1005 1006", "labels_dice": 0.625, "dice": dice,
+                   "held_out": {"1000": dice - 0.1, "1001": dice + 0.1}}  # fmt: skip
             results[network_name("mixed", "hippocampus", kind, seed)] = row
     fused = {"set": "mixed", "structures": "hippocampus", "target": "1005", "method": "vote", "dice": 0.625}
     results[fusion_name("mixed", "hippocampus", "1005", "vote")] = fused | {"cpu_s": 1.0, "wall_s": 1.0}
@@ -177,7 +178,7 @@ def test_published_rows_are_results_again(tmp_path: Path) -> None:
     assert take_over(before / "results.csv", after) == 0
     write_report(after, ("1005", "1006"))
     texts = [(folder / "results.md").read_text(encoding="utf-8") for folder in (before, after)]
-    assert "| majority vote | 0.625 | 0.700 | 0.000 | 0.600 | 0.800 | 20 |" in texts[0]
+    assert "| majority vote | 0.625 | 0.700 | 0.700, 0.700 | 0.600 | 0.800 | 20 |" in texts[0]
     assert (
         "ten label maps of 1 x 2 x 3 voxels: STAPLE, one label | 1.00 | 1.00 | 0.50 | 2.00 | 0.50 | 0.80 | 1.25 |"
         in (texts[0])

@@ -27,7 +27,14 @@ from hyperreg.imaging.volume import Volume
 Say = Callable[[str], None]
 Pairs = Callable[[str], list[tuple[str, str]]]
 
-SETS: dict[str, Pairs] = {"mixed": registered.mixed, "uniform": registered.uniform, "single": registered.single}
+SETS: dict[str, Pairs] = {
+    "mixed": registered.mixed,
+    "unrefined": registered.unrefined,
+    "uniform": registered.uniform,
+    "single": registered.single,
+}
+# The networks are trained on these, and measured on all other subjects.
+NETWORK_TARGETS = registered.TARGETS[:2]
 # What is changed of HyperReg's settings, by the name of the variant.
 VARIANTS: dict[str, dict[str, Any]] = {
     "out of line": {},
@@ -114,7 +121,7 @@ def all_jobs(output: Path, targets: Sequence[str], steps: int) -> Iterator[Job]:
     yield _learning("uniform", "hippocampus", PLAIN, targets, store, steps)
     yield from _fusions("uniform", "hippocampus", targets, output)
     yield from _alone("mixed", "hippocampus", targets, store, steps)
-    yield from _networks("mixed", "hippocampus", targets, output)
+    yield from _networks("unrefined", "hippocampus", NETWORK_TARGETS, output)
     yield from _fusions("uniform", "subcortical", targets, output)
     yield from _fusions("mixed", "subcortical", targets, output, slow=True)
     yield from _fusions("uniform", "hippocampus", targets, output, slow=True)
@@ -288,9 +295,19 @@ def _read(store: Path, set_: str, name: str) -> tuple[registered.Target, list[re
 
 
 def _values(output: Path, set_: str, name: str, target: str, variant: str) -> np.ndarray | None:
-    """The data parameters of a target; for all labels those of the subcortical ones."""
-    learned = learning_name(set_, "subcortical" if name == "all" else name, variant)
+    """The data parameters of a target; for all labels those of the subcortical ones, for the unrefined set the mixed
+    set's.
+    """
+    learned_set = "mixed" if set_ == "unrefined" else set_
+    learned = learning_name(learned_set, "subcortical" if name == "all" else name, variant)
     path = result_path(output, learned)
     if not path.exists() or "samples" not in (result := load_json(path)):
         return None
-    return np.array([sample["value"] for sample in result["samples"] if sample["target"] == target])
+    pairs = SETS[set_](target)
+    return np.array(
+        [
+            sample["value"]
+            for sample in result["samples"]
+            if sample["target"] == target and (sample["atlas"], sample["quality"]) in pairs
+        ]
+    )

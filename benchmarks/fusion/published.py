@@ -19,7 +19,20 @@ from benchmarks.fusion.experiments import (
 from benchmarks.registration.store import save_json
 
 # Columns that are texts; the others are numbers.
-TEXTS = ("experiment", "set", "structures", "variant", "method", "target", "atlas", "quality", "task", "shape", "error")
+TEXTS = (
+    "experiment",
+    "set",
+    "structures",
+    "variant",
+    "method",
+    "target",
+    "atlas",
+    "quality",
+    "task",
+    "shape",
+    "targets",
+    "error",
+)
 SAMPLE = " sample"
 
 

@@ -73,6 +73,11 @@ def mixed(target: str) -> list[tuple[str, str]]:
     return [(atlas, QUALITIES[(n + turn) % len(QUALITIES)]) for n, atlas in enumerate(atlases_of(target))]
 
 
+def unrefined(target: str) -> list[tuple[str, str]]:
+    """(atlas, quality) of the mixed set without the refined one, which costs as much as all others together."""
+    return [(atlas, quality) for atlas, quality in mixed(target) if quality != "refined"]
+
+
 def uniform(target: str) -> list[tuple[str, str]]:
     """(atlas, quality) of the set in which every atlas was registered alike."""
     return [(atlas, UNIFORM) for atlas in atlases_of(target)]
