@@ -15,7 +15,7 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCREENSHOTS = REPOSITORY / "Resources" / "Screenshots"
 WIDTH, HEIGHT = 1440, 900
-PATIENCE_MS = 600_000
+PATIENCE_MS = 1_800_000
 # Pictures of the views arrive a moment after the last change.
 SETTLE_MS = 2500
 CHROMIUM_ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]

@@ -7,11 +7,13 @@ field is there and measured.
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from hyperreg.segmentation.catalogue import find_model
 from Testing.Host.app_page import SCREENSHOTS, app_page, save
+from Testing.Host.segmentation_screenshots import brain_alone
 
 # Name of the picture -> λ, comparison.
 PICTURES = {
@@ -100,13 +102,16 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     model = ["--model", arguments.model] if arguments.model else []
+    if arguments.segment:
+        with tempfile.TemporaryDirectory() as made:
+            images = arguments.images or [brain_alone(Path(made) / "brain.nii.gz")] * 2
+            with app_page(*images, *model) as page:
+                take_segmentation(page, arguments.output, arguments.segment)
+        return
     with app_page(*arguments.images, *model) as page:
-        if arguments.segment:
-            take_segmentation(page, arguments.output, arguments.segment)
-        else:
-            take(page, arguments.output, PICTURES)
-            if not arguments.images:
-                take_refined(page, arguments.output)
+        take(page, arguments.output, PICTURES)
+        if not arguments.images:
+            take_refined(page, arguments.output)
 
 
 if __name__ == "__main__":

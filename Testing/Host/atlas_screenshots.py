@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("give both --image and --atlases, or neither")
     options.output = options.output.resolve()
     with tempfile.TemporaryDirectory() as made:
-        os.environ["HYPERREG_CACHE"] = str(Path(made) / "cache")  # so that registrations are seen
+        os.environ.setdefault("HYPERREG_CACHE", str(Path(made) / "cache"))  # so that registrations are seen
         if options.image is None:
             options.image, _ = make_atlases(Path(made))
             # Named from its own folder: the picture shows the name.

@@ -2,16 +2,23 @@
 
     python -m Testing.Host.segmentation_screenshots [--model NAME] [--image FILE] [--output FOLDER]
 
-Without an image, the fixed head of the sample pair, which is generated. Needs no screen, and minutes on a CPU.
+Without an image, the brain of the sample's fixed head, which is generated: the bundled model is for brains without
+skull. Needs no screen, and minutes on a CPU.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from hyperreg.imaging.files import write_volume
+from hyperreg.imaging.volume import Volume
+from hyperreg.phantom import head_phantom_pair
 from Testing.Host.host import Host, start
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -19,20 +26,26 @@ SIZE = (1400, 900)
 PATIENCE_S = 1800.0
 
 
-def open_module(host: Host, image: Path | None) -> Any:
+def brain_alone(path: Path) -> Path:
+    """Writes the sample's fixed head without what lies outside the brain."""
+    pair = head_phantom_pair()
+    brain = np.where(pair.fixed_labels.array > 0, pair.fixed.array, 0)
+    write_volume(Volume(brain, pair.fixed.ijk_to_ras), path)
+    return path
+
+
+def open_module(host: Host, image: Path) -> Any:
     """The module's widget, with a volume chosen and shown."""
     import slicer
 
     host.load(REPOSITORY / "SegmentationModule" / "SegmentationModule.py")
     host.start_up()
     widget = host.widget("SegmentationModule")
-    if image is None:
-        from HyperRegSlicerLib import Sample
-
-        node = Sample.load(slicer.mrmlScene).fixed
-    else:
-        node = slicer.util.loadVolume(str(image))
-        node.GetDisplayNode().SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
+    node = slicer.util.loadVolume(str(image))
+    display = node.GetDisplayNode()
+    display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
+    display.SetAutoWindowLevel(False)
+    display.SetWindowLevelMinMax(0.0, 1.1 * float(np.percentile(slicer.util.arrayFromVolume(node), 99.5)))
     slicer.util.setSliceViewerLayers(background=node, fit=True)
     bounds = [0.0] * 6
     node.GetRASBounds(bounds)
@@ -59,7 +72,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=REPOSITORY / "Resources" / "Screenshots")
     options = parser.parse_args(arguments)
     host = start()
-    widget = open_module(host, options.image)
+    with tempfile.TemporaryDirectory() as made:
+        widget = open_module(host, options.image or brain_alone(Path(made) / "brain.nii.gz"))
     ui = widget.ui
     if options.model is not None:
         ui.modelCombo.setCurrentIndex(ui.modelCombo.findData(options.model))
