@@ -132,6 +132,7 @@ class SegmentationCard(Common):
     hyperparameters: list[Hyperparameter] = []
     postprocessing: Postprocessing | None = None
     memory_gb: Positive | None = Field(default=None, description="Peak of main memory on a usual image, measured")
+    measured: str = Field(default="", description="In a sentence: how accurate it was found to be, and on what")
     seconds: Seconds = Field(default=Seconds(), description="On a usual image, measured, by device")
 
 

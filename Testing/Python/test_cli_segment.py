@@ -77,6 +77,23 @@ def test_the_segmentation_lies_where_the_structures_are(folder: Path, tmp_path: 
     assert (found.array != expected.array).mean() < 0.03
 
 
+def test_an_image_larger_than_the_memory_is_refused_before_it_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """400 TB of voxels, of which the file holds none."""
+    text = (
+        "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 70000 70000 80000\nencoding: raw\nspace: left-posterior-superior\n"
+    )
+    text += "space directions: (1,0,0) (0,1,0) (0,0,1)\nspace origin: (0,0,0)\n\n"
+    (tmp_path / "huge.nrrd").write_text(text, encoding="utf-8")
+    out = tmp_path / "s.nii.gz"
+    assert run("segment", str(tmp_path / "huge.nrrd"), "--model", "bands", "-o", str(out)) != 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert "'huge.nrrd' has 70000 x 70000 x 80000 voxels: that needs at least 5096000.0 GB of memory" in told
+    assert "Crop the image" in told
+    assert not out.exists()
+
+
 def test_every_output_is_written_and_agrees_with_the_report(folder: Path, tmp_path: Path) -> None:
     more = ("--probabilities", "--uncertainty", str(tmp_path / "u.nii.gz"), "--report", str(tmp_path / "r.json"))
     assert segment(folder, tmp_path / "s.seg.nrrd", *more, "--flips") == 0

@@ -46,9 +46,12 @@ def test_what_was_measured_of_a_model_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = make_card(tmp_path, name="plain")
-    assert (plain.memory_gb, plain.seconds) == (None, {})
-    measured = make_card(tmp_path, name="measured", memory_gb=2.5, seconds={"cpu": 45, "cuda": 2.0})
+    assert (plain.memory_gb, plain.seconds, plain.measured) == (None, {}, "")
+    measured = make_card(
+        tmp_path, name="measured", memory_gb=2.5, seconds={"cpu": 45, "cuda": 2.0}, measured="Dice 0.7"
+    )
     assert (measured.memory_gb, measured.seconds) == (2.5, {"cpu": 45.0, "cuda": 2.0})
+    assert measured.measured == "Dice 0.7"
     monkeypatch.setattr(models, "model_folders", lambda: [tmp_path])
     assert run("models") == 0
     assert capsys.readouterr().out.count("needs about") == 1

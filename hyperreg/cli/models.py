@@ -144,6 +144,8 @@ def _details(card: segmentation.SegmentationCard) -> list[str]:
     memory = [] if card.memory_gb is None else [f"{card.memory_gb:g} GB of memory"]
     if seconds or memory:
         lines.append(f"needs about {', '.join(seconds + memory)}")
+    if card.measured:
+        lines.append(f"measured: {card.measured}")
     if card.ensemble:
         lines.append(f"an ensemble of {len(card.weight_files)} (segment --ensemble)")
     if card.hyperparameters:

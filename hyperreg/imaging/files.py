@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from hyperreg.errors import FileError, InputError
+from hyperreg.errors import FileError, InputError, OutOfMemory
 from hyperreg.imaging import dicom, itk, nifti
 from hyperreg.imaging.output import replacing
 from hyperreg.imaging.volume import Volume
+from hyperreg.machine import main_memory
 
 PathLike = str | os.PathLike[str]
 
@@ -29,13 +30,14 @@ def extension(path: PathLike) -> str:
     return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
 
 
-def read_volume(path: PathLike) -> Volume:
+def read_volume(path: PathLike, working_bytes: float = 0) -> Volume:
     """Read a 3D scalar image.
 
     path: a file, a folder with one DICOM series, or one DICOM file of a series. 4D files with one time point are
-    taken as 3D.
+    taken as 3D. working_bytes: how many bytes per voxel the caller will need at least, besides the image.
     Raises FileError if it is missing, damaged or of an unknown format; InputError if it is 2D, 4D, colour, vector or
-    sheared.
+    sheared; OutOfMemory, before anything is read, if its header says that it cannot fit into the memory (not for
+    DICOM and MGZ).
     """
     path = Path(path)
     if not path.exists():
@@ -51,7 +53,7 @@ def read_volume(path: PathLike) -> Volume:
             return dicom.read_file(path)
     except OSError as error:
         raise FileError(f"'{path}' cannot be opened: {error.strerror or error}.") from error
-    return _read_by_itk(path)
+    return _read_by_itk(path, working_bytes)
 
 
 def read_label_map(path: PathLike) -> Volume:
@@ -105,7 +107,7 @@ def _name_of(path: Path) -> str:
     return path.name[: -len(extension(path))] or path.name if extension(path) else path.name
 
 
-def _read_by_itk(path: Path) -> Volume:
+def _read_by_itk(path: Path, working_bytes: float) -> Volume:
     header = nifti.read_header(path) if nifti.is_nifti_name(path) else None
     if header is not None:
         nifti.check_readable(path, header)
@@ -115,6 +117,7 @@ def _read_by_itk(path: Path) -> Volume:
         with itk.quiet():
             reader.ReadImageInformation()
             _set_extraction(reader, path)
+            _check_memory(reader, path, working_bytes)
             image = reader.Execute()
     except RuntimeError as error:
         raise _read_error(path, str(error)) from error
@@ -143,6 +146,20 @@ def _set_extraction(reader: sitk.ImageFileReader, path: Path) -> None:
                 "HyperReg takes one 3D image per file. Export the volume you want as a file of its own."
             )
         reader.SetExtractSize([*size[:3], *[0] * (len(size) - 3)])
+
+
+def _check_memory(reader: sitk.ImageFileReader, path: Path, working_bytes: float) -> None:
+    free, _ = main_memory()
+    voxels = float(np.prod(reader.GetSize(), dtype=float))
+    image = sitk.Image([1, 1, 1], reader.GetPixelID()).GetSizeOfPixelComponent()
+    # SimpleITK's image and the array that is made of it are there at the same time.
+    needed = voxels * max(2 * image, image + working_bytes)
+    if free is not None and needed > free:
+        raise OutOfMemory(
+            f"'{path.name}' has {' x '.join(str(n) for n in reader.GetSize()[:3])} voxels: that needs at least "
+            f"{needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free. Crop the image to the region of "
+            "interest, resample it to larger voxels, or close other programs."
+        )
 
 
 def _read_error(path: Path, message: str) -> FileError | InputError:

@@ -109,12 +109,14 @@ class SegmentationCard(Card):
     intensity_window: for the intensities "window". hyperparameters: of a network whose weights are made for a choice of
     them (`nets.hypernetwork`); empty for most. citation, modality: for the user.
     memory_gb, seconds: what a usual image of this kind took, measured: peak of main memory, and seconds by device
-    ("cpu", "cuda"); None and empty where nothing was measured. postprocessing: None leaves the network's result.
+    ("cpu", "cuda"); None and empty where nothing was measured.
+    measured: in words, how accurate it was, and on what. postprocessing: None leaves the network's result.
     """
 
     citation: str
     memory_gb: float | None
     seconds: Mapping[str, float]
+    measured: str
     modality: Modality
     inputs: tuple[Input, ...]
     structures: tuple[Structure, ...]
@@ -153,6 +155,7 @@ def card_of(folder: Path, card: Mapping[str, Any]) -> SegmentationCard:
         citation=str(card.get("citation", "")),
         memory_gb=None if card.get("memory_gb") is None else float(card["memory_gb"]),
         seconds={str(device): float(seconds) for device, seconds in card.get("seconds", {}).items()},
+        measured=str(card.get("measured", "")),
         modality=card["modality"],
         inputs=tuple(_input(entry) for entry in card["inputs"]),
         structures=tuple(_structure(entry) for entry in card["structures"]),

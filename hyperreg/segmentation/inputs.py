@@ -200,4 +200,6 @@ def _count(number: int) -> str:
 
 
 def _listed(inputs: Sequence[Input]) -> str:
-    return ", ".join(entry.name if entry.title == entry.name else f"{entry.name} ({entry.title})" for entry in inputs)
+    return ", ".join(
+        entry.name if entry.title.lower() == entry.name.lower() else f"{entry.name} ({entry.title})" for entry in inputs
+    )

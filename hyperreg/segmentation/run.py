@@ -23,7 +23,7 @@ from hyperreg.segmentation import look
 from hyperreg.segmentation.catalogue import Input, SegmentationCard, Structure, find_model
 from hyperreg.segmentation.inputs import assign
 from hyperreg.segmentation.segments import SEGMENTATION, check_name, write_segmentation
-from hyperreg.segmentation.session import Segmentation, Segmenter
+from hyperreg.segmentation.session import IMAGE_BYTES, Segmentation, Segmenter
 from hyperreg.segmentation.structures import DOUBTFUL, SURE
 
 # First image, other image, progress, cancelled -> first RAS points to the other's, mm: (4, 4). Given by who may know
@@ -107,7 +107,7 @@ def segment(
     with StagedOutputs(targets, images.values()) as staged:
         tell(0.0, "Reading the images")
         with watch.stage("read"):
-            volumes = {name: read.get(path) or read_volume(path) for name, path in images.items()}
+            volumes = {name: read.get(path) or read_volume(path, IMAGE_BYTES) for name, path in images.items()}
             read.clear()
 
         def write_probability(structure: Structure, values: Volume) -> None:
@@ -148,7 +148,7 @@ def _seen(
 ) -> dict[str, Path] | None:
     """Which file is which input by a look at the images, which are kept in `read`; what was guessed goes to `notes`."""
     for path in paths:
-        read[path] = read_volume(path)
+        read[path] = read_volume(path, IMAGE_BYTES)
     found = look.recognise([read[path] for path in paths], inputs)
     if found is None:
         return None
