@@ -31,7 +31,7 @@ from hyperreg.registration.detail import field_on
 from hyperreg.registration.field import compose, from_ras, sample, to_ras
 from hyperreg.registration.filters import central_gradient, gaussian_kernel, separable
 from hyperreg.registration.grids import fade, image_grid
-from hyperreg.registration.similarity import LocalCorrelation, same_contrast
+from hyperreg.registration.similarity import LEAST_BALANCE, LocalCorrelation, contrast_balance
 
 # Voxels of the image along each axis of a voxel of the level, and how many steps it gets at most.
 LEVELS = ((8, 60), (4, 60), (2, 40), (1, 10))
@@ -209,7 +209,7 @@ class Refined:
 
 @dataclass(frozen=True)
 class RefinedFields:
-    """fields: on the refinement's grid. steps: of all levels. same_contrast: see `similarity.same_contrast`."""
+    """fields: on the refinement's grid. steps: of all levels. same_contrast: see `similarity.contrast_balance`."""
 
     fields: Fields
     steps: int
@@ -254,12 +254,7 @@ class Refiner:
         known = (field_on(field, self.grid, device) for field in (start.forward, start.inverse))
         forward, inverse = (from_ras(displacement, self._affine) for displacement in known)
         fixed, moving = self._fixed.to(device), self._moving.to(device)
-        if contrast == AUTOMATIC:
-            warped = sample(moving, forward, padding="border")
-            fixed_half, warped_half = (shrink(image, CONTRAST_FACTOR) for image in (fixed, warped))
-            alike = same_contrast(fixed_half, warped_half, self._inside.to(device))
-        else:
-            alike = contrast == SAME
+        alike = self._balance(forward, device) > LEAST_BALANCE if contrast == AUTOMATIC else contrast == SAME
         smoothing_sd = SMOOTHING_SD + SMOOTHING_SD_BY_LAMBDA * lam
         everywhere = torch.full((1, 1, 1, 1, 1), lam, device=device)
         if regions is not None:
@@ -276,6 +271,16 @@ class Refiner:
         window = fade(self.grid.shape, MARGIN_VOXELS).to(device)
         fields = Fields(self._field(forward * window), self._field(inverse * window))
         return RefinedFields(fields, sum(steps), alike)
+
+    @torch.inference_mode()
+    def balance(self, start: Fields, device: str) -> float:
+        """By what `refine` takes the images for one contrast or two: their `contrast_balance` under the start."""
+        return self._balance(from_ras(field_on(start.forward, self.grid, device), self._affine), device)
+
+    def _balance(self, forward: Tensor, device: str) -> float:
+        warped = sample(self._moving.to(device), forward, padding="border")
+        here, there = (shrink(image, CONTRAST_FACTOR) for image in (self._fixed.to(device), warped))
+        return contrast_balance(here, there, self._inside.to(device))
 
     def _field(self, displacement: Tensor) -> DisplacementField:
         array = to_ras(displacement, self._affine)[0].cpu().numpy()

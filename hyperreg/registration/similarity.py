@@ -11,8 +11,7 @@ from hyperreg.registration.filters import box_kernel, separable
 WINDOW = 5
 # Below this variance (of images in 0..1) a window is noise.
 LEAST_VARIANCE = 1e-5
-# The balance of signs from which on two images are of one contrast: pairs that are have more than 0.95, T1 and FLAIR
-# less than 0.8, T1 and T2 less than 0.
+# The balance of signs from which on two images are of one contrast; `python -m benchmarks contrasts` measures it.
 LEAST_BALANCE = 0.9
 
 
@@ -45,18 +44,16 @@ class LocalCorrelation:
         return correlation.mean(), 2 * (sums[:, :1] * self.fixed - sums[:, 1:2] * warped + sums[:, 2:])
 
 
-def same_contrast(fixed: Tensor, warped: Tensor, inside: Tensor) -> bool:
-    """Whether what is brighter in one image is brighter in the other, too: dimmer, brighter or saturated is the same.
+def contrast_balance(fixed: Tensor, warped: Tensor, inside: Tensor) -> float:
+    """How far what is brighter in one image is brighter in the other, too, -1 to 1: dimmer or saturated is the same.
 
     fixed, warped: roughly aligned, (1, 1, I, J, K) in 0..1. inside: the foreground, the same shape, bool.
-    It is the balance of the squared local correlation, -1 to 1, with the sign of the correlation: nearly all of it is
-    positive for one contrast even before images are well aligned; T1 and FLAIR agree at the ventricles, but not between
-    grey and white matter; T1 and T2, or CT and MRI, agree hardly anywhere.
+    It is the balance of the squared local correlation with the sign of the correlation: nearly all of it is positive
+    for one contrast even before images are well aligned; T1 and FLAIR agree at the ventricles, but not between grey and
+    white matter; T1 and T2, or CT and MRI, agree hardly anywhere. 1 if there is nothing to tell by.
     """
     correlation = LocalCorrelation(fixed)
     covariance, variance, _mean = correlation.windows(warped)
     squared = (covariance * covariance / (correlation.variance * variance))[inside]
     total = float(squared.sum())
-    if total == 0:
-        return True
-    return float((squared * covariance[inside].sign()).sum()) / total > LEAST_BALANCE
+    return 1.0 if total == 0 else float((squared * covariance[inside].sign()).sum()) / total
