@@ -241,7 +241,7 @@ def write(measured: Sequence[Measured], folder: Path, options: str = "") -> str:
     if chosen := of_kind(measured, dice=True):
         lost = [one.lost(by_detail(one.rows)) for one in chosen]
         setting += f" It loses {np.mean(lost):.2f} Dice points on average (goal: at most {GOAL_POINTS:g}), at most "
-        setting += f"{max(lost):.2f}."
+        setting += f"{max(lost):.2f}, on {len(chosen)} never looked at."
     parts = ["# Automatic λ against the best λ", setting, table(measured)]
     parts += ["![Truth and fine detail over λ](automatic-lambda.png)", warnings_table(measured)]
     text = "\n\n".join(parts)
@@ -270,5 +270,5 @@ def command(
     with_deformed = any(name.startswith("cross") for name in wanted)
     cases = development_cases(made) if development else all_cases(made, with_deformed=with_deformed)
     measured = run([case for case in cases if case.name in wanted or development], output, model)
-    options = " --development" if development else ""
+    options = (" --development" if development else "") + "".join(f" --pair {name}" for name in pair or ())
     typer.echo(write(measured, PUBLISHED if publish else output / "automatic-lambda", options))

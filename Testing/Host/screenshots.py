@@ -85,6 +85,23 @@ def place_landmarks(host: Host, widget: Any) -> None:
     host.process_events()
 
 
+def show_landmarks(host: Host, widget: Any, output: Path) -> None:
+    """Place landmarks and take their picture."""
+    place_landmarks(host, widget)
+    ui = widget.ui
+    ui.landmarksSection.collapsed = False
+    print(host.screenshot(output / "slicer-landmarks.png", size=SIZE), ui.metricsLabel.text, sep="\n")
+    print(ui.landmarksNoteLabel.text)
+
+
+def end(host: Host, widget: Any) -> int:
+    """Return 0 if no slot raised."""
+    widget.cleanup()
+    for error in host.exceptions:
+        print(f"exception in a slot: {error!r}", file=sys.stderr)
+    return 1 if host.exceptions else 0
+
+
 def give_regions(host: Host, widget: Any, lambdas: dict[int, float]) -> None:
     """Give rows of the sample's own label map a λ each."""
     import qt
@@ -102,10 +119,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a model of the catalogue; by default the one the module starts with")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "Resources" / "Screenshots")
+    parser.add_argument("--only-landmarks", action="store_true", help="that picture alone, of the network's field")
     options = parser.parse_args(arguments)
     host = start()
     widget = register_sample(host, options.model)
     ui = widget.ui
+    if options.only_landmarks:
+        move_to(host, widget, PICTURES["middle"])
+        show_landmarks(host, widget, options.output)
+        return end(host, widget)
     ui.compareSection.collapsed = False
     ui.fadeSlider.value = 0.5
     for name, lam in PICTURES.items():
@@ -120,17 +142,12 @@ def main(arguments: list[str] | None = None) -> int:
     print(host.screenshot(options.output / "slicer-response.png", size=SIZE), ui.suggestionLabel.text, sep="\n")
     refine(host, widget)
     print(host.screenshot(options.output / "slicer-refined.png", size=SIZE), ui.metricsLabel.text, sep="\n")
-    place_landmarks(host, widget)
-    ui.landmarksSection.collapsed = False
-    print(host.screenshot(options.output / "slicer-landmarks.png", size=SIZE), ui.landmarksNoteLabel.text, sep="\n")
+    show_landmarks(host, widget, options.output)
     ui.responseSection.collapsed = ui.landmarksSection.collapsed = True
     ui.regionsSection.collapsed = False
     give_regions(host, widget, {0: 0.9, 2: 0.1})
     print(host.screenshot(options.output / "slicer-regions.png", size=SIZE), ui.metricsLabel.text, sep="\n")
-    widget.cleanup()
-    for error in host.exceptions:
-        print(f"exception in a slot: {error!r}", file=sys.stderr)
-    return 1 if host.exceptions else 0
+    return end(host, widget)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def test_means_are_of_pairs_never_looked_at_and_mm_stand_apart(tmp_path: Path) -
     assert "(2) | | **1.00** (largest 2.00)" in lines[6]
     assert "mm, of pairs never looked at (1) | | **0.00** (largest 0.00)" in lines[7]
     text = write(pairs, tmp_path / "published")
-    assert "It loses 1.00 Dice points on average (goal: at most 0.5), at most 2.00." in text
+    assert "It loses 1.00 Dice points on average (goal: at most 0.5), at most 2.00, on 2 never looked at." in text
     assert (tmp_path / "published" / "automatic-lambda.png").stat().st_size > 10_000
     written = (tmp_path / "published" / "rows.csv").read_text(encoding="utf-8").splitlines()
     assert len(written) == 1 + 4 * len(SEARCHED_LAMBDAS)
