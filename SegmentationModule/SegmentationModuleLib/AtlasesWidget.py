@@ -34,7 +34,7 @@ COLUMNS = {
     "λ": _("How rigid its registration was"),
     _("State"): _("Whether it was used, and if not, why"),
 }
-ROWS_SHOWN, ROW_PIXELS, COLUMN_PIXELS = 10, 24, 48
+ROWS_SHOWN, ROW_PIXELS, COLUMN_PIXELS = 10, 24, 46
 THUMBNAIL_PIXELS = 64
 
 
