@@ -27,6 +27,8 @@ LEVELS = 5
 EXPANSION = 4
 SLICES = 3
 LARGEST_POOLS = 4
+# What batch norms keep and instance norms do not.
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class Bottleneck(nn.Module):
@@ -158,6 +160,8 @@ class AHNet(nn.Module):
 
     width, layers, halvings: see `Encoder`. growth: channels that each of the decoder's dense layers adds (20 in the
     paper). pools: pyramid pooling in-plane over 8, 16, 32, 64 voxels of the half-size grid.
+    norm: "batch" as in the paper, whose volumes are of one contrast; "instance" where contrasts vary and a step has one
+    volume: what is normalised in training is then the same in use.
     """
 
     def __init__(
@@ -169,6 +173,7 @@ class AHNet(nn.Module):
         growth: int = 20,
         halvings: int = LEVELS,
         pools: int = LARGEST_POOLS,
+        norm: Literal["batch", "instance"] = "batch",
     ) -> None:
         super().__init__()
         if not 0 <= pools <= LARGEST_POOLS:
@@ -189,6 +194,12 @@ class AHNet(nn.Module):
         self.last = nn.Sequential(
             nn.BatchNorm3d(last), nn.ReLU(), nn.Conv3d(last, out_channels, (3, 3, 1), padding=(1, 1, 0))
         )
+        if norm == "instance":
+            # MONAI's blocks have batch norms only.
+            for parent in list(self.modules()):
+                for name, child in list(parent.named_children()):
+                    if isinstance(child, nn.BatchNorm3d):
+                        setattr(parent, name, nn.InstanceNorm3d(child.num_features, affine=True))
         for module in self.modules():
             if isinstance(module, nn.Conv3d) and module.bias is None:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -224,12 +235,15 @@ class AHNet(nn.Module):
 
     @torch.no_grad()
     def copy_encoder(self, source: MultiChannelGCN) -> None:
-        """Take over the 2D network's encoder, running statistics included: k x k kernels become k x k x 1.
+        """Take over the 2D network's encoder, running statistics included where there are any: k x k kernels become
+        k x k x 1.
 
         The first kernels (width, SLICES * in, 7, 7) become (width, in, 7, 7, SLICES): what were channels, slices beside
         each other, lies along the third axis now. Raises WeightsError if the encoders differ.
         """
         target, taken = self.encoder.state_dict(), source.encoder.state_dict()
+        if isinstance(self.encoder.bn0, nn.InstanceNorm3d):
+            taken = {name: value for name, value in taken.items() if name.rsplit(".", 1)[-1] not in STATISTICS}
         if set(target) != set(taken):
             raise WeightsError("The 2D network has other layers than the 3D one; train both with the same settings.")
         for name, flat in taken.items():

@@ -1,8 +1,9 @@
 """SegResNet with a variational branch that exists in training only.
 
 Source: Myronenko, "3D MRI brain tumor segmentation using autoencoder regularization", arXiv 1810.11654. Layers are
-MONAI's; what is ours is that reconstruction and code are handed out (MONAI adds their losses up unweighted), and that
-the standard deviation is estimated (MONAI fixes it by default, which leaves a layer without gradient).
+MONAI's; what is ours is that reconstruction and code are handed out (MONAI adds their losses up unweighted), that
+the standard deviation is estimated (MONAI fixes it by default, which leaves a layer without gradient), and, where it is
+asked for, norms on the residual stream.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ class SegResNet(segresnet.SegResNet):
 
     filters: of the first level, doubled at each (32 in the paper). gated: attention gates on the skips, see
     `AttentionGate`. dropout: of whole channels after the first convolution; the paper's is 0.2.
+    normed: a norm on what each level hands on, which the paper has not. Without it the deep levels' part of the sum
+    outgrows the skips that carry the detail; with it the network learns in a fraction of the steps.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class SegResNet(segresnet.SegResNet):
         blocks_up: Sequence[int] = (1, 1, 1),
         dropout: float | None = None,
         gated: bool = False,
+        normed: bool = False,
     ) -> None:
         super().__init__(
             init_filters=filters,
@@ -63,6 +67,8 @@ class SegResNet(segresnet.SegResNet):
             blocks_up=tuple(blocks_up),
         )
         self.gates = make_gates(filters, len(blocks_up)) if gated else None
+        if normed:
+            norm_stream(self, filters)
 
     @property
     def multiple(self) -> int:
@@ -94,6 +100,7 @@ class SegResNetVAE(segresnet.SegResNetVAE):
         blocks_up: Sequence[int] = (1, 1, 1),
         dropout: float | None = 0.2,
         gated: bool = False,
+        normed: bool = False,
         codes: int = 128,
         reconstructed: int | None = None,
     ) -> None:
@@ -108,6 +115,7 @@ class SegResNetVAE(segresnet.SegResNetVAE):
             "blocks_down": list(blocks_down),
             "blocks_up": list(blocks_up),
             "gated": gated,
+            "normed": normed,
         }
         super().__init__(
             input_image_size=tuple(shape),
@@ -124,6 +132,8 @@ class SegResNetVAE(segresnet.SegResNetVAE):
         self.reconstructed = in_channels if reconstructed is None else reconstructed
         self.vae_conv_final = self._make_final_conv(self.reconstructed)
         self.gates = make_gates(filters, len(blocks_up)) if gated else None
+        if normed:
+            norm_stream(self, filters)
         self.branch = True
 
     def decode(self, x: Tensor, down_x: list[Tensor]) -> Tensor:
@@ -207,6 +217,16 @@ def make_gates(filters: int, levels: int) -> nn.ModuleList:
     """The gates of a decoder's levels, lowest first."""
     widths = [filters * 2**level for level in range(levels, -1, -1)]
     return nn.ModuleList(AttentionGate(coarse, fine, fine) for coarse, fine in pairwise(widths))
+
+
+def norm_stream(network: Any, filters: int) -> None:
+    """A norm behind each level on the way down and behind each enlargement on the way up."""
+    for level, layer in enumerate(network.down_layers):
+        width = filters * 2**level
+        network.down_layers[level] = nn.Sequential(layer, nn.GroupNorm(_groups(width), width))
+    for level, layer in enumerate(network.up_samples):
+        width = filters * 2 ** (len(network.up_samples) - 1 - level)
+        network.up_samples[level] = nn.Sequential(layer, nn.GroupNorm(_groups(width), width))
 
 
 def _norm(filters: int) -> tuple[str, dict[str, int]]:
