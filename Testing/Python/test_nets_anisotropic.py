@@ -55,6 +55,21 @@ def test_the_transfer_needs_the_running_statistics() -> None:
         assert (deep.encoder(volume)[-1] - right).abs().mean() > 0.1 * right.abs().mean()
 
 
+def test_instance_norms_take_over_the_weights_without_statistics() -> None:
+    flat = trained_looking(MultiChannelGCN(1, 2, **SMALL))
+    deep = AHNet(1, 2, growth=4, norm="instance", **SMALL)
+    assert not any(isinstance(module, nn.BatchNorm3d) for module in deep.modules())
+    deep.copy_encoder(flat)
+    assert torch.equal(deep.encoder.bn0.weight, flat.encoder.bn0.weight)
+    assert torch.equal(deep.encoder.conv1.weight[0, 0, :, :, 2], flat.encoder.conv1.weight[0, 2])
+    volume = 100 * torch.rand(1, 1, 40, 40, 6)
+    with torch.no_grad():
+        # A brighter image of more contrast is the same image, in training and in use.
+        used = deep.eval()(volume)
+        torch.testing.assert_close(deep(3 * volume), used, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(deep.train()(volume), used)
+
+
 def test_halving_the_slices_takes_over_the_same_weights() -> None:
     flat = trained_looking(MultiChannelGCN(1, 2, **SMALL))
     deep = AHNet(1, 2, growth=4, **SMALL)
@@ -73,8 +88,9 @@ def test_other_encoders_are_refused() -> None:
 
 @pytest.mark.parametrize("shape", [(33, 47, 5), (64, 32, 32), (16, 70, 1), (1, 1, 1), (100, 20, 7)])
 @pytest.mark.parametrize("halvings", [0, 3, 5])
-def test_any_size_goes_in_and_comes_out(shape: tuple[int, int, int], halvings: int) -> None:
-    network = AHNet(2, 3, growth=4, halvings=halvings, **SMALL).eval()
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+def test_any_size_goes_in_and_comes_out(shape: tuple[int, int, int], halvings: int, norm: str) -> None:
+    network = AHNet(2, 3, growth=4, halvings=halvings, norm=norm, **SMALL).eval()
     with torch.no_grad():
         assert network(torch.rand(1, 2, *shape)).shape == (1, 3, *shape)
 
@@ -114,7 +130,14 @@ def test_a_locked_encoder_keeps_its_weights_and_statistics() -> None:
     assert not torch.equal(network.encoder.bn0.running_mean, before["bn0.running_mean"])
 
 
-@pytest.mark.parametrize("network", [MultiChannelGCN(1, 2, **SMALL), AHNet(1, 2, growth=4, **SMALL)])
+@pytest.mark.parametrize(
+    "network",
+    [
+        MultiChannelGCN(1, 2, **SMALL),
+        AHNet(1, 2, growth=4, **SMALL),
+        AHNet(1, 2, growth=4, norm="instance", **SMALL),
+    ],
+)
 def test_every_parameter_learns(network: nn.Module) -> None:
     shape = (2, 3, 64, 64) if isinstance(network, MultiChannelGCN) else (2, 1, 64, 64, 8)
     network.train()(torch.rand(*shape)).square().mean().backward()

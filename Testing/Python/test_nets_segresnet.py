@@ -24,9 +24,9 @@ def make_images(seed: int = 1) -> torch.Tensor:
     return torch.rand(1, 2, *SHAPE, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("gated", [False, True])
-def test_the_network_without_its_branch_is_the_same_network(gated: bool) -> None:
-    network = make_network(gated=gated).eval()
+@pytest.mark.parametrize("options", [{}, {"gated": True}, {"normed": True}])
+def test_the_network_without_its_branch_is_the_same_network(options: dict) -> None:
+    network = make_network(**options).eval()
     with torch.no_grad():  # norms and biases that start at 0 or 1 would hide a mix-up
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -52,6 +52,19 @@ def test_ungated_logits_are_those_of_monai_s_network() -> None:
     theirs.load_state_dict(network.state_dict(), strict=True)
     with torch.no_grad():
         torch.testing.assert_close(network(make_images()), theirs(make_images()))
+
+
+@pytest.mark.parametrize("normed", [False, True])
+def test_norms_keep_what_the_levels_hand_on_at_one_size(normed: bool) -> None:
+    """Without them the size of what a level adds depends on its weights."""
+    network = without_vae(make_network(normed=normed).eval())
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.startswith("down_layers.2") and "conv2" in name:
+                parameter.mul_(30)
+        features = network.encode(make_images())[1]
+    sizes = [feature.std().item() for feature in features]
+    assert (max(sizes) < 1.05 * min(sizes)) is normed
 
 
 def test_without_the_branch_other_sizes_work() -> None:

@@ -31,6 +31,15 @@ LARGEST_POOLS = 4
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
+class InstanceNorm(nn.InstanceNorm3d):
+    """torch's, for any size: a feature of one voxel has no spread, so that only the bias is left of it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x[0, 0].numel() > 1:
+            return super().forward(x)
+        return torch.zeros_like(x) + self.bias.view(1, -1, 1, 1, 1)
+
+
 class Bottleneck(nn.Module):
     """ResNet's bottleneck with 3x3 (2D) or 3x3x1 (3D) kernels: `channels` to EXPANSION * `width`.
 
@@ -199,7 +208,7 @@ class AHNet(nn.Module):
             for parent in list(self.modules()):
                 for name, child in list(parent.named_children()):
                     if isinstance(child, nn.BatchNorm3d):
-                        setattr(parent, name, nn.InstanceNorm3d(child.num_features, affine=True))
+                        setattr(parent, name, InstanceNorm(child.num_features, affine=True))
         for module in self.modules():
             if isinstance(module, nn.Conv3d) and module.bias is None:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -242,7 +251,7 @@ class AHNet(nn.Module):
         each other, lies along the third axis now. Raises WeightsError if the encoders differ.
         """
         target, taken = self.encoder.state_dict(), source.encoder.state_dict()
-        if isinstance(self.encoder.bn0, nn.InstanceNorm3d):
+        if isinstance(self.encoder.bn0, InstanceNorm):
             taken = {name: value for name, value in taken.items() if name.rsplit(".", 1)[-1] not in STATISTICS}
         if set(target) != set(taken):
             raise WeightsError("The 2D network has other layers than the 3D one; train both with the same settings.")

@@ -80,8 +80,8 @@ class CaseSynthesiser(Dataset[SyntheticCase]):
     """An endless series of random cases, a torch data set: case number n is always the same for a seed and a device.
 
     maps: label maps to draw from. table: see `class_table`. classes: background included. shape: of the cases.
-    spacing: range of voxel sizes, mm. slices: range of whole numbers; slices (last axis) are so many voxels thick, and
-    if they may be thick, they lie across any axis of the body. images: how many, each with a contrast of its own.
+    spacing: range of voxel sizes, mm. slices: range of whole numbers; slices (last axis) are so many voxels thick.
+    any_direction: they lie across any axis of the body, else across S. images: how many, each with a contrast of its own.
     stripped: share without skull. strength: range, multiples of what brains show after linear alignment.
     looks: so many cases in a row are one deformed map with other contrasts: deforming takes most of the time.
     supersampling: the labels' grid is so much finer than the images', for partial volumes; 1 suffices in thick slices.
@@ -94,6 +94,7 @@ class CaseSynthesiser(Dataset[SyntheticCase]):
     shape: tuple[int, int, int]
     spacing: tuple[float, float] = (1.0, 1.0)
     slices: tuple[int, int] = (1, 1)
+    any_direction: bool = False
     images: int = 1
     seed: int = 0
     stripped: float = 0.5
@@ -125,7 +126,7 @@ class CaseSynthesiser(Dataset[SyntheticCase]):
         label_map = self.maps[index]
         spacing = draws.uniform(*self.spacing)
         thickness = draws.integer(*self.slices)
-        order = draws.choose(ORDERS) if self.slices[1] > 1 else ORDERS[0]
+        order = draws.choose(ORDERS) if self.any_direction else ORDERS[0]
         stripped = label_map.kind == "brain" and draws.chance(self.stripped)
         mirrored = draws.chance(0.5)
         shape = (*self.shape[:2], self.shape[2] * thickness)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperreg.nets.hypernetwork import HyperNetwork
-from hyperreg.segmentation.catalogue import card_of, read_card
+from hyperreg.segmentation.catalogue import SLICES_LAST, card_of, read_card
 from hyperreg.segmentation.measures import hausdorff95
 from hyperreg.segmentation.model import load_model, new_card, save_model
 from hyperreg.segmentation.prediction import Prediction
@@ -69,6 +69,7 @@ class SegmentationTrainer(engine.Trainer[SyntheticCase]):
             synthesis.shape,
             synthesis.spacing_mm,
             synthesis.slices,
+            config.grid["axes"] == SLICES_LAST,
             len(config.inputs),
             config.seed,
             synthesis.stripped,

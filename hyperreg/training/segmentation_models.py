@@ -102,6 +102,7 @@ class SegmentationObjective(nn.Module):
         super().__init__()
         self.network = network
         self.config = config
+        self.weights = config.loss
         self.precision = getattr(torch, config.precision)
 
     def forward(
@@ -109,10 +110,12 @@ class SegmentationObjective(nn.Module):
     ) -> tuple[Tensor, Parts]:
         """Loss of a case on the network's device, and its parts without gradients (scalars, there as well).
 
-        step: steps done, for AH-Net's phases. generator: on the CPU, for what is drawn. lam: of a hypernetwork.
+        step: steps done, for AH-Net's phases and the loss's. generator: on the CPU, for what is drawn. lam: of a
+        hypernetwork.
         """
         if isinstance(self.network, HyperNetwork):
             return self._conditioned(self.network, case, step, generator, lam)
+        self.weights = self.config.loss.at(step)
         with torch.autocast(case.images.device.type, self.precision, enabled=self.precision != torch.float32):
             return self._loss(case, step, generator)
 
@@ -145,7 +148,7 @@ class SegmentationObjective(nn.Module):
     def _compared(self, output: Tensor | VaeOutput, images: Tensor, target: Tensor) -> tuple[Tensor, Parts]:
         logits = output.logits if isinstance(output, VaeOutput) else output
         with torch.autocast(images.device.type, enabled=False):
-            loss, parts = segmentation_loss(logits.float(), target, self.config.loss)
+            loss, parts = segmentation_loss(logits.float(), target, self.weights)
             if isinstance(output, VaeOutput) and self.config.vae is not None:
                 more, told = vae_loss(output, images, self.config.vae)
                 loss, parts = loss + more, {**parts, **told}
