@@ -85,13 +85,24 @@ def explained(image: torch.Tensor, target: torch.Tensor) -> float:
     return 1 - float(rest.var() / values.var())
 
 
-@pytest.mark.parametrize(("axis", "expected"), [(0, {0, 2}), (1, {0, 1, 2}), (2, {1, 2})])
-def test_thick_slices_lie_across_any_axis_of_the_body(axis: int, expected: set[int]) -> None:
+@pytest.mark.parametrize(
+    ("axis", "any_direction", "expected"),
+    [(0, True, {0, 2}), (1, True, {0, 1, 2}), (2, True, {1, 2}), (0, False, {0}), (2, False, {2})],
+)
+def test_thick_slices_lie_across_any_axis_of_the_body(axis: int, any_direction: bool, expected: set[int]) -> None:
     """Two halves along R, A or S: the axis of the case along which they follow each other tells how it was turned."""
     halves = np.full((48, 48, 48), 1, np.uint8)
     np.moveaxis(halves, axis, 0)[24:] = 6
     cases = CaseSynthesiser(
-        [LabelMap(halves, 1.0, 17, "brain")], TABLE, 3, (16, 16, 6), (1.5, 1.5), (3, 4), strength=(0, 0), look=PLAIN
+        [LabelMap(halves, 1.0, 17, "brain")],
+        TABLE,
+        3,
+        (16, 16, 6),
+        (1.5, 1.5),
+        (3, 4),
+        any_direction,
+        strength=(0, 0),
+        look=PLAIN,
     )
     found = set()
     for number in range(16):
@@ -155,6 +166,11 @@ def test_looks_of_one_deformed_map_differ_in_contrast_alone(cases: Callable[...,
     assert not torch.equal(first.target, third.target)
     assert not torch.allclose(first.images, second.images, atol=0.05)
     assert torch.equal(cases(looks=2)[5].images, second.images), "a resumed run would see other cases"
+
+
+def test_balance_ends_with_its_steps() -> None:
+    assert [LossConfig(balance=0.5, balanced_steps=10).at(step).balance for step in (0, 9, 10, 99)] == [0.5, 0.5, 0, 0]
+    assert LossConfig(balance=0.5).at(10**6).balance == 0.5
 
 
 def test_balance_makes_a_small_structure_count(cases: Callable[..., CaseSynthesiser]) -> None:

@@ -178,6 +178,7 @@ def test_the_driven_setting_runs_over_its_range() -> None:
         ({"hyper": {"drives": "dice"}, "loss": {"cross_entropy": 0}}, "dice changes nothing"),
         ({"hyper": {"drives": "recall", "range": [0.5, 1.5]}}, "less than or equal to 1"),
         ({"hyper": {"drives": "patience"}}, "drives"),
+        ({"hyper": {"drives": "balance"}, "loss": {"balanced_steps": 3}}, "leave loss.balanced_steps out"),
         ({"hyper": RECALL, **AHNET}, "phases are trained without hyper"),
     ],
 )

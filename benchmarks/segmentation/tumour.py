@@ -19,6 +19,7 @@ from hyperreg.imaging.volume import Volume
 from hyperreg.nets.cascade import Cascade
 from hyperreg.segmentation.catalogue import find_model
 from hyperreg.segmentation.inputs import check_inputs, show
+from hyperreg.segmentation.islands import remove_islands
 from hyperreg.segmentation.measures import hausdorff95
 from hyperreg.segmentation.model import load_model
 from hyperreg.segmentation.prediction import Prediction
@@ -30,7 +31,7 @@ FILES = {"t1c": "t1c", "t1": "t1n", "t2": "t2w", "flair": "t2f"}
 
 
 def run(model: str, output: Path, threads: int) -> dict[str, Any]:
-    """Regions of the whole model by the command, and of its first stage alone."""
+    """Regions of the whole model by the command, and of its first stage alone, both without islands."""
     out = output / "segmentations" / f"BraTS-GLI-00001-{model}.nii.gz"
     out.parent.mkdir(parents=True, exist_ok=True)
     paths = {name: CASE.with_name(f"{CASE.name}-{file}.nii.gz") for name, file in FILES.items()}
@@ -42,8 +43,9 @@ def run(model: str, output: Path, threads: int) -> dict[str, Any]:
     if isinstance(network, Cascade):
         volumes = {name: read_volume(path) for name, path in paths.items()}
         images, frame = show(check_inputs(volumes, card, []), card, None, [])
-        probabilities = Prediction(network.first, card.window, card.exclusive)(images)
-        labels = Volume(probabilities.argmax(0).numpy().astype(np.uint8), frame.model.ijk_to_ras)
+        probabilities = Prediction(network.first, card.window, card.exclusive)(images).numpy()
+        remove_islands(probabilities, card, frame.model.spacing)
+        labels = Volume(probabilities.argmax(0).astype(np.uint8), frame.model.ijk_to_ras)
         found["stage 1"] = regions(resample(labels, reference.grid, interpolation="nearest").array, reference)
     return {"regions": found, **cost.__dict__}
 

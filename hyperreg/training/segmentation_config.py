@@ -193,6 +193,8 @@ class SegmentationConfig(RunConfig):
     def _check_hyper(self, hyper: HyperConfig) -> None:
         if self.phases is not None:
             raise ValueError("AH-Net's phases are trained without hyper: leave one of them out")
+        if hyper.drives == "balance" and self.loss.balanced_steps is not None:
+            raise ValueError("hyper.drives: balance is what λ moves: leave loss.balanced_steps out")
         for value in hyper.range:
             LossConfig.model_validate({**self.loss.model_dump(), hyper.drives: value})
         others = NEEDS.get(hyper.drives, tuple(term for term in TERMS if term != hyper.drives))
