@@ -81,7 +81,7 @@ class CaseSynthesiser(Dataset[SyntheticCase]):
 
     maps: label maps to draw from. table: see `class_table`. classes: background included. shape: of the cases.
     spacing: range of voxel sizes, mm. slices: range of whole numbers; slices (last axis) are so many voxels thick.
-    any_direction: they lie across any axis of the body, else across S. images: how many, each with a contrast of its own.
+    any_direction: they lie across any axis of the body, else across S. images: how many, each of its own contrast.
     stripped: share without skull. strength: range, multiples of what brains show after linear alignment.
     looks: so many cases in a row are one deformed map with other contrasts: deforming takes most of the time.
     supersampling: the labels' grid is so much finer than the images', for partial volumes; 1 suffices in thick slices.

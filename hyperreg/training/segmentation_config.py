@@ -75,12 +75,14 @@ class LossConfig(BaseModel):
     recall: float = Field(
         default=0.5, ge=0, le=1, description="Of the Dice term: above a half, what is missed counts more (Tversky)"
     )
-    balanced_steps: int | None = Field(default=None, ge=0, description="Balance 0 from this step on; never if not given")
+    balanced_steps: int | None = Field(
+        default=None, ge=0, description="Balance 0 from this step on; never if not given"
+    )
     focal: float = Field(default=0.0, ge=0)
     gamma: float = Field(default=2.0, ge=0, description="Of the focal term")
 
     def at(self, step: int) -> LossConfig:
-        """The weights at `step` (steps done): small structures are found soonest with balance, and come out too large."""
+        """The weights at `step` (steps done): with balance small structures are found soon, and come out too large."""
         over = self.balanced_steps is not None and step >= self.balanced_steps
         return self.model_copy(update={"balance": 0.0}) if over else self
 
