@@ -86,8 +86,9 @@ def test_other_label_maps_are_learned_by_themselves(tmp_path: Path) -> None:
 def test_an_early_answer_by_time_or_by_wish_is_called_one(tmp_path: Path) -> None:
     timed = run(tmp_path, minutes=1e-9)
     assert timed.learned is not None
-    assert (timed.learned.steps, timed.learned.finished) == (1, False)
-    assert f"early answer, after 1 of {STEPS} steps" in timed.warnings[-1]
+    assert not timed.learned.finished
+    assert 1 <= timed.learned.steps <= 2  # the clock starts with the first step
+    assert f"early answer, after {timed.learned.steps} of {STEPS} steps" in timed.warnings[-1]
     answers: list[Answer] = []
     wished = run(tmp_path, answer=answers.append, enough=lambda: bool(answers))
     assert [one.learned.steps for one in answers] == [2]

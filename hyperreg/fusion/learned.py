@@ -38,8 +38,9 @@ def learn(
 ) -> DataParameters:
     """Learn the data parameters of one target's label maps, or go on where this was stopped.
 
-    steps: in all, None for the usual number. minutes: of this call at most. cache: of the registrations, where the
-    progress is kept, too; None keeps nothing. enough, answer: see `train`. Raises InputError, OutOfMemory, Cancelled.
+    steps: in all, None for the usual number. minutes: of this call, from its first step. cache: of the registrations,
+    where the progress is kept, too; None keeps nothing. enough, answer: see `train`. Raises InputError, OutOfMemory,
+    Cancelled.
     """
     from hyperreg.fusion.data_parameters import train
     from hyperreg.fusion.samples import LabelledTarget
@@ -48,10 +49,14 @@ def learn(
     folder = None if cache is None else cache / FOLDER / _key(image, stack)
     if folder is not None:
         _forget(folder)
-    end = None if minutes is None else time.monotonic() + 60 * minutes
+    started: float | None = None
 
     def over() -> bool:
-        return (enough is not None and enough()) or (end is not None and time.monotonic() > end)
+        # The clock starts with the first step: preparing may take long on a busy machine.
+        nonlocal started
+        started = started or time.monotonic()
+        late = minutes is not None and time.monotonic() - started > 60 * minutes
+        return late or (enough is not None and enough())
 
     return train(
         [LabelledTarget(TARGET, image, stack)],

@@ -109,9 +109,13 @@ def _begin(news: Any, stop: Any, threads: int) -> None:
 
 
 def _do(task: Task) -> Result:
-    return _attempt(
-        task, lambda fraction, text: _parent["news"].put((task.name, fraction, text)), _parent["stop"].is_set
-    )
+    return _attempt(task, lambda fraction, text: _parent["news"].put((task.name, fraction, text)), _over)
+
+
+def _over() -> bool:
+    """Whether the parent wants to stop, or has been ended and cannot say so."""
+    parent = multiprocessing.parent_process()
+    return bool(_parent["stop"].is_set()) or (parent is not None and not parent.is_alive())
 
 
 def _check(cancelled: Cancel | None) -> None:
