@@ -112,7 +112,7 @@ def test_a_slow_segmentation_is_cancelled(page: Page) -> None:
 
 
 def test_a_model_of_two_images_gets_an_upload(page: Page, tmp_path: Path) -> None:
-    page.page.fill(".hyperreg-segment-words input", "flair")
+    page.page.fill(".hyperreg-segment-words input", "two images")
     page.until(lambda: page.state("segment_model") == "two", "the search")
     assert page.page.locator(".hyperreg-segment").is_disabled()
     write_volume(eggs(OBLIQUE), tmp_path / "p_t1w.nii.gz")
