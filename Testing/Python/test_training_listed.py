@@ -165,7 +165,8 @@ def test_a_run_on_listed_cases_learns_and_its_model_segments(folder: Path, tmp_p
     first, last = (json.loads(line) for line in (trained / "validation.jsonl").read_text(encoding="utf-8").splitlines())
     assert last["rows"][0]["dice"] > 0.5
     assert {"dice", "dice Outer shell", "dice Core"} <= set(first["rows"][0])
-    assert set(last["rows"][0]) == {f"{f}{s}" for f in ("dice", "hd95_mm") for s in ("", " Outer shell", " Core")}
+    figures = {f"{figure}{of}" for figure in ("dice", "hd95_mm") for of in ("", " Outer shell", " Core")}
+    assert set(last["rows"][0]) == {*figures, "share"}
     assert 0 < last["rows"][0]["hd95_mm"] < 30
     card = read_card(trained)
     assert card.card["recipe"]["cases"]["source"] == "list.json"
