@@ -42,8 +42,8 @@ class SegResNet(segresnet.SegResNet):
 
     filters: of the first level, doubled at each (32 in the paper). gated: attention gates on the skips, see
     `AttentionGate`. dropout: of whole channels after the first convolution; the paper's is 0.2.
-    normed: a norm on what each level hands on, which the paper has not. Without it the deep levels' part of the sum
-    outgrows the skips that carry the detail; with it the network learns in a fraction of the steps.
+    normed: a norm on what each level hands on, which the paper has not: without it the deep levels' part of the sum can
+    outgrow the skips that carry the detail.
     """
 
     def __init__(
