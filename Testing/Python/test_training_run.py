@@ -119,6 +119,34 @@ def test_a_second_run_in_the_same_folder_is_refused_before_it_starts(tmp_path: P
     assert (folder / "weights.safetensors").read_bytes() == before
 
 
+def test_a_run_ends_with_its_minutes_and_the_learning_rate_falls_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_config(tmp_path, steps=1000, minutes=1, warm_up=1)
+    trainer = Trainer(read_config(path))
+    trainer.step = 1
+    rates = []
+    for trainer.seconds in (0.0, 15.0, 45.0, 60.0, 90.0):
+        rates.append(trainer.learning_rate() / trainer.config.learning_rate)
+    assert rates == pytest.approx([1, 0.855, 0.155, 0.01, 0.01], abs=2e-3) and trainer.over
+
+    step = Trainer.train_step
+
+    def slow(self: Trainer, *arguments: Any) -> dict[str, float]:
+        found = step(self, *arguments)
+        self.seconds = 25.0 * self.step
+        return found
+
+    monkeypatch.setattr(Trainer, "train_step", slow)
+    folder = train(path)
+    assert [line["step"] for line in lines(folder / "log.jsonl")] == [1, 2, 3]
+    assert read_card(folder).name == "toy" and (folder / "weights.safetensors").exists()
+    train(path, resume=True)
+    assert len(lines(folder / "log.jsonl")) == 3, "a run that is over went on"
+    with pytest.raises(InputError, match="leave minutes out"):
+        read_config(write_config(tmp_path / "many", devices=2, minutes=1))
+
+
 def test_several_devices_without_the_engine_say_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

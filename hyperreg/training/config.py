@@ -60,7 +60,7 @@ SYNTHETIC = "Synthetic images only"
 
 
 class RunConfig(BaseModel):
-    """What every training run has. `steps` counts over all resumes, so a later stage is the same file with more."""
+    """What every training run has. `steps`, `minutes`: over all resumes; a later stage is the same file with more."""
 
     model_config = ConfigDict(extra="forbid")
     name: str
@@ -71,6 +71,9 @@ class RunConfig(BaseModel):
     grid: dict[str, Any]
     validation: ValidationRhythm = ValidationRhythm()
     steps: int = Field(gt=0)
+    minutes: float | None = Field(
+        default=None, gt=0, description="At most, validation not counted: for a GPU that is lent for so long"
+    )
     learning_rate: float = Field(default=5e-4, gt=0)
     warm_up: int = Field(default=100, ge=0)
     schedule: Literal["cosine", "poly"] = Field(default="cosine", description="After the warm-up")
@@ -86,6 +89,12 @@ class RunConfig(BaseModel):
     workers: int = Field(default=1, ge=0, description="Processes that make samples while the network learns; 0: none")
     checkpoint_every: int = Field(default=100, gt=0)
     data: str = SYNTHETIC
+
+    @model_validator(mode="after")
+    def _stops_everywhere(self) -> RunConfig:
+        if self.minutes is not None and self.devices > 1:
+            raise ValueError("on several devices the processes would stop at different steps: leave minutes out")
+        return self
 
     @property
     def label_maps(self) -> list[Path]:

@@ -53,6 +53,8 @@ class Trainer(ABC, Generic[S]):
         self.fabric = fabric
         self.device = torch.device(config.device) if fabric is None else fabric.device
         self.rank, self.world = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
+        # Samples of a run have one shape: worth looking for the fastest convolutions.
+        torch.backends.cudnn.benchmark = self.device.type == "cuda"
         torch.manual_seed(config.seed)
         self.model = self.first_model().to(self.device)
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.averaging))
@@ -125,12 +127,26 @@ class Trainer(ABC, Generic[S]):
         except (OSError, RuntimeError, KeyError, ValueError, UnpicklingError) as error:
             raise FileError(f"Cannot continue from '{self.checkpoint}': {error}") from error
 
+    @property
+    def spent(self) -> float:
+        """The share of the minutes that have passed; 0 for a run without a limit."""
+        return 0.0 if self.config.minutes is None else self.seconds / (60 * self.config.minutes)
+
+    @property
+    def over(self) -> bool:
+        """Whether the steps or the minutes are used up."""
+        return self.step >= self.config.steps or self.spent >= 1
+
     def learning_rate(self) -> float:
-        """Linear warm-up, then half a cosine down to a hundredth at the last step, or (1 - done)^0.9."""
+        """Linear warm-up, then half a cosine down to a hundredth at the end, or (1 - done)^0.9.
+
+        The end is the last step or the last minute, whichever the run is nearer to.
+        """
         config = self.config
         if self.step < config.warm_up:
             return config.learning_rate * (self.step + 1) / config.warm_up
         done = (self.step - config.warm_up) / max(1, config.steps - config.warm_up)
+        done = max(done, min(self.spent, 1.0))
         if config.schedule == "poly":
             return config.learning_rate * max(0.0, 1 - done) ** 0.9
         cosine = 0.5 * (1 + float(torch.cos(torch.tensor(done * torch.pi))))
@@ -138,10 +154,11 @@ class Trainer(ABC, Generic[S]):
 
     def remaining_samples(self) -> DataLoader[S]:
         """The samples of the steps still to do, one at a time; every one belongs to one step of one device."""
+        end = self.step if self.over else self.config.steps
         return DataLoader(
             self.samples,
             batch_size=None,
-            sampler=range(self.step * self.world + self.rank, self.config.steps * self.world, self.world),
+            sampler=range(self.step * self.world + self.rank, end * self.world, self.world),
             num_workers=self.config.workers,
             multiprocessing_context="spawn" if self.config.workers else None,
         )
@@ -198,7 +215,7 @@ def run(trainer: Trainer[S], resume: bool) -> None:
         if getattr(trainer.samples, "device", "cpu") != "cpu":
             torch.cuda.synchronize()
         figures = trainer.train_step(sample, time.perf_counter() - asked)
-        last = trainer.step == config.steps
+        last = trainer.over
         if curves is not None:
             curves.step(figures)
             if held_out and (last or trainer.step % config.validation.every == 0):
@@ -209,6 +226,8 @@ def run(trainer: Trainer[S], resume: bool) -> None:
                 trainer.export()
                 share = 100 * trainer.waited / trainer.seconds
                 log.info("step %d of %d, %.0f %% of the time waiting for pairs", trainer.step, config.steps, share)
+        if last:
+            break
         asked = time.perf_counter()
     if curves is not None:
         curves.close()
