@@ -226,17 +226,19 @@ def test_tables_of_three_kinds(tmp_path: Path) -> None:
             read_table(path)
 
 
-def test_a_thumbnail_shows_the_middle_of_the_labels(tmp_path: Path) -> None:
+def test_a_thumbnail_shows_the_middle_of_the_labels_in_their_colours(tmp_path: Path) -> None:
     library = find_atlases(write_library(tmp_path / "atlases", ("a1",)))
     atlas, _table, _warnings = read_atlas(library.atlases[0], {})
-    shown = thumbnail(atlas, 64)
+    table = {300: Meaning("Behind", (255, 0, 0))}
+    shown = thumbnail(atlas, table, 64).astype(int)
     assert shown.shape == (64, 64, 3)
-    outline = (shown == (255, 220, 0)).all(axis=2)
-    assert 20 < outline.sum() < 400
-    # Label 300 lies behind: the lower half of the picture is brighter there than the upper one.
-    grey = shown[..., 2].astype(float)
-    columns = slice(24, 40)
-    assert grey[36:44, columns][~outline[36:44, columns]].mean() > grey[20:28, columns][~outline[20:28, columns]].mean()
+    coloured = np.ptp(shown, axis=2) > 40
+    assert 50 < coloured.sum() < 2000 and not coloured[0].any()
+    # Label 300 lies behind: in the lower half of the picture, in its own colour; the other one has a made-up colour.
+    red = (shown[..., 0] - shown[..., 1:].max(axis=2) > 80) & coloured
+    rows = np.nonzero(red)[0]
+    assert len(rows) > 20 and rows.mean() > 34
+    assert (coloured & ~red).any()
 
 
 def registered() -> Registered:

@@ -11,7 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from hyperreg.errors import FileError, InputError
-from hyperreg.fusion.tables import FOLDER_TABLES, Table, merged, read_labels_with_table, read_table, renumbered
+from hyperreg.fusion.tables import (
+    FOLDER_TABLES,
+    Table,
+    merged,
+    read_labels_with_table,
+    read_table,
+    renumbered,
+    structures_of,
+)
 from hyperreg.imaging.files import extension, read_volume
 from hyperreg.imaging.intensity import check_image, normalise
 from hyperreg.imaging.orientation import closest_axes
@@ -22,6 +30,8 @@ LABELS = "_labels"
 IMAGES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh")
 SEGMENTATION = ".seg.nrrd"
 THUMBNAIL = 96
+# How much of a label's colour lies over the image there.
+TINT = 0.45
 
 
 @dataclass(frozen=True)
@@ -122,8 +132,8 @@ def read_atlas(files: AtlasFiles, common: Table) -> tuple[Atlas, Table, list[str
     return Atlas(files.name, image, labels), merged((common, own)), warnings
 
 
-def thumbnail(atlas: Atlas, size: int = THUMBNAIL) -> npt.NDArray[np.uint8]:
-    """The middle axial slice through the labels, outlined: (size, size, 3), front up, patient's right left."""
+def thumbnail(atlas: Atlas, table: Table, size: int = THUMBNAIL) -> npt.NDArray[np.uint8]:
+    """The middle axial slice through the labels, in their colours: (size, size, 3), front up, patient's right left."""
     image, labels = atlas.image, atlas.labels
     inside = np.argwhere(labels.array != 0)
     centre = labels.grid.to_ras(inside.mean(axis=0) if len(inside) else (np.array(labels.shape) - 1) / 2)
@@ -135,12 +145,11 @@ def thumbnail(atlas: Atlas, size: int = THUMBNAIL) -> npt.NDArray[np.uint8]:
     points = np.stack((middle[0] + right, middle[1] + front, np.full_like(right, centre[2])), axis=-1)
     grey = _nearest(normalise(image.array), image, points)
     shown = _nearest(labels.array, labels, points)
-    outline = np.zeros(shown.shape, dtype=bool)
-    outline[:-1] |= shown[:-1] != shown[1:]
-    outline[:, :-1] |= shown[:, :-1] != shown[:, 1:]
-    picture = np.repeat((255 * grey).astype(np.uint8)[..., None], 3, axis=2)
-    picture[outline] = (255, 220, 0)
-    return picture
+    picture = np.repeat(255 * grey[..., None], 3, axis=2)
+    for structure in structures_of([int(label) for label in np.unique(shown) if label], table):
+        here = shown == structure.label
+        picture[here] = (1 - TINT) * picture[here] + TINT * np.array(structure.colour)
+    return picture.astype(np.uint8)
 
 
 def _nearest(array: npt.NDArray, volume: Volume, points: npt.NDArray[np.float64]) -> npt.NDArray:

@@ -43,7 +43,7 @@ class Fusers:
 
         Fills the output thumbnails, (N, size, size, 3) uint8, of the first N atlases, in this order.
         """
-        from hyperreg.fusion.library import THUMBNAIL, thumbnail
+        from hyperreg.fusion.library import thumbnail
 
         loader = self._load(_library(context))
         context.progress(0.1, "Reading the atlases")
@@ -53,7 +53,7 @@ class Fusers:
         for files in loader.library.atlases:
             context.check()
             if files.name in atlases and len(rows) < len(pictures):
-                pictures[len(rows)] = thumbnail(atlases[files.name], THUMBNAIL)
+                pictures[len(rows)] = thumbnail(atlases[files.name], loader.table)
             rows.append({"name": files.name, "image": files.image.name, "labels": files.labels.name,
                          "lambda": files.lam, "problem": loader.skipped.get(files.name, "")})  # fmt: skip
             context.progress(0.1 + 0.9 * len(rows) / len(loader.library.atlases), "Looking at the atlases")
