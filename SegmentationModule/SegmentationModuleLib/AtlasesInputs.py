@@ -12,16 +12,21 @@ from hyperreg.errors import InputError
 from hyperreg.imaging.volume import Grid, Volume
 from hyperreg.segmentation.catalogue import Structure
 from HyperRegSlicerLib import Regions
+from SegmentationModuleLib import Results
 
 # Places of voxels that differ by less than this share of a voxel are the same.
 ALIGNED = 1e-3
 
 
 class Numbering:
-    """One number per name: segments of one name, whatever its case, are one structure. structures: in their order."""
+    """One number per name: segments of one name, whatever its case, are one structure. structures: in their order.
+
+    terminology: by name, Slicer's entry of the first segment that has one (see `Results.keep_terminology`).
+    """
 
     def __init__(self) -> None:
         self.structures: list[Structure] = []
+        self.terminology: dict[str, str] = {}
         self._numbers: dict[str, int] = {}
 
     def label_map(self, node: slicer.vtkMRMLNode) -> Volume:
@@ -32,6 +37,9 @@ class Numbering:
             raise InputError(f"'{node.GetName()}' holds no segments. Draw at least one, or leave it out.")
         numbers = [self._number(region) for region in regions]
         if segmented:
+            for region in regions:
+                if entry := Results.terminology_of(node.GetSegmentation().GetSegment(region.key)):
+                    self.terminology.setdefault(region.name.strip().casefold(), entry)
             return Regions.merged(node, [region.key for region in regions], numbers)
         drawn = Regions.label_volume(node)
         values = [region.label for region in regions]
@@ -52,15 +60,15 @@ class Numbering:
         return self._numbers[key]
 
 
-def reader_maps(nodes: Sequence[Any], grid: Grid) -> tuple[list[Volume], list[Structure]]:
-    """A label map for every segmentation, on `grid` where its voxels lie on it, and what the labels mean.
+def reader_maps(nodes: Sequence[Any], grid: Grid) -> tuple[list[Volume], Numbering]:
+    """A label map for every segmentation, on `grid` where its voxels lie on it, and how the labels are numbered.
 
     Raises InputError for fewer than two segmentations, or one without anything drawn.
     """
     if len(nodes) < 2:
         raise InputError("Check at least two segmentations of the same image.")
     numbering = Numbering()
-    return [pasted(numbering.label_map(node), grid) for node in nodes], numbering.structures
+    return [pasted(numbering.label_map(node), grid) for node in nodes], numbering
 
 
 def pasted(volume: Volume, grid: Grid) -> Volume:

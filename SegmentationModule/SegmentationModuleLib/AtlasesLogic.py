@@ -23,6 +23,7 @@ class FusionRun(Run):
     """Targets. start(node): sends one to the worker. results: (name of the target, what came of it).
 
     files: the atlases of the scene, as long as the worker reads them. skipped: what of the scene is no atlas, and why.
+    terminology: of the structures, where they come from segmentations of the scene, see `AtlasesInputs.Numbering`.
     atlases: of the current target, how far each is. early: what is known of it while data parameters are learned.
     """
 
@@ -30,6 +31,7 @@ class FusionRun(Run):
     results: list[tuple[str, Fused]] = field(default_factory=list)
     files: Any = None
     skipped: dict[str, str] = field(default_factory=dict)
+    terminology: dict[str, str] = field(default_factory=dict)
     atlases: dict[str, AtlasNews] = field(default_factory=dict)
     early: EarlyAnswer | None = None
 
@@ -112,12 +114,12 @@ class AtlasesLogic(RunLogic):
         if volume is None or volume.GetImageData() is None:
             raise InputError("Choose the volume that the segmentations were drawn on (Volume, at the top).")
         grid = Geometry.volume_from_node(volume, volume.GetParentTransformNode()).grid
-        maps, structures = AtlasesInputs.reader_maps(nodes, grid)
+        maps, numbering = AtlasesInputs.reader_maps(nodes, grid)
 
         def start(_node: Any) -> None:
-            self.remote.fuse_maps(maps, grid, method=method, structures=structures)
+            self.remote.fuse_maps(maps, grid, method=method, structures=numbering.structures)
 
-        self._start(FusionRun([_case(volume)], show_3d, start=start))
+        self._start(FusionRun([_case(volume)], show_3d, start=start, terminology=numbering.terminology))
 
     def find_atlases(
         self, folder: str, on_found: Callable[[list[FoundAtlas]], None], on_error: Callable[[str], None], *,
@@ -159,7 +161,9 @@ class AtlasesLogic(RunLogic):
         run.results.append((name, result))
         left_out = [f"{atlas}: {reason}" for atlas, reason in run.skipped.items()] if len(run.results) == 1 else []
         run.warnings += left_out + [f"{name}: {text}" if len(run.cases) > 1 else text for text in result.warnings]
-        return AtlasesResults.add_consensus(self.scene, reference, result, show_3d=run.show_3d)
+        node = AtlasesResults.add_consensus(self.scene, reference, result, show_3d=run.show_3d)
+        Results.keep_terminology(node, run.terminology)
+        return node
 
     def _tidy(self, run: FusionRun | None) -> None:
         node = self.scene.GetNodeByID(self._early_id) if self._early_id else None
@@ -179,11 +183,12 @@ class AtlasesLogic(RunLogic):
         except OSError as error:
             raise FileError(f"The atlases cannot be written for the worker: {error.strerror or error}.") from error
         try:
-            files, structures, run.skipped = SceneAtlases.write_pairs(pairs, Path(run.files.name))
+            files, numbering, run.skipped = SceneAtlases.write_pairs(pairs, Path(run.files.name))
         except BaseException:
             run.files.cleanup()
             raise
-        return files, structures
+        run.terminology = numbering.terminology
+        return files, numbering.structures
 
     # What the worker says
 

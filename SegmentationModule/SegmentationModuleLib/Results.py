@@ -99,6 +99,27 @@ def fill_segmentation(
     node.SetReferenceImageGeometryParameterFromVolumeNode(reference)
 
 
+def terminology_of(segment: slicer.vtkSegment) -> str:
+    """Slicer's terminology entry of a segment, "" if it has none or the one of every new segment ("Tissue")."""
+    entry = _entry(segment)
+    return "" if entry == _entry(slicer.vtkSegment()) else entry
+
+
+def _entry(segment: slicer.vtkSegment) -> str:
+    entry = vtk.reference("")
+    return str(entry) if segment.GetTag(segment.GetTerminologyEntryTagName(), entry) else ""
+
+
+def keep_terminology(node: slicer.vtkMRMLSegmentationNode, known: Mapping[str, str]) -> None:
+    """Gives segments without a terminology entry the one that is known by their name, in lower case."""
+    segmentation = node.GetSegmentation()
+    for index in range(segmentation.GetNumberOfSegments()):
+        segment = segmentation.GetNthSegment(index)
+        entry = known.get(segment.GetName().strip().casefold())
+        if entry and not terminology_of(segment):
+            segment.SetTag(segment.GetTerminologyEntryTagName(), entry)
+
+
 def segment_id(label: int | str) -> str:
     """How the segment with a label value is called, here as in .seg.nrrd files."""
     return f"Segment_{label}"

@@ -13,7 +13,6 @@ import vtk
 
 from hyperreg.errors import HyperRegError, InputError
 from hyperreg.imaging.volume import Volume
-from hyperreg.segmentation.catalogue import Structure
 from hyperreg.worker.fusion import AtlasPair
 from HyperRegSlicerLib import Geometry, Regions, Results
 from SegmentationModuleLib.AtlasesInputs import Numbering, pasted
@@ -72,11 +71,11 @@ def find_pairs(scene: slicer.vtkMRMLScene, path: str) -> ScenePairs:
     return found
 
 
-def write_pairs(pairs: ScenePairs, folder: Path) -> tuple[list[AtlasPair], list[Structure], dict[str, str]]:
+def write_pairs(pairs: ScenePairs, folder: Path) -> tuple[list[AtlasPair], Numbering, dict[str, str]]:
     """Writes the atlases as files for the worker, each in its place in the world, numbered alike by the names of
     segments.
 
-    -> the files; what their labels mean; what could not be written, by name, and why, with what was skipped before.
+    -> the files; how their labels are numbered; what could not be written or was skipped before, by name, and why.
     Raises InputError if none is left.
     """
     numbering, written, skipped = Numbering(), [], dict(pairs.skipped)
@@ -95,7 +94,7 @@ def write_pairs(pairs: ScenePairs, folder: Path) -> tuple[list[AtlasPair], list[
         written.append(AtlasPair(name, *files))
     if not written:
         raise InputError(f"None of the atlases of the scene can be used. {_reasons(skipped)}")
-    return written, numbering.structures, skipped
+    return written, numbering, skipped
 
 
 def _folders(scene: slicer.vtkMRMLScene) -> dict[str, int]:

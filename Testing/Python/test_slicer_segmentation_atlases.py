@@ -13,6 +13,7 @@ pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("PySide6", reason="PySide6 is not installed")
 
 import slicer
+from fake_fusion import CORE, RIM
 from segmentation_bench import OBLIQUE
 from segmentation_module_bench import host, module, qt, segmentation_models  # noqa: F401
 
@@ -236,6 +237,24 @@ def test_segmentations_of_several_readers_are_matched_by_names(module):
     assert (maps[1].array[5:11, 5:12, 5:12] == 1).all()
     fuser.answer()
     assert module.parameters.consensus.GetName() == "head consensus"
+
+
+def test_the_consensus_keeps_the_readers_terminology(module):
+    from SegmentationModuleLib.Results import terminology_of
+
+    ui, fuser = module.ui, module.connection.fuser
+    node = module.image()
+    for name, words in (("reader 1", (CORE.name, RIM.name)), ("reader 2", (RIM.name.upper(), CORE.name.upper()))):
+        segmentation, _drawn = reader(module, node, name, words, 0)
+        segments = segmentation.GetSegmentation()
+        core = segments.GetNthSegment([word.casefold() for word in words].index(CORE.name.casefold()))
+        core.SetTag(core.GetTerminologyEntryTagName(), f"entry of {name}")
+        ui.readersSelector.setCheckState(segmentation, 2)
+    ui.readersButton.click()
+    fuser.answer()
+    segments = module.parameters.consensus.GetSegmentation()
+    found = [segments.GetNthSegment(index) for index in range(segments.GetNumberOfSegments())]
+    assert {s.GetName(): terminology_of(s) for s in found} == {CORE.name: "entry of reader 1", RIM.name: ""}
 
 
 def test_unusable_readers_are_named(module):
