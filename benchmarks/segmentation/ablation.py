@@ -74,6 +74,10 @@ COMMON: dict[str, Any] = {
     "warm_up": 20,
     "workers": 0,
     "precision": "float32",
+    # From the beginning, on a CPU, however the bundled models came about.
+    "start_from": None,
+    "device": "cpu",
+    "minutes": None,
 }
 SYNTHESIS: dict[str, Any] = {
     "shape": WINDOW,
@@ -82,6 +86,7 @@ SYNTHESIS: dict[str, Any] = {
     "supersampling": 1,
     "stripped": 1.0,
     "strength": [1.0, 2.0],
+    "on_device": False,
 }
 
 
