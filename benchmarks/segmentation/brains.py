@@ -10,14 +10,15 @@ import numpy.typing as npt
 
 from benchmarks.pairs import DATA
 from benchmarks.segmentation.measure import agreement, segment
-from benchmarks.segmentation.structures import compared, in_models_labels
+from benchmarks.segmentation.structures import AUTOMATIC, compared, in_models_labels
 from hyperreg.imaging.files import read_label_map, read_volume, write_volume
 from hyperreg.imaging.orientation import closest_axes
-from hyperreg.imaging.volume import Volume
+from hyperreg.imaging.volume import Grid, Volume
 from hyperreg.segmentation.catalogue import find_model
 
 # The first two were looked at while the models were made; they are no evidence and stand apart.
 LOOKED_AT = ("1000", "1001")
+HEADS = ("IXI013-HH-1212", "IXI014-HH-1236", "IXI033-HH-1259", "IXI034-HH-1260")
 SUBJECTS = ("1002", "1004", "1005", "1006", "1008", "1009", "1010", "1017")
 
 
@@ -28,7 +29,18 @@ def whole(subject: str, model: str, output: Path, threads: int) -> dict[str, Any
     out.parent.mkdir(parents=True, exist_ok=True)
     cost = segment([str(folder / f"{subject}_T1_brain.nii.gz")], model, out, threads)
     truth = read_label_map(folder / f"{subject}_labels.nii.gz")
-    return {**_compare(out, truth, model), **cost.__dict__}
+    return {**_compare(out, truth.grid, in_models_labels(truth.array, find_model(model)), model), **cost.__dict__}
+
+
+def head(subject: str, model: str, output: Path, threads: int) -> dict[str, Any]:
+    """A whole head, against another program's labels; time and memory of the command."""
+    folder = DATA / "brain_ixi"
+    out = output / "segmentations" / f"{subject}-{model}.nii.gz"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    cost = segment([str(folder / f"{subject}_T1.nii.gz")], model, out, threads)
+    other = read_label_map(folder / f"{subject}_T1_DLMUSE.nii.gz")
+    mapped = in_models_labels(other.array, find_model(model), AUTOMATIC)
+    return {**_compare(out, other.grid, mapped, model), **cost.__dict__}
 
 
 def thick(subject: str, model: str, millimetres: int, output: Path, threads: int) -> dict[str, Any]:
@@ -46,7 +58,7 @@ def thick(subject: str, model: str, millimetres: int, output: Path, threads: int
     out = output / "segmentations" / f"{subject}-{millimetres}mm-{model}.nii.gz"
     out.parent.mkdir(parents=True, exist_ok=True)
     cost = segment([str(made)], model, out, threads)
-    return {**_compare(out, labels, model, mapped=True), **cost.__dict__}
+    return {**_compare(out, labels.grid, labels.array, model), **cost.__dict__}
 
 
 def thickened(image: Volume, labels: Volume, factor: int, model: str) -> tuple[Volume, Volume]:
@@ -78,10 +90,9 @@ def thickened(image: Volume, labels: Volume, factor: int, model: str) -> tuple[V
     )
 
 
-def _compare(found: Path, truth: Volume, model: str, mapped: bool = False) -> dict[str, Any]:
-    card = find_model(model)
+def _compare(found: Path, grid: Grid, wanted: npt.NDArray[Any], model: str) -> dict[str, Any]:
+    """wanted: in the model's label values, on `grid`."""
     written = read_label_map(found)
-    if not written.grid.matches(truth.grid):
-        raise RuntimeError(f"'{found.name}' is on another grid than the manual labels.")
-    wanted = truth.array if mapped else in_models_labels(truth.array, card)
-    return {"structures": agreement(written.array, wanted, compared(card), truth.spacing)}
+    if not written.grid.matches(grid):
+        raise RuntimeError(f"'{found.name}' is on another grid than the labels that it is compared with.")
+    return {"structures": agreement(written.array, wanted, compared(find_model(model)), grid.spacing)}

@@ -32,6 +32,8 @@ def tasks(output: Path, threads: int) -> Iterator[Task]:
     """Part, case, model, and what measures it; the cheap ones first."""
     for subject in (*brains.LOOKED_AT, *brains.SUBJECTS):
         yield "whole", subject, ANATOMY, lambda s=subject: brains.whole(s, ANATOMY, output, threads)
+    for subject in brains.HEADS:
+        yield "heads", subject, ANATOMY, lambda s=subject: brains.head(s, ANATOMY, output, threads)
     for name, share in inferer.WINDOWS.items():
         subject = brains.SUBJECTS[0]
         yield (

@@ -116,6 +116,9 @@ Subjects of brain_oasis (T1, skull-stripped); 1000 and 1001 were looked at while
 The manual protocol and the one that the models learned (FreeSurfer's) draw some borders differently, so 1 cannot be
 reached; which labels make up which structure stands in `benchmarks/segmentation/structures.py`. Cerebrospinal fluid is
 not compared."""
+HEADS = """\
+T1 of whole heads (brain_ixi, 2 mm), against the labels of another program (DLMUSE): agreement, not accuracy. Its
+protocol draws some borders differently, too; cerebrospinal fluid is not compared."""
 THICK = """\
 Such images with slices averaged along the body; measured on those slices, each voxel labelled with what fills most
 of it. At 1 mm nothing is averaged."""
@@ -136,6 +139,7 @@ trained on. Differences smaller than those between seeds mean nothing; what hold
 # Part -> heading, what has to be known, table.
 PARTS: dict[str, tuple[str, str, Callable[[Sequence[Row]], str]]] = {
     "whole": ("Brains of 1 mm with manual labels", WHOLE, whole_table),
+    "heads": ("Whole heads, against automatic labels", HEADS, whole_table),
     "thick": ("Thick slices", THICK, thick_table),
     "tumour": ("Experimental tumour model", TUMOUR, tumour_table),
     "inferer": ("Sliding window against MONAI's own inferer", INFERER, inferer_table),

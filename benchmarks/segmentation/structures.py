@@ -9,7 +9,7 @@ own way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,9 @@ MANUAL: dict[str, tuple[int, ...]] = {
     "Nucleus accumbens": (23, 30),
     "Ventral diencephalon": (61, 62),
 }
+# The same in the automatic labels of brain_ixi (DLMUSE), which has white matter by lobes under numbers that
+# Neuromorphometrics gives to other things.
+AUTOMATIC: dict[str, tuple[int, ...]] = {**MANUAL, "Cerebral white matter": tuple(range(81, 96))}
 # What is meant by "subcortical" in tables.
 SUBCORTICAL = (
     "Thalamus", "Caudate nucleus", "Putamen", "Globus pallidus", "Hippocampus", "Amygdala", "Nucleus accumbens",
@@ -45,11 +48,13 @@ SUBCORTICAL = (
 )  # fmt: skip
 
 
-def in_models_labels(manual: Labels, card: SegmentationCard) -> npt.NDArray[np.uint8]:
-    """Manual labels as the label values of a model; what is not compared becomes 0."""
+def in_models_labels(
+    manual: Labels, card: SegmentationCard, numbers: Mapping[str, tuple[int, ...]] = MANUAL
+) -> npt.NDArray[np.uint8]:
+    """Labels with these numbers as the label values of a model; what is not compared becomes 0."""
     table = np.zeros(int(manual.max()) + 1, np.uint8)
     for structure in card.structures:
-        for number in MANUAL.get(structure.name, ()):
+        for number in numbers.get(structure.name, ()):
             if number < table.size:
                 table[number] = structure.label
     mapped: npt.NDArray[np.uint8] = table[manual]
