@@ -147,6 +147,12 @@ def test_a_run_ends_with_its_minutes_and_the_learning_rate_falls_with_them(
         read_config(write_config(tmp_path / "many", devices=2, minutes=1))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_run_for_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="GPU"):
+        train(write_config(tmp_path, device="cuda"))
+
+
 def test_several_devices_without_the_engine_say_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

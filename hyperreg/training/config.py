@@ -83,7 +83,7 @@ class RunConfig(BaseModel):
     )
     averaging: float = Field(default=0.998, ge=0, lt=1)
     seed: int = 0
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: Literal["auto", "cpu", "cuda"] = "cpu"
     devices: int = Field(default=1, gt=0, description="More than one: one process each, gradients averaged (Fabric)")
     precision: Literal["float32", "bfloat16", "float16"] = Field(default="float32", description="Of the network alone")
     workers: int = Field(default=1, ge=0, description="Processes that make samples while the network learns; 0: none")

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from typing_extensions import Self
 
 from hyperreg.errors import FileError, InputError
+from hyperreg.machine import choose_device
 from hyperreg.training.config import RunConfig
 from hyperreg.training.curves import Curves
 
@@ -51,7 +52,7 @@ class Trainer(ABC, Generic[S]):
     def __init__(self, config: RunConfig, fabric: Fabric | None = None) -> None:
         self.config = config
         self.fabric = fabric
-        self.device = torch.device(config.device) if fabric is None else fabric.device
+        self.device = torch.device(choose_device(config.device)) if fabric is None else fabric.device
         self.rank, self.world = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
         # Samples of a run have one shape: worth looking for the fastest convolutions.
         torch.backends.cudnn.benchmark = self.device.type == "cuda"
