@@ -34,7 +34,7 @@ SETS: dict[str, Pairs] = {
     "single": registered.single,
 }
 # The networks are trained on these, and measured on all other subjects.
-NETWORK_TARGETS = registered.TARGETS[:2]
+NETWORK_TARGETS = registered.TARGETS
 # What is changed of HyperReg's settings, by the name of the variant.
 VARIANTS: dict[str, dict[str, Any]] = {
     "out of line": {},
