@@ -52,11 +52,10 @@ The oracles know the truth. JLF is shown the background as a label of its own, e
 
 NETWORKS = """\
 The same U-Net (12, 24, 48 channels), both hippocampi as one label: {steps} steps of two targets each, at 2 mm, with
-labels of each kind for the targets ({targets}) and nothing else; measured on the subjects that are no targets, against their
-manual labels on the native grid. (They are atlases of the targets, but no network has seen their images.) Labels come
-from the mixed set without the refined atlas; data parameters are those of the mixed set. Images are cut to the box
-around the manual labels, so a network draws the structures and need not find them: a small scale.
-"""
+labels of each kind for the targets ({targets}) and nothing else; measured on the subjects that are no targets, against
+their manual labels on the native grid. (They are atlases of the targets, but no network has seen their images.) Labels
+come from the mixed set without the refined atlas; data parameters are those of the mixed set. Images are cut to the box
+around the manual labels, so a network draws the structures and need not find them: a small scale."""
 
 SPEED = """\
 Ratio: HyperReg to the bare filter. HyperReg's time contains what the filter in the box is given for nothing: bringing
