@@ -76,8 +76,8 @@ def register_atlas(task: Task, progress: Progress | None = None, cancelled: Canc
         )
         return Registered(linear, refined.fields.forward, _numbers(refined.figures))
     tell(share, "Computing the field")
-    fields = session.field(task.lam)
-    return Registered(linear, fields.forward, _numbers(session.metrics(task.lam)))
+    field = session.forward(task.lam)
+    return Registered(linear, field, _numbers(session.metrics(task.lam)))
 
 
 def _numbers(figures: Mapping[str, object]) -> dict[str, float]:

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from hyperreg.imaging.resampling import resample
 from hyperreg.imaging.transform import Transform
-from hyperreg.imaging.volume import Grid, Volume
-from hyperreg.registration.anchors import Fields
+from hyperreg.imaging.volume import DisplacementField, Grid, Volume
 from hyperreg.registration.detail import Detail, field_on
 from hyperreg.registration.field import from_ras, sample
 from hyperreg.registration.landmarks import Landmarks
@@ -52,24 +51,24 @@ class PairFigures:
         self.before = self._of_images(None, device) | self._of_truth(Transform((self._linear,)))
 
     @torch.inference_mode()
-    def similarity(self, fields: Fields | None, device: str) -> float:
+    def similarity(self, field: DisplacementField | None, device: str) -> float:
         """Mean local NCC in the fixed image's foreground, on the network's grid; None: the linear alignment alone."""
         fixed, moving = self._fixed.to(device), self._moving.to(device)
-        if fields is not None:
-            moving = sample(moving, from_ras(field_on(fields.forward, self._grid, device), self._affine))
+        if field is not None:
+            moving = sample(moving, from_ras(field_on(field, self._grid, device), self._affine))
         values = local_ncc(fixed, moving)[0, 0].cpu()
         return float(values[self._inside].mean() if bool(self._inside.any()) else values.mean())
 
     @torch.inference_mode()
-    def measure(self, fields: Fields, device: str) -> Figures:
-        """See `LiveSession.metrics`; of fields on any grid."""
-        grid = fields.forward.grid
+    def measure(self, field: DisplacementField, device: str) -> Figures:
+        """See `LiveSession.metrics`; of a field on any grid."""
+        grid = field.grid
         inside = self._inside if grid.matches(self._grid) else self._inside_of(grid)
-        displacement = torch.from_numpy(fields.forward.array)[None]
+        displacement = torch.from_numpy(field.array)[None]
         return {
-            **self._beside_before(self._of_images(fields, device)),
+            **self._beside_before(self._of_images(field, device)),
             **field_figures(displacement, torch.from_numpy(grid.ijk_to_ras.astype(np.float32)), inside),
-            **self._beside_before(self._of_truth(Transform((fields.forward, self._linear)))),
+            **self._beside_before(self._of_truth(Transform((field, self._linear)))),
         }
 
     def _beside_before(self, after: Figures) -> Figures:
@@ -82,9 +81,8 @@ class PairFigures:
         """The fixed image's foreground on a grid: (I, J, K) bool."""
         return torch.from_numpy(resample(self._foreground, grid, interpolation="nearest").array > 0)
 
-    def _of_images(self, fields: Fields | None, device: str) -> Figures:
-        field = fields.forward if fields is not None else None
-        return {"similarity": self.similarity(fields, device), "detail": self._detail.agreement(field, device)}
+    def _of_images(self, field: DisplacementField | None, device: str) -> Figures:
+        return {"similarity": self.similarity(field, device), "detail": self._detail.agreement(field, device)}
 
     def _of_truth(self, transform: Transform) -> Figures:
         """What label maps and landmarks say of a map from fixed RAS to moving RAS; {} without any."""

@@ -90,17 +90,17 @@ class RegistrationModel(nn.Module):
         return found
 
 
-def displacements(velocities: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Forward and inverse displacement (1, 3, I, J, K), voxels, of the velocities of all passes.
-
-    Forward: x -> exp(v1)(exp(v2)(x)); inverse: y -> exp(-v2)(exp(-v1)(y)).
-    """
-    forward = integrate(velocities[0])
-    inverse = integrate(-velocities[0])
+def displacement(velocities: list[Tensor]) -> Tensor:
+    """x -> exp(v1)(exp(v2)(... x)) as a displacement (1, 3, I, J, K), voxels, of the velocities of all passes."""
+    found = integrate(velocities[0])
     for velocity in velocities[1:]:
-        forward = compose(forward, integrate(velocity))
-        inverse = compose(integrate(-velocity), inverse)
-    return forward, inverse
+        found = compose(found, integrate(velocity))
+    return found
+
+
+def inverse_displacement(velocities: list[Tensor]) -> Tensor:
+    """Its inverse, y -> exp(-vn)(... exp(-v1)(y))."""
+    return displacement([-velocity for velocity in reversed(velocities)])
 
 
 def load_model(card: ModelCard, device: str = "cpu") -> RegistrationModel:

@@ -135,7 +135,7 @@ def register(
         lam = choice.lam
         go_on(computing, "Computing the field")
         with watch.stage("field"):
-            session.field(lam)
+            session.forward(lam)
         if refine:
             result = _refined(session, lam, contrast, watch, part(computing, MEASURING), cancelled)
         else:

@@ -28,7 +28,7 @@ from hyperreg.registration.figures import Figures, PairFigures
 from hyperreg.registration.grids import fade, network_grid
 from hyperreg.registration.landmarks import outside_warnings, pair_landmarks
 from hyperreg.registration.linear import align
-from hyperreg.registration.model import displacements, load_model
+from hyperreg.registration.model import displacement, inverse_displacement, load_model
 from hyperreg.registration.refinement import START_LAMBDA, Refined, RefinedFields, Refiner, refined_grid
 from hyperreg.registration.regions import Regions
 from hyperreg.registration.response import refinement_warning
@@ -185,13 +185,15 @@ class LiveSession:
         if self._regions is not None:
             self.warnings += [text for text in self._regions.warnings if text not in self.warnings]
         self.anchors = Anchors()
-        self._fields.clear()
+        self._forwards.clear()
+        self._inverses.clear()
 
     def _forget_fields(self) -> None:
         self.anchors = Anchors()
         self._weights: OrderedDict[float, dict[str, Tensor]] = OrderedDict()
         self._velocities: OrderedDict[float, list[Tensor]] = OrderedDict()
-        self._fields: OrderedDict[float, Fields] = OrderedDict()
+        self._forwards: OrderedDict[float, DisplacementField] = OrderedDict()
+        self._inverses: OrderedDict[float, DisplacementField] = OrderedDict()
 
     def _check_prepared(self) -> None:
         if not self._prepared:
@@ -233,28 +235,34 @@ class LiveSession:
         return found
 
     @torch.inference_mode()
-    def _compute(self, lam: float) -> Fields:
+    def _integrated(self, lam: float, how: Callable[[list[Tensor]], Tensor]) -> DisplacementField:
         velocities = self._network(lam) if self._regions is None else self._regions.blend(lam, self._network)
         window = self._fade.to(self.device)
         with self._timed("integration"):
-            pair = [to_ras(d, self._affine) for d in displacements([v * window for v in velocities])]
-        forward, inverse = (
-            DisplacementField(np.ascontiguousarray(d[0].float().cpu().numpy()), self.grid.ijk_to_ras) for d in pair
-        )
-        return Fields(forward, inverse)
+            found = to_ras(how([velocity * window for velocity in velocities]), self._affine)
+        return DisplacementField(np.ascontiguousarray(found[0].float().cpu().numpy()), self.grid.ijk_to_ras)
+
+    def _exact(
+        self, lam: float, kept: OrderedDict[float, DisplacementField], how: Callable[[list[Tensor]], Tensor]
+    ) -> DisplacementField:
+        lam = round(check_lambda(lam), 6)
+        self._check_prepared()
+        if lam not in kept:
+            kept[lam] = self._on_device(lambda: self._integrated(lam, how))
+            while len(kept) > KEPT_FIELDS:
+                kept.popitem(last=False)
+        return kept[lam]
+
+    def forward(self, lam: float) -> DisplacementField:
+        """The first of `field`, in less time: all that measuring and resampling need."""
+        return self._exact(lam, self._forwards, displacement)
 
     def field(self, lam: float) -> Fields:
-        """The exact fields at lambda, RAS mm; the last few are kept. Also makes it an anchor of `preview`.
+        """The exact fields at lambda, RAS mm; the last few are kept.
 
         Raises InputError for lambda outside [0, 1] or before `prepare`; OutOfMemory.
         """
-        lam = round(check_lambda(lam), 6)
-        self._check_prepared()
-        if lam not in self._fields:
-            self._fields[lam] = self._on_device(lambda: self._compute(lam))
-            while len(self._fields) > KEPT_FIELDS:
-                self._fields.popitem(last=False)
-        return self._fields[lam]
+        return Fields(self.forward(lam), self._exact(lam, self._inverses, inverse_displacement))
 
     def fill_anchors(self) -> None:
         """Compute every anchor that previews need (a live application does this one by one, when idle)."""
@@ -273,7 +281,7 @@ class LiveSession:
 
     def transform(self, lam: float) -> Transform:
         """Fixed RAS to moving RAS at lambda."""
-        return self.transforms(self.field(lam))[0]
+        return Transform((self.forward(lam), self.linear))
 
     def inverse_transform(self, lam: float) -> Transform:
         """Moving RAS to fixed RAS at lambda."""
@@ -311,7 +319,7 @@ class LiveSession:
         with self._timed("refinement"):
             found = self._on_device(compute)
         report(0.87, "Measuring")
-        network, figures = self._measure(self.field(lam)), self._measure(found.fields)
+        network, figures = self._measure(self.forward(lam)), self._measure(found.fields.forward)
         message = (
             f"Refined in {found.steps} steps: similarity {figures['similarity_before']:.2f} after the linear "
             f"alignment, {network['similarity']:.2f} by the network, now {figures['similarity']:.2f}."
@@ -328,7 +336,7 @@ class LiveSession:
         dice and dice_before (per label), dice_mean and dice_mean_before; with landmarks landmarks_mm and
         landmarks_mm_before (mean distance, mm).
         """
-        return self._measure(self.field(lam))
+        return self._measure(self.forward(lam))
 
-    def _measure(self, fields: Fields) -> Figures:
-        return self._on_device(lambda: self._figures.measure(fields, self.device))
+    def _measure(self, field: DisplacementField) -> Figures:
+        return self._on_device(lambda: self._figures.measure(field, self.device))

@@ -9,7 +9,7 @@ import torch
 
 from hyperreg.registration import losses
 from hyperreg.registration.field import jacobian_determinant, sample
-from hyperreg.registration.model import RegistrationModel, displacements
+from hyperreg.registration.model import RegistrationModel, displacement
 from hyperreg.training.engine import SEED_OFFSET
 from hyperreg.training.label_maps import LabelMap
 from hyperreg.training.synthesis import PairSynthesiser, SyntheticPair
@@ -47,17 +47,17 @@ def validate(
 
 def _figures(model: RegistrationModel, weights: dict[str, torch.Tensor], pair: SyntheticPair) -> dict[str, float]:
     fixed, moving = pair.images.split(1, dim=1)
-    displacement, _ = displacements(model.velocities(weights, fixed, moving))
+    found = displacement(model.velocities(weights, fixed, moving))
     figures = {
-        "dice": 1 - losses.dice_loss(pair.fixed_structures, sample(pair.moving_structures, displacement)),
+        "dice": 1 - losses.dice_loss(pair.fixed_structures, sample(pair.moving_structures, found)),
         "dice_before": 1 - losses.dice_loss(pair.fixed_structures, pair.moving_structures),
-        "smoothness": losses.diffusion(displacement),
-        "folding_percent": (jacobian_determinant(displacement) <= 0).float().mean() * 100,
+        "smoothness": losses.diffusion(found),
+        "folding_percent": (jacobian_determinant(found) <= 0).float().mean() * 100,
     }
     if pair.same_contrast:
-        figures["similarity"] = 1 - losses.lncc_loss(fixed, sample(moving, displacement))
+        figures["similarity"] = 1 - losses.lncc_loss(fixed, sample(moving, found))
     if pair.displacement is not None:
         inside = pair.fixed_structures.sum(1)[0] > 0.5
-        figures["error_voxels"] = (displacement - pair.displacement)[0, :, inside].norm(dim=0).mean()
+        figures["error_voxels"] = (found - pair.displacement)[0, :, inside].norm(dim=0).mean()
         figures["error_before_voxels"] = pair.displacement[0, :, inside].norm(dim=0).mean()
     return {name: float(value) for name, value in figures.items()}
