@@ -13,7 +13,7 @@ from typing import Any
 
 from hyperreg.segmentation.catalogue import find_model
 from Testing.Host.app_page import SCREENSHOTS, app_page, save
-from Testing.Host.segmentation_screenshots import brain_alone
+from Testing.Host.segmentation_screenshots import sample_head
 
 # Name of the picture -> λ, comparison.
 PICTURES = {
@@ -104,7 +104,7 @@ def main() -> None:
     model = ["--model", arguments.model] if arguments.model else []
     if arguments.segment:
         with tempfile.TemporaryDirectory() as made:
-            images = arguments.images or [brain_alone(Path(made) / "brain.nii.gz")] * 2
+            images = arguments.images or [sample_head(Path(made) / "head.nii.gz")] * 2
             with app_page(*images, *model) as page:
                 take_segmentation(page, arguments.output, arguments.segment)
         return

@@ -2,8 +2,7 @@
 
     python -m Testing.Host.segmentation_screenshots [--model NAME] [--image FILE] [--output FOLDER]
 
-Without an image, the brain of the sample's fixed head, which is generated: the bundled model is for brains without
-skull. Needs no screen, and minutes on a CPU.
+Without an image, the sample's fixed head, which is generated. Needs no screen, and minutes on a CPU.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from hyperreg.imaging.files import write_volume
-from hyperreg.imaging.volume import Volume
 from hyperreg.phantom import head_phantom_pair
 from Testing.Host.host import Host, start
 
@@ -26,11 +24,9 @@ SIZE = (1400, 900)
 PATIENCE_S = 1800.0
 
 
-def brain_alone(path: Path) -> Path:
-    """Writes the sample's fixed head without what lies outside the brain."""
-    pair = head_phantom_pair()
-    brain = np.where(pair.fixed_labels.array > 0, pair.fixed.array, 0)
-    write_volume(Volume(brain, pair.fixed.ijk_to_ras), path)
+def sample_head(path: Path) -> Path:
+    """Writes the sample's fixed head."""
+    write_volume(head_phantom_pair().fixed, path)
     return path
 
 
@@ -73,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     host = start()
     with tempfile.TemporaryDirectory() as made:
-        widget = open_module(host, options.image or brain_alone(Path(made) / "brain.nii.gz"))
+        widget = open_module(host, options.image or sample_head(Path(made) / "head.nii.gz"))
     ui = widget.ui
     if options.model is not None:
         ui.modelCombo.setCurrentIndex(ui.modelCombo.findData(options.model))
