@@ -25,7 +25,7 @@ METHODS = {
     "staple": (_("STAPLE"), _("Weighs each atlas by its estimated sensitivity and specificity. Seconds.")),
     "dp": (
         _("Data parameters (learned)"),
-        _("A small network learns how good each atlas' labels are. Minutes; early answers can be kept."),
+        _("A small network learns how good each atlas' labels are. Minutes; for some structures, not all of a brain."),
     ),
 }
 # What segmentations of the scene can be fused by: the other methods compare images of atlases.
