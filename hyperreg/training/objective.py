@@ -14,8 +14,6 @@ from hyperreg.training.synthesis import SyntheticPair
 
 # The overlap is also measured on structures averaged over cubes of this many voxels.
 COARSE = 4
-# Fewer than at inference: a thirty-second of a few voxels is a small enough step to learn from.
-INTEGRATION_STEPS = 5
 
 
 def draw_value(ends: float, generator: torch.Generator) -> float:
@@ -45,13 +43,13 @@ class Objective(nn.Module):
         if later_pass:
             with torch.no_grad():
                 before = self.model.velocity(weights, fixed, moving)
-                warp = integrate(before, INTEGRATION_STEPS)
+                warp = integrate(before)
             step = self.model.velocity(weights, fixed, sample(moving, warp))
             velocity = before + step
-            displacement = compose(warp, integrate(step, INTEGRATION_STEPS))
+            displacement = compose(warp, integrate(step))
         else:
             velocity = self.model.velocity(weights, fixed, moving)
-            displacement = integrate(velocity, INTEGRATION_STEPS)
+            displacement = integrate(velocity)
         images = self.image_term(pair, sample(moving, displacement))
         structures = sample(pair.moving_structures, displacement)
         overlap = losses.dice_loss(pair.fixed_structures, structures)
