@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.fusion import networks, registered
 from benchmarks.fusion.experiments import (
+    NETWORK_TARGETS,
     Job,
     all_jobs,
     alone_name,
@@ -141,7 +142,7 @@ def test_jobs_say_which_registrations_they_read(tmp_path: Path) -> None:
     only = [job for job in jobs if job.name == fusion_name("uniform", "subcortical", "1006", "local")]
     assert needed(only) == {"1006": registered.uniform("1006")}
     assert needed(job for job in jobs if job.name.startswith("I--")) == {}
-    assert set(needed(jobs)) == {"1005", "1006"}
+    assert set(needed(jobs)) == {"1005", "1006", *NETWORK_TARGETS}
 
 
 def test_published_rows_are_results_again(tmp_path: Path) -> None:

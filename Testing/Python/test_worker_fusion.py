@@ -142,7 +142,8 @@ def test_a_target_by_atlases_and_cancel(fuser: Observed, library: Path, tmp_path
     states = {rater.name: rater.state for rater in found.raters}
     assert states == {"m0": "used", "m1": "used", "broken": "left out"}
     assert [entry.structure.name for entry in found.structures] == ["front", "back", "core"]
-    assert any("m0: " in text for text in fuser.told)
+    # Of two that run at once, the text of either may be the last before somebody looks.
+    assert any("m0: " in text or "m1: " in text for text in fuser.told)
     assert found.method == "local"
     assert found.learned is None
     states = {name: [news.state for news in fuser.news if news.name == name] for name in ("m0", "m1", "broken")}

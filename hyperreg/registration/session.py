@@ -245,8 +245,7 @@ class LiveSession:
     def _exact(
         self, lam: float, kept: OrderedDict[float, DisplacementField], how: Callable[[list[Tensor]], Tensor]
     ) -> DisplacementField:
-        lam = round(check_lambda(lam), 6)
-        self._check_prepared()
+        lam = round(lam, 6)
         if lam not in kept:
             kept[lam] = self._on_device(lambda: self._integrated(lam, how))
             while len(kept) > KEPT_FIELDS:
@@ -254,7 +253,9 @@ class LiveSession:
         return kept[lam]
 
     def forward(self, lam: float) -> DisplacementField:
-        """The first of `field`, in less time: all that measuring and resampling need."""
+        """The first of `field`, in less time: all that measuring and resampling need. Raises as `field`."""
+        lam = check_lambda(lam)
+        self._check_prepared()
         return self._exact(lam, self._forwards, displacement)
 
     def field(self, lam: float) -> Fields:
