@@ -58,6 +58,16 @@ def test_the_negative_velocity_gives_the_inverse() -> None:
     assert float(residual.abs().max()) < 0.1
 
 
+def test_more_squarings_change_next_to_nothing_and_fewer_do() -> None:
+    coarse = torch.randn(1, 3, 5, 5, 5, generator=torch.Generator().manual_seed(0)) * 3
+    velocity = torch.nn.functional.interpolate(coarse, size=(32, 32, 32), mode="trilinear", align_corners=True)
+    exact = integrate(velocity, 9)
+    usual, few = ((found - exact).norm(dim=1).mean() for found in (integrate(velocity), integrate(velocity, 1)))
+    assert exact.norm(dim=1).mean() > 2
+    assert usual < 0.05
+    assert few > 5 * usual
+
+
 def test_a_velocity_does_not_fold_but_a_large_displacement_does() -> None:
     assert float(jacobian_determinant(integrate(bump(6.0))).min()) > 0
     assert float(jacobian_determinant(bump(20.0)).min()) <= 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from benchmarks.pairs import DATA
 from benchmarks.segmentation.measure import agreement, segment
-from benchmarks.segmentation.structures import AUTOMATIC, compared, in_models_labels
+from benchmarks.segmentation.structures import AUTOMATIC, MANUAL, compared, in_models_labels
 from hyperreg.imaging.files import read_label_map, read_volume, write_volume
 from hyperreg.imaging.orientation import closest_axes
 from hyperreg.imaging.volume import Grid, Volume
@@ -25,22 +26,15 @@ SUBJECTS = ("1002", "1004", "1005", "1006", "1008", "1009", "1010", "1017")
 def whole(subject: str, model: str, output: Path, threads: int) -> dict[str, Any]:
     """A subject at 1 mm: Dice and HD95 per structure, time and memory of the command."""
     folder = DATA / "brain_oasis"
-    out = output / "segmentations" / f"{subject}-{model}.nii.gz"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    cost = segment([str(folder / f"{subject}_T1_brain.nii.gz")], model, out, threads)
-    truth = read_label_map(folder / f"{subject}_labels.nii.gz")
-    return {**_compare(out, truth.grid, in_models_labels(truth.array, find_model(model)), model), **cost.__dict__}
+    image, labels = folder / f"{subject}_T1_brain.nii.gz", folder / f"{subject}_labels.nii.gz"
+    return _measured(image, labels, MANUAL, model, output / "segmentations" / f"{subject}-{model}.nii.gz", threads)
 
 
 def head(subject: str, model: str, output: Path, threads: int) -> dict[str, Any]:
-    """A whole head, against another program's labels; time and memory of the command."""
+    """A whole head, the same against another program's labels."""
     folder = DATA / "brain_ixi"
-    out = output / "segmentations" / f"{subject}-{model}.nii.gz"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    cost = segment([str(folder / f"{subject}_T1.nii.gz")], model, out, threads)
-    other = read_label_map(folder / f"{subject}_T1_DLMUSE.nii.gz")
-    mapped = in_models_labels(other.array, find_model(model), AUTOMATIC)
-    return {**_compare(out, other.grid, mapped, model), **cost.__dict__}
+    image, labels = folder / f"{subject}_T1.nii.gz", folder / f"{subject}_T1_DLMUSE.nii.gz"
+    return _measured(image, labels, AUTOMATIC, model, output / "segmentations" / f"{subject}-{model}.nii.gz", threads)
 
 
 def thick(subject: str, model: str, millimetres: int, output: Path, threads: int) -> dict[str, Any]:
@@ -88,6 +82,17 @@ def thickened(image: Volume, labels: Volume, factor: int, model: str) -> tuple[V
         Volume(np.ascontiguousarray(np.moveaxis(means, 2, axis)), affine, image.name),
         Volume(np.ascontiguousarray(np.moveaxis(best, 2, axis)), affine, labels.name),
     )
+
+
+def _measured(
+    image: Path, labels: Path, numbers: Mapping[str, tuple[int, ...]], model: str, out: Path, threads: int
+) -> dict[str, Any]:
+    """numbers: of the labels that make up each structure."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    cost = segment([str(image)], model, out, threads)
+    truth = read_label_map(labels)
+    wanted = in_models_labels(truth.array, find_model(model), numbers)
+    return {**_compare(out, truth.grid, wanted, model), **cost.__dict__}
 
 
 def _compare(found: Path, grid: Grid, wanted: npt.NDArray[Any], model: str) -> dict[str, Any]:

@@ -29,7 +29,6 @@ LIST = "atlases.csv"
 LABELS = "_labels"
 IMAGES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh")
 SEGMENTATION = ".seg.nrrd"
-THUMBNAIL = 96
 # How much of a label's colour lies over the image there.
 TINT = 0.45
 
@@ -132,7 +131,7 @@ def read_atlas(files: AtlasFiles, common: Table) -> tuple[Atlas, Table, list[str
     return Atlas(files.name, image, labels), merged((common, own)), warnings
 
 
-def thumbnail(atlas: Atlas, table: Table, size: int = THUMBNAIL) -> npt.NDArray[np.uint8]:
+def thumbnail(atlas: Atlas, table: Table, size: int) -> npt.NDArray[np.uint8]:
     """The middle axial slice through the labels, in their colours: (size, size, 3), front up, patient's right left."""
     image, labels = atlas.image, atlas.labels
     inside = np.argwhere(labels.array != 0)

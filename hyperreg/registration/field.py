@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# A thirty-second of a few voxels is a small enough step: seven differ by a hundredth of a mm, for a third more time.
+# A thirty-second of a few voxels is a small enough step: more change next to nothing and take longer (see its test).
 INTEGRATION_STEPS = 5
 
 

@@ -53,7 +53,7 @@ class Fusers:
         for files in loader.library.atlases:
             context.check()
             if files.name in atlases and len(rows) < len(pictures):
-                pictures[len(rows)] = thumbnail(atlases[files.name], loader.table)
+                pictures[len(rows)] = thumbnail(atlases[files.name], loader.table, pictures.shape[1])
             rows.append({"name": files.name, "image": files.image.name, "labels": files.labels.name,
                          "lambda": files.lam, "problem": loader.skipped.get(files.name, "")})  # fmt: skip
             context.progress(0.1 + 0.9 * len(rows) / len(loader.library.atlases), "Looking at the atlases")
