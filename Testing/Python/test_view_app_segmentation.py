@@ -1,11 +1,11 @@
 """The browser app's segmentation panel without a browser, the worker played by the test."""
 
+# ruff: noqa: F811 (fixtures are imported)
+
 from __future__ import annotations
 
 import asyncio
 import csv
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,112 +16,16 @@ import SimpleITK as sitk
 pytest.importorskip("slicer", reason="skipped: slicer-core is not installed")
 pytest.importorskip("trame", reason="skipped: trame is not installed")
 
-from fake_segmentation import FakeSegmenter, FakeStore
-from segmentation_bench import OBLIQUE, centre_of, eggs, make_card, truth
-from view_app_bench import SIZE, Client, Registration, register
+from segmentation_bench import OBLIQUE, centre_of, eggs, truth
+from view_app_bench import register
+from view_segmentation_bench import MODELS, TWO, app, coloured, colours, images, models, module_app, segment  # noqa: F401
 
 from hyperreg.errors import HyperRegError
 from hyperreg.imaging import itk
 from hyperreg.imaging.files import read_volume, write_volume
 from hyperreg.imaging.volume import Volume
-from hyperreg.registration.model import save_untrained
-from hyperreg.segmentation import licences
-from hyperreg.segmentation.bundles import join_models
-from hyperreg.view.app import App, Options
-from hyperreg.view.state import BOTH_VIEWS, MOVING_VIEWS
-
-MODELS = ("bands", "belly", "folds", "two")
-TWO = [{"name": "T1", "title": "T1", "patterns": ["t1w"]}, {"name": "FLAIR", "title": "T2 FLAIR", "patterns": ["t2f"]}]
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    save_untrained(folder, "tiny-untrained")
-    make_card(folder, name="bands", title="Bands", description="Finds eggs")
-    make_card(folder, name="two", title="Tumour", inputs=TWO, modality="any", licence="CC BY-NC 4.0")
-    slider = [{"name": "lambda", "title": "Balance", "default": 0.25, "description": "Between two ends."}]
-    network = {"name": "segresnet", "options": {"filters": 4, "blocks_down": [1], "blocks_up": []}, "hidden": [4]}
-    folds = [make_card(folder / "parts", name=name, network=network, hyperparameters=slider) for name in ("a", "b")]
-    join_models(folds, "folds", folder)
-    make_card(folder, name="belly", title="Belly", modality="CT")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("images")
-    write_volume(eggs(OBLIQUE), folder / "fixed.nii.gz")
-    write_volume(eggs(OBLIQUE, OBLIQUE.centre), folder / "moving.nii.gz")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def module_app(models: Path, images: Path) -> Iterator[App]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HYPERREG_MODELS", str(models))
-        patch.setenv("TRAME_ARGS", "")
-        asyncio.set_event_loop(asyncio.new_event_loop())
-        pair = (images / "fixed.nii.gz", images / "moving.nii.gz")
-        options = Options(*pair, open_browser=False, model="tiny-untrained")
-        app = App(options, client=Client(), live=Registration(), segmenter=FakeSegmenter())
-        for name in (*BOTH_VIEWS, *MOVING_VIEWS):
-            view = app.views.view(name)
-            view.render_window().SetSize(SIZE, SIZE)
-            view._update_slice_size()
-        yield app
-        app.close()
-        assert app.live.closed if hasattr(app.live, "closed") else True
-
-
-@pytest.fixture
-def app(module_app: App, models: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
-    monkeypatch.setenv("HYPERREG_MODELS", str(models))
-    (models / licences.RECORD).unlink(missing_ok=True)
-    state = module_app.server.state
-    module_app.segmentation.undo()
-    state.update({"error": "", "notes": [], "segment_words": "", "segment_modality": "any", "device": "auto"})
-    state.update({"segment_downloads": [], "segment_map": False, "segment_flips": False, "segment_align": False})
-    state.segment_model = "bands"
-    module_app.segmentation.filter_models()
-    module_app.controller.load_files(images / "fixed.nii.gz", images / "moving.nii.gz")
-    module_app.server.state.panel = "segmentation"
-    module_app.panels.choose("segmentation")
-    module_app.segmenter = module_app.segmentation.logic.remote
-    module_app.segmenter.asked.clear()
-    yield module_app
-    if module_app.segmenter.running:
-        module_app.segmentation.cancel()
-    module_app.panels.choose("registration")
-
-
-def segment(app: App, **answer: Any) -> Any:
-    app.segmentation.segment()
-    if app.server.state.segment_licence:
-        app.segmentation.accept_licence()
-    assert app.server.state.error == ""
-    return app.segmenter.answer(**answer)
-
-
-def colours(app: App, name: str = "Red") -> np.ndarray:
-    """(SIZE, SIZE, 3) colours of a view at rest."""
-    import vtk
-    from vtk.util.numpy_support import vtk_to_numpy
-
-    app.views.set_draft(False)
-    window = app.views.view(name).render_window()
-    window.Render()
-    grab = vtk.vtkWindowToImageFilter()
-    grab.SetInput(window)
-    grab.ReadFrontBufferOff()
-    grab.Update()
-    return vtk_to_numpy(grab.GetOutput().GetPointData().GetScalars()).reshape(SIZE, SIZE, -1)[..., :3].astype(float)
-
-
-def coloured(app: App) -> float:
-    """Share of the pixels that are not grey."""
-    picture = colours(app)
-    return float((np.ptp(picture, axis=-1) > 40).mean())
+from hyperreg.view.app import App
+from hyperreg.view.state import BOTH_VIEWS
 
 
 def test_the_licence_is_shown_once_and_then_one_button_segments(app: App) -> None:
@@ -343,71 +247,6 @@ def test_a_segmented_image_that_is_closed_takes_its_segmentation_along(app: App,
     assert app.server.state.segment_missing == ""
     segment(app)
     assert len(app.server.state.segment_rows) == 2
-
-
-def test_a_model_is_added_once_its_licence_is_accepted_and_removed_again(
-    app: App, models: Path, tmp_path: Path
-) -> None:
-    state, controls = app.server.state, app.models
-    store = controls._store = FakeStore(controls.failed)
-
-    def send() -> Path:
-        (tmp_path / "organs.zip").write_bytes(b"zip")
-        asyncio.get_event_loop().run_until_complete(controls.accept_upload("model", tmp_path / "organs.zip"))
-        return Path(store.asked[-1][1])
-
-    kept = send()
-    assert kept.is_relative_to(app.files.folder)
-    assert state.segment_adding == "organs.zip"
-    with pytest.raises(HyperRegError, match="being added"):
-        send()
-    store.answer("Some licence")
-    assert state.segment_new_licence == "Some licence"
-    controls.decline()
-    assert (state.segment_adding, state.segment_new_licence, kept.exists()) == ("", "", False)
-    kept = send()
-    store.on_error(f"'{kept}' is no model.")
-    assert (state.error, state.segment_adding) == ("'organs.zip' is no model.", "")
-    store.callbacks.clear()
-    send()
-    store.answer("Some licence")
-    controls.accept()
-    assert store.asked[-1][0] == "add"
-    make_card(models, name="organs")
-    store.answer("organs")
-    assert (state.segment_model, state.segment_can_remove, state.segment_adding) == ("organs", True, "")
-    controls.remove()
-    assert store.asked[-1] == ("remove", "organs")
-    shutil.rmtree(models / "organs")
-    store.answer()
-    assert "organs" not in [entry["value"] for entry in state.segment_models]
-    assert state.segment_model != "organs"
-
-
-def test_a_model_s_folder_is_named_and_stays_where_it_is(app: App, models: Path, tmp_path: Path) -> None:
-    state, controls = app.server.state, app.models
-    store = controls._store = FakeStore(controls.failed)
-    for nothing in ("", "  ", None, 7):
-        state.segment_source = nothing
-        controls.add_from_disk()
-    assert store.asked == []
-    state.segment_source = str(tmp_path)
-    controls.add_from_disk()
-    assert (store.asked, state.segment_adding) == ([("licence", str(tmp_path))], tmp_path.name)
-    controls.add_from_disk()
-    assert "being added" in state.error
-    store.answer("Some licence")
-    controls.decline()
-    assert tmp_path.is_dir()
-    controls.add_from_disk()
-    store.answer("Some licence")
-    controls.accept()
-    assert store.asked[-1] == ("add", str(tmp_path))
-    make_card(models, name="organs")
-    store.answer("organs")
-    assert (state.segment_model, state.segment_source, state.segment_adding) == ("organs", "", "")
-    shutil.rmtree(models / "organs")
-    controls._changed("")
 
 
 @pytest.mark.parametrize("nonsense", [None, "registration; DROP", 7, ["segmentation"]])
