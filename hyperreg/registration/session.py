@@ -81,6 +81,7 @@ class LiveSession:
         self.anchors = Anchors()
         self.values: dict[str, float] = self.card.other_defaults
         self.contrast_note = ""
+        self._maker: FieldMaker | None = None
         self._regions: Regions | None = None
         self._fields: OrderedDict[tuple[float, int], Fields] = OrderedDict()
         self._prepared = False
@@ -131,7 +132,7 @@ class LiveSession:
         self._prepared = False
         self.warnings = []
         self._regions = None
-        self._maker: FieldMaker | None = None
+        self._maker = None
         self._forget_fields()
         report(0.0, "Checking the images")
         if fixed is moving or (fixed.grid.matches(moving.grid) and np.array_equal(fixed.array, moving.array)):
