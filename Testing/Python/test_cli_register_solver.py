@@ -1,4 +1,4 @@
-"""`hyperreg register --refine`: what it writes is the refined field, in mm, on oblique, anisotropic, flipped grids."""
+"""`hyperreg register` without a model writes the solved field: in mm, on oblique, anisotropic, flipped grids."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def ask(files: PairFiles, *options: str) -> int:
     """`hyperreg register` with every output."""
     outputs = [word for name, file in OUTPUTS.items() for word in (f"--out-{name}", str(files.results / file))]
     report = ["--report", str(files.results / "r.json")]
-    return run("register", *files.images, "--init", "com", "--model", "tiny-untrained", *outputs, *report, *options)
+    return run("register", *files.images, "--init", "com", *outputs, *report, *options)
 
 
 def report_of(files: PairFiles) -> dict[str, Any]:
@@ -56,134 +56,128 @@ def pair(tmp_path: Path) -> PairFiles:
 
 
 @pytest.fixture(scope="module")
-def refined(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> PairFiles:
-    files = write_pair(tmp_path_factory.mktemp("refined"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HYPERREG_MODELS", str(tiny_models))
-        assert ask(files, *files.labels, "--lam", "0.2", "--refine") == 0
+def solved(tmp_path_factory: pytest.TempPathFactory) -> PairFiles:
+    files = write_pair(tmp_path_factory.mktemp("solved"))
+    assert ask(files, *files.labels, "--lam", "0.2") == 0
     return files
 
 
-def test_the_written_transform_leads_to_the_moving_surface(refined: PairFiles) -> None:
+def test_the_written_transform_leads_to_the_moving_surface(solved: PairFiles) -> None:
     on_fixed, _ = surface()
-    linear = np.array(report_of(refined)["linear_ras"])
+    linear = np.array(report_of(solved)["linear_ras"])
     before = off_surface(on_fixed @ linear[:3, :3].T + linear[:3, 3])
-    after = off_surface(points_of(refined.results / "t.h5", on_fixed))
+    after = off_surface(points_of(solved.results / "t.h5", on_fixed))
     assert before > 1.2
     assert after < 0.5
 
 
-def test_transform_then_inverse_is_the_identity_in_mm(refined: PairFiles) -> None:
-    fixed = read_volume(refined.fixed)
+def test_transform_then_inverse_is_the_identity_in_mm(solved: PairFiles) -> None:
+    fixed = read_volume(solved.fixed)
     random = np.random.default_rng(1)
     points = fixed.grid.to_ras(random.uniform(0.2, 0.8, (400, 3)) * (np.array(fixed.shape) - 1))
-    moved = points_of(refined.results / "t.h5", points)
-    back = points_of(refined.results / "i.h5", moved)
+    moved = points_of(solved.results / "t.h5", points)
+    back = points_of(solved.results / "i.h5", moved)
     assert np.linalg.norm(moved - points, axis=1).mean() > 2
     assert np.linalg.norm(back - points, axis=1).mean() < 0.1
-    check = report_of(refined)["checks"]["inverse_error_mm"]
+    check = report_of(solved)["checks"]["inverse_error_mm"]
     assert check["mean"] == pytest.approx(np.linalg.norm(back - points, axis=1).mean(), abs=0.05)
 
 
-def test_volume_labels_and_report_are_those_of_the_refined_transform(refined: PairFiles) -> None:
-    transform = sitk.ReadTransform(str(refined.results / "t.h5"))
-    reference = sitk.ReadImage(str(refined.fixed))
-    expected = sitk.Resample(sitk.ReadImage(str(refined.moving)), reference, transform, sitk.sitkLinear, 0.0)
-    saved = sitk.GetArrayFromImage(sitk.ReadImage(str(refined.results / "w.nii.gz")))
+def test_volume_labels_and_report_are_those_of_the_written_transform(solved: PairFiles) -> None:
+    transform = sitk.ReadTransform(str(solved.results / "t.h5"))
+    reference = sitk.ReadImage(str(solved.fixed))
+    expected = sitk.Resample(sitk.ReadImage(str(solved.moving)), reference, transform, sitk.sitkLinear, 0.0)
+    saved = sitk.GetArrayFromImage(sitk.ReadImage(str(solved.results / "w.nii.gz")))
     assert np.quantile(np.abs(saved - sitk.GetArrayFromImage(expected)), 0.999) < 0.01 * np.ptp(saved)
-    fixed_labels = read_volume(refined.fixed_labels).array
-    warped = read_volume(refined.results / "l.nii.gz").array
-    dice = report_of(refined)["dice"]["labels"]
+    fixed_labels = read_volume(solved.fixed_labels).array
+    warped = read_volume(solved.results / "l.nii.gz").array
+    dice = report_of(solved)["dice"]["labels"]
     for label in (3, 7, 12):
         one, two = fixed_labels == label, warped == label
         assert dice[str(label)]["after"] == pytest.approx(2 * (one & two).sum() / (one.sum() + two.sum()), abs=2e-3)
 
 
-def test_the_report_tells_before_and_after(refined: PairFiles) -> None:
-    report = report_of(refined)
-    before = report["refinement"]
-    assert report["refined"] is True
-    assert before["message"].startswith("Refined in ")
-    assert before["metrics_before"]["similarity"] < report["metrics"]["similarity"] - 0.05
-    assert before["dice_before"]["mean_after"] < report["dice"]["mean_after"] - 0.02
-    assert before["dice_before"]["mean_before"] == report["dice"]["mean_before"]
-    np.testing.assert_allclose(before["spacing_mm"], 2)
-    assert report["timing_s"]["refine"] >= report["timing_s"]["stages"]["refinement"] > 0
+def test_the_report_tells_the_stage_and_before_and_after(solved: PairFiles) -> None:
+    report = report_of(solved)
+    assert report["stage"]["name"] == "full"
+    assert report["stage"]["spacing_mm"] == pytest.approx(2)
+    assert report["model"]["name"] == "none"
+    assert report["metrics"]["similarity_before"] < report["metrics"]["similarity"] - 0.05
+    assert report["dice"]["mean_before"] < report["dice"]["mean_after"] - 0.02
+    assert report["timing_s"]["field"] > 0
 
 
-def test_without_the_option_nothing_is_refined(pair: PairFiles, tiny_model: str) -> None:
-    assert ask(pair, *pair.labels, "--lam", "0.2", "-q") == 0
-    report = report_of(pair)
-    assert (report["refined"], report["refinement"]) == (False, None)
-    assert "refine" not in report["timing_s"]
+def test_fast_stops_at_the_quick_result(pair: PairFiles, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask(pair, *pair.labels, "--lam", "0.2", "--fast") == 0
+    assert report_of(pair)["stage"]["name"] == "quick"
+    assert "Quick result (4 mm)" in capsys.readouterr().out
 
 
-def test_lambda_is_found_first_and_then_refined_at(
-    pair: PairFiles, tiny_model: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert ask(pair, *pair.labels, "--lam", "auto", "--refine") == 0
+def test_refine_is_accepted_with_a_note(pair: PairFiles, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask(pair, "--moving-labels", str(pair.moving_labels), "--lam", "0.2", "--refine", "--fast") == 0
+    assert "--refine is no longer needed" in " ".join(capsys.readouterr().err.split())
+
+
+def test_lambda_is_found_on_quick_results_first(pair: PairFiles, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask(pair, *pair.labels, "--lam", "auto") == 0
     report = report_of(pair)
     tried = {row["lambda"]: row["dice_mean"] for row in report["lambda_choice"]["response"]}
     assert tried[report["lambda"]] == max(tried.values())
-    assert report["refinement"]["dice_before"]["mean_after"] == pytest.approx(max(tried.values()))
     said = capsys.readouterr()
-    assert report["refinement"]["message"] in said.out
-    assert f"{max(tried.values()):.4f} by the network" in said.out
+    assert f"{max(tried.values()):.3f}" in said.out
     shares = [int(line.split("%")[0]) for line in said.err.splitlines() if "%" in line]
     assert shares == sorted(shares) and shares[-1] == 100
-    assert "Refining" in said.err
+    assert "Full resolution" in said.err
 
 
-def test_a_stiff_region_is_not_refined(pair: PairFiles, tiny_model: str) -> None:
-    regions = ["--regions", str(pair.fixed_labels), "--region-lambda", "12=1", "--lam", "0.1"]
+def test_a_stiff_region_keeps_the_linear_alignment(pair: PairFiles) -> None:
+    regions = ["--regions", str(pair.fixed_labels), "--region-lambda", "12=1"]
     arrays = {}
     for name, options in {
-        "held": [*regions, "--refine"],
-        "network": regions,
-        "free": ["--lam", "0.1", "--refine"],
+        "held": [*regions, "--lam", "0.1"],
+        "linear": ["--lam", "1"],
+        "free": ["--lam", "0.1"],
     }.items():
         assert ask(pair, *pair.labels, "-q", *options) == 0
         arrays[name] = read_volume(pair.results / "w.nii.gz").array
     core = read_volume(pair.fixed_labels).array == 12
-    held, free = (np.abs(arrays[name] - arrays["network"])[core].mean() for name in ("held", "free"))
+    held, free = (np.abs(arrays[name] - arrays["linear"])[core].mean() for name in ("held", "free"))
     assert free > 0.05 and held < 0.6 * free  # the border of the region blends
 
 
-def test_ctrl_c_while_refining_leaves_older_results_as_they_were(
-    pair: PairFiles, tiny_model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_ctrl_c_while_solving_leaves_older_results_as_they_were(
+    pair: PairFiles, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     older = pair.results / "w.nii.gz"
     older.write_bytes(b"an older result")
-    refine = run_module.LiveSession.refine
+    solve = run_module.LiveSession.finest_fields
     steps = []
 
-    def interrupted(session: Any, lam: float, *, contrast: str, progress: Any, cancelled: Any) -> Any:
+    def interrupted(session: Any, lam: float, *, progress: Any, cancelled: Any) -> Any:
         def tell(fraction: float, text: str) -> None:
             progress(fraction, text)
-            if text == "Refining":
-                steps.append(fraction)
-                signal.raise_signal(signal.SIGINT)
+            steps.append(fraction)
+            signal.raise_signal(signal.SIGINT)
 
-        return refine(session, lam, contrast=contrast, progress=tell, cancelled=cancelled)
+        return solve(session, lam, progress=tell, cancelled=cancelled)
 
-    monkeypatch.setattr(run_module.LiveSession, "refine", interrupted)
-    assert ask(pair, *pair.labels, "--lam", "0.2", "--refine") == 130
+    monkeypatch.setattr(run_module.LiveSession, "finest_fields", interrupted)
+    assert ask(pair, *pair.labels, "--lam", "0.2") == 130
     assert len(steps) == 1, "it ends with the step it is in"
     assert "cancelled" in capsys.readouterr().err.lower()
     assert older.read_bytes() == b"an older result"
     assert pair.left_behind() == ["w.nii.gz"]
 
 
-def test_the_contrast_can_be_told(pair: PairFiles, tiny_model: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_contrast_can_be_told(pair: PairFiles, capsys: pytest.CaptureFixture[str]) -> None:
     """Both images of the pair are alike; told otherwise, the field is kept smoother."""
     roughness = []
     for contrast, said in (("same", "counted as of one contrast"), ("different", "of different contrasts")):
-        assert ask(pair, *pair.labels, "--lam", "0.2", "--refine", "--contrast", contrast) == 0
-        refinement = report_of(pair)["refinement"]
-        assert refinement["contrast"] == contrast
-        assert said in refinement["message"]
+        assert ask(pair, *pair.labels, "--lam", "0.2", "--contrast", contrast) == 0
+        assert report_of(pair)["contrast"]["chosen"] == contrast
+        assert said in report_of(pair)["contrast"]["note"]
+        assert said in " ".join(capsys.readouterr().out.split())
         roughness.append(report_of(pair)["metrics"]["roughness"])
     assert roughness[1] < 0.8 * roughness[0]
-    capsys.readouterr()
-    assert ask(pair, *pair.labels, "--refine", "--contrast", "alike") == 2
+    assert ask(pair, *pair.labels, "--contrast", "alike") == 2
     assert "'alike' is not one of" in capsys.readouterr().err

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 from stand_in_worker import DEADLY_LAMBDA
-from worker_bench import AFFINE, LONG_S, Observed, assert_fields, client, fill, live, prepare, volume, wait_until  # noqa: F401
+from worker_bench import AFFINE, LONG_S, QUICK, Observed, assert_fields, client, fill, live, prepare, volume, wait_until  # noqa: F401
 
 from hyperreg.errors import InputError
 from hyperreg.imaging.volume import Volume
@@ -24,7 +24,7 @@ def test_killed_during_a_drag(client: WorkerClient, live: Observed) -> None:
     linear, grid, anchors = live.linear.copy(), live.grid, live.anchor_count
     for lam in (0.11, 0.21, 0.31):
         live.set_lambda(lam)
-    wait_until(client, lambda: live.busy and live._requests.job.state == "running")
+    wait_until(client, lambda: live.busy and live._requests.job.state == "running" and live._sent[1] == QUICK)
     assert client.pid is not None
     os.kill(client.pid, signal.SIGKILL)
     wait_until(client, lambda: bool(live.errors))

@@ -31,7 +31,7 @@ def assert_full(live: Observed, lam: float) -> None:
 
 
 def test_from_the_first_field_on_the_picture_has_the_lambda_that_is_said(client: WorkerClient, live: Observed) -> None:
-    """Between a field and the linear alignment, λ moves the picture; beyond the outermost field it says which it has."""
+    """Between a field and the linear alignment λ moves the picture; beyond the outermost field it says which it has."""
     live.set_lambda(0.4)
     prepare(client, live, model="slow")
     wait_until(client, lambda: live.drafts == [0.4])
