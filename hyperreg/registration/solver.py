@@ -74,7 +74,7 @@ WIDER_ACROSS_CONTRASTS = 2.5
 STEP_VOXELS = 0.6
 STEP_QUANTILE = 0.99
 # A quantile of this many of the vectors is exact enough.
-QUANTILE_SAMPLES = 200_000
+QUANTILE_SAMPLES = 20_000
 # Diffusion per step, as a fraction of the difference to each neighbour: at lambda = 0, and what lambda = 1 adds.
 DIFFUSION, DIFFUSION_BY_LAMBDA = 0.03, 0.25
 # A filter that evens out this fraction of the differences.
