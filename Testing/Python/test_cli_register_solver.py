@@ -102,7 +102,7 @@ def test_the_report_tells_the_stage_and_before_and_after(solved: PairFiles) -> N
     assert report["stage"]["name"] == "full"
     assert report["stage"]["spacing_mm"] == pytest.approx(2)
     assert report["model"]["name"] == "none"
-    assert report["metrics"]["similarity_before"] < report["metrics"]["similarity"] - 0.05
+    assert report["metrics"]["similarity_before"] < report["metrics"]["similarity"] - 0.03
     assert report["dice"]["mean_before"] < report["dice"]["mean_after"] - 0.02
     assert report["timing_s"]["field"] > 0
 
