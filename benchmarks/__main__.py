@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measure the bundled model, print tables, and (--readme) put them into README.md."""
+"""`python -m benchmarks`: measure the bundled model, print tables, and (--readme) put them into README.md and docs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import typer
 
 from benchmarks import automatic_lambda, contrasts, gamma_map, hypernetwork, speed
 from benchmarks.fusion import command as fusion
-from benchmarks.readme import README, replace_section
+from benchmarks.readme import BENCHMARKS, README, replace_section
 from benchmarks.registration import command
+from benchmarks.registration.report import front_table
 from benchmarks.segmentation import command as segmentation
 from hyperreg.errors import HyperRegError
 
@@ -61,7 +62,7 @@ def speed_table(found: dict[str, Any]) -> str:
 
 
 Output = Annotated[Path, typer.Option(help="Folder for the measurements.")]
-Readme = Annotated[bool, typer.Option(help="Also replace the table in README.md.")]
+Readme = Annotated[bool, typer.Option(help="Also replace the tables in README.md and docs/benchmarks.")]
 
 
 @app.command("speed")
@@ -73,7 +74,7 @@ def measure_speed(output: Output = Path("build/benchmarks"), readme: Readme = Fa
     table = speed_table(found)
     typer.echo(table)
     if readme:
-        replace_section(README, "speed", table)
+        replace_section(BENCHMARKS, "speed", table)
 
 
 @app.command("registration")
@@ -107,7 +108,8 @@ def compare_registration(
     typer.echo(command.tables(rows))
     if readme:
         for section, table in command.readme_tables(rows).items():
-            replace_section(README, section, table)
+            replace_section(BENCHMARKS, section, table)
+        replace_section(README, "front", front_table(rows))
 
 
 if __name__ == "__main__":

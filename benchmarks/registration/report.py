@@ -137,6 +137,27 @@ def group_table(rows: Sequence[Row], group: str) -> str:
     return "\n".join(lines)
 
 
+def front_table(rows: Sequence[Row]) -> str:
+    """Markdown: what a newcomer asks first, a line per method that most people know and ours."""
+    methods = ("affine", "SyN", "elastix", "greedy", "network", "quick", "full", "full auto")
+    columns = (
+        ("oasis", "dice", "brains: Dice", "{:.3f}"),
+        ("oasis", "folding_percent", "folded, %", "{:.4f}"),
+        ("oasis", "cpu_s", "CPU-s", "{:.0f}"),
+        ("cross", "error_mm", "across contrasts: error, mm", "{:.2f}"),
+        ("lung", "tre_mm", "lung: landmarks, mm", "{:.2f}"),
+    )
+    lines = ["| | " + " | ".join(title for _, _, title, _ in columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for method in methods:
+        cells = []
+        for group, name, _, form in columns:
+            value = mean(of_method([row for row in rows if row["group"] == group], method), name)
+            cells.append("–" if np.isnan(value) else form.format(value))
+        if any(cell != "–" for cell in cells):
+            lines.append(f"| {TITLES[method]} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def differences(rows: Sequence[Row], method: str, others: Sequence[str], figure: str = "dice") -> str:
     """Markdown: paired differences of `method` to others, mean and range, over the pairs that both have."""
     mine = {row["case"]: float(row[figure]) for row in of_method(rows, method) if figure in row}
