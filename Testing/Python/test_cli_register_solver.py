@@ -12,7 +12,9 @@ import pytest
 import SimpleITK as sitk
 from cli_pair import PairFiles, run, write_pair
 
-from hyperreg.imaging.files import read_volume
+from hyperreg.imaging.files import read_volume, write_volume
+from hyperreg.imaging.transform_files import read_transform
+from hyperreg.imaging.volume import Volume
 from hyperreg.registration import run as run_module
 
 LPS = (-1, -1, 1)
@@ -181,3 +183,44 @@ def test_the_contrast_can_be_told(pair: PairFiles, capsys: pytest.CaptureFixture
     assert roughness[1] < 0.8 * roughness[0]
     assert ask(pair, *pair.labels, "--contrast", "alike") == 2
     assert "'alike' is not one of" in capsys.readouterr().err
+
+
+def test_only_the_linear_alignment_is_a_linear_transform(pair: PairFiles, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask(pair, *pair.labels, "--only", "rigid") == 0
+    report = report_of(pair)
+    assert (report["lambda"], report["initial"]) == (1.0, "rigid")
+    points = surface(20)[0]
+    linear = np.array(report["linear_ras"])
+    np.testing.assert_allclose(
+        points_of(pair.results / "t.h5", points), points @ linear[:3, :3].T + linear[:3, 3], atol=1e-4
+    )
+    np.testing.assert_allclose(linear[:3, :3] @ linear[:3, :3].T, np.eye(3), atol=1e-6)
+    assert read_transform(pair.results / "t.h5").is_linear
+    assert ask(pair, *pair.labels, "--only", "rigid", "--lam", "0.3") == 2
+    assert "no λ" in capsys.readouterr().err
+
+
+def test_the_change_of_volume_is_written_on_the_fixed_grid(pair: PairFiles) -> None:
+    """The moving ellipsoid is larger along one axis, smaller along others: inside, volumes change by their ratio."""
+    jacobian = pair.results / "j.nii.gz"
+    assert ask(pair, *pair.labels, "--lam", "0.1", "--out-jacobian", str(jacobian)) == 0
+    change, fixed = read_volume(jacobian), read_volume(pair.fixed)
+    assert change.grid.matches(fixed.grid)
+    inside = read_volume(pair.fixed_labels).array > 0
+    assert change.array[inside].min() > 0
+    assert 0.7 < change.array[inside].mean() < 1.2
+    assert np.ptp(change.array[inside]) > 0.05
+
+
+def test_masks_are_read_and_refused_where_they_lie_elsewhere(
+    pair: PairFiles, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ask(pair, *pair.labels, "--lam", "0.2", "--fast", "--fixed-mask", str(pair.fixed_labels)) == 0
+    masked = read_volume(pair.results / "w.nii.gz").array
+    assert ask(pair, *pair.labels, "--lam", "0.2", "--fast") == 0
+    assert np.abs(masked - read_volume(pair.results / "w.nii.gz").array).max() > 1e-3
+    empty = pair.results / "empty.nii.gz"
+    volume = read_volume(pair.fixed_labels)
+    write_volume(Volume(np.zeros_like(volume.array), volume.ijk_to_ras, "empty"), empty)
+    assert ask(pair, *pair.labels, "--fixed-mask", str(empty)) != 0
+    assert "0 everywhere" in capsys.readouterr().err

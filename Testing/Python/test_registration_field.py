@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from hyperreg.imaging.volume import DisplacementField, Grid
 from hyperreg.registration.field import compose, from_ras, integrate, jacobian_determinant, sample, to_ras
+from hyperreg.registration.metrics import volume_change
 
 SHAPE = (20, 24, 28)
 
@@ -92,3 +95,18 @@ def test_voxels_to_ras_mm_on_an_oblique_flipped_anisotropic_grid_and_back() -> N
     ras = to_ras(one_voxel_along_j, affine)
     assert ras[0, :, 0, 0, 0].tolist() == pytest.approx([-1.0, math.sqrt(3), 0.0], abs=1e-6)
     assert torch.allclose(from_ras(ras, affine), one_voxel_along_j, atol=1e-6)
+
+
+def test_the_change_of_volume_is_that_of_the_map_in_mm_on_an_oblique_grid() -> None:
+    """u = (S - I) x in RAS mm, on an oblique, anisotropic, flipped grid: det S everywhere, whatever the axes are."""
+    angle = np.deg2rad(30)
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag([-1.0, 1.5, 3.0])
+    affine[:3, 3] = (10, -20, 5)
+    grid = Grid((7, 6, 5), affine)
+    stretch = np.array([[1.2, 0.1, 0.0], [0.0, 0.9, 0.05], [0.1, 0.0, 1.1]])
+    array = np.moveaxis(grid.points() @ (stretch - np.eye(3)).T, -1, 0).astype(np.float32)
+    change = volume_change(DisplacementField(array, affine))
+    assert change.grid.matches(grid)
+    np.testing.assert_allclose(change.array, np.linalg.det(stretch), atol=1e-4)

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from hyperreg.errors import Cancelled
+from hyperreg.errors import Cancelled, InputError
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Grid, Volume
 from hyperreg.registration.anchors import Fields
 from hyperreg.registration.contrast import AUTOMATIC, DIFFERENT, SAME
 from hyperreg.registration.field import from_ras
 from hyperreg.registration.filters import gaussian_kernel, separable
+from hyperreg.registration.masks import check_masks
 from hyperreg.registration.metrics import jacobian_determinant
 from hyperreg.registration.regions import Regions
 from hyperreg.registration.similarity import LEAST_BALANCE, LocalCorrelation, contrast_balance
@@ -197,6 +198,61 @@ def test_where_space_is_compressed_no_step_of_the_similarity_is_taken() -> None:
     displacement[:, 0, 8:] = -0.95  # the cells between planes 7 and 8 keep a twentieth of their volume
     room = room_to_compress(displacement)[0, 0]
     assert float(room[7, 8, 8]) < 0.1 and float(room[2, 8, 8]) == 1
+
+
+def test_the_gradient_with_weights_is_that_of_the_weighted_correlation() -> None:
+    torch.manual_seed(1)
+    fixed, warped, counted = (torch.rand(1, 1, 9, 8, 7) for _ in range(3))
+    counted[..., :3] = 0
+    correlation = LocalCorrelation(fixed, counted=counted)
+    gradient = correlation.gradient(warped)
+
+    def total(image: torch.Tensor) -> torch.Tensor:
+        covariance, variance, _mean = correlation.windows(image)
+        return (correlation.share * covariance**2 / (correlation.variance * variance)).sum()
+
+    for place in ((0, 0, 4, 3, 4), (0, 0, 2, 5, 3)):
+        step = torch.zeros_like(warped)
+        step[place] = 1e-3
+        change = (total(warped + step) - total(warped - step)) / 2e-3
+        assert float(gradient[place]) == pytest.approx(float(change), rel=0.05, abs=2e-3)
+    assert float(gradient[..., :3].abs().max()) == 0
+
+
+def test_what_is_masked_has_no_say_and_is_carried_along() -> None:
+    """A lesion that only the moving image has bends the field around it; masked, it does not, and the field inside is
+    that of the surroundings, in mm."""
+    shift = np.array((2.0, -1.5, 1.0))
+    grid, centre = oblique(), oblique().centre
+    place = np.array((3.0, -2.0, 4.0))
+    lesion = np.linalg.norm(grid.points() - centre - place, axis=-1) < 5
+    images = [blobs(grid.points() - offset, centre) for offset in (np.zeros(3), shift)]
+    images[1][lesion] = 2.0
+    fixed, moving = (Volume(image, grid.ijk_to_ras, "image") for image in images)
+    mask = Volume((~lesion).astype(np.uint8), grid.ijk_to_ras, "mask")
+    foreground = Volume((images[0] > 0.1).astype(np.uint8), grid.ijk_to_ras, "foreground")
+    errors = []
+    for moving_mask in (mask, None):
+        solver = Solver(fixed, moving, np.eye(4), foreground, SAME, moving_mask=moving_mask)
+        solver.find_contrast("cpu", ignore)
+        found = solver.fields(0.1, FULL, "cpu", None, ignore).forward
+        inside = np.linalg.norm(solver.grid.points() - centre - place + shift, axis=-1) < 5
+        errors.append(np.linalg.norm(found.array[:, inside].T - shift, axis=1).mean())
+    assert errors[0] < 1.3 < errors[1]
+
+
+def test_masks_that_leave_nothing_or_lie_elsewhere_are_refused() -> None:
+    grid = oblique()
+    image = Volume(blobs(grid.points(), grid.centre), grid.ijk_to_ras, "image")
+    nothing = Volume(np.zeros(grid.shape, np.uint8), grid.ijk_to_ras, "nothing")
+    away = grid.ijk_to_ras.copy()
+    away[:3, 3] += 500
+    elsewhere = Volume(np.ones(grid.shape, np.uint8), away, "elsewhere")
+    with pytest.raises(InputError, match="0 everywhere"):
+        check_masks(image, image, nothing, None)
+    with pytest.raises(InputError, match=r"mask of the moving image, 'elsewhere', leaves 0\.0 %"):
+        check_masks(image, image, None, elsewhere)
+    check_masks(image, image, Volume(np.ones(grid.shape, np.uint8), grid.ijk_to_ras, "all"), None)
 
 
 def test_the_length_of_a_step_is_that_of_its_longer_vectors_and_none_is_longer() -> None:

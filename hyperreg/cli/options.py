@@ -25,6 +25,14 @@ FixedLabels = Annotated[
     Path | None, typer.Option("--fixed-labels", help="Label map of FIXED. With --moving-labels, Dice is measured.")
 ]
 MovingLabels = Annotated[Path | None, typer.Option("--moving-labels", help="Label map of MOVING.")]
+FixedMask = Annotated[
+    Path | None,
+    typer.Option(
+        "--fixed-mask",
+        help="Label map in FIXED's space: 1 counts for the similarity, 0 is left out (a resection, a lesion, metal).",
+    ),
+]
+MovingMask = Annotated[Path | None, typer.Option("--moving-mask", help="The same for MOVING.")]
 FixedPoints = Annotated[
     Path | None,
     typer.Option(

@@ -26,6 +26,12 @@ The transform maps points of FIXED to MOVING, as ITK, ANTs and 3D Slicer expect 
 Outputs are checked for writability first, appear together at the end, and replace older files of the same name."""
 
 
+class Linear(str, Enum):
+    com = "com"
+    rigid = "rigid"
+    affine = "affine"
+
+
 class Contrast(str, Enum):
     auto = "auto"
     same = "same"
@@ -60,6 +66,13 @@ def command(
     out_inverse: Annotated[
         Path | None, typer.Option("--out-inverse", help="Inverse transform (moving to fixed space), same formats.")
     ] = None,
+    out_jacobian: Annotated[
+        Path | None,
+        typer.Option(
+            "--out-jacobian",
+            help="Local change of volume by the deformation on the grid of FIXED: 1 is unchanged, 2 doubled.",
+        ),
+    ] = None,
     moving_labels: options.MovingLabels = None,
     out_labels: Annotated[
         Path | None, typer.Option("--out-labels", help="The label map of MOVING on the grid of FIXED.")
@@ -68,10 +81,16 @@ def command(
     fixed_points: options.FixedPoints = None,
     moving_points: options.MovingPoints = None,
     initial: options.Initial = "affine",
+    fixed_mask: options.FixedMask = None,
+    moving_mask: options.MovingMask = None,
     model: options.Model = None,
     gamma: options.Gamma = None,
     regions: options.Regions = None,
     region_lambda: options.RegionLambda = None,
+    only: Annotated[
+        Linear | None,
+        typer.Option("--only", help="The linear alignment alone, of this kind, as a linear transform; no deformation."),
+    ] = None,
     fast: Annotated[
         bool,
         typer.Option(
@@ -105,12 +124,15 @@ def command(
     from hyperreg.registration.run import Outputs, register
 
     pair = Pair(
-        fixed, moving, fixed_labels, moving_labels, initial, model, device.value, options.chosen(gamma),
-        regions, options.region_lambdas(region_lambda), fixed_points, moving_points, contrast.value,
+        fixed, moving, fixed_labels, moving_labels, only.value if only else initial, model, device.value,
+        options.chosen(gamma), regions, options.region_lambdas(region_lambda), fixed_points, moving_points,
+        contrast.value, fixed_mask, moving_mask,
     )  # fmt: skip
-    outputs = Outputs(out_volume, out_transform, out_inverse, out_labels, report)
+    outputs = Outputs(out_volume, out_transform, out_inverse, out_labels, report, out_jacobian)
     with cancel_on_interrupt() as cancelled, progress_bar(quiet) as progress:
-        result = register(pair, options.number_or_auto(lam), outputs, progress, cancelled, fast=fast)
+        result = register(
+            pair, options.number_or_auto(lam), outputs, progress, cancelled, fast=fast, only_linear=only is not None
+        )
     if refine:
         warn(["--refine is no longer needed: every result is at the images' own resolution, unless --fast is given."])
     warn(result.warnings)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hyperreg.imaging.volume import DisplacementField, Volume
 from hyperreg.registration.field import from_ras, jacobian_determinant
 
 
@@ -30,6 +31,19 @@ def dice(first: npt.NDArray, second: npt.NDArray, labels: Iterable[int]) -> dict
 def mean_dice(values: dict[int, float]) -> float:
     """Mean over labels; NaN if there is none."""
     return float(np.mean(list(values.values()))) if values else float("nan")
+
+
+def volume_change(field: DisplacementField) -> Volume:
+    """Local volume at x after x -> x + u(x), as a multiple of that before: det(I + du/dx) by central differences.
+
+    On the field's grid, float32: 1 is unchanged, 2 is doubled, at or below 0 space is folded. Derivatives are taken in
+    RAS mm, with the directions of the grid's axes. The linear alignment's own change of volume is not in it.
+    """
+    by_axis = np.stack([np.gradient(field.array, axis=axis) for axis in (1, 2, 3)], axis=-1)  # (3, I, J, K, axis)
+    by_mm = by_axis @ np.linalg.inv(field.ijk_to_ras[:3, :3]).astype(np.float32)
+    jacobian = np.moveaxis(by_mm, 0, -2) + np.eye(3, dtype=np.float32)  # (I, J, K, component, direction)
+    a, b, c = (jacobian[..., row, :] for row in range(3))
+    return Volume((a * np.cross(b, c)).sum(-1).astype(np.float32), field.ijk_to_ras, "volume change")
 
 
 def field_figures(displacement: Tensor, ijk_to_ras: Tensor, inside: Tensor) -> dict[str, float]:

@@ -34,6 +34,7 @@ class Pair:
     values: hyperparameters other than lambda, by name; the model's defaults for those that are not named.
     regions: a label map in the fixed image's space; region_lambdas: lambdas for some of its labels.
     contrast: whether both images show tissues alike, one of `contrast.CONTRASTS`.
+    fixed_mask, moving_mask: label maps, not 0 where an image counts for the similarity.
     """
 
     fixed: Path
@@ -49,12 +50,15 @@ class Pair:
     fixed_points: Path | None = None
     moving_points: Path | None = None
     contrast: str = AUTOMATIC
+    fixed_mask: Path | None = None
+    moving_mask: Path | None = None
 
     @property
     def files(self) -> tuple[Path | None, ...]:
         """Everything that is read: no output may replace it."""
         measured = self.fixed_labels, self.moving_labels, self.fixed_points, self.moving_points
-        return self.fixed, self.moving, *measured, _initial_file(self.initial), self.regions
+        others = _initial_file(self.initial), self.regions, self.fixed_mask, self.moving_mask
+        return self.fixed, self.moving, *measured, *others
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,8 @@ class LoadedPair:
     moving_points: npt.NDArray[np.float64] | None
     regions: Volume | None
     initial: str | npt.NDArray[np.float64]
+    fixed_mask: Volume | None
+    moving_mask: Volume | None
     warnings: list[str]
 
 
@@ -87,6 +93,8 @@ def load_pair(pair: Pair) -> LoadedPair:
         moving_points=read_points(pair.moving_points) if pair.moving_points else None,
         regions=read_label_map(pair.regions) if pair.regions else None,
         initial=_initial(pair.initial),
+        fixed_mask=read_label_map(pair.fixed_mask) if pair.fixed_mask else None,
+        moving_mask=read_label_map(pair.moving_mask) if pair.moving_mask else None,
         warnings=warnings,
     )
 
@@ -102,6 +110,8 @@ def open_session(
         images.moving,
         initial=images.initial,
         contrast=pair.contrast,
+        fixed_mask=images.fixed_mask,
+        moving_mask=images.moving_mask,
         fixed_labels=images.fixed_labels,
         moving_labels=images.moving_labels,
         fixed_points=images.fixed_points,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +17,10 @@ from hyperreg.imaging.output import StagedOutputs
 from hyperreg.imaging.resampling import resample
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.transform_files import read_transform, write_transform
+from hyperreg.imaging.volume import DisplacementField
 from hyperreg.registration.anchors import check_lambda
 from hyperreg.registration.catalogue import ModelCard, default_model, find_model
+from hyperreg.registration.metrics import volume_change
 from hyperreg.registration.pairs import LoadedPair, Pair, load_pair, open_session
 from hyperreg.registration.regions import check_region_lambdas
 from hyperreg.registration.response import Response, Suggestion, automatic_lambda, warning
@@ -39,7 +41,8 @@ class Outputs:
     """Where results go; None means not wanted.
 
     volume: the moving image on the fixed grid. transform: fixed to moving space, as ITK resamples. inverse: moving to
-    fixed. labels: the moving label map on the fixed grid. report: JSON.
+    fixed. labels: the moving label map on the fixed grid. jacobian: the deformation's local change of volume on the
+    fixed grid, see `metrics.volume_change`. report: JSON.
     """
 
     volume: Path | None = None
@@ -47,6 +50,7 @@ class Outputs:
     inverse: Path | None = None
     labels: Path | None = None
     report: Path | None = None
+    jacobian: Path | None = None
 
     def by_name(self) -> dict[str, Path | None]:
         return {
@@ -55,6 +59,7 @@ class Outputs:
             "inverse": self.inverse,
             "labels": self.labels,
             "report": self.report,
+            "jacobian": self.jacobian,
         }
 
 
@@ -74,12 +79,13 @@ class RegistrationResult:
 class Result:
     """What is written: fixed RAS to moving RAS, its inverse, and their metrics as `LiveSession.measure` names them.
 
-    stage: how far the field was improved.
+    forward: the deformation alone. stage: how far the field was improved.
     """
 
     transform: Transform
     inverse: Transform
     figures: Figures
+    forward: DisplacementField
     stage: Stage
 
 
@@ -91,18 +97,22 @@ def register(
     cancelled: Cancel | None = None,
     *,
     fast: bool = False,
+    only_linear: bool = False,
 ) -> RegistrationResult:
     """Register a pair at one lambda and write the wanted outputs, all of them or none.
 
     lam: a number, "auto" to search for it, None for the model's default.
     progress: called with a fraction in [0, 1] and what is being done. cancelled: asked between stages, and between the
     steps of long ones.
+    only_linear: write the linear alignment alone, as a linear transform; lam has to be None.
     fast: whether the field of the quick stage is enough; else it is solved at the images' own resolution. A search for
     lambda is made on quick fields.
     Raises InputError, FileError, WeightsError, OutOfMemory or Cancelled; nothing is written then.
     """
     card = find_model(pair.model or default_model())
-    choice = _given_lambda(card, lam)
+    if only_linear and lam is not None:
+        raise InputError("The linear alignment alone has no λ: leave --lam out, or --only.")
+    choice = Suggestion(1.0, "The linear alignment alone.", "user") if only_linear else _given_lambda(card, lam)
     _check_request(pair, outputs)
     ready = PREPARING_TO_SEARCH * FIELD if choice is None else FIELD
     tell = progress or (lambda _fraction, _text: None)
@@ -128,6 +138,9 @@ def register(
                 choice = automatic_lambda(session, part(ready, FIELD), cancelled, response)
         lam = choice.lam
         result = _result(session, lam, fast, watch, part(FIELD, MEASURING), cancelled)
+        if only_linear:
+            back = np.asarray(np.linalg.inv(session.linear), dtype=np.float64)
+            result = replace(result, transform=Transform((session.linear,)), inverse=Transform((back,)))
         go_on(0.85, "Writing")
         with watch.stage("write"):
             _write(staged, images, result)
@@ -180,7 +193,8 @@ def _result(
             fields = session.finest_fields(lam, progress=progress, cancelled=cancelled)
     progress(1.0, "Measuring")
     with watch.stage("measure"):
-        return Result(*session.transforms(fields), session.measure(fields.forward), session.stages[stage])
+        figures = session.measure(fields.forward)
+    return Result(*session.transforms(fields), figures, fields.forward, session.stages[stage])
 
 
 def _given_lambda(card: ModelCard, lam: float | Literal["auto"] | None) -> Suggestion | None:
@@ -211,6 +225,7 @@ def _check_request(pair: Pair, outputs: Outputs) -> None:
     for path, known in (
         (outputs.volume, files.WRITABLE),
         (outputs.labels, files.WRITABLE),
+        (outputs.jacobian, files.WRITABLE),
         (outputs.transform, transform_files.WRITABLE),
         (outputs.inverse, transform_files.WRITABLE),
     ):
@@ -240,6 +255,9 @@ def _write(staged: StagedOutputs, images: LoadedPair, result: Result) -> None:
     if "labels" in staged and images.moving_labels is not None:
         warped = resample(images.moving_labels, images.fixed.grid, result.transform, interpolation="nearest")
         write_volume(warped, staged.path("labels"))
+    if "jacobian" in staged:
+        change = resample(volume_change(result.forward), images.fixed.grid, fill=1.0)
+        write_volume(change, staged.path("jacobian"))
     if "transform" in staged:
         write_transform(result.transform, staged.path("transform"), images.fixed.grid)
     if "inverse" in staged:

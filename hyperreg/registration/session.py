@@ -23,6 +23,7 @@ from hyperreg.registration.contrast import AUTOMATIC, check_contrast, contrast_t
 from hyperreg.registration.figures import Figures, PairFigures
 from hyperreg.registration.landmarks import outside_warnings, pair_landmarks
 from hyperreg.registration.linear import align
+from hyperreg.registration.masks import check_masks
 from hyperreg.registration.model import RegistrationModel, load_model
 from hyperreg.registration.network import Network
 from hyperreg.registration.regions import Regions
@@ -115,6 +116,8 @@ class LiveSession:
         *,
         initial: str | npt.NDArray[np.float64] = "affine",
         contrast: str = AUTOMATIC,
+        fixed_mask: Volume | None = None,
+        moving_mask: Volume | None = None,
         fixed_labels: Volume | None = None,
         moving_labels: Volume | None = None,
         fixed_points: npt.NDArray | None = None,
@@ -126,6 +129,8 @@ class LiveSession:
 
         initial: "none", "com", "rigid", "affine", or a (4, 4) map of fixed RAS to moving RAS, mm.
         contrast: whether both images show tissues alike, one of `contrast.CONTRASTS`; only the solver minds.
+        fixed_mask, moving_mask: what of each image counts for the similarity (not 0), on any grid: a resection, a
+        lesion or metal is left out by 0. The field there is carried on from its surroundings.
         Label maps, if both are given, add Dice to `metrics`; fixed_points and moving_points, both (P, 3), RAS mm, row
         by row the same place, add the distance of landmarks. Raises InputError or Cancelled.
         """
@@ -144,6 +149,9 @@ class LiveSession:
         landmarks = pair_landmarks(fixed_points, moving_points)
         if landmarks is not None:
             self.warnings += outside_warnings(landmarks, fixed.grid, moving.grid)
+        check_masks(fixed, moving, fixed_mask, moving_mask)
+        if self.model is not None and not (fixed_mask is None and moving_mask is None):
+            raise InputError("A network cannot leave out parts of an image: choose no model (none) to use masks.")
         with self._timed("align"):
             self.linear = align(
                 fixed, moving, initial,
@@ -153,7 +161,7 @@ class LiveSession:
         with self._timed("resample"):
             self.foreground = body = Volume(foreground(fixed).astype(np.uint8), fixed.ijk_to_ras, "foreground")
             if self.model is None:
-                maker: FieldMaker = Solver(fixed, moving, self.linear, body, contrast)
+                maker: FieldMaker = Solver(fixed, moving, self.linear, body, contrast, fixed_mask, moving_mask)
             else:
                 maker = Network(self.model, self.card, self.values, fixed, moving, self.linear, body)
             self._maker, self.grid, self.stages = maker, maker.grid, maker.stages

@@ -36,7 +36,7 @@ from hyperreg.registration.field import compose, jacobian_determinant, sample, t
 from hyperreg.registration.filters import central_gradient, gaussian_kernel, separable
 from hyperreg.registration.grids import coarser_grid, fade, image_grid
 from hyperreg.registration.regions import Regions
-from hyperreg.registration.similarity import LEAST_BALANCE, LocalCorrelation, contrast_balance
+from hyperreg.registration.similarity import LEAST_BALANCE, LEAST_SHARE, LocalCorrelation, contrast_balance
 from hyperreg.registration.stages import Stage
 
 
@@ -51,7 +51,7 @@ class Level:
 # A stage is the levels up to its own; the last one is as fine as the images.
 LEVELS = (Level(8, 20), Level(4, 20), Level(2, 20), Level(1, 5))
 # A coarser level than that says nothing: each of its voxels holds several structures.
-MIN_LEVEL_VOXELS = 3000
+MIN_LEVEL_VOXELS = 1500
 # What users see of the levels: name and title of the stage that ends with it. The coarsest is nothing to look at.
 STAGES = {4: ("draft", "First draft"), 2: ("quick", "Quick result"), 1: ("full", "Full resolution")}
 # Fields are kept and shown on voxels of this many of the image: a finer grid would cost eight times the memory, and
@@ -81,9 +81,13 @@ DIFFUSION, DIFFUSION_BY_LAMBDA = 0.03, 0.25
 EVENED_FRACTION = 0.15
 EVEN_OUT = (EVENED_FRACTION, 1 - 2 * EVENED_FRACTION, EVENED_FRACTION)
 # Local volume (Jacobian determinant) from which on space counts as compressed, and at which the similarity has no say
-# any more. Looked at before every so many steps.
+# any more.
 COMPRESSED, FULLY_COMPRESSED = 0.35, 0.1
-COMPRESSION_EVERY = 3
+# Compression and masks are looked at before every so many steps.
+LOOK_EVERY = 3
+# Beside voxels that do not count, a smoothed gradient is divided by how much counts around it, but by no less than
+# this: deep inside such a region only diffusion acts.
+LEAST_NEARBY = 0.1
 # Damped fixed-point steps towards the inverse: on the coarsest grid, and on each finer one.
 INVERSE_STEPS, INVERSE_STEPS_FINER = 20, 6
 # The contrasts are compared under the draft at this lambda, on voxels of this many of the image.
@@ -94,10 +98,13 @@ KEPT_MAPS = 24
 Tick = Callable[[float], None]
 
 
-def shrink(image: Tensor, factor: int) -> Tensor:
-    """`image` on voxels `factor` times as long, after a low-pass of half their length."""
+def shrink(image: Tensor, factor: int, mask: Tensor | None = None) -> Tensor:
+    """`image` on voxels `factor` times as long, after a low-pass of half their length. mask: 1 where it counts: what is
+    left out has no share in the means."""
     if factor == 1:
         return image
+    if mask is not None:
+        return shrink(image * mask, factor) / shrink(mask, factor).clamp_min(LEAST_SHARE)
     smooth = separable(image, gaussian_kernel(0.5 * factor), "repeat")
     return F.interpolate(smooth, scale_factor=1 / factor, mode="trilinear", align_corners=False)
 
@@ -145,29 +152,41 @@ def room_to_compress(displacement: Tensor) -> Tensor:
 
 
 def climb(
-    fixed: Tensor, moving: Tensor, displacement: Tensor, lam: Tensor, smoothing_sd: float, level: Level, tick: Tick
+    fixed: Tensor,
+    moving: Tensor,
+    displacement: Tensor,
+    lam: Tensor,
+    smoothing_sd: float,
+    level: Level,
+    tick: Tick,
+    counted: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """A map x + u(x) after the steps of one level: (1, 3, I, J, K), voxels of the level.
 
     fixed, moving: (1, 1, I, J, K) in 0..1, on the level's voxels. displacement: u to start from.
     lam: lambda of every voxel, (1, 1, I, J, K), or (1, 1, 1, 1, 1). smoothing_sd: voxels. tick: called several times
-    in every step with the fraction done; may raise, to cancel.
+    in every step with the fraction done; may raise, to cancel. counted: gives how much each voxel of the fixed image
+    counts under a map, 0 to 1, (1, 1, I, J, K): where none does, the displacement is carried on from the surroundings.
     """
     correlation, smoothing = LocalCorrelation(fixed), gaussian_kernel(smoothing_sd)
     shape = (fixed.shape[2], fixed.shape[3], fixed.shape[4])
     freedom = (1 - lam) * fade(shape, MARGIN_VOXELS / level.factor).to(fixed)
     diffusion = (DIFFUSION + DIFFUSION_BY_LAMBDA * lam) / EVENED_FRACTION
-    room = torch.ones(1, 1, 1, 1, 1).to(fixed)
+    room = nearby = torch.ones(1, 1, 1, 1, 1).to(fixed)
     for step in range(level.steps):
         # On the finest level a step takes a second or two: too long for a cancel to wait.
         tick(step / level.steps)
         warped = sample(moving, displacement, padding="border")
+        if counted is not None and step % LOOK_EVERY == 0:
+            here = counted(displacement)
+            correlation = LocalCorrelation(fixed, counted=here)
+            nearby = separable(here, smoothing, "zeros").clamp_min(LEAST_NEARBY)
         tick((step + 0.25) / level.steps)
         force = correlation.gradient(warped) * central_gradient(warped)
         tick((step + 0.5) / level.steps)
-        if step % COMPRESSION_EVERY == 0:
+        if step % LOOK_EVERY == 0:
             room = room_to_compress(displacement)
-        change = scaled(separable(force, smoothing, "zeros")) * room
+        change = scaled(separable(force, smoothing, "zeros") / nearby) * room
         tick((step + 0.75) / level.steps)
         change += (diffusion + (1 - room)) * (separable(displacement, EVEN_OUT, "repeat") - displacement)
         displacement = compose(displacement, change * freedom)
@@ -192,7 +211,8 @@ class Solver:
     """A pair whose field can be found at any lambda, stage by stage.
 
     linear: (4, 4), fixed RAS to moving RAS, mm. foreground: the fixed image's, 1 inside, on its own grid.
-    contrast: one of `contrast.CONTRASTS`.
+    contrast: one of `contrast.CONTRASTS`. fixed_mask, moving_mask: what counts of each image for the similarity (not
+    0), on any grid; None: everything. The moving image's is carried along with the map.
     native_grid: as fine as the fixed image, around its foreground. grid: where fields are given, see FIELD_FACTOR.
     stages: coarse to fine; a stage is named by its place among them.
     same_contrast: whether both images were taken for one contrast; set by `find_contrast`.
@@ -205,6 +225,8 @@ class Solver:
         linear: npt.NDArray[np.float64],
         foreground: Volume,
         contrast: str = AUTOMATIC,
+        fixed_mask: Volume | None = None,
+        moving_mask: Volume | None = None,
     ) -> None:
         self.native_grid = image_grid(fixed.grid, foreground.array > 0, MARGIN_VOXELS, MULTIPLE, MAX_VOXELS)
         self.grid = coarser_grid(self.native_grid, FIELD_FACTOR)
@@ -223,6 +245,7 @@ class Solver:
             resample_smoothed(moving, self.native_grid, Transform((linear,))).array,
         ]
         self._images = [torch.from_numpy(normalise(array))[None, None] for array in arrays]
+        self._masks = _counted(fixed_mask, self.native_grid), _counted(moving_mask, self.native_grid, linear)
         self._foreground, self._contrast = foreground, contrast
         self.same_contrast: bool | None = None
         self._shrunken: dict[int, list[Tensor]] = {}
@@ -310,10 +333,23 @@ class Solver:
             if bool((everywhere < 1).any()):
                 here = everywhere if regions is None else stiffest(everywhere, factor)
                 part = partial(_tick_part, tick, spent, own)
-                displacement = climb(fixed, moving, displacement, here, smoothing_sd, level, part)
+                counted = None if self._masks == (None, None) else partial(self._counted_on, factor)
+                displacement = climb(fixed, moving, displacement, here, smoothing_sd, level, part, counted)
             spent += own
             self._keep(lam, done + 1 + number, displacement)
         return last, displacement
+
+    def _counted_on(self, factor: int, displacement: Tensor) -> Tensor:
+        """How much each voxel of a level counts under a map: (1, 1, I, J, K).
+
+        What is left out is two voxels larger on each side, because interpolation and gradients reach so far.
+        """
+        fixed, moving = (
+            torch.ones(1, 1, 1, 1, 1).to(displacement) if mask is None else F.avg_pool3d(mask, factor).to(displacement)
+            for mask in self._masks
+        )
+        carried = moving if moving.numel() == 1 else sample(moving, displacement, padding="border")
+        return -F.max_pool3d(-fixed * carried, 5, stride=1, padding=2)
 
     def _keep(self, lam: float, level: int, displacement: Tensor) -> None:
         """Keep a map for the next stage; those as fine as the images are too large, and have none."""
@@ -326,8 +362,18 @@ class Solver:
 
     def _level(self, factor: int, device: str) -> list[Tensor]:
         if factor not in self._shrunken:
-            self._shrunken[factor] = [shrink(image, factor) for image in self._images]
+            pairs = zip(self._images, self._masks, strict=True)
+            self._shrunken[factor] = [shrink(image, factor, mask) for image, mask in pairs]
         return [image.to(device) for image in self._shrunken[factor]]
+
+
+def _counted(mask: Volume | None, grid: Grid, linear: npt.NDArray[np.float64] | None = None) -> Tensor | None:
+    """1 where a mask is not 0, on `grid`: (1, 1, I, J, K) float32."""
+    if mask is None:
+        return None
+    transform = None if linear is None else Transform((linear,))
+    ones = Volume((mask.array != 0).astype(np.uint8), mask.ijk_to_ras, mask.name)
+    return torch.from_numpy(resample(ones, grid, transform, "nearest").array.astype(np.float32))[None, None]
 
 
 def _tick_part(tick: Tick, start: float, length: float, fraction: float) -> None:
