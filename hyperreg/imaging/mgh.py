@@ -1,0 +1,71 @@
+"""FreeSurfer's MGH and MGZ by nibabel's header, from a stream that is verified."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import numpy.typing as npt
+from nibabel.freesurfer.mghformat import MGHError, MGHHeader
+from nibabel.spatialimages import HeaderDataError
+
+from hyperreg.errors import FileError, InputError
+from hyperreg.imaging import streams
+from hyperreg.imaging.volume import Volume
+
+MARK = b"\x00\x00\x00\x01"  # the version
+HEADER_BYTES = 284
+# Behind the voxels are scan parameters and whatever FreeSurfer's commands left: history, transforms, colour tables.
+LARGEST_FOOTER = 1 << 20
+TYPES = (np.uint8, np.int16, np.int32, np.float32)
+
+
+def is_mgh(path: Path) -> bool:
+    """Whether a file begins as MGH does. The mark is short, so names count, too."""
+    with streams.reading(path) as file:
+        return file.read(len(MARK)) == MARK and path.name.lower().endswith((".mgz", ".mgh", ".mgh.gz"))
+
+
+def read_header(path: Path) -> tuple[MGHHeader, list[str]]:
+    """nibabel's header, and what it leaves open, in words. Raises FileError if it is damaged."""
+    with streams.reading(path) as file:
+        raw = file.read(HEADER_BYTES)
+    if len(raw) < HEADER_BYTES:
+        raise streams.damaged(path)
+    placed = int.from_bytes(raw[28:30], "big") != 0
+    try:
+        header = MGHHeader(raw)
+        header.get_data_dtype()
+    except (HeaderDataError, MGHError, KeyError, ValueError) as error:
+        raise FileError(f"'{path}' is damaged: its MGH header makes no sense. Copy or export it again.") from error
+    if min(header["dims"]) < 1:
+        raise FileError(f"'{path}' is damaged: its MGH header gives sizes of {header['dims'].tolist()}.")
+    text = (
+        f"The header of '{path.name}' does not say where the image lies in the patient, nor its voxel size: 1 mm and "
+        "FreeSurfer's usual (coronal) orientation were taken, as FreeSurfer does."
+    )
+    return header, [] if placed else [text]
+
+
+def read_voxels(path: Path, header: MGHHeader) -> npt.NDArray:
+    """The voxels in C order and native byte order. Raises FileError if they are damaged or cut."""
+    stored = np.empty(header.get_data_shape(), header.get_data_dtype(), order="F")
+    with streams.reading(path) as file:
+        streams.skip(file, HEADER_BYTES)
+        if not streams.fill(file, stored) or streams.rest(file) > LARGEST_FOOTER:
+            raise streams.damaged(path)
+    return np.ascontiguousarray(stored, dtype=stored.dtype.newbyteorder("="))
+
+
+def write(target: Path, array: npt.NDArray, volume: Volume) -> None:
+    """Write `array` with the place in space of `volume`. Raises InputError if the format cannot hold the numbers."""
+    fitting = next((t for t in TYPES if np.can_cast(array.dtype, t)), np.float32)
+    if array.dtype.kind in "iu" and fitting is np.float32:
+        limits = np.iinfo(np.int32)
+        if array.size and (array.min() < limits.min or array.max() > limits.max):
+            raise InputError(
+                f"'{target.name}': the format cannot hold numbers as large as {array.max()}; choose .nii.gz or .nrrd."
+            )
+        fitting = np.int32
+    nibabel.save(nibabel.MGHImage(array.astype(fitting), volume.ijk_to_ras), target)
