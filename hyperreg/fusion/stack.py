@@ -132,7 +132,7 @@ def stack_labels(maps: Sequence[Volume], grid: Grid | None = None) -> LabelStack
     if not maps:
         raise InputError("No label map was given.")
     grid = maps[0].grid if grid is None else grid
-    warnings = [text for volume in maps for text in volume.warnings]
+    warnings: list[str] = []
     names = _unique([volume.name for volume in maps])
     arrays = [_on_grid(volume, name, grid, warnings) for volume, name in zip(maps, names, strict=True)]
     present = [_values(array) for array in arrays]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import colorsys
 import csv
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +112,7 @@ def renumbered(volume: Volume, table: Mapping[int, Meaning], common: Mapping[int
     text = ", ".join(f"{label} → {wanted} ({table[label].name})" for label, wanted in list(changes.items())[:8])
     more = f" and {len(changes) - 8} more" if len(changes) > 8 else ""
     words = f"'{volume.name}' numbers its structures differently; they were matched by name: {text}{more}."
-    return replace(volume, array=fresh), [words]
+    return Volume(fresh, volume.ijk_to_ras, volume.name), [words]
 
 
 def merged(tables: Iterable[Mapping[int, Meaning]]) -> Table:
@@ -147,7 +147,7 @@ def read_labels_with_table(path: Path) -> tuple[Volume, Table]:
         beside = path.with_name(stem + ending)
         if not table and beside.is_file():
             table = read_table(beside)
-    return replace(volume, array=as_labels(volume)), table
+    return Volume(as_labels(volume), volume.ijk_to_ras, volume.name), table
 
 
 def _csv(text: str) -> Table:

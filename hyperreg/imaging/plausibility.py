@@ -1,4 +1,4 @@
-"""What the position, size and values of a medical image, its transforms and its points can be.
+"""Bounds of what the position, size and values of a medical image, its transforms and its points can be.
 
 A damaged header, a wrong unit or a program that writes uninitialised memory gives numbers far outside. They are refused
 where a file is read and where an image is used; sizes that only an animal or a building has are worth a warning.
@@ -24,8 +24,6 @@ HUMAN_EXTENT_MM = (20.0, 2500.0)
 # Grey values: far above any physical unit (Bq/ml: 1e9), below where squares leave float32 (1.8e19).
 LARGEST_VALUE = 1e15
 SMALLEST_RANGE = 1e-30
-# A linear transform's scale along any direction.
-SCALES = (1e-4, 1e4)
 
 
 def check_grid(grid: Grid, name: str) -> None:
@@ -72,41 +70,14 @@ def check_values(low: float, high: float, name: str) -> None:
         raise InputError(f"'{name}' has values from {low:.2g} to {high:.2g} only. Scale them up and try again.")
 
 
-def check_points(points: npt.NDArray[np.floating], name: str) -> None:
-    """Raise InputError for points ((..., 3), mm) that are not finite, or farther away than anything in the room."""
-    if not np.isfinite(points).all():
-        raise InputError(f"'{name}' has points whose coordinates are not numbers (NaN or infinite).")
-    if points.size and np.abs(points).max() > FARTHEST_MM:
-        raise InputError(
-            f"'{name}' has a point {np.abs(points).max() / 1000:.3g} m from the origin: the file is damaged, or counts "
-            "in another unit than mm."
-        )
+def check_reach(values: npt.NDArray[np.number], what: str) -> None:
+    """Raise InputError if a coordinate or displacement (any shape, mm) is farther than FARTHEST_MM, or not finite.
 
-
-def check_displacements(vectors: npt.NDArray[np.floating], name: str) -> None:
-    """Raise InputError for displacements (any shape, mm) that are not finite, or larger than any image."""
-    low, high = (float(vectors.min()), float(vectors.max())) if vectors.size else (0.0, 0.0)
-    if not np.isfinite([low, high]).all():
-        raise InputError(f"The displacements of '{name}' are not all numbers (NaN or infinite).")
-    if max(-low, high) > LARGEST_EXTENT_MM:
+    what: the beginning of a sentence that goes on with "by up to ... mm".
+    """
+    farthest = float(np.abs(values).max(initial=0))
+    if not farthest <= FARTHEST_MM:
         raise InputError(
-            f"'{name}' moves points by {max(-low, high) / 1000:.3g} m: the file is damaged, or counts in another unit "
-            "than mm."
-        )
-
-
-def check_matrix(matrix: npt.NDArray[np.floating], name: str) -> None:
-    """Raise InputError for a (4, 4) map of points (mm) that is not finite, flattens space, or moves things away."""
-    if not np.isfinite(matrix).all():
-        raise InputError(f"'{name}' holds numbers that are not finite (NaN or infinite).")
-    scales = np.linalg.svd(matrix[:3, :3], compute_uv=False)
-    if scales.min() < SCALES[0] or scales.max() > SCALES[1]:
-        raise InputError(
-            f"'{name}' scales space by {scales.min():.2g} to {scales.max():.2g}: it is damaged, or no transform "
-            "between images."
-        )
-    if np.abs(matrix[:3, 3]).max() > FARTHEST_MM:
-        raise InputError(
-            f"'{name}' moves things by {np.abs(matrix[:3, 3]).max() / 1000:.3g} m: it is damaged, or counts in another "
-            "unit than mm."
+            f"{what} by up to {farthest:.2g} mm, which no body needs: the file is damaged, or its numbers are not in "
+            "mm. Export it again."
         )

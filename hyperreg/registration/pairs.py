@@ -75,20 +75,14 @@ class LoadedPair:
 def load_pair(pair: Pair) -> LoadedPair:
     """Read the images, label maps and landmarks of a pair. Raises FileError or InputError that name the file."""
     warnings: list[str] = []
-
-    def read_labels(path: Path | None) -> Volume | None:
-        labels = read_label_map(path) if path else None
-        warnings.extend(labels.warnings if labels else ())
-        return labels
-
     return LoadedPair(
         fixed=check_image(read_volume(pair.fixed), warnings),
         moving=check_image(read_volume(pair.moving), warnings),
-        fixed_labels=read_labels(pair.fixed_labels),
-        moving_labels=read_labels(pair.moving_labels),
+        fixed_labels=read_label_map(pair.fixed_labels) if pair.fixed_labels else None,
+        moving_labels=read_label_map(pair.moving_labels) if pair.moving_labels else None,
         fixed_points=read_points(pair.fixed_points) if pair.fixed_points else None,
         moving_points=read_points(pair.moving_points) if pair.moving_points else None,
-        regions=read_labels(pair.regions),
+        regions=read_label_map(pair.regions) if pair.regions else None,
         initial=_initial(pair.initial),
         warnings=warnings,
     )
