@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import SimpleITK as sitk
 
 from hyperreg.errors import FileError, InputError, OutOfMemory
@@ -90,6 +91,31 @@ def read_label_map(path: PathLike, confined: bool = False) -> Volume:
     return replace(volume, array=as_labels(volume))
 
 
+def read_components(path: PathLike, confined: bool = False) -> tuple[npt.NDArray, npt.NDArray[np.float64], int]:
+    """Read a 3D image with several numbers per voxel, such as a displacement field, as its file has them.
+
+    Returns the array (C, I, J, K), the (4, 4) ijk-to-RAS matrix in mm, and NIfTI's intent code (0 for NRRD and
+    MetaImage). The numbers are in the file's own axes and unit: of vectors, LPS but for NIfTI's intent 1006.
+    Raises FileError and InputError as `read_volume`, and InputError for images with one number per voxel.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileError(f"'{path}' does not exist. Check the name and the folder.")
+    if (text := headers.read_header(path)) is not None:
+        array, matrix = _itk_array(path, text, 0, confined)
+        if array.ndim > 3:
+            return np.ascontiguousarray(array.transpose(3, 2, 1, 0)), matrix, 0
+    elif (header := nifti.read_header(path)) is not None:
+        sizes = (*header.dims, 1, 1)
+        if math.prod(sizes[4:]) > 1 and sizes[3] == 1:
+            _check_memory(path, header.dims, header.dtype.itemsize, 0)
+            array = nifti.read_voxels(path, header).reshape(*sizes[:3], -1)
+            return np.ascontiguousarray(np.moveaxis(array, -1, 0)), header.ijk_to_ras, header.intent
+    else:
+        raise FileError(f"'{path}' is no NIfTI, NRRD or MetaImage file, or is damaged.")
+    raise InputError(f"'{path.name}' has one number per voxel; a displacement field has three.")
+
+
 def as_labels(volume: Volume) -> np.ndarray:
     """The (I, J, K) array as integers. Raises InputError if its values are not whole numbers."""
     if volume.array.dtype.kind in "iu":
@@ -134,19 +160,27 @@ def _name_of(path: Path) -> str:
 
 
 def _read_by_itk(path: Path, header: headers.Header, working_bytes: float, confined: bool) -> Volume:
+    array, matrix = _itk_array(path, header, working_bytes, confined)
+    if array.ndim > 3:
+        raise _not_grey(path, array.shape[3])
+    return Volume(np.ascontiguousarray(array.transpose(2, 1, 0)), matrix, _name_of(path), tuple(header.warnings))
+
+
+def _itk_array(
+    path: Path, header: headers.Header, working_bytes: float, confined: bool
+) -> tuple[npt.NDArray, npt.NDArray[np.float64]]:
+    """(K, J, I) or (K, J, I, C), and the (4, 4) ijk-to-RAS matrix in mm."""
     _check_memory(path, header.sizes, header.item_bytes, working_bytes)
     headers.check_voxels(path, header, confined)
     try:
         facts, (array,) = guarded.call("hyperreg.imaging.itk:read_image", path, header.reader)
     except RuntimeError as error:
         raise streams.damaged(path) from error
-    if facts["components"] > 1:
-        raise _not_grey(path, facts["components"])
-    if array.size != math.prod(header.sizes):
+    if array.nbytes != header.data_bytes:
         raise streams.damaged(path)
     matrix = np.array(facts["grid"])
     matrix[:3] *= header.mm
-    return Volume(np.ascontiguousarray(array.transpose(2, 1, 0)), matrix, _name_of(path), tuple(header.warnings))
+    return array, matrix
 
 
 def _three(path: Path, dims: tuple[int, ...]) -> tuple[int, int, int]:

@@ -33,7 +33,7 @@ def read_header(path: Path) -> tuple[MGHHeader, list[str]]:
         raw = file.read(HEADER_BYTES)
     if len(raw) < HEADER_BYTES:
         raise streams.damaged(path)
-    placed = int.from_bytes(raw[28:30], "big") != 0
+    placed = int.from_bytes(raw[28:30], "big", signed=True) > 0
     try:
         header = MGHHeader(raw)
         header.get_data_dtype()
@@ -41,6 +41,10 @@ def read_header(path: Path) -> tuple[MGHHeader, list[str]]:
         raise FileError(f"'{path}' is damaged: its MGH header makes no sense. Copy or export it again.") from error
     if min(header["dims"]) < 1:
         raise FileError(f"'{path}' is damaged: its MGH header gives sizes of {header['dims'].tolist()}.")
+    if not placed:
+        # FreeSurfer's coronal orientation: voxels count to the left, down, to the front (nibabel turns it over).
+        header["goodRASFlag"], header["delta"], header["Pxyz_c"] = 1, 1, 0
+        header["Mdc"] = [[-1, 0, 0], [0, 0, -1], [0, 1, 0]]
     text = (
         f"The header of '{path.name}' does not say where the image lies in the patient, nor its voxel size: 1 mm and "
         "FreeSurfer's usual (coronal) orientation were taken, as FreeSurfer does."
