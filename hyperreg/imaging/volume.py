@@ -16,6 +16,8 @@ FloatArray = npt.NDArray[np.floating]
 GRID_TOLERANCE_MM = 1e-3
 GRID_TOLERANCE_VOXELS = 0.01
 SMALLEST_SPACING_MM = 1e-9
+# Numbers of an affine whose products stay exact enough to be looked at.
+LARGEST_NUMBER = 1e15
 # Cosine between two axes above which an affine counts as sheared (0.3 degrees off a right angle).
 SHEAR_TOLERANCE = 5e-3
 
@@ -34,7 +36,9 @@ class Grid:
 
     def __post_init__(self) -> None:
         affine = np.array(self.ijk_to_ras, dtype=np.float64)
-        if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.allclose(affine[3], (0, 0, 0, 1)):
+        # Not true for NaN either. What fits into a computer, but not into the world, is for `plausibility` to name.
+        usable = affine.shape == (4, 4) and bool((np.abs(affine) < LARGEST_NUMBER).all())
+        if not usable or not np.allclose(affine[3], (0, 0, 0, 1)):
             raise InputError("The image's position in space (its affine) is not a finite 4x4 matrix; re-export it.")
         shape = tuple(int(n) for n in self.shape)
         if len(shape) != 3 or min(shape) < 1:
