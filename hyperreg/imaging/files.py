@@ -74,7 +74,7 @@ def _read_file(path: Path, working_bytes: float, confined: bool) -> Volume:
         return Volume(array, header.ijk_to_ras, _name_of(path), tuple(header.warnings))
     if mgh.is_mgh(path):
         fields, warnings = mgh.read_header(path)
-        shape = _three(path, fields.get_data_shape())
+        shape = _three(path, tuple(int(n) for n in fields.get_data_shape()))
         _check_memory(path, shape, fields.get_data_dtype().itemsize, working_bytes)
         return Volume(mgh.read_voxels(path, fields), fields.get_affine(), _name_of(path), tuple(warnings))
     raise FileError(

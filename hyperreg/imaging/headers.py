@@ -51,7 +51,8 @@ class Header:
     """What the text says.
 
     reader: the class of ITK that reads it. sizes: of all axes. item_bytes: of one number. data_file, offset: where the
-    numbers begin, compressed or not. mm: how long its unit is. fields: everything, as text; pairs: NRRD's key/value
+    numbers begin, compressed or not. packed_bytes: length of the compressed data, if it is said. mm: how long its
+    unit is. fields: everything, as text; pairs: NRRD's key/value
     pairs. warnings: what it leaves open, in words.
     """
 
@@ -61,6 +62,7 @@ class Header:
     data_file: Path
     offset: int
     compressed: bool
+    packed_bytes: int | None = None
     mm: float = 1.0
     fields: Mapping[str, str] = field(default_factory=dict)
     pairs: Mapping[str, str] = field(default_factory=dict)
@@ -103,6 +105,8 @@ def check_voxels(path: Path, header: Header, confined: bool = False) -> None:
         raise FileError(f"The voxels of '{path}' are missing: '{data.name}' belongs to it and is not there.")
     try:
         length = data.stat().st_size
+        if header.packed_bytes not in (None, length - header.offset):
+            raise streams.damaged(data)
         if header.compressed:
             found = streams.inflated_size(data, header.offset)
         else:
@@ -141,6 +145,7 @@ def _meta(path: Path, start: bytes) -> Header:
     if name == "LIST" or "%" in name:
         raise InputError(f"The voxels of '{path.name}' are spread over several files; save it as one.")
     local = name.lower() == "local"
+    compressed = fields.get("CompressedData", "False").lower() in _TRUE
     skipped = int(fields.get("HeaderSize", "0"))
     unit, warnings = _unit(path, [fields.get("DistanceUnits", "mm")])
     if not fields.keys() & {"ElementSpacing", "ElementSize"}:
@@ -151,7 +156,9 @@ def _meta(path: Path, start: bytes) -> Header:
         item_bytes=_META_TYPES[kind] * channels,
         data_file=path if local else path.parent / name,
         offset=skipped or (offset if local else 0),
-        compressed=fields.get("CompressedData", "False").lower() in _TRUE,
+        compressed=compressed,
+        # Without this number, ITK reads nothing and says nothing.
+        packed_bytes=int(fields["CompressedDataSize"]) if compressed else None,
         mm=unit,
         fields=fields,
         warnings=warnings,

@@ -20,7 +20,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from hyperreg.errors import FileError, InputError
 from hyperreg.imaging import streams
-from hyperreg.imaging.volume import SHEAR_TOLERANCE, Grid
+from hyperreg.imaging.volume import LARGEST_NUMBER, SHEAR_TOLERANCE, Grid
 
 INTENT_DISPLACEMENT = 1006
 UNREADABLE_TYPES = {"V": "colour (RGB)", "c": "complex"}
@@ -126,8 +126,9 @@ def read_voxels(path: Path, header: Header) -> npt.NDArray:
     slope, intercept = header.scale
     narrow = header.dtype.itemsize <= 2 or (header.dtype.itemsize == 4 and header.dtype.kind == "f")
     values = np.ascontiguousarray(stored, dtype=np.float32 if narrow else np.float64)
-    values *= slope
-    values += intercept
+    with np.errstate(over="ignore"):  # infinite voxels are told where images are checked
+        values *= slope
+        values += intercept
     return values
 
 
@@ -205,6 +206,8 @@ def _checked(fields: Any, path: Path, header_file: Path) -> Header:
     if not 0 <= start <= 1 << 40 or start != int(start):
         raise ValueError(f"voxels that begin at byte {start}")
     pair = not fields.is_single
+    if not pair and 0 < start < fields.single_vox_offset:
+        raise ValueError(f"voxels that begin at byte {start:.0f}, in the header")
     data_file = _partner(header_file) if pair and path == header_file else path
     slope, intercept = fields.get_slope_inter()
     scale = None if slope is None or (slope, intercept) == (1, 0) else (slope, intercept)
@@ -219,8 +222,14 @@ def _place(fields: Any, name: str, shape: tuple[int, ...]) -> tuple[npt.NDArray[
     warnings = []
     pixdim = np.asarray(fields["pixdim"][1:4], dtype=np.float64)
     by_sform, by_qform = int(fields["sform_code"]) > 0, int(fields["qform_code"]) > 0
+    if by_sform or by_qform:
+        matrix = np.asarray(fields.get_sform() if by_sform else fields.get_qform(), dtype=np.float64)
+    else:
+        # What ITK and so 3D Slicer show; nibabel and FSL place such an image differently.
+        matrix = np.diag([-pixdim[0], -pixdim[1], pixdim[2], 1.0])
+    if not (np.abs(matrix) < LARGEST_NUMBER).all():  # NaN neither
+        raise ValueError("a position of no finite numbers")
     if by_sform:
-        matrix = np.asarray(fields.get_sform(), dtype=np.float64)
         sizes = np.linalg.norm(matrix[:3, :3], axis=0)
         if not np.allclose(sizes, pixdim, rtol=SIZE_TOLERANCE, atol=0):
             warnings.append(
@@ -232,11 +241,7 @@ def _place(fields: Any, name: str, shape: tuple[int, ...]) -> tuple[npt.NDArray[
                 f"The header of '{name}' gives two positions in space, sform and qform, that differ. The sform was "
                 "taken, as nibabel and FSL do; other programs may show the image elsewhere."
             )
-    elif by_qform:
-        matrix = np.asarray(fields.get_qform(), dtype=np.float64)
-    else:
-        # What ITK and so 3D Slicer show; nibabel and FSL place such an image differently.
-        matrix = np.diag([-pixdim[0], -pixdim[1], pixdim[2], 1.0])
+    elif not by_qform:
         warnings.append(
             f"The header of '{name}' does not say where the image lies in the patient (neither sform nor qform): left "
             "and right, front and back cannot be told. It is shown as in 3D Slicer."
