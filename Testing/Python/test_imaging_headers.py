@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import re
 import shutil
 import struct
 import zlib
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -16,7 +18,7 @@ from imaging_examples import affine, oblique_grid, scene
 
 from hyperreg.errors import FileError, InputError, OutOfMemory
 from hyperreg.imaging import files, guarded
-from hyperreg.imaging.files import read_components, read_label_map, read_volume, write_volume
+from hyperreg.imaging.files import as_labels, read_components, read_label_map, read_volume, write_volume
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
 
 MATRIX = affine(25, (1, 2, 3), (31.0, -47.0, 12.5), (-1.5, 2.0, 3.0))
@@ -188,6 +190,16 @@ def test_numbers_of_32_bits_survive_or_are_refused(tmp_path, ending):
         labels.flat[4] = 0
     write_volume(Volume(labels, MATRIX), tmp_path / f"a{ending}")
     np.testing.assert_array_equal(read_label_map(tmp_path / f"a{ending}").array, labels)
+
+
+def test_label_numbers_that_floats_round_are_refused():
+    labels = np.zeros((4, 4, 4))
+    labels[1] = 4294967295
+    np.testing.assert_array_equal(as_labels(Volume(labels, MATRIX)), labels)
+    labels[1] = 16777217
+    assert as_labels(Volume(labels, MATRIX)).max() == 16777217
+    with pytest.raises(InputError, match="rounds them"):
+        as_labels(Volume((labels + 5).astype(np.float32), MATRIX))
 
 
 # Contents, companions, damage.
@@ -425,3 +437,13 @@ def test_vectors_are_read_as_they_are(tmp_path, ending):
     write_volume(Volume(ARRAY, MATRIX), path)
     with pytest.raises(InputError, match="one number"):
         read_components(path)
+
+
+def test_the_table_of_the_developer_guide_names_tests_that_exist():
+    tests = Path(__file__).parent
+    guide = (tests.parents[1] / "docs" / "developer-guide.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(test_\w+)`", guide))
+    defined = set(
+        re.findall(r"^def (test_\w+)", "\n".join(p.read_text() for p in tests.glob("test_*.py")), re.MULTILINE)
+    )
+    assert len(named) > 20 and not named - defined - {"test_packaging"}

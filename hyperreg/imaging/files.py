@@ -117,7 +117,7 @@ def read_components(path: PathLike, confined: bool = False) -> tuple[npt.NDArray
 
 
 def as_labels(volume: Volume) -> np.ndarray:
-    """The (I, J, K) array as integers. Raises InputError if its values are not whole numbers."""
+    """The (I, J, K) array as integers. Raises InputError if its values are not whole numbers, or rounded ones."""
     if volume.array.dtype.kind in "iu":
         return volume.array
     if volume.array.dtype == np.bool_:
@@ -125,13 +125,19 @@ def as_labels(volume: Volume) -> np.ndarray:
     rounded = np.rint(volume.array)
     with np.errstate(invalid="ignore"):
         whole = np.abs(volume.array - rounded) <= LABEL_TOLERANCE
-    if not whole.all() or np.abs(rounded).max() > np.iinfo(np.int32).max:
+    if not whole.all():
         raise InputError(
             f"'{volume.name}' is not a label map: it has values that are not whole numbers. Was an image given "
             f"instead, or was "
             "the label map resampled with interpolation? Resample label maps with nearest neighbour."
         )
-    return rounded.astype(np.int32)
+    largest = float(np.abs(rounded).max(initial=0))
+    if largest > 2.0 ** (np.finfo(volume.array.dtype).nmant + 1):
+        raise InputError(
+            f"'{volume.name}' holds label numbers up to {largest:.0f} as {volume.array.dtype}, which rounds them. Save "
+            "it with whole numbers of 32 bits."
+        )
+    return rounded.astype(np.int32 if largest <= np.iinfo(np.int32).max else np.int64)
 
 
 def write_volume(volume: Volume, path: PathLike) -> None:
