@@ -94,7 +94,8 @@ def read_header(path: Path) -> Header | None:
         return None
     fields = kind(start[:size], order, check=False)
     try:
-        return _checked(fields, path, header_file)
+        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at
+            return _checked(fields, path, header_file)
     except (HeaderDataError, KeyError, ValueError, OverflowError) as error:
         raise FileError(f"'{path}' is damaged: its NIfTI header makes no sense ({error}). Export it again.") from error
 
