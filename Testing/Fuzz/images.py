@@ -28,18 +28,21 @@ LONGEST = 60
 MOST_MEMORY = 1 << 20
 # Damage that leaves more than this share of the voxels 0, which were not, is seen by nobody who trusts the reader.
 MOST_ZEROS = 0.5
+# So does damage that moves more than this share of the voxels.
+SLIPPED = 0.3
 
 
 @dataclass(frozen=True)
 class Seed:
     """A whole file. path: what is read. damaged: the file that is damaged, its header or its data. checked: whether
-    everything in it is covered by a checksum.
+    everything in it is covered by a checksum. damaged_bytes: how long the damaged file was.
     """
 
     path: Path
     damaged: Path
     volume: Volume
     checked: bool
+    damaged_bytes: int
 
 
 def corpus(folder: Path) -> list[Seed]:
@@ -62,7 +65,7 @@ def corpus(folder: Path) -> list[Seed]:
     seeds = []
     for path in sorted(folder.iterdir()):
         checked = path.suffix in (".gz", ".mgz", ".zraw")
-        seeds.append(Seed(folder / data.get(path.name, path.name), path, volume, checked))
+        seeds.append(Seed(folder / data.get(path.name, path.name), path, volume, checked, path.stat().st_size))
     return seeds
 
 
@@ -73,8 +76,8 @@ def faults(
 
     tally: is told what became of the others.
 
-    A fault is: any error but one in words; a hang; memory out of proportion; and silent nonsense: most voxels lost, or
-    a format with checksums that gives other voxels at the same sizes.
+    A fault is: any error but one in words; a hang; memory out of proportion; and silent nonsense: most voxels lost
+    or moved, or a format with checksums that gives other voxels at the same sizes.
     """
     random = np.random.default_rng(seed)
     tally = Counter() if tally is None else tally
@@ -118,6 +121,8 @@ def _problem(seed: Seed, raw: bytes, tally: Counter[str]) -> str:
     tally["read, voxels as they were" if same else "read, other voxels"] += 1
     if seed.checked and alike and not same:
         return "other voxels in spite of a checksum"
+    if len(raw) != seed.damaged_bytes and not warnings and alike and (read.array != seed.volume.array).mean() > SLIPPED:
+        return "voxels slipped out of their places, without a word"
     zeros = float((fit.array == 0).mean())
     return f"{100 * zeros:.0f} % of the voxels are 0, without a word" if zeros > MOST_ZEROS and not warnings else ""
 

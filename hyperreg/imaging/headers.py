@@ -97,7 +97,10 @@ def read_header(path: Path) -> Header | None:
 
 
 def check_voxels(path: Path, header: Header, confined: bool = False) -> None:
-    """Raise FileError if the voxels are cut, damaged or missing, or a `confined` header names another folder's file."""
+    """Raise FileError if the voxels are cut, damaged or missing, or a `confined` header names another folder's file.
+
+    The header's warnings are added to.
+    """
     data = header.data_file
     if confined and data.resolve().parent != path.resolve().parent:
         raise FileError(f"'{path.name}' names a file of another folder for its voxels. Give it the file itself.")
@@ -108,14 +111,17 @@ def check_voxels(path: Path, header: Header, confined: bool = False) -> None:
         if header.packed_bytes not in (None, length - header.offset):
             raise streams.damaged(data)
         if header.compressed:
-            found = streams.inflated_size(data, header.offset)
-        else:
-            found = header.data_bytes if header.offset < 0 else length - header.offset
+            if streams.inflated_size(data, header.offset) != header.data_bytes:
+                raise streams.damaged(data)
+            return
+        end = length if header.offset < 0 else header.offset + header.data_bytes
+        if length < max(end, header.data_bytes):
+            raise streams.damaged(data)
+        with open(data, "rb") as file:
+            file.seek(end)
+            header.warnings.extend(streams.check_surplus(data, *streams.rest(file)))
     except OSError as error:
         raise FileError(f"'{data}' cannot be opened: {error.strerror or error}.") from error
-    if header.offset < 0 and length < header.data_bytes:
-        raise streams.damaged(data)
-    streams.check_length(data, header.data_bytes, found)
 
 
 def _meta(path: Path, start: bytes) -> Header:

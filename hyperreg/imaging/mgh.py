@@ -18,6 +18,9 @@ MARK = b"\x00\x00\x00\x01"  # the version
 HEADER_BYTES = 284
 # Behind the voxels are scan parameters and whatever FreeSurfer's commands left: history, transforms, colour tables.
 LARGEST_FOOTER = 1 << 20
+# Of the footer's beginning: TR, flip angle, TE, TI, field of view; and of FreeSurfer's tags.
+FOOTER_BYTES = 20
+LARGEST_TAG = 1000
 TYPES = (np.uint8, np.int16, np.int32, np.float32)
 
 
@@ -57,9 +60,19 @@ def read_voxels(path: Path, header: MGHHeader) -> npt.NDArray:
     stored = np.empty(header.get_data_shape(), header.get_data_dtype(), order="F")
     with streams.reading(path) as file:
         streams.skip(file, HEADER_BYTES)
-        if not streams.fill(file, stored) or streams.rest(file) > LARGEST_FOOTER:
+        if not streams.fill(file, stored):
             raise streams.damaged(path)
+        count, first = streams.rest(file)
+    if count > LARGEST_FOOTER or not _is_footer(first):
+        raise streams.damaged(path)
     return np.ascontiguousarray(stored, dtype=stored.dtype.newbyteorder("="))
+
+
+def _is_footer(first: bytes) -> bool:
+    """Whether these bytes, behind the voxels, are up to five times and angles, then the number of a tag."""
+    numbers = np.abs(np.frombuffer(first[: min(len(first), FOOTER_BYTES) // 4 * 4], ">f4"))
+    tag = int.from_bytes(first[FOOTER_BYTES : FOOTER_BYTES + 4], "big")
+    return bool(((numbers == 0) | ((numbers > 1e-6) & (numbers < 1e7))).all()) and tag < LARGEST_TAG
 
 
 def write(target: Path, array: npt.NDArray, volume: Volume) -> None:

@@ -104,14 +104,16 @@ def check_readable(path: Path, header: Header) -> None:
     """Raise InputError for voxels or axes that HyperReg does not take, FileError for a cut or damaged file."""
     _check_kind(path, header)
     with streams.reading(header.data_file) as file:
-        found = streams.skip(file, header.offset)
-        found += streams.rest(file)
-    streams.check_length(header.data_file, header.offset + header.data_bytes, found)
+        wanted = header.offset + header.data_bytes
+        if streams.skip(file, wanted) < wanted:
+            raise streams.damaged(header.data_file)
+        header.warnings.extend(streams.check_surplus(header.data_file, *streams.rest(file)))
 
 
 def read_voxels(path: Path, header: Header) -> npt.NDArray:
-    """The voxels, scaled as the header says: an array of the shape `header.dims`, in C order and native byte order.
+    """The voxels, scaled as the header says: of the shape `header.dims`, in C order and native byte order.
 
+    The header's warnings are added to.
     Raises FileError if they are damaged or cut, InputError for colours, complex numbers and sheared axes.
     """
     _check_kind(path, header)
@@ -121,7 +123,7 @@ def read_voxels(path: Path, header: Header) -> npt.NDArray:
         stored = np.empty(header.dims, header.dtype, order="F")
         if not streams.fill(file, stored):
             raise streams.damaged(header.data_file)
-        streams.check_length(header.data_file, header.data_bytes, header.data_bytes + streams.rest(file))
+        header.warnings.extend(streams.check_surplus(header.data_file, *streams.rest(file)))
     if header.scale is None:
         return np.ascontiguousarray(stored, dtype=header.dtype.newbyteorder("="))
     slope, intercept = header.scale

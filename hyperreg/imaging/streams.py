@@ -19,7 +19,7 @@ GZIP_MARK = b"\x1f\x8b"
 # Speed matters more than the last per cent of size: level 1 halves the time of a large field and costs about 5 % more
 # bytes.
 GZIP_LEVEL = 1
-# More than this behind the voxels is no padding: the header's sizes are not those of the data.
+# More than this behind the voxels is no padding.
 PADDING_BYTES = 4096
 
 
@@ -80,12 +80,13 @@ def fill(file: BinaryIO, array: npt.NDArray) -> bool:
     return True
 
 
-def rest(file: BinaryIO) -> int:
-    """How many bytes are left; reading a gzip file to its end verifies it."""
-    count = 0
+def rest(file: BinaryIO) -> tuple[int, bytes]:
+    """How many bytes are left, and the first of them, at most PADDING_BYTES; reading gzip to its end verifies it."""
+    first = file.read(PADDING_BYTES)
+    count = len(first)
     while chunk := file.read(CHUNK):
         count += len(chunk)
-    return count
+    return count, first
 
 
 def inflated_size(path: Path, offset: int) -> int:
@@ -111,12 +112,16 @@ def inflated_size(path: Path, offset: int) -> int:
                 return count
 
 
-def check_length(path: Path, expected: int, found: int) -> None:
-    """Raise FileError if a file holds fewer bytes of voxels than its header says, or many more."""
-    if found < expected:
-        raise damaged(path)
-    if found > expected + PADDING_BYTES:
+def check_surplus(path: Path, count: int, first: bytes) -> list[str]:
+    """What to say of `count` bytes behind the voxels that the header speaks of, which begin with `first`.
+
+    Zeros may be padding. Raises FileError for anything else: the header's sizes are not those of the data.
+    """
+    if count == 0:
+        return []
+    if count > PADDING_BYTES or any(first):
         raise FileError(
-            f"'{path}' holds {found} bytes of voxels where its header says {expected}: the header is damaged or "
-            "belongs to another image. Export it again."
+            f"'{path}' holds {count} bytes more than the voxels of which its header speaks: header or voxels are "
+            "damaged, or do not belong together. Copy or export it again."
         )
+    return [f"'{path.name}' holds {count} bytes more than its header says; they are zero and were taken for padding."]
