@@ -159,6 +159,18 @@ def test_bytes_too_many_are_refused_unless_they_are_zero(tmp_path, ending):
         check(read_volume(path), warned="512 bytes more")
 
 
+def test_mgh_that_lost_bytes_within_its_voxels_is_refused_or_told(tmp_path):
+    write_volume(Volume(ARRAY, MATRIX), tmp_path / "a.mgh")
+    whole = (tmp_path / "a.mgh").read_bytes()
+    for lost in range(1, 40):
+        (tmp_path / "a.mgh").write_bytes(whole[:500] + whole[500 + lost :])
+        if lost in (4, 20):  # what is left ends as files of old programs end
+            assert "lacks" in read_volume(tmp_path / "a.mgh").warnings[0]
+            continue
+        with pytest.raises(FileError, match="damaged"):
+            read_volume(tmp_path / "a.mgh")
+
+
 def test_a_gigantic_header_asks_for_no_memory(tmp_path):
     path = nifti_file(tmp_path / "a.nii", dim=[3, 32000, 32000, 32000, 1, 1, 1, 1])
     with pytest.raises(OutOfMemory, match="32000 x 32000 x 32000"):

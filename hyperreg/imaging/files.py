@@ -73,10 +73,11 @@ def _read_file(path: Path, working_bytes: float, confined: bool) -> Volume:
         array = nifti.read_voxels(path, header).reshape(shape)
         return Volume(array, header.ijk_to_ras, _name_of(path), tuple(header.warnings))
     if mgh.is_mgh(path):
-        fields, warnings = mgh.read_header(path)
+        fields, matrix, warnings = mgh.read_header(path)
         shape = _three(path, tuple(int(n) for n in fields.get_data_shape()))
         _check_memory(path, shape, fields.get_data_dtype().itemsize, working_bytes)
-        return Volume(mgh.read_voxels(path, fields), fields.get_affine(), _name_of(path), tuple(warnings))
+        array = mgh.read_voxels(path, fields, warnings)
+        return Volume(array, matrix, _name_of(path), tuple(warnings))
     raise FileError(
         f"'{path}' is not an image that HyperReg can read. It reads NIfTI, NRRD, MHA/MHD, MGZ and DICOM series; if it "
         "should be one of these, the file is damaged. Convert other formats in 3D Slicer."

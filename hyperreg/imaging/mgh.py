@@ -20,6 +20,7 @@ HEADER_BYTES = 284
 LARGEST_FOOTER = 1 << 20
 # Of the footer's beginning: TR, flip angle, TE, TI, field of view; and of FreeSurfer's tags.
 FOOTER_BYTES = 20
+OLD_FOOTERS = (0, 16)
 LARGEST_TAG = 1000
 TYPES = (np.uint8, np.int16, np.int32, np.float32)
 
@@ -30,8 +31,11 @@ def is_mgh(path: Path) -> bool:
         return file.read(len(MARK)) == MARK and path.name.lower().endswith((".mgz", ".mgh", ".mgh.gz"))
 
 
-def read_header(path: Path) -> tuple[MGHHeader, list[str]]:
-    """nibabel's header, and what it leaves open, in words. Raises FileError if it is damaged."""
+def read_header(path: Path) -> tuple[MGHHeader, npt.NDArray[np.float64], list[str]]:
+    """nibabel's header, the (4, 4) ijk-to-RAS matrix, mm, and what the header leaves open, in words.
+
+    Raises FileError if it is damaged.
+    """
     with streams.reading(path) as file:
         raw = file.read(HEADER_BYTES)
     if len(raw) < HEADER_BYTES:
@@ -52,19 +56,27 @@ def read_header(path: Path) -> tuple[MGHHeader, list[str]]:
         f"The header of '{path.name}' does not say where the image lies in the patient, nor its voxel size: 1 mm and "
         "FreeSurfer's usual (coronal) orientation were taken, as FreeSurfer does."
     )
-    return header, [] if placed else [text]
+    with np.errstate(over="ignore", invalid="ignore"):  # a grid of such numbers is refused
+        matrix = np.asarray(header.get_affine(), dtype=np.float64)
+    return header, matrix, [] if placed else [text]
 
 
-def read_voxels(path: Path, header: MGHHeader) -> npt.NDArray:
-    """The voxels in C order and native byte order. Raises FileError if they are damaged or cut."""
+def read_voxels(path: Path, header: MGHHeader, warnings: list[str]) -> npt.NDArray:
+    """The voxels in C order and native byte order; `warnings` is told of an end that is missing.
+
+    Raises FileError if they are damaged or cut.
+    """
     stored = np.empty(header.get_data_shape(), header.get_data_dtype(), order="F")
     with streams.reading(path) as file:
         streams.skip(file, HEADER_BYTES)
         if not streams.fill(file, stored):
             raise streams.damaged(path)
         count, first = streams.rest(file)
-    if count > LARGEST_FOOTER or not _is_footer(first):
+    whole = count >= FOOTER_BYTES or count in OLD_FOOTERS
+    if not whole or count > LARGEST_FOOTER or not _is_footer(first):
         raise streams.damaged(path)
+    if count < FOOTER_BYTES:
+        warnings.append(f"'{path.name}' lacks what programs write behind the voxels: compare it with the original.")
     return np.ascontiguousarray(stored, dtype=stored.dtype.newbyteorder("="))
 
 
