@@ -53,7 +53,7 @@ def _call(name, *arguments, **options):
 
 def test_facts_and_arrays_arrive_and_one_child_serves_many_calls():
     facts, (array, empty) = _call("double", 2)
-    assert facts["path"] == "ä b.mha" and facts["pid"] != os.getpid()
+    assert facts["path"] == os.path.abspath("ä b.mha") and facts["pid"] != os.getpid()
     np.testing.assert_array_equal(array, [[0, 2, 4], [6, 8, 10]])
     assert empty.shape == (2, 0)
     assert _call("double", 3)[0]["pid"] == facts["pid"]
@@ -61,7 +61,7 @@ def test_facts_and_arrays_arrive_and_one_child_serves_many_calls():
 
 def test_errors_of_the_function_are_raised_here():
     pid = _call("double", 1)[0]["pid"]
-    with pytest.raises(InputError, match=r"^'ä b.mha' is a picture of a cat\.$"):
+    with pytest.raises(InputError, match=r"ä b.mha' is a picture of a cat\.$"):
         _call("refuse")
     with pytest.raises(RuntimeError, match="something inside"):
         _call("fail")

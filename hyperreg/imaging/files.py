@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from hyperreg.errors import FileError, InputError, OutOfMemory
 from hyperreg.imaging import dicom, guarded, headers, itk, mgh, nifti, plausibility, streams
 from hyperreg.imaging.output import replacing
-from hyperreg.imaging.volume import Volume
+from hyperreg.imaging.volume import Volume, spatial_sizes
 from hyperreg.machine import main_memory
 
 PathLike = str | os.PathLike[str]
@@ -24,8 +24,8 @@ WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".mgz", ".mgh")
 HEADER_ALLOWANCE = 65536
 # Label values further than this from a whole number are no labels.
 LABEL_TOLERANCE = 1e-3
-# Of an image while it is read: as it comes and as it is kept.
-COPIES = 2
+# Of an image while it is read: ITK's, the one that is handed over, and the one that is kept.
+COPIES = 3
 
 
 def extension(path: PathLike) -> str:
@@ -68,13 +68,13 @@ def _read_file(path: Path, working_bytes: float, confined: bool) -> Volume:
     if (header := nifti.read_header(path)) is not None:
         if math.prod(header.dims[4:]) > 1:
             raise _not_grey(path, math.prod(header.dims[4:]))
-        shape = _three(path, header.dims)
+        shape = spatial_sizes(header.dims, path.name)
         _check_memory(path, header.dims, header.dtype.itemsize, working_bytes)
         array = nifti.read_voxels(path, header).reshape(shape)
         return Volume(array, header.ijk_to_ras, _name_of(path), tuple(header.warnings))
     if mgh.is_mgh(path):
         fields, matrix, warnings = mgh.read_header(path)
-        shape = _three(path, tuple(int(n) for n in fields.get_data_shape()))
+        shape = spatial_sizes(tuple(int(n) for n in fields.get_data_shape()), path.name)
         _check_memory(path, shape, fields.get_data_dtype().itemsize, working_bytes)
         array = mgh.read_voxels(path, fields, warnings)
         return Volume(array, matrix, _name_of(path), tuple(warnings))
@@ -190,20 +190,6 @@ def _itk_array(
     return array, matrix
 
 
-def _three(path: Path, dims: tuple[int, ...]) -> tuple[int, int, int]:
-    """The sizes of the one 3D image that there is. Raises InputError if there are none or several."""
-    if len(dims) < 3:
-        raise InputError(
-            f"'{path.name}' is a {len(dims)}D image; HyperReg takes 3D images. Give a volume or a DICOM series folder."
-        )
-    if max(dims[3:], default=1) > 1:
-        raise InputError(
-            f"'{path.name}' is a {len(dims)}D image with {math.prod(dims[3:])} volumes (time points or channels); "
-            "HyperReg takes one 3D image per file. Export the volume you want as a file of its own."
-        )
-    return dims[0], dims[1], dims[2]
-
-
 def _not_grey(path: Path, values: int) -> InputError:
     return InputError(
         f"'{path.name}' has {values} values per voxel (a colour or vector image); HyperReg takes grey-value images. "
@@ -213,7 +199,6 @@ def _not_grey(path: Path, values: int) -> InputError:
 
 def _check_memory(path: Path, sizes: tuple[int, ...], item_bytes: int, working_bytes: float) -> None:
     free, _ = main_memory()
-    # What was read and the array in another order are there at the same time.
     needed = float(math.prod(sizes)) * max(COPIES * item_bytes, item_bytes + working_bytes)
     if free is not None and needed > free:
         raise OutOfMemory(

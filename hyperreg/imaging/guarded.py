@@ -51,8 +51,8 @@ ADDRESS_SPACE = 8 << 30
 def call(function: str, path: str | os.PathLike[str], *arguments: Any, seconds: float | None = None) -> Answer:
     """Run `function` ("package.module:name") of hyperreg on a file, in the child process; see the module's text.
 
-    path: the function's first argument, as text; messages name it. seconds: how long it may take; by default what the
-    size of the file justifies.
+    path: the function's first argument, as absolute text; messages name it. seconds: how long it may take; by
+    default what the size of the file justifies.
     Raises FileError if the child crashes or takes too long; what the function raises: HyperRegErrors as they are,
     MemoryError as OutOfMemory, everything else as RuntimeError with its text.
     """
@@ -62,7 +62,7 @@ def call(function: str, path: str | os.PathLike[str], *arguments: Any, seconds: 
     with _lock:
         reader = _reader()
         try:
-            answer, arrays = reader.ask(function, [os.fspath(path), *arguments], seconds)
+            answer, arrays = reader.ask(function, [os.path.abspath(path), *arguments], seconds)
         except (EOFError, OSError, ValueError) as error:
             reader.end()
             what = f"was given up after {seconds:.0f} seconds" if reader.timed_out else "ended the program that read it"

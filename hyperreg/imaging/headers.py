@@ -52,8 +52,7 @@ class Header:
 
     reader: the class of ITK that reads it. sizes: of all axes. item_bytes: of one number. data_file, offset: where the
     numbers begin, compressed or not. packed_bytes: length of the compressed data, if it is said. mm: how long its
-    unit is. fields: everything, as text; pairs: NRRD's key/value
-    pairs. warnings: what it leaves open, in words.
+    unit is. pairs: NRRD's own keys and values, as of segmentations. warnings: what it leaves open, in words.
     """
 
     reader: str
@@ -64,7 +63,6 @@ class Header:
     compressed: bool
     packed_bytes: int | None = None
     mm: float = 1.0
-    fields: Mapping[str, str] = field(default_factory=dict)
     pairs: Mapping[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
@@ -166,15 +164,14 @@ def _meta(path: Path, start: bytes) -> Header:
         # Without this number, ITK reads nothing and says nothing.
         packed_bytes=int(fields["CompressedDataSize"]) if compressed else None,
         mm=unit,
-        fields=fields,
         warnings=warnings,
     )
 
 
 def _nrrd(path: Path, start: bytes) -> Header:
     fields: dict[str, str] = {}
-    pairs: dict[str, str] = {}
     offset = 0
+    pairs: dict[str, str] = {}
     complete = False
     for number, line in enumerate(io.BytesIO(start)):
         offset += len(line)
@@ -225,7 +222,6 @@ def _nrrd(path: Path, start: bytes) -> Header:
         offset=skipped if name else offset + skipped if skipped >= 0 else -1,
         compressed=encoding != "raw",
         mm=unit,
-        fields=fields,
         pairs=pairs,
         warnings=warnings,
     )

@@ -7,7 +7,6 @@ in RAS only and comes here for SimpleITK objects.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from hyperreg.errors import InputError
-from hyperreg.imaging.volume import DisplacementField, Grid, Volume
+from hyperreg.imaging.volume import DisplacementField, Grid, Volume, spatial_sizes
 
 Matrix = npt.NDArray[np.float64]
 
@@ -99,16 +98,7 @@ def read_image(path: str, reader: str) -> tuple[dict[str, Any], list[npt.NDArray
         name = os.path.basename(path)
         if "complex" in sitk.GetPixelIDValueAsString(source.GetPixelID()).lower():
             raise InputError(f"'{name}' holds complex numbers; export its magnitude image.")
-        if len(size) < 3:
-            raise InputError(
-                f"'{name}' is a {len(size)}D image; HyperReg takes 3D images. Give a volume or a DICOM series folder."
-            )
-        if max(size[3:], default=1) > 1:
-            raise InputError(
-                f"'{name}' is a {len(size)}D image with {math.prod(size[3:])} volumes (time points or channels); "
-                "HyperReg takes one 3D image per file. Export the volume you want as a file of its own."
-            )
-        source.SetExtractSize([*size[:3], *[0] * (len(size) - 3)])
+        source.SetExtractSize([*spatial_sizes(size, name), *[0] * (len(size) - 3)])
         image = source.Execute()
     lps = np.eye(4)
     lps[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())

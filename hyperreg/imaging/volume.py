@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,6 +97,20 @@ class Grid:
         """Whether both grids have the same voxels in the same places (within GRID_TOLERANCE_...)."""
         tolerance = min(GRID_TOLERANCE_MM, GRID_TOLERANCE_VOXELS * float(self.spacing.min()))
         return self.shape == other.shape and bool(np.abs(self.corners - other.corners).max() <= tolerance)
+
+
+def spatial_sizes(sizes: Sequence[int], name: str) -> tuple[int, int, int]:
+    """The sizes of the one 3D image among those of all axes of a file. Raises InputError for none or several."""
+    if len(sizes) < 3:
+        raise InputError(
+            f"'{name}' is a {len(sizes)}D image; HyperReg takes 3D images. Give a volume or a DICOM series folder."
+        )
+    if max(sizes[3:], default=1) > 1:
+        raise InputError(
+            f"'{name}' is a {len(sizes)}D image with {math.prod(sizes[3:])} volumes (time points or channels); "
+            "HyperReg takes one 3D image per file. Export the volume you want as a file of its own."
+        )
+    return sizes[0], sizes[1], sizes[2]
 
 
 @dataclass(frozen=True, eq=False)
