@@ -33,6 +33,10 @@ def crash(path):
 def hang(path):
     time.sleep(60)
 
+def loop(path):
+    while True:
+        pass
+
 def gigantic(path):
     return {}, [np.zeros(1 << 45, np.uint8)]
 """
@@ -70,7 +74,10 @@ def test_errors_of_the_function_are_raised_here():
     assert _call("double", 1)[0]["pid"] == pid, "an error is no reason to start another child"
 
 
-@pytest.mark.parametrize(("name", "words"), [("crash", "ended the program"), ("hang", "given up after 1 second")])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("crash", "ended the program"), ("hang", "given up after 1 second"), ("loop", "given up after 1 second")],
+)
 def test_a_crash_or_a_hang_is_a_sentence_and_the_next_file_is_read(name, words):
     with pytest.raises(FileError, match=rf"'ä b.mha' is damaged.*{words}"):
         _call(name, seconds=1.0)

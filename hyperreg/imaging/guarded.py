@@ -39,9 +39,11 @@ Answer = tuple[dict[str, Any], list[npt.NDArray]]
 
 # Starting Python with numpy and SimpleITK, on a machine that is busy with other things.
 START_SECONDS = 120.0
-# Reading: this long, and as much more as a slow disk or network needs for the file.
+# Reading may compute this long, and as much more as the size of the file justifies...
 READ_SECONDS = 15.0
 SLOWEST_BYTES_PER_SECOND = 2e6
+# ...and take so many times longer on a slow network, or a computer that is busy with other things.
+PATIENCE = 4.0
 # A child that has got this much is ended after the call; the allocator would keep the memory.
 LARGE_ANSWER = 1 << 28
 # What the child's interpreter and libraries reserve of address space besides what a file needs.
@@ -51,8 +53,8 @@ ADDRESS_SPACE = 8 << 30
 def call(function: str, path: str | os.PathLike[str], *arguments: Any, seconds: float | None = None) -> Answer:
     """Run `function` ("package.module:name") of hyperreg on a file, in the child process; see the module's text.
 
-    path: the function's first argument, as absolute text; messages name it. seconds: how long it may take; by
-    default what the size of the file justifies.
+    path: the function's first argument, as absolute text; messages name it. seconds: how long it may
+    compute; by default what the size of the file justifies.
     Raises FileError if the child crashes or takes too long; what the function raises: HyperRegErrors as they are,
     MemoryError as OutOfMemory, everything else as RuntimeError with its text.
     """
@@ -64,8 +66,7 @@ def call(function: str, path: str | os.PathLike[str], *arguments: Any, seconds: 
         try:
             answer, arrays = reader.ask(function, [os.path.abspath(path), *arguments], seconds)
         except (EOFError, OSError, ValueError) as error:
-            reader.end()
-            what = f"was given up after {seconds:.0f} seconds" if reader.timed_out else "ended the program that read it"
+            what = f"was given up after {seconds:.0f} seconds" if reader.end() else "ended the program that read it"
             raise FileError(
                 f"'{os.fspath(path)}' is damaged: reading it {what}. Copy or export it again, or convert it in the "
                 "program that wrote it."
@@ -123,20 +124,22 @@ class _Reader:
             with self._limit(START_SECONDS):
                 _receive(self._output)
             self._fresh = False
-        with self._limit(seconds):
+        with self._limit(PATIENCE * seconds):
             request = {"function": function, "arguments": arguments, "seconds": seconds}
             self._input.write(json.dumps(request).encode() + b"\n")
             self._input.flush()
             answer = _receive(self._output)
             return answer, [_receive_array(self._output, dtype, shape) for dtype, shape in answer.get("arrays", ())]
 
-    def end(self) -> None:
+    def end(self) -> bool:
+        """End the child; whether it had ended by itself, or was ended, because it took too long."""
         with contextlib.suppress(OSError):
             self._process.kill()
-        self._process.wait()
+        code = self._process.wait()
         for stream in (self._input, self._output):
             with contextlib.suppress(OSError):
                 stream.close()
+        return self.timed_out or (sys.platform != "win32" and code == -signal.SIGPROF)
 
     @contextlib.contextmanager
     def _limit(self, seconds: float) -> Iterator[None]:
@@ -204,7 +207,7 @@ def _error(name: str, text: str) -> Exception:
 
 
 def serve() -> None:
-    """The child's life: reads a request, runs the function, writes the answer, until its standard input ends."""
+    """Serve as the child: reads a request, runs the function, writes the answer, until its standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is answered by the application
     requests = sys.stdin.buffer
     # Libraries print to standard output; the answers go to a copy of it that only this function knows.
@@ -239,15 +242,15 @@ def _send(stream: BinaryIO, answer: dict[str, Any], arrays: list[npt.NDArray] | 
 
 @contextlib.contextmanager
 def _alarm(seconds: float) -> Iterator[None]:
-    """End this process by the system's clock if the parent is gone and cannot; a loop in C++ lets no thread run."""
+    """End this process by the system after that much computing: a loop in C++ lets no thread run, nor a dead parent."""
     if sys.platform == "win32":
         yield
         return
-    signal.setitimer(signal.ITIMER_REAL, seconds + 1)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _limit_memory() -> None:
