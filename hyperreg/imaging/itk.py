@@ -7,15 +7,17 @@ in RAS only and comes here for SimpleITK objects.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
 from hyperreg.errors import InputError
-from hyperreg.imaging.volume import DisplacementField, Grid, Volume
+from hyperreg.imaging.volume import DisplacementField, Grid, Volume, spatial_sizes
 
 Matrix = npt.NDArray[np.float64]
 
@@ -75,8 +77,34 @@ def volume_to_itk(volume: Volume, dtype: npt.DTypeLike | None = None) -> sitk.Im
 def volume_from_itk(image: sitk.Image, name: str = "image") -> Volume:
     """The voxels and geometry of a 3D scalar SimpleITK image. Raises InputError if it is sheared or not 3D."""
     grid = grid_of(image)
-    array = np.ascontiguousarray(sitk.GetArrayViewFromImage(image).transpose(2, 1, 0))
+    # A copy even where the view happens to be contiguous: the view ends with the image.
+    array = sitk.GetArrayViewFromImage(image).transpose(2, 1, 0).copy(order="C")
     return Volume(array, grid.ijk_to_ras, name)
+
+
+def read_image(path: str, reader: str) -> tuple[dict[str, Any], list[npt.NDArray]]:
+    """Read a 3D image by the class of ITK of that name; for the child process of `guarded.call`.
+
+    Facts: grid ((4, 4) ijk to RAS mm, in rows) and components (numbers per voxel). Array: (K, J, I), or
+    (K, J, I, components). Axes beyond the third are dropped if they have one element.
+    Raises InputError for other dimensions and complex numbers, RuntimeError for files that ITK cannot read.
+    """
+    source = sitk.ImageFileReader()
+    source.SetImageIO(reader)
+    source.SetFileName(path)
+    with quiet():
+        source.ReadImageInformation()
+        size = source.GetSize()
+        name = os.path.basename(path)
+        if "complex" in sitk.GetPixelIDValueAsString(source.GetPixelID()).lower():
+            raise InputError(f"'{name}' holds complex numbers; export its magnitude image.")
+        source.SetExtractSize([*spatial_sizes(size, name), *[0] * (len(size) - 3)])
+        image = source.Execute()
+    lps = np.eye(4)
+    lps[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
+    lps[:3, 3] = image.GetOrigin()
+    facts = {"grid": (RAS_LPS @ lps).tolist(), "components": image.GetNumberOfComponentsPerPixel()}
+    return facts, [sitk.GetArrayFromImage(image)]
 
 
 def field_to_itk(field: DisplacementField) -> sitk.Image:

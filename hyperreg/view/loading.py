@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from hyperreg.imaging.files import read_label_map, read_volume
@@ -15,19 +16,23 @@ IMAGES = ("fixed", "moving")
 POINTS = ("fixed_points", "moving_points")
 
 
-def read_role(role: str, path: Path, warn: Callable[[str], None]) -> Volume:
-    """Reads and checks an image or label map; messages and names carry the file's name without its folder."""
+def read_role(role: str, path: Path, warn: Callable[[str], None], confined: bool = True) -> Volume:
+    """Reads and checks an image or label map; messages and names carry the file's name without its folder.
+
+    confined: an upload, whose header may name no other file of this machine (see `read_volume`).
+    """
     if role in IMAGES:
-        return read_image(path, warn)
-    read = read_label_map(path)
-    return Volume(read.array, read.ijk_to_ras, path.name)
+        return read_image(path, warn, confined)
+    read = read_label_map(path, confined=confined)
+    for text in read.warnings:
+        warn(text)
+    return replace(read, name=path.name)
 
 
-def read_image(path: Path, warn: Callable[[str], None]) -> Volume:
+def read_image(path: Path, warn: Callable[[str], None], confined: bool = True) -> Volume:
     """Reads and checks an image; see `read_role`."""
-    read = read_volume(path)
     notes: list[str] = []
-    volume = check_image(Volume(read.array, read.ijk_to_ras, path.name), notes)
+    volume = check_image(replace(read_volume(path, confined=confined), name=path.name), notes)
     for note in notes:
         warn(note)
     return volume
