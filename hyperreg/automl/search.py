@@ -1,0 +1,384 @@
+"""The search: random configurations by successive halving, a predictor of them, the best it can name, and again.
+
+Sources: T-AutoML (Yang et al., ICCV 2021) for the predictor; successive halving, Jamieson and Talwalkar, AISTATS 2016.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from hyperreg.automl import proposing
+from hyperreg.automl.final import add_to_catalogue, check_name, train_best
+from hyperreg.automl.ledger import Ledger, Record, best
+from hyperreg.automl.memory import needs
+from hyperreg.automl.report import write_html
+from hyperreg.automl.running import Job, Outcome, Place, Runner, runner
+from hyperreg.automl.space import Configuration, draw_random
+from hyperreg.automl.task import Task, read_task
+from hyperreg.automl.trial import DECAY, Trial, TrialSettings
+from hyperreg.errors import Cancelled, FileError, InputError
+from hyperreg.imaging.output import replacing
+from hyperreg.machine import choose_device, main_memory
+from hyperreg.nets.searched import SearchedNet
+from hyperreg.reporting import Cancel, Progress
+from hyperreg.segmentation.catalogue import SegmentationCard
+
+log = logging.getLogger(__name__)
+
+SETTINGS, STATE, JOURNAL, LOCK, REPORT = "settings.json", "state.json", "trials.journal", ".lock", "report.html"
+# Of the free memory, trials get so much.
+MEMORY_SHARE = 0.8
+# Steps that are trained to tell how long one takes; the first of them is slower than the others.
+PROBE_STEPS = 3
+# So many random configurations in a row that do not fit into memory mean that none will.
+MOST_REJECTED = 200
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """One search; a folder holds one, and is resumed with the same settings, but for budget and devices.
+
+    data: a data list. budget_s: seconds in all, over all resumes. rungs: steps at which trials are compared; the best
+    `1 / reduction` go on to the next. first: random configurations to begin with. each: proposals of the predictor in
+    a round. candidates: that it orders. final: share of the budget for the longer training of the best one.
+    held_out: as TrialSettings measures. memory_gb: a trial's limit; most of what is free if None.
+    """
+
+    name: str
+    data: Path
+    budget_s: float
+    rungs: tuple[int, ...] = (120, 360, 1080)
+    reduction: int = 3
+    first: int = 27
+    each: int = 9
+    candidates: int = 10_000
+    final: float = 0.25
+    seed: int = 0
+    devices: tuple[str, ...] = ("cpu",)
+    memory_gb: float | None = None
+    spacing_mm: tuple[float, float, float] | None = None
+    trial: TrialSettings = field(default_factory=TrialSettings)
+
+    def check(self) -> None:
+        """Raise InputError for settings that make no search."""
+        rising = all(a < b for a, b in zip((0, *self.rungs), self.rungs, strict=False))
+        if not self.rungs or not rising or self.reduction < 2 or self.first < 2 or self.each < 1:
+            raise InputError("Give rungs of rising numbers of steps, two first configurations or more, one per round.")
+        if not 0 <= self.final < 1 or self.budget_s <= 0 or self.candidates < self.each:
+            raise InputError("Give a budget above zero, a final share from 0 to 1, and more candidates than proposals.")
+        if not self.devices:
+            raise InputError("Name one device or more: cpu, cuda, cuda:1.")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search ends with. card: the trained model's. seconds: spent over all resumes."""
+
+    best: Record
+    card: SegmentationCard
+    report: Path
+    seconds: float
+
+
+@dataclass
+class _Clock:
+    """Seconds spent over all resumes, kept in a file."""
+
+    path: Path
+    budget_s: float
+    before: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def spent(self) -> float:
+        return self.before + time.perf_counter() - self.started
+
+    def save(self) -> None:
+        with replacing(self.path) as target:
+            target.write_text(json.dumps({"spent_s": round(self.spent, 1)}) + "\n", encoding="utf-8")
+
+
+def search(
+    settings: SearchSettings,
+    out: Path,
+    resume: bool = False,
+    progress: Progress | None = None,
+    cancelled: Cancel | None = None,
+    catalogue: Path | None = None,
+) -> Found:
+    """Search in the folder `out`; with `resume`, go on with the one that is there.
+
+    catalogue: folder of models that gets the trained one; None leaves it in `out / "model"`. Whatever ended is kept at
+    any time. Raises InputError, FileError, Cancelled, WorkerError.
+    """
+    settings.check()
+    for device in settings.devices:
+        choose_device(device.partition(":")[0])
+    out.mkdir(parents=True, exist_ok=True)
+    with _alone(out):
+        _same_search(settings, out, resume)
+        if catalogue is not None:
+            check_name(settings.name, catalogue, out)
+        window = settings.trial.window
+        task = read_task(settings.data, settings.name, window, settings.spacing_mm)
+        state = out / STATE
+        before = float(json.loads(state.read_text(encoding="utf-8"))["spent_s"]) if state.exists() else 0.0
+        clock = _Clock(state, settings.budget_s, before)
+        told: Progress = progress or (lambda _fraction, _text: None)
+        asked: Cancel = cancelled or (lambda: False)
+        training, held_out = task.prepared(out / "cache", lambda _f, text: told(0.0, text), asked)
+        (out / "trials").mkdir(exist_ok=True)
+        place = Place(training, held_out, settings.trial, out / "trials")
+        ledger = Ledger(out / JOURNAL)
+        with runner(task, out / "cache", place, settings.devices, asked) as runs:
+            run = _Search(settings, out, place, ledger, runs, clock, told, asked)
+            try:
+                return run.whole(task, catalogue)
+            finally:
+                clock.save()
+
+
+class _Search:
+    """One driver at work. What it does next follows from the settings and the ledger alone, so that it can resume."""
+
+    def __init__(
+        self, settings: SearchSettings, out: Path, place: Place, ledger: Ledger, runs: Runner, clock: _Clock,
+        progress: Progress, cancelled: Cancel,
+    ) -> None:  # fmt: skip
+        self.settings, self.out, self.place, self.ledger, self.runs = settings, out, place, ledger, runs
+        self.clock, self.progress, self.cancelled = clock, progress, cancelled
+        self.known = {(record.key, record.steps): record for record in ledger.records()}
+        self.limit = _memory_limit(settings)
+        self.step_s = 0.0
+
+    def whole(self, task: Task, catalogue: Path | None) -> Found:
+        settings = self.settings
+        self.step_s = self._probe()
+        configurations = self._random()
+        number = 0
+        while True:
+            if not self._bracket(configurations, "random" if number == 0 else f"round {number}"):
+                break
+            number += 1
+            configurations = self._proposed(number)
+        winner = self._winner()
+        card = train_best(self.place, winner, task, self._final_steps(winner), settings, self.out, self.cancelled)
+        if catalogue is not None:
+            card = add_to_catalogue(card, catalogue)
+        records = self.ledger.records()
+        write_html(self.out / REPORT, settings.name, records, winner, self.clock.spent, self._rank_curve(records))
+        self.progress(1.0, "Done")
+        return Found(winner, card, self.out / REPORT, self.clock.spent)
+
+    def _probe(self) -> float:
+        """Seconds of a training step. Raises InputError if the budget does not suffice for one trial."""
+        settings = self.settings
+        done = [r for r in self.known.values() if r.score is not None]
+        if done:
+            return sum(r.cpu_s for r in done) / sum(r.steps * (1 + DECAY) for r in done)
+        trial = Trial(self._random_ones(1)[0], self.place.training, self.place.held_out, settings.trial, settings.seed,
+                      settings.devices[0].partition(":")[0])  # fmt: skip
+        started = time.perf_counter()
+        for number in range(PROBE_STEPS):
+            if number == 1 or PROBE_STEPS == 1:
+                started = time.perf_counter()
+            trial.train(number + 1, self.cancelled)
+        step_s = (time.perf_counter() - started) / max(1, PROBE_STEPS - 1)
+        wanted = step_s * settings.rungs[0] * (1 + DECAY)
+        if wanted > settings.budget_s:
+            raise InputError(
+                f"A budget of {settings.budget_s:.0f} s does not suffice for one trial, which takes about "
+                f"{wanted:.0f} s here. Give more time (--budget), smaller patches or fewer steps."
+            )
+        return step_s
+
+    def _random_ones(self, count: int) -> list[Configuration]:
+        """The first random configurations of the seed that fit into memory, each once."""
+        found: list[Configuration] = []
+        rejected = 0
+        number = self.settings.seed * 1_000_003
+        while len(found) < count:
+            made = draw_random(number)
+            number += 1
+            if made in found:
+                continue
+            if self._fits(made):
+                found.append(made)
+                continue
+            rejected += 1
+            if rejected >= MOST_REJECTED and not found:
+                raise InputError(
+                    f"None of {rejected} random networks fits into {self.limit / 1e9:.2f} GB. Give smaller patches, "
+                    "a smaller width, or more memory."
+                )
+        return found
+
+    def _random(self) -> list[Configuration]:
+        return self._random_ones(self.settings.first)
+
+    def _fits(self, configuration: Configuration) -> bool:
+        settings = self.settings.trial
+        case = self.place.training[0]
+        options = configuration.network_options(settings.width)
+        counted = needs(
+            lambda: SearchedNet(len(case.images), len(case.known), **options),
+            len(case.images), settings.patch, settings.batch,
+        )  # fmt: skip
+        return counted.bytes <= self.limit
+
+    def _bracket(self, configurations: Sequence[Configuration], source: str) -> bool:
+        """Successive halving of these; False when the time for searching is used up."""
+        settings = self.settings
+        alive = list(configurations)
+        before = 0
+        for steps in settings.rungs:
+            jobs = [Job(c, settings.seed, steps) for c in alive]
+            complete = self._run([job for job in jobs if self._record(job) is None], source, steps - before)
+            scored = [(r.score, n) for n, job in enumerate(jobs) if (r := self._record(job)) and r.score is not None]
+            self._all_failed()
+            if not complete:
+                return False
+            keep = max(1, len(alive) // settings.reduction)
+            alive = [alive[n] for _, n in sorted(scored, key=lambda entry: (-entry[0], entry[1]))[:keep]]
+            before = steps
+        return True
+
+    def _run(self, jobs: Sequence[Job], source: str, steps: int) -> bool:
+        """Run jobs, as many at once as there are devices; False when there is no time for all."""
+        searching = (1 - self.settings.final) * self.clock.budget_s
+        count = len(self.settings.devices)
+        for start in range(0, len(jobs), count):
+            if self.cancelled():
+                raise Cancelled("Cancelled; trials that were finished are kept. Go on with --resume.")
+            if self.clock.spent + steps * (1 + DECAY) * self.step_s > searching and self.known:
+                return False
+            batch = jobs[start : start + count]
+            self._tell(batch[0], source)
+            numbers = {job: self.ledger.start(job.configuration, job.seed, source, job.steps) for job in batch}
+            for job, outcome in self.runs.run(batch):
+                self._note(numbers[job], job, source, outcome)
+            self.clock.save()
+        return True
+
+    def _note(self, number: int, job: Job, source: str, outcome: Outcome) -> None:
+        measured = outcome.measured
+        record = Record(job.configuration, job.seed, source, job.steps, None, reason=outcome.reason)
+        if measured is None:
+            self.ledger.fail(number, outcome.reason)
+            log.warning("a trial failed: %s", outcome.reason)
+        else:
+            self.ledger.end(number, measured)
+            record = replace(
+                record, score=measured.score, dice=measured.dice, by_class=measured.by_class, cpu_s=measured.cpu_s
+            )
+        self.known[record.key, record.steps] = record
+
+    def _record(self, job: Job) -> Record | None:
+        return self.known.get((Record(job.configuration, job.seed, "", job.steps, None).key, job.steps))
+
+    def _all_failed(self) -> None:
+        if self.known and all(record.score is None for record in self.known.values()):
+            reasons = sorted({record.reason for record in self.known.values()})
+            raise InputError(
+                f"Every trial failed ({len(self.known)} of them): {'; '.join(reasons[:3])}. "
+                "Give smaller patches or another device, and a new folder."
+            )
+
+    def _tell(self, job: Job, source: str) -> None:
+        spent, budget = self.clock.spent, self.clock.budget_s
+        top = max((r.score or 0.0 for r in self.known.values()), default=0.0)
+        left = max(0.0, budget - spent) / 60
+        self.progress(
+            min(0.99, spent / budget),
+            f"{source}: {len(job.configuration.blocks)} blocks, {job.steps} steps; {len(self.known)} runs, "
+            f"best score {top:.3f}; {left:.0f} min left",
+        )
+
+    def _proposed(self, number: int) -> list[Configuration]:
+        """The predictor's choice for a round; written down, so that a resumed search trains the same."""
+        path = self.out / f"round-{number}.json"
+        if path.exists():
+            return proposing.read(path)
+        made = proposing.propose(
+            list(self.known.values()), self.settings.candidates, self.settings.each,
+            self.settings.seed * 1_000_003 + number, self._fits, self.cancelled,
+        )  # fmt: skip
+        proposing.write(made, path)
+        return made
+
+    def _winner(self) -> Record:
+        """The best of those that were trained longest."""
+        records = list(self.known.values())
+        for steps in reversed(self.settings.rungs):
+            if (found := best(records, steps)) is not None:
+                return found
+        raise InputError("No trial ended within the budget. Give more time (--budget), then resume.")
+
+    def _final_steps(self, winner: Record) -> int:
+        """How far the time that is left takes the winner; no fewer steps than it has."""
+        left = max(0.0, self.clock.budget_s - self.clock.spent)
+        return winner.steps + int(left / max(self.step_s, 1e-6) / (1 + DECAY))
+
+    def _rank_curve(self, records: Sequence[Record]) -> list[tuple[float, float]]:
+        return proposing.held_out_ranks(records, self.settings.seed)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Nobody else searches in this folder. Raises InputError if somebody does, FileError if it cannot be written."""
+    lock = FileLock(out / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(
+            f"Another search is running in '{out}'. Wait for it, cancel it, or give another folder."
+        ) from error
+    except OSError as error:
+        raise FileError(f"'{out}' cannot be written: {error.strerror or error}. Give another folder.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _same_search(settings: SearchSettings, out: Path, resume: bool) -> None:
+    """Write the settings down, or find that they are those of the search that is to go on."""
+    path = out / SETTINGS
+    entry: dict[str, Any] = json.loads(json.dumps(asdict(settings), default=str))
+    free = ("budget_s", "devices", "memory_gb", "final")
+    if path.exists():
+        if not resume:
+            raise FileError(f"'{out}' holds a search already; go on with --resume, or name another folder.")
+        try:
+            there = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise FileError(f"'{path}' cannot be read: {error}. Begin in a new folder.") from error
+        changed = [name for name in entry if name not in free and there.get(name) != entry[name]]
+        if changed:
+            raise InputError(f"The search in '{out}' has other settings: {', '.join(changed)}. Give the same again.")
+        return
+    if resume:
+        raise FileError(f"There is no search in '{out}' to go on with; leave --resume out.")
+    with replacing(path) as target:
+        target.write_text(json.dumps(entry, indent=2) + "\n", encoding="utf-8")
+
+
+def _memory_limit(settings: SearchSettings) -> float:
+    """Bytes that one trial may take."""
+    if settings.memory_gb is not None:
+        return settings.memory_gb * 1e9
+    if settings.devices[0].startswith("cuda"):
+        import torch
+
+        return MEMORY_SHARE * torch.cuda.mem_get_info()[0]
+    free, _ = main_memory()
+    return float("inf") if free is None else MEMORY_SHARE * free / len(settings.devices)
