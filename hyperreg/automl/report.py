@@ -22,7 +22,7 @@ COLOURS = {"residual": "#4c72b0", "bottleneck": "#55a868", "axial_attention": "#
 DRAWN = 3
 
 CAVEAT = (
-    "Scores are Dice of probabilities near the structures of held-out cases, which the search chose by: on other images "
+    "Scores are Dice of probabilities near the structures of held-out cases, which the search chose by: elsewhere "
     "the network will do worse."
 )
 STYLE = "body{font:15px sans-serif;max-width:60em;margin:2em auto;padding:0 1em}table{border-collapse:collapse}"
