@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from monai.losses import DiceCELoss, DiceFocalLoss, DiceLoss
+from monai.losses import DiceCELoss, DiceLoss, FocalLoss
 from torch import Tensor, nn
 
 # A logit that leaves nothing to a class.
@@ -23,7 +23,7 @@ class Loss(nn.Module):
             "dice_squared": lambda: DiceLoss(**dice, squared_pred=True),
             "cross_entropy": _CrossEntropy,
             "dice_cross_entropy": lambda: DiceCELoss(**dice),
-            "dice_focal": lambda: DiceFocalLoss(**dice),
+            "dice_focal": lambda: _DiceFocal(DiceLoss(**dice), FocalLoss(to_onehot_y=True, use_softmax=True)),
         }
         self.loss = makers[name]()
 
@@ -36,6 +36,18 @@ class Loss(nn.Module):
 class _CrossEntropy(nn.Module):
     def forward(self, logits: Tensor, classes: Tensor) -> Tensor:
         return nn.functional.cross_entropy(logits, classes[:, 0].long())
+
+
+class _DiceFocal(nn.Module):
+    """MONAI's DiceFocalLoss has a focal loss of independent regions (sigmoid), whatever its Dice is of."""
+
+    def __init__(self, dice: nn.Module, focal: nn.Module) -> None:
+        super().__init__()
+        self.dice, self.focal = dice, focal
+
+    def forward(self, logits: Tensor, classes: Tensor) -> Tensor:
+        found: Tensor = self.dice(logits, classes) + self.focal(logits, classes)
+        return found
 
 
 def merge_unknown(logits: Tensor, known: Tensor) -> Tensor:

@@ -100,49 +100,62 @@ def all_features(configuration: Configuration) -> list[float]:
 
 @dataclass(frozen=True)
 class TransformerSettings:
-    """Sizes and training of the transformers. epochs: over all pairs in both orders, at most `pairs_per_epoch`."""
+    """Sizes and training of the transformers. epochs: over all pairs, of which `pairs_per_epoch` at most are drawn."""
 
     width: int = 32
     heads: int = 4
     layers: int = 2
     dropout: float = 0.1
     epochs: int = 12
-    pairs_per_epoch: int = 2000
+    pairs_per_epoch: int = 800
     batch: int = 64
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     seed: int = 0
 
 
 class _Trunk(nn.Module):
-    """Tokens with embeddings of value, field, block and side to one vector, (B, width)."""
+    """A transformer over tokens with embeddings of value, field, block and side, and a number from the mean of each
+    side's tokens: from a single token at the beginning, pairs are learned far more slowly.
+    """
 
-    def __init__(self, settings: TransformerSettings) -> None:
+    def __init__(self, settings: TransformerSettings, sides: int) -> None:
         super().__init__()
         width = settings.width
         # Behind the values: the beginning, the separator, padding.
-        self.values = nn.Embedding(VOCABULARY + 3, width, padding_idx=VOCABULARY + 2)
+        self.values = nn.Embedding(VOCABULARY + 3, width)
         self.fields = nn.Embedding(len(FIELDS) + 1, width)
         self.places = nn.Embedding(MOST_BLOCKS + 2, width)
-        self.sides = nn.Embedding(2, width)
+        self.sides = nn.Embedding(sides, width)
         layer = nn.TransformerEncoderLayer(
             width, settings.heads, 2 * width, settings.dropout, batch_first=True, norm_first=True
         )
         self.layers = nn.TransformerEncoder(layer, settings.layers, enable_nested_tensor=False)
-        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 1))
-        for embedding in (self.values, self.fields, self.places, self.sides):
-            nn.init.normal_(embedding.weight, std=0.1)
+        self.head = nn.Sequential(nn.LayerNorm(sides * width), nn.Linear(sides * width, 1))
+        # The side decides the sign of everything else: where it stands out less, pairs are learned by heart.
+        for embedding, std in ((self.values, 0.1), (self.fields, 0.1), (self.places, 0.1), (self.sides, 0.5)):
+            nn.init.normal_(embedding.weight, std=std)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, 4, length) of value, field, place and side to (B,)."""
         value, field, place, side = tokens.unbind(1)
+        padding = value == VOCABULARY + 2
         x = self.values(value) + self.fields(field) + self.places(place) + self.sides(side)
-        found: Tensor = self.head(self.layers(x, src_key_padding_mask=value == VOCABULARY + 2)[:, 0])[:, 0]
+        x = self.layers(x, src_key_padding_mask=padding)
+        means = []
+        for number in range(self.sides.num_embeddings):
+            own = ((side == number) & ~padding)[..., None]
+            means.append((x * own).sum(1) / own.sum(1))
+        found: Tensor = self.head(torch.cat(means, dim=1))[:, 0]
         return found
 
 
 class PairTransformer:
-    """T-AutoML's predictor: both vectors in one sequence to the probability that the first is better."""
+    """T-AutoML's predictor: both vectors in one sequence to the probability that the first is better.
+
+    Every pair is shown in both orders, with the opposite target for the second, and what is said of the two is put
+    together, in training too: half the difference of the logits. P(a better than b) + P(b better than a) is 1.
+    """
 
     def __init__(self, settings: TransformerSettings | None = None, cancelled: Cancel | None = None) -> None:
         self.settings = settings or TransformerSettings()
@@ -150,29 +163,27 @@ class PairTransformer:
 
     def fit(self, configurations: Sequence[Configuration], scores: Sequence[float], noise: float) -> None:
         codes = [encode(c) for c in configurations]
-        pairs = pairs_of(scores, noise)
-        both = [(i, j, 1.0) for i, j in pairs] + [(j, i, 0.0) for i, j in pairs]
 
         def logits(trunk: nn.Module, first: Sequence[int], second: Sequence[int]) -> Tensor:
-            found: Tensor = trunk(_padded([_pair(codes[i], codes[j]) for i, j in zip(first, second, strict=True)]))
-            return found
+            return _both_orders(trunk, [(codes[i], codes[j]) for i, j in zip(first, second, strict=True)])
 
-        self._trunk = _train(self.settings, both, logits, self._cancelled)
+        self._trunk = _train(self.settings, 2, pairs_of(scores, noise), logits, self._cancelled)
 
     @torch.inference_mode()
     def probability(self, first: Sequence[Configuration], second: Sequence[Configuration]) -> Floats:
-        """P(first is better): the mean of what is said of both orders, so that the two sum to 1."""
         one, two = [encode(c) for c in first], [encode(c) for c in second]
         asked = [(a, b) for a in one for b in two]
-        found = self._logits(asked) - self._logits([(b, a) for a, b in asked])
-        return _logistic(found.reshape(len(one), len(two)) / 2)
-
-    def _logits(self, asked: Sequence[tuple[Encoding, Encoding]]) -> Floats:
         parts = [
-            self._trunk(_padded([_pair(a, b) for a, b in asked[n : n + PAIRS_AT_ONCE]]))
+            _both_orders(self._trunk, asked[n : n + PAIRS_AT_ONCE]).double().numpy()
             for n in range(0, len(asked), PAIRS_AT_ONCE)
         ]
-        return np.concatenate([part.double().numpy() for part in parts]) if parts else np.zeros(0)
+        return _logistic(np.concatenate(parts).reshape(len(one), len(two)))
+
+
+def _both_orders(trunk: nn.Module, pairs: Sequence[tuple[Encoding, Encoding]]) -> Tensor:
+    there, back = trunk(_padded([_pair(a, b) for a, b in pairs] + [_pair(b, a) for a, b in pairs])).chunk(2)
+    found: Tensor = (there - back) / 2
+    return found
 
 
 class BradleyTerry:
@@ -187,7 +198,6 @@ class BradleyTerry:
 
     def fit(self, configurations: Sequence[Configuration], scores: Sequence[float], noise: float) -> None:
         rows = _padded([_single(encode(c)) for c in configurations])
-        pairs = [(i, j, 1.0) for i, j in pairs_of(scores, noise)]
 
         def differences(trunk: nn.Module, i: Sequence[int], j: Sequence[int]) -> Tensor:
             chosen = sorted({*i, *j})
@@ -196,7 +206,7 @@ class BradleyTerry:
             difference: Tensor = found[[at[n] for n in i]] - found[[at[n] for n in j]]
             return difference
 
-        self._trunk = _train(self.settings, pairs, differences, self._cancelled)
+        self._trunk = _train(self.settings, 1, pairs_of(scores, noise), differences, self._cancelled)
 
     @torch.inference_mode()
     def scores(self, configurations: Sequence[Configuration]) -> Floats:
@@ -210,25 +220,26 @@ class BradleyTerry:
 
 def _train(
     settings: TransformerSettings,
-    pairs: Sequence[tuple[int, int, float]],
+    sides: int,
+    pairs: Sequence[tuple[int, int]],
     compare: Callable[[nn.Module, Sequence[int], Sequence[int]], Tensor],
     cancelled: Cancel | None,
 ) -> _Trunk:
-    """A trunk that learned the pairs (first, second, 1 if the first is better)."""
+    """A trunk that learned the pairs (better, worse); `compare` gives the logits that the first is better."""
     if not pairs:
         raise InputError("No two configurations differ by more than the noise: there is nothing to learn from.")
     # The caller's random state stays what it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        trunk = _Trunk(settings)
+        trunk = _Trunk(settings, sides)
         optimiser = torch.optim.AdamW(trunk.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
         for _ in range(settings.epochs):
             order = torch.randperm(len(pairs))[: settings.pairs_per_epoch].tolist()
             for n in range(0, len(order), settings.batch):
                 if cancelled is not None and cancelled():
                     raise Cancelled("Cancelled; trials that were finished are kept.")
-                first, second, target = zip(*(pairs[index] for index in order[n : n + settings.batch]), strict=True)
-                loss = F.binary_cross_entropy_with_logits(compare(trunk, first, second), torch.tensor(target))
+                better, worse = zip(*(pairs[index] for index in order[n : n + settings.batch]), strict=True)
+                loss = F.softplus(-compare(trunk, better, worse)).mean()
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 optimiser.step()
