@@ -1,4 +1,4 @@
-"""How much memory a trial needs and how much it computes, counted on tensors without data: nothing is tried."""
+"""How much memory a trial needs, counted on tensors without data: nothing is tried."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 FLOAT = 4
 # Weights, gradients and Adam's two averages; and the copy that a rung's decay goes back to (all but the gradients).
@@ -16,13 +15,10 @@ COPIES = 7
 
 @dataclass(frozen=True)
 class Needs:
-    """bytes: of weights, optimiser, and what one training step keeps for its gradients. parameters: weights.
-    operations: floating-point operations of one training step.
-    """
+    """bytes: of weights, optimiser, and what one training step keeps for its gradients. parameters: weights."""
 
     bytes: int
     parameters: int
-    operations: int
 
 
 def needs(make: Callable[[], nn.Module], inputs: int, patch: tuple[int, int, int], batch: int) -> Needs:
@@ -37,12 +33,13 @@ def needs(make: Callable[[], nn.Module], inputs: int, patch: tuple[int, int, int
         kept.setdefault(tensor.untyped_storage()._cdata, tensor)
         return tensor
 
-    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
         logits = network(images)
-        logits.float().softmax(1).sum().backward()
+        logits.float().softmax(1)
+
     weights = {p.untyped_storage()._cdata for p in network.parameters()}
     activations = sum(t.untyped_storage().nbytes() for address, t in kept.items() if address not in weights)
     parameters = sum(p.numel() for p in network.parameters())
     # A gradient of the largest size, beside what is kept: logits and their loss.
     extra = 4 * logits.numel() * FLOAT
-    return Needs(activations + extra + COPIES * parameters * FLOAT, parameters, int(counter.get_total_flops()))
+    return Needs(activations + extra + COPIES * parameters * FLOAT, parameters)

@@ -49,7 +49,8 @@ class SearchSettings:
 
     data: a data list. budget_s: seconds in all, over all resumes. rungs: steps at which trials are compared; the best
     `1 / reduction` go on to the next. first: random configurations to begin with. each: proposals of the predictor in
-    a round. candidates: that it orders. final: share of the budget for the longer training of the best one.
+    a round. candidates: that it orders. rounds: of the predictor at most; as many as the budget allows if None.
+    final: share of the budget for the longer training of the best one; 0: none.
     held_out: as TrialSettings measures. memory_gb: a trial's limit; most of what is free if None.
     """
 
@@ -61,6 +62,7 @@ class SearchSettings:
     first: int = 27
     each: int = 9
     candidates: int = 10_000
+    rounds: int | None = None
     final: float = 0.25
     seed: int = 0
     devices: tuple[str, ...] = ("cpu",)
@@ -165,8 +167,8 @@ class _Search:
         self.step_s = self._probe()
         configurations = self._random()
         number = 0
-        while True:
-            if not self._bracket(configurations, "random" if number == 0 else f"round {number}"):
+        while self._bracket(configurations, "random" if number == 0 else f"round {number}"):
+            if settings.rounds is not None and number >= settings.rounds:
                 break
             number += 1
             configurations = self._proposed(number)
@@ -325,7 +327,7 @@ class _Search:
 
     def _final_steps(self, winner: Record) -> int:
         """How far the time that is left takes the winner; no fewer steps than it has."""
-        left = max(0.0, self.clock.budget_s - self.clock.spent)
+        left = max(0.0, self.clock.budget_s - self.clock.spent) if self.settings.final else 0.0
         return winner.steps + int(left / max(self.step_s, 1e-6) / (1 + DECAY))
 
     def _rank_curve(self, records: Sequence[Record]) -> list[tuple[float, float]]:
@@ -354,7 +356,7 @@ def _same_search(settings: SearchSettings, out: Path, resume: bool) -> None:
     """Write the settings down, or find that they are those of the search that is to go on."""
     path = out / SETTINGS
     entry: dict[str, Any] = json.loads(json.dumps(asdict(settings), default=str))
-    free = ("budget_s", "devices", "memory_gb", "final")
+    free = ("budget_s", "devices", "memory_gb", "final", "rounds")
     if path.exists():
         if not resume:
             raise FileError(f"'{out}' holds a search already; go on with --resume, or name another folder.")

@@ -42,6 +42,12 @@ def command(
     ] = "120,360,1080",
     first: Annotated[int, typer.Option(help="Random configurations to begin with.", min=2)] = 27,
     each: Annotated[int, typer.Option(help="Configurations that the predictor proposes in a round.", min=1)] = 9,
+    rounds: Annotated[
+        int | None, typer.Option(help="Rounds of the predictor at most.", show_default="what the budget allows", min=0)
+    ] = None,
+    final: Annotated[
+        float, typer.Option(help="Share of the budget for training the best one further; 0: none.", min=0, max=0.99)
+    ] = 0.25,
     patch: Annotated[str, typer.Option(help="Sides of the patches that trials learn from, voxels.")] = "64,64,64",
     window: Annotated[str, typer.Option(help="Sides of what the model looks at, voxels.")] = "96,96,96",
     batch: Annotated[int, typer.Option(help="Patches in a step.", min=1)] = 2,
@@ -74,6 +80,8 @@ def command(
         rungs=whole_numbers(rungs),
         first=first,
         each=each,
+        rounds=rounds,
+        final=final,
         seed=seed,
         devices=tuple(part.strip() for part in devices.split(",") if part.strip()),
         memory_gb=memory,
