@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from segmentation_bench import OBLIQUE, eggs, truth
 
-from hyperreg.automl.search import SearchSettings
+from hyperreg.automl.settings import SearchSettings
 from hyperreg.automl.trial import TrialSettings
 from hyperreg.imaging.files import write_volume
 from hyperreg.imaging.volume import Volume

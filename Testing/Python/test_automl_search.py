@@ -15,6 +15,7 @@ from hyperreg.automl import search as searching
 from hyperreg.automl.ledger import Ledger, Record, best
 from hyperreg.automl.running import Job, Outcome, Place
 from hyperreg.automl.search import search
+from hyperreg.automl.settings import SETTINGS
 from hyperreg.automl.space import draw_random
 from hyperreg.automl.trial import Measured
 from hyperreg.catalogue import MODELS_VARIABLE
@@ -183,7 +184,7 @@ def test_other_settings_do_not_go_on_with_a_search(data: Path, tmp_path: Path, q
     search(settings(data), out)
     with pytest.raises(InputError, match="other settings: seed"):
         search(settings(data, seed=5), out, resume=True)
-    (out / searching.SETTINGS).write_text("{", encoding="utf-8")
+    (out / SETTINGS).write_text("{", encoding="utf-8")
     with pytest.raises(FileError, match="cannot be read"):
         search(settings(data), out, resume=True)
 

@@ -44,19 +44,28 @@ DEFAULT = Configuration((Block("residual", 0, (-1, -1)),), (), 0.0005, "dice_cro
 
 @dataclass(frozen=True)
 class Scale:
-    """How large the experiment is. guided_after: random trials that the predictor learns from; guided: it proposes.
-
+    """How large the experiment is. random: configurations, of which the predictor learns from the first three
+    quarters, and proposes as many as are left out of `candidates`. early_steps: at which ASHA compares.
     long_steps: of the longer training of the found network and of the default one.
     """
 
     steps: int = 60
     early_steps: int = 20
     random: int = 60
-    guided_after: int = 40
-    guided: int = 10
+    candidates: int = 2000
     long_steps: int = 600
     spacing_mm: tuple[float, float, float] = (5.0, 5.0, 4.0)
     trial: TrialSettings = field(default_factory=TrialSettings)
+
+    @property
+    def learned(self) -> int:
+        """Random trials that the predictor learns from."""
+        return round(0.75 * self.random)
+
+    @property
+    def first(self) -> set[Configuration]:
+        """Their configurations."""
+        return {draw_random(number) for number in range(self.learned)}
 
 
 @dataclass(frozen=True)
@@ -106,16 +115,14 @@ def prepare(output: Path, scale: Scale) -> Data:
 
 
 class Campaign:
-    """Runs what is missing, trial by trial, until `deadline` (of time.monotonic); what is there is never run again."""
+    """Runs what is missing, trial by trial, until `deadline` (of time.monotonic); what is there is never run again.
+
+    Every stage returns whether it is complete.
+    """
 
     def __init__(self, output: Path, scale: Scale, data: Data, deadline: float, say: Callable[[str], None]) -> None:
         self.output, self.scale, self.data, self.deadline, self.say = output, scale, data, deadline, say
         self.ledger = Ledger(output / "trials.journal")
-
-    def run(self) -> bool:
-        """Everything in turn; False if time ran out."""
-        stages = (self.random_and_repeats, self.default, self.guided, self.tpe)
-        return all(stage() for stage in stages)
 
     def random_and_repeats(self) -> bool:
         """Random configurations, and some of them again with other seeds after the first dozen."""
@@ -127,13 +134,13 @@ class Campaign:
         return True
 
     def guided(self) -> bool:
-        """What a predictor of the first random trials proposes out of 10,000."""
+        """What a predictor of the first random trials proposes."""
         path = self.output / "guided.json"
         if not path.exists():
             known = [record for record in self.ledger.records() if record.source in ("random", "repeat")]
-            chosen = {draw_random(number) for number in range(self.scale.guided_after)}
-            seen = [record for record in known if record.configuration in chosen]
-            made = proposing.propose(seen, 10_000, self.scale.guided, 4242, lambda _c: True)
+            seen = [record for record in known if record.configuration in self.scale.first]
+            count = self.scale.random - self.scale.learned
+            made = proposing.propose(seen, self.scale.candidates, count, 4242, lambda _configuration: True)
             proposing.write(made, path)
         return all(self._trial(made, 0, "predictor") for made in proposing.read(path))
 
@@ -159,10 +166,8 @@ class Campaign:
     def tpe(self) -> bool:
         """Optuna's TPE, pruned by asynchronous successive halving, with the CPU time of search by predictor."""
         scale, records = self.scale, self.ledger.records()
-        first = {draw_random(number) for number in range(scale.guided_after)}
-        allowed = sum(
-            r.cpu_s for r in records if r.source == "predictor" or (r.source == "random" and r.configuration in first)
-        )
+        guided = [r for r in records if r.source == "predictor"]
+        allowed = sum(r.cpu_s for r in [*guided, *(r for r in of(records, "random") if r.configuration in scale.first)])
         study = tpe_study(self.output / "tpe.journal", scale)
         while (spent := sum(t.user_attrs.get("cpu_s", 0.0) for t in study.trials)) < allowed:
             if time.monotonic() > self.deadline:

@@ -39,8 +39,10 @@ def command(
             data = prepare(output, scale)
             deadline = time.monotonic() + 60 * minutes
             campaign = Campaign(output, scale, data, deadline, lambda text: typer.echo(text, err=True))
-            if campaign.run():
+            complete = campaign.random_and_repeats() and campaign.guided() and campaign.default()
+            if complete:
                 measure_long(campaign, output)
+                campaign.tpe()
         typer.echo(write(output, PUBLISHED if publish else output, scale))
     except HyperRegError as error:
         typer.echo(str(error), err=True)

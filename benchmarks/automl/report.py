@@ -18,7 +18,7 @@ from hyperreg.automl.predictor import BradleyTerry, Majority, PairTransformer, P
 from hyperreg.automl.proposing import noise_of
 from hyperreg.automl.ranking import bootstrap
 from hyperreg.automl.report import network_figure
-from hyperreg.automl.space import AUGMENTATIONS, LEARNING_RATES, LOSSES, TYPES, Configuration, draw_random
+from hyperreg.automl.space import AUGMENTATIONS, LEARNING_RATES, LOSSES, TYPES, Configuration
 from hyperreg.errors import FileError
 
 FOLDS = 4
@@ -62,13 +62,12 @@ def judge(records: Sequence[Record], noise: float) -> list[Judged]:
 
 def curves(output: Path, records: Sequence[Record], scale: Scale) -> dict[str, list[tuple[float, float]]]:
     """By strategy: (CPU-s spent, best score so far of trials with all steps), trial by trial."""
-    first = {draw_random(number) for number in range(scale.guided_after)}
     random = list(of(records, "random"))
     arms: dict[str, list[tuple[float, float]]] = {
         "random search": [(r.cpu_s, r.score or 0.0) for r in random],
         "search with predictor": [
             (r.cpu_s, r.score or 0.0)
-            for r in [*(r for r in random if r.configuration in first), *of(records, "predictor")]
+            for r in [*(r for r in random if r.configuration in scale.first), *of(records, "predictor")]
         ],
     }
     path = output / "tpe.journal"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from hyperreg.automl.ledger import Record
 from hyperreg.automl.running import Place
+from hyperreg.automl.settings import SearchSettings
 from hyperreg.automl.task import Task
 from hyperreg.errors import InputError
 from hyperreg.reporting import Cancel
@@ -18,22 +20,34 @@ from hyperreg.segmentation.bundles import add_model
 from hyperreg.segmentation.catalogue import SegmentationCard, list_models, read_card
 from hyperreg.segmentation.model import save_model
 
-if TYPE_CHECKING:
-    from hyperreg.automl.search import SearchSettings
-
 MODEL = "model"
 
 
 def train_best(
-    place: Place, winner: Record, task: Task, steps: int, settings: SearchSettings, out: Path, cancelled: Cancel
+    place: Place,
+    winner: Record,
+    task: Task,
+    settings: SearchSettings,
+    out: Path,
+    more: Callable[[int], bool],
+    cancelled: Cancel,
 ) -> SegmentationCard:
-    """Train the winner to `steps` steps in all, and write network and card to `out / "model"`. Raises Cancelled."""
+    """Train the winner while `more`, asked with its steps, is true; write network and card to `out / "model"`.
+
+    Its checkpoint is written as often as the first rung is long. Raises Cancelled, FileError.
+    """
     device = settings.devices[0].partition(":")[0]
     trial = place.trial(winner.configuration, winner.seed, device)
-    kept: list[nn.Module] = []
+    checkpoint = place.path(winner.configuration, winner.seed).with_suffix(".final.pt")
+    if checkpoint.exists():
+        trial.load(checkpoint)
+    while more(trial.step):
+        trial.train(trial.step + settings.rungs[0], cancelled)
+        trial.save(checkpoint)
+
+    steps = trial.step
 
     def write(network: nn.Module) -> None:
-        kept.append(network)
         structures = [s.name for s in task.card.structures]
         _, dice = trial.measure()
         measured = ", ".join(f"{name} {value:.3f}" for name, value in zip(structures, dice, strict=True))
@@ -49,8 +63,7 @@ def train_best(
         }
         save_model(network, entries, out / MODEL)
 
-    trial.run_to(max(steps, trial.step), cancelled, write)
-    trial.save(place.path(winner.configuration, winner.seed).with_suffix(".final.pt"))
+    trial.run_to(steps, cancelled, write)
     return read_card(out / MODEL)
 
 

@@ -16,14 +16,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperreg.automl.encoding import FIELDS, VOCABULARY, Encoding, encode, token
+from hyperreg.automl.encoding import FIELDS, VOCABULARY, encode, token
 from hyperreg.automl.space import AUGMENTATIONS, LEARNING_RATES, LOSSES, MOST_BLOCKS, TYPES, Configuration
 from hyperreg.errors import Cancelled, InputError
 from hyperreg.nets.searched import LEVELS
 from hyperreg.reporting import Cancel
 
 Floats = npt.NDArray[np.float64]
-PAIRS_AT_ONCE = 1024
+# As many as a core's cache holds: larger batches take twice as long.
+PAIRS_AT_ONCE = 64
+Tokens = npt.NDArray[np.int64]
+PADDING = (VOCABULARY + 2, len(FIELDS), MOST_BLOCKS + 1, 0)
 
 
 class Predictor(Protocol):
@@ -139,7 +142,7 @@ class _Trunk(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, 4, length) of value, field, place and side to (B,)."""
         value, field, place, side = tokens.unbind(1)
-        padding = value == VOCABULARY + 2
+        padding = value == PADDING[0]
         x = self.values(value) + self.fields(field) + self.places(place) + self.sides(side)
         x = self.layers(x, src_key_padding_mask=padding)
         means = []
@@ -162,7 +165,7 @@ class PairTransformer:
         self._cancelled = cancelled
 
     def fit(self, configurations: Sequence[Configuration], scores: Sequence[float], noise: float) -> None:
-        codes = [encode(c) for c in configurations]
+        codes = [_tokens(c) for c in configurations]
 
         def logits(trunk: nn.Module, first: Sequence[int], second: Sequence[int]) -> Tensor:
             return _both_orders(trunk, [(codes[i], codes[j]) for i, j in zip(first, second, strict=True)])
@@ -171,7 +174,7 @@ class PairTransformer:
 
     @torch.inference_mode()
     def probability(self, first: Sequence[Configuration], second: Sequence[Configuration]) -> Floats:
-        one, two = [encode(c) for c in first], [encode(c) for c in second]
+        one, two = [_tokens(c) for c in first], [_tokens(c) for c in second]
         asked = [(a, b) for a in one for b in two]
         parts = [
             _both_orders(self._trunk, asked[n : n + PAIRS_AT_ONCE]).double().numpy()
@@ -180,7 +183,7 @@ class PairTransformer:
         return _logistic(np.concatenate(parts).reshape(len(one), len(two)))
 
 
-def _both_orders(trunk: nn.Module, pairs: Sequence[tuple[Encoding, Encoding]]) -> Tensor:
+def _both_orders(trunk: nn.Module, pairs: Sequence[tuple[Tokens, Tokens]]) -> Tensor:
     there, back = trunk(_padded([_pair(a, b) for a, b in pairs] + [_pair(b, a) for a, b in pairs])).chunk(2)
     found: Tensor = (there - back) / 2
     return found
@@ -197,7 +200,7 @@ class BradleyTerry:
         self._cancelled = cancelled
 
     def fit(self, configurations: Sequence[Configuration], scores: Sequence[float], noise: float) -> None:
-        rows = _padded([_single(encode(c)) for c in configurations])
+        rows = _padded([_tokens(c) for c in configurations])
 
         def differences(trunk: nn.Module, i: Sequence[int], j: Sequence[int]) -> Tensor:
             chosen = sorted({*i, *j})
@@ -210,7 +213,7 @@ class BradleyTerry:
 
     @torch.inference_mode()
     def scores(self, configurations: Sequence[Configuration]) -> Floats:
-        rows = [_single(encode(c)) for c in configurations]
+        rows = [_tokens(c) for c in configurations]
         parts = [self._trunk(_padded(rows[n : n + PAIRS_AT_ONCE])) for n in range(0, len(rows), PAIRS_AT_ONCE)]
         return np.concatenate([part.double().numpy() for part in parts])
 
@@ -246,23 +249,29 @@ def _train(
     return trunk.eval()
 
 
-def _single(code: Encoding, side: int = 0, mark: int = 0) -> list[tuple[int, int, int, int]]:
-    """mark: 0 the beginning, 1 the separator, before the vector."""
-    tokens = [(VOCABULARY + mark, len(FIELDS), MOST_BLOCKS + 1, side)]
-    tokens += [(token(v, f), f, p, side) for v, f, p in zip(code.values, code.fields, code.places, strict=True)]
-    return tokens
+def _tokens(configuration: Configuration) -> Tokens:
+    """Value, field, place and side (0) of each token, (4, length); the first one marks the beginning."""
+    code = encode(configuration)
+    values = [token(value, field) for value, field in zip(code.values, code.fields, strict=True)]
+    rows = ([VOCABULARY, *values], [len(FIELDS), *code.fields], [MOST_BLOCKS + 1, *code.places])
+    return np.array([*rows, [0] * (len(values) + 1)], dtype=np.int64)
 
 
-def _pair(one: Encoding, two: Encoding) -> list[tuple[int, int, int, int]]:
-    return _single(one, 0, 0) + _single(two, 1, 1)
+def _pair(one: Tokens, two: Tokens) -> Tokens:
+    """Both in one sequence, with the separator between them."""
+    second = two.copy()
+    second[3] = 1
+    second[0, 0] = VOCABULARY + 1
+    return np.concatenate((one, second), axis=1)
 
 
-def _padded(rows: Sequence[Sequence[tuple[int, int, int, int]]]) -> Tensor:
+def _padded(rows: Sequence[Tokens]) -> Tensor:
     """(B, 4, longest)."""
-    longest = max(map(len, rows))
-    pad = (VOCABULARY + 2, len(FIELDS), MOST_BLOCKS + 1, 0)
-    array = np.array([[*row, *[pad] * (longest - len(row))] for row in rows], dtype=np.int64)
-    return torch.from_numpy(array.transpose(0, 2, 1).copy())
+    found = np.empty((len(rows), 4, max(row.shape[1] for row in rows)), dtype=np.int64)
+    found[:] = np.array(PADDING)[:, None]
+    for target, row in zip(found, rows, strict=True):
+        target[:, : row.shape[1]] = row
+    return torch.from_numpy(found)
 
 
 def _logistic(values: Floats) -> Floats:

@@ -12,7 +12,7 @@ from hyperreg.automl.space import Configuration
 
 # Of thousands, so many are compared with each other; the others with a panel of so many alone.
 FINALISTS = 64
-PANEL = 16
+PANEL = 8
 
 
 def copeland(probabilities: Floats) -> Floats:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -143,6 +144,8 @@ _here: tuple[Place, str, Callable[[], bool]] | None = None
 
 def _begin(task: Task, cache: Path, settings: TrialSettings, checkpoints: Path, names: Any, stop: Any) -> None:
     """What a process of the pool does first: take a device, and read the prepared cases."""
+    # Ctrl+C reaches every process of a terminal; the driver decides what becomes of it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     global _here  # noqa: PLW0603 (a process of a pool has no other place for what all its jobs need)
     device, _, number = str(names.get()).partition(":")
     if number:

@@ -10,9 +10,8 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -22,9 +21,10 @@ from hyperreg.automl.ledger import Ledger, Record, best
 from hyperreg.automl.memory import needs
 from hyperreg.automl.report import write_html
 from hyperreg.automl.running import Job, Outcome, Place, Runner, runner
+from hyperreg.automl.settings import SearchSettings, check_same, write_settings
 from hyperreg.automl.space import Configuration, draw_random
 from hyperreg.automl.task import Task, read_task
-from hyperreg.automl.trial import DECAY, Trial, TrialSettings
+from hyperreg.automl.trial import DECAY, Trial
 from hyperreg.errors import Cancelled, FileError, InputError
 from hyperreg.imaging.output import replacing
 from hyperreg.machine import choose_device, main_memory
@@ -34,51 +34,13 @@ from hyperreg.segmentation.catalogue import SegmentationCard
 
 log = logging.getLogger(__name__)
 
-SETTINGS, STATE, JOURNAL, LOCK, REPORT = "settings.json", "state.json", "trials.journal", ".lock", "report.html"
+STATE, JOURNAL, LOCK, REPORT = "state.json", "trials.journal", ".lock", "report.html"
 # Of the free memory, trials get so much.
 MEMORY_SHARE = 0.8
 # Steps that are trained to tell how long one takes; the first of them is slower than the others.
 PROBE_STEPS = 3
 # So many random configurations in a row that do not fit into memory mean that none will.
 MOST_REJECTED = 200
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """One search; a folder holds one, and is resumed with the same settings, but for budget and devices.
-
-    data: a data list. budget_s: seconds in all, over all resumes. rungs: steps at which trials are compared; the best
-    `1 / reduction` go on to the next. first: random configurations to begin with. each: proposals of the predictor in
-    a round. candidates: that it orders. rounds: of the predictor at most; as many as the budget allows if None.
-    final: share of the budget for the longer training of the best one; 0: none.
-    held_out: as TrialSettings measures. memory_gb: a trial's limit; most of what is free if None.
-    """
-
-    name: str
-    data: Path
-    budget_s: float
-    rungs: tuple[int, ...] = (120, 360, 1080)
-    reduction: int = 3
-    first: int = 27
-    each: int = 9
-    candidates: int = 10_000
-    rounds: int | None = None
-    final: float = 0.25
-    seed: int = 0
-    devices: tuple[str, ...] = ("cpu",)
-    memory_gb: float | None = None
-    spacing_mm: tuple[float, float, float] | None = None
-    trial: TrialSettings = field(default_factory=TrialSettings)
-
-    def check(self) -> None:
-        """Raise InputError for settings that make no search."""
-        rising = all(a < b for a, b in zip((0, *self.rungs), self.rungs, strict=False))
-        if not self.rungs or not rising or self.reduction < 2 or self.first < 2 or self.each < 1:
-            raise InputError("Give rungs of rising numbers of steps, two first configurations or more, one per round.")
-        if not 0 <= self.final < 1 or self.budget_s <= 0 or self.candidates < self.each:
-            raise InputError("Give a budget above zero, a final share from 0 to 1, and more candidates than proposals.")
-        if not self.devices:
-            raise InputError("Name one device or more: cpu, cuda, cuda:1.")
 
 
 @dataclass(frozen=True)
@@ -127,7 +89,7 @@ def search(
         choose_device(device.partition(":")[0])
     out.mkdir(parents=True, exist_ok=True)
     with _alone(out):
-        _same_search(settings, out, resume)
+        check_same(settings, out, resume)
         if catalogue is not None:
             check_name(settings.name, catalogue, out)
         window = settings.trial.window
@@ -138,6 +100,8 @@ def search(
         told: Progress = progress or (lambda _fraction, _text: None)
         asked: Cancel = cancelled or (lambda: False)
         training, held_out = task.prepared(out / "cache", lambda _f, text: told(0.0, text), asked)
+        # A search begins where its data can be used.
+        write_settings(settings, out)
         (out / "trials").mkdir(exist_ok=True)
         place = Place(training, held_out, settings.trial, out / "trials")
         ledger = Ledger(out / JOURNAL)
@@ -173,7 +137,7 @@ class _Search:
             number += 1
             configurations = self._proposed(number)
         winner = self._winner()
-        card = train_best(self.place, winner, task, self._final_steps(winner), settings, self.out, self.cancelled)
+        card = train_best(self.place, winner, task, settings, self.out, self._time_left, self.cancelled)
         if catalogue is not None:
             card = add_to_catalogue(card, catalogue)
         records = self.ledger.records()
@@ -184,9 +148,6 @@ class _Search:
     def _probe(self) -> float:
         """Seconds of a training step. Raises InputError if the budget does not suffice for one trial."""
         settings = self.settings
-        done = [r for r in self.known.values() if r.score is not None]
-        if done:
-            return sum(r.cpu_s for r in done) / sum(r.steps * (1 + DECAY) for r in done)
         trial = Trial(self._random_ones(1)[0], self.place.training, self.place.held_out, settings.trial, settings.seed,
                       settings.devices[0].partition(":")[0])  # fmt: skip
         started = time.perf_counter()
@@ -265,9 +226,12 @@ class _Search:
                 return False
             batch = jobs[start : start + count]
             self._tell(batch[0], source)
+            started = time.perf_counter()
             numbers = {job: self.ledger.start(job.configuration, job.seed, source, job.steps) for job in batch}
             for job, outcome in self.runs.run(batch):
                 self._note(numbers[job], job, source, outcome)
+            # The latest trials tell what the next ones will take.
+            self.step_s = (self.step_s + (time.perf_counter() - started) / (steps * (1 + DECAY))) / 2
             self.clock.save()
         return True
 
@@ -325,10 +289,13 @@ class _Search:
                 return found
         raise InputError("No trial ended within the budget. Give more time (--budget), then resume.")
 
-    def _final_steps(self, winner: Record) -> int:
-        """How far the time that is left takes the winner; no fewer steps than it has."""
-        left = max(0.0, self.clock.budget_s - self.clock.spent) if self.settings.final else 0.0
-        return winner.steps + int(left / max(self.step_s, 1e-6) / (1 + DECAY))
+    def _time_left(self, steps: int) -> bool:
+        """Whether the final training, which is at `steps` steps, has time for more; its decay takes time, too."""
+        if not self.settings.final:
+            return False
+        spent = self.clock.spent
+        self.progress(min(0.99, spent / self.clock.budget_s), f"Training the best one further: {steps} steps")
+        return spent + (DECAY * steps + self.settings.rungs[0]) * self.step_s < self.clock.budget_s
 
     def _rank_curve(self, records: Sequence[Record]) -> list[tuple[float, float]]:
         return proposing.held_out_ranks(records, self.settings.seed)
@@ -350,28 +317,6 @@ def _alone(out: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _same_search(settings: SearchSettings, out: Path, resume: bool) -> None:
-    """Write the settings down, or find that they are those of the search that is to go on."""
-    path = out / SETTINGS
-    entry: dict[str, Any] = json.loads(json.dumps(asdict(settings), default=str))
-    free = ("budget_s", "devices", "memory_gb", "final", "rounds")
-    if path.exists():
-        if not resume:
-            raise FileError(f"'{out}' holds a search already; go on with --resume, or name another folder.")
-        try:
-            there = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise FileError(f"'{path}' cannot be read: {error}. Begin in a new folder.") from error
-        changed = [name for name in entry if name not in free and there.get(name) != entry[name]]
-        if changed:
-            raise InputError(f"The search in '{out}' has other settings: {', '.join(changed)}. Give the same again.")
-        return
-    if resume:
-        raise FileError(f"There is no search in '{out}' to go on with; leave --resume out.")
-    with replacing(path) as target:
-        target.write_text(json.dumps(entry, indent=2) + "\n", encoding="utf-8")
 
 
 def _memory_limit(settings: SearchSettings) -> float:

@@ -69,7 +69,8 @@ def command(
     missing = [package for package in ("filelock", "optuna") if find_spec(package) is None]
     if missing:
         raise InputError(f"A search needs {' and '.join(missing)}: `pip install 'hyperreg[search]'`.")
-    from hyperreg.automl.search import SearchSettings, search
+    from hyperreg.automl.search import search
+    from hyperreg.automl.settings import SearchSettings
     from hyperreg.automl.trial import TrialSettings
     from hyperreg.catalogue import own_models
 
