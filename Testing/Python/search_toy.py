@@ -42,6 +42,6 @@ def write_cases(folder: Path, count: int = 3, **changes: Any) -> Path:
 
 def settings(data: Path, **changes: Any) -> SearchSettings:
     """Two random configurations and one round of one, rungs of two steps and four, whatever time that takes."""
-    small = {"rungs": (2, 4), "reduction": 2, "first": 2, "each": 1, "candidates": 30, "rounds": 1, "final": 0.0}
-    named = {"name": "toy-search", "data": data, "budget_s": 1e5, "trial": TRIAL}
+    small = {"rungs": (2, 4), "reduction": 2, "first": 2, "each": 1, "candidates": 30, "rounds": 1, "repeats": 0}
+    named = {"name": "toy-search", "data": data, "budget_s": 1e5, "final": 0.0, "trial": TRIAL}
     return SearchSettings(**{**named, **small, **changes})

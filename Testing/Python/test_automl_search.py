@@ -89,7 +89,7 @@ def test_a_search_that_was_cancelled_goes_on_and_repeats_nothing(data: Path, tmp
 
 
 def test_halving_keeps_the_best_and_the_predictor_proposes_more(data: Path, tmp_path: Path, quick: None) -> None:
-    rounds = settings(data, first=8, each=4, rungs=(2, 4, 8), reduction=2)
+    rounds = settings(data, first=8, each=4, rungs=(2, 4, 8), reduction=2, repeats=2)
     found = search(rounds, tmp_path / "run")
     records = Ledger(tmp_path / "run" / searching.JOURNAL).records()
     random = [record for record in records if record.source == "random"]
@@ -104,6 +104,19 @@ def test_halving_keeps_the_best_and_the_predictor_proposes_more(data: Path, tmp_
     mean = sum(len(r.configuration.blocks) for r in proposed) / 4
     assert mean > sum(len(r.configuration.blocks) for r in random if r.steps == 2) / 8
     assert found.best == best(records, 8)
+    again = [record for record in records if record.source == "repeat"]
+    assert [(r.seed, r.steps) for r in again] == [(1, 2)] * 2
+    assert [r.configuration for r in again] == [r.configuration for r in random[:2]]
+
+
+def test_a_place_that_cannot_be_written_and_a_damaged_clock_are_told(data: Path, tmp_path: Path, quick: None) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(FileError, match="cannot be written"):
+        search(settings(data), tmp_path / "file" / "run")
+    search(settings(data, rounds=0), tmp_path / "run")
+    (tmp_path / "run" / searching.STATE).write_text("[", encoding="utf-8")
+    with pytest.raises(FileError, match="delete it"):
+        search(settings(data, rounds=0), tmp_path / "run", resume=True)
 
 
 def test_two_processes_find_what_one_finds(data: Path, tmp_path: Path) -> None:
@@ -136,7 +149,7 @@ def test_every_trial_fails(data: Path, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_what_does_not_fit_into_memory_is_not_tried(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"None of 200 random networks fits into 0\.00 GB"):
+    with pytest.raises(InputError, match=r"None of 200 random networks in a row fits into 0\.00 GB"):
         search(settings(data, memory_gb=1e-5), tmp_path / "run")
     assert Ledger(tmp_path / "run" / searching.JOURNAL).records() == []
 

@@ -87,16 +87,13 @@ def search(
     settings.check()
     for device in settings.devices:
         choose_device(device.partition(":")[0])
-    out.mkdir(parents=True, exist_ok=True)
     with _alone(out):
         check_same(settings, out, resume)
         if catalogue is not None:
             check_name(settings.name, catalogue, out)
         window = settings.trial.window
         task = read_task(settings.data, settings.name, window, settings.spacing_mm)
-        state = out / STATE
-        before = float(json.loads(state.read_text(encoding="utf-8"))["spent_s"]) if state.exists() else 0.0
-        clock = _Clock(state, settings.budget_s, before)
+        clock = _Clock(out / STATE, settings.budget_s, _spent_before(out / STATE))
         told: Progress = progress or (lambda _fraction, _text: None)
         asked: Cancel = cancelled or (lambda: False)
         training, held_out = task.prepared(out / "cache", lambda _f, text: told(0.0, text), asked)
@@ -129,26 +126,27 @@ class _Search:
     def whole(self, task: Task, catalogue: Path | None) -> Found:
         settings = self.settings
         self.step_s = self._probe()
-        configurations = self._random()
+        configurations = self._random(settings.first)
+        goes_on = self._bracket(configurations, "random") and self._repeats(configurations)
         number = 0
-        while self._bracket(configurations, "random" if number == 0 else f"round {number}"):
-            if settings.rounds is not None and number >= settings.rounds:
-                break
+        while goes_on and (settings.rounds is None or number < settings.rounds):
             number += 1
-            configurations = self._proposed(number)
+            proposed = self._proposed(number)
+            goes_on = bool(proposed) and self._bracket(proposed, f"round {number}")
         winner = self._winner()
         card = train_best(self.place, winner, task, settings, self.out, self._time_left, self.cancelled)
         if catalogue is not None:
             card = add_to_catalogue(card, catalogue)
         records = self.ledger.records()
-        write_html(self.out / REPORT, settings.name, records, winner, self.clock.spent, self._rank_curve(records))
+        ranks = proposing.held_out_ranks(records, settings.seed)
+        write_html(self.out / REPORT, settings.name, records, winner, self.clock.spent, ranks)
         self.progress(1.0, "Done")
         return Found(winner, card, self.out / REPORT, self.clock.spent)
 
     def _probe(self) -> float:
         """Seconds of a training step. Raises InputError if the budget does not suffice for one trial."""
         settings = self.settings
-        trial = Trial(self._random_ones(1)[0], self.place.training, self.place.held_out, settings.trial, settings.seed,
+        trial = Trial(self._random(1)[0], self.place.training, self.place.held_out, settings.trial, settings.seed,
                       settings.devices[0].partition(":")[0])  # fmt: skip
         started = time.perf_counter()
         for number in range(PROBE_STEPS):
@@ -164,7 +162,7 @@ class _Search:
             )
         return step_s
 
-    def _random_ones(self, count: int) -> list[Configuration]:
+    def _random(self, count: int) -> list[Configuration]:
         """The first random configurations of the seed that fit into memory, each once."""
         found: list[Configuration] = []
         rejected = 0
@@ -176,17 +174,15 @@ class _Search:
                 continue
             if self._fits(made):
                 found.append(made)
+                rejected = 0
                 continue
             rejected += 1
-            if rejected >= MOST_REJECTED and not found:
+            if rejected >= MOST_REJECTED:
                 raise InputError(
-                    f"None of {rejected} random networks fits into {self.limit / 1e9:.2f} GB. Give smaller patches, "
-                    "a smaller width, or more memory."
+                    f"None of {rejected} random networks in a row fits into {self.limit / 1e9:.2f} GB. "
+                    "Give smaller patches, a smaller width, or more memory."
                 )
         return found
-
-    def _random(self) -> list[Configuration]:
-        return self._random_ones(self.settings.first)
 
     def _fits(self, configuration: Configuration) -> bool:
         settings = self.settings.trial
@@ -214,6 +210,12 @@ class _Search:
             alive = [alive[n] for _, n in sorted(scored, key=lambda entry: (-entry[0], entry[1]))[:keep]]
             before = steps
         return True
+
+    def _repeats(self, configurations: Sequence[Configuration]) -> bool:
+        """The first few again with another seed, for the noise of the first rung; False when there is no time."""
+        steps = self.settings.rungs[0]
+        jobs = [Job(c, self.settings.seed + 1, steps) for c in configurations[: self.settings.repeats]]
+        return self._run([job for job in jobs if self._record(job) is None], "repeat", steps)
 
     def _run(self, jobs: Sequence[Job], source: str, steps: int) -> bool:
         """Run jobs, as many at once as there are devices; False when there is no time for all."""
@@ -297,15 +299,13 @@ class _Search:
         self.progress(min(0.99, spent / self.clock.budget_s), f"Training the best one further: {steps} steps")
         return spent + (DECAY * steps + self.settings.rungs[0]) * self.step_s < self.clock.budget_s
 
-    def _rank_curve(self, records: Sequence[Record]) -> list[tuple[float, float]]:
-        return proposing.held_out_ranks(records, self.settings.seed)
-
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
     """Nobody else searches in this folder. Raises InputError if somebody does, FileError if it cannot be written."""
     lock = FileLock(out / LOCK, timeout=0)
     try:
+        out.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as error:
         raise InputError(
@@ -317,6 +317,14 @@ def _alone(out: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _spent_before(path: Path) -> float:
+    """Seconds that earlier drivers spent. Raises FileError."""
+    try:
+        return float(json.loads(path.read_text(encoding="utf-8"))["spent_s"]) if path.exists() else 0.0
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FileError(f"'{path}' cannot be read ({error}); delete it, and the budget counts from 0 again.") from error
 
 
 def _memory_limit(settings: SearchSettings) -> float:

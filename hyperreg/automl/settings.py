@@ -23,8 +23,9 @@ class SearchSettings:
     data: a data list. budget_s: seconds in all, over all resumes. rungs: steps at which trials are compared; the best
     `1 / reduction` go on to the next. first: random configurations to begin with. each: proposals of the predictor in
     a round. candidates: that it orders. rounds: of the predictor at most; as many as the budget allows if None.
+    repeats: so many of the first ones are trained again with another seed: differences within that noise teach nothing.
     final: share of the budget for the longer training of the best one; 0: none.
-    held_out: as TrialSettings measures. memory_gb: a trial's limit; most of what is free if None.
+    memory_gb: a trial's limit; most of what is free if None.
     """
 
     name: str
@@ -36,6 +37,7 @@ class SearchSettings:
     each: int = 9
     candidates: int = 10_000
     rounds: int | None = None
+    repeats: int = 4
     final: float = 0.25
     seed: int = 0
     devices: tuple[str, ...] = ("cpu",)
