@@ -36,9 +36,11 @@ ALLOWED = {
     "fusion": FOUNDATION | {"nets", "registration", "segmentation"},
     "worker": FOUNDATION | {"fusion", "nets", "registration", "segmentation"},
     "training": FOUNDATION | {"fusion", "nets", "registration", "segmentation"},
+    "automl": FOUNDATION | {"nets", "segmentation", "training"},
     "doctor": FOUNDATION | {"registration", "segmentation", "worker"},
     "view": FOUNDATION | {"fusion", "phantom", "registration", "segmentation", "worker"},
-    "cli": FOUNDATION | {"doctor", "fusion", "phantom", "registration", "segmentation", "training", "view", "worker"},
+    "cli": FOUNDATION
+    | {"automl", "doctor", "fusion", "phantom", "registration", "segmentation", "training", "view", "worker"},
 }
 # Packages that only one part of the engine may import.
 FOREIGN = {"slicer": "view", "trame": "view", "trame_slicer": "view", "trame_vuetify": "view", "vtk": "view",

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import hyperreg
-from hyperreg.cli import doctor, fuse, models, register, segment, sweep, train, view
+from hyperreg.cli import doctor, fuse, models, register, search, segment, sweep, train, view
 from hyperreg.cli.console import DEBUG_VARIABLE, EXIT_CODES, output
 
 app = typer.Typer(
@@ -51,3 +51,4 @@ app.command("models", epilog=models.EXAMPLES)(models.command)
 app.command("doctor")(doctor.command)
 app.command("view", epilog=view.EXAMPLES)(view.command)
 app.add_typer(train.app, name="train")
+app.command("search", epilog=search.EXAMPLES)(search.command)

@@ -14,6 +14,7 @@ from hyperreg.errors import InputError, WeightsError
 from hyperreg.nets.anisotropic import AHNet
 from hyperreg.nets.cascade import Cascade
 from hyperreg.nets.hypernetwork import HyperNetwork
+from hyperreg.nets.searched import SearchedNet
 from hyperreg.nets.segresnet import SegResNet
 from hyperreg.nets.weights import load_weights, save_weights
 from hyperreg.segmentation.catalogue import KIND, SegmentationCard, read_card
@@ -60,6 +61,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "segresnet": lambda inputs, channels, _exclusive, /, **options: SegResNet(inputs, channels, **options),
     "ahnet": lambda inputs, channels, _exclusive, /, **options: AHNet(inputs, channels, **options),
     "cascade": make_cascade,
+    "searched": lambda inputs, channels, _exclusive, /, **options: SearchedNet(inputs, channels, **options),
     "monai_segresnet": lambda inputs, channels, _exclusive, /, **options: make_monai(
         "SegResNet", inputs, channels, **options
     ),

@@ -56,6 +56,7 @@ class Prediction:
     exclusive: softmax over the channels, else a sigmoid of each. window: sides of the patches, voxels.
     flips: axes along which the image is flipped, in all combinations, and the probabilities averaged.
     others: more networks of the same kind whose probabilities are averaged, too (an ensemble).
+    overlap: the share of a window that the next one sees, too.
     steps: after a call, the steps that were tried; the last one is the one that worked.
     progress, cancelled: told and asked before every window.
     """
@@ -70,8 +71,10 @@ class Prediction:
         progress: Progress | None = None,
         cancelled: Cancel | None = None,
         others: Sequence[nn.Module] = (),
+        overlap: float = OVERLAP,
     ) -> None:
         self.networks = [network, *others]
+        self.overlap = overlap
         self.window = window
         self.exclusive = exclusive
         self.device = device
@@ -158,7 +161,7 @@ class Prediction:
 
     def _slide(self, network: nn.Module, images: Tensor, step: Step, run: int) -> Tensor:
         counted = 0
-        every = window_count(images.shape[2:], step.window, OVERLAP)
+        every = window_count(images.shape[2:], step.window, self.overlap)
 
         def predict(patch: Tensor) -> Tensor:
             nonlocal counted
@@ -167,7 +170,14 @@ class Prediction:
             return self._run(network, patch, step)
 
         found: Tensor = sliding_window_inference(
-            images, step.window, 1, predict, overlap=OVERLAP, mode="gaussian", sw_device=step.device, device=step.stitch
+            images,
+            step.window,
+            1,
+            predict,
+            overlap=self.overlap,
+            mode="gaussian",
+            sw_device=step.device,
+            device=step.stitch,
         )
         return found
 

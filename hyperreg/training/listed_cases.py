@@ -1,7 +1,7 @@
 """Images with label maps of one's own to learn segmentation from: lists, preparation, random patches.
 
 Lists are those of the Medical Segmentation Decathlon ({"training": [{"image", "label"}], "validation"}) or of nnU-Net
-(imagesTr/CASE_0000.nii.gz for the first input, labelsTr/CASE.nii.gz).
+(imagesTr/CASE_0000.nii.gz for the first input, labelsTr/CASE.nii.gz). A case may say "contoured": [labels].
 """
 
 from __future__ import annotations
@@ -35,10 +35,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ListedCase:
-    """The images of a case, in the order of the model's inputs, and its label map."""
+    """The images of a case, in the order of the model's inputs, and its label map.
+
+    contoured: the labels that somebody looked for; of others it is unknown where they are. None: all of them.
+    """
 
     images: tuple[Path, ...]
     label: Path
+    contoured: frozenset[int] | None = None
 
 
 def read_list(source: Path, inputs: int, held_out: int) -> tuple[list[ListedCase], list[ListedCase]]:
@@ -47,7 +51,7 @@ def read_list(source: Path, inputs: int, held_out: int) -> tuple[list[ListedCase
     Raises FileError or InputError, naming what is missing.
     """
     folder = source if source.is_dir() else source.parent
-    content = _json(source) if source.is_file() else {}
+    content = list_content(source) if source.is_file() else {}
     if "training" in content:
         training = [_entry(entry, folder, inputs) for entry in content["training"]]
     else:
@@ -122,8 +126,8 @@ class ListedCases(Dataset[SyntheticCase]):
         zoom = draws.uniform(*self.config.zoom)
         shape = [max(1, round(n / zoom)) for n in self.config.shape]
         start = self._start(classes, shape, draws)
-        patch = _tensor(_cut(images, start, shape))[None]
-        target = self._target(torch.from_numpy(_cut(classes[None], start, shape)[0]))
+        patch = _tensor(cut(images, start, shape))[None]
+        target = self._target(torch.from_numpy(cut(classes[None], start, shape)[0]))
         if shape != list(self.config.shape):
             patch, target = (
                 F.interpolate(part, size=self.config.shape, mode="trilinear", align_corners=False)
@@ -166,7 +170,7 @@ class ListedCases(Dataset[SyntheticCase]):
         return F.one_hot(classes.long(), self.classes).permute(3, 0, 1, 2)[None].float()
 
 
-def _cut(array: np.ndarray, start: Sequence[int], shape: Sequence[int]) -> np.ndarray:
+def cut(array: np.ndarray, start: Sequence[int], shape: Sequence[int]) -> np.ndarray:
     """(C, *shape) of (C, I, J, K) from `start` on; zeros (background) beyond the ends."""
     cut = np.zeros((array.shape[0], *shape), array.dtype)
     inside, place = [slice(None)], [slice(None)]
@@ -185,9 +189,13 @@ def _tensor(array: np.ndarray) -> Tensor:
 def _entry(entry: Any, folder: Path, inputs: int) -> ListedCase:
     try:
         images = [entry["image"]] if isinstance(entry["image"], str) else list(entry["image"])
-        case = ListedCase(tuple(folder / image for image in images), folder / entry["label"])
-    except (KeyError, TypeError) as error:
-        raise InputError(f"A case of the data list has no image or no label: {entry!r}.") from error
+        contoured = entry.get("contoured")
+        known = None if contoured is None else frozenset(int(label) for label in contoured)
+        case = ListedCase(tuple(folder / image for image in images), folder / entry["label"], known)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"A case of the data list has no image or no label, or 'contoured' is no list of labels: {entry!r}."
+        ) from error
     if len(images) != inputs:
         raise InputError(f"'{images[0]}': the list names {len(images)} images for this case, the model wants {inputs}.")
     return case
@@ -207,7 +215,8 @@ def _in_folder(folder: Path, inputs: int, ending: str) -> list[ListedCase]:
     return cases
 
 
-def _json(path: Path) -> dict[str, Any]:
+def list_content(path: Path) -> dict[str, Any]:
+    """The JSON object of a data list. Raises FileError if it cannot be read, InputError if it is no data list."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
