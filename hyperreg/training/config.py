@@ -78,6 +78,9 @@ class RunConfig(BaseModel):
     warm_up: int = Field(default=100, ge=0)
     schedule: Literal["cosine", "poly"] = Field(default="cosine", description="After the warm-up")
     weight_decay: float = Field(default=0.0, ge=0)
+    optimiser: Literal["adam", "adamw"] = Field(
+        default="adam", description="How the weights decay: through the gradient, or by themselves (AdamW)"
+    )
     beta2: float = Field(
         default=0.999, gt=0, lt=1, description="Adam's memory of squared gradients; less for short runs"
     )

@@ -63,7 +63,8 @@ class Trainer(ABC, Generic[S]):
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
         self.objective: nn.Module = self.make_objective()
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimiser: torch.optim.Optimizer = torch.optim.Adam(
+        kind = torch.optim.AdamW if config.optimiser == "adamw" else torch.optim.Adam
+        self.optimiser: torch.optim.Optimizer = kind(
             self.trained, lr=config.learning_rate, betas=(0.9, config.beta2), weight_decay=config.weight_decay
         )
         if fabric is not None:

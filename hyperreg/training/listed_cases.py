@@ -1,7 +1,8 @@
 """Images with label maps of one's own to learn segmentation from: lists, preparation, random patches.
 
 Lists are those of the Medical Segmentation Decathlon ({"training": [{"image", "label"}], "validation"}) or of nnU-Net
-(imagesTr/CASE_0000.nii.gz for the first input, labelsTr/CASE.nii.gz).
+(imagesTr/CASE_0000.nii.gz for the first input, labelsTr/CASE.nii.gz). A case of a list in which not every structure
+was drawn says which labels were: {"image", "label", "contoured": [1, 2, 5]}.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch.utils.data import Dataset
 from hyperreg.errors import FileError, InputError
 from hyperreg.imaging.files import read_label_map, read_volume
 from hyperreg.imaging.resampling import resample
-from hyperreg.segmentation.catalogue import SegmentationCard
+from hyperreg.segmentation.catalogue import SLICES_LAST, SegmentationCard
 from hyperreg.segmentation.inputs import check_inputs, show
 from hyperreg.training.appearance import thick_slices
 from hyperreg.training.cases import SyntheticCase
@@ -35,10 +36,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ListedCase:
-    """The images of a case, in the order of the model's inputs, and its label map."""
+    """The images of a case, in the order of the model's inputs, and its label map.
+
+    contoured: the labels that were looked for in this case; None if all were. The others are unknown where the map has
+    background.
+    """
 
     images: tuple[Path, ...]
     label: Path
+    contoured: tuple[int, ...] | None = None
 
 
 def read_list(source: Path, inputs: int, held_out: int) -> tuple[list[ListedCase], list[ListedCase]]:
@@ -85,7 +91,8 @@ class ListedCases(Dataset[SyntheticCase]):
     """An endless series of random patches of prepared cases: patch number n is always the same for a seed.
 
     cache: folder where prepared cases are kept while training (patches are read from there, not whole cases).
-    flips: axes along which patches are flipped.
+    flips: axes along which patches are flipped; with `config.mirror` also the one from left to right, where the sides'
+    labels change places.
     """
 
     def __init__(
@@ -101,6 +108,8 @@ class ListedCases(Dataset[SyntheticCase]):
         self.classes = card.channels
         self.flips = card.flips
         self.seed = seed
+        self.sides = _sides(config, card, table)
+        self.unknown = [_unknown(case, table) for case in cases]
         self.stems: list[Path] = []
         cache.mkdir(parents=True, exist_ok=True)
         for number, case in enumerate(cases):
@@ -114,11 +123,13 @@ class ListedCases(Dataset[SyntheticCase]):
     def whole(self, index: int) -> SyntheticCase:
         """A case as it is: to validate with."""
         images, classes = self._arrays(index)
-        return SyntheticCase(_tensor(images)[None], self._target(torch.from_numpy(np.array(classes))))
+        target = self._target(torch.from_numpy(np.array(classes)))
+        return SyntheticCase(_tensor(images)[None], target, self.unknown[index])
 
     def __getitem__(self, number: int) -> SyntheticCase:
         draws = Draws(self.seed * 1_000_003 + number)
-        images, classes = self._arrays(draws.integer(0, len(self.stems) - 1))
+        index = draws.integer(0, len(self.stems) - 1)
+        images, classes = self._arrays(index)
         zoom = draws.uniform(*self.config.zoom)
         shape = [max(1, round(n / zoom)) for n in self.config.shape]
         start = self._start(classes, shape, draws)
@@ -131,7 +142,12 @@ class ListedCases(Dataset[SyntheticCase]):
             )
         axes = [axis + 2 for axis in self.flips if draws.chance(0.5)]
         patch, target = (part.flip(axes) if axes else part for part in (patch, target))
-        return SyntheticCase(self._varied(patch, draws), target)
+        unknown = self.unknown[index]
+        if self.sides is not None and draws.chance(0.5):
+            axis, order = self.sides
+            patch, target = patch.flip(axis + 2), target.flip(axis + 2)[:, order]
+            unknown = tuple(sorted(order[n] for n in unknown))
+        return SyntheticCase(self._varied(patch, draws), target, unknown)
 
     def _varied(self, images: Tensor, draws: Draws) -> Tensor:
         config = self.config
@@ -166,6 +182,35 @@ class ListedCases(Dataset[SyntheticCase]):
         return F.one_hot(classes.long(), self.classes).permute(3, 0, 1, 2)[None].float()
 
 
+def _sides(config: CasesConfig, card: SegmentationCard, table: dict[int, int]) -> tuple[int, list[int]] | None:
+    """The network's axis from left to right, and which class each class is after mirroring; None without mirroring.
+
+    Raises InputError where that cannot be: no fixed axes, labels that no structure has.
+    """
+    if config.mirror is None:
+        return None
+    axis = next((n for n, letter in enumerate(card.axes) if letter in "rl"), None)
+    if card.axes == SLICES_LAST or axis is None:
+        raise InputError("cases.mirror needs fixed axes (grid.axes: ras): with slices_last no axis is always the one.")
+    order = list(range(card.channels))
+    for pair in config.mirror:
+        if not set(pair) <= set(table):
+            raise InputError(f"cases.mirror names the labels {pair[0]} and {pair[1]}: not all have a structure.")
+        one, two = (table[label] for label in pair)
+        order[one], order[two] = two, one
+    return axis, order
+
+
+def _unknown(case: ListedCase, table: dict[int, int]) -> tuple[int, ...]:
+    """The classes that were not looked for. Raises InputError for a case in which nothing was."""
+    if case.contoured is None:
+        return ()
+    unknown = sorted({index for label, index in table.items() if label not in case.contoured})
+    if len(unknown) == len(set(table.values())):
+        raise InputError(f"'{case.label}': none of the labels that were contoured there has a structure.")
+    return tuple(unknown)
+
+
 def _cut(array: np.ndarray, start: Sequence[int], shape: Sequence[int]) -> np.ndarray:
     """(C, *shape) of (C, I, J, K) from `start` on; zeros (background) beyond the ends."""
     cut = np.zeros((array.shape[0], *shape), array.dtype)
@@ -185,9 +230,17 @@ def _tensor(array: np.ndarray) -> Tensor:
 def _entry(entry: Any, folder: Path, inputs: int) -> ListedCase:
     try:
         images = [entry["image"]] if isinstance(entry["image"], str) else list(entry["image"])
-        case = ListedCase(tuple(folder / image for image in images), folder / entry["label"])
-    except (KeyError, TypeError) as error:
-        raise InputError(f"A case of the data list has no image or no label: {entry!r}.") from error
+        contoured = entry.get("contoured")
+        case = ListedCase(
+            tuple(folder / image for image in images),
+            folder / entry["label"],
+            None if contoured is None else tuple(int(label) for label in contoured),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f'A case of the data list is not {{"image": ..., "label": ...}} with, maybe, a list of labels '
+            f'"contoured": {entry!r}.'
+        ) from error
     if len(images) != inputs:
         raise InputError(f"'{images[0]}': the list names {len(images)} images for this case, the model wants {inputs}.")
     return case

@@ -158,6 +158,8 @@ class SegmentationTrainer(engine.Trainer[SyntheticCase]):
             found = run(case.images.to(self.device)).argmax(0).numpy()
             wanted = case.target[0].argmax(0).cpu().numpy()
             for index in range(1, self.config.classes):
+                if index in case.unknown:
+                    continue
                 one, two = found == index, wanted == index
                 sums[index] += torch.tensor([float((one & two).sum()), float(one.sum()), float(two.sum())])
                 if None not in spacing:
