@@ -12,7 +12,7 @@ import typer
 from benchmarks.pairs import check_data
 from benchmarks.readme import README, replace_section
 from benchmarks.registration.store import load_json, save_json
-from benchmarks.segmentation import ablation, brains, contrasts, inferer, tumour
+from benchmarks.segmentation import ablation, brains, contrasts, inferer, plausibility, tumour
 from benchmarks.segmentation.published import with_published
 from benchmarks.segmentation.report import PARTS, Row, write_report
 from hyperreg.errors import HyperRegError
@@ -24,6 +24,9 @@ ANATOMY, THICK, TUMOUR = "brain-anatomy", "brain-anatomy-thick", "brain-tumour-e
 SLICES_MM = (1, 3, 5, 7)
 # Subjects of the series over slice thickness: it runs every model on each of them several times.
 THICK_SUBJECTS = 4
+
+# What a case's name has that a file's name should not have.
+FILE_NAME = str.maketrans({" ": "-", ",": "", "/": "-"})
 
 Task = tuple[str, str, str | None, Callable[[], dict[str, Any]]]
 
@@ -41,6 +44,13 @@ def tasks(output: Path, threads: int) -> Iterator[Task]:
             lambda s=subject, share=share: inferer.run(s, ANATOMY, share, threads),
         )  # fmt: skip
     yield "contrasts", contrasts.PATIENT, ANATOMY, lambda: contrasts.run(ANATOMY, output, threads)
+    for model, kinds in plausibility.CASES.items():
+        for kind, entries in kinds.items():
+            for entry in entries:
+                yield (
+                    "plausibility", plausibility.named(entry), model,
+                    lambda m=model, e=entry, k=kind: plausibility.run(m, e, k),
+                )  # fmt: skip
     yield "tumour", "BraTS-GLI-00001", TUMOUR, lambda: tumour.run(TUMOUR, output, threads)
     for subject in brains.SUBJECTS[:THICK_SUBJECTS]:
         for millimetres in SLICES_MM:
@@ -68,7 +78,7 @@ def run(output: Path, threads: int, parts: list[str]) -> list[Row]:
             continue
         version = "training" if model is None else find_model(model).sha256[:12]
         path = (
-            output / "results" / f"{part}--{case}--{model or 'none'}--{version}.json".replace(" ", "-").replace(",", "")
+            output / "results" / f"{part}--{case}--{model or 'none'}--{version}.json".translate(FILE_NAME)
         )
         if not path.exists():
             save_json(path, {"part": part, "case": case, "model": model, "version": version, **measure()})

@@ -87,6 +87,7 @@ def command(
     quiet: options.Quiet = False,
 ) -> None:
     """Segment an image (or the several images of one case) with a model and save the result."""
+    from hyperreg.segmentation.plausibility import ALARM
     from hyperreg.segmentation.run import Case, Outputs, segment
 
     _settle_licence(model, accept_licence)
@@ -97,7 +98,7 @@ def command(
     with cancel_on_interrupt() as cancelled, progress_bar(quiet) as progress:
         outputs = Outputs(out, uncertainty, probabilities, report)
         result = segment(case, outputs, progress, cancelled, _align if align else None)
-    warn(result.warnings)
+    warn(result.warnings, ALARM)
     if not quiet:
         _print_summary(result.report)
     if not result.written:

@@ -60,6 +60,27 @@ def segmentation(
 
 
 @app.command(
+    "expectations",
+    epilog="Example: hyperreg train expectations --config my-model.yaml MODEL_FOLDER people/*.nii.gz",
+)
+@guarded
+def expectations(
+    model: Annotated[Path, typer.Argument(help="Folder of the model whose card is changed.")],
+    label_maps: Annotated[list[Path], typer.Argument(help="Label maps of people, as the training's own.")],
+    config: Annotated[Path, typer.Option("--config", "-c", help="YAML that the model was trained with.")],
+) -> None:
+    """Write into a model's card how large its structures are in people and where they lie.
+
+    Training writes it from the people that it learns from; this is for more of them. `hyperreg segment` warns of
+    results that are not like them.
+    """
+    from hyperreg.training.expectations import expect
+
+    expect(config, model, label_maps)
+    output.print(f"The card in {model} has what {len(label_maps)} label maps tell.", markup=False)
+
+
+@app.command(
     "consensus",
     epilog="Example: hyperreg fuse --targets HEADS --atlases ATLASES --out RESULTS && hyperreg train consensus RESULTS "
     "--output runs/my-model",

@@ -135,7 +135,7 @@ def segment(
             if "uncertainty" in staged:
                 write_volume(result.uncertainty, staged.path("uncertainty"))
         report = _report(case, images, volumes, result, {**watch.seconds, **result.seconds}, staged)
-        report["warnings"] = seen + report["warnings"]
+        report["warnings"] += seen
         report["alignment_ras"] = {name: matrix.tolist() for name, matrix in matrices.items()}
         if "report" in staged:
             write_report(report, staged.path("report"))
@@ -240,6 +240,8 @@ def _report(
         "islands": _islands(case, result),
         "device": result.device,
         "steps": result.steps,
+        "plausible": not result.verdict.wrong,
+        "out_of_the_ordinary": list(result.verdict.odd),
         "structures": [volume.as_dict() for volume in result.volumes],
         "figures": FIGURES,
         "timing_s": {name: round(value, 3) for name, value in seconds.items()},

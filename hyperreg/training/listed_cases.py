@@ -23,6 +23,7 @@ from torch.utils.data import Dataset
 from hyperreg.errors import FileError, InputError
 from hyperreg.imaging.files import read_label_map, read_volume
 from hyperreg.imaging.resampling import resample
+from hyperreg.imaging.volume import Volume
 from hyperreg.segmentation.catalogue import SLICES_LAST, SegmentationCard
 from hyperreg.segmentation.inputs import check_inputs, show
 from hyperreg.training.appearance import thick_slices
@@ -69,8 +70,8 @@ def read_list(source: Path, inputs: int, held_out: int) -> tuple[list[ListedCase
     return training, validation
 
 
-def prepare(case: ListedCase, card: SegmentationCard, table: dict[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """A case as the network will see it at inference: images (C, I, J, K) float16, classes (I, J, K) uint8.
+def prepare(case: ListedCase, card: SegmentationCard, table: dict[int, int]) -> tuple[np.ndarray, Volume]:
+    """A case as the network will see it at inference: images (C, I, J, K) float16, classes (I, J, K) uint8 in space.
 
     table: label -> class; other labels are background.
     Raises InputError or FileError naming the file that cannot be used.
@@ -84,13 +85,14 @@ def prepare(case: ListedCase, card: SegmentationCard, table: dict[int, int]) -> 
         classes[labels == label] = index
     if not classes.any():
         raise InputError(f"'{case.label}' has none of the labels {sorted(table)} where the image lies.")
-    return images[0].numpy().astype(np.float16), classes
+    return images[0].numpy().astype(np.float16), Volume(classes, frame.model.ijk_to_ras, case.label.name)
 
 
 class ListedCases(Dataset[SyntheticCase]):
     """An endless series of random patches of prepared cases: patch number n is always the same for a seed.
 
     cache: folder where prepared cases are kept while training (patches are read from there, not whole cases).
+    people: the class maps of the cases, in space, read from there too.
     flips: axes along which patches are flipped; with `config.mirror` also the one from left to right, where the sides'
     labels change places.
     """
@@ -111,14 +113,16 @@ class ListedCases(Dataset[SyntheticCase]):
         self.sides = _sides(config, card, table)
         self.unknown = [_unknown(case, table) for case in cases]
         self.stems: list[Path] = []
+        self.people: list[Volume] = []
         cache.mkdir(parents=True, exist_ok=True)
         for number, case in enumerate(cases):
             stem = cache / f"{number:05d}"
             log.info("preparing case %d of %d", number + 1, len(cases))
             images, classes = prepare(case, card, table)
             np.save(f"{stem}-images.npy", images)
-            np.save(f"{stem}-classes.npy", classes)
+            np.save(f"{stem}-classes.npy", classes.array)
             self.stems.append(stem)
+            self.people.append(Volume(self._arrays(number)[1], classes.ijk_to_ras, classes.name))
 
     def whole(self, index: int) -> SyntheticCase:
         """A case as it is: to validate with."""
@@ -230,20 +234,20 @@ def _tensor(array: np.ndarray) -> Tensor:
 def _entry(entry: Any, folder: Path, inputs: int) -> ListedCase:
     try:
         images = [entry["image"]] if isinstance(entry["image"], str) else list(entry["image"])
-        contoured = entry.get("contoured")
         case = ListedCase(
-            tuple(folder / image for image in images),
-            folder / entry["label"],
-            None if contoured is None else tuple(int(label) for label in contoured),
+            tuple(folder / image for image in images), folder / entry["label"], _contoured(entry.get("contoured"))
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            f'A case of the data list is not {{"image": ..., "label": ...}} with, maybe, a list of labels '
-            f'"contoured": {entry!r}.'
-        ) from error
+    except (KeyError, TypeError) as error:
+        raise InputError(f"A case of the data list has no image or no label: {entry!r}.") from error
     if len(images) != inputs:
         raise InputError(f"'{images[0]}': the list names {len(images)} images for this case, the model wants {inputs}.")
     return case
+
+
+def _contoured(labels: Any) -> tuple[int, ...] | None:
+    if labels is not None and not (isinstance(labels, list) and all(isinstance(label, int) for label in labels)):
+        raise InputError(f"'contoured' of a case of the data list is a list of labels, and not {labels!r}.")
+    return None if labels is None else tuple(labels)
 
 
 def _in_folder(folder: Path, inputs: int, ending: str) -> list[ListedCase]:

@@ -23,6 +23,9 @@ class StructureConfig(BaseModel):
     colour: Triple
     numbers: list[int] = Field(min_length=1)
     terminology: dict[str, tuple[str, str, str]] | None = None
+    expected: bool = Field(
+        default=True, description="Results are compared with its size and place in the training; False for fluid, say"
+    )
 
 
 class CaseSynthesisConfig(BaseModel):
