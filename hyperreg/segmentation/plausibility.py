@@ -91,39 +91,31 @@ def judge(found: Mapping[int, Found], card: SegmentationCard, sure: Mapping[int,
     sure: mean probability of each label's voxels, where it is known.
     """
     known = [(structure, expected) for structure in card.structures if (expected := structure.expected) is not None]
-    if not known:
-        return Verdict(False, (), ())
     if not found:
-        return Verdict(True, ("nothing at all was found",), ())
-    odd: list[tuple[float, str]] = []
-    judged = 0
+        nothing = "nothing at all was found"
+        return Verdict(any(e.ml[0] > 0 for _, e in known), (nothing,), (f"In this image {nothing}.",))
+    if not known:
+        return Verdict(False, (), tuple(_sides(found, card)))
     shift = _shift(found, known)
-    cut = [s.name for s, e in known if s.label in found and found[s.label].border > CUT and not e.cut]
+    odd: list[tuple[float, str]] = []
     for structure, expected in known:
         one = found.get(structure.label)
-        judged += 1
-        texts = [_size(structure, expected, one), _place(structure, expected, one, shift)]
+        texts = (_size(structure, expected, one), _place(structure, expected, one, shift))
         worst = max((text for text in texts if text is not None), default=None)
         if worst is not None:
             odd.append(worst)
-    share = len(odd) / judged
-    total = sum(one.volume_ml for one in found.values())
-    mean = (
-        sum(found[label].volume_ml * value for label, value in sure.items() if label in found) / total
-        if sure is not None
-        else 1.0
-    )
     texts = [text for _, text in sorted(odd, reverse=True)]
+    mean = _mean_probability(found, sure) if sure is not None else 1.0
     if mean < LEAST_SURE:
         texts.insert(0, f"the network is sure of no more than {100 * mean:.0f} % on average")
-    notes = []
+    cut = [s.name for s, e in known if s.label in found and found[s.label].border > CUT and not e.cut]
+    notes = _sides(found, card)
     if cut:
         notes.append(
             f"The image ends inside of {_listed(cut)}: what is cut off is missing in the volumes, and beside the cut "
             "the result is less certain."
         )
-    notes += _sides(found, card)
-    return Verdict(share > MOST_ODD or mean < LEAST_SURE, tuple(texts), tuple(notes))
+    return Verdict(len(odd) > MOST_ODD * len(known) or mean < LEAST_SURE, tuple(texts), tuple(notes))
 
 
 def _shift(found: Mapping[int, Found], known: Sequence[tuple[Structure, Expected]]) -> npt.NDArray[np.float64]:
@@ -133,6 +125,13 @@ def _shift(found: Mapping[int, Found], known: Sequence[tuple[Structure, Expected
     offsets = [found[s.label].centre_mm - np.array(e.centre_mm) for s, e in known if s.label in found]
     middle: npt.NDArray[np.float64] = np.median(offsets, axis=0) if offsets else np.zeros(3)
     return middle
+
+
+def _mean_probability(found: Mapping[int, Found], sure: Mapping[int, float]) -> float:
+    """Over all labelled voxels."""
+    seen = [label for label in found if label in sure]
+    weights = [found[label].volume_ml for label in seen]
+    return float(np.average([sure[label] for label in seen], weights=weights)) if seen else 1.0
 
 
 def _size(structure: Structure, expected: Expected, found: Found | None) -> tuple[float, str] | None:
