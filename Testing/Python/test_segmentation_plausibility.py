@@ -107,7 +107,6 @@ def test_sizes_and_places_out_of_the_ordinary_are_told(card: SegmentationCard, c
     first, *_ = verdict.warnings(card)
     assert first.startswith(ALARM)
 
-
     assert re.search(words, first), first
 
 
@@ -162,7 +161,9 @@ def test_the_verdict_comes_first_among_a_segmentation_s_warnings(
     assert "expected 400 ml to 500 ml" in result.warnings[0]
 
 
-@pytest.mark.parametrize("entry", [{"ml": [2, 1]}, {"ml": [-1, 1]}, {"centre_mm": [0, float("nan"), 0]}, {"spread_mm": -1}])
+@pytest.mark.parametrize(
+    "entry", [{"ml": [2, 1]}, {"ml": [-1, 1]}, {"centre_mm": [0, float("nan"), 0]}, {"spread_mm": -1}]
+)
 def test_cards_that_expect_what_cannot_be_are_refused(tmp_path: Path, entry: dict) -> None:
     good = {"ml": [1.0, 2.0], "centre_mm": [0.0, 0.0, 0.0], "spread_mm": 1.0}
     make_card(tmp_path / "good", structures=[{**SHELL, "expected": good}, CORE])
@@ -172,7 +173,11 @@ def test_cards_that_expect_what_cannot_be_are_refused(tmp_path: Path, entry: dic
 
 @pytest.mark.parametrize(
     ("file", "wrong"),
-    [("brain_stroke/stroke_T2.nii.gz", False), ("cardiac/SC-HF-I-01_ED_cine.nii.gz", True), ("mouse/FVB_invivo_1_T2.nii.gz", True)],
+    [
+        ("brain_stroke/stroke_T2.nii.gz", False),
+        ("cardiac/SC-HF-I-01_ED_cine.nii.gz", True),
+        ("mouse/FVB_invivo_1_T2.nii.gz", True),
+    ],
 )
 def test_a_heart_and_a_mouse_are_no_brain_of_the_anatomy_model(real_data: Path, file: str, wrong: bool) -> None:
     result = Segmenter(find_model("brain-anatomy"), "cpu").segment({"image": read_volume(real_data / file)})

@@ -137,9 +137,7 @@ def test_mirroring_swaps_the_sides_labels_and_what_is_unknown(
 
 
 @pytest.mark.parametrize(("axes", "mirror", "words"), [("slices_last", [], "fixed axes"), ("ras", [(2, 9)], "2 and 9")])
-def test_mirroring_that_cannot_be_is_refused(
-    folder: Path, tmp_path: Path, axes: str, mirror: list, words: str
-) -> None:
+def test_mirroring_that_cannot_be_is_refused(folder: Path, tmp_path: Path, axes: str, mirror: list, words: str) -> None:
     grid = {"axes": axes, "spacing_mm": [2.0, 2.0, 2.0], "window": [16, 16, 16], "flips": []}
     config = CasesConfig(source=folder, shape=(16, 16, 16), mirror=mirror)
     with pytest.raises(InputError, match=words):

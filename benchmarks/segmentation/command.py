@@ -77,9 +77,7 @@ def run(output: Path, threads: int, parts: list[str]) -> list[Row]:
         if (parts and part not in parts) or (model is not None and model not in installed):
             continue
         version = "training" if model is None else find_model(model).sha256[:12]
-        path = (
-            output / "results" / f"{part}--{case}--{model or 'none'}--{version}.json".translate(FILE_NAME)
-        )
+        path = output / "results" / f"{part}--{case}--{model or 'none'}--{version}.json".translate(FILE_NAME)
         if not path.exists():
             save_json(path, {"part": part, "case": case, "model": model, "version": version, **measure()})
             typer.echo(f"{part}, {case}, {model or ''}: done", err=True)

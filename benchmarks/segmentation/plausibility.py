@@ -1,4 +1,4 @@
-"""Does a model know when it is wrong? Every kind of image at hand, right ones and wrong ones, headers turned, half heads.
+"""Does a model know when it is wrong? Every kind of image at hand, right and wrong ones, headers turned, half heads.
 
 `right`: what the model is for; a warning would be false. `wrong`: another organ, another kind of image, a header that
 lies; silence would be wrong. `either`: brains of a kind that the model has never seen, or so diseased or so cut that
@@ -79,7 +79,9 @@ CHANGES: dict[str, Change] = {
 # Model -> verdict -> files, or (file, change).
 Entry = str | tuple[str, str]
 OASIS = tuple(f"brain_oasis/{n}_T1_brain.nii.gz" for n in (1000, 1001, 1002, 1004, 1005, 1006, 1008, 1009, 1010, 1017))
-IXI = tuple(f"brain_ixi/{n}_T1.nii.gz" for n in ("IXI013-HH-1212", "IXI014-HH-1236", "IXI033-HH-1259", "IXI034-HH-1260"))
+IXI = tuple(
+    f"brain_ixi/{n}_T1.nii.gz" for n in ("IXI013-HH-1212", "IXI014-HH-1236", "IXI033-HH-1259", "IXI034-HH-1260")
+)
 ABDOMEN_CT = ("abdomen/chaos_set3_ct.nii.gz", "abdomen/ts_example_ct.nii.gz")
 NO_BRAIN_MR = (
     "abdomen/ts_example_mr_slab.nii.gz", "cardiac/SC-HF-I-01_ED_cine.nii.gz", "cardiac/SC-HF-I-01_ES_cine.nii.gz",

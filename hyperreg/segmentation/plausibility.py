@@ -24,7 +24,7 @@ from hyperreg.segmentation.catalogue import Expected, SegmentationCard, Structur
 VOLUME_FACTOR = 1.6
 # A place is, if it is further off than this many times what people differ by, and than this many mm.
 SPREADS, LEAST_MM = 3.0, 12.0
-# What can be judged of the structures: if more of them than this are out of the ordinary, the result is taken for wrong.
+# If a larger share of the structures than this is out of the ordinary, the result is taken for wrong.
 MOST_ODD = 0.3
 # Mean probability of the labelled voxels below which the result is taken for wrong: the network guesses.
 LEAST_SURE = 0.55
@@ -53,21 +53,21 @@ class Verdict:
     to be known. wrong: taken all together, it is no result of what the model is for.
     """
 
-    wrong: bool
-    odd: tuple[str, ...]
-    notes: tuple[str, ...]
+    wrong: bool = False
+    odd: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def warnings(self, card: SegmentationCard) -> list[str]:
         """What the user reads; [] for a result that nothing speaks against."""
         if not self.wrong:
             return list(self.notes)
         named = "; ".join(self.odd[:NAMED]) + (f"; and {len(self.odd) - NAMED} more" if len(self.odd) > NAMED else "")
-        return [
-            f"{ALARM}: it cannot be what '{card.name}' ({card.title}) is for ({named}). The image "
-            "probably shows another part of the body or another kind of image than the model knows, or its header is "
-            "wrong (turned or mirrored). Choose another model, or look at the image.",
-            *self.notes,
-        ]
+        alarm = (
+            f"{ALARM}: it cannot be what '{card.name}' ({card.title}) is for ({named}). The image probably shows another "
+            "part of the body or another kind of image than the model knows, or its header is wrong (turned or "
+            "mirrored). Choose another model, or look at the image."
+        )
+        return [alarm, *self.notes]
 
 
 def measure(labels: Volume) -> dict[int, Found]:
@@ -95,7 +95,7 @@ def judge(found: Mapping[int, Found], card: SegmentationCard, sure: Mapping[int,
         nothing = "nothing at all was found"
         return Verdict(any(e.ml[0] > 0 for _, e in known), (nothing,), (f"In this image {nothing}.",))
     if not known:
-        return Verdict(False, (), tuple(_sides(found, card)))
+        return Verdict(notes=tuple(_sides(found, card)))
     shift = _shift(found, known)
     odd: list[tuple[float, str]] = []
     for structure, expected in known:

@@ -50,7 +50,7 @@ class Segmentation:
     warnings: list[str]
     seconds: dict[str, float] = field(default_factory=dict)
     removed_ml: float = 0.0
-    verdict: plausibility.Verdict = plausibility.Verdict(False, (), ())
+    verdict: plausibility.Verdict = field(default_factory=plausibility.Verdict)
 
 
 class Segmenter:

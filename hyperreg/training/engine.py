@@ -19,6 +19,7 @@ from typing_extensions import Self
 
 from hyperreg.errors import FileError, InputError
 from hyperreg.machine import choose_device
+from hyperreg.reporting import Progress
 from hyperreg.training.config import RunConfig
 from hyperreg.training.curves import Curves
 
@@ -135,6 +136,17 @@ class Trainer(ABC, Generic[S]):
         return 0.0 if self.config.minutes is None else self.seconds / (60 * self.config.minutes)
 
     @property
+    def done(self) -> float:
+        """The share of the run that is behind it, by steps or minutes, whichever ends it first."""
+        return min(1.0, max(self.step / self.config.steps, self.spent))
+
+    def outlook(self) -> str:
+        """In words for a progress bar: where the run is and what is left of it, rounded so that it changes rarely."""
+        left = self.seconds * (1 - self.done) / max(self.done, 1e-9)
+        about = f"{left / 3600:.1f} h" if left > 5400 else f"{max(1, round(left / 60))} min" if left > 45 else "1 min"
+        return f"Training, {min(100, 5 * int(20 * self.done))} % of {self.config.steps} steps; about {about} left"
+
+    @property
     def over(self) -> bool:
         """Whether the steps or the minutes are used up."""
         return self.step >= self.config.steps or self.spent >= 1
@@ -204,9 +216,10 @@ class Trainer(ABC, Generic[S]):
         }
 
 
-def run(trainer: Trainer[S], resume: bool) -> None:
-    """The whole run, in this process; of several, the first one writes."""
+def run(trainer: Trainer[S], resume: bool, progress: Progress | None = None) -> None:
+    """The whole run, in this process; of several, the first one writes. progress: told after every step."""
     config = trainer.config
+    tell = progress or (lambda _fraction, _text: None)
     writes = trainer.rank == 0
     if resume:
         trainer.load()
@@ -220,6 +233,7 @@ def run(trainer: Trainer[S], resume: bool) -> None:
         last = trainer.over
         if curves is not None:
             curves.step(figures)
+            tell(trainer.done, trainer.outlook())
             if held_out and (last or trainer.step % config.validation.every == 0):
                 trainer.validation = trainer.validate(held_out)
                 curves.validation(trainer.step, trainer.validation)
@@ -235,14 +249,20 @@ def run(trainer: Trainer[S], resume: bool) -> None:
         curves.close()
 
 
-def train(make: Callable[[Any, Fabric | None], Trainer[Any]], config: RunConfig, resume: bool) -> Path:
+def train(
+    make: Callable[[Any, Fabric | None], Trainer[Any]],
+    config: RunConfig,
+    resume: bool,
+    progress: Progress | None = None,
+) -> Path:
     """Train in this process or, with several devices, in one each; returns the folder with weights and card.
 
-    make: config and Fabric to a trainer. Raises FileError, InputError, WeightsError.
+    make: config and Fabric to a trainer. progress: told after every step, on one device. Raises FileError, InputError,
+    WeightsError.
     """
     prepare_output(config, resume)
     if config.devices == 1:
-        run(make(config, None), resume)
+        run(make(config, None), resume, progress)
     else:
         each: Any = _run_one  # Fabric's types allow functions of itself alone; it passes the rest on all the same.
         several_devices(config).launch(each, make, config, resume)

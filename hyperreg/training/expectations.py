@@ -22,9 +22,7 @@ ROUNDS = 10
 NEXT_PERSON_MM = 20.0
 
 
-def expectations(
-    people: Sequence[Volume], unknown: Sequence[Iterable[int]], classes: int
-) -> dict[int, dict[str, Any]]:
+def expectations(people: Sequence[Volume], unknown: Sequence[Iterable[int]], classes: int) -> dict[int, dict[str, Any]]:
     """The card's entry "expected" of every class (1 ...) that at least one of the people has.
 
     people: their label maps, of classes, in RAS. unknown: classes that were not looked for in each. A place is only as

@@ -2,13 +2,15 @@
 
 Lists are those of the Medical Segmentation Decathlon ({"training": [{"image", "label"}], "validation"}) or of nnU-Net
 (imagesTr/CASE_0000.nii.gz for the first input, labelsTr/CASE.nii.gz). A case of a list in which not every structure
-was drawn says which labels were: {"image", "label", "contoured": [1, 2, 5]}.
+was drawn says which labels were: {"image", "label", "contoured": [1, 2, 5]}. A patient with several cases is either
+trained on or validated with: told by the entry "patient", else by names such as sub-07_ses-2 or p7_visit1.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from hyperreg.errors import FileError, InputError
-from hyperreg.imaging.files import read_label_map, read_volume
+from hyperreg.imaging.files import extension, read_label_map, read_volume
 from hyperreg.imaging.resampling import resample
 from hyperreg.imaging.volume import Volume
 from hyperreg.segmentation.catalogue import SLICES_LAST, SegmentationCard
@@ -34,18 +36,29 @@ from hyperreg.training.segmentation_config import CasesConfig
 
 log = logging.getLogger(__name__)
 
+# What tells visits of one person apart, at the end of a file's name.
+VISIT = re.compile(
+    r"([-_. ]+(ses|session|visit|scan|exam|time|timepoint|tp|baseline|followup|follow-up|pre|post|day|week|month|year)"
+    r"[-_]?[a-z]?\d*)+([-_](labels?|seg|mask))?$"
+)
+
 
 @dataclass(frozen=True)
 class ListedCase:
     """The images of a case, in the order of the model's inputs, and its label map.
 
     contoured: the labels that were looked for in this case; None if all were. The others are unknown where the map has
-    background.
+    background. patient: whose images these are; by the label map's name if it is not given.
     """
 
     images: tuple[Path, ...]
     label: Path
     contoured: tuple[int, ...] | None = None
+    patient: str = ""
+
+    @property
+    def person(self) -> str:
+        return self.patient or person_of(self.label)
 
 
 def read_list(source: Path, inputs: int, held_out: int) -> tuple[list[ListedCase], list[ListedCase]]:
@@ -60,14 +73,40 @@ def read_list(source: Path, inputs: int, held_out: int) -> tuple[list[ListedCase
     else:
         training = _in_folder(folder, inputs, str(content.get("file_ending", ".nii.gz")))
     validation = [_entry(entry, folder, inputs) for entry in content.get("validation", []) if "label" in entry]
-    if not validation and held_out:
-        training, validation = training[:-held_out], training[-held_out:]
+    if validation:
+        _check_people(training, validation, source)
+    elif held_out:
+        training, validation = split_by_person(training, held_out)
     if not training:
         raise InputError(f"'{source}' lists no case to train on (besides {len(validation)} for validation).")
     missing = [path for case in (*training, *validation) for path in (*case.images, case.label) if not path.exists()]
     if missing:
         raise FileError(f"'{source}' names {len(missing)} files that do not exist, the first is '{missing[0]}'.")
     return training, validation
+
+
+def person_of(path: Path) -> str:
+    """Whose image a file is, by its name: BIDS' subject, else the name without what tells a visit apart."""
+    name = path.name[: len(path.name) - len(extension(path))].lower()
+    subject = re.match(r"sub-[a-z0-9]+", name)
+    return subject[0] if subject else VISIT.sub("", name) or name
+
+
+def split_by_person(cases: Sequence[ListedCase], held_out: int) -> tuple[list[ListedCase], list[ListedCase]]:
+    """Cases to train on, and at least the last `held_out` to validate with: nobody is in both."""
+    people = {case.person for case in cases[len(cases) - held_out :]}
+    training = [case for case in cases if case.person not in people]
+    return training, [case for case in cases if case.person in people]
+
+
+def _check_people(training: Sequence[ListedCase], validation: Sequence[ListedCase], source: Path) -> None:
+    both = sorted({case.person for case in training} & {case.person for case in validation})
+    if both:
+        raise InputError(
+            f"'{source}' has cases of {len(both)} patients in training and in validation, too ('{both[0]}', say): the "
+            "model would be validated with people that it knows. Move all cases of a patient to one of them; if the "
+            'names deceive, give each case its "patient".'
+        )
 
 
 def prepare(case: ListedCase, card: SegmentationCard, table: dict[int, int]) -> tuple[np.ndarray, Volume]:
@@ -235,7 +274,10 @@ def _entry(entry: Any, folder: Path, inputs: int) -> ListedCase:
     try:
         images = [entry["image"]] if isinstance(entry["image"], str) else list(entry["image"])
         case = ListedCase(
-            tuple(folder / image for image in images), folder / entry["label"], _contoured(entry.get("contoured"))
+            tuple(folder / image for image in images),
+            folder / entry["label"],
+            _contoured(entry.get("contoured")),
+            str(entry.get("patient", "")),
         )
     except (KeyError, TypeError) as error:
         raise InputError(f"A case of the data list has no image or no label: {entry!r}.") from error

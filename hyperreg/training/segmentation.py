@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperreg.nets.hypernetwork import HyperNetwork
+from hyperreg.reporting import Progress
 from hyperreg.segmentation.catalogue import SLICES_LAST, card_of, read_card
 from hyperreg.segmentation.measures import hausdorff95
 from hyperreg.segmentation.model import load_model, new_card, save_model
@@ -218,9 +219,9 @@ class SegmentationTrainer(engine.Trainer[SyntheticCase]):
         save_model(kept_network(self.average.module), self.card(self.expected), self.config.output)
 
 
-def train(config_path: Path, resume: bool = False) -> Path:
+def train(config_path: Path, resume: bool = False, progress: Progress | None = None) -> Path:
     """Train as the configuration says; returns the folder with weights and card. See `engine`.
 
     Raises FileError, InputError, WeightsError.
     """
-    return engine.train(SegmentationTrainer, read_segmentation_config(config_path), resume)
+    return engine.train(SegmentationTrainer, read_segmentation_config(config_path), resume, progress)

@@ -135,7 +135,9 @@ class VaeConfig(BaseModel):
     kl: float = Field(default=0.1, ge=0)
     every: int = Field(default=1, gt=0, description="Only every so many steps: the branch doubles the decoder's work")
     until: int | None = Field(
-        default=None, ge=0, description="Step by which its weights have gone to 0, in a straight line; never if not given"
+        default=None,
+        ge=0,
+        description="Step by which its weights have gone to 0, in a straight line; never if not given",
     )
 
     def share_at(self, step: int) -> float:

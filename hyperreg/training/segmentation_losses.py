@@ -42,8 +42,8 @@ def segmentation_loss(
     target: shares of the classes in each voxel. unknown: classes that were not looked for, see `merge_unknown`.
     dice: 1 - Dice, the mean over the structures (MONAI's); with a recall other than a half, Tversky's index in its
     place, which weights missed voxels by it and false ones by 1 - recall (Salehi et al., arXiv 1706.05721).
-    cross_entropy: classes weighted by (share of the voxels)^-balance, so that small structures count; the mean weight of
-    a voxel is 1.
+    cross_entropy: classes weighted by (share of the voxels)^-balance, so that small structures count; the mean weight
+    of a voxel is 1.
     """
     logits, target = merge_unknown(logits, target, unknown)
     parts: dict[str, Tensor] = {}
