@@ -62,7 +62,8 @@ class Expected:
     """What a structure was like in the people that a model learned from; see `plausibility`.
 
     ml: smallest and largest volume, 0 if it was missing in any of them. centre_mm: its centre of mass, RAS mm, in a
-    frame that the card's structures share, and spread_mm, how far from it people's were (RMS). cut: whether it reached the border of the image in any of them.
+    frame that the card's structures share, and spread_mm, how far from it people's were (RMS). cut: whether it reached
+    the border of the image in any of them.
     """
 
     ml: tuple[float, float]

@@ -63,8 +63,8 @@ class Verdict:
             return list(self.notes)
         named = "; ".join(self.odd[:NAMED]) + (f"; and {len(self.odd) - NAMED} more" if len(self.odd) > NAMED else "")
         alarm = (
-            f"{ALARM}: it cannot be what '{card.name}' ({card.title}) is for ({named}). The image probably shows another "
-            "part of the body or another kind of image than the model knows, or its header is wrong (turned or "
+            f"{ALARM}: it cannot be what '{card.name}' ({card.title}) is for ({named}). The image probably shows "
+            "another part of the body or another kind of image than the model knows, or its header is wrong (turned or "
             "mirrored). Choose another model, or look at the image."
         )
         return [alarm, *self.notes]
@@ -100,8 +100,8 @@ def judge(found: Mapping[int, Found], card: SegmentationCard, sure: Mapping[int,
     odd: list[tuple[float, str]] = []
     for structure, expected in known:
         one = found.get(structure.label)
-        texts = (_size(structure, expected, one), _place(structure, expected, one, shift))
-        worst = max((text for text in texts if text is not None), default=None)
+        told = (_size(structure, expected, one), _place(structure, expected, one, shift))
+        worst = max((each for each in told if each is not None), default=None)
         if worst is not None:
             odd.append(worst)
     texts = [text for _, text in sorted(odd, reverse=True)]

@@ -159,7 +159,7 @@ class SegmentationObjective(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             loss, parts = segmentation_loss(logits.float(), target, self.weights, unknown)
             for level, coarse in enumerate(deeper, start=1):
-                smaller = F.adaptive_avg_pool3d(target, coarse.shape[2:])
+                smaller = F.avg_pool3d(target, 2**level)
                 loss = loss + 0.5**level * segmentation_loss(coarse.float(), smaller, self.weights, unknown)[0]
             if isinstance(output, VaeOutput) and self.config.vae is not None:
                 more, told = vae_loss(output, images, self.config.vae)
