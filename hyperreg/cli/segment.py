@@ -51,6 +51,10 @@ def command(
         Path | None,
         typer.Option("--uncertainty", "-u", help="Where the model doubts: entropy from 0 to 1, not calibrated."),
     ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option("--mask", help="One mask of everything that was found: of a brain, the image without skull."),
+    ] = None,
     flips: Annotated[
         bool,
         typer.Option(
@@ -96,7 +100,7 @@ def command(
         values["lambda"] = lam
     case = Case(tuple(images), model, device.value, flips, ensemble, values, islands)
     with cancel_on_interrupt() as cancelled, progress_bar(quiet) as progress:
-        outputs = Outputs(out, uncertainty, probabilities, report)
+        outputs = Outputs(out, uncertainty, probabilities, report, mask)
         result = segment(case, outputs, progress, cancelled, _align if align else None)
     warn(result.warnings, ALARM)
     if not quiet:
