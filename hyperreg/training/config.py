@@ -105,6 +105,10 @@ class RunConfig(BaseModel):
         """The files that images are made from; none unless a kind of training says so."""
         return []
 
+    def identity(self) -> dict[str, Any]:
+        """What may not change when a run goes on: it would be another model."""
+        return {"name": self.name, "network": self.network, "grid": self.grid, "seed": self.seed}
+
     def recipe(self) -> dict[str, Any]:
         """Every setting that made the model, for its card: names of files, but no folders."""
         left_out = {"output", "title", "description", "data", "network", "grid", "synthesis"}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -113,15 +114,22 @@ class Trainer(ABC, Generic[S]):
             "step": self.step,
             "seconds": self.seconds,
             "waited": self.waited,
+            "identity": json.dumps(self.config.identity(), sort_keys=True),
         }
         temporary = self.checkpoint.with_suffix(".tmp")
         torch.save(state, temporary)
         os.replace(temporary, self.checkpoint)
 
     def load(self) -> None:
-        """Continue from the checkpoint. Raises FileError if there is none or it belongs to another network."""
+        """Continue from the checkpoint.
+
+        Raises FileError if there is none, InputError, naming what differs, for one of another configuration.
+        """
+        if not self.checkpoint.is_file():
+            raise FileError(f"There is no checkpoint '{self.checkpoint}' to continue from: start without --resume.")
         try:
             state = torch.load(self.checkpoint, weights_only=True, map_location=self.device)
+            self._check_identity(state)
             self.model.load_state_dict(state["model"])
             self.average.load_state_dict(state["average"])
             self.optimiser.load_state_dict(state["optimiser"])
@@ -129,6 +137,16 @@ class Trainer(ABC, Generic[S]):
             self.step, self.seconds, self.waited = state["step"], state["seconds"], state["waited"]
         except (OSError, RuntimeError, KeyError, ValueError, UnpicklingError) as error:
             raise FileError(f"Cannot continue from '{self.checkpoint}': {error}") from error
+
+    def _check_identity(self, state: Mapping[str, Any]) -> None:
+        mine = self.config.identity()
+        theirs = json.loads(state.get("identity", "{}"))
+        other = [name for name, value in theirs.items() if json.loads(json.dumps(mine.get(name))) != value]
+        if other:
+            raise InputError(
+                f"'{self.checkpoint}' is of another configuration: {', '.join(other)} differ. Go on with the "
+                "configuration that it was made with, or name another output."
+            )
 
     @property
     def spent(self) -> float:

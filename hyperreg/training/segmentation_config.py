@@ -242,6 +242,10 @@ class SegmentationConfig(RunConfig):
     def label_maps(self) -> list[Path]:
         return [] if self.synthesis is None else self.synthesis.label_maps
 
+    def identity(self) -> dict[str, Any]:
+        structures = [[structure.label, *structure.numbers] for structure in self.structures]
+        return {**super().identity(), "structures": structures, "inputs": len(self.inputs), "vae": self.vae is not None}
+
     def recipe(self) -> dict[str, Any]:
         found = super().recipe()
         found["start_from"] = None if self.start_from is None else self.start_from.name
