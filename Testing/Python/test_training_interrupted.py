@@ -63,7 +63,7 @@ def test_a_checkpoint_that_breaks_off_leaves_the_one_before(tmp_path: Path, monk
 
 
 def test_a_run_without_a_checkpoint_cannot_go_on(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="no checkpoint .* start without --resume"):
+    with pytest.raises(FileError, match=r"no checkpoint .* start without --resume"):
         train(write_config(tmp_path), resume=True)
 
 

@@ -12,7 +12,7 @@ import typer
 from benchmarks.pairs import check_data
 from benchmarks.readme import README, replace_section
 from benchmarks.registration.store import load_json, save_json
-from benchmarks.segmentation import ablation, brains, contrasts, inferer, plausibility, tumour
+from benchmarks.segmentation import ablation, brains, contrasts, head_neck, inferer, plausibility, tumour
 from benchmarks.segmentation.published import with_published
 from benchmarks.segmentation.report import PARTS, Row, write_report
 from hyperreg.errors import HyperRegError
@@ -21,6 +21,7 @@ from hyperreg.segmentation.catalogue import find_model, list_models
 OUTPUT = Path("build/benchmarks/segmentation")
 PUBLISHED = Path(__file__).resolve().parents[2] / "docs" / "benchmarks" / "segmentation"
 ANATOMY, THICK, TUMOUR = "brain-anatomy", "brain-anatomy-thick", "brain-tumour-experimental"
+HEAD_NECK = "head-neck-organs"
 SLICES_MM = (1, 3, 5, 7)
 # Subjects of the series over slice thickness: it runs every model on each of them several times.
 THICK_SUBJECTS = 4
@@ -44,6 +45,12 @@ def tasks(output: Path, threads: int) -> Iterator[Task]:
             lambda s=subject, share=share: inferer.run(s, ANATOMY, share, threads),
         )  # fmt: skip
     yield "contrasts", contrasts.PATIENT, ANATOMY, lambda: contrasts.run(ANATOMY, output, threads)
+    for patient in head_neck.PATIENTS:
+        for fine in (False, True):
+            yield (
+                "head-neck", f"{patient}{'-fine' if fine else ''}", HEAD_NECK,
+                lambda p=patient, f=fine: head_neck.run(p, HEAD_NECK, output, threads, f),
+            )  # fmt: skip
     for model, kinds in plausibility.CASES.items():
         for kind, entries in kinds.items():
             for entry in entries:
