@@ -158,7 +158,7 @@ def test_a_patient_is_trained_on_or_validated_with_but_never_both(tmp_path: Path
     entry = {n: {"image": f"imagesTr/{n}_0000.nii.gz", "label": f"labelsTr/{n}.nii.gz"} for n in names}
     path = tmp_path / "list.json"
     path.write_text(json.dumps({"training": [entry["p1"], entry["p2_visit1"]], "validation": [entry["p2_visit2"]]}))
-    with pytest.raises(InputError, match=r"1 patients in training and in validation, too \('p2'"):
+    with pytest.raises(InputError, match=r"the same patients .* \(1, such as 'p2'\)"):
         read_list(path, 1, 1)
     entry["p2_visit2"]["patient"] = "somebody else"
     path.write_text(json.dumps({"training": [entry["p1"], entry["p2_visit1"]], "validation": [entry["p2_visit2"]]}))
@@ -169,7 +169,8 @@ def test_a_patient_is_trained_on_or_validated_with_but_never_both(tmp_path: Path
     ("name", "person"),
     [
         ("sub-07_ses-2_T1w.nii.gz", "sub-07"), ("P7_visit1_labels.nii.gz", "p7"), ("case_0012.nii.gz", "case_0012"),
-        ("case_0013.nii.gz", "case_0013"), ("smith-baseline.nrrd", "smith"), ("visit1.nii.gz", "visit1"),
+        ("case_0013.nii.gz", "case_0013"), ("p2_followup.seg.nrrd", "p2"),
+        ("smith-baseline.nrrd", "smith"), ("visit1.nii.gz", "visit1"),
     ],
 )  # fmt: skip
 def test_people_are_told_by_names(name: str, person: str) -> None:

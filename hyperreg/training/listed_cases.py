@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 # What tells visits of one person apart, at the end of a file's name.
 VISIT = re.compile(
     r"([-_. ]+(ses|session|visit|scan|exam|time|timepoint|tp|baseline|followup|follow-up|pre|post|day|week|month|year)"
-    r"[-_]?[a-z]?\d*)+([-_](labels?|seg|mask))?$"
+    r"[-_]?[a-z]?\d*)+([-_.](labels?|seg|mask))?$"
 )
 
 
@@ -103,7 +103,7 @@ def _check_people(training: Sequence[ListedCase], validation: Sequence[ListedCas
     both = sorted({case.person for case in training} & {case.person for case in validation})
     if both:
         raise InputError(
-            f"'{source}' has cases of {len(both)} patients in training and in validation, too ('{both[0]}', say): the "
+            f"'{source}' has the same patients in training and in validation ({len(both)}, such as '{both[0]}'): the "
             "model would be validated with people that it knows. Move all cases of a patient to one of them; if the "
             'names deceive, give each case its "patient".'
         )
