@@ -36,6 +36,15 @@ def whole_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def heads_table(rows: Sequence[Row]) -> str:
+    """As `whole_table`, and the mask of everything."""
+    dice, ratio = ([row[figure] for row in rows if figure in row] for figure in ("mask_dice", "mask_ratio"))
+    mask = (
+        f"| mask of the brain (`--mask`), {np.mean(ratio):.2f} times as large | {np.mean(dice):.3f} | " if dice else ""
+    )
+    return whole_table(rows) + (f"\n{mask}{min(dice):.3f}–{max(dice):.3f} | |" if dice else "")
+
+
 def cost_table(rows: Sequence[Row]) -> str:
     """Time and memory of the whole command, imports and files included."""
     lines = ["| model | images | CPU-s, median | wall s, median | peak GB, most |", "|---|---|---|---|---|"]
@@ -189,7 +198,7 @@ trained on. Differences smaller than those between seeds mean nothing; what hold
 # Part -> heading, what has to be known, table.
 PARTS: dict[str, tuple[str, str, Callable[[Sequence[Row]], str]]] = {
     "whole": ("Brains of 1 mm with manual labels", WHOLE, whole_table),
-    "heads": ("Whole heads, against automatic labels", HEADS, whole_table),
+    "heads": ("Whole heads, against automatic labels", HEADS, heads_table),
     "thick": ("Thick slices", THICK, thick_table),
     "tumour": ("Experimental tumour model", TUMOUR, tumour_table),
     "inferer": ("Sliding window against MONAI's own inferer", INFERER, inferer_table),
