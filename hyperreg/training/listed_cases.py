@@ -53,7 +53,7 @@ class ListedCase:
 
     images: tuple[Path, ...]
     label: Path
-    contoured: tuple[int, ...] | None = None
+    contoured: frozenset[int] | None = None
     patient: str = ""
 
     @property
@@ -286,10 +286,10 @@ def _entry(entry: Any, folder: Path, inputs: int) -> ListedCase:
     return case
 
 
-def _contoured(labels: Any) -> tuple[int, ...] | None:
+def _contoured(labels: Any) -> frozenset[int] | None:
     if labels is not None and not (isinstance(labels, list) and all(isinstance(label, int) for label in labels)):
         raise InputError(f"'contoured' of a case of the data list is a list of labels, and not {labels!r}.")
-    return None if labels is None else tuple(labels)
+    return None if labels is None else frozenset(labels)
 
 
 def _in_folder(folder: Path, inputs: int, ending: str) -> list[ListedCase]:
