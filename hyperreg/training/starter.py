@@ -137,8 +137,8 @@ def look(cases: Sequence[ListedCase], inputs: int) -> Found:
             image = read_volume(case.images[0])
             if number == 0:
                 is_ct = bool((image.array <= CT_AIR[1]).mean() > 0.01)
-            if is_ct and image.array.shape == labels.array.shape:
-                greys.append(np.percentile(image.array[labels.array > 0], (0.5, 99.5)) if present else (0, 0))
+            if is_ct and present and image.grid.matches(labels.grid):
+                greys.append(np.percentile(image.array[labels.array > 0], (0.5, 99.5)))
     if not counts:
         raise InputError("The label maps are all empty: there is nothing to learn from.")
     if min(counts) < 0:
@@ -149,7 +149,8 @@ def look(cases: Sequence[ListedCase], inputs: int) -> Found:
     missing = {label: len(cases) - count for label, count in counts.items() if count < len(cases)}
     window = None
     if is_ct and greys:
-        low, high = np.min(greys, axis=0)[0], np.max(greys, axis=0)[1]
+        # The median over cases: one with labels in the air would make the range useless for all.
+        low, high = np.median(greys, axis=0)
         margin = 0.2 * (high - low)
         window = (float(round(low - margin)), float(round(high + margin)))
     structures = structures_of(sorted(counts), table)
@@ -261,8 +262,8 @@ def _text(found: Found, name: str, licence: str, source: str, held_out: int, ste
         for s in found.structures
     )
     inputs = "\n".join(
-        f"  - {{name: {quoted('image' if found.inputs == 1 else f'image{n}')}, title: {quoted(f'Image {n}')}}}"
-        for n in range(found.inputs)
+        f"  - {{name: {quoted(f'image{n}'.lower())}, title: {quoted(f'Image {n}'.strip())}}}"
+        for n in ([""] if found.inputs == 1 else range(1, found.inputs + 1))
     )
     sides = _sides(found.structures)
     intensities = (
