@@ -53,12 +53,22 @@ class Terminology(Entry):
     modifier: Code | None = None
 
 
+class Expected(Entry):
+    """What the structure was like in the people that the model learned from; see hyperreg.segmentation.plausibility."""
+
+    ml: tuple[NotNegative, NotNegative] = Field(description="Smallest (0: missing in some) and largest volume")
+    centre_mm: tuple[float, float, float] = Field(description="R, A, S, in a frame that the card's structures share")
+    spread_mm: NotNegative = Field(description="How far from it people's centres were, RMS")
+    cut: bool = Field(default=False, description="Whether it reached the border of the image in any of them")
+
+
 class Structure(Entry):
     label: int = Field(ge=1, le=65535, description="Its value in label maps")
     channel: int = Field(ge=0, description="The network's output channel")
     name: str = Field(min_length=1)
     colour: tuple[Colour, Colour, Colour]
     terminology: Terminology | None = None
+    expected: Expected | None = None
 
 
 class Output(Entry):

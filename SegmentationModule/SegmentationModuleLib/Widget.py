@@ -12,6 +12,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from hyperreg.segmentation import catalogue
+from hyperreg.segmentation.plausibility import ALARM
 from hyperreg.worker.segmentation import Segmented
 from HyperRegSlicerLib.InstallWidget import InstallPanel
 from HyperRegSlicerLib.Panel import Panel
@@ -26,6 +27,7 @@ from SegmentationModuleLib.Runs import IDLE
 from SegmentationModuleLib.SlidersWidget import SlidersPanel
 
 VOLUME = "vtkMRMLScalarVolumeNode"
+ALARM_STYLE = "QLabel { background: #b3261e; color: white; border-radius: 3px; padding: 5px; font-weight: bold; }"
 
 
 class SegmentationWidget(Panel):
@@ -33,6 +35,7 @@ class SegmentationWidget(Panel):
 
     def __init__(self, ui: Any, connection: Any) -> None:
         super().__init__(ui, connection)
+        self._style = ui.messageLabel.styleSheet
         self.logic = SegmentationLogic(slicer.mrmlScene, connection.segmenter)
         self._summary = ""
         self.logic.on_change = self.update
@@ -55,6 +58,11 @@ class SegmentationWidget(Panel):
         ui.batchSelector.connect("checkedNodesChanged()", self.update)
         self._show_message("")
         self.update()
+
+    def _show_message(self, text: str) -> None:
+        """Also in red, where a result is called wrong: nobody should overlook that among other warnings."""
+        super()._show_message(text)
+        self.ui.messageLabel.styleSheet = ALARM_STYLE if ALARM in text else self._style
 
     # The parameter node
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from imaging_examples import oblique_grid
 from monai.transforms import NormalizeIntensity, ScaleIntensityRange
 from segmentation_bench import OBLIQUE, eggs, make_card, scene_centre
 
@@ -141,6 +142,44 @@ def test_mr_given_to_a_ct_model_is_refused(make: Callable[..., SegmentationCard]
     with pytest.raises(InputError, match="no CT in Hounsfield units"):
         check_inputs({"image": noisy(shift=100.0)}, card, [])
     assert check_inputs({"image": noisy(scale=2.0, shift=-1024.0)}, card, [])
+
+
+def slab(padding: float, air: float, tissue: float) -> Volume:
+    """A CT: padding around a round field of view, air, and a body of soft tissue with some bone."""
+    grid = oblique_grid((40, 40, 12), (2.0, 2.0, 4.0))
+    along = np.arange(40) - 19.5
+    distance = np.hypot(*np.meshgrid(along, along, indexing="ij"))[..., None] * np.ones(12)
+    array = np.where(distance > 19, padding, np.where(distance > 14, air, np.where(distance < 3, tissue + 800, tissue)))
+    noise = np.random.default_rng(0).normal(0, 15, grid.shape) * (distance <= 19)
+    return Volume((array + noise).astype(np.int16), grid.ijk_to_ras, "slab")
+
+
+def test_padding_of_a_ct_counts_for_nothing(make: Callable[..., SegmentationCard]) -> None:
+    card = make(modality="CT", intensities={"method": "window", "window": [-200, 300]})
+    for padding in (-1024, -2000, -3024):
+        volume = slab(padding, -1000, 40)
+        seen, _ = show(check_inputs({"image": volume}, card, []), card, None, [])
+        assert seen.min() == 0
+        assert float(np.median(seen[seen > 0.1])) == pytest.approx(240 / 500, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("volume", "words"),
+    [
+        (slab(-2000, 0, 1064), "a CT in scanner units.*around 1000"),
+        (slab(0, 24, 1064), "no CT in Hounsfield units.*subtract the offset"),
+    ],
+)
+def test_a_ct_in_scanner_units_is_refused(make: Callable[..., SegmentationCard], volume: Volume, words: str) -> None:
+    card = make(modality="CT", intensities={"method": "window", "window": [-200, 300]})
+    with pytest.raises(InputError, match=words):
+        check_inputs({"image": volume}, card, [])
+
+
+def test_the_inside_of_a_body_is_a_ct_too(make: Callable[..., SegmentationCard]) -> None:
+    card = make(modality="CT", intensities={"method": "window", "window": [-200, 300]})
+    inner = slab(-110, -110, 40)  # fat around, no air: a crop
+    assert check_inputs({"image": inner}, card, [])
 
 
 def test_the_same_image_twice_is_refused(four: SegmentationCard) -> None:

@@ -11,6 +11,7 @@ from hyperreg.errors import Cancelled, OutOfMemory
 from hyperreg.nets.anisotropic import AHNet
 from hyperreg.nets.cascade import Cascade
 from hyperreg.nets.segresnet import SegResNet
+from hyperreg.segmentation.model import make_network
 from hyperreg.segmentation.prediction import Prediction, Step, ladder, window_count
 
 
@@ -58,6 +59,15 @@ def test_images_smaller_than_the_window_keep_their_size(shape: tuple[int, int, i
     torch.manual_seed(0)
     for network in (SegResNet(1, 2, 4, (1, 1), (1,)), AHNet(1, 2, 2, (1, 1, 1, 1), growth=2)):
         assert Prediction(network.eval(), (16, 16, 16), exclusive=True)(images(*shape)).shape == (2, *shape)
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 4), (3, 9, 2), (1, 1, 1)])
+def test_images_of_a_few_voxels_leave_the_norms_something_to_norm(shape: tuple[int, int, int]) -> None:
+    options = {"channels": [4, 8, 8], "strides": [2, 2], "num_res_units": 1}
+    network = make_network({"name": "monai_unet", "options": options}, 1, 3, True).eval()
+    found = Prediction(network, (16, 16, 16), True)(torch.rand(1, 1, *shape))
+    assert found.shape == (3, *shape)
+    assert torch.isfinite(found).all()
 
 
 def test_windows_are_counted_as_monai_counts_them() -> None:

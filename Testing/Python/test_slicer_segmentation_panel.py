@@ -15,6 +15,7 @@ from segmentation_module_bench import host, module, qt, segmentation_models  # n
 
 from hyperreg.imaging.volume import Volume
 from hyperreg.segmentation import licences
+from hyperreg.segmentation.plausibility import ALARM
 
 
 def rows(table) -> list[list[str]]:
@@ -58,6 +59,12 @@ def test_one_press_to_a_result(module):
     assert not ui.progressBar.visible
     assert ui.messageLabel.text == "Look closely at the rest."
     assert ui.summaryLabel.text == "'head', Eggs: 2 of 2 structures found in 5 s."
+    quiet = ui.messageLabel.styleSheet
+    ui.segmentButton.click()
+    module.segmenter.answer((f"{ALARM}: it cannot be what 'bands' is for.",))
+    assert "#b3261e" in ui.messageLabel.styleSheet  # red, and plain again with the next message
+    ui.segmentButton.click()
+    assert ui.messageLabel.styleSheet == quiet
     shown = rows(ui.statisticsTable)
     assert [row[0] for row in shown] == ["Outer shell", "Core"]
     assert [float(row[1]) for row in shown] == [pytest.approx(v.volume_ml, abs=0.006) for v in segmented.volumes]

@@ -91,7 +91,8 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
 
 def test_a_case_is_prepared_as_at_inference(folder: Path, card: SegmentationCard) -> None:
     (case, *_), _ = read_list(folder, 1, 0)
-    images, classes = prepare(case, card, TABLE)
+    images, prepared = prepare(case, card, TABLE)
+    classes = prepared.array
     assert images.shape[1:] == classes.shape
     assert set(np.unique(classes)) == {0, 1, 2}
     for index, value in ((1, 0.5), (2, 1.0)):  # the scene's own grey values, where its classes lie

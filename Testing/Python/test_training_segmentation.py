@@ -177,8 +177,8 @@ def test_the_second_stage_learns_from_the_place_that_the_first_one_finds(tmp_pat
     assert isinstance(cascade, Cascade)
     wanted: list[torch.Tensor] = []
     compared = trainer.objective._compared
-    trainer.objective._compared = lambda output, images, target: (  # type: ignore[method-assign]
-        wanted.append(torch.cat((images, target), 1)) or compared(output, images, target)
+    trainer.objective._compared = lambda output, images, target, *more: (  # type: ignore[method-assign]
+        wanted.append(torch.cat((images, target), 1)) or compared(output, images, target, *more)
     )
     trainer.losses(case, torch.Generator())
     patch = wanted[1]

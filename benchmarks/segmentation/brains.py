@@ -16,6 +16,7 @@ from hyperreg.imaging.files import read_label_map, read_volume, write_volume
 from hyperreg.imaging.orientation import closest_axes
 from hyperreg.imaging.volume import Grid, Volume
 from hyperreg.segmentation.catalogue import find_model
+from hyperreg.segmentation.mask import whole_mask
 
 # The first two were looked at while the models were made; they are no evidence and stand apart.
 LOOKED_AT = ("1000", "1001")
@@ -31,10 +32,14 @@ def whole(subject: str, model: str, output: Path, threads: int) -> dict[str, Any
 
 
 def head(subject: str, model: str, output: Path, threads: int) -> dict[str, Any]:
-    """A whole head, the same against another program's labels."""
+    """A whole head, the same against another program's labels, and the mask of everything against all of them."""
     folder = DATA / "brain_ixi"
     image, labels = folder / f"{subject}_T1.nii.gz", folder / f"{subject}_T1_DLMUSE.nii.gz"
-    return _measured(image, labels, AUTOMATIC, model, output / "segmentations" / f"{subject}-{model}.nii.gz", threads)
+    out = output / "segmentations" / f"{subject}-{model}.nii.gz"
+    measured = _measured(image, labels, AUTOMATIC, model, out, threads)
+    mask, brain = whole_mask(read_label_map(out)).array > 0, read_label_map(labels).array > 0
+    both = int(mask.sum()) + int(brain.sum())
+    return {**measured, "mask_dice": 2 * int((mask & brain).sum()) / both, "mask_ratio": mask.sum() / brain.sum()}
 
 
 def thick(subject: str, model: str, millimetres: int, output: Path, threads: int) -> dict[str, Any]:

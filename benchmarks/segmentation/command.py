@@ -12,7 +12,7 @@ import typer
 from benchmarks.pairs import check_data
 from benchmarks.readme import BENCHMARKS, replace_section
 from benchmarks.registration.store import load_json, save_json
-from benchmarks.segmentation import ablation, brains, contrasts, inferer, tumour
+from benchmarks.segmentation import ablation, brains, contrasts, head_neck, inferer, plausibility, tumour
 from benchmarks.segmentation.published import with_published
 from benchmarks.segmentation.report import PARTS, Row, write_report
 from hyperreg.errors import HyperRegError
@@ -21,9 +21,13 @@ from hyperreg.segmentation.catalogue import find_model, list_models
 OUTPUT = Path("build/benchmarks/segmentation")
 PUBLISHED = Path(__file__).resolve().parents[2] / "docs" / "benchmarks" / "segmentation"
 ANATOMY, THICK, TUMOUR = "brain-anatomy", "brain-anatomy-thick", "brain-tumour-experimental"
+HEAD_NECK = "head-neck-organs"
 SLICES_MM = (1, 3, 5, 7)
 # Subjects of the series over slice thickness: it runs every model on each of them several times.
 THICK_SUBJECTS = 4
+
+# What a case's name has that a file's name should not have.
+FILE_NAME = str.maketrans({" ": "-", ",": "", "/": "-"})
 
 Task = tuple[str, str, str | None, Callable[[], dict[str, Any]]]
 
@@ -41,6 +45,19 @@ def tasks(output: Path, threads: int) -> Iterator[Task]:
             lambda s=subject, share=share: inferer.run(s, ANATOMY, share, threads),
         )  # fmt: skip
     yield "contrasts", contrasts.PATIENT, ANATOMY, lambda: contrasts.run(ANATOMY, output, threads)
+    for patient in head_neck.PATIENTS:
+        for fine in (False, True):
+            yield (
+                "head-neck", f"{patient}{'-fine' if fine else ''}", HEAD_NECK,
+                lambda p=patient, f=fine: head_neck.run(p, HEAD_NECK, output, threads, f),
+            )  # fmt: skip
+    for model, kinds in plausibility.CASES.items():
+        for kind, entries in kinds.items():
+            for entry in entries:
+                yield (
+                    "plausibility", plausibility.named(entry), model,
+                    lambda m=model, e=entry, k=kind: plausibility.run(m, e, k),
+                )  # fmt: skip
     yield "tumour", "BraTS-GLI-00001", TUMOUR, lambda: tumour.run(TUMOUR, output, threads)
     for subject in brains.SUBJECTS[:THICK_SUBJECTS]:
         for millimetres in SLICES_MM:
@@ -67,9 +84,7 @@ def run(output: Path, threads: int, parts: list[str]) -> list[Row]:
         if (parts and part not in parts) or (model is not None and model not in installed):
             continue
         version = "training" if model is None else find_model(model).sha256[:12]
-        path = (
-            output / "results" / f"{part}--{case}--{model or 'none'}--{version}.json".replace(" ", "-").replace(",", "")
-        )
+        path = output / "results" / f"{part}--{case}--{model or 'none'}--{version}.json".translate(FILE_NAME)
         if not path.exists():
             save_json(path, {"part": part, "case": case, "model": model, "version": version, **measure()})
             typer.echo(f"{part}, {case}, {model or ''}: done", err=True)

@@ -116,10 +116,13 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
-def warn(warnings: list[str]) -> None:
-    """Print warnings to stderr, one per line."""
+def warn(warnings: list[str], alarm: str = "") -> None:
+    """Print warnings to stderr, one per line; in red the ones that begin with `alarm`, if it is given."""
     for text in warnings:
-        messages.print(f"Warning: {text}", style="yellow", markup=False)
+        if alarm and text.startswith(alarm):
+            messages.print(text, style="bold red", markup=False)
+        else:
+            messages.print(f"Warning: {text}", style="yellow", markup=False)
 
 
 @contextmanager

@@ -51,6 +51,10 @@ def command(
         Path | None,
         typer.Option("--uncertainty", "-u", help="Where the model doubts: entropy from 0 to 1, not calibrated."),
     ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option("--mask", help="One mask of everything that was found: of a brain, the image without skull."),
+    ] = None,
     flips: Annotated[
         bool,
         typer.Option(
@@ -87,6 +91,7 @@ def command(
     quiet: options.Quiet = False,
 ) -> None:
     """Segment an image (or the several images of one case) with a model and save the result."""
+    from hyperreg.segmentation.plausibility import ALARM
     from hyperreg.segmentation.run import Case, Outputs, segment
 
     _settle_licence(model, accept_licence)
@@ -95,9 +100,9 @@ def command(
         values["lambda"] = lam
     case = Case(tuple(images), model, device.value, flips, ensemble, values, islands)
     with cancel_on_interrupt() as cancelled, progress_bar(quiet) as progress:
-        outputs = Outputs(out, uncertainty, probabilities, report)
+        outputs = Outputs(out, uncertainty, probabilities, report, mask)
         result = segment(case, outputs, progress, cancelled, _align if align else None)
-    warn(result.warnings)
+    warn(result.warnings, ALARM)
     if not quiet:
         _print_summary(result.report)
     if not result.written:

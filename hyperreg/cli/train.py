@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from hyperreg.cli.console import guarded, output
+from hyperreg.cli.console import guarded, output, progress_bar, warn
+from hyperreg.errors import InputError
 
 app = typer.Typer(help="Train models on synthetic images. Not needed to use HyperReg.", no_args_is_help=True)
 
@@ -37,26 +38,104 @@ def registration(
 
 @app.command(
     "segmentation",
-    epilog="Example: hyperreg train segmentation --config my-model.yaml --resume",
+    epilog="Example: hyperreg train segmentation --init MY_FOLDER --name my-model --licence CC-BY-4.0, and then "
+    "hyperreg train segmentation --config MY_FOLDER/hyperreg/training.yaml --add",
 )
 @guarded
 def segmentation(
     config: Annotated[
-        Path, typer.Option("--config", "-c", help="YAML: network, structures, synthesis, steps, output.")
-    ],
+        Path | None, typer.Option("--config", "-c", help="YAML: network, structures, cases, steps, output.")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint in the output folder.")
     ] = False,
+    add: Annotated[
+        bool, typer.Option("--add", help="Add the finished model to those that `hyperreg segment` knows.")
+    ] = False,
+    init: Annotated[
+        Path | None,
+        typer.Option("--init", metavar="FOLDER", help="Write a first configuration for images and label maps there."),
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="With --init: the model's name; the folder's if not given.")] = "",
+    licence: Annotated[
+        str, typer.Option("--licence", help="With --init: under which others may use the model, such as CC-BY-4.0.")
+    ] = "",
+    folder: Annotated[
+        Path | None, typer.Option("--output", "-o", help="With --init: where to write; FOLDER/hyperreg if not given.")
+    ] = None,
+    steps: Annotated[int, typer.Option("--steps", help="With --init: steps of training.", min=1)] = 2000,
 ) -> None:
-    """Train a segmentation model on images made from label maps; an interrupted run goes on with --resume.
+    """Train a segmentation model, on images made from label maps or on one's own; --resume goes on with a run.
 
-    The output folder is a model: put it into the folder that HYPERREG_MODELS names, and `hyperreg segment` runs it.
+    The output folder is a model: --add (or `hyperreg models --add FOLDER`) makes it known to `hyperreg segment`.
     """
-    from hyperreg.training.segmentation import train
+    if (config is None) == (init is None):
+        raise InputError("Give --config FILE to train, or --init FOLDER to write a first configuration.")
+    if init is not None:
+        _init(init, name or init.resolve().name, licence, folder, steps)
+    elif config is not None:
+        _train(config, resume, add)
 
+
+def _init(source: Path, name: str, licence: str, folder: Path | None, steps: int) -> None:
+    from hyperreg.training import starter
+    from hyperreg.training.segmentation_config import read_segmentation_config
+
+    path, notes = starter.init(source, name, licence, folder, steps)
+    warn(notes)
+    config = read_segmentation_config(path)
+    seconds = starter.seconds_per_step(config) * config.steps
+    output.print(
+        f"Wrote {path}: {len(config.structures)} structures, voxels of "
+        f"{' x '.join(f'{size:g}' for size in config.grid['spacing_mm'])} mm. Read it; {config.steps} steps take about "
+        f"{starter.in_time(seconds)} here. Then:\nhyperreg train segmentation --config {path} --add",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _train(config: Path, resume: bool, add: bool) -> None:
+    from hyperreg.catalogue import own_models
+    from hyperreg.segmentation import licences
+    from hyperreg.segmentation.bundles import add_model
+    from hyperreg.segmentation.catalogue import list_models
+    from hyperreg.training.segmentation import train
+    from hyperreg.training.segmentation_config import read_segmentation_config
+
+    if add and (name := read_segmentation_config(config).name) in {card.name for card in list_models()}:
+        # Said before hours of training, not after them.
+        raise InputError(
+            f"There is a model '{name}' already: remove it (hyperreg models --remove), or name yours anew."
+        )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    folder = train(config, resume=resume)
-    output.print(f"The model is in {folder}.", markup=False)
+    with progress_bar() as progress:
+        made = train(config, resume, progress)
+    output.print(f"The model is in {made}.", markup=False, soft_wrap=True)
+    if add:
+        card = add_model(made, own_models())
+        licences.accept(card)
+        output.print(f"Added: hyperreg segment IMAGE --model {card.name}", markup=False)
+
+
+@app.command(
+    "expectations",
+    epilog="Example: hyperreg train expectations --config my-model.yaml MODEL_FOLDER people/*.nii.gz",
+)
+@guarded
+def expectations(
+    model: Annotated[Path, typer.Argument(help="Folder of the model whose card is changed.")],
+    label_maps: Annotated[list[Path], typer.Argument(help="Label maps of people, as the training's own.")],
+    config: Annotated[Path, typer.Option("--config", "-c", help="YAML that the model was trained with.")],
+) -> None:
+    """Write into a model's card how large its structures are in people and where they lie.
+
+    Training writes it from the people that it learns from; this is for more of them. `hyperreg segment` warns of
+    results that are not like them.
+    """
+    from hyperreg.training.expectations import expect
+
+    expect(config, model, label_maps)
+    output.print(f"The card in {model} has what {len(label_maps)} label maps tell.", markup=False)
 
 
 @app.command(

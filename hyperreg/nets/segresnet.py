@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from hyperreg.errors import WeightsError
 
 BRANCH = "vae_"
+HEADS = "deep_heads"
 # log(std) is needed by the KL term: softplus underflows to 0 for very negative inputs.
 SMALLEST_STD = 1e-4
 
@@ -35,6 +36,16 @@ class VaeOutput(NamedTuple):
     reconstruction: Tensor
     mean: Tensor
     std: Tensor
+
+
+class DeepOutput(NamedTuple):
+    """What a network under deep supervision gives in training.
+
+    output: as without it. deeper: logits of the decoder's coarser levels, each half the size of the one before.
+    """
+
+    output: Tensor | VaeOutput
+    deeper: tuple[Tensor, ...]
 
 
 class SegResNet(segresnet.SegResNet):
@@ -86,7 +97,8 @@ class SegResNetVAE(segresnet.SegResNetVAE):
     codes: length of the code: so many means and so many standard deviations. reconstructed: how many channels, the last
     ones of the input, are reconstructed; by default all. Other parameters as `SegResNet`'s.
     In evaluation the code is its mean, so that a result can be repeated. branch: False for steps that leave it out,
-    which then give the logits alone.
+    which then give the logits alone. deep: a head on every level of the decoder, for deep supervision: in training the
+    output is then a `DeepOutput`.
     Raises WeightsError for a shape that cannot be halved often enough.
     """
 
@@ -103,6 +115,7 @@ class SegResNetVAE(segresnet.SegResNetVAE):
         normed: bool = False,
         codes: int = 128,
         reconstructed: int | None = None,
+        deep: bool = False,
     ) -> None:
         multiple = 2 ** len(blocks_down)
         if len(shape) != 3 or any(n < multiple or n % multiple for n in shape):
@@ -135,15 +148,23 @@ class SegResNetVAE(segresnet.SegResNetVAE):
         if normed:
             norm_stream(self, filters)
         self.branch = True
+        levels = range(1, len(blocks_up)) if deep else ()
+        self.deep_heads = nn.ModuleList(nn.Conv3d(filters * 2**level, out_channels, 1) for level in levels)
 
     def decode(self, x: Tensor, down_x: list[Tensor]) -> Tensor:
         return decode(self, x, down_x)
 
-    def forward(self, x: Tensor) -> VaeOutput | Tensor:
+    def forward(self, x: Tensor) -> VaeOutput | DeepOutput | Tensor:
         bottom, features = self.encode(x)
-        logits = self.decode(bottom, features[::-1])
-        if not self.branch:
-            return logits
+        seen: list[Tensor] = []
+        logits = decode(self, bottom, features[::-1], seen)
+        output = self._with_branch(logits, bottom) if self.branch else logits
+        if not (self.training and len(self.deep_heads)):
+            return output
+        # The decoder's levels come coarsest first, the finest of them is the output's own.
+        return DeepOutput(output, tuple(head(x) for head, x in zip(self.deep_heads, seen[-2::-1], strict=True)))
+
+    def _with_branch(self, logits: Tensor, bottom: Tensor) -> VaeOutput:
         mean, std = self._code(bottom)
         # Reparameterised: the noise carries no gradient, mean and standard deviation do.
         code = mean + std * torch.randn_like(std) if self.training else mean
@@ -164,26 +185,31 @@ class SegResNetVAE(segresnet.SegResNetVAE):
 
 
 def without_vae(network: SegResNetVAE) -> SegResNet:
-    """The same network without its variational branch, with the same logits, for inference.
+    """The same network without its variational branch and deep heads, with the same logits, for inference.
 
     Raises WeightsError if anything but the branch would be lost.
     """
     plain = SegResNet(**network.options)
     # Dropout has no weights, so it needs no place in the plain network.
     missing, unexpected = plain.load_state_dict(network.state_dict(), strict=False)
-    lost = [name for name in unexpected if not name.startswith(BRANCH)]
+    lost = [name for name in unexpected if not name.startswith((BRANCH, HEADS))]
     if missing or lost:
         raise WeightsError(f"The network does not fit without its branch: {[*missing, *lost]}.")
     return plain.train(network.training).to(next(network.parameters()).device)
 
 
-def decode(network: Any, x: Tensor, features: Sequence[Tensor]) -> Tensor:
-    """Bottom feature and the encoder's features, bottom first, to logits; the skips go through the gates if any."""
+def decode(network: Any, x: Tensor, features: Sequence[Tensor], seen: list[Tensor] | None = None) -> Tensor:
+    """Bottom feature and the encoder's features, bottom first, to logits; the skips go through the gates if any.
+
+    seen: gets the feature of each level, coarsest first.
+    """
     for level, (up, block) in enumerate(zip(network.up_samples, network.up_layers, strict=True)):
         skip = features[level + 1]
         if network.gates is not None:
             skip = network.gates[level](x, skip)
         x = block(up(x) + skip)
+        if seen is not None:
+            seen.append(x)
     logits: Tensor = network.conv_final(x)
     return logits
 

@@ -58,14 +58,33 @@ class Terminology:
 
 
 @dataclass(frozen=True)
+class Expected:
+    """What a structure was like in the people that a model learned from; see `plausibility`.
+
+    ml: smallest and largest volume, 0 if it was missing in any of them. centre_mm: its centre of mass, RAS mm, in a
+    frame that the card's structures share, and spread_mm, how far from it people's were (RMS). cut: whether it reached
+    the border of the image in any of them.
+    """
+
+    ml: tuple[float, float]
+    centre_mm: tuple[float, float, float]
+    spread_mm: float
+    cut: bool = False
+
+
+@dataclass(frozen=True)
 class Structure:
-    """One structure: its value in label maps, the network's channel, its name and colour (0..255)."""
+    """One structure: its value in label maps, the network's channel, its name and colour (0..255).
+
+    expected: None where the card says nothing about it.
+    """
 
     label: int
     channel: int
     name: str
     colour: tuple[int, int, int]
     terminology: Terminology | None = None
+    expected: Expected | None = None
 
 
 @dataclass(frozen=True)
@@ -279,7 +298,24 @@ def _structure(entry: Mapping[str, Any]) -> Structure:
         terminology = Terminology(
             _code(words["category"]), _code(words["type"]), None if modifier is None else _code(modifier)
         )
-    return Structure(int(entry["label"]), int(entry["channel"]), str(entry["name"]), (red, green, blue), terminology)
+    return Structure(
+        int(entry["label"]),
+        int(entry["channel"]),
+        str(entry["name"]),
+        (red, green, blue),
+        terminology,
+        _expected(entry.get("expected")),
+    )
+
+
+def _expected(entry: Mapping[str, Any] | None) -> Expected | None:
+    if entry is None:
+        return None
+    low, high = (float(value) for value in entry["ml"])
+    centre, spread = _three([float(value) for value in entry["centre_mm"]]), float(entry["spread_mm"])
+    if not (0 <= low <= high < math.inf and high > 0 and 0 <= spread < math.inf and all(map(math.isfinite, centre))):
+        raise ValueError("what is expected of a structure are volumes, a centre and a spread in mm")
+    return Expected((low, high), centre, spread, bool(entry.get("cut", False)))
 
 
 def _code(entry: Sequence[str]) -> Code:

@@ -25,6 +25,9 @@ FEWEST_VOXELS = 16
 # A CT in Hounsfield units has voxels at least as dark as this (lung, air around the patient), unless it shows
 # inner parts only.
 DARKEST_OF_CT = -100.0
+# Grey values of water and soft tissue where nobody subtracted the scanner's offset (1000 or 1024, at some of Philips
+# with padding of -2000 around), and the least share of voxels that then have them.
+UNSHIFTED_TISSUE, LEAST_TISSUE = (850.0, 1250.0), 0.05
 # An image is taken for a CT if at least this share of its voxels is as dark as air in Hounsfield units.
 LEAST_AIR = 0.01
 
@@ -184,8 +187,24 @@ def _check_modality(volume: Volume, card: SegmentationCard) -> None:
     if card.modality == "CT" and darkest > DARKEST_OF_CT:
         raise InputError(
             f"'{volume.name}' is no CT in Hounsfield units (its darkest value is {darkest:g}), but the "
-            f"model '{card.name}' is for CT. Give the original CT, or choose a model for MR (hyperreg models)."
+            f"model '{card.name}' is for CT. Give the original CT (from scanner units, subtract the offset, mostly "
+            "1024), or choose a model for MR (hyperreg models)."
         )
+    if card.modality == "CT" and _in_scanner_units(volume):
+        raise InputError(
+            f"'{volume.name}' is a CT in scanner units: its soft tissue has values around 1000, and around 40 in "
+            f"Hounsfield units, which the model '{card.name}' knows. Read the original DICOM series, or subtract the "
+            "scanner's offset (the rescale intercept, mostly 1024 or 1000)."
+        )
+
+
+def _in_scanner_units(volume: Volume) -> bool:
+    """Whether a CT has soft tissue where Hounsfield units have bone, and no air where these have it."""
+    low, high = UNSHIFTED_TISSUE
+    size = volume.array.size
+    air = np.count_nonzero((volume.array >= CT_AIR[0]) & (volume.array <= CT_AIR[1])) / size
+    tissue = np.count_nonzero((volume.array > low) & (volume.array < high)) / size
+    return air < LEAST_AIR and tissue >= LEAST_TISSUE
 
 
 def _assignments(files: Sequence[Path], inputs: Sequence[Input]) -> Iterator[dict[str, Path]]:

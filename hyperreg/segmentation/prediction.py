@@ -193,9 +193,12 @@ def window_count(shape: Sequence[int], window: Triple, overlap: float) -> int:
 
 
 def _fitting(window: Triple, shape: Sequence[int], multiple: int) -> Triple:
-    """The window, no larger than the image, with sides that the network takes."""
+    """The window, no larger than the image, with sides that the network takes.
+
+    Twice the multiple at least: a norm over the one voxel that would be left at the bottom has nothing to norm.
+    """
     i, j, k = (
-        max(multiple, min(side, math.ceil(size / multiple) * multiple))
+        min(max(side, multiple), max(2 * multiple, math.ceil(size / multiple) * multiple))
         for side, size in zip(window, shape, strict=True)
     )
     return i, j, k

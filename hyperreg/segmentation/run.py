@@ -22,6 +22,7 @@ from hyperreg.reporting import Cancel, Progress, Stopwatch, describe_image, vers
 from hyperreg.segmentation import look
 from hyperreg.segmentation.catalogue import Input, SegmentationCard, Structure, find_model
 from hyperreg.segmentation.inputs import assign
+from hyperreg.segmentation.mask import whole_mask
 from hyperreg.segmentation.segments import SEGMENTATION, check_name, write_segmentation
 from hyperreg.segmentation.session import IMAGE_BYTES, Segmentation, Segmenter
 from hyperreg.segmentation.structures import DOUBTFUL, SURE
@@ -62,13 +63,14 @@ class Outputs:
     """Where results go; None means not wanted.
 
     segmentation: on the grid of the first image. uncertainty: entropy, 0 to 1. probabilities: a file per structure
-    beside the segmentation, named after it. report: JSON.
+    beside the segmentation, named after it. report: JSON. mask: of all structures together, see `mask.whole_mask`.
     """
 
     segmentation: Path | None = None
     uncertainty: Path | None = None
     probabilities: bool = False
     report: Path | None = None
+    mask: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -134,8 +136,10 @@ def segment(
                 write_segmentation(result.labels, card.structures, staged.path("segmentation"))
             if "uncertainty" in staged:
                 write_volume(result.uncertainty, staged.path("uncertainty"))
+            if "mask" in staged:
+                write_volume(whole_mask(result.labels), staged.path("mask"))
         report = _report(case, images, volumes, result, {**watch.seconds, **result.seconds}, staged)
-        report["warnings"] = seen + report["warnings"]
+        report["warnings"] += seen
         report["alignment_ras"] = {name: matrix.tolist() for name, matrix in matrices.items()}
         if "report" in staged:
             write_report(report, staged.path("report"))
@@ -191,12 +195,14 @@ def _targets(outputs: Outputs, card: SegmentationCard) -> dict[str, Path | None]
         "segmentation": outputs.segmentation,
         "uncertainty": outputs.uncertainty,
         "report": outputs.report,
+        "mask": outputs.mask,
     }
     if outputs.segmentation is not None:
         check_name(outputs.segmentation)
-    if outputs.uncertainty is not None and extension(outputs.uncertainty) not in files.WRITABLE:
-        known = ", ".join(files.WRITABLE)
-        raise InputError(f"'{outputs.uncertainty.name}' has no ending that tells the format; use one of {known}.")
+    for path in (outputs.uncertainty, outputs.mask):
+        if path is not None and extension(path) not in files.WRITABLE:
+            known = ", ".join(files.WRITABLE)
+            raise InputError(f"'{path.name}' has no ending that tells the format; use one of {known}.")
     if outputs.probabilities:
         if outputs.segmentation is None:
             raise InputError("Probabilities are written beside the segmentation: name it too (--out).")
@@ -240,6 +246,8 @@ def _report(
         "islands": _islands(case, result),
         "device": result.device,
         "steps": result.steps,
+        "plausible": not result.verdict.wrong,
+        "out_of_the_ordinary": list(result.verdict.odd),
         "structures": [volume.as_dict() for volume in result.volumes],
         "figures": FIGURES,
         "timing_s": {name: round(value, 3) for name, value in seconds.items()},

@@ -12,7 +12,7 @@ from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Volume
 from hyperreg.machine import choose_device, main_memory
 from hyperreg.reporting import Cancel, Progress, Stopwatch
-from hyperreg.segmentation import look
+from hyperreg.segmentation import look, plausibility
 from hyperreg.segmentation.catalogue import SegmentationCard, Structure, find_model
 from hyperreg.segmentation.frame import Frame, make_frame
 from hyperreg.segmentation.inputs import check_inputs, show
@@ -37,6 +37,7 @@ class Segmentation:
 
     frame: what the network saw. steps: in words, how it was computed. seconds: per stage.
     removed_ml: what the network had labelled and the card's postprocessing turned into background.
+    verdict: whether this can be what the model is for; its sentences come first among the warnings.
     """
 
     card: SegmentationCard
@@ -49,6 +50,7 @@ class Segmentation:
     warnings: list[str]
     seconds: dict[str, float] = field(default_factory=dict)
     removed_ml: float = 0.0
+    verdict: plausibility.Verdict = field(default_factory=plausibility.Verdict)
 
 
 class Segmenter:
@@ -147,6 +149,8 @@ class Segmenter:
                 f"{removed_ml:.0f} ml of islands were removed ({100 * share:.0f} % of all that the model found), "
                 "such as scalp that was taken for brain. Look whether anything is missing."
             )
+        sure = {volume.structure.label: volume.mean_probability for volume in decided.volumes}
+        verdict = plausibility.judge(plausibility.measure(labels), self.card, sure)
         steps = [str(step) for step in run.steps]
         used = run.steps[-1].device
         return Segmentation(
@@ -157,9 +161,10 @@ class Segmenter:
             frame,
             used,
             steps,
-            warnings,
+            verdict.warnings(self.card) + warnings,
             dict(watch.seconds),
             removed_ml,
+            verdict,
         )
 
 

@@ -29,15 +29,17 @@ LOOK_OFFSET = 750_019
 @dataclass(frozen=True)
 class SyntheticCase:
     """images: (1, C, I, J, K), 0..1. target: (1, classes, I, J, K), how much of each voxel a class fills; background
-    first; the sum is 1.
+    first; the sum is 1. unknown: classes that nobody looked for in this case: what the target calls background may
+    be any of them.
     """
 
     images: Tensor
     target: Tensor
+    unknown: tuple[int, ...] = ()
 
     def to(self, device: torch.device | str) -> SyntheticCase:
         """The same case on another device."""
-        return SyntheticCase(self.images.to(device), self.target.to(device))
+        return SyntheticCase(self.images.to(device), self.target.to(device), self.unknown)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -78,6 +79,9 @@ class RunConfig(BaseModel):
     warm_up: int = Field(default=100, ge=0)
     schedule: Literal["cosine", "poly"] = Field(default="cosine", description="After the warm-up")
     weight_decay: float = Field(default=0.0, ge=0)
+    optimiser: Literal["adam", "adamw"] = Field(
+        default="adam", description="How the weights decay: through the gradient, or by themselves (AdamW)"
+    )
     beta2: float = Field(
         default=0.999, gt=0, lt=1, description="Adam's memory of squared gradients; less for short runs"
     )
@@ -100,6 +104,10 @@ class RunConfig(BaseModel):
     def label_maps(self) -> list[Path]:
         """The files that images are made from; none unless a kind of training says so."""
         return []
+
+    def identity(self) -> dict[str, Any]:
+        """What may not change when a run goes on: it would be another model."""
+        return {"name": self.name, "network": self.network, "grid": self.grid, "seed": self.seed}
 
     def recipe(self) -> dict[str, Any]:
         """Every setting that made the model, for its card: names of files, but no folders."""
@@ -155,6 +163,35 @@ class TrainingConfig(RunConfig):
 
 
 C = TypeVar("C", bound=RunConfig)
+# So many mistakes are told at once.
+MOST_MISTAKES = 8
+
+
+def in_words(error: ValidationError, kind: type[BaseModel]) -> str:
+    """What is wrong with a configuration, a line for each mistake: where it stands, and what to do."""
+    found = error.errors(include_url=False)
+    lines = [f"- {_mistake(one, kind)}" for one in found if one["type"] != "missing"]
+    missing = ", ".join(_place(one) for one in found if one["type"] == "missing")
+    if missing:
+        lines.append(f"- Missing: {missing}. (hyperreg/training/configs holds whole configurations to start from.)")
+    rest = len(lines) - MOST_MISTAKES
+    return "\n".join(lines[:MOST_MISTAKES] + ([f"- and {rest} more"] if rest > 0 else []))
+
+
+def _place(one: Any) -> str:
+    return ".".join(str(part) for part in one["loc"])
+
+
+def _mistake(one: Any, kind: type[BaseModel]) -> str:
+    place = _place(one)
+    if one["type"] == "extra_forbidden":
+        # Only names of the top level are known here; those of its parts are explained in the configurations there are.
+        near = get_close_matches(place, kind.model_fields, 1)
+        return f"'{place}' is no setting{f'; is {near[0]} meant?' if near else '.'}"
+    if not one["loc"]:
+        return str(one["msg"]).removeprefix("Value error, ")
+    given = "" if isinstance(one["input"], (dict, list)) else f" (it is {one['input']!r})"
+    return f"'{place}': {str(one['msg']).removeprefix('Value error, ')}{given}."
 
 
 def load_config(path: Path, kind: type[C]) -> C:
@@ -163,8 +200,10 @@ def load_config(path: Path, kind: type[C]) -> C:
         config = kind.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise FileError(f"The configuration '{path}' cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, ValidationError) as error:
-        raise InputError(f"The configuration '{path}' is not valid:\n{error}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"The configuration '{path}' is no YAML: {error}") from error
+    except ValidationError as error:
+        raise InputError(f"The configuration '{path}' cannot be used:\n{in_words(error, kind)}") from error
     folder = path.resolve().parent
     config.output = folder / config.output
     return config

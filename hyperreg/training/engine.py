@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -19,6 +20,7 @@ from typing_extensions import Self
 
 from hyperreg.errors import FileError, InputError
 from hyperreg.machine import choose_device
+from hyperreg.reporting import Progress
 from hyperreg.training.config import RunConfig
 from hyperreg.training.curves import Curves
 
@@ -63,7 +65,8 @@ class Trainer(ABC, Generic[S]):
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
         self.objective: nn.Module = self.make_objective()
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimiser: torch.optim.Optimizer = torch.optim.Adam(
+        kind = torch.optim.AdamW if config.optimiser == "adamw" else torch.optim.Adam
+        self.optimiser: torch.optim.Optimizer = kind(
             self.trained, lr=config.learning_rate, betas=(0.9, config.beta2), weight_decay=config.weight_decay
         )
         if fabric is not None:
@@ -111,15 +114,22 @@ class Trainer(ABC, Generic[S]):
             "step": self.step,
             "seconds": self.seconds,
             "waited": self.waited,
+            "identity": json.dumps(self.config.identity(), sort_keys=True),
         }
         temporary = self.checkpoint.with_suffix(".tmp")
         torch.save(state, temporary)
         os.replace(temporary, self.checkpoint)
 
     def load(self) -> None:
-        """Continue from the checkpoint. Raises FileError if there is none or it belongs to another network."""
+        """Continue from the checkpoint.
+
+        Raises FileError if there is none, InputError, naming what differs, for one of another configuration.
+        """
+        if not self.checkpoint.is_file():
+            raise FileError(f"There is no checkpoint '{self.checkpoint}' to continue from: start without --resume.")
         try:
             state = torch.load(self.checkpoint, weights_only=True, map_location=self.device)
+            self._check_identity(state)
             self.model.load_state_dict(state["model"])
             self.average.load_state_dict(state["average"])
             self.optimiser.load_state_dict(state["optimiser"])
@@ -128,10 +138,31 @@ class Trainer(ABC, Generic[S]):
         except (OSError, RuntimeError, KeyError, ValueError, UnpicklingError) as error:
             raise FileError(f"Cannot continue from '{self.checkpoint}': {error}") from error
 
+    def _check_identity(self, state: Mapping[str, Any]) -> None:
+        mine = self.config.identity()
+        theirs = json.loads(state.get("identity", "{}"))
+        other = [name for name, value in theirs.items() if json.loads(json.dumps(mine.get(name))) != value]
+        if other:
+            raise InputError(
+                f"'{self.checkpoint}' is of another configuration: {', '.join(other)} differ. Go on with the "
+                "configuration that it was made with, or name another output."
+            )
+
     @property
     def spent(self) -> float:
         """The share of the minutes that have passed; 0 for a run without a limit."""
         return 0.0 if self.config.minutes is None else self.seconds / (60 * self.config.minutes)
+
+    @property
+    def done(self) -> float:
+        """The share of the run that is behind it, by steps or minutes, whichever ends it first."""
+        return min(1.0, max(self.step / self.config.steps, self.spent))
+
+    def outlook(self) -> str:
+        """In words for a progress bar: where the run is and what is left of it, rounded so that it changes rarely."""
+        left = self.seconds * (1 - self.done) / max(self.done, 1e-9)
+        about = f"{left / 3600:.1f} h" if left > 5400 else f"{max(1, round(left / 60))} min" if left > 45 else "1 min"
+        return f"Training, {min(100, 5 * int(20 * self.done))} % of {self.config.steps} steps; about {about} left"
 
     @property
     def over(self) -> bool:
@@ -203,9 +234,10 @@ class Trainer(ABC, Generic[S]):
         }
 
 
-def run(trainer: Trainer[S], resume: bool) -> None:
-    """The whole run, in this process; of several, the first one writes."""
+def run(trainer: Trainer[S], resume: bool, progress: Progress | None = None) -> None:
+    """The whole run, in this process; of several, the first one writes. progress: told after every step."""
     config = trainer.config
+    tell = progress or (lambda _fraction, _text: None)
     writes = trainer.rank == 0
     if resume:
         trainer.load()
@@ -219,6 +251,7 @@ def run(trainer: Trainer[S], resume: bool) -> None:
         last = trainer.over
         if curves is not None:
             curves.step(figures)
+            tell(trainer.done, trainer.outlook())
             if held_out and (last or trainer.step % config.validation.every == 0):
                 trainer.validation = trainer.validate(held_out)
                 curves.validation(trainer.step, trainer.validation)
@@ -234,14 +267,20 @@ def run(trainer: Trainer[S], resume: bool) -> None:
         curves.close()
 
 
-def train(make: Callable[[Any, Fabric | None], Trainer[Any]], config: RunConfig, resume: bool) -> Path:
+def train(
+    make: Callable[[Any, Fabric | None], Trainer[Any]],
+    config: RunConfig,
+    resume: bool,
+    progress: Progress | None = None,
+) -> Path:
     """Train in this process or, with several devices, in one each; returns the folder with weights and card.
 
-    make: config and Fabric to a trainer. Raises FileError, InputError, WeightsError.
+    make: config and Fabric to a trainer. progress: told after every step, on one device. Raises FileError, InputError,
+    WeightsError.
     """
     prepare_output(config, resume)
     if config.devices == 1:
-        run(make(config, None), resume)
+        run(make(config, None), resume, progress)
     else:
         each: Any = _run_one  # Fabric's types allow functions of itself alone; it passes the rest on all the same.
         several_devices(config).launch(each, make, config, resume)

@@ -1,13 +1,16 @@
 """Images with label maps of one's own to learn segmentation from: lists, preparation, random patches.
 
 Lists are those of the Medical Segmentation Decathlon ({"training": [{"image", "label"}], "validation"}) or of nnU-Net
-(imagesTr/CASE_0000.nii.gz for the first input, labelsTr/CASE.nii.gz). A case may say "contoured": [labels].
+(imagesTr/CASE_0000.nii.gz for the first input, labelsTr/CASE.nii.gz). A case of a list in which not every structure
+was drawn says which labels were: {"image", "label", "contoured": [1, 2, 5]}. A patient with several cases is either
+trained on or validated with: told by the entry "patient", else by names such as sub-07_ses-2 or p7_visit1.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +23,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from hyperreg.errors import FileError, InputError
-from hyperreg.imaging.files import read_label_map, read_volume
+from hyperreg.imaging.files import extension, read_label_map, read_volume
 from hyperreg.imaging.resampling import resample
-from hyperreg.segmentation.catalogue import SegmentationCard
+from hyperreg.imaging.volume import Volume
+from hyperreg.segmentation.catalogue import SLICES_LAST, SegmentationCard
 from hyperreg.segmentation.inputs import check_inputs, show
 from hyperreg.training.appearance import thick_slices
 from hyperreg.training.cases import SyntheticCase
@@ -32,17 +36,29 @@ from hyperreg.training.segmentation_config import CasesConfig
 
 log = logging.getLogger(__name__)
 
+# What tells visits of one person apart, at the end of a file's name.
+VISIT = re.compile(
+    r"([-_. ]+(ses|session|visit|scan|exam|time|timepoint|tp|baseline|followup|follow-up|pre|post|day|week|month|year)"
+    r"[-_]?[a-z]?\d*)+([-_.](labels?|seg|mask))?$"
+)
+
 
 @dataclass(frozen=True)
 class ListedCase:
     """The images of a case, in the order of the model's inputs, and its label map.
 
-    contoured: the labels that somebody looked for; of others it is unknown where they are. None: all of them.
+    contoured: the labels that were looked for in this case; None if all were. The others are unknown where the map has
+    background. patient: whose images these are; by the label map's name if it is not given.
     """
 
     images: tuple[Path, ...]
     label: Path
     contoured: frozenset[int] | None = None
+    patient: str = ""
+
+    @property
+    def person(self) -> str:
+        return self.patient or person_of(self.label)
 
 
 def read_list(source: Path, inputs: int, held_out: int) -> tuple[list[ListedCase], list[ListedCase]]:
@@ -57,8 +73,10 @@ def read_list(source: Path, inputs: int, held_out: int) -> tuple[list[ListedCase
     else:
         training = _in_folder(folder, inputs, str(content.get("file_ending", ".nii.gz")))
     validation = [_entry(entry, folder, inputs) for entry in content.get("validation", []) if "label" in entry]
-    if not validation and held_out:
-        training, validation = training[:-held_out], training[-held_out:]
+    if validation:
+        _check_people(training, validation, source)
+    elif held_out:
+        training, validation = split_by_person(training, held_out)
     if not training:
         raise InputError(f"'{source}' lists no case to train on (besides {len(validation)} for validation).")
     missing = [path for case in (*training, *validation) for path in (*case.images, case.label) if not path.exists()]
@@ -67,8 +85,32 @@ def read_list(source: Path, inputs: int, held_out: int) -> tuple[list[ListedCase
     return training, validation
 
 
-def prepare(case: ListedCase, card: SegmentationCard, table: dict[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """A case as the network will see it at inference: images (C, I, J, K) float16, classes (I, J, K) uint8.
+def person_of(path: Path) -> str:
+    """Whose image a file is, by its name: BIDS' subject, else the name without what tells a visit apart."""
+    name = path.name[: len(path.name) - len(extension(path))].lower()
+    subject = re.match(r"sub-[a-z0-9]+", name)
+    return subject[0] if subject else VISIT.sub("", name) or name
+
+
+def split_by_person(cases: Sequence[ListedCase], held_out: int) -> tuple[list[ListedCase], list[ListedCase]]:
+    """Cases to train on, and at least the last `held_out` to validate with: nobody is in both."""
+    people = {case.person for case in cases[len(cases) - held_out :]}
+    training = [case for case in cases if case.person not in people]
+    return training, [case for case in cases if case.person in people]
+
+
+def _check_people(training: Sequence[ListedCase], validation: Sequence[ListedCase], source: Path) -> None:
+    both = sorted({case.person for case in training} & {case.person for case in validation})
+    if both:
+        raise InputError(
+            f"'{source}' has the same patients in training and in validation ({len(both)}, such as '{both[0]}'): the "
+            "model would be validated with people that it knows. Move all cases of a patient to one of them; if the "
+            'names deceive, give each case its "patient".'
+        )
+
+
+def prepare(case: ListedCase, card: SegmentationCard, table: dict[int, int]) -> tuple[np.ndarray, Volume]:
+    """A case as the network will see it at inference: images (C, I, J, K) float16, classes (I, J, K) uint8 in space.
 
     table: label -> class; other labels are background.
     Raises InputError or FileError naming the file that cannot be used.
@@ -82,14 +124,16 @@ def prepare(case: ListedCase, card: SegmentationCard, table: dict[int, int]) -> 
         classes[labels == label] = index
     if not classes.any():
         raise InputError(f"'{case.label}' has none of the labels {sorted(table)} where the image lies.")
-    return images[0].numpy().astype(np.float16), classes
+    return images[0].numpy().astype(np.float16), Volume(classes, frame.model.ijk_to_ras, case.label.name)
 
 
 class ListedCases(Dataset[SyntheticCase]):
     """An endless series of random patches of prepared cases: patch number n is always the same for a seed.
 
     cache: folder where prepared cases are kept while training (patches are read from there, not whole cases).
-    flips: axes along which patches are flipped.
+    people: the class maps of the cases, in space, read from there too.
+    flips: axes along which patches are flipped; with `config.mirror` also the one from left to right, where the sides'
+    labels change places.
     """
 
     def __init__(
@@ -105,24 +149,30 @@ class ListedCases(Dataset[SyntheticCase]):
         self.classes = card.channels
         self.flips = card.flips
         self.seed = seed
+        self.sides = _sides(config, card, table)
+        self.unknown = [_unknown(case, table) for case in cases]
         self.stems: list[Path] = []
+        self.people: list[Volume] = []
         cache.mkdir(parents=True, exist_ok=True)
         for number, case in enumerate(cases):
             stem = cache / f"{number:05d}"
             log.info("preparing case %d of %d", number + 1, len(cases))
             images, classes = prepare(case, card, table)
             np.save(f"{stem}-images.npy", images)
-            np.save(f"{stem}-classes.npy", classes)
+            np.save(f"{stem}-classes.npy", classes.array)
             self.stems.append(stem)
+            self.people.append(Volume(self._arrays(number)[1], classes.ijk_to_ras, classes.name))
 
     def whole(self, index: int) -> SyntheticCase:
         """A case as it is: to validate with."""
         images, classes = self._arrays(index)
-        return SyntheticCase(_tensor(images)[None], self._target(torch.from_numpy(np.array(classes))))
+        target = self._target(torch.from_numpy(np.array(classes)))
+        return SyntheticCase(_tensor(images)[None], target, self.unknown[index])
 
     def __getitem__(self, number: int) -> SyntheticCase:
         draws = Draws(self.seed * 1_000_003 + number)
-        images, classes = self._arrays(draws.integer(0, len(self.stems) - 1))
+        index = draws.integer(0, len(self.stems) - 1)
+        images, classes = self._arrays(index)
         zoom = draws.uniform(*self.config.zoom)
         shape = [max(1, round(n / zoom)) for n in self.config.shape]
         start = self._start(classes, shape, draws)
@@ -135,7 +185,12 @@ class ListedCases(Dataset[SyntheticCase]):
             )
         axes = [axis + 2 for axis in self.flips if draws.chance(0.5)]
         patch, target = (part.flip(axes) if axes else part for part in (patch, target))
-        return SyntheticCase(self._varied(patch, draws), target)
+        unknown = self.unknown[index]
+        if self.sides is not None and draws.chance(0.5):
+            axis, order = self.sides
+            patch, target = patch.flip(axis + 2), target.flip(axis + 2)[:, order]
+            unknown = tuple(sorted(order[n] for n in unknown))
+        return SyntheticCase(self._varied(patch, draws), target, unknown)
 
     def _varied(self, images: Tensor, draws: Draws) -> Tensor:
         config = self.config
@@ -170,6 +225,35 @@ class ListedCases(Dataset[SyntheticCase]):
         return F.one_hot(classes.long(), self.classes).permute(3, 0, 1, 2)[None].float()
 
 
+def _sides(config: CasesConfig, card: SegmentationCard, table: dict[int, int]) -> tuple[int, list[int]] | None:
+    """The network's axis from left to right, and which class each class is after mirroring; None without mirroring.
+
+    Raises InputError where that cannot be: no fixed axes, labels that no structure has.
+    """
+    if config.mirror is None:
+        return None
+    axis = next((n for n, letter in enumerate(card.axes) if letter in "rl"), None)
+    if card.axes == SLICES_LAST or axis is None:
+        raise InputError("cases.mirror needs fixed axes (grid.axes: ras): with slices_last no axis is always the one.")
+    order = list(range(card.channels))
+    for pair in config.mirror:
+        if not set(pair) <= set(table):
+            raise InputError(f"cases.mirror names the labels {pair[0]} and {pair[1]}: not all have a structure.")
+        one, two = (table[label] for label in pair)
+        order[one], order[two] = two, one
+    return axis, order
+
+
+def _unknown(case: ListedCase, table: dict[int, int]) -> tuple[int, ...]:
+    """The classes that were not looked for. Raises InputError for a case in which nothing was."""
+    if case.contoured is None:
+        return ()
+    unknown = sorted({index for label, index in table.items() if label not in case.contoured})
+    if len(unknown) == len(set(table.values())):
+        raise InputError(f"'{case.label}': none of the labels that were contoured there has a structure.")
+    return tuple(unknown)
+
+
 def cut(array: np.ndarray, start: Sequence[int], shape: Sequence[int]) -> np.ndarray:
     """(C, *shape) of (C, I, J, K) from `start` on; zeros (background) beyond the ends."""
     cut = np.zeros((array.shape[0], *shape), array.dtype)
@@ -189,16 +273,23 @@ def _tensor(array: np.ndarray) -> Tensor:
 def _entry(entry: Any, folder: Path, inputs: int) -> ListedCase:
     try:
         images = [entry["image"]] if isinstance(entry["image"], str) else list(entry["image"])
-        contoured = entry.get("contoured")
-        known = None if contoured is None else frozenset(int(label) for label in contoured)
-        case = ListedCase(tuple(folder / image for image in images), folder / entry["label"], known)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"A case of the data list has no image or no label, or 'contoured' is no list of labels: {entry!r}."
-        ) from error
+        case = ListedCase(
+            tuple(folder / image for image in images),
+            folder / entry["label"],
+            _contoured(entry.get("contoured")),
+            str(entry.get("patient", "")),
+        )
+    except (KeyError, TypeError) as error:
+        raise InputError(f"A case of the data list has no image or no label: {entry!r}.") from error
     if len(images) != inputs:
         raise InputError(f"'{images[0]}': the list names {len(images)} images for this case, the model wants {inputs}.")
     return case
+
+
+def _contoured(labels: Any) -> frozenset[int] | None:
+    if labels is not None and not (isinstance(labels, list) and all(isinstance(label, int) for label in labels)):
+        raise InputError(f"'contoured' of a case of the data list is a list of labels, and not {labels!r}.")
+    return None if labels is None else frozenset(labels)
 
 
 def _in_folder(folder: Path, inputs: int, ending: str) -> list[ListedCase]:

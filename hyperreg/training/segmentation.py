@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,14 @@ from torch import Tensor, nn
 
 from hyperreg.errors import InputError
 from hyperreg.nets.hypernetwork import HyperNetwork
+from hyperreg.reporting import Progress
 from hyperreg.segmentation.catalogue import SLICES_LAST, card_of, read_card
 from hyperreg.segmentation.measures import hausdorff95
 from hyperreg.segmentation.model import load_model, new_card, save_model
 from hyperreg.segmentation.prediction import Prediction
 from hyperreg.training import engine, hyper
 from hyperreg.training.cases import CaseSynthesiser, SyntheticCase, class_table
+from hyperreg.training.expectations import expectations, people_of
 from hyperreg.training.label_maps import brain_from_file
 from hyperreg.training.listed_cases import ListedCases, read_list
 from hyperreg.training.objective import draw_value
@@ -166,6 +169,8 @@ class SegmentationTrainer(engine.Trainer[SyntheticCase]):
             found = run(case.images.to(self.device)).argmax(0).numpy()
             wanted = case.target[0].argmax(0).cpu().numpy()
             for index in range(1, self.config.classes):
+                if index in case.unknown:
+                    continue
                 one, two = found == index, wanted == index
                 sums[index] += torch.tensor([float((one & two).sum()), float(one.sum()), float(two.sum())])
                 if None not in spacing:
@@ -179,11 +184,24 @@ class SegmentationTrainer(engine.Trainer[SyntheticCase]):
         # JSON has no NaN: a structure that no case has is left out.
         return {name: value for name, value in row.items() if math.isfinite(value)}
 
-    def card(self) -> dict[str, Any]:
-        """The model's card, but for the weights' SHA256."""
+    @cached_property
+    def expected(self) -> dict[int, dict[str, Any]]:
+        """What the card says to expect of each class, from the people that are trained on."""
+        samples = self.samples
+        if isinstance(samples, CaseSynthesiser):
+            return expectations(*people_of(samples.maps, samples.table), self.config.classes)
+        assert isinstance(samples, ListedCases)  # noqa: S101 (there is no third kind)
+        return expectations(samples.people, samples.unknown, self.config.classes)
+
+    def card(self, expected: Mapping[int, Mapping[str, Any]] | None = None) -> dict[str, Any]:
+        """The model's card, but for the weights' SHA256. expected: see `expectations`; left out if not given."""
         config = self.config
         structures: list[dict[str, Any]] = [
-            {**structure.model_dump(mode="json", exclude={"numbers"}, exclude_none=True), "channel": index}
+            {
+                **structure.model_dump(mode="json", exclude={"numbers", "expected"}, exclude_none=True),
+                "channel": index,
+                **({"expected": expected[index]} if expected and structure.expected and index in expected else {}),
+            }
             for index, structure in enumerate(config.structures, start=1)
         ]
         return new_card(
@@ -206,12 +224,12 @@ class SegmentationTrainer(engine.Trainer[SyntheticCase]):
 
     def export(self) -> None:
         """Write the averaged network with its card into the output folder."""
-        save_model(kept_network(self.average.module), self.card(), self.config.output)
+        save_model(kept_network(self.average.module), self.card(self.expected), self.config.output)
 
 
-def train(config_path: Path, resume: bool = False) -> Path:
+def train(config_path: Path, resume: bool = False, progress: Progress | None = None) -> Path:
     """Train as the configuration says; returns the folder with weights and card. See `engine`.
 
     Raises FileError, InputError, WeightsError.
     """
-    return engine.train(SegmentationTrainer, read_segmentation_config(config_path), resume)
+    return engine.train(SegmentationTrainer, read_segmentation_config(config_path), resume, progress)

@@ -23,6 +23,9 @@ class StructureConfig(BaseModel):
     colour: Triple
     numbers: list[int] = Field(min_length=1)
     terminology: dict[str, tuple[str, str, str]] | None = None
+    expected: bool = Field(
+        default=True, description="Results are compared with its size and place in the training; False for fluid, say"
+    )
 
 
 class CaseSynthesisConfig(BaseModel):
@@ -61,6 +64,11 @@ class CasesConfig(BaseModel):
     bias: float = Field(default=0.25, ge=0, description="SD of the logarithm of the bias field, at most")
     thick: float = Field(default=0.0, ge=0, le=1, description="Share with thick slices")
     thickest: int = Field(default=4, ge=2, description="Voxels")
+    mirror: list[tuple[int, int]] | None = Field(
+        default=None,
+        description="Mirror every other case, left to right: pairs of labels that change places then (right, left), "
+        "none for structures in the middle alone",
+    )
 
 
 class LossConfig(BaseModel):
@@ -126,6 +134,15 @@ class VaeConfig(BaseModel):
     reconstruction: float = Field(default=0.1, ge=0)
     kl: float = Field(default=0.1, ge=0)
     every: int = Field(default=1, gt=0, description="Only every so many steps: the branch doubles the decoder's work")
+    until: int | None = Field(
+        default=None,
+        ge=0,
+        description="Step by which its weights have gone to 0, in a straight line; never if not given",
+    )
+
+    def share_at(self, step: int) -> float:
+        """How much of the weights is left at `step` (steps done)."""
+        return 1.0 if self.until is None else max(0.0, 1 - step / self.until) if self.until else 0.0
 
 
 class PhasesConfig(BaseModel):
@@ -160,6 +177,7 @@ class SegmentationConfig(RunConfig):
     loss: LossConfig = LossConfig()
     hyper: HyperConfig | None = None
     vae: VaeConfig | None = None
+    deep_supervision: bool = Field(default=False, description="Losses at the decoder's coarser levels, too; with vae")
     phases: PhasesConfig | None = None
     schedule: Literal["cosine", "poly"] = "poly"
     weight_decay: float = Field(default=1e-5, ge=0)
@@ -171,8 +189,13 @@ class SegmentationConfig(RunConfig):
             raise ValueError(f"network.name is segresnet, cascade, ahnet or monai_unet, not '{name}'")
         if self.vae is not None and name not in ("segresnet", "cascade"):
             raise ValueError("only SegResNet and the cascade have a variational branch: leave vae out")
-        if self.vae is not None and self.vae.every > 1 and self.devices > 1:
-            raise ValueError("on several devices the variational branch takes part in every step: set vae.every to 1")
+        if self.deep_supervision and (self.vae is None or name != "segresnet"):
+            raise ValueError("deep_supervision goes with segresnet and vae (until: 0 leaves the branch itself out)")
+        if self.vae is not None and (self.vae.every > 1 or self.vae.until is not None) and self.devices > 1:
+            raise ValueError(
+                "on several devices the variational branch takes part in every step: set vae.every to 1 and leave "
+                "vae.until out"
+            )
         if self.phases is not None and name != "ahnet":
             raise ValueError("phases are AH-Net's: leave them out")
         if self.phases is not None and self.devices > 1:
@@ -218,6 +241,10 @@ class SegmentationConfig(RunConfig):
     @property
     def label_maps(self) -> list[Path]:
         return [] if self.synthesis is None else self.synthesis.label_maps
+
+    def identity(self) -> dict[str, Any]:
+        structures = [[structure.label, *structure.numbers] for structure in self.structures]
+        return {**super().identity(), "structures": structures, "inputs": len(self.inputs), "vae": self.vae is not None}
 
     def recipe(self) -> dict[str, Any]:
         found = super().recipe()

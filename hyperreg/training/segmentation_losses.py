@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from monai.losses import TverskyLoss
@@ -16,17 +18,37 @@ SMALLEST_SHARE = 1e-5
 SMOOTH = 5e-4
 
 
-def segmentation_loss(logits: Tensor, target: Tensor, weights: LossConfig) -> tuple[Tensor, dict[str, Tensor]]:
+def merge_unknown(logits: Tensor, target: Tensor, unknown: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Logits and target (B, classes, ...) in which the unknown classes count as background.
+
+    The background's probability becomes its own plus theirs, and their channels are left out: the network is free to
+    find them wherever the target has background, and nowhere else. Source: the marginal loss of Shi et al., "Marginal
+    loss and exclusion loss for partially supervised multi-organ segmentation", arXiv 2007.03868.
+    """
+    if not unknown:
+        return logits, target
+    merged = [0, *sorted(unknown)]
+    known = [n for n in range(1, logits.shape[1]) if n not in merged]
+    background = logits[:, merged].logsumexp(1, keepdim=True)
+    rest = target[:, merged].sum(1, keepdim=True)
+    return torch.cat((background, logits[:, known]), 1), torch.cat((rest, target[:, known]), 1)
+
+
+def segmentation_loss(
+    logits: Tensor, target: Tensor, weights: LossConfig, unknown: Sequence[int] = ()
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Weighted sum and its parts (without gradients): logits and target (B, classes, ...), background first.
 
-    target: shares of the classes in each voxel. dice: 1 - Dice, the mean over the structures (MONAI's); with a recall
-    other than a half, Tversky's index in its place, which weights missed voxels by it and false ones by 1 - recall
-    (Salehi et al., arXiv 1706.05721). cross_entropy:
-    classes weighted by (share of the voxels)^-balance, so that small structures count; the mean weight of a voxel is 1.
+    target: shares of the classes in each voxel. unknown: classes that were not looked for, see `merge_unknown`.
+    dice: 1 - Dice, the mean over the structures (MONAI's); with a recall other than a half, Tversky's index in its
+    place, which weights missed voxels by it and false ones by 1 - recall (Salehi et al., arXiv 1706.05721).
+    cross_entropy: classes weighted by (share of the voxels)^-balance, so that small structures count; the mean weight
+    of a voxel is 1.
     """
+    logits, target = merge_unknown(logits, target, unknown)
     parts: dict[str, Tensor] = {}
     total = logits.new_zeros(())
-    if weights.dice:
+    if weights.dice and logits.shape[1] > 1:
         parts["dice_loss"] = _overlap(weights.recall)(logits, target)
         total = total + weights.dice * parts["dice_loss"]
     if weights.cross_entropy:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -12,7 +13,7 @@ from hyperreg.errors import WeightsError
 from hyperreg.nets.anisotropic import AHNet, MultiChannelGCN, adjacent_slices
 from hyperreg.nets.cascade import Cascade, crop
 from hyperreg.nets.hypernetwork import HyperNetwork
-from hyperreg.nets.segresnet import BRANCH, SegResNet, SegResNetVAE, VaeOutput, without_vae
+from hyperreg.nets.segresnet import BRANCH, HEADS, DeepOutput, SegResNet, SegResNetVAE, VaeOutput, without_vae
 from hyperreg.segmentation.model import make_network
 from hyperreg.training import hyper
 from hyperreg.training.cases import SyntheticCase
@@ -67,7 +68,7 @@ def start_network(network: nn.Module, trained: nn.Module) -> None:
         missing, unexpected = deep.load_state_dict(trained.state_dict(), strict=False)
     except RuntimeError as error:
         raise WeightsError(f"The model to start from has another network: {error}") from error
-    lost = [*unexpected, *(name for name in missing if BRANCH not in name)]
+    lost = [*unexpected, *(name for name in missing if BRANCH not in name and HEADS not in name)]
     if lost:
         raise WeightsError(f"The model to start from has another network; these do not fit: {lost[:5]}.")
 
@@ -89,10 +90,10 @@ def enter_phase(network: nn.Module, config: SegmentationConfig, step: int) -> No
 
 
 def switch_branches(network: nn.Module, config: SegmentationConfig, step: int) -> None:
-    """Whether the variational branches take part in `step` (steps done): every `vae.every` steps."""
+    """Whether the variational branches take part in `step` (steps done): every `vae.every` steps, `vae.until` then."""
     for module in network.modules():
         if isinstance(module, SegResNetVAE) and config.vae is not None:
-            module.branch = step % config.vae.every == 0
+            module.branch = step % config.vae.every == 0 and config.vae.share_at(step) > 0
 
 
 class SegmentationObjective(nn.Module):
@@ -137,35 +138,46 @@ class SegmentationObjective(nn.Module):
     def _loss(self, case: SyntheticCase, step: int, generator: torch.Generator) -> tuple[Tensor, Parts]:
         network = self.network
         if isinstance(network, Cascade):
-            return self._cascade(network, case)
+            return self._cascade(network, case, step)
         if isinstance(network, nn.ModuleDict):
             phases = self.config.phases
             if phases is not None and step < phases.flat:
                 return self._flat(network["flat"], case, phases.slices_per_step, generator)
-            return self._compared(network["deep"](case.images), case.images, case.target)
-        return self._compared(network(case.images), case.images, case.target)
+            return self._compared(network["deep"](case.images), case.images, case.target, case.unknown)
+        return self._compared(network(case.images), case.images, case.target, case.unknown, step)
 
-    def _compared(self, output: Tensor | VaeOutput, images: Tensor, target: Tensor) -> tuple[Tensor, Parts]:
+    def _compared(
+        self,
+        output: Tensor | VaeOutput | DeepOutput,
+        images: Tensor,
+        target: Tensor,
+        unknown: tuple[int, ...],
+        step: int = 0,
+    ) -> tuple[Tensor, Parts]:
+        output, deeper = output if isinstance(output, DeepOutput) else (output, ())
         logits = output.logits if isinstance(output, VaeOutput) else output
         with torch.autocast(images.device.type, enabled=False):
-            loss, parts = segmentation_loss(logits.float(), target, self.weights)
+            loss, parts = segmentation_loss(logits.float(), target, self.weights, unknown)
+            for level, coarse in enumerate(deeper, start=1):
+                smaller = F.avg_pool3d(target, 2**level)
+                loss = loss + 0.5**level * segmentation_loss(coarse.float(), smaller, self.weights, unknown)[0]
             if isinstance(output, VaeOutput) and self.config.vae is not None:
                 more, told = vae_loss(output, images, self.config.vae)
-                loss, parts = loss + more, {**parts, **told}
+                loss, parts = loss + self.config.vae.share_at(step) * more, {**parts, **told}
         return loss, parts
 
-    def _cascade(self, network: Cascade, case: SyntheticCase) -> tuple[Tensor, Parts]:
+    def _cascade(self, network: Cascade, case: SyntheticCase, step: int) -> tuple[Tensor, Parts]:
         """Both stages side by side: stage 2 learns from what stage 1 finds at this step (its snapshots are the
         expanded data set), without changing it: a one-hot map has no gradient.
         """
         output = network.first(case.images)
         coarse = output.logits if isinstance(output, VaeOutput) else output
-        first, parts = self._compared(output, case.images, case.target)
+        first, parts = self._compared(output, case.images, case.target, case.unknown, step)
         patches, corners = network.second_input(case.images, coarse.detach())
         # Beyond the image there is background.
         wanted = torch.cat([crop(case.target[n : n + 1], c, network.window) for n, c in enumerate(corners)])
         wanted[:, :1] += 1 - wanted.sum(1, keepdim=True)
-        second, more = self._compared(network.second(patches), patches, wanted)
+        second, more = self._compared(network.second(patches), patches, wanted, case.unknown, step)
         named = {**{f"first_{name}": part for name, part in parts.items()}, **more}
         return first + second, named
 
@@ -175,7 +187,7 @@ class SegmentationObjective(nn.Module):
         slices = adjacent_slices(case.images)
         target = case.target.permute(0, 4, 1, 2, 3).flatten(0, 1)
         chosen = torch.randperm(len(slices), generator=generator)[:count].to(slices.device)
-        return self._compared(network(slices[chosen]), slices[chosen], target[chosen])
+        return self._compared(network(slices[chosen]), slices[chosen], target[chosen], case.unknown)
 
 
 def _segresnet(
@@ -183,4 +195,12 @@ def _segresnet(
 ) -> nn.Module:
     if config.vae is None:
         return SegResNet(inputs, config.classes, **options)
-    return SegResNetVAE(inputs, config.classes, shape, codes=config.vae.codes, reconstructed=reconstructed, **options)
+    return SegResNetVAE(
+        inputs,
+        config.classes,
+        shape,
+        codes=config.vae.codes,
+        reconstructed=reconstructed,
+        deep=config.deep_supervision,
+        **options,
+    )
