@@ -34,6 +34,7 @@ class RegistrationLogic(Tuning):
 
     Callbacks, all optional, called on the thread that polls:
     on_change(): state, nodes or what can be done changed.
+    on_live(): a registration has become live, a first one or another.
     on_progress(fraction, text): while running.
     on_field(shown): the transform node now shows these fields.
     on_metrics(metrics, shown): see `LiveSession.measure`; of exactly what is shown.
@@ -44,6 +45,7 @@ class RegistrationLogic(Tuning):
 
     def __init__(self, scene: slicer.vtkMRMLScene, registration: Any) -> None:
         super().__init__(scene, registration)
+        self.on_live: Callable[[], None] = ignore
         self.on_progress: Callable[[float, str], None] = ignore
         self.on_field: Callable[[Shown], None] = ignore
         self.on_metrics: Callable[[Mapping[str, Any], Shown], None] = ignore
@@ -248,6 +250,7 @@ class RegistrationLogic(Tuning):
         self._run, self.shown, self.metrics = run, None, {}
         Results.describe(node, run, self.origin)
         self._send_settings()
+        self.on_live()
         self.on_change()
 
     def _field_arrived(self, shown: Shown) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import qt
@@ -30,13 +31,38 @@ class Panel:
         self._gui_tag: int | None = None
         self._observer: int | None = None
         self._devices: Sequence[Mapping[str, Any]] = ()
+        # How many calls ask to wait with showing the state, and whether there is something to show then.
+        self._held = 0
+        self._stale = False
         self._timer = qt.QTimer()
         self._timer.setInterval(POLL_INTERVAL_MS)
-        self._timer.connect("timeout()", connection.poll)
+        self._timer.connect("timeout()", self._poll)
 
     def update(self) -> None:
         """Shows the state: what can be pressed and what is going on."""
+        self._stale = self._held > 0
+        if not self._stale:
+            self._show_state()
+
+    def _show_state(self) -> None:
+        """The state in the form; called by `update`."""
         raise NotImplementedError
+
+    @contextlib.contextmanager
+    def _one_update(self) -> Iterator[None]:
+        """Shows the state once at the end, however many times that is asked for meanwhile."""
+        self._held += 1
+        try:
+            yield
+        finally:
+            self._held -= 1
+            if self._stale:
+                self.update()
+
+    def _poll(self) -> None:
+        """Delivers what the worker has sent."""
+        with self._one_update():
+            self.connection.poll()
 
     def _parameters_changed(self, *_event: Any) -> None:
         """What the parameter node says, to form and logic."""
@@ -62,8 +88,9 @@ class Panel:
         def slot() -> None:
             self._show_message("")
             self._timer.start()  # whatever it is, the worker may have to answer
-            self._try(action)
-            self.update()
+            with self._one_update():
+                self._try(action)
+                self.update()
 
         return slot
 

@@ -182,8 +182,7 @@ class SegmentationWidget(Panel):
 
     # What the form shows
 
-    def update(self) -> None:
-        """Shows the state: what can be pressed and what is going on."""
+    def _show_state(self) -> None:
         ui, parameters = self.ui, self.parameters
         idle = self.logic.state == IDLE
         valid, reason = parameters.isValid() if parameters is not None else (False, "")
