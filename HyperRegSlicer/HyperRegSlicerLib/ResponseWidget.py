@@ -20,9 +20,7 @@ class ResponsePicture(Picture):
         self._shown: tuple[Response, Suggestion | None, float, Mapping[str, Any]] = (Response(), None, 0.0, {})
         super().__init__(label, self._draw_response)
 
-    def show(
-        self, response: Response, suggestion: Suggestion | None, lam: float, metrics: Mapping[str, Any]
-    ) -> None:
+    def show(self, response: Response, suggestion: Suggestion | None, lam: float, metrics: Mapping[str, Any]) -> None:
         """Draws another response, or the same with the slider elsewhere. metrics: of what the views show, or {}."""
         self._shown = (response, suggestion, lam, metrics)
         self.paint()

@@ -87,7 +87,7 @@ class Tuning:
 
     @property
     def note(self) -> str:
-        """In words for the user, how the pair is registered, such as what its contrast was taken for; "" for nothing."""
+        """In words for the user, how the pair is registered, such as its contrast; "" for nothing."""
         return str(self.registration.note) if self.state == LIVE else ""
 
     @property

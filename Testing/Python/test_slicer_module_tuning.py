@@ -197,7 +197,7 @@ def test_the_response_is_drawn_and_a_click_moves_lambda(module: Module, tmp_path
     image = label.pixmap.toImage()
     assert image != early
     width = label.width
-    column = [image.pixelColor(round(ResponsePlot.x_of(0.2, width)), y).name() for y in range(image.height())]
+    column = [image.pixelColor(int(ResponsePlot.x_of(0.2, width)), y).name() for y in range(image.height())]
     assert ResponsePlot.SUGGESTED_COLOUR in column, "the suggested λ is marked"
     press(module, ResponsePlot.x_of(0.73, width))
     assert module.ui.lambdaSlider.value == pytest.approx(0.73)

@@ -75,7 +75,7 @@ def test_from_the_first_click_to_the_kept_result(host, widget, tmp_path):  # noq
         node.GetTransformFromWorld(seen)
         expected = panel.connection.registration.transform().apply(points)
         np.testing.assert_allclose([seen.TransformPoint(point) for point in points], expected, atol=1e-3)
-    host.wait_until(lambda: "λ = 0.42" in ui.metricsLabel.text, PATIENCE_S)
+    host.wait_until(lambda: "λ = 0.42: similarity" in ui.metricsLabel.text, PATIENCE_S)
     # The affine start alone brings the blobs together: centres 7 mm apart before.
     centre = panel.connection.registration.transform().apply(np.array([[2.0, 3.0, 1.0]]))[0]
     assert np.linalg.norm(centre - (6, -2, 4)) < 3.0
