@@ -108,7 +108,7 @@ class TuningPanel:
         ui, logic = self.ui, self.logic
         if logic.metrics and logic.shown is not None:
             ui.metricsLabel.text = Texts.metrics_text(logic.metrics, logic.shown.lam)
-            ui.overlapLabel.text = Texts.overlap_text(logic.metrics)
+            ui.overlapLabel.text = Texts.overlap_text(logic.metrics, logic.label_names)
             return
         for label in (ui.metricsLabel, ui.overlapLabel):
             label.text = Texts.unmeasured(label.text, logic.lam) if logic.state == LIVE else ""
