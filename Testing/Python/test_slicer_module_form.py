@@ -1,11 +1,11 @@
-"""The panels as a real Slicer's window treats them: widths, heights, errors in slots, other modules, label maps, views."""
+"""The panels as a real Slicer's window treats them: widths, heights, errors in slots, other modules, views."""
 
 # ruff: noqa: F811 (fixtures are imported)
 
 from __future__ import annotations
 
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ FORMS = ("HyperRegSlicer", "SegmentationModule")
 
 @pytest.mark.parametrize("name", FORMS)
 def test_wrapped_lines_do_not_widen_the_panel(repository: Path, name: str) -> None:
-    form = ElementTree.parse(repository / name / "Resources" / "UI" / f"{name}.ui")
+    form = ET.parse(repository / name / "Resources" / "UI" / f"{name}.ui")  # noqa: S314  our own file
     labels = [widget for widget in form.iter("widget") if widget.get("class") == "QLabel"]
     wrapped = [label for label in labels if label.find("property[@name='wordWrap']/bool") is not None]
     assert len(wrapped) > 10

@@ -166,7 +166,7 @@ def test_surfaces_are_those_that_slicer_would_make(module):
 
 
 def test_surfaces_of_what_was_deleted_meanwhile_are_passed_over(module):
-    _node, _segmented, found = segment(module, surfaces=False)
+    _node, _segmented, _found = segment(module, surfaces=False)
     module.panel._poll()
     module.ui.undoButton.click()
     module.panel._poll()
