@@ -139,8 +139,7 @@ class RegistrationLogic(Tuning):
         fixed_volume, moving_volume, run = Inputs.read_pair(fixed, moving, model)
         fixed_labels_volume, moving_labels_volume = Inputs.label_map(fixed_labels), Inputs.label_map(moving_labels)
         if fixed_labels is not None:
-            names = {region.label: region.name for region in Regions.labels_of(fixed_labels)}
-            run = dataclasses.replace(run, label_names=names)
+            run = dataclasses.replace(run, label_names=Regions.names_of(fixed_labels))
         start = Inputs.initial_alignment(initial, Results.original_parent(moving))
         parent = moving.GetParentTransformNode()
         if Results.is_live_transform(parent):
