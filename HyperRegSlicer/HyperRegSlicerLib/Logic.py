@@ -10,6 +10,7 @@ Somebody has to call the worker client's `poll` regularly (in Slicer a QTimer do
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,7 +23,7 @@ from hyperreg.registration.anchors import SAME_LAMBDA, check_lambda
 from hyperreg.registration.contrast import AUTOMATIC
 from hyperreg.registration.response import Response
 from hyperreg.worker.live_pair import Shown
-from HyperRegSlicerLib import Companions, Geometry, Inputs, Results
+from HyperRegSlicerLib import Companions, Geometry, Inputs, Regions, Results
 from HyperRegSlicerLib.Tuning import IDLE, LIVE, RUNNING, Tuning, ignore
 
 
@@ -34,6 +35,7 @@ class RegistrationLogic(Tuning):
 
     Callbacks, all optional, called on the thread that polls:
     on_change(): state, nodes or what can be done changed.
+    on_live(): a registration has become live, a first one or another.
     on_progress(fraction, text): while running.
     on_field(shown): the transform node now shows these fields.
     on_metrics(metrics, shown): see `LiveSession.measure`; of exactly what is shown.
@@ -44,6 +46,7 @@ class RegistrationLogic(Tuning):
 
     def __init__(self, scene: slicer.vtkMRMLScene, registration: Any) -> None:
         super().__init__(scene, registration)
+        self.on_live: Callable[[], None] = ignore
         self.on_progress: Callable[[float, str], None] = ignore
         self.on_field: Callable[[Shown], None] = ignore
         self.on_metrics: Callable[[Mapping[str, Any], Shown], None] = ignore
@@ -83,6 +86,11 @@ class RegistrationLogic(Tuning):
     def pair(self) -> tuple[Any, Any]:
         """The fixed and the moving volume node that λ works on; None, None unless live."""
         return (self._node(self._run.fixed_id), self._node(self._run.moving_id)) if self._run else (None, None)
+
+    @property
+    def label_names(self) -> Mapping[int, str]:
+        """What the labels of the fixed label map are called; {} unless live with one."""
+        return self._run.label_names if self._run is not None else {}
 
     @property
     def can_keep(self) -> bool:
@@ -130,6 +138,8 @@ class RegistrationLogic(Tuning):
         check_lambda(lam)
         fixed_volume, moving_volume, run = Inputs.read_pair(fixed, moving, model)
         fixed_labels_volume, moving_labels_volume = Inputs.label_map(fixed_labels), Inputs.label_map(moving_labels)
+        if fixed_labels is not None:
+            run = dataclasses.replace(run, label_names=Regions.names_of(fixed_labels))
         start = Inputs.initial_alignment(initial, Results.original_parent(moving))
         parent = moving.GetParentTransformNode()
         if Results.is_live_transform(parent):
@@ -248,6 +258,7 @@ class RegistrationLogic(Tuning):
         self._run, self.shown, self.metrics = run, None, {}
         Results.describe(node, run, self.origin)
         self._send_settings()
+        self.on_live()
         self.on_change()
 
     def _field_arrived(self, shown: Shown) -> None:

@@ -10,7 +10,7 @@ from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
 from hyperreg.errors import InputError
-from hyperreg.registration import contrast
+from hyperreg.registration import catalogue, contrast
 from HyperRegSlicerLib import Geometry, Results, Views
 
 
@@ -45,7 +45,7 @@ class Device(enum.Enum):
 
 
 class Contrast(enum.Enum):
-    """What Refine takes the volumes for; the value is what `RegistrationLogic.refine` is told."""
+    """What the volumes are taken for; the value is what `RegistrationLogic.register` is told."""
 
     AUTO = contrast.AUTOMATIC
     SAME = contrast.SAME
@@ -53,7 +53,7 @@ class Contrast(enum.Enum):
 
     def label(self) -> str:
         return {
-            Contrast.AUTO: _("Automatic"),
+            Contrast.AUTO: _("Told from the volumes"),
             Contrast.SAME: _("The same in both volumes"),
             Contrast.DIFFERENT: _("Different (T1 and T2, CT and MRI)"),
         }[self]
@@ -79,22 +79,25 @@ class RegistrationParameters:
     """The module's parameter node.
 
     initialTransform: for Initial.TRANSFORM.
+    contrast: whether both volumes show tissues alike.
     model: a name of the catalogue; "" until one was chosen.
     lam: λ, 0 (most flexible) to 1 (most rigid). gamma: γ, for models that declare it.
     regions: segmentation or label map whose segments may have a λ of their own; regionLambdas: see `Regions.to_text`.
     fixedLabels, movingLabels: label maps for the overlap measure; optional.
     fixedLandmarks, movingLandmarks: point lists, the same places in the same order; optional.
     transform: the live transform, so that a reopened scene finds it again.
+    fullAutomatically: whether full resolution comes by itself.
     fade: share of the moving volume in the views, 0 to 1.
     """
 
     fixed: slicer.vtkMRMLScalarVolumeNode
     moving: slicer.vtkMRMLScalarVolumeNode
+    contrast: Contrast = Contrast.AUTO
     initial: Initial = Initial.AFFINE
     initialTransform: slicer.vtkMRMLTransformNode
     model: str
     device: Device = Device.AUTO
-    lam: Annotated[float, WithinRange(0, 1)] = 0.3
+    lam: Annotated[float, WithinRange(0, 1)] = catalogue.NONE.default_lambda
     gamma: Annotated[float, WithinRange(0, 1)] = 0.5
     regions: slicer.vtkMRMLDisplayableNode
     regionLambdas: str
@@ -102,7 +105,7 @@ class RegistrationParameters:
     movingLabels: slicer.vtkMRMLLabelMapVolumeNode
     fixedLandmarks: slicer.vtkMRMLMarkupsFiducialNode
     movingLandmarks: slicer.vtkMRMLMarkupsFiducialNode
-    contrast: Contrast = Contrast.AUTO
+    fullAutomatically: bool = True
     transform: slicer.vtkMRMLTransformNode
     comparison: Comparison = Comparison.FADE
     fade: Annotated[float, WithinRange(0, 1)] = 0.5

@@ -7,9 +7,9 @@ of them would hide what matters, where each is best.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from hyperreg.registration.response import RESPONSE_LAMBDAS, Response, Suggestion
 
@@ -96,8 +96,18 @@ def lambda_at(x: float, width: float, response: Response, suggestion: Suggestion
     return near[0] if near else round(lam, 2)
 
 
-def draw(response: Response, suggestion: Suggestion | None, lam: float, width: float, ink: str) -> list[Shape]:
-    """The picture. lam: where the slider is. ink: colour of the text, "#rrggbb"; readable on the background."""
+def draw(
+    response: Response,
+    suggestion: Suggestion | None,
+    lam: float,
+    width: float,
+    ink: str,
+    metrics: Mapping[str, Any] | None = None,
+) -> list[Shape]:
+    """The picture. lam: where the slider is. ink: colour of the text, "#rrggbb"; readable on the background.
+
+    metrics: of exactly what the views show: those numbers stand under the measures' names; none before they are there.
+    """
     known = _known(response)
     bottom = height(response) - AXIS
     middle = (x_of(0, width) + x_of(1, width)) / 2
@@ -109,7 +119,7 @@ def draw(response: Response, suggestion: Suggestion | None, lam: float, width: f
     if not known:
         return [*shapes, Text(middle, (TOP + bottom) / 2, "Measuring ...", ink, "middle")]
     for number, measure in enumerate(known):
-        shapes += _strip(response, measure, TOP + number * (STRIP + GAP), width, lam, ink)
+        shapes += _strip(response, measure, TOP + number * (STRIP + GAP), width, ink, metrics or {})
     shapes.append(Line(((x_of(lam, width), TOP), (x_of(lam, width), bottom)), ink, 1.5))
     if suggestion is not None:
         x = x_of(suggestion.lam, width)
@@ -128,7 +138,9 @@ def _known(response: Response) -> list[_Measure]:
     return [measure for measure in MEASURES if response.knows(measure.column)]
 
 
-def _strip(response: Response, measure: _Measure, top: float, width: float, lam: float, ink: str) -> list[Shape]:
+def _strip(
+    response: Response, measure: _Measure, top: float, width: float, ink: str, metrics: Mapping[str, Any]
+) -> list[Shape]:
     values = response.column(measure.column)
     low, high = min(values), max(values)
     if measure.from_zero:
@@ -142,7 +154,7 @@ def _strip(response: Response, measure: _Measure, top: float, width: float, lam:
 
     points = tuple((x_of(x, width), y_of(y)) for x, y in zip(response.lambdas, values, strict=True))
     left, right = x_of(0, width), x_of(1, width)
-    now = _interpolated(response.lambdas, values, lam)
+    now = metrics.get(measure.column)
     shapes: list[Shape] = [
         Line(((left, top + STRIP), (right, top + STRIP)), ink, 0.3),
         Text(4, top + STRIP / 2 - 7, measure.name, measure.colour),
@@ -150,18 +162,8 @@ def _strip(response: Response, measure: _Measure, top: float, width: float, lam:
         *(Dot(x, y, 2.2, measure.colour) for x, y in points),
         Text(right + 6, y_of(max(values)), measure.form.format(max(values)), measure.colour),
     ]
-    if now is not None:
+    if now is not None and math.isfinite(now):
         shapes.append(Text(4, top + STRIP / 2 + 8, measure.form.format(now), ink))
     if y_of(min(values)) - y_of(max(values)) >= 14:
         shapes.append(Text(right + 6, y_of(min(values)), measure.form.format(min(values)), measure.colour))
     return shapes
-
-
-def _interpolated(lambdas: Sequence[float], values: Sequence[float], lam: float) -> float | None:
-    """Between the two measured neighbours; None outside of what was measured."""
-    for (x1, y1), (x2, y2) in zip(
-        zip(lambdas, values, strict=True), zip(lambdas[1:], values[1:], strict=True), strict=False
-    ):
-        if x1 <= lam <= x2:
-            return y1 + (y2 - y1) * (lam - x1) / (x2 - x1) if not math.isclose(x1, x2) else y1
-    return values[0] if len(lambdas) == 1 and lambdas[0] == lam else None

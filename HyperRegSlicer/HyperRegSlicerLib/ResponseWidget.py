@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import qt
 
@@ -16,19 +17,19 @@ class ResponsePicture(Picture):
 
     def __init__(self, label: qt.QLabel, on_click: Callable[[float], None]) -> None:
         self._on_click = on_click
-        self._shown: tuple[Response, Suggestion | None, float] = (Response(), None, 0.0)
+        self._shown: tuple[Response, Suggestion | None, float, Mapping[str, Any]] = (Response(), None, 0.0, {})
         super().__init__(label, self._draw_response)
 
-    def show(self, response: Response, suggestion: Suggestion | None, lam: float) -> None:
-        """Draws another response, or the same with the slider elsewhere."""
-        self._shown = (response, suggestion, lam)
+    def show(self, response: Response, suggestion: Suggestion | None, lam: float, metrics: Mapping[str, Any]) -> None:
+        """Draws another response, or the same with the slider elsewhere. metrics: of what the views show, or {}."""
+        self._shown = (response, suggestion, lam, metrics)
         self.paint()
 
     def clicked(self, x: float) -> None:
-        response, suggestion, _lam = self._shown
+        response, suggestion, _lam, _metrics = self._shown
         if response.rows:
             self._on_click(ResponsePlot.lambda_at(x, self._label.width, response, suggestion))
 
     def _draw_response(self, width: float, ink: str) -> tuple[int, list[ResponsePlot.Shape]]:
-        response, suggestion, lam = self._shown
-        return ResponsePlot.height(response), ResponsePlot.draw(response, suggestion, lam, width, ink)
+        response, suggestion, lam, metrics = self._shown
+        return ResponsePlot.height(response), ResponsePlot.draw(response, suggestion, lam, width, ink, metrics)

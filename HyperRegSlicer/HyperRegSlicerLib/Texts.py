@@ -7,6 +7,7 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
+from hyperreg.registration.anchors import SAME_LAMBDA
 from hyperreg.registration.response import Suggestion
 
 GIBIBYTE = 1 << 30
@@ -25,10 +26,24 @@ def lambda_words(lam: float) -> str:
     return _("Most rigid: hardly bends; mostly the initial alignment")
 
 
-def metrics_text(metrics: Mapping[str, Any], lam: float) -> str:
-    """The measures of one λ, a line each; "" if there are none yet."""
-    if not metrics:
+def state_text(stage: str, shown: float | None, lam: float) -> str:
+    """What the views show. stage: `RegistrationLogic.stage_text`; shown: the λ of the picture, lam: of the slider."""
+    if shown is None:
+        return _("The first result is being computed.")
+    if abs(shown - lam) > SAME_LAMBDA:
+        return f"{stage}."
+    return _("λ = {lam:.2f}: {stage}").format(lam=lam, stage=stage)
+
+
+def unmeasured(before: str, lam: float) -> str:
+    """Stands where metrics of another λ or result stood, in as many lines: what is below does not jump."""
+    if not before:
         return ""
+    return _("At λ = {lam:.2f}: not measured yet").format(lam=lam) + "\n " * before.count("\n")
+
+
+def metrics_text(metrics: Mapping[str, Any], lam: float) -> str:
+    """The metrics of one λ, a line each."""
     lines = [
         _("At λ = {lam:.2f}: similarity {before:.3f} before, {after:.3f} now").format(
             lam=lam, before=metrics["similarity_before"], after=metrics["similarity"]
@@ -59,11 +74,12 @@ def landmarks_text(metrics: Mapping[str, Any]) -> str:
     )
 
 
-def overlap_text(metrics: Mapping[str, Any]) -> str:
-    """The overlap of every label; "" if there are no label maps."""
+def overlap_text(metrics: Mapping[str, Any], names: Mapping[int, str]) -> str:
+    """The overlap of every label, by its name; "" if there are no label maps."""
     dice = metrics.get("dice") or {}
     rows = sorted(dice.items(), key=lambda item: int(item[0]))
-    return "\n".join(_("Label {label}: {value:.3f}").format(label=label, value=value) for label, value in rows)
+    called = {label: names.get(int(label)) or _("Label {label}").format(label=label) for label in dice}
+    return "\n".join(f"{called[label]}: {value:.3f}" for label, value in rows)
 
 
 def suggestion_text(suggestion: Suggestion | None) -> str:

@@ -86,6 +86,22 @@ class Tuning:
         return "" if found is None else f"{found[1].text} at λ = {found[0]:.2f}"
 
     @property
+    def note(self) -> str:
+        """In words for the user, how the pair is registered, such as its contrast; "" for nothing."""
+        return str(self.registration.note) if self.state == LIVE else ""
+
+    @property
+    def has_stages(self) -> bool:
+        """Whether there is a full resolution besides what comes first; a network alone has one stage."""
+        return self.state == LIVE and len(self.registration.stages) > 1
+
+    @property
+    def is_computing_full(self) -> bool:
+        """Whether a field is being computed at full resolution, at whatever λ."""
+        found = self.registration.working_at if self.has_stages else None
+        return found is not None and found[1] == self.registration.stages[-1]
+
+    @property
     def full_automatically(self) -> bool:
         """Whether full resolution comes by itself."""
         return bool(self.registration.full_automatically)
@@ -145,8 +161,9 @@ class Tuning:
 
     def set_full_automatically(self, on: bool) -> None:
         """Whether full resolution comes by itself, first at the shown λ; or only when `request_full` asks for it."""
-        self.registration.set_full_automatically(on)
-        self.on_change()
+        if on != self.full_automatically:
+            self.registration.set_full_automatically(on)
+            self.on_change()
 
     def request_full(self) -> None:
         """Asks for full resolution at the shown λ. Raises InputError unless a registration is live."""

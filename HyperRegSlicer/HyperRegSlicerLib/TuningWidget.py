@@ -1,4 +1,4 @@
-"""The part of the panel beyond λ: refinement, the λ response with the suggested λ, γ, landmarks. Qt only."""
+"""The part of the panel beyond λ: what is shown and computed, metrics, the λ response, γ, landmarks. Qt only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from slicer.i18n import tr as _
 from hyperreg.catalogue import Hyperparameter
 from hyperreg.errors import WeightsError
 from hyperreg.registration import catalogue
-from hyperreg.registration.contrast import AUTOMATIC
 from HyperRegSlicerLib import Texts
 from HyperRegSlicerLib.LandmarksWidget import LandmarksPanel
 from HyperRegSlicerLib.Logic import LIVE, RegistrationLogic
@@ -22,11 +21,11 @@ SLIDERS = {"gamma": ("gammaLabel", "gammaSlider")}
 
 
 class TuningPanel:
-    """Refine and undo, response and suggestion, γ, landmarks.
+    """The line of state, what is being computed, full resolution, metrics, response and suggestion, γ, landmarks.
 
     ui: the form's widgets. guarded: makes a slot of an action, as `RegistrationWidget._guarded`; attempt: does an
     action and shows what it raises for the user.
-    set_lambda(lam): moves the slider.
+    set_lambda(lam): moves the slider. set_automatic(on): sets the check box of full resolution.
     """
 
     def __init__(
@@ -36,16 +35,15 @@ class TuningPanel:
         guarded: Callable[[Callable[[], Any]], Callable[[], None]],
         attempt: Callable[[Callable[[], Any]], None],
         set_lambda: Callable[[float], None],
+        set_automatic: Callable[[bool], None],
     ) -> None:
         self.ui, self.logic = ui, logic
-        self._set_lambda = set_lambda
-        self._contrast = AUTOMATIC
+        self._set_lambda, self._set_automatic = set_lambda, set_automatic
         self._landmarks = LandmarksPanel(ui, lambda fixed, moving: attempt(lambda: logic.set_landmarks(fixed, moving)))
         self._picture = ResponsePicture(ui.responseLabel, set_lambda)
-        logic.on_refine_progress = self._refine_progressed
+        logic.on_work = self._worked
         logic.on_response = self.update
-        ui.refineButton.connect("clicked()", guarded(self._refine_or_cancel))
-        ui.undoRefineButton.connect("clicked()", guarded(self._undo_or_redo))
+        ui.fullButton.connect("clicked()", guarded(self._full_or_stop))
         ui.useSuggestedButton.connect("clicked()", guarded(self._use_suggested))
 
     def close(self) -> None:
@@ -55,30 +53,40 @@ class TuningPanel:
 
     def show(self, parameters: RegistrationParameters) -> None:
         """What the parameter node says."""
-        self._contrast = parameters.contrast.value
+        self.logic.set_full_automatically(parameters.fullAutomatically)
         self._landmarks.show(parameters.fixedLandmarks, parameters.movingLandmarks)
 
     def update(self) -> None:
         """Shows the state."""
         ui, logic = self.ui, self.logic
-        refining, suggestion = logic.refining, logic.suggestion
-        ui.refineButton.text = _("Cancel refinement") if refining else _("Refine")
-        ui.refineButton.enabled = refining or logic.can_refine
-        ui.refineBar.visible = refining
-        if not refining:
-            ui.refineBar.value = 0
-        ui.undoRefineButton.text = _("Show refinement") if logic.can_redo else _("Undo refinement")
-        ui.undoRefineButton.enabled = not refining and (logic.refined or logic.can_redo)
-        ui.warningLabel.text = logic.warning if logic.state == LIVE else ""
+        live, suggestion = logic.state == LIVE, logic.suggestion
+        self._show_metrics()
+        self.update_work()
+        ui.contrastNoteLabel.text = logic.note
+        ui.contrastNoteLabel.visible = bool(logic.note)
+        ui.fullBox.visible = ui.fullButton.visible = logic.has_stages
+        ui.warningLabel.text = logic.warning if live else ""
         ui.warningLabel.visible = bool(ui.warningLabel.text)
-        ui.responseSection.visible = logic.state == LIVE
+        ui.responseSection.visible = live
         ui.useSuggestedButton.enabled = suggestion is not None and abs(suggestion.lam - logic.lam) > 5e-3
         ui.useSuggestedButton.text = (
             _("Use suggested λ") if suggestion is None else _("Use suggested λ = {lam:.2f}").format(lam=suggestion.lam)
         )
         ui.suggestionLabel.text = Texts.suggestion_text(suggestion)
         self._landmarks.update(logic.landmarks_note, Texts.landmarks_text(logic.metrics))
-        self._picture.show(logic.response, suggestion, logic.lam)
+        self._picture.show(logic.response, suggestion, logic.lam, logic.metrics)
+
+    def update_work(self) -> None:
+        """Shows what is being computed. Nobody tells when the last of it has ended, so this is asked for often."""
+        ui, logic = self.ui, self.logic
+        text = logic.work_text or (_("Nothing is being computed.") if logic.state == LIVE else "")
+        stops = logic.is_computing_full
+        if ui.workLabel.text != text:
+            ui.workLabel.text = text
+            ui.workBar.value = 0
+        ui.workLabel.visible = ui.workBar.visible = bool(text)
+        ui.fullButton.text = _("Stop") if stops else _("Full resolution now")
+        ui.fullButton.enabled = stops or logic.can_request_full
 
     def show_hyperparameters(self, model: str) -> None:
         """Shows the sliders that the model declares, with its names for them."""
@@ -90,38 +98,36 @@ class TuningPanel:
                 self.ui.gammaLabel.text = "γ" if name == "gamma" else declared[name].title
                 self.ui.gammaSlider.toolTip = f"{declared[name].title}. {declared[name].description}".strip()
 
-    def status(self, otherwise: str) -> str:
-        """What is to be said of the refinement, in the place of or after `otherwise`."""
+    def status(self) -> str:
+        """What the views show while the registration is live, in words."""
         logic = self.logic
-        if logic.refining:
-            return self.ui.statusLabel.text
-        if logic.refined:
-            return logic.refine_message or _("This is the refined result.")
-        if logic.can_redo:
-            aside = _("The refinement of λ = {lam:.2f} is put aside; Show refinement brings it back.")
-            return f"{otherwise} {aside.format(lam=logic.registration.refinement.lam)}"
-        return otherwise
+        return Texts.state_text(logic.stage_text, logic.shown and logic.shown.lam, logic.lam)
 
-    def _refine_or_cancel(self) -> None:
-        if self.logic.refining:
-            self.logic.cancel_refine()
+    def _show_metrics(self) -> None:
+        """The metrics of exactly what the views show, or none."""
+        ui, logic = self.ui, self.logic
+        if logic.metrics and logic.shown is not None:
+            ui.metricsLabel.text = Texts.metrics_text(logic.metrics, logic.shown.lam)
+            ui.overlapLabel.text = Texts.overlap_text(logic.metrics, logic.label_names)
             return
-        self.ui.statusLabel.text = _("Refining ...")
-        self.logic.refine(self._contrast)
+        for label in (ui.metricsLabel, ui.overlapLabel):
+            label.text = Texts.unmeasured(label.text, logic.lam) if logic.state == LIVE else ""
 
-    def _undo_or_redo(self) -> None:
-        if self.logic.refined:
-            self.logic.undo_refine()
+    def _full_or_stop(self) -> None:
+        if self.logic.is_computing_full:
+            self.logic.cancel_full()
+            self._set_automatic(False)
         else:
-            self.logic.redo_refine()
+            self.logic.request_full()
 
     def _use_suggested(self) -> None:
         if self.logic.suggestion is not None:
             self._set_lambda(self.logic.suggestion.lam)
 
-    def _refine_progressed(self, fraction: float, text: str) -> None:
-        self.ui.refineBar.value = round(100 * fraction)
-        self.ui.statusLabel.text = text
+    def _worked(self, fraction: float, _text: str) -> None:
+        self.update_work()
+        if self.logic.work_text:
+            self.ui.workBar.value = round(100 * fraction)
 
 
 def default_values(model: str) -> dict[str, float]:

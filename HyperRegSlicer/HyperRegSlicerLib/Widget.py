@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import qt
 import slicer
 from slicer.i18n import tr as _
 
-from hyperreg.errors import WeightsError
 from hyperreg.registration import catalogue
 from HyperRegSlicerLib import Regions, Sample, Texts
 from HyperRegSlicerLib.AnatomyWidget import AnatomyPanel
@@ -20,6 +19,9 @@ from HyperRegSlicerLib.Parameters import Comparison, Initial, RegistrationParame
 from HyperRegSlicerLib.RegionsWidget import RegionsPanel
 from HyperRegSlicerLib.TuningWidget import TuningPanel, default_values
 from HyperRegSlicerLib.Views import Views
+
+# New views have their size when the layout has been drawn.
+SETTLE_MS = 50
 
 
 def slice_logics() -> list[slicer.vtkMRMLSliceLogic]:
@@ -35,19 +37,30 @@ class RegistrationWidget(Panel):
         super().__init__(ui, connection)
         self.logic = RegistrationLogic(slicer.mrmlScene, connection.registration)
         self.views = Views(slicer.mrmlScene, slice_logics)
-        self._was_live = False
+        # Whether what has become live is still to be shown, because another module was open.
+        self._unshown = False
+        # What the registration was told: being prepared, and live.
+        self._asked: tuple[Any, ...] | None = None
+        self._registered: tuple[Any, ...] | None = None
         self._shown = (Comparison.FADE, 0.5)
         self.logic.on_change = self._logic_changed
+        self.logic.on_live = self._became_live
         self.logic.on_progress = self._progressed
-        self.logic.on_metrics = self._metrics_arrived
+        self.logic.on_metrics = lambda _metrics, _shown: self.update()
         self.logic.on_warning = self._show_message
         self.logic.on_error = self._show_message
-        self.tuning = TuningPanel(ui, self.logic, self._guarded, self._try, self._move_lambda)
-        self.regions = RegionsPanel(ui, self._regions_changed, self._show_message)
+        self.tuning = TuningPanel(
+            ui, self.logic, self._guarded, self._try, self._move_lambda, self._set_full_automatically
+        )
+        self.regions = RegionsPanel(ui, self._regions_changed, self._show_message, self._told)
         self.anatomy = AnatomyPanel(
             ui, connection.segmenter, self._segment_both, self._both_segmented, self._guarded, self._show_message
         )
         self.installation = InstallPanel(ui, self._guarded, self._show_message)
+        self._settle = qt.QTimer()
+        self._settle.setSingleShot(True)
+        self._settle.setInterval(SETTLE_MS)
+        self._settle.connect("timeout()", self._told(self.views.fit))
         self._connect_signals()
         self._show_message("")
         self.update()
@@ -63,8 +76,8 @@ class RegistrationWidget(Panel):
             ("sampleButton", self._load_sample),
         ):
             getattr(self.ui, button).connect("clicked()", self._guarded(action))
-        self.ui.alongSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._along_changed)
-        self.ui.modelCombo.connect("currentIndexChanged(int)", self._model_chosen)
+        self.ui.alongSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._told(self._along_changed))
+        self.ui.modelCombo.connect("currentIndexChanged(int)", self._told(self._model_chosen))
 
     # The parameter node
 
@@ -78,7 +91,9 @@ class RegistrationWidget(Panel):
         self._fill_models()
         self.anatomy.fill()
         self.installation.update()
-        self.logic.adopt(parameters.transform)
+        # What ended while another module was open is in the logic, and after reopening in the scene.
+        self.logic.adopt(parameters.transform or (parameters.moving and parameters.moving.GetParentTransformNode()))
+        self._follow_logic()
         self._parameters_changed()
 
     def scene_closing(self) -> None:
@@ -86,13 +101,14 @@ class RegistrationWidget(Panel):
         self.release_parameters()
         self.views.forget()
         self.anatomy.pair.cancel()
+        self._asked = self._registered = None
+        self._unshown = False
         self._show_message("")
-        self.ui.metricsLabel.text = ""
-        self.ui.overlapLabel.text = ""
 
     def close(self) -> None:
         """Ends the worker and every connection; the scene stays as it is."""
-        self._timer.stop()
+        for timer in (self._timer, self._soon, self._settle):
+            timer.stop()
         self.anatomy.close()
         self.tuning.close()
         self.regions.close()
@@ -105,23 +121,23 @@ class RegistrationWidget(Panel):
         parameters = self.parameters
         if parameters is None:
             return
-        self.logic.set_lambda(parameters.lam)
-        self.logic.set_hyperparameter("gamma", parameters.gamma)
-        self._show_regions(parameters)
-        self.tuning.show(parameters)
-        if self._was_live and self.logic.state == LIVE:
-            self._follow_views(parameters)
-        self.update()
+        with self._one_update():
+            self.logic.set_lambda(parameters.lam)
+            self.logic.set_hyperparameter("gamma", parameters.gamma)
+            self._show_regions(parameters)
+            self.tuning.show(parameters)
+            if self.logic.state == LIVE:
+                self._follow_views(parameters)
+            self.update()
 
     def _set_default_model(self) -> None:
-        try:
-            card = catalogue.find_model(catalogue.default_model())
-        except WeightsError as error:
-            self._show_message(str(error))
-            return
-        self.parameters.model = card.name
-        self.parameters.lam = card.default_lambda
+        self.parameters.model = catalogue.default_model()
+        self._set_default_lambda()
         self._set_default_values()
+
+    def _set_default_lambda(self) -> None:
+        """The λ to begin with is the one on the model's card."""
+        self.parameters.lam = catalogue.find_model(self.parameters.model).default_lambda
 
     def _set_default_values(self) -> None:
         for name, value in default_values(self.parameters.model).items():
@@ -140,7 +156,10 @@ class RegistrationWidget(Panel):
     def _model_chosen(self, index: int) -> None:
         if self.parameters is not None and index >= 0:
             self.parameters.model = self.ui.modelCombo.itemData(index)
+            self._show_message("")  # what was said of the model before
             self._set_default_values()
+            if self.logic.state != LIVE:  # else λ moves what another model has made
+                self._set_default_lambda()
             self._describe_model()
 
     def _describe_model(self) -> None:
@@ -162,6 +181,9 @@ class RegistrationWidget(Panel):
             return
         parameters = self.parameters
         initial = parameters.initial
+        asked = self._chosen()
+        if self._registered is not None and self._registered[:2] != asked[:2]:
+            self._set_default_lambda()
         self.logic.register(
             parameters.fixed,
             parameters.moving,
@@ -169,10 +191,19 @@ class RegistrationWidget(Panel):
             model=parameters.model,
             device=parameters.device.value,
             initial=parameters.initialTransform if initial is Initial.TRANSFORM else initial.value,
+            contrast=parameters.contrast.value,
             fixed_labels=parameters.fixedLabels,
             moving_labels=parameters.movingLabels,
         )
+        self._asked = asked
+        self._progressed(0.0, _("Starting ..."))
         self._ask_devices()
+
+    def _chosen(self) -> tuple[Any, ...]:
+        """What a registration is told, besides what can be changed while it is live; the volumes first."""
+        p = self.parameters
+        start = p.initialTransform if p.initial is Initial.TRANSFORM else p.initial
+        return p.fixed, p.moving, p.contrast, start, p.model, p.device, p.fixedLabels, p.movingLabels
 
     def _segment_both(self, segment: Callable[[Any, Any, str], None]) -> None:
         if self.installation.is_ready():
@@ -198,6 +229,10 @@ class RegistrationWidget(Panel):
         """From the response: the slider follows."""
         if self.parameters is not None:
             self.parameters.lam = lam
+
+    def _set_full_automatically(self, on: bool) -> None:
+        if self.parameters is not None:
+            self.parameters.fullAutomatically = on
 
     def _regions_changed(self, node: Any, lambdas: dict[str, float]) -> None:
         if self.parameters is None:
@@ -231,8 +266,6 @@ class RegistrationWidget(Panel):
     def _reset(self) -> None:
         self.logic.reset()
         self.views.restore()
-        self.ui.metricsLabel.text = ""
-        self.ui.overlapLabel.text = ""
 
     def _load_sample(self) -> None:
         qt.QApplication.setOverrideCursor(qt.Qt.WaitCursor)
@@ -252,6 +285,7 @@ class RegistrationWidget(Panel):
         if parameters.fixed is not None and parameters.moving is not None:
             self._shown = (parameters.comparison, parameters.fade)
             self.views.show(parameters.comparison.value, parameters.fixed, parameters.moving, parameters.fade)
+            self._settle.start()
 
     def _follow_views(self, parameters: RegistrationParameters) -> None:
         comparison, fade = self._shown
@@ -264,32 +298,34 @@ class RegistrationWidget(Panel):
     # What the logic says
 
     def _logic_changed(self) -> None:
-        became_live = self.logic.state == LIVE and not self._was_live
-        self._was_live = self.logic.state == LIVE
         if self.parameters is not None and not slicer.mrmlScene.IsClosing():
-            if self.parameters.transform is not self.logic.transform_node:
-                self.parameters.transform = self.logic.transform_node
-            if self.logic.state == LIVE and self.parameters.lam != self.logic.lam:
-                self.parameters.lam = self.logic.lam  # a refinement that was brought back brings its λ
-            if became_live:
-                self.views.remember()
-                self._show_views()
-                self._show_message("\n".join(self.connection.registration.warnings))
+            self._follow_logic()
         self.update()
+
+    def _became_live(self) -> None:
+        self._registered, self._unshown = self._asked, True
+
+    def _follow_logic(self) -> None:
+        """The live transform to the parameter node, and what has become live into the views."""
+        if self.parameters.transform is not self.logic.transform_node:
+            self.parameters.transform = self.logic.transform_node
+        if self._unshown and self.logic.state == LIVE:
+            self._unshown = False
+            self.views.remember()
+            self._show_views()
+            self._show_message("\n".join(self.connection.registration.warnings))
 
     def _progressed(self, fraction: float, text: str) -> None:
         self.ui.progressBar.value = round(100 * fraction)
         self.ui.statusLabel.text = text
 
-    def _metrics_arrived(self, metrics: Mapping[str, Any], lam: float) -> None:
-        self.ui.metricsLabel.text = Texts.metrics_text(metrics, lam)
-        self.ui.overlapLabel.text = Texts.overlap_text(metrics)
-        self.update()
+    def _poll(self) -> None:
+        super()._poll()
+        self.tuning.update_work()
 
     # What the form shows
 
-    def update(self) -> None:
-        """Shows the state: what can be pressed and what is going on."""
+    def _show_state(self) -> None:
         ui, logic, parameters = self.ui, self.logic, self.parameters
         running, live = logic.state == RUNNING, logic.state == LIVE
         valid, reason = parameters.isValid() if parameters is not None else (False, "")
@@ -302,8 +338,6 @@ class RegistrationWidget(Panel):
         for selector in (ui.fixedSelector, ui.movingSelector):
             selector.enabled = not running
         ui.resultPanel.visible = live or logic.can_reset
-        # Grey: of what was shown before, such as a refinement that other regions have ended.
-        ui.metricsLabel.enabled = ui.overlapLabel.enabled = bool(logic.metrics)
         ui.keepButton.enabled = logic.can_keep
         ui.resetButton.enabled = logic.can_reset
         if parameters is not None:
@@ -316,12 +350,10 @@ class RegistrationWidget(Panel):
     def _status(self, reason: str) -> str:
         logic = self.logic
         if logic.state == LIVE:
-            if self.parameters is not None and logic.pair != (self.parameters.fixed, self.parameters.moving):
-                return reason or _("Press Register again to use the volumes that are chosen now.")
-            if logic.is_exact:
-                return self.tuning.status(_("The result for λ = {lam:.2f} is complete.").format(lam=logic.lam))
-            preview = _("Quick preview of λ = {lam:.2f}; the exact result follows.").format(lam=logic.lam)
-            return self.tuning.status(preview)
+            status = self.tuning.status()
+            if self.parameters is not None and self._registered not in (None, self._chosen()):
+                status += "\n" + (reason or _("Press Register again to use what is chosen now."))
+            return status
         if logic.transform_node is not None:
             return _("The moving volume is registered. Press Register to move λ again, or Reset to undo.")
         if slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 0:

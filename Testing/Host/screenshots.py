@@ -1,8 +1,8 @@
-"""Makes the pictures of the Slicer module: the sample pair at several λ, refined, with landmarks, with regions.
+"""Makes the pictures of the Slicer module: the sample pair at several λ, its response, landmarks, regions.
 
     python -m Testing.Host.screenshots [--model NAME] [--output FOLDER]
 
-Takes the default model of Resources/Models (or $HYPERREG_MODELS). Needs no screen, and minutes on a CPU.
+Takes what the module begins with, the solver alone. Needs no screen, and minutes on a CPU.
 """
 
 from __future__ import annotations
@@ -43,10 +43,15 @@ def register_sample(host: Host, model: str | None) -> Any:
 
 
 def move_to(host: Host, widget: Any, lam: float) -> None:
-    """Move the slider and wait for the exact result and its measures."""
+    """Move the slider and wait for the best result there and its metrics."""
     widget.ui.lambdaSlider.value = lam
-    measured = f"λ = {lam:.2f}:"
-    host.wait_until(lambda: widget.panel.logic.can_keep and measured in widget.ui.metricsLabel.text, PATIENCE_S)
+    wait_for_best(host, widget)
+
+
+def wait_for_best(host: Host, widget: Any) -> None:
+    """Wait until what is shown becomes no better, and its metrics are there."""
+    logic = widget.panel.logic
+    host.wait_until(lambda: logic.can_keep and logic.is_final and logic.metrics, PATIENCE_S)
 
 
 def show_response(host: Host, widget: Any) -> None:
@@ -54,14 +59,6 @@ def show_response(host: Host, widget: Any) -> None:
     host.wait_until(lambda: widget.panel.logic.suggestion is not None, PATIENCE_S)
     widget.ui.useSuggestedButton.click()
     move_to(host, widget, widget.panel.logic.suggestion.lam)
-
-
-def refine(host: Host, widget: Any) -> None:
-    """Refine what is shown and wait for it."""
-    widget.ui.refineButton.click()
-    host.wait_until(lambda: not widget.panel.logic.refining, PATIENCE_S)
-    if not widget.panel.logic.refined:
-        raise RuntimeError(widget.ui.messageLabel.text)
 
 
 def place_landmarks(host: Host, widget: Any) -> None:
@@ -111,7 +108,7 @@ def give_regions(host: Host, widget: Any, lambdas: dict[int, float]) -> None:
     for row, lam in lambdas.items():
         ui.regionsTable.item(row, 0).setCheckState(qt.Qt.Checked)
         ui.regionsTable.cellWidget(row, 1).setValue(lam)
-    host.wait_until(lambda: widget.panel.logic.can_keep and widget.panel.logic.metrics, PATIENCE_S)
+    wait_for_best(host, widget)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -119,7 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a model of the catalogue; by default the one the module starts with")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "Resources" / "Screenshots")
-    parser.add_argument("--only-landmarks", action="store_true", help="that picture alone, of the network's field")
+    parser.add_argument("--only-landmarks", action="store_true", help="that picture alone")
     options = parser.parse_args(arguments)
     host = start()
     widget = register_sample(host, options.model)
@@ -140,8 +137,6 @@ def main(arguments: list[str] | None = None) -> int:
     ui.compareSection.collapsed = True
     show_response(host, widget)
     print(host.screenshot(options.output / "slicer-response.png", size=SIZE), ui.suggestionLabel.text, sep="\n")
-    refine(host, widget)
-    print(host.screenshot(options.output / "slicer-refined.png", size=SIZE), ui.metricsLabel.text, sep="\n")
     show_landmarks(host, widget, options.output)
     ui.responseSection.collapsed = ui.landmarksSection.collapsed = True
     ui.regionsSection.collapsed = False

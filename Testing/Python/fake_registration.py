@@ -30,11 +30,12 @@ METRICS = {
 }
 
 
-def wavy(grid: Grid, lam: float, sign: float = 1.0) -> DisplacementField:
-    """A smooth field, at most about 6 mm, that shrinks with λ and is zero at λ = 1."""
+def wavy(grid: Grid, lam: float, sign: float = 1.0, stage: int = 1) -> DisplacementField:
+    """A smooth field, at most about 6 mm, that shrinks with λ and is zero at λ = 1; another one at full resolution."""
     i, j, k = np.meshgrid(*(np.linspace(0, np.pi, n) for n in grid.shape), indexing="ij")
     bump = np.sin(i) * np.sin(j) * np.sin(k)
     array = np.stack([4 * bump, -3 * bump * np.cos(j), 2 * bump * np.cos(i)]) * (1 - lam) * sign
+    array[0] *= 0.6 if stage == FULL else 1.0
     return DisplacementField(array.astype(np.float32), grid.ijk_to_ras)
 
 
@@ -117,6 +118,7 @@ class FakeRegistration:
     def cancel_full(self) -> None:
         self.calls.append("cancel_full")
         self.full_automatically = self.full_wanted = False
+        self.working_at = None
 
     def set_hyperparameter(self, name: str, value: float) -> None:
         if self.values[name] != value:
@@ -165,8 +167,8 @@ class FakeRegistration:
 
     # The worker's part, played by the test
 
-    def fields(self, lam: float) -> Fields:
-        return Fields(wavy(self.grid, lam), wavy(self.grid, lam, sign=-1.0))
+    def fields(self, lam: float, stage: int = QUICK) -> Fields:
+        return Fields(wavy(self.grid, lam, stage=stage), wavy(self.grid, lam, sign=-1.0, stage=stage))
 
     def _show(self, shown: Shown) -> None:
         self.shown = shown
@@ -191,8 +193,18 @@ class FakeRegistration:
 
     def answer_solved(self, stage: int = QUICK) -> None:
         """The field of a stage at the newest λ arrives, and its metrics."""
-        self._show(Shown(self.lam, self.fields(self.lam), stage, True, STAGES[stage].text, stage == FULL))
+        self.answer_field(stage)
         self.on_metrics(self.measured(), self.shown)
+
+    def answer_field(self, stage: int = QUICK) -> None:
+        """The field of a stage at the newest λ arrives; its metrics do not yet."""
+        self.working_at = None
+        self._show(Shown(self.lam, self.fields(self.lam, stage), stage, True, STAGES[stage].text, stage == FULL))
+
+    def work(self, stage: int, fraction: float, lam: float | None = None) -> None:
+        """A field is being computed, at the newest λ unless another is given."""
+        self.working_at = (self.lam if lam is None else lam, STAGES[stage])
+        self.on_work(fraction, "step 3 of 30")
 
     def fail(self, message: str) -> None:
         self.preparing = False

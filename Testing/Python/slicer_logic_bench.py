@@ -58,8 +58,8 @@ class Bench:
         self.metrics: list[float] = []
         self.logic.on_error = self.errors.append
         self.logic.on_change = lambda: self.states.append(self.logic.state)
-        self.logic.on_field = lambda lam, exact: self.fields.append((lam, exact))
-        self.logic.on_metrics = lambda metrics, lam: self.metrics.append(lam)
+        self.logic.on_field = lambda shown: self.fields.append((shown.lam, shown.solved))
+        self.logic.on_metrics = lambda metrics, shown: self.metrics.append(shown.lam)
 
     def volume(self, name: str, array: np.ndarray, affine: np.ndarray, kind: str = "vtkMRMLScalarVolumeNode"):
         node = self.scene.AddNewNodeByClass(kind, name)

@@ -131,15 +131,3 @@ def test_a_point_that_moves_is_waited_for(module: Module) -> None:
     moving.SetNthControlPointPosition(0, [1.0, 2.0, 3.0])
     assert rest.isActive()
     np.testing.assert_allclose(module.registration.landmarks.moving, points)
-
-
-def test_refine_is_told_the_contrast_that_was_chosen(module: Module) -> None:
-    assert module.ui.contrastCombo.itemText(0) == "Automatic"
-    module.ui.contrastCombo.setCurrentIndex(2)
-    module.go_live()
-    module.ui.refineButton.click()
-    assert module.registration.contrast == "different"
-    module.registration.answer_refined()
-    assert "contrast=different" in module.panel.logic.shown.settings
-    module.ui.undoRefineButton.click()
-    assert module.panel.logic.shown.settings == ""

@@ -62,7 +62,7 @@ def test_lambda_moves_the_same_node_and_the_same_vtk_transform(bench, points):
         bench.logic.set_lambda(lam)
         assert not bench.logic.can_keep  # the preview is not kept
         assert bench.fields[-1] == (lam, False)
-        bench.registration.answer_exact()
+        bench.registration.answer_solved()
         assert bench.fields[-1] == (lam, True)
         assert bench.logic.can_keep
         assert bench.logic.transform_node is node
@@ -173,7 +173,7 @@ def test_failure_is_told_and_the_next_request_works(bench):
     bench.registration.fail("The HyperReg engine stopped answering.")
     assert bench.logic.state == LIVE
     bench.logic.set_lambda(0.7)
-    bench.registration.answer_exact()
+    bench.registration.answer_solved()
     assert bench.logic.can_keep
 
 

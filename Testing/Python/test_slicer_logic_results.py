@@ -69,12 +69,12 @@ def test_kept_nodes_say_where_they_come_from_and_stay(bench, points):
 
 
 def test_keep_refuses_a_preview(bench):
-    with pytest.raises(InputError, match="no exact result"):
+    with pytest.raises(InputError, match="not complete yet"):
         bench.logic.keep()
     bench.go_live()
     bench.logic.set_lambda(0.8)
     count = bench.scene.GetNumberOfNodes()
-    with pytest.raises(InputError, match="no exact result"):
+    with pytest.raises(InputError, match="not complete yet"):
         bench.logic.keep()
     assert bench.scene.GetNumberOfNodes() == count
 

@@ -127,7 +127,7 @@ def test_closed_logic_listens_no_more(bench):
     node = bench.logic.transform_node
     bench.logic.close()
     said = len(bench.states)
-    bench.registration.on_field(bench.registration.fields(0.9), 0.9, True)
+    bench.registration.on_field(bench.registration.shown)
     bench.scene.RemoveNode(bench.moving)
     assert len(bench.states) == said
     assert bench.errors == []

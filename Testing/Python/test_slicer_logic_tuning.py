@@ -1,4 +1,4 @@
-"""The module's logic beyond λ: refinement on its finer grid, hyperparameters, regions, response; in mm."""
+"""The module's logic beyond λ: stages up to full resolution, hyperparameters, regions, response; in mm."""
 
 # ruff: noqa: F811 (fixtures are imported)
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import slicer
 import vtk
-from fake_registration import METRICS, finer, wavy
+from fake_registration import FULL, METRICS, QUICK, STAGES, wavy
 from slicer_logic_bench import (  # noqa: F401
     AGREE_MM,
     FIXED,
@@ -25,65 +25,98 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 from hyperreg.errors import InputError
 from hyperreg.imaging.transform import Transform
-from hyperreg.imaging.volume import DisplacementField, Volume
+from hyperreg.imaging.volume import Volume
 
 
-def expected(bench: Bench, points: np.ndarray, lam: float, *, refined: bool) -> np.ndarray:
-    grid = bench.registration.grid
-    field = wavy(grid, lam)
-    if refined:
-        field = DisplacementField(wavy(finer(grid), lam).array / 2, finer(grid).ijk_to_ras)
-    return Transform((field, LINEAR)).apply(points)
+def expected(bench: Bench, points: np.ndarray, lam: float, stage: int) -> np.ndarray:
+    return Transform((wavy(bench.registration.grid, lam, stage=stage), LINEAR)).apply(points)
 
 
-def test_a_refinement_is_shown_in_the_same_node_on_its_finer_grid(bench: Bench, points: np.ndarray) -> None:
+def test_a_better_stage_is_shown_in_the_same_node(bench: Bench, points: np.ndarray) -> None:
     bench.go_live()
     node, shown = bench.logic.transform_node, bench.moving.GetParentTransformNode().GetTransformFromParent()
-    np.testing.assert_allclose(bench.shown_at(points), expected(bench, points, 0.25, refined=False), atol=AGREE_MM)
+    np.testing.assert_allclose(bench.shown_at(points), expected(bench, points, 0.25, QUICK), atol=AGREE_MM)
+    assert (bench.logic.stage_text, bench.logic.is_final) == ("Quick result (2 mm)", False)
     events: list[str] = []
     node.AddObserver(slicer.vtkMRMLTransformableNode.TransformModifiedEvent, lambda *_: events.append("moved"))
-    bench.logic.refine()
-    assert (bench.logic.refining, bench.logic.can_refine, bench.logic.can_keep) == (True, False, True)
-    bench.registration.answer_refined()
+    bench.registration.answer_field(FULL)
     assert events
     assert bench.logic.transform_node is node
     assert node.GetTransformFromParent() is shown
-    assert (bench.logic.refined, bench.logic.refining, bench.logic.is_exact) == (True, False, True)
-    np.testing.assert_allclose(bench.shown_at(points), expected(bench, points, 0.25, refined=True), atol=AGREE_MM)
-    moved = np.linalg.norm(
-        expected(bench, points, 0.25, refined=True) - expected(bench, points, 0.25, refined=False), axis=1
-    )
+    assert (bench.logic.stage_text, bench.logic.is_final) == ("Full resolution (1 mm)", True)
+    assert bench.logic.metrics == {}, "those of the quick result"
+    np.testing.assert_allclose(bench.shown_at(points), expected(bench, points, 0.25, FULL), atol=AGREE_MM)
+    moved = np.linalg.norm(expected(bench, points, 0.25, FULL) - expected(bench, points, 0.25, QUICK), axis=1)
     assert moved.max() > 0.5, "else the two could not be told apart"
-    assert bench.logic.metrics["similarity"] == 0.95
-    bench.logic.undo_refine()
-    np.testing.assert_allclose(bench.shown_at(points), expected(bench, points, 0.25, refined=False), atol=AGREE_MM)
-    assert (bench.logic.refined, bench.logic.can_redo) == (False, True)
-    assert node.GetTransformFromParent() is shown
 
 
-def test_lambda_leaves_a_refinement_and_redo_brings_it_back(bench: Bench, points: np.ndarray) -> None:
+def test_metrics_are_those_of_what_is_shown(bench: Bench) -> None:
     bench.go_live()
-    bench.logic.refine()
-    bench.registration.answer_refined()
-    bench.logic.set_lambda(0.7)
-    bench.registration.answer_exact()
-    np.testing.assert_allclose(bench.shown_at(points), expected(bench, points, 0.7, refined=False), atol=AGREE_MM)
-    assert bench.logic.can_redo
-    bench.logic.redo_refine()
-    assert (bench.logic.lam, bench.logic.is_exact, bench.logic.refined) == (0.25, True, True)
-    np.testing.assert_allclose(bench.shown_at(points), expected(bench, points, 0.25, refined=True), atol=AGREE_MM)
-    bench.logic.reset()
-    assert bench.moving.GetParentTransformNode() is None
+    quick = bench.registration.shown
+    assert bench.logic.metrics is METRICS
+    bench.registration.answer_field(FULL)
+    bench.registration.on_metrics({"similarity": 0.1}, quick)
+    assert bench.logic.metrics == {}
+    bench.registration.on_metrics({"similarity": 0.95}, bench.registration.shown)
+    assert bench.logic.metrics == {"similarity": 0.95}
+    bench.logic.set_lambda(0.6)
+    assert bench.logic.metrics == {}
 
 
-def test_what_is_kept_of_a_refinement_is_the_refinement(bench: Bench, points: np.ndarray) -> None:
+def test_a_lambda_without_a_field_shows_another_and_says_so(bench: Bench) -> None:
     bench.go_live()
-    bench.logic.refine()
-    bench.registration.answer_refined()
+    nearest = bench.registration.shown
+    bench.registration.set_lambda = lambda lam: None  # nothing is known towards this end
+    bench.logic.set_lambda(0.0)
+    assert bench.logic.shown is nearest
+    assert bench.logic.stage_text == "Shows λ = 0.25 until λ = 0.00 is computed"
+    assert not bench.logic.can_keep
+    assert not bench.logic.is_final
+    with pytest.raises(InputError, match="not complete"):
+        bench.logic.keep()
+
+
+def test_full_resolution_is_asked_for_or_comes_by_itself(bench: Bench) -> None:
+    assert not bench.logic.can_request_full
+    bench.go_live()
+    assert (bench.logic.full_automatically, bench.logic.can_request_full) == (True, False)
+    bench.registration.work(FULL, 0.4)
+    assert bench.logic.is_computing_full
+    assert bench.logic.work_text == "Full resolution (1 mm) at λ = 0.25"
+    before = bench.content()
+    bench.logic.cancel_full()
+    assert (bench.logic.full_automatically, bench.logic.can_request_full) == (False, True)
+    assert (bench.logic.is_computing_full, bench.logic.work_text) == (False, "")
+    assert bench.content() == before
+    assert bench.logic.can_keep, "the quick result stays"
+    bench.logic.request_full()
+    assert not bench.logic.can_request_full
+    bench.registration.answer_solved(FULL)
+    assert not bench.logic.can_request_full
+    calls = list(bench.registration.calls)
+    bench.logic.set_full_automatically(False)
+    assert bench.registration.calls == calls, "no news"
+    bench.logic.set_full_automatically(True)
+    assert bench.registration.calls[-1] == "full_automatically True"
+
+
+def test_a_network_alone_has_no_full_resolution_to_ask_for(bench: Bench) -> None:
+    bench.registration.stages = STAGES[1:2]
+    assert not bench.logic.has_stages
+    bench.go_live()
+    assert not bench.logic.has_stages
+    bench.registration.work(QUICK, 0.4)
+    assert not bench.logic.is_computing_full
+
+
+def test_what_is_kept_of_full_resolution_says_so(bench: Bench, points: np.ndarray) -> None:
+    bench.go_live()
+    assert bench.logic.keep().forward.GetAttribute(Results.STAGE_ATTRIBUTE) == "Quick result (2 mm)"
+    bench.registration.answer_solved(FULL)
     kept = bench.logic.keep()
-    assert kept.volume.GetName() == "follow-up registered λ=0.25 refined"
-    assert kept.forward.GetAttribute(Results.REFINED_ATTRIBUTE) == "1"
-    target = expected(bench, points, 0.25, refined=True)
+    assert kept.volume.GetName() == "follow-up registered λ=0.25"
+    assert kept.forward.GetAttribute(Results.STAGE_ATTRIBUTE) == "Full resolution (1 mm)"
+    target = expected(bench, points, 0.25, FULL)
     for name, reached in (("forward", target), ("inverse", None)):
         general = vtk.vtkGeneralTransform()
         getattr(kept, name).GetTransformFromWorld(general)
@@ -93,32 +126,25 @@ def test_what_is_kept_of_a_refinement_is_the_refinement(bench: Bench, points: np
         else:
             back = np.array([general.TransformPoint(point) for point in target])
             assert np.linalg.norm(back - points, axis=1).mean() < 0.5
-    bench.logic.undo_refine()
-    assert bench.logic.transform_node.GetAttribute(Results.REFINED_ATTRIBUTE) is None
-    assert bench.logic.keep().volume.GetName() == "follow-up registered λ=0.25"
 
 
-def test_refining_is_cancelled_and_needs_an_exact_field(bench: Bench) -> None:
-    with pytest.raises(InputError):
-        bench.logic.refine()
-    bench.go_live()
-    before = bench.content()
-    bench.logic.refine()
-    bench.logic.cancel_refine()
-    assert (bench.logic.refining, bench.logic.refined, bench.logic.can_keep) == (False, False, True)
-    assert bench.content() == before
-    bench.logic.set_lambda(0.5)
-    with pytest.raises(InputError, match="not complete"):
-        bench.logic.refine()
+def test_the_contrast_is_an_input_of_register(bench: Bench) -> None:
+    bench.go_live(contrast="different")
+    assert bench.registration.prepared_with["contrast"] == "different"
+    assert bench.logic.origin.settings == "contrast=different"
+    bench.registration.note = "The contrasts were taken as different."
+    assert bench.logic.note == "The contrasts were taken as different."
+    bench.logic.reset()
+    assert bench.logic.note == ""
 
 
 def test_worse_than_the_linear_alignment_is_said(bench: Bench) -> None:
     bench.go_live()
     assert bench.logic.warning == ""
     worse = {**METRICS, "dice_mean": 0.3, "dice_mean_before": 0.4}
-    bench.registration.on_metrics(worse, 0.25)
+    bench.registration.on_metrics(worse, bench.registration.shown)
     assert "worse" in bench.logic.warning
-    bench.registration.on_metrics(METRICS, 0.25)
+    bench.registration.on_metrics(METRICS, bench.registration.shown)
     assert bench.logic.warning == ""
 
 
@@ -132,7 +158,7 @@ def test_gamma_is_kept_for_models_that_have_it(bench: Bench) -> None:
     bench.logic.set_hyperparameter("gamma", 0.9)
     assert bench.registration.values == {"gamma": 0.9}
     assert not bench.logic.can_keep, "the field that is shown belongs to another γ"
-    bench.registration.answer_exact()
+    bench.registration.answer_solved()
     kept = bench.logic.keep()
     assert kept.forward.GetAttribute(Results.SETTINGS_ATTRIBUTE) == "gamma=0.90"
 
@@ -217,7 +243,7 @@ def test_regions_reach_the_engine_live_and_their_map_only_once(bench: Bench) -> 
     labels, lambdas = bench.registration.regions
     assert lambdas == {1: 0.9}
     assert value_at(labels, (4, 7, 7)) == 1
-    bench.registration.answer_exact()
+    bench.registration.answer_solved()
     bench.logic.set_regions(node, {"bone": 0.8, "liver": 0.1})
     assert bench.registration.regions == (labels, {1: 0.8, 2: 0.1})
     assert not bench.logic.can_keep

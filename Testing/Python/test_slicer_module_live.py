@@ -19,7 +19,7 @@ def test_the_slider_is_live(module):
     module.go_live()
     assert ui.registerButton.text == "Register again"
     assert ui.resultPanel.visible
-    assert ui.statusLabel.text == "The result for λ = 0.30 is complete."
+    assert ui.statusLabel.text == "λ = 0.30: Quick result (2 mm)"
     assert ui.metricsLabel.text.splitlines() == [
         "At λ = 0.30: similarity 0.500 before, 0.900 now",
         "Moves up to 9.3 mm (2.1 mm on average); folding in 0.02 % of the voxels",
@@ -34,10 +34,10 @@ def test_the_slider_is_live(module):
         ui.lambdaSlider.value = lam
         assert module.registration.asked[-1] == lam
         assert not ui.keepButton.enabled
-        assert ui.statusLabel.text == f"Quick preview of λ = {lam:.2f}; the exact result follows."
+        assert ui.statusLabel.text == f"λ = {lam:.2f}: Preview between two computed λ"
         assert ui.lambdaWordsLabel.text.startswith(words)
         shown.append(moving.GetParentTransformNode().GetTransformFromParent().TransformPoint(point))
-        module.registration.answer_exact()
+        module.registration.answer_solved()
         assert ui.keepButton.enabled
     assert np.linalg.norm(np.subtract(shown[0], shown[2])) > 2  # mm: the preview alone has moved it
     assert slicer.mrmlScene.GetNumberOfNodes() == nodes
@@ -47,13 +47,16 @@ def test_other_volumes_wait_for_register(module):
     module.go_live()
     first, third = module.parameters.moving, module.volume("third")
     module.ui.movingSelector.setCurrentNode(third)
-    assert module.ui.statusLabel.text == "Press Register again to use the volumes that are chosen now."
+    assert module.ui.statusLabel.text.splitlines() == [
+        "λ = 0.30: Quick result (2 mm)",
+        "Press Register again to use what is chosen now.",
+    ]
     assert third.GetParentTransformNode() is None
     module.ui.registerButton.click()
     module.registration.answer_ready()
     assert third.GetParentTransformNode() is module.parameters.transform
     assert first.GetParentTransformNode() is None
-    assert module.ui.statusLabel.text == "The result for λ = 0.30 is complete."
+    assert module.ui.statusLabel.text == "λ = 0.30: Quick result (2 mm)"
 
 
 def test_devices_are_named_with_their_memory(module):

@@ -73,6 +73,7 @@ def test_running_shows_progress_and_can_be_cancelled(module):
     assert ui.registerButton.text == "Cancel"
     assert ui.progressBar.visible
     assert not ui.fixedSelector.enabled
+    assert (ui.progressBar.value, ui.statusLabel.text) == (0, "Starting ...")
     module.registration.progress(0.42, "Aligning")
     assert (ui.progressBar.value, ui.statusLabel.text) == (42, "Aligning")
     ui.registerButton.click()
@@ -135,14 +136,23 @@ def test_errors_are_told_and_the_next_request_works(module):
     assert "goes on with the CPU" in ui.messageLabel.text
 
 
-def test_without_a_model_the_panel_says_so(host, monkeypatch, tmp_path):
+def test_without_a_network_the_solver_is_there(host, monkeypatch, tmp_path):
     from hyperreg import catalogue
 
     monkeypatch.setattr(catalogue, "model_folders", lambda: [tmp_path])
     host.load(MODULE)
     widget = host.widget("HyperRegSlicer")
-    assert widget.ui.messageLabel.text.startswith("No registration model is installed")
-    assert widget.ui.modelCombo.count == 0
+    assert not widget.ui.messageLabel.visible
+    assert [widget.ui.modelCombo.itemText(n) for n in range(widget.ui.modelCombo.count)] == ["None (solver alone)"]
+    assert widget.panel.parameters.model == "none"
+
+
+def test_a_model_that_is_not_installed_here_is_told(module):
+    module.choose_pair()
+    module.parameters.model = "left-at-home"  # a scene from elsewhere
+    module.ui.registerButton.click()
+    assert "left-at-home" in module.ui.messageLabel.text
+    assert module.registration.calls == []
 
 
 def test_sample_pair(module):

@@ -50,7 +50,7 @@ def test_scene_close_starts_afresh(module):
 def test_reopened_scene_has_selections_lambda_and_transform(module, tmp_path):
     module.go_live()
     module.ui.lambdaSlider.value = 0.65
-    module.registration.answer_exact()
+    module.registration.answer_solved()
     point = np.array([11.0, 16.0, 13.0])
     transform = module.parameters.transform
     shown = transform.GetTransformFromParent().TransformPoint(point)
@@ -81,7 +81,7 @@ def test_leaving_and_entering_keeps_the_choices(module):
     module.go_live()
     module.widget.exit()
     assert module.parameters is None
-    module.registration.answer_exact()  # goes on while another module is open
+    module.registration.answer_solved()  # goes on while another module is open
     module.widget.enter()
     assert module.ui.keepButton.enabled
     module.ui.lambdaSlider.value = 0.77

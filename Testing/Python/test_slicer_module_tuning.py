@@ -1,4 +1,4 @@
-"""The panel beyond λ, as the user has it: refine, response, suggested λ, γ, regions, the warning."""
+"""The panel beyond λ, as the user has it: stages, response, suggested λ, γ, regions, the warning."""
 
 # ruff: noqa: F811 (fixtures are imported)
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import slicer
 import vtk
-from fake_registration import METRICS, finer, wavy
+from fake_registration import FULL, METRICS, QUICK, wavy
 from slicer_module_bench import AFFINE, Module, host, module, opened  # noqa: F401
 
 from hyperreg.imaging.volume import Volume
@@ -34,65 +34,150 @@ def visible(module: Module, name: str) -> bool:
     return not getattr(module.ui, name).isHidden()
 
 
-def test_refine_replaces_the_preview_and_is_undone(module: Module) -> None:
-    assert not module.ui.refineButton.enabled
+def test_stages_improve_what_is_shown(module: Module) -> None:
+    ui, registration = module.ui, module.registration
     module.go_live()
-    grid = module.registration.grid
-    voxel = np.array([7.0, 6.0, 5.0])  # of the fine grid: between voxels of the coarse one
-    point = finer(grid).to_ras(voxel)
-    before = shown_at(module, point)
-    assert module.ui.refineButton.enabled
-    assert not module.ui.undoRefineButton.enabled
-    assert "minute" in module.ui.refineButton.toolTip
-    assert "cancel" in module.ui.refineButton.toolTip
-    click(module, "refineButton")
-    assert module.registration.calls[-1] == "refine"
-    assert module.ui.refineButton.text == "Cancel refinement"
-    assert visible(module, "refineBar")
-    module.registration.on_refine_progress(0.4, "Refining, level 2 of 3")
-    assert (module.ui.refineBar.value, module.ui.statusLabel.text) == (40, "Refining, level 2 of 3")
-    module.registration.answer_refined()
-    assert module.ui.statusLabel.text == "Refined in 30 steps."
-    assert "0.950 now" in module.ui.metricsLabel.text
-    assert not visible(module, "refineBar")
-    refined = wavy(finer(grid), 0.3).array[:, 7, 6, 5] / 2
-    np.testing.assert_allclose(shown_at(module, point), point + refined, atol=1e-4)
-    assert (module.ui.undoRefineButton.text, module.ui.refineButton.enabled) == ("Undo refinement", False)
-    click(module, "undoRefineButton")
-    np.testing.assert_allclose(shown_at(module, point), before, atol=1e-6)
-    assert module.ui.undoRefineButton.text == "Show refinement"
-    click(module, "undoRefineButton")
-    np.testing.assert_allclose(shown_at(module, point), point + refined, atol=1e-4)
+    point = registration.grid.to_ras((7, 6, 5))
+    quick = wavy(registration.grid, 0.3, stage=QUICK).array[:, 7, 6, 5]
+    np.testing.assert_allclose(shown_at(module, point), point + quick, atol=1e-4)
+    assert ui.statusLabel.text == "λ = 0.30: Quick result (2 mm)"
+    registration.work(FULL, 0.4)
+    assert (ui.workLabel.text, ui.workBar.value) == ("Full resolution (1 mm) at λ = 0.30", 40)
+    assert visible(module, "workBar")
+    assert ui.keepButton.enabled, "what is shown can be kept meanwhile"
+    registration.answer_field(FULL)
+    assert ui.statusLabel.text == "λ = 0.30: Full resolution (1 mm)"
+    full = wavy(registration.grid, 0.3, stage=FULL).array[:, 7, 6, 5]
+    assert np.linalg.norm(full - quick) > 0.5
+    np.testing.assert_allclose(shown_at(module, point), point + full, atol=1e-4)
+    assert ui.metricsLabel.text.splitlines()[0] == "At λ = 0.30: not measured yet"
+    assert len(ui.metricsLabel.text.splitlines()) == 3, "what is below does not jump"
+    assert ui.overlapLabel.text.splitlines()[0] == "At λ = 0.30: not measured yet"
+    registration.on_metrics({**METRICS, "similarity": 0.95}, registration.shown)
+    assert "0.950 now" in ui.metricsLabel.text
+    assert (ui.workLabel.text, ui.workBar.value) == ("Nothing is being computed.", 0)
 
 
-def test_cancelling_leaves_the_preview(module: Module) -> None:
+def test_work_that_ends_without_news_leaves_the_line_of_work(module: Module) -> None:
     module.go_live()
-    point = module.registration.grid.to_ras((6, 7, 5))
+    module.registration.work(FULL, 0.9, lam=1.0)
+    assert module.ui.workLabel.text == "Full resolution (1 mm) at λ = 1.00"
+    module.registration.working_at = None  # it is done; at the λ that is shown nothing has changed
+    module.panel._poll()
+    assert module.ui.workLabel.text == "Nothing is being computed."
+    module.ui.resetButton.click()
+    assert not visible(module, "workLabel")
+    assert not visible(module, "workBar")
+
+
+def test_full_resolution_is_stopped_and_asked_for(module: Module) -> None:
+    ui, registration = module.ui, module.registration
+    assert ui.fullBox.checked
+    module.go_live()
+    point = registration.grid.to_ras((6, 7, 5))
     before = shown_at(module, point)
-    click(module, "refineButton")
-    click(module, "refineButton")
-    assert module.registration.calls[-1] == "cancel_refine"
-    assert module.ui.refineButton.text == "Refine"
-    assert module.ui.statusLabel.text == "The result for λ = 0.30 is complete."
+    assert visible(module, "fullBox")
+    assert (ui.fullButton.text, ui.fullButton.enabled) == ("Full resolution now", False)
+    registration.work(FULL, 0.2)
+    assert (ui.fullButton.text, ui.fullButton.enabled) == ("Stop", True)
+    click(module, "fullButton")
+    assert registration.calls[-1] == "cancel_full"
+    assert not ui.fullBox.checked
+    assert not module.parameters.fullAutomatically
+    assert (ui.fullButton.text, ui.fullButton.enabled) == ("Full resolution now", True)
     np.testing.assert_array_equal(shown_at(module, point), before)
-    assert module.ui.keepButton.enabled
+    assert ui.keepButton.enabled
+    click(module, "fullButton")
+    assert registration.calls[-1] == "request_full"
+    registration.answer_solved(FULL)
+    assert not ui.fullButton.enabled
+    ui.lambdaSlider.value = 0.6
+    registration.answer_solved()
+    assert ui.fullButton.enabled
+    ui.fullBox.click()
+    assert registration.full_automatically
+    assert module.parameters.fullAutomatically
+    assert not ui.fullButton.enabled
 
 
-def test_moving_lambda_puts_the_refinement_aside(module: Module) -> None:
+def test_full_resolution_by_itself_is_a_choice_of_before(module: Module) -> None:
+    module.parameters.fullAutomatically = False
+    assert not module.registration.full_automatically
+    module.widget.exit()
+    module.widget.enter()
+    assert not module.ui.fullBox.checked
+
+
+def test_a_network_alone_has_no_full_resolution(module: Module) -> None:
+    module.registration.stages = module.registration.stages[:1]
     module.go_live()
-    click(module, "refineButton")
-    module.registration.answer_refined()
-    module.ui.lambdaSlider.value = 0.6
-    module.registration.answer_exact()
-    assert "The refinement of λ = 0.30 is put aside" in module.ui.statusLabel.text
-    assert module.ui.undoRefineButton.text == "Show refinement"
-    click(module, "undoRefineButton")
-    assert module.ui.lambdaSlider.value == pytest.approx(0.3)
-    assert module.parameters.lam == pytest.approx(0.3)
-    assert module.ui.statusLabel.text == "Refined in 30 steps."
-    click(module, "keepButton")
-    kept = slicer.util.getFirstNodeByName("follow-up registered λ=0.30 refined")
-    assert kept is not None
+    assert not visible(module, "fullBox")
+    assert not visible(module, "fullButton")
+
+
+def test_nothing_of_another_lambda_is_shown_as_of_this_one(module: Module) -> None:
+    module.go_live()
+    nearest = module.registration.shown
+    module.registration.set_lambda = lambda lam: None  # no field is known towards this end
+    module.ui.lambdaSlider.value = 0.0
+    assert module.registration.shown is nearest
+    assert module.ui.statusLabel.text == "Shows λ = 0.30 until λ = 0.00 is computed."
+    assert module.ui.metricsLabel.text.startswith("At λ = 0.30: similarity"), "the picture is that of 0.30, too"
+    assert not module.ui.keepButton.enabled
+
+
+def test_the_contrast_is_chosen_before_register(module: Module) -> None:
+    ui, combo = module.ui, module.ui.contrastCombo
+    choices = ["Told from the volumes", "The same in both volumes", "Different (T1 and T2, CT and MRI)"]
+    assert [combo.itemText(n) for n in range(combo.count)] == choices
+    combo.setCurrentIndex(2)
+    assert not visible(module, "contrastNoteLabel")
+    module.go_live()
+    assert module.registration.prepared_with["contrast"] == "different"
+    module.registration.note = "The contrasts were taken as different."
+    module.registration.answer_solved()
+    assert ui.contrastNoteLabel.text == "The contrasts were taken as different."
+    assert visible(module, "contrastNoteLabel")
+    assert module.panel.logic.origin.settings == "contrast=different"
+    combo.setCurrentIndex(0)
+    assert ui.statusLabel.text.splitlines() == [
+        "λ = 0.30: Quick result (2 mm)",
+        "Press Register again to use what is chosen now.",
+    ]
+    combo.setCurrentIndex(2)
+    assert ui.statusLabel.text == "λ = 0.30: Quick result (2 mm)"
+
+
+def test_the_models_begin_with_none_and_bring_their_lambda(opened: Module, tiny_model: str) -> None:
+    from hyperreg.registration import catalogue
+
+    ui, parameters = opened.ui, opened.parameters
+    combo = ui.modelCombo
+    assert (combo.itemText(0), combo.currentIndex) == ("None (solver alone)", 0)
+    assert (parameters.model, parameters.lam) == ("none", pytest.approx(catalogue.NONE.default_lambda))
+    combo.setCurrentIndex(combo.findData(tiny_model))
+    assert parameters.lam == pytest.approx(catalogue.find_model(tiny_model).default_lambda)
+    assert parameters.lam != pytest.approx(catalogue.NONE.default_lambda)
+    opened.go_live()
+    assert opened.registration.prepared_with["model"] == tiny_model
+    ui.lambdaSlider.value = 0.7
+    combo.setCurrentIndex(0)
+    assert ui.lambdaSlider.value == pytest.approx(0.7), "what is shown was made by the other model"
+    assert "Press Register again" in ui.statusLabel.text
+    ui.movingSelector.setCurrentNode(opened.volume("third"))
+    ui.registerButton.click()
+    assert opened.registration.prepared_with["model"] == "none"
+    assert ui.lambdaSlider.value == pytest.approx(catalogue.NONE.default_lambda), "a new pair begins anew"
+
+
+def test_one_step_of_lambda_updates_the_panel_once(module: Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    module.go_live()
+    shown: list[float] = []
+    show = module.panel._show_state
+    monkeypatch.setattr(module.panel, "_show_state", lambda: (shown.append(module.panel.logic.lam), show()))
+    module.ui.lambdaSlider.value = 0.55
+    assert shown == [pytest.approx(0.55)]
+    assert module.ui.statusLabel.text == "λ = 0.55: Preview between two computed λ"
 
 
 def test_the_response_is_drawn_and_a_click_moves_lambda(module: Module, tmp_path: Path) -> None:
@@ -112,7 +197,7 @@ def test_the_response_is_drawn_and_a_click_moves_lambda(module: Module, tmp_path
     image = label.pixmap.toImage()
     assert image != early
     width = label.width
-    column = [image.pixelColor(round(ResponsePlot.x_of(0.2, width)), y).name() for y in range(image.height())]
+    column = [image.pixelColor(int(ResponsePlot.x_of(0.2, width)), y).name() for y in range(image.height())]
     assert ResponsePlot.SUGGESTED_COLOUR in column, "the suggested λ is marked"
     press(module, ResponsePlot.x_of(0.73, width))
     assert module.ui.lambdaSlider.value == pytest.approx(0.73)
@@ -141,12 +226,12 @@ def press(module: Module, x: float) -> None:
 def test_worse_than_the_linear_alignment_is_said_plainly(module: Module) -> None:
     module.go_live()
     assert not visible(module, "warningLabel")
-    module.registration.on_metrics({**METRICS, "dice_mean": 0.31}, 0.3)
+    module.registration.on_metrics({**METRICS, "dice_mean": 0.31}, module.registration.shown)
     module.host.process_events()
     assert visible(module, "warningLabel")
     assert "worse" in module.ui.warningLabel.text
     module.ui.lambdaSlider.value = 0.8
-    module.registration.answer_exact()
+    module.registration.answer_solved()
     assert not visible(module, "warningLabel")
 
 
@@ -172,7 +257,7 @@ def test_gamma_is_offered_by_models_that_declare_it(module: Module, tmp_path: Pa
     module.ui.gammaSlider.value = 0.8
     assert module.registration.values == {"gamma": 0.8}
     assert not module.ui.keepButton.enabled
-    module.registration.answer_exact()
+    module.registration.answer_solved()
     assert module.ui.keepButton.enabled
     module.ui.modelCombo.currentIndex = module.ui.modelCombo.findData("tiny-untrained")
     assert not visible(module, "gammaSlider")
@@ -202,14 +287,14 @@ def test_segments_get_their_own_lambda(module: Module) -> None:
     table.item(1, 0).setCheckState(qt.Qt.Checked)
     volume, lambdas = module.registration.regions
     assert lambdas == {5: pytest.approx(0.3)}, "it begins where the slider is"
-    assert not module.ui.metricsLabel.enabled, "the figures are not those of these regions"
+    assert "not measured yet" in module.ui.metricsLabel.text, "the metrics were those without regions"
     np.testing.assert_allclose(volume.ijk_to_ras, AFFINE)
     table.cellWidget(1, 1).setValue(0.85)
     assert module.registration.regions == (volume, {5: pytest.approx(0.85)})
-    module.registration.answer_exact()
-    assert module.ui.metricsLabel.enabled
+    module.registration.answer_solved()
+    assert "0.900 now" in module.ui.metricsLabel.text
     module.ui.lambdaSlider.value = 0.1
-    module.registration.answer_exact()
+    module.registration.answer_solved()
     assert len(module.registration.regions_set) == 2, "moving λ sends no regions again"
     assert json.loads(module.parameters.regionLambdas) == {"5": 0.85}
     assert module.parameters.regions.GetName() == "organs"
@@ -269,7 +354,12 @@ def test_what_is_drawn_where(module: Module) -> None:
     folding = next(s for s in shapes if isinstance(s, ResponsePlot.Line) and s.colour == ResponsePlot.FOLDING_COLOUR)
     assert len({point[1] for point in folding.points}) == 1
     texts = [shape.text for shape in shapes if isinstance(shape, ResponsePlot.Text)]
-    assert {"Similarity", "Folding", "0.440", "suggested 0.40", "λ"} <= set(texts)
+    assert {"Similarity", "Folding", "suggested 0.40", "λ"} <= set(texts)
+    assert "0.440" not in texts, "what lies between two measured λ was not measured"
+    for metrics in ({"similarity": 0.4567}, {"similarity": float("nan")}):
+        known = ResponsePlot.draw(response, suggestion, 0.3, 400, "#000000", metrics)
+        numbers = {shape.text for shape in known if isinstance(shape, ResponsePlot.Text)} - set(texts)
+        assert numbers == ({"0.457"} if metrics["similarity"] == 0.4567 else set())
     assert "Dice" not in texts
     for lam in (0.0, 0.37, 1.0):
         assert ResponsePlot.lambda_at(ResponsePlot.x_of(lam, 400), 400, Response()) == pytest.approx(lam, abs=0.005)
