@@ -62,7 +62,7 @@ def take_refined(page: Any, folder: Path) -> None:
         page.wait_for_function(f"window.trame.state.get('regions')[{number}].own")
         drag(page, f".hyperreg-region >> nth={number}", lam)
     page.wait_for_function(SETTLED)
-    page.locator(".hyperreg-figures").scroll_into_view_if_needed()
+    page.locator(".hyperreg-metrics").scroll_into_view_if_needed()
     save(page, folder / "app-regions.png")
 
 

@@ -1,4 +1,4 @@
-"""Landmarks in the browser app, from point lists as 3D Slicer writes them, in mm; and the contrast told to Refine."""
+"""Landmarks in the browser app, from point lists as 3D Slicer writes them, in mm."""
 
 # ruff: noqa: F811 (fixtures are imported)
 
@@ -107,13 +107,3 @@ def test_only_point_lists_and_images_can_be_sent() -> None:
             asyncio.run(files.receive("notes.json", chunks(), 1))
     finally:
         files.remove()
-
-
-def test_refine_is_told_the_contrast(app: App) -> None:
-    register(app)
-    assert [entry["value"] for entry in app.server.state.contrasts] == ["auto", "same", "different"]
-    app.server.state.contrast = "different"
-    app.controller.tuning.refine()
-    assert app.live.contrast == "different"
-    app.controller.tuning.cancel_refine()
-    app.server.state.contrast = "auto"

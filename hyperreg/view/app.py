@@ -119,7 +119,10 @@ class App:
         state.change("panel")(lambda panel, **_: self.panels.choose(panel))
         state.change("lam")(lambda lam, **_: self.controller.ask_lambda(lam))
         state.change("gamma")(lambda gamma, **_: self.controller.tuning.ask_gamma(gamma))
-        state.change("model")(lambda model, **_: self.controller.tuning.show_hyperparameters(model))
+        state.change("model")(lambda model, **_: self.controller.choose_model(model))
+        state.change("full_automatically")(
+            lambda full_automatically, **_: self.controller.tuning.set_full_automatically(full_automatically)
+        )
         state.change("mode")(lambda mode, **_: self.controller.set_mode(mode))
         state.change("fade")(lambda fade, **_: self.controller.set_fade(fade))
         for names, action in (

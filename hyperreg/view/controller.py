@@ -15,12 +15,14 @@ from hyperreg.errors import HyperRegError, InputError
 from hyperreg.imaging.points import read_points
 from hyperreg.imaging.volume import Volume
 from hyperreg.phantom import LABEL_NAMES, PhantomPair, head_phantom_pair
-from hyperreg.registration.catalogue import default_model, list_models
+from hyperreg.registration.catalogue import default_model, find_model, list_models
+from hyperreg.registration.contrast import check_contrast
 from hyperreg.view import mrml, results
 from hyperreg.view.loading import IMAGES, POINTS, describe, read_role
 from hyperreg.view.private_files import PrivateFiles
 from hyperreg.view.state import FADE, IDLE, LIVE, MODES, RUNNING, metric_rows, word
 from hyperreg.view.tuning import TuningControls
+from hyperreg.worker.live_pair import Shown
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +65,6 @@ class Controller:
         self.logic.on_metrics = self._measured
         self.logic.on_error = self.tell
         self.logic.on_warning = self._warned
-        live.on_anchor = self._anchored
         self._logic_ready, live.on_ready = live.on_ready, self._ready
         self._volumes: dict[str, Volume] = {}
         self._nodes: dict[str, Any] = {}
@@ -72,7 +73,6 @@ class Controller:
         self._preview_at = 0.0
         # Model and initial alignment of the registration that is being prepared, and of the one that is live.
         self._next = self._current = ("", "")
-        self._measured_at: float | None = None
         self.tuning = TuningControls(state, scene, self.logic, self._move_lambda, self.tell)
         self._offer_choices()
         self.tuning.show_hyperparameters(state.model)
@@ -85,11 +85,15 @@ class Controller:
         state.models = [{"title": card.title, "value": card.name} for card in models]
         state.devices = [{"title": title, "value": name} for name, title in DEVICES.items()]
         state.alignments = [{"title": title, "value": name} for name, title in INITIALS.items()]
-        if not models:
-            state.model = ""
-            state.error = "No registration model is installed, so nothing can be registered. Reinstall HyperReg."
-        elif state.model not in [card.name for card in models]:
+        if state.model not in [card.name for card in models]:
             state.model = default_model()
+        self._begin_at_default()
+
+    def _begin_at_default(self) -> None:
+        """The slider goes to the λ with which the chosen model begins."""
+        known = [entry["value"] for entry in self._state.models]
+        model = self._state.model if self._state.model in known else default_model()
+        self._move_lambda(find_model(model).default_lambda)
 
     # The user's actions
 
@@ -103,6 +107,7 @@ class Controller:
         self._place("moving_labels", pair.moving_labels)
         self._label_names = {label: name.capitalize() for label, name in LABEL_NAMES.items()}
         self._state.sample = True
+        self._begin_at_default()
         self.show()
 
     def load_files(self, fixed: Path | None, moving: Path | None) -> None:
@@ -112,6 +117,7 @@ class Controller:
         read = {role: read_role(role, path, self._warned) for role, path in (("fixed", fixed), ("moving", moving))}
         for role, volume in read.items():
             self._place(role, volume)
+        self._begin_at_default()
         self.show()
 
     async def accept_upload(self, role: str, path: Path) -> None:
@@ -147,6 +153,8 @@ class Controller:
                     self._remove(other)
                 self._state.sample = False
             self._place(role, volume)
+            if role in IMAGES:
+                self._begin_at_default()
             for note in notes:
                 self._warned(note)
             self.show()
@@ -179,8 +187,6 @@ class Controller:
         try:
             if state.alignment not in INITIALS or state.device not in DEVICES:
                 raise InputError("Choose an initial alignment and a device from the lists.")
-            if not state.model:
-                raise InputError("No registration model is installed. Reinstall HyperReg.")
             both_labels = all(role in self._nodes for role in LABELS.values())
             self._next = (state.model, state.alignment)
             state.progress, state.progress_text = 0.0, "Starting"
@@ -191,6 +197,7 @@ class Controller:
                 model=state.model,
                 device=state.device,
                 initial=state.alignment,
+                contrast=check_contrast(state.contrast),
                 fixed_labels=self._nodes["fixed_labels"] if both_labels else None,
                 moving_labels=self._nodes["moving_labels"] if both_labels else None,
             )
@@ -216,6 +223,12 @@ class Controller:
         else:
             self._state.lam_word = word(self._wanted)
 
+    def choose_model(self, model: Any) -> None:
+        """Another model was chosen for the next registration: its hyperparameters begin with their defaults."""
+        self.tuning.show_hyperparameters(model)
+        if self.logic.state == IDLE and model in [entry["value"] for entry in self._state.models]:
+            self._begin_at_default()
+
     def _move_lambda(self, lam: float) -> None:
         """Moves the slider."""
         self._state.lam = lam
@@ -238,14 +251,14 @@ class Controller:
         model, initial = self._current
         result = results.Result(
             lam=self.logic.lam,
-            refined=self.logic.refined,
-            settings=self.logic.shown.settings,
+            stage=self._live.stages[self.logic.shown.stage],
+            settings=self.logic.origin.settings,
             fixed=self._volumes["fixed"],
             moving=self._volumes["moving"],
             moving_labels=self._volumes.get("moving_labels"),
             transform=self._live.transform(),
             inverse=self._live.inverse_transform(),
-            metrics=dict(self.logic.metrics) if state.fresh else {},
+            metrics=dict(self.logic.metrics),
             model=model,
             device=self._live.device,
             initial=initial,
@@ -258,7 +271,7 @@ class Controller:
             written = await asyncio.get_running_loop().run_in_executor(None, results.write, result, folder)
             with state:
                 state.downloads = self._files.offer(written)
-                state.downloads_title = f"Result at λ = {result.lam:.2f}" + (", refined" if result.refined else "")
+                state.downloads_title = f"λ = {result.lam:.2f}, {result.stage.text}"
         except HyperRegError as error:
             with state:
                 self.tell(str(error))
@@ -306,42 +319,38 @@ class Controller:
     def _changed(self) -> None:
         state = self._state
         if self.logic.state == IDLE:
-            self._forget_figures()
+            self._forget_metrics()
         state.phase = {"idle": IDLE, "running": RUNNING, "live": LIVE}[self.logic.state]
         state.can_save = self.logic.can_keep
-        state.exact = self.logic.is_exact
-        state.exact_lam = -1.0 if self.logic.exact_lam is None else self.logic.exact_lam
-        state.fresh = state.exact and bool(self.logic.metrics) and self._measured_at == self.logic.exact_lam
+        state.solved = self.logic.state == LIVE and self.logic.is_solved
+        state.solved_lam = self.logic.shown.lam if state.solved else -1.0
+        state.fresh = bool(self.logic.metrics)
+        if not state.fresh:
+            state.rows = [{**row, "now": ""} for row in state.rows]
         if state.phase == LIVE:
             state.device_used = DEVICES.get(self._live.device, self._live.device)
-            state.anchors = self._live.anchor_count
         self.tuning.update()
 
     def _ready(self) -> None:
-        self._forget_figures()
+        self._forget_metrics()
         self._current = self._next
         self._logic_ready()
 
     def _progressed(self, fraction: float, text: str) -> None:
         self._state.progress, self._state.progress_text = 100 * fraction, text
 
-    def _field_shown(self, _lam: float, exact: bool) -> None:
-        self._state.exact = exact
-        if not exact:
+    def _field_shown(self, shown: Shown) -> None:
+        if not shown.solved:
             self._preview_at = time.monotonic()
             self._views.set_draft(True)
 
-    def _measured(self, metrics: Mapping[str, Any], lam: float) -> None:
+    def _measured(self, metrics: Mapping[str, Any], _shown: Shown) -> None:
         self._state.rows = metric_rows(metrics)
-        self._measured_at = lam
         self._changed()
 
     def _warned(self, text: str) -> None:
         if text not in self._state.notes:
             self._state.notes = [*self._state.notes, text]
-
-    def _anchored(self) -> None:
-        self._state.anchors = self._live.anchor_count
 
     # Nodes
 
@@ -358,12 +367,11 @@ class Controller:
         if self.logic.state == RUNNING:
             self.logic.cancel()
         self.logic.reset()
-        self._forget_figures()
+        self._forget_metrics()
 
-    def _forget_figures(self) -> None:
+    def _forget_metrics(self) -> None:
         state = self._state
-        state.rows, state.fresh, state.anchors, state.device_used = [], False, 0, ""
-        self._measured_at = None
+        state.rows, state.fresh, state.device_used = [], False, ""
 
     def _place(self, role: str, volume: Volume) -> None:
         """Makes a node of a volume, in the place of the one that had the role."""

@@ -193,7 +193,7 @@ def _places(controls: FusionControls) -> None:
 def _raters(controls: FusionControls) -> None:
     with (
         html.Div(classes="hyperreg-segment-table mt-2"),
-        v.VTable(density="compact", classes="hyperreg-figures hyperreg-fuse-raters"),
+        v.VTable(density="compact", classes="hyperreg-metrics hyperreg-fuse-raters"),
     ):
         with html.Thead(), html.Tr():
             html.Th("Atlas", click=(controls.sort, "['name']"), style="cursor: pointer", title="Sort by name")

@@ -1,4 +1,4 @@
-"""The panel of registration: images, λ, comparison, figures, downloads. Nothing here decides anything."""
+"""The panel of registration: images, λ, comparison, metrics, downloads. Nothing here decides anything."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def fill(controller: Controller) -> None:
     _run(controller)
     _slider(controller)
     _comparison()
-    _figures()
+    _metrics()
     _downloads(controller)
     with v.VExpansionPanels(variant="accordion", classes="mt-3"):
         page_tuning.regions(controller, upload_button)
@@ -60,13 +60,6 @@ def _slider(controller: Controller) -> None:
         with html.Div(classes="d-flex align-baseline"):
             html.Span("λ = {{ Number(lam).toFixed(2) }}", classes="text-h5 font-weight-medium hyperreg-lambda-value")
             html.Span("{{ lam_word }}", classes="text-body-1 ml-3 text-primary flex-grow-1")
-            html.Span(
-                "{{ refined ? 'refined' : exact ? 'exact' : 'preview' }}",
-                v_if="phase === 'live'",
-                classes="text-caption text-medium-emphasis hyperreg-exact",
-                title="While the slider moves the views show an interpolated field; at rest the exact one, or its "
-                "refinement.",
-            )
         v.VSlider(
             v_model=("lam",),
             min=0,
@@ -83,6 +76,7 @@ def _slider(controller: Controller) -> None:
         with html.Div(classes="d-flex justify-space-between text-caption text-medium-emphasis"):
             html.Span("flexible: follows every detail")
             html.Span("rigid: keeps the shape")
+        page_tuning.stage(controller.tuning)
         page_tuning.gamma()
         page_tuning.response(controller.tuning)
 
@@ -113,7 +107,7 @@ def _comparison() -> None:
             html.Span("Moving", classes="text-caption")
 
 
-def _figures() -> None:
+def _metrics() -> None:
     v.VAlert(
         "{{ worse }}",
         v_if=("worse",),
@@ -125,8 +119,7 @@ def _figures() -> None:
     with v.VTable(
         v_if="phase === 'live'",
         density="compact",
-        classes="mt-2 hyperreg-figures",
-        style=("fresh ? '' : 'opacity: 0.5'",),
+        classes="mt-2 hyperreg-metrics",
     ):
         with html.Thead(), html.Tr():
             html.Th("")
@@ -136,7 +129,7 @@ def _figures() -> None:
             with html.Tr(v_for="row in rows", key="row.name", title=("row.hint",)):
                 html.Td("{{ row.name }}")
                 html.Td("{{ row.before }}", classes="text-right text-medium-emphasis")
-                html.Td("{{ row.now }}", classes="text-right font-weight-medium")
+                html.Td("{{ row.now || '…' }}", classes="text-right font-weight-medium")
             with html.Tr(v_if="rows.length === 0"):
                 html.Td("Measuring ...", colspan="3", classes="text-medium-emphasis")
 
@@ -144,7 +137,6 @@ def _figures() -> None:
 def _downloads(controller: Controller) -> None:
     with html.Div(classes="mt-2"):
         with html.Div(classes="d-flex hyperreg-actions"):
-            page_tuning.refine_button(controller.tuning)
             v.VBtn(
                 "Keep this result",
                 variant="tonal",
@@ -162,7 +154,6 @@ def _downloads(controller: Controller) -> None:
                 classes="ml-1 text-none hyperreg-reset",
                 title="Back to both images as they were loaded",
             )
-        page_tuning.refinement(controller.tuning)
         download_links("downloads", "downloads_title", "hyperreg-downloads")
 
 

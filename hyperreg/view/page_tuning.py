@@ -1,4 +1,4 @@
-"""The part of the page beyond λ: γ, the response, refinement, regions, landmarks. Nothing here decides anything."""
+"""The part of the page beyond λ: γ, the response, resolution, regions, landmarks. Nothing here decides anything."""
 
 from __future__ import annotations
 
@@ -10,11 +10,6 @@ from trame.widgets import vuetify3 as v
 from hyperreg.view import parts
 from hyperreg.view.controller import Controller
 from hyperreg.view.tuning import TuningControls
-
-REFINE_TIP = (
-    "Improves the deformation at this λ by optimising it on the two images themselves, on a finer grid. Takes up to "
-    "about a minute on a CPU, seconds on a graphics card. It can be cancelled and undone; moving λ puts it aside."
-)
 
 
 def gamma() -> None:
@@ -57,61 +52,53 @@ def response(tuning: TuningControls) -> None:
         )
 
 
-def refine_button(tuning: TuningControls) -> None:
-    """Begins a refinement; once one is shown, undoes it."""
-    v.VBtn(
-        "Refine",
-        v_if="!refined",
-        variant="tonal",
-        disabled=("!can_refine",),
-        click=tuning.refine,
-        classes="flex-grow-1 mr-2 text-none hyperreg-refine",
-        title=REFINE_TIP,
-    )
-    v.VBtn(
-        "Undo refinement",
-        v_if="refined",
-        variant="tonal",
-        click=tuning.undo_refine,
-        classes="flex-grow-1 mr-2 text-none hyperreg-undo-refine",
-        title="Back to the result before refining",
-    )
-
-
-def refinement(tuning: TuningControls) -> None:
-    """What a refinement does, with progress and cancel; or what became of it."""
-    with html.Div(v_if="refining", classes="mt-2"):
-        with html.Div(classes="d-flex align-center mb-1"):
-            html.Span("{{ refine_text || 'Refining ...' }}", classes="text-body-2 flex-grow-1 text-truncate")
+def stage(tuning: TuningControls) -> None:
+    """How good what is shown is, and what is being computed to make it better."""
+    with html.Div(v_if="phase === 'live'", classes="mt-2"):
+        html.Div("{{ stage_text }}", classes="text-body-2 hyperreg-stage")
+        html.Div("{{ contrast_note }}", v_if="contrast_note", classes="text-caption hyperreg-contrast-note")
+        with html.Div(classes="hyperreg-work", style=("work_text ? '' : 'visibility: hidden'",)):
+            html.Div("{{ work_text }}", classes="text-caption text-medium-emphasis text-truncate")
+            v.VProgressLinear(model_value=("work_progress",), color="primary", height=3, rounded=True)
+        with html.Div(classes="d-flex align-center"):
+            v.VSwitch(
+                v_model=("full_automatically",),
+                label="Full resolution automatically",
+                density="compact",
+                hide_details=True,
+                color="primary",
+                classes="flex-grow-1 hyperreg-full-automatically",
+                title="After the quick results each λ is computed once more on all voxels, the shown one first.",
+            )
             v.VBtn(
-                "Cancel",
+                "Stop",
+                v_if="full_running",
                 size="small",
                 variant="tonal",
-                click=tuning.cancel_refine,
-                classes="text-none hyperreg-cancel-refine",
+                click=tuning.stop_full,
+                classes="text-none hyperreg-stop-full",
+                title="Gives full resolution up. What is shown stays; it can be asked for again.",
             )
-        v.VProgressLinear(model_value=("refine_progress",), color="primary", height=8, rounded=True)
-    with html.Div(v_if="refine_note && !refining", classes="d-flex align-center mt-1"):
-        html.Span("{{ refine_note }}", classes="text-caption flex-grow-1 hyperreg-refine-note")
-        v.VBtn(
-            "Show it",
-            v_if="can_redo",
-            variant="text",
-            size="small",
-            click=tuning.redo_refine,
-            classes="text-none hyperreg-redo-refine",
-            title="Shows the refinement again, at its λ; nothing is computed anew",
-        )
+            v.VBtn(
+                "Full resolution now",
+                v_if="can_request_full && !full_running",
+                size="small",
+                variant="tonal",
+                click=tuning.request_full,
+                classes="text-none hyperreg-full-now",
+                title="Computes the result at this λ once more on all voxels.",
+            )
 
 
 def contrast() -> None:
-    """What a refinement takes the images for."""
+    """What a registration takes the images for."""
     v.VSelect(
         v_model=("contrast",),
         items=("contrasts",),
-        label="Contrasts, for Refine",
+        label="Contrast of the images",
         density="compact",
-        title="Whether both images show tissues alike. Across contrasts the deformation is kept smoother.",
+        title="Whether both images show tissues alike. Across contrasts the deformation is kept smoother. Takes effect "
+        "with the next Register.",
         classes="hyperreg-contrast",
     )
 

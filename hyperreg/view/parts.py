@@ -80,7 +80,7 @@ def run_button(
 
 def structures(state: str, spread: str, spread_tip: str) -> None:
     """The table of structures with their volumes, and the spread of these. state: as for `run_button`."""
-    with html.Div(classes="hyperreg-segment-table mt-2"), v.VTable(density="compact", classes="hyperreg-figures"):
+    with html.Div(classes="hyperreg-segment-table mt-2"), v.VTable(density="compact", classes="hyperreg-metrics"):
         with html.Thead(), html.Tr():
             html.Th("Structure")
             html.Th("ml", classes="text-right")

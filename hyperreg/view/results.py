@@ -18,6 +18,7 @@ from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.transform_files import write_transform
 from hyperreg.imaging.volume import Volume
 from hyperreg.registration.catalogue import find_model
+from hyperreg.registration.stages import Stage
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,11 +26,11 @@ class Result:
     """Everything that is needed to write one result, taken at one moment.
 
     transform: fixed to moving RAS; inverse: moving to fixed RAS. metrics: of what is shown, or empty.
-    refined: whether it was refined; settings: what was set besides λ, in words.
+    stage: how far the field was improved; settings: what was set besides λ, in words.
     """
 
     lam: float
-    refined: bool
+    stage: Stage
     settings: str
     fixed: Volume
     moving: Volume
@@ -45,7 +46,7 @@ class Result:
 
 def write(result: Result, folder: Path) -> list[tuple[str, Path]]:
     """Writes the files into `folder`; returns (title, path) of each. Raises FileError if one cannot be written."""
-    at = f"lambda-{result.lam:.3f}" + ("-refined" if result.refined else "")
+    at = f"lambda-{result.lam:.3f}-{result.stage.name}"
     grid = result.fixed.grid
     files = [
         ("Registered moving image", folder / f"registered_{at}.nii.gz"),
@@ -72,7 +73,7 @@ def _report(result: Result, files: list[tuple[str, Path]]) -> dict[str, Any]:
     before = metrics.get("dice_before") or {}
     return {
         "lambda": result.lam,
-        "refined": result.refined,
+        "stage": result.stage.describe(),
         "settings": result.settings,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "fixed": _describe(result.fixed),

@@ -6,6 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from hyperreg.registration import catalogue
+
+# Where the slider begins, everywhere.
+DEFAULT_LAMBDA = catalogue.NONE.default_lambda
+
 IDLE, RUNNING, LIVE = "idle", "running", "live"
 FADE, CHECKERBOARD, SIDE_BY_SIDE = "fade", "checkerboard", "sideBySide"
 MODES = (FADE, CHECKERBOARD, SIDE_BY_SIDE)
@@ -27,12 +32,16 @@ class PageState:
     """Names and first values of the shared state.
 
     panel: which one is shown. phase: IDLE, RUNNING or LIVE. lam_word: λ in words.
-    exact: whether the views show the exact field (else a preview).
-    exact_lam: the λ of that exact field, -1 for none; the browser's own lam may be ahead of the views.
-    rows: the metrics, see `metric_rows`; fresh: whether they belong to what is shown. downloads: {title, name, url}.
+    solved: whether the views show a field computed for exactly the logic's λ (else a preview).
+    solved_lam: the λ of that field, -1 for none; the browser's own lam may be ahead of the views.
+    stage_text: how good what is shown is, in words. work_text: what is being computed, in words, or "".
+    full_running: whether that is full resolution. can_request_full: whether full resolution has to be asked for.
+    rows: the metrics, see `metric_rows`; fresh: whether there are any of what is shown; else "now" is blank.
+    downloads: {title, name, url}.
     uploading: the role whose file is on its way, or "". models, devices, alignments, contrasts: {title, value} to
     choose from. landmarks_note: how many pairs of landmarks there are, or what is missing.
-    refine_note: what became of the refinement. worse: why what is shown is worse than the linear alignment, or "".
+    contrast_note: what the user should know of how the pair is registered.
+    worse: why what is shown is worse than the linear alignment, or "".
     suggested: a λ as text, or "". regions: {key, name, colour, own, lam}, one per label; own: whether it has its own λ.
     """
 
@@ -48,23 +57,22 @@ class PageState:
     uploading: str = ""
     progress: float = 0.0
     progress_text: str = ""
-    lam: float = 0.3
+    lam: float = DEFAULT_LAMBDA
     lam_word: str = ""
-    exact: bool = False
-    exact_lam: float = -1.0
-    anchors: int = 0
+    solved: bool = False
+    solved_lam: float = -1.0
+    stage_text: str = ""
+    work_text: str = ""
+    work_progress: float = 0.0
+    full_automatically: bool = True
+    full_running: bool = False
+    can_request_full: bool = False
     rows: list[dict[str, str]] = field(default_factory=list)
     fresh: bool = False
     has_gamma: bool = False
     gamma: float = 0.5
     gamma_hint: str = ""
-    refining: bool = False
-    refine_progress: float = 0.0
-    refine_text: str = ""
-    refined: bool = False
-    can_refine: bool = False
-    can_redo: bool = False
-    refine_note: str = ""
+    contrast_note: str = ""
     worse: str = ""
     response_svg: str = ""
     suggested: str = ""
@@ -167,7 +175,7 @@ class FusionState:
     fuse_methods: list[dict[str, str]] = field(default_factory=list)
     fuse_method: str = "local"
     fuse_method_hint: str = ""
-    fuse_lam: float = 0.3
+    fuse_lam: float = DEFAULT_LAMBDA
     fuse_refine: bool = False
     fuse_select: int = 0
     fuse_missing: str = ""
@@ -196,7 +204,7 @@ def word(lam: float) -> str:
 
 
 def metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The table of figures: name, before (linear alignment alone), now, hint."""
+    """The table of metrics: name, before (linear alignment alone), now, hint."""
     rows = [
         _row(
             "Similarity",

@@ -1,4 +1,4 @@
-"""What the page offers beyond λ: refinement, response, γ, regions, landmarks; between its state and the logic."""
+"""What the page offers beyond λ: resolution, response, γ, regions, landmarks; between its state and the logic."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from hyperreg.view.state import LIVE
 # A suggested λ this near is the one that is set.
 SAME_ON_SCREEN = 0.005
 CONTRAST_TITLES = {
-    contrast.AUTOMATIC: "Automatic",
+    contrast.AUTOMATIC: "Told from the images",
     contrast.SAME: "The same in both images",
     contrast.DIFFERENT: "Different (T1 and T2, CT and MRI)",
 }
 
 
 class TuningControls:
-    """The controller's part for refinement, response, γ, regions and landmarks.
+    """The controller's part for resolution, response, γ, regions and landmarks.
 
     state: the shared state. logic: the `RegistrationLogic`. move_lambda(lam): moves the slider. tell(text): an error.
     """
@@ -52,24 +52,23 @@ class TuningControls:
         self._node: Any = None
         self._gamma_wanted: float | None = None
         self._drawn: tuple[Any, ...] = ()
-        logic.on_refine_progress = self._refine_progressed
+        logic.on_work = self._worked
         logic.on_response = self.update
 
     # The user's actions
 
-    def refine(self) -> None:
-        self._try(lambda: self._logic.refine(self._state.contrast))
+    def set_full_automatically(self, on: Any) -> None:
+        """Whether full resolution comes by itself, or only when asked for."""
+        if isinstance(on, bool):
+            self._try(lambda: self._logic.set_full_automatically(on))
 
-    def cancel_refine(self) -> None:
-        self._try(self._logic.cancel_refine)
+    def request_full(self) -> None:
+        """Full resolution at the λ that is shown."""
+        self._try(self._logic.request_full)
 
-    def undo_refine(self) -> None:
-        self._try(self._logic.undo_refine)
-
-    def redo_refine(self) -> None:
-        """Shows the refinement that was put aside; the slider goes to its λ."""
-        self._try(self._logic.redo_refine)
-        self._move_lambda(self._logic.lam)
+    def stop_full(self) -> None:
+        """Gives full resolution up; what is shown stays."""
+        self._try(self._logic.cancel_full)
 
     def use_suggested(self) -> None:
         if self._logic.suggestion is not None:
@@ -98,7 +97,8 @@ class TuningControls:
         self._gamma_wanted = float(gamma)
 
     def step(self) -> None:
-        """Takes the newest γ. Raises HyperRegError."""
+        """Takes the newest γ, and says what is being computed. Raises HyperRegError."""
+        self._show_work()
         if self._gamma_wanted is not None:
             gamma, self._gamma_wanted = self._gamma_wanted, None
             self._logic.set_hyperparameter("gamma", gamma)
@@ -181,11 +181,10 @@ class TuningControls:
         """Shows what can be done, and the response with the slider in it."""
         state, logic = self._state, self._logic
         suggestion = logic.suggestion
-        state.refining, state.refined = logic.refining, logic.refined
-        state.can_refine, state.can_redo = logic.can_refine, logic.can_redo
-        if not logic.refining:
-            state.refine_progress, state.refine_text = 0.0, ""
-        state.refine_note = self._note()
+        state.stage_text = logic.stage_text if state.phase == LIVE else ""
+        state.contrast_note = logic.registration.note if state.phase == LIVE else ""
+        state.full_automatically, state.can_request_full = logic.full_automatically, logic.can_request_full
+        self._show_work()
         state.landmarks_note = logic.landmarks_note
         state.worse = logic.warning if state.phase == LIVE else ""
         state.suggested = "" if suggestion is None else f"{suggestion.lam:.2f}"
@@ -196,16 +195,17 @@ class TuningControls:
             self._drawn = drawn
             state.response_svg = chart.svg(logic.response, suggestion, logic.lam)
 
-    def _note(self) -> str:
-        logic = self._logic
-        if logic.refined:
-            return str(logic.refine_message) or "This is the refined result."
-        if logic.can_redo:
-            return f"The refinement of λ = {logic.registration.refinement.lam:.2f} is put aside."
-        return ""
+    def _show_work(self) -> None:
+        """Nobody tells when a field begins to be computed, or that nothing is left to do: this looks."""
+        text = self._logic.work_text
+        if text != self._state.work_text:
+            self._state.work_text, self._state.work_progress = text, 0.0
+        running = self._logic.registration.working_at if text else None
+        self._state.full_running = running is not None and running[1] is self._logic.registration.stages[-1]
 
-    def _refine_progressed(self, fraction: float, text: str) -> None:
-        self._state.refine_progress, self._state.refine_text = 100 * fraction, text
+    def _worked(self, fraction: float, _text: str) -> None:
+        self._show_work()
+        self._state.work_progress = 100 * fraction
 
     def _try(self, action: Callable[[], None]) -> None:
         self._state.error = ""
