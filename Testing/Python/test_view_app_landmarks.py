@@ -89,7 +89,7 @@ def test_what_cannot_be_used_is_refused_and_changes_nothing(app: App, tmp_path: 
     assert "'broken.mrk.json' is not a point list" in state.error
     assert str(tmp_path) not in state.error
     assert state.fixed_points_name == ""
-    app.controller._remove("fixed")
+    app.controller.pair.remove("fixed")
     with pytest.raises(InputError, match="Load the image first"):
         upload(app, "fixed_points", point_list(tmp_path / "fixed.mrk.json", np.zeros((2, 3))))
     assert app.controller.tuning._points["fixed_points"] is None

@@ -119,7 +119,8 @@ def test_the_files_are_those_of_the_stage_that_is_shown(app, pair) -> None:
     full = _full_of(app.live)
     happen(app, lambda: app.live._show(full))
     asyncio.get_event_loop().run_until_complete(app.controller.save())
-    assert app.server.state.downloads_title == "λ = 0.30, Full resolution (1 mm)"
+    images = f"{pair.moving.name} on {pair.fixed.name}"
+    assert app.server.state.downloads_title == f"{images}, λ = 0.30, Full resolution (1 mm)"
     names = {entry["title"]: entry for entry in app.server.state.downloads}
     assert all("lambda-0.300-full" in entry["name"] for entry in names.values())
     report = json.loads(app.files.find(names["Report"]["url"].split("/")[1]).path.read_text())
@@ -195,7 +196,13 @@ def test_regions_of_the_fixed_label_map(app, pair) -> None:
     assert [row["key"] for row in state.regions] == [str(value) for value in values]
     assert [row["name"] for row in state.regions] == [LABEL_NAMES[value].capitalize() for value in values]
     assert not any(row["own"] for row in state.regions)
+    assert len({row["colour"] for row in state.regions}) == len(values)
+    bare = coloured(app)
+    assert bare.sum() == 0, "no region has a λ of its own yet"
     tuning.set_region(str(values[1]), True, None)
+    outline = coloured(app)
+    assert outline.sum() > 30, "its outline is drawn"
+    assert outline.mean() < 0.05, "and nothing but the outline"
     tuning.set_region(str(values[1]), True, 0.9)
     labels, lambdas = app.live.regions
     assert lambdas == {values[1]: 0.9}
@@ -212,6 +219,13 @@ def test_regions_of_the_fixed_label_map(app, pair) -> None:
     tuning.set_region(str(values[1]), True, 0.9)
     tuning.remove_regions()
     assert (app.live.regions, state.regions) == ((None, {}), [])
+    assert coloured(app).sum() == 0
+
+
+def coloured(app) -> np.ndarray:
+    """(SIZE, SIZE): where the axial view is not grey."""
+    channels = picture(app, channels=True)
+    return np.ptp(channels[20:-20, 20:-20], axis=-1) > 60
 
 
 def test_a_label_map_for_regions_is_uploaded_without_ending_the_registration(app, pair, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import os
@@ -108,9 +109,50 @@ def test_the_checkerboard_and_both_volumes_side_by_side(page: Page):
     page.page.click(".hyperreg-mode-checkerboard")
     page.until(lambda: np.abs(page.picture() - fade).mean() > 1.0, "the checkerboard")
     page.page.click(".hyperreg-mode-sideBySide")
-    page.until(lambda: page.page.locator(".layout-grid-item img").count() == 6, "six views")
+    page.until(lambda: page.page.locator(".layout-grid-item img").count() == 4, "two planes of both volumes")
+    page.page.click(".hyperreg-plane-sagittal")
+    page.until(lambda: "Sagittal" in page.page.inner_text(".hyperreg-grid"), "another plane")
+    assert "Coronal" not in page.page.inner_text(".hyperreg-grid")
+    page.page.click(".hyperreg-plane-coronal")
     page.page.click(".hyperreg-mode-fade")
     page.until(lambda: page.page.locator(".layout-grid-item img").count() == 3, "three views")
+
+
+@pytest.mark.parametrize(("width", "height"), [(1440, 900), (1024, 700)])
+def test_what_matters_is_in_sight_whatever_runs(page: Page, width: int, height: int):
+    page.page.set_viewport_size({"width": width, "height": height})
+    page.register()
+    page.until(lambda: bool(page.state("can_save")), "a result")
+    for name in (".hyperreg-save", ".hyperreg-reset", ".hyperreg-state", ".hyperreg-lambda-slider", ".hyperreg-stage"):
+        box = page.page.locator(name).bounding_box()
+        assert box["x"] >= 0, name
+        assert box["x"] + box["width"] <= width, name
+        assert box["y"] + box["height"] <= height, name
+    views = [view.bounding_box() for view in page.page.locator(".layout-grid-item img").all()]
+    assert min(min(box["width"], box["height"]) for box in views) > 200
+    page.page.keyboard.press("?")
+    page.page.wait_for_selector(".hyperreg-help-text")
+    page.page.keyboard.press("Escape")
+    page.until(lambda: not page.state("help"), "the end of the help")
+
+
+def test_the_mouse_reads_values_and_a_file_is_dropped(page: Page, folder: Path):
+    view = page.page.locator(".layout-grid-item img").first.bounding_box()
+    page.page.mouse.move(view["x"] + view["width"] / 2, view["y"] + view["height"] / 2)
+    page.until(lambda: "Fixed" in page.state("probe") and "mm" in page.state("probe"), "what lies under the mouse")
+    assert page.state("probe") in page.page.inner_text(".hyperreg-probe")
+    data = base64.b64encode((folder / "moving.nii.gz").read_bytes()).decode()
+    page.page.evaluate(
+        """data => {
+            const bytes = Uint8Array.from(atob(data), letter => letter.charCodeAt(0));
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([bytes], "dropped.nii.gz"));
+            document.querySelector(".hyperreg-drop-moving").dispatchEvent(
+                new DragEvent("drop", {dataTransfer: transfer, bubbles: true, cancelable: true}));
+        }""",
+        data,
+    )
+    page.until(lambda: page.page.inner_text(".hyperreg-moving-name") == "dropped.nii.gz", "the dropped file")
 
 
 def test_full_resolution_when_asked_for_and_a_click_into_the_response(page: Page):

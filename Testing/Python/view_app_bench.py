@@ -89,8 +89,8 @@ def register(app: App) -> None:
     app.controller.step()
 
 
-def picture(app: App, name: str = "Red") -> np.ndarray:
-    """(SIZE, SIZE) grey values of a view, as at rest."""
+def picture(app: App, name: str = "Red", *, channels: bool = False) -> np.ndarray:
+    """(SIZE, SIZE) grey values of a view, as at rest; channels: (SIZE, SIZE, 3) red, green and blue instead."""
     app.views.set_draft(False)
     window = app.views.view(name).render_window()
     window.Render()
@@ -99,4 +99,4 @@ def picture(app: App, name: str = "Red") -> np.ndarray:
     grab.ReadFrontBufferOff()
     grab.Update()
     scalars = vtk_to_numpy(grab.GetOutput().GetPointData().GetScalars()).reshape(SIZE, SIZE, -1)
-    return scalars[..., 0].astype(float)
+    return scalars[..., :3].astype(float) if channels else scalars[..., 0].astype(float)

@@ -7,15 +7,16 @@ from collections.abc import Callable
 from trame.widgets import html
 from trame.widgets import vuetify3 as v
 
-from hyperreg.view import parts
+from hyperreg.view import chart, parts
 from hyperreg.view.controller import Controller
+from hyperreg.view.parts import section
 from hyperreg.view.tuning import TuningControls
 
 
 def gamma() -> None:
-    """The slider of a model's second hyperparameter."""
+    """The slider of a model's second hyperparameter, by its plain title."""
     with html.Div(v_if="has_gamma", classes="d-flex align-center mt-1", title=("gamma_hint",)):
-        html.Span("γ = {{ Number(gamma).toFixed(2) }}", classes="text-body-2 mr-2")
+        html.Span("{{ gamma_title }} = {{ Number(gamma).toFixed(2) }}", classes="text-body-2 mr-2")
         v.VSlider(
             v_model=("gamma",),
             min=0,
@@ -24,70 +25,58 @@ def gamma() -> None:
             density="compact",
             hide_details=True,
             classes="hyperreg-gamma",
-            aria_label="γ: how much known structures count",
+            aria_label=("gamma_title",),
         )
 
 
 def response(tuning: TuningControls) -> None:
     """What every λ would give, and the suggested one."""
-    with html.Div(v_if="phase === 'live'"):
-        html.Div(
-            v_html=("response_svg",),
-            click=(
-                tuning.click_response,
-                "[$event.clientX - $event.currentTarget.getBoundingClientRect().x]",
-            ),
-            classes="hyperreg-response",
-            title="What every λ would give on this pair. Click to move λ there. Orange: the suggested λ.",
+    with section("response", "What every λ would give", "hyperreg-response-section"):
+        html.Div("Measured after Register.", v_if="phase !== 'live'", classes="text-caption text-medium-emphasis")
+        with html.Div(v_if="phase === 'live'"):
+            html.Div(
+                v_html=("response_svg",),
+                # In the picture's own pixels, however wide it is drawn.
+                click=(
+                    tuning.click_response,
+                    f"[$event.offsetX * {chart.WIDTH} / $event.currentTarget.clientWidth]",
+                ),
+                classes="hyperreg-response",
+                title="Click to move λ there. Orange: the suggested λ.",
+            )
+            v.VBtn(
+                "{{ suggested ? 'Use suggested λ = ' + suggested : 'A λ is suggested once all is measured' }}",
+                block=True,
+                size="small",
+                variant="tonal",
+                disabled=("!suggested || suggestion_taken",),
+                click=tuning.use_suggested,
+                title=("suggestion_reason",),
+                classes="hyperreg-use-suggested",
+            )
+
+
+def resolution(tuning: TuningControls) -> None:
+    """Whether full resolution comes by itself, or is asked for."""
+    with html.Div(v_if="phase === 'live'", classes="d-flex align-center"):
+        v.VSwitch(
+            v_model=("full_automatically",),
+            label="Full resolution automatically",
+            density="compact",
+            hide_details=True,
+            color="primary",
+            classes="flex-grow-1 hyperreg-full-automatically",
+            title="After the quick results each λ is computed once more on all voxels, the shown one first.",
         )
         v.VBtn(
-            "{{ suggested ? 'Use suggested λ = ' + suggested : 'A λ is suggested once all is measured' }}",
-            block=True,
+            "Full resolution now",
+            v_if="can_request_full && !full_running",
             size="small",
             variant="tonal",
-            disabled=("!suggested || suggestion_taken",),
-            click=tuning.use_suggested,
-            title=("suggestion_reason",),
-            classes="text-none hyperreg-use-suggested",
+            click=tuning.request_full,
+            classes="hyperreg-full-now",
+            title="Computes the result at this λ once more on all voxels.",
         )
-
-
-def stage(tuning: TuningControls) -> None:
-    """How good what is shown is, and what is being computed to make it better."""
-    with html.Div(v_if="phase === 'live'", classes="mt-2"):
-        html.Div("{{ stage_text }}", classes="text-body-2 hyperreg-stage")
-        html.Div("{{ contrast_note }}", v_if="contrast_note", classes="text-caption hyperreg-contrast-note")
-        with html.Div(classes="hyperreg-work", style=("work_text ? '' : 'visibility: hidden'",)):
-            html.Div("{{ work_text }}", classes="text-caption text-medium-emphasis text-truncate")
-            v.VProgressLinear(model_value=("work_progress",), color="primary", height=3, rounded=True)
-        with html.Div(classes="d-flex align-center"):
-            v.VSwitch(
-                v_model=("full_automatically",),
-                label="Full resolution automatically",
-                density="compact",
-                hide_details=True,
-                color="primary",
-                classes="flex-grow-1 hyperreg-full-automatically",
-                title="After the quick results each λ is computed once more on all voxels, the shown one first.",
-            )
-            v.VBtn(
-                "Stop",
-                v_if="full_running",
-                size="small",
-                variant="tonal",
-                click=tuning.stop_full,
-                classes="text-none hyperreg-stop-full",
-                title="Gives full resolution up. What is shown stays; it can be asked for again.",
-            )
-            v.VBtn(
-                "Full resolution now",
-                v_if="can_request_full && !full_running",
-                size="small",
-                variant="tonal",
-                click=tuning.request_full,
-                classes="text-none hyperreg-full-now",
-                title="Computes the result at this λ once more on all voxels.",
-            )
 
 
 def contrast() -> None:
@@ -97,8 +86,7 @@ def contrast() -> None:
         items=("contrasts",),
         label="Contrast of the images",
         density="compact",
-        title="Whether both images show tissues alike. Across contrasts the deformation is kept smoother. Takes effect "
-        "with the next Register.",
+        title="Whether both images show tissues alike. Across contrasts the deformation is kept smoother.",
         classes="hyperreg-contrast",
     )
 
@@ -127,10 +115,7 @@ def landmarks(tuning: TuningControls) -> None:
 def regions(controller: Controller, upload_button: Callable[[str, str], None]) -> None:
     """Segments with a λ of their own, folded away."""
     tuning = controller.tuning
-    with (
-        v.VExpansionPanel(title="Regions with their own λ", elevation=0, classes="hyperreg-regions"),
-        v.VExpansionPanelText(),
-    ):
+    with section("regions", "Regions with their own λ", "hyperreg-regions"):
         html.Div(
             "Segments of the fixed image can have a λ of their own, such as stiff bone beside soft tissue. "
             "Everything else follows the slider.",
@@ -155,7 +140,7 @@ def regions(controller: Controller, upload_button: Callable[[str, str], None]) -
             variant="tonal",
             block=True,
             click=controller.use_fixed_labels,
-            classes="text-none hyperreg-use-fixed-labels",
+            classes="hyperreg-use-fixed-labels",
         )
         with html.Div(v_for="region in regions", key="region.key", classes="d-flex align-center hyperreg-region"):
             v.VCheckboxBtn(

@@ -14,6 +14,9 @@ DEFAULT_LAMBDA = catalogue.NONE.default_lambda
 IDLE, RUNNING, LIVE = "idle", "running", "live"
 FADE, CHECKERBOARD, SIDE_BY_SIDE = "fade", "checkerboard", "sideBySide"
 MODES = (FADE, CHECKERBOARD, SIDE_BY_SIDE)
+IMAGE_ROLES = ("fixed", "moving")
+# That can stand below the axial one, side by side.
+PLANES = ("Coronal", "Sagittal")
 
 # Modality of models: no matter which. How strong segments cover the image at first.
 ANY = "any"
@@ -42,6 +45,9 @@ class PageState:
     choose from. landmarks_note: how many pairs of landmarks there are, or what is missing.
     contrast_note: what the user should know of how the pair is registered.
     worse: why what is shown is worse than the linear alignment, or "".
+    sections: those of the registration panel that are unfolded. overlap_note: that the images do not overlap, or "".
+    centred: whether their centres were aligned. probe: what lies under the mouse. windows: {title, value} to choose
+    from. lines, in_3d, second_plane, help: what the views' toolbar has switched on.
     suggested: a λ as text, or "". regions: {key, name, colour, own, lam}, one per label; own: whether it has its own λ.
     """
 
@@ -71,6 +77,7 @@ class PageState:
     fresh: bool = False
     has_gamma: bool = False
     gamma: float = 0.5
+    gamma_title: str = ""
     gamma_hint: str = ""
     contrast_note: str = ""
     worse: str = ""
@@ -87,6 +94,15 @@ class PageState:
     contrast: str = "auto"
     mode: str = "fade"
     fade: float = 0.5
+    sections: list[str] = field(default_factory=lambda: ["measures", "response"])
+    overlap_note: str = ""
+    centred: bool = False
+    probe: str = ""
+    windows: list[dict[str, str]] = field(default_factory=list)
+    lines: bool = False
+    in_3d: bool = False
+    second_plane: str = PLANES[0]
+    help: bool = False
     saving: bool = False
     can_save: bool = False
     downloads: list[dict[str, str]] = field(default_factory=list)
@@ -113,7 +129,9 @@ class SegmentationState:
     segment_source: the path of a model on the computer that the app runs on, as typed.
     segment_adding: the file of a model that is being added, or ""; segment_new_licence: its licence, to be accepted.
     segment_sliders: {name, title, hint, value}, one per hyperparameter of the model.
-    segment_rows: {name, colour, volume, spread}. segment_place: which doubtful region is shown, in words.
+    segment_rows: {key, shown, name, colour, volume, spread}, one per segment; segment_current: whether they are of the
+    image that is shown. segment_sections: those that are unfolded.
+    segment_place: which doubtful region is shown, in words.
     """
 
     segment_phase: str = IDLE
@@ -142,7 +160,9 @@ class SegmentationState:
     segment_progress: float = 0.0
     segment_text: str = ""
     segment_summary: str = ""
-    segment_rows: list[dict[str, str]] = field(default_factory=list)
+    segment_rows: list[dict[str, Any]] = field(default_factory=list)
+    segment_current: bool = False
+    segment_sections: list[str] = field(default_factory=list)
     segment_opacity: float = OPACITY
     segment_map: bool = False
     segment_place: str = ""
@@ -162,7 +182,8 @@ class FusionState:
     fuse_news: {name, text, percent, used}, how far each atlas is while it runs. fuse_early: which early answer is
     shown, in words, or "". fuse_plot, fuse_early_plot: weights and data parameters, SVG.
     fuse_raters: {name, state, weight, share, dice, sensitivity, specificity, similarity, note}, texts but for share,
-    0 to 100. fuse_rows: {name, colour, volume, spread}. fuse_place: which disagreement is shown, in words.
+    0 to 100. fuse_rows, fuse_current: as `segment_rows`, `segment_current`.
+    fuse_place: which disagreement is shown, in words.
     """
 
     fuse_phase: str = IDLE
@@ -188,7 +209,8 @@ class FusionState:
     fuse_summary: str = ""
     fuse_raters: list[dict[str, Any]] = field(default_factory=list)
     fuse_sort: str = ""
-    fuse_rows: list[dict[str, str]] = field(default_factory=list)
+    fuse_rows: list[dict[str, Any]] = field(default_factory=list)
+    fuse_current: bool = False
     fuse_opacity: float = OPACITY
     fuse_map: bool = False
     fuse_place: str = ""

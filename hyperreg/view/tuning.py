@@ -15,10 +15,12 @@ from hyperreg.errors import HyperRegError, InputError, WeightsError
 from hyperreg.imaging.volume import Volume
 from hyperreg.registration import contrast
 from hyperreg.registration.catalogue import find_model
-from hyperreg.view import chart, mrml
+from hyperreg.view import chart, mrml, outlines
 from hyperreg.view.loading import POINTS
 from hyperreg.view.state import LIVE
 
+# As in the page: the fixed image's cyan, the moving one's orange.
+POINT_COLOURS = {"fixed_points": (0.2, 0.9, 1.0), "moving_points": (1.0, 0.6, 0.1)}
 # A suggested λ this near is the one that is set.
 SAME_ON_SCREEN = 0.005
 CONTRAST_TITLES = {
@@ -32,6 +34,7 @@ class TuningControls:
     """The controller's part for resolution, response, γ, regions and landmarks.
 
     state: the shared state. logic: the `RegistrationLogic`. move_lambda(lam): moves the slider. tell(text): an error.
+    show_outlines(id): draws the outlines of a label map, None for none.
     """
 
     def __init__(
@@ -41,7 +44,9 @@ class TuningControls:
         logic: Any,
         move_lambda: Callable[[float], None],
         tell: Callable[[str], None],
+        show_outlines: Callable[[str | None], None],
     ) -> None:
+        self._show_outlines = show_outlines
         self._state, self._scene, self._logic = state, scene, logic
         self._move_lambda, self._tell = move_lambda, tell
         self._regions_module = mrml.slicer_module("Regions")
@@ -49,7 +54,9 @@ class TuningControls:
         self._points_kind = mrml.slicer_module("Landmarks").NODE_TYPE
         self._points: dict[str, Any] = dict.fromkeys(POINTS)
         state.contrasts = [{"title": title, "value": name} for name, title in CONTRAST_TITLES.items()]
+        # The regions' label map and its colours.
         self._node: Any = None
+        self._colours: Any = None
         self._gamma_wanted: float | None = None
         self._drawn: tuple[Any, ...] = ()
         logic.on_work = self._worked
@@ -86,7 +93,7 @@ class TuningControls:
         state = self._state
         state.has_gamma = gamma is not None
         if gamma is not None:
-            state.gamma, state.gamma_hint = gamma.default, f"{gamma.title}. {gamma.description}".strip()
+            state.gamma, state.gamma_title, state.gamma_hint = gamma.default, gamma.title, gamma.description
             self.ask_gamma(gamma.default)
 
     def ask_gamma(self, gamma: Any) -> None:
@@ -113,17 +120,20 @@ class TuningControls:
         self._geometry.volume_to_node(volume, node)
         node.CreateDefaultDisplayNodes()
         node.GetDisplayNode().SetVisibility(False)
+        labels = [int(label) for label in np.unique(volume.array) if label > 0]
+        self._colours = outlines.give_colours(node, labels, names or {})
+        self._node = node
         try:
             found = self._regions_module.regions_of(node)
         except InputError:
-            self._scene.RemoveNode(node)
+            self.remove_regions()
             raise
-        self._node = node
+        self._show_outlines(node.GetID())
         self._state.regions_name = volume.name
         self._state.regions = [
             {
                 "key": region.key,
-                "name": (names or {}).get(region.label, region.name),
+                "name": region.name,
                 "colour": _hex(region.colour),
                 "own": False,
                 "lam": None,
@@ -135,11 +145,19 @@ class TuningControls:
         """Measures by landmarks of one of the images. role: one of POINTS; points: (P, 3), RAS mm."""
         self._drop_points(role)
         node = self._scene.AddNewNodeByClass(self._points_kind, name)
-        for point in points:
-            node.AddControlPoint(point.tolist())
+        for number, point in enumerate(points, 1):
+            node.AddControlPoint(point.tolist(), str(number))
+        _mark(node, POINT_COLOURS[role])
         self._points[role] = node
         setattr(self._state, f"{role}_name", name)
         self._measure_by_points()
+
+    def put_moving_points_under(self, transform_id: str | None) -> None:
+        """The moving image was moved as a whole, or put back: its points go with it."""
+        node = self._points["moving_points"]
+        if node is not None and node.GetTransformNodeID() != transform_id and self._state.phase != LIVE:
+            node.SetAndObserveTransformNodeID(transform_id)
+            self._measure_by_points()
 
     def remove_points(self, role: str) -> None:
         """Forgets the landmarks of one of the images; harmless if there are none."""
@@ -160,9 +178,13 @@ class TuningControls:
         """Everything follows the slider again; the label map is forgotten."""
         self._state.regions, self._state.regions_name = [], ""
         node, self._node = self._node, None
+        colours, self._colours = self._colours, None
         if node is not None:
+            self._show_outlines(None)
             self._logic.set_regions(None, {})
             self._scene.RemoveNode(node)
+        if colours is not None:
+            self._scene.RemoveNode(colours)
 
     def set_region(self, key: Any, own: Any, lam: Any) -> None:
         """A segment was given a λ of its own, or left to the slider; lam None: begins where the slider is."""
@@ -173,6 +195,7 @@ class TuningControls:
         rows = [{**row, "own": own, "lam": float(lam)} if row["key"] == key else row for row in self._state.regions]
         self._state.regions = rows
         lambdas = {row["key"]: row["lam"] for row in rows if row["own"]}
+        outlines.draw_only(self._colours, {int(other) for other in lambdas})
         self._try(lambda: self._logic.set_regions(self._node, lambdas))
 
     # What the logic says
@@ -214,6 +237,19 @@ class TuningControls:
         except HyperRegError as error:
             self._tell(str(error))
         self.update()
+
+
+def _mark(node: Any, colour: tuple[float, float, float]) -> None:
+    """Draws points in one colour, each with its number; nobody moves them by accident."""
+    node.SetLocked(True)
+    node.CreateDefaultDisplayNodes()
+    display = node.GetDisplayNode()
+    display.SetSelectedColor(*colour)
+    display.SetColor(*colour)
+    display.SetPropertiesLabelVisibility(False)
+    display.SetPointLabelsVisibility(True)
+    display.SetGlyphScale(2.0)
+    display.SetTextScale(3.0)
 
 
 def _declared_gamma(model: Any) -> Hyperparameter | None:
