@@ -242,6 +242,8 @@ def test_an_early_answer_replaces_the_view_until_it_is_kept_or_given_up(app: App
     state = app.server.state
     scene = app.slicer_app.scene
     fuse(app, learned=learned(100))
+    app.fusion.go_to_segment(state.fuse_rows[0]["key"])
+    app.views.hide_crosshair()
     result, before, plot = app.fusion._node, coloured(app), state.fuse_plot
     assert "50.0 %" in plot
     state.fuse_method = "dp"

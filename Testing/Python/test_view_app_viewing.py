@@ -96,9 +96,13 @@ def test_images_apart_are_said_and_their_centres_aligned(back: App, pair: Phanto
     open_own(back, tmp_path, fixed, moving)
     apart = np.linalg.norm(fixed.grid.centre - moving.grid.centre)
     assert f"{apart:.0f} mm apart" in state.overlap_note
+    back.controller.set_fade(0.0)
+    alone = picture(back)
     back.controller.set_fade(1.0)
-    assert picture(back).mean() < 5
+    np.testing.assert_array_equal(picture(back), alone)  # nothing of the moving image is in sight
     back.controller.align_centres()
+    back.controller.set_fade(1.0)
+    assert np.abs(picture(back) - alone).mean() > 3
     assert (state.overlap_note, state.centred) == ("", True)
     in_sight(back)
     register(back)

@@ -15,6 +15,10 @@ class Messages:
         # Of the panels that are not shown.
         self._kept: dict[str, tuple[str, list[str]]] = {}
 
+    def begin(self, panel: str) -> None:
+        """This panel is the first one; what was told before belongs to it."""
+        self._shown = panel
+
     def tell(self, panel: str, error: str) -> None:
         """Shows an error until the user closes it, or another one of that panel comes."""
         if self._is_shown(panel):

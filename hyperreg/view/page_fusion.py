@@ -118,11 +118,11 @@ def _how() -> None:
     with html.Div(classes="d-flex align-center"):
         v.VCheckbox(
             v_model=("fuse_refine",),
-            label="Refine (slower)",
+            label="Full resolution (slower)",
             density="compact",
             hide_details=True,
             disabled=(BUSY,),
-            title="Improves every registration on its own images: up to a minute more per atlas on a CPU",
+            title="Every registration on all voxels: minutes more per atlas on a CPU",
         )
         v.VTextField(
             v_model_number=("fuse_select",),

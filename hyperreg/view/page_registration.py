@@ -12,7 +12,7 @@ from hyperreg.view.state import IMAGE_ROLES
 
 STATE = (
     "uploading ? 'Reading the file ...' : phase === 'running' ? progress_text || 'Starting ...' : "
-    "phase === 'live' ? work_text || 'Ready. Move λ and watch the views.' : "
+    "phase === 'live' ? work_text ? 'Computing: ' + work_text : 'Ready. Move λ and watch the views.' : "
     "!fixed_name ? 'Open the fixed image.' : !moving_name ? 'Open the moving image.' : "
     "'Ready. Register brings the moving image onto the fixed one.'"
 )

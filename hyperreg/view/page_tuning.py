@@ -45,14 +45,17 @@ def response(tuning: TuningControls) -> None:
                 title="Click to move λ there. Orange: the suggested λ.",
             )
             v.VBtn(
-                "{{ suggested ? 'Use suggested λ = ' + suggested : 'A λ is suggested once all is measured' }}",
+                "Use suggested λ = {{ suggested }}",
+                v_if="suggested && !suggestion_taken",
                 block=True,
                 size="small",
                 variant="tonal",
-                disabled=("!suggested || suggestion_taken",),
                 click=tuning.use_suggested,
-                title=("suggestion_reason",),
                 classes="hyperreg-use-suggested",
+            )
+            html.Div(
+                "{{ suggested ? suggestion_reason : 'A λ is suggested once all is measured.' }}",
+                classes="text-caption text-medium-emphasis mt-1 hyperreg-suggestion",
             )
 
 

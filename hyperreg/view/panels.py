@@ -38,6 +38,7 @@ class Panels:
         self._panels = {panel.name: panel for panel in panels}
         self._shown = panels[0]
         state.panel = panels[0].name
+        messages.begin(panels[0].name)
 
     def choose(self, name: Any) -> None:
         """Shows another panel; what is none of them is ignored."""

@@ -270,7 +270,7 @@ class SegmentationControls(ResultControls):
 def _missing(card: SegmentationCard | None, chosen: Sequence[str]) -> str:
     """What is still to be done before Segment, in words; "" for nothing."""
     if card is None:
-        return "Add a model first: hyperreg models --add FILE.zip" if not list_models() else "Choose a model."
+        return "Add a model first: see More models and settings." if not list_models() else "Choose a model."
     names = [entry.title for entry, node_id in zip(card.inputs, chosen, strict=True) if not node_id]
     if len(card.inputs) == 1 and names:
         return "Open an image."
