@@ -138,9 +138,13 @@ def measure(case: Case, model: str, folder: Path) -> Measured:
     before = error(Transform((session.linear,)))
     response = Response()
     for lam in sorted({*SEARCHED_LAMBDAS, card.default_lambda}):
-        figures = {name: value for name, value in session.metrics(lam).items() if not isinstance(value, dict)}
+        figures = {
+            name: value
+            for name, value in session.metrics(lam, session.quick_stage).items()
+            if not isinstance(value, dict)
+        }
         if before is not None:
-            figures |= {"error_mm": error(session.transform(lam)), "error_mm_before": before}
+            figures |= {"error_mm": error(session.transform(lam, session.quick_stage)), "error_mm_before": before}
         response.add(lam, figures)
     looked_at = case.development or case.name in LOOKED_AT
     found = Measured(case.name, card.name, card.sha256, card.default_lambda, looked_at, response.rows)
@@ -162,8 +166,8 @@ def _error_of(case: Case, session: LiveSession) -> Callable[[Transform], float |
     """Mean distance of a map to the known deformation, mm, at points of the foreground; None if it is not known."""
     if case.truth is None:
         return lambda _transform: None
-    inside = np.argwhere(session._body.array)
-    here = session._body.grid.to_ras(inside[:: max(1, len(inside) // ERROR_POINTS)])
+    inside = np.argwhere(session.foreground.array)
+    here = session.foreground.grid.to_ras(inside[:: max(1, len(inside) // ERROR_POINTS)])
     there = load_transform(case.truth).apply(here)
     return lambda transform: float(np.linalg.norm(transform.apply(here) - there, axis=1).mean())
 

@@ -28,8 +28,8 @@ SLOW_FIELD_S = 0.25
 DEADLY_LAMBDA = 0.666
 FULL_STEPS = 20
 FULL_STEP_S = 0.01
-# The share of the quick field that full resolution finds, so that the two can be told apart.
-FULL_SHARE = 0.5
+# What the draft and full resolution make of the quick field.
+DRAFT_BY, FULL_BY = 0.8, 0.5
 STAGES = (
     Stage("draft", "First draft", 4.0),
     Stage("quick", "Quick result", 2.0),
@@ -67,6 +67,8 @@ class StandInSession:
         self.warnings: list[str] = []
         self.timing = {"load": 0.001}
         self.fields = 0
+        self.contrast_note = ""
+        self.stages = STAGES
 
     def prepare(self, fixed: Volume, moving: Volume, **options: Any) -> None:
         if self.behaviour == "gpu-full-at-once" and self.device == "cuda":
@@ -81,7 +83,6 @@ class StandInSession:
             raise InputError(f"'{fixed.name}' is empty: every voxel has the same value.")
         options["progress"](0.5, "Aligning")
         self.grid = Grid(tuple(max(1, n // 2) for n in fixed.shape), fixed.ijk_to_ras @ np.diag([2, 2, 2, 1.0]))
-        self.stages = STAGES
         self.contrast_note = f"Told: {options['contrast']}." if options["contrast"] != "auto" else ""
         initial = options["initial"]
         self.linear = np.eye(4) if isinstance(initial, str) else np.array(initial)
@@ -90,8 +91,10 @@ class StandInSession:
         self.labels = options["fixed_labels"] is not None and options["moving_labels"] is not None
 
     def field(self, lam: float, stage: int, *, progress: Any = None, cancelled: Any = None) -> Fields:
-        self.fields += 1
-        if self.behaviour == "slow":
+        if stage == len(STAGES) - 1:
+            return self._full(lam, progress, cancelled)
+        self.fields += stage
+        if self.behaviour == "slow" and stage > 0:
             time.sleep(SLOW_FIELD_S)
         if self.behaviour == "deadly" and abs(lam - DEADLY_LAMBDA) < 1e-9:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -101,15 +104,24 @@ class StandInSession:
             import torch
 
             raise torch.AcceleratorError("an illegal memory access was encountered")
-        array = set_field(self.grid, lam, self.values.get("gamma", 0.0), *self.regions)
-        if stage == len(STAGES) - 1:
-            for step in range(FULL_STEPS):
-                time.sleep(FULL_STEP_S)
-                progress(step / FULL_STEPS, f"Step {step}")
-                if cancelled():
-                    raise Cancelled("Cancelled.")
-            array = FULL_SHARE * array
-        return Fields(*(DisplacementField((sign * array).astype(np.float32), self.grid.ijk_to_ras) for sign in (1, -1)))
+        return self._made(lam, DRAFT_BY if stage == 0 else 1.0)
+
+    def _made(self, lam: float, by: float) -> Fields:
+        array = by * set_field(self.grid, lam, self.values.get("gamma", 0.0), *self.regions)
+        return Fields(*(DisplacementField(sign * array, self.grid.ijk_to_ras) for sign in (1, -1)))
+
+    def _full(self, lam: float, progress: Any, cancelled: Any) -> Fields:
+        if self.behaviour == "dies-at-full":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.behaviour == "fails-at-full":
+            raise InputError("There is nothing to see at full resolution.")
+        steps = 60_000 if self.behaviour in ("slow-at-full", "deaf") else FULL_STEPS
+        for step in range(steps):
+            time.sleep(FULL_STEP_S)
+            progress(min(1.0, step / FULL_STEPS), STAGES[-1].text)
+            if cancelled() and self.behaviour != "deaf":
+                raise Cancelled("Cancelled.")
+        return self._made(lam, FULL_BY)
 
     def choose(self, values: Mapping[str, float]) -> None:
         for name in values:
@@ -123,7 +135,7 @@ class StandInSession:
         self.region_maps += labels is not self.regions[0]
         self.regions = (labels, dict(lambdas)) if labels is not None else (None, {})
 
-    def metrics(self, lam: float, _stage: int) -> dict[str, Any]:
+    def metrics(self, lam: float, stage: int) -> dict[str, Any]:
         found: dict[str, Any] = {
             "similarity": np.float32(1 - lam),
             "similarity_before": 0.2,
@@ -133,6 +145,7 @@ class StandInSession:
             "roughness": 0.1 * (1 - lam),
             "smoothness": float("nan"),
             "fields": self.fields,
+            "stage": stage,
             "region_maps": self.region_maps,
         }
         if self.labels:

@@ -54,7 +54,7 @@ FIGURES = (
     ("peak_gb", "peak GB", "{:.1f}"),
 )
 # Rows that need a truth, or are asked for by name: their absence is no gap.
-OPTIONAL = ("identity", "SyN CC", "network oracle", "refined oracle")
+OPTIONAL = ("identity", "SyN CC", "quick oracle", "full oracle")
 # Where a truth is known, the outline says nothing more.
 ONLY_IN = {"outline_dice": ("template",)}
 
@@ -153,7 +153,7 @@ def differences(rows: Sequence[Row], method: str, others: Sequence[str], figure:
 
 
 def curve_table(rows: Sequence[Row]) -> str:
-    """Markdown: the network over lambda, means over the brain_oasis pairs, and the lung's landmarks."""
+    """Markdown: the quick result over lambda, means over the brain_oasis pairs, and the lung's landmarks."""
     brains = [row for row in rows if row["group"] == "oasis"]
     lungs = [row for row in rows if row["group"] == "lung"]
     measured = {row["case"] for method in CURVE for row in of_method(brains, method)}
@@ -174,7 +174,7 @@ def curve_table(rows: Sequence[Row]) -> str:
 
 def automatic_table(rows: Sequence[Row]) -> str:
     """Markdown: per pair with an oracle, its lambda and truth, those of the automatic lambda, and what that loses."""
-    automatic = {row["case"]: row for row in of_method(rows, "network auto")}
+    automatic = {row["case"]: row for row in of_method(rows, "quick auto")}
     lines = ["| pair | oracle: λ, truth | automatic: λ, truth | lost |", "|---|---|---|---|"]
     for oracle in of_method(rows, ORACLE):
         name, found = truth_of(oracle), automatic.get(oracle["case"])
@@ -218,11 +218,11 @@ def markdown(rows: Sequence[Row], grid: Sequence[float], pictures: Sequence[str]
         if any(row["group"] == group for row in rows):
             parts += [f"## {title}", group_table(rows, group)]
             if group == "oasis":
-                parts.append(differences([r for r in rows if r["group"] == group], "refined auto", ("greedy", "SyN")))
+                parts.append(differences([r for r in rows if r["group"] == group], "full auto", ("greedy", "SyN")))
     if any(row["method"] in CURVE and "error" not in row for row in rows):
-        parts += ["## The network over λ", curve_table(rows)]
+        parts += ["## The quick result over λ", curve_table(rows)]
     if found := automatic_table(rows):
-        parts += ["## The automatic λ against the oracle's, network alone", found]
+        parts += ["## The automatic λ against the oracle's, quick results", found]
     parts += [f"![{name.split('.')[0].replace('_', ' ')}]({name})" for name in pictures]
     if found := failures(rows):
         parts += ["## What did not work", found]

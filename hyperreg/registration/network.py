@@ -23,7 +23,7 @@ from hyperreg.registration.regions import Regions
 from hyperreg.registration.stages import Stage
 
 # The velocities of the latest lambdas that are kept.
-KEPT_VELOCITIES = 4
+KEPT_VELOCITIES = 8
 
 
 class Network:
@@ -53,11 +53,10 @@ class Network:
         self.images = [torch.from_numpy(normalise(array))[None, None] for array in arrays]
         self._fade = fade(self.grid.shape)
         self._affine = torch.from_numpy(self.grid.ijk_to_ras.copy())
-        self._velocities: OrderedDict[float, list[Tensor]] = OrderedDict()
+        self._velocities: OrderedDict[tuple[float | str, ...], list[Tensor]] = OrderedDict()
 
     def forget(self) -> None:
-        """A hyperparameter or the regions have changed."""
-        self._velocities.clear()
+        """Nothing to do: what is kept is of one lambda everywhere, whatever the regions are."""
 
     @torch.inference_mode()
     def fields(
@@ -85,10 +84,14 @@ class Network:
 
     def _network(self, lam: float, device: str) -> list[Tensor]:
         """The velocity of every pass, voxels, at one lambda everywhere."""
-        if lam not in self._velocities:
-            hyperparameters = torch.tensor([lam, *self._values.values()], device=device)
+        hyperparameters = (lam, *self._values.values())
+        key: tuple[float | str, ...] = (*hyperparameters, device)
+        if key not in self._velocities:
+            weights = self._model.weights(torch.tensor(hyperparameters, device=device))
             fixed, moving = (image.to(device) for image in self.images)
-            self._velocities[lam] = self._model.velocities(self._model.weights(hyperparameters), fixed, moving)
+            self._velocities[key] = self._model.velocities(weights, fixed, moving)
             while len(self._velocities) > KEPT_VELOCITIES:
                 self._velocities.popitem(last=False)
-        return self._velocities[lam]
+        # The latest stay: among them those of the regions' lambdas, which every field needs.
+        self._velocities.move_to_end(key)
+        return self._velocities[key]

@@ -61,13 +61,15 @@ class LiveSession:
 
     model: a model card or its name; the card `catalogue.NONE` stands for the solver alone. device: "auto", "cpu" or
     "cuda". If the GPU runs out of memory the session goes on on the CPU and says so in `warnings`.
-    stages, grid (where fields lie), linear (fixed RAS to moving RAS, mm): of the prepared pair.
+    Of the prepared pair: stages; grid, where fields lie; linear, fixed RAS to moving RAS, mm; foreground, the fixed
+    image's, 1 inside.
     Raises WeightsError or InputError.
     """
 
     stages: tuple[Stage, ...]
     grid: Grid
     linear: npt.NDArray[np.float64]
+    foreground: Volume
 
     def __init__(self, model: ModelCard | str, device: str = "auto") -> None:
         started = time.perf_counter()
@@ -81,6 +83,7 @@ class LiveSession:
         self.anchors = Anchors()
         self.values: dict[str, float] = self.card.other_defaults
         self.contrast_note = ""
+        self._maker: FieldMaker | None = None
         self._regions: Regions | None = None
         self._fields: OrderedDict[tuple[float, int], Fields] = OrderedDict()
         self._prepared = False
@@ -131,7 +134,7 @@ class LiveSession:
         self._prepared = False
         self.warnings = []
         self._regions = None
-        self._maker: FieldMaker | None = None
+        self._maker = None
         self._forget_fields()
         report(0.0, "Checking the images")
         if fixed is moving or (fixed.grid.matches(moving.grid) and np.array_equal(fixed.array, moving.array)):
@@ -148,7 +151,7 @@ class LiveSession:
             )  # fmt: skip
         report(0.8, "Resampling both images to one grid")
         with self._timed("resample"):
-            body = Volume(foreground(fixed).astype(np.uint8), fixed.ijk_to_ras, "foreground")
+            self.foreground = body = Volume(foreground(fixed).astype(np.uint8), fixed.ijk_to_ras, "foreground")
             if self.model is None:
                 maker: FieldMaker = Solver(fixed, moving, self.linear, body, contrast)
             else:

@@ -50,6 +50,8 @@ class Level:
 
 # A stage is the levels up to its own; the last one is as fine as the images.
 LEVELS = (Level(8, 20), Level(4, 20), Level(2, 20), Level(1, 5))
+# A coarser level than that says nothing: each of its voxels holds several structures.
+MIN_LEVEL_VOXELS = 3000
 # What users see of the levels: name and title of the stage that ends with it. The coarsest is nothing to look at.
 STAGES = {4: ("draft", "First draft"), 2: ("quick", "Quick result"), 1: ("full", "Full resolution")}
 # Fields are kept and shown on voxels of this many of the image: a finer grid would cost eight times the memory, and
@@ -206,10 +208,15 @@ class Solver:
     ) -> None:
         self.native_grid = image_grid(fixed.grid, foreground.array > 0, MARGIN_VOXELS, MULTIPLE, MAX_VOXELS)
         self.grid = coarser_grid(self.native_grid, FIELD_FACTOR)
-        spacing = float(self.native_grid.spacing.min())
-        self._last_levels = [n for n, level in enumerate(LEVELS) if level.factor in STAGES]
+        spacing, voxels = float(self.native_grid.spacing.min()), int(np.prod(self.native_grid.shape))
+        finest = LEVELS[-1].factor
+        self._levels = [
+            level for level in LEVELS if level.factor == finest or voxels / level.factor**3 >= MIN_LEVEL_VOXELS
+        ]
+        self._last_levels = [n for n, level in enumerate(self._levels) if level.factor in STAGES]
         self.stages = tuple(
-            Stage(*STAGES[LEVELS[n].factor], spacing_mm=spacing * LEVELS[n].factor) for n in self._last_levels
+            Stage(*STAGES[self._levels[n].factor], spacing_mm=spacing * self._levels[n].factor)
+            for n in self._last_levels
         )
         arrays = [
             resample_smoothed(fixed, self.native_grid).array,
@@ -218,8 +225,8 @@ class Solver:
         self._images = [torch.from_numpy(normalise(array))[None, None] for array in arrays]
         self._foreground, self._contrast = foreground, contrast
         self.same_contrast: bool | None = None
-        self._levels: dict[int, list[Tensor]] = {}
-        # Of a lambda, the level that is done, and the map on its voxels.
+        self._shrunken: dict[int, list[Tensor]] = {}
+        # Of a lambda, the level that is done, an index of _levels, and the map on its voxels.
         self._maps: OrderedDict[float, tuple[int, Tensor]] = OrderedDict()
 
     @property
@@ -245,7 +252,7 @@ class Solver:
     def balance(self, device: str, tick: Tick) -> float:
         """By what the images are taken for one contrast or two: their `contrast_balance` under a draft."""
         level, displacement = self._solved(CONTRAST_LAMBDA, 0, device, None, tick)
-        displacement = finer(displacement, LEVELS[level].factor // CONTRAST_FACTOR)
+        displacement = self._on(displacement, level, CONTRAST_FACTOR)
         fixed, moving = self._level(CONTRAST_FACTOR, device)
         grid = coarser_grid(self.native_grid, CONTRAST_FACTOR)
         inside = torch.from_numpy(resample(self._foreground, grid, interpolation="nearest").array > 0)
@@ -266,20 +273,24 @@ class Solver:
         level, displacement = self._solved(lam, len(self.stages) - 1, device, regions, tick)
         return Fields(_as_field(displacement, self.native_grid), self._fields(level, displacement).inverse)
 
+    def _on(self, displacement: Tensor, level: int, factor: int) -> Tensor:
+        own = self._levels[level].factor
+        return finer(displacement, own // factor) if own >= factor else coarser(displacement, factor // own)
+
     def _fields(self, level: int, displacement: Tensor) -> Fields:
-        factor = LEVELS[level].factor
+        factor = self._levels[level].factor
         if factor < FIELD_FACTOR:
             displacement, factor = coarser(displacement, FIELD_FACTOR // factor), FIELD_FACTOR
         both = displacement, inverse_of(displacement, factor)
         return Fields(*(_as_field(finer(field, factor // FIELD_FACTOR), self.grid) for field in both))
 
     def _solved(self, lam: float, stage: int, device: str, regions: Regions | None, tick: Tick) -> tuple[int, Tensor]:
-        """The level, an index of LEVELS, and the map on it."""
+        """The level, an index of _levels, and the map on it."""
         lam = round(lam, 6)
         last = self._last_levels[stage]
         done, displacement = self._maps.get(lam, (-1, None))
         if displacement is None or done > last:
-            coarsest = coarser_grid(self.native_grid, LEVELS[0].factor)
+            coarsest = coarser_grid(self.native_grid, self._levels[0].factor)
             done, displacement = -1, torch.zeros(1, 3, *coarsest.shape)
         displacement = displacement.to(device)
         everywhere = torch.full((1, 1, 1, 1, 1), lam, device=device)
@@ -289,9 +300,9 @@ class Solver:
         smoothing_sd = SMOOTHING_SD + SMOOTHING_SD_BY_LAMBDA * lam
         if self.same_contrast is False:
             smoothing_sd *= WIDER_ACROSS_CONTRASTS
-        to_do = LEVELS[done + 1 : last + 1]
+        to_do = self._levels[done + 1 : last + 1]
         whole = sum(level.steps / level.factor**3 for level in to_do)
-        spent, factor = 0.0, LEVELS[max(done, 0)].factor
+        spent, factor = 0.0, self._levels[max(done, 0)].factor
         for number, level in enumerate(to_do):
             displacement, factor = finer(displacement, factor // level.factor), level.factor
             fixed, moving = self._level(factor, device)
@@ -306,7 +317,7 @@ class Solver:
 
     def _keep(self, lam: float, level: int, displacement: Tensor) -> None:
         """Keep a map for the next stage; those as fine as the images are too large, and have none."""
-        if level + 1 == len(LEVELS):
+        if level + 1 == len(self._levels):
             return
         self._maps[lam] = level, displacement.cpu()
         self._maps.move_to_end(lam)
@@ -314,9 +325,9 @@ class Solver:
             self._maps.popitem(last=False)
 
     def _level(self, factor: int, device: str) -> list[Tensor]:
-        if factor not in self._levels:
-            self._levels[factor] = [shrink(image, factor) for image in self._images]
-        return [image.to(device) for image in self._levels[factor]]
+        if factor not in self._shrunken:
+            self._shrunken[factor] = [shrink(image, factor) for image in self._images]
+        return [image.to(device) for image in self._shrunken[factor]]
 
 
 def _tick_part(tick: Tick, start: float, length: float, fraction: float) -> None:

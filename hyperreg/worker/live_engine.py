@@ -138,9 +138,11 @@ class LiveEngine:
         λ and its metrics; quick fields everywhere; full resolution at λ; the response; full resolution everywhere."""
         if pair.settings.next_operation is not None:
             return lambda: self._request_settings(pair)
-        if not self._filling or self.lam is None:
+        if not self._filling:
             return None
-        lam, quick, last = key_of(self.lam), pair.quick_stage, len(pair.stages) - 1
+        # Before λ is set for the first time, one end of the slider is as good as the other.
+        lam = key_of(1.0 if self.lam is None else self.lam)
+        quick, last = pair.quick_stage, len(pair.stages) - 1
         for start in (lam, 1.0, 0.0):
             if pair.stage_at(start) < 0:
                 return partial(self._request_field, pair, start, 0)
@@ -154,7 +156,7 @@ class LiveEngine:
             return partial(self._request_field, pair, anchor, quick)
         if to_full:
             return lambda: self._request_field(pair, lam, last)
-        if (measured := self._curve.next_lambda(pair.anchors.lambdas)) is not None:
+        if (measured := self._curve.next_lambda()) is not None:
             return lambda: self._request_metrics(pair, measured, quick)
         if self.full_automatically and (behind := pair.nearest_below(lam, last)) is not None:
             return partial(self._request_field, pair, behind, last)
@@ -204,7 +206,8 @@ class LiveEngine:
             self._take_state(job)
 
         def ended(_failed: bool) -> None:
-            self._stop_filling()
+            # Refused: back to the settings that are there, whose fields are needed again.
+            self._filling = self._client.alive
             pair.settings.give_up()
 
         parameters, arrays = pair.settings.request()
