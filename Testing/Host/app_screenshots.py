@@ -1,7 +1,7 @@
 """Makes the screenshots of the browser app: python -m Testing.Host.app_screenshots [FIXED MOVING].
 
-Starts `hyperreg view` with the installed model, registers, drags λ in Chromium and saves what is seen when the exact
-field is there and measured.
+Starts `hyperreg view`, registers, drags λ in Chromium and saves what is seen when the quick result is there and
+measured.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ PICTURES = {
     "app-checkerboard": (0.2, "checkerboard"),
     "app-side-by-side": (0.2, "sideBySide"),
 }
+SMALL = {"width": 1024, "height": 700}
 # Rows of the table of regions -> λ: white matter and the ventricle on the left.
 REGIONS = {0: 0.9, 2: 0.05}
 # The browser's own λ may be ahead of what the views show.
 SETTLED = """() => {
   const get = name => window.trame.state.get(name);
-  return get("fresh") && Math.abs(get("exact_lam") - get("lam")) < 1e-6;
+  return get("fresh") && Math.abs(get("solved_lam") - get("lam")) < 1e-6;
 }"""
 
 
@@ -41,20 +42,29 @@ def take(page: Any, folder: Path, pictures: dict[str, tuple[float, str]]) -> Non
         drag(page, ".hyperreg-lambda-slider", lam)
         page.wait_for_function(SETTLED)
         save(page, folder / f"{name}.png")
-
-
-def take_refined(page: Any, folder: Path) -> None:
-    """Uses the suggested λ once the response is complete, refines, and gives two regions a λ; a picture of each."""
+    usual = page.viewport_size
+    page.set_viewport_size(SMALL)
+    save(page, folder / "app-small-window.png")
+    page.set_viewport_size(usual)
     page.click(".hyperreg-mode-fade")
+    page.click(".hyperreg-in-3d")
+    save(page, folder / "app-3d.png")
+    page.click(".hyperreg-in-3d")
+
+
+def take_tuned(page: Any, folder: Path) -> None:
+    """Uses the suggested λ once the response is complete, waits for full resolution, gives two regions a λ;
+    a picture of each."""
     page.wait_for_function("window.trame.state.get('suggested') !== ''")
     if not page.evaluate("window.trame.state.get('suggestion_taken')"):
         page.click(".hyperreg-use-suggested")
         page.wait_for_function("window.trame.state.get('suggestion_taken')")
     page.wait_for_function(SETTLED)
     save(page, folder / "app-response.png")
-    page.click(".hyperreg-refine")
-    page.wait_for_function("window.trame.state.get('refined')")
-    save(page, folder / "app-refined.png")
+    page.wait_for_function("window.trame.state.get('stage_text').startsWith('Full resolution')")
+    page.wait_for_function(SETTLED)
+    save(page, folder / "app-full-resolution.png")
+    page.click(".hyperreg-response-section .v-expansion-panel-title")
     page.click(".hyperreg-regions .v-expansion-panel-title")
     page.click(".hyperreg-use-fixed-labels")
     for number, lam in REGIONS.items():
@@ -62,7 +72,7 @@ def take_refined(page: Any, folder: Path) -> None:
         page.wait_for_function(f"window.trame.state.get('regions')[{number}].own")
         drag(page, f".hyperreg-region >> nth={number}", lam)
     page.wait_for_function(SETTLED)
-    page.locator(".hyperreg-figures").scroll_into_view_if_needed()
+    page.locator(".hyperreg-metrics").scroll_into_view_if_needed()
     save(page, folder / "app-regions.png")
 
 
@@ -111,7 +121,7 @@ def main() -> None:
     with app_page(*arguments.images, *model) as page:
         take(page, arguments.output, PICTURES)
         if not arguments.images:
-            take_refined(page, arguments.output)
+            take_tuned(page, arguments.output)
 
 
 if __name__ == "__main__":

@@ -150,7 +150,7 @@ class Page:
         self.page.mouse.move(track["x"] + lam * track["width"], y, steps=12)
         self.page.mouse.up()
         if rest:
-            self.until(lambda: abs(self.state("exact_lam") - self.state("lam")) < 1e-6, "the exact field")
+            self.until(lambda: abs(self.state("solved_lam") - self.state("lam")) < 1e-6, "the field of this λ")
 
 
 def _grey(png: bytes) -> np.ndarray:

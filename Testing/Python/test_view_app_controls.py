@@ -1,4 +1,4 @@
-"""The browser app's controls, figures and messages without a browser, the worker played by the test."""
+"""The browser app's controls, metrics and messages without a browser, the worker played by the test."""
 
 # ruff: noqa: F811 (fixtures are imported)
 
@@ -18,8 +18,9 @@ from view_app_bench import app, module_app, pair, pair_files, register  # noqa: 
 
 from hyperreg.errors import InputError
 from hyperreg.imaging.volume import Volume
+from hyperreg.registration.catalogue import find_model
 from hyperreg.view.app import serve
-from hyperreg.view.state import metric_rows, word
+from hyperreg.view.state import FusionState, PageState, metric_rows, word
 
 
 def test_register_gives_the_worker_the_pair_as_it_lies_in_space(app, pair):
@@ -49,12 +50,13 @@ def test_only_the_newest_lambda_is_taken(app):
     app.controller.step()
     assert app.live.asked == [0.7]
     assert app.server.state.lam_word == "stiff"
-    assert not app.server.state.exact
+    assert not app.server.state.solved
     assert not app.server.state.can_save
     assert not app.server.state.fresh
-    app.client.news.append(app.live.answer_exact)
+    app.client.news.append(app.live.answer_solved)
     app.controller.step()
-    assert app.server.state.exact
+    assert app.server.state.solved
+    assert app.server.state.solved_lam == 0.7
     assert app.server.state.can_save
     assert app.server.state.fresh
 
@@ -71,22 +73,36 @@ def test_nonsense_from_the_browser_is_refused_in_words(app, nonsense):
 
 
 def test_choices_from_outside_the_lists_are_refused(app):
-    app.server.state.device = "/dev/mem"
-    app.controller.register()
-    assert "from the lists" in app.server.state.error
-    assert app.server.state.phase == "idle"
+    for name, nonsense, words in (
+        ("device", "/dev/mem", "from the lists"),
+        ("alignment", "sideways", "from the lists"),
+        ("contrast", "loud", "contrast is one of"),
+        ("model", "../secret", "../secret"),
+    ):
+        before = app.server.state[name]
+        app.server.state[name] = nonsense
+        app.controller.register()
+        assert words in app.server.state.error
+        assert app.server.state.phase == "idle"
+        app.server.state[name] = before
     app.server.state.mode = "sideways"
     app.controller.set_mode("sideways")
     assert app.server.state.mode == "fade"
 
 
-def test_figures_are_shown_with_what_they_were_before(app):
+def test_metrics_are_shown_with_what_they_were_before(app):
     register(app)
     rows = {row["name"]: (row["before"], row["now"]) for row in app.server.state.rows}
     assert rows["Similarity"] == ("0.500", "0.900")
     assert rows["Overlap (Dice)"] == ("0.400", "0.700")
     assert rows["Folding"] == ("", "0.020 %")
     assert rows["Largest shift"] == ("", "9.3 mm")
+    app.controller.ask_lambda(0.9)
+    app.controller.step()
+    blank = {row["name"]: (row["before"], row["now"]) for row in app.server.state.rows}
+    assert list(blank) == list(rows), "no line jumps while λ moves"
+    assert blank["Similarity"] == ("0.500", ""), "the alignment is the same; of this λ nothing is known yet"
+    assert {now for _before, now in blank.values()} == {""}
     assert metric_rows({"similarity": float("nan")}) == []
     assert [word(lam) for lam in (0, 0.2, 0.5, 0.8, 1)] == [
         "most flexible",
@@ -95,6 +111,41 @@ def test_figures_are_shown_with_what_they_were_before(app):
         "stiff",
         "most rigid",
     ]
+
+
+def test_no_model_is_offered_first_and_every_new_pair_begins_with_its_default(app, pair):
+    state = app.server.state
+    assert state.models[0] == {"title": "None (solver alone)", "value": "none"}
+    assert PageState().lam == FusionState().fuse_lam == find_model("none").default_lambda == 0.1
+    before = state.model
+    try:
+        state.model = "none"
+        app.controller.choose_model("none")
+        assert state.lam == 0.1
+        app.controller.ask_lambda(0.8)
+        app.controller.step()
+        register(app)
+        assert app.live.prepared_with["model"] == "none"
+        app.controller.choose_model(before)
+        assert app.live.lam != find_model(before).default_lambda, "a choice for the next registration moves nothing now"
+        app.controller.load_sample(pair)
+        assert state.lam == 0.1
+    finally:
+        state.model = before
+
+
+def test_the_contrast_is_told_when_a_registration_begins(app):
+    assert [entry["value"] for entry in app.server.state.contrasts] == ["auto", "same", "different"]
+    app.server.state.contrast = "different"
+    app.live.note = "As chosen, the images counted as of different contrasts: the field is kept smoother."
+    try:
+        register(app)
+        assert app.live.prepared_with["contrast"] == "different"
+        assert app.server.state.contrast_note == app.live.note
+        app.controller.reset()
+        assert app.server.state.contrast_note == ""
+    finally:
+        app.live.note = ""
 
 
 def test_an_error_of_the_worker_is_told_and_the_next_registration_works(app):

@@ -23,6 +23,7 @@ from hyperreg.imaging.files import write_volume
 from hyperreg.imaging.transform_files import read_transform
 from hyperreg.imaging.volume import Volume
 from hyperreg.phantom import PhantomPair, head_phantom_pair
+from hyperreg.registration.catalogue import find_model
 from hyperreg.view.app import App
 
 
@@ -64,6 +65,46 @@ def _written(volume: Volume, folder: Path) -> str:
     path = folder / "moving-for-itk.nii.gz"
     write_volume(volume, path)
     return str(path)
+
+
+def test_names_of_files_say_which_images_and_settings(app, pair, tmp_path):
+    write_volume(pair.fixed, tmp_path / "Mueller 2020.nii.gz")
+    write_volume(pair.moving, tmp_path / "Mueller_2024.nii.gz")
+    upload(app, "fixed", tmp_path / "Mueller 2020.nii.gz")
+    upload(app, "moving", tmp_path / "Mueller_2024.nii.gz")
+    app.server.state.contrast = "same"
+    app.controller.ask_lambda(0.25)
+    app.server.state.lam = 0.25
+    register(app)
+    asyncio.get_event_loop().run_until_complete(app.controller.save())
+    case = "Mueller_2024-on-Mueller_2020_lambda-0.250-quick_tiny-untrained_contrast-same"
+    assert {entry["name"].removesuffix(".gz") for entry in app.server.state.downloads} == {
+        f"registered_{case}.nii", f"transform_{case}.h5", f"inverse_{case}.h5", f"report_{case}.json"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ["reset", "another image", "registered again"])
+def test_files_and_numbers_go_with_their_registration(app, pair, tmp_path, what):
+    state = app.server.state
+    state.lam = 0.6
+    app.controller.ask_lambda(0.6)
+    register(app)
+    asyncio.get_event_loop().run_until_complete(app.controller.save())
+    key = state.downloads[0]["url"].split("/")[1]
+    assert app.files.find(key).path.is_file()
+    path = app.files.find(key).path
+    if what == "reset":
+        app.controller.reset()
+    elif what == "registered again":
+        register(app)
+    else:
+        write_volume(pair.moving, tmp_path / "other.nii.gz")
+        upload(app, "moving", tmp_path / "other.nii.gz")
+        assert state.lam == find_model(state.model).default_lambda, "a new pair begins where every pair does"
+        assert (state.rows, state.stage_text, state.suggested) == ([], "", "")
+    assert (state.downloads, state.downloads_title) == ([], "")
+    assert app.files.find(key) is None
+    assert not path.exists()
 
 
 def test_nothing_is_saved_while_only_a_preview_is_shown(app):

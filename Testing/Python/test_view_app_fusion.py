@@ -16,10 +16,11 @@ pytest.importorskip("slicer", reason="skipped: slicer-core is not installed")
 pytest.importorskip("trame", reason="skipped: trame is not installed")
 
 from fake_fusion import FakeFuser, learned
+from fake_registration import FakeRegistration
 from fake_segmentation import FakeSegmenter
 from segmentation_bench import OBLIQUE, eggs
 from test_view_app_segmentation import coloured
-from view_app_bench import SIZE, Client, Registration
+from view_app_bench import SIZE, Client
 
 from hyperreg.imaging.files import read_volume, write_volume
 from hyperreg.view.app import App, Options
@@ -42,7 +43,7 @@ def module_app(images: tuple[Path, Path], tiny_models: Path) -> Iterator[App]:
         asyncio.set_event_loop(asyncio.new_event_loop())
         options = Options(*images, open_browser=False, model="tiny-untrained")
         fuser = FakeFuser()
-        app = App(options, client=Client(), live=Registration(), segmenter=FakeSegmenter(), fuser=fuser)
+        app = App(options, client=Client(), live=FakeRegistration(), segmenter=FakeSegmenter(), fuser=fuser)
         for name in (*BOTH_VIEWS, *MOVING_VIEWS):
             view = app.views.view(name)
             view.render_window().SetSize(SIZE, SIZE)
@@ -241,6 +242,8 @@ def test_an_early_answer_replaces_the_view_until_it_is_kept_or_given_up(app: App
     state = app.server.state
     scene = app.slicer_app.scene
     fuse(app, learned=learned(100))
+    app.fusion.go_to_segment(state.fuse_rows[0]["key"])
+    app.views.hide_crosshair()
     result, before, plot = app.fusion._node, coloured(app), state.fuse_plot
     assert "50.0 %" in plot
     state.fuse_method = "dp"

@@ -1,4 +1,4 @@
-"""Landmarks in the browser app, from point lists as 3D Slicer writes them, in mm; and the contrast told to Refine."""
+"""Landmarks in the browser app, from point lists as 3D Slicer writes them, in mm."""
 
 # ruff: noqa: F811 (fixtures are imported)
 
@@ -89,7 +89,7 @@ def test_what_cannot_be_used_is_refused_and_changes_nothing(app: App, tmp_path: 
     assert "'broken.mrk.json' is not a point list" in state.error
     assert str(tmp_path) not in state.error
     assert state.fixed_points_name == ""
-    app.controller._remove("fixed")
+    app.controller.pair.remove("fixed")
     with pytest.raises(InputError, match="Load the image first"):
         upload(app, "fixed_points", point_list(tmp_path / "fixed.mrk.json", np.zeros((2, 3))))
     assert app.controller.tuning._points["fixed_points"] is None
@@ -107,13 +107,3 @@ def test_only_point_lists_and_images_can_be_sent() -> None:
             asyncio.run(files.receive("notes.json", chunks(), 1))
     finally:
         files.remove()
-
-
-def test_refine_is_told_the_contrast(app: App) -> None:
-    register(app)
-    assert [entry["value"] for entry in app.server.state.contrasts] == ["auto", "same", "different"]
-    app.server.state.contrast = "different"
-    app.controller.tuning.refine()
-    assert app.live.contrast == "different"
-    app.controller.tuning.cancel_refine()
-    app.server.state.contrast = "auto"

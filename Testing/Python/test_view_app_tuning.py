@@ -1,10 +1,11 @@
-"""The browser app beyond λ, without a browser: refine, response, suggested λ, γ, regions, the warning, the files."""
+"""The browser app beyond λ, without a browser: stages, response, suggested λ, γ, regions, the warning, the files."""
 
 # ruff: noqa: F811 (fixtures are imported)
 
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,17 @@ import pytest
 pytest.importorskip("slicer", reason="skipped: slicer-core is not installed")
 pytest.importorskip("trame", reason="skipped: trame is not installed")
 
-from fake_registration import METRICS
+from fake_registration import FULL, METRICS, QUICK
 from view_app_bench import app, module_app, pair, pair_files, picture, register  # noqa: F401
 
 from hyperreg.imaging.files import read_volume, write_volume
 from hyperreg.imaging.resampling import resample
 from hyperreg.imaging.transform import Transform
+from hyperreg.imaging.volume import DisplacementField
 from hyperreg.phantom import LABEL_NAMES
+from hyperreg.registration.anchors import Fields
 from hyperreg.view import chart, mrml
+from hyperreg.worker.live_pair import Shown
 
 
 def happen(app, event) -> None:
@@ -28,82 +32,104 @@ def happen(app, event) -> None:
     app.controller.step()
 
 
-def test_refine_is_shown_undone_and_brought_back(app) -> None:
-    state, tuning = app.server.state, app.controller.tuning
-    assert not state.can_refine
+def test_every_stage_is_shown_and_named(app) -> None:
+    """A draft, the quick result and full resolution of one λ; the picture is the newest one's."""
+    state, live = app.server.state, app.live
+    assert (state.stage_text, state.work_text, state.can_request_full) == ("", "", False)
     register(app)
-    assert state.can_refine
-    before = picture(app)
-    tuning.refine()
-    assert (state.refining, state.can_refine) == (True, False)
-    happen(app, lambda: app.live.on_refine_progress(0.25, "Level 1 of 3"))
-    assert (state.refine_progress, state.refine_text) == (25.0, "Level 1 of 3")
-    happen(app, app.live.answer_refined)
-    assert (state.refining, state.refined, state.can_save, state.fresh) == (False, True, True, True)
-    assert state.refine_note == "Refined in 30 steps."
+    assert (state.stage_text, state.solved, state.can_save, state.fresh) == ("Quick result (2 mm)", True, True, True)
+    quick = picture(app)
+    live.working_at = (0.3, live.stages[FULL])
+    happen(app, lambda: live.on_work(0.25, "Level 3 of 3"))
+    assert state.work_text == "Full resolution (1 mm) at λ = 0.30"
+    assert (state.work_progress, state.full_running) == (25.0, True)
+    live.working_at = None
+    happen(app, lambda: live._show(_full_of(live)))
+    assert (state.work_text, state.full_running) == ("", False)
+    assert (state.stage_text, state.can_save) == ("Full resolution (1 mm)", True)
+    assert not state.fresh, "the numbers of the quick result are not those of this one"
+    assert {row["now"] for row in state.rows} == {""}
+    assert np.abs(picture(app) - quick).max() > 10
+    happen(app, lambda: live.on_metrics({**METRICS, "similarity": 0.95}, live.shown))
+    assert state.fresh
     assert next(row["now"] for row in state.rows if row["name"] == "Similarity") == "0.950"
-    refined = picture(app)
-    assert np.abs(refined - before).max() > 10
-    tuning.undo_refine()
-    np.testing.assert_array_equal(picture(app), before)
     app.controller.ask_lambda(0.8)
     app.controller.step()
-    happen(app, app.live.answer_exact)
-    assert (state.can_redo, state.refined) == (True, False)
-    assert "λ = 0.30 is put aside" in state.refine_note
-    tuning.redo_refine()
-    app.controller.step()
-    assert (state.lam, state.refined, app.live.exact_lam) == (0.3, True, 0.3)
-    np.testing.assert_array_equal(picture(app), refined)
+    assert (state.stage_text, state.can_save) == ("Preview between two computed λ", False)
 
 
-def test_figures_of_an_ended_refinement_are_not_those_of_what_is_shown(app, monkeypatch) -> None:
-    """Regions end it; the new field is there before its figures, which are dimmed and not kept until then."""
+def _full_of(live) -> Shown:
+    """Full resolution at the λ of now: half of the quick field, so that the two can be told apart."""
+    quick = live.fields(live.lam)
+    halves = (DisplacementField(0.5 * field.array, field.ijk_to_ras) for field in (quick.forward, quick.inverse))
+    return Shown(live.lam, Fields(*halves), FULL, True, live.stages[FULL].text, True)
+
+
+def test_where_nothing_is_known_yet_the_text_says_what_is_shown(app) -> None:
+    register(app)
+    app.live.lam = app.controller.logic.lam = 0.02
+    happen(app, lambda: app.live._show(Shown(0.3, app.live.fields(0.3), 0, True, "First draft (4 mm)")))
+    assert app.server.state.stage_text == "Shows λ = 0.30 until λ = 0.02 is computed"
+    assert (app.server.state.solved, app.server.state.can_save, app.server.state.solved_lam) == (False, False, -1.0)
+
+
+def test_full_resolution_by_itself_or_when_asked_for(app) -> None:
     state, tuning, live = app.server.state, app.controller.tuning, app.live
     register(app)
-    tuning.refine()
-    happen(app, live.answer_refined)
+    assert (state.full_automatically, state.can_request_full) == (True, False)
+    tuning.set_full_automatically(False)
+    assert (live.full_automatically, state.can_request_full) == (False, True)
+    tuning.request_full()
+    assert "request_full" in live.calls
+    live.working_at = (0.3, live.stages[FULL])
+    app.controller.step()
+    assert (state.full_running, state.can_request_full) == (True, False)
+    before = picture(app)
+    tuning.set_full_automatically(True)
+    tuning.stop_full()
+    live.working_at = None
+    app.controller.step()
+    assert (state.full_running, state.full_automatically, state.can_request_full) == (False, False, True)
+    assert state.can_save, "what is shown stays"
+    np.testing.assert_array_equal(picture(app), before)
+    live.calls.clear()
+    for nonsense in (None, "yes", 1):
+        tuning.set_full_automatically(nonsense)
+    assert live.calls == []
+
+
+def test_metrics_from_before_a_change_are_not_those_of_what_is_shown(app) -> None:
+    """Regions make a new field, which is there before its metrics: these are blank, and not kept, until then."""
+    state, tuning, live = app.server.state, app.controller.tuning, app.live
+    register(app)
     app.controller.use_fixed_labels()
     tuning.set_region(state.regions[0]["key"], True, 0.9)
     assert (state.can_save, state.fresh) == (False, False)
-    live.exact_lam = 0.3
-    happen(app, lambda: live.on_field(live.fields(0.3), 0.3, True))
+    assert {row["now"] for row in state.rows} == {""}
+    shown = Shown(0.3, live.fields(0.3), QUICK, True, live.stages[QUICK].text)
+    happen(app, lambda: live._show(shown))
     assert (state.can_save, state.fresh) == (True, False)
-    happen(app, lambda: live.on_metrics(METRICS, 0.3))
+    happen(app, lambda: live.on_metrics(METRICS, shown))
     assert state.fresh
-    tuning.remove_regions()
-    happen(app, live.answer_exact)
-    tuning.refine()
-    happen(app, live.answer_refined)
-    monkeypatch.setattr(live, "answer_exact", lambda: live.on_field(live.fields(0.3), 0.3, True))
-    tuning.undo_refine()
-    assert (state.can_save, state.fresh) == (True, False), "nothing was measured of the network's field yet"
 
 
-def test_cancel_leaves_the_picture(app) -> None:
+def test_the_files_are_those_of_the_stage_that_is_shown(app, pair) -> None:
     register(app)
-    before = picture(app)
-    app.controller.tuning.refine()
-    app.controller.tuning.cancel_refine()
-    assert not app.server.state.refining
-    assert app.server.state.can_save
-    np.testing.assert_array_equal(picture(app), before)
-
-
-def test_the_files_are_those_of_the_refinement(app, pair) -> None:
-    register(app)
-    app.controller.tuning.refine()
-    happen(app, app.live.answer_refined)
+    quick = resample(pair.moving, pair.fixed.grid, Transform((app.live.fields(0.3).forward, app.live.linear)))
+    full = _full_of(app.live)
+    happen(app, lambda: app.live._show(full))
     asyncio.get_event_loop().run_until_complete(app.controller.save())
-    assert app.server.state.downloads_title == "Result at λ = 0.30, refined"
+    images = f"{pair.moving.name} on {pair.fixed.name}"
+    assert app.server.state.downloads_title == f"{images}, λ = 0.30, Full resolution (1 mm)"
     names = {entry["title"]: entry for entry in app.server.state.downloads}
-    assert all("-refined" in entry["name"] for entry in names.values())
+    assert all("lambda-0.300-full" in entry["name"] for entry in names.values())
+    report = json.loads(app.files.find(names["Report"]["url"].split("/")[1]).path.read_text())
+    assert report["stage"] == {"name": "full", "title": "Full resolution", "spacing_mm": 1.0}
+    assert report["metrics"] == {}, "nothing was measured of it yet"
     entry = app.files.find(names["Registered moving image"]["url"].split("/")[1])
-    fields = app.live.refined_fields(0.3)
-    expected = resample(pair.moving, pair.fixed.grid, Transform((fields.forward, app.live.linear)))
+    expected = resample(pair.moving, pair.fixed.grid, Transform((full.fields.forward, app.live.linear)))
     np.testing.assert_allclose(read_volume(entry.path).array, expected.array, atol=0.5)
-    network = resample(pair.moving, pair.fixed.grid, Transform((app.live.fields(0.3).forward, app.live.linear)))
-    assert np.abs(network.array - expected.array).max() > 20, "else the two could not be told apart"
+    assert np.abs(quick.array - expected.array).max() > 20, "else the two could not be told apart"
 
 
 def test_the_response_is_drawn_and_clicked(app) -> None:
@@ -132,15 +158,15 @@ def test_the_response_is_drawn_and_clicked(app) -> None:
     app.controller.step()
     assert (state.lam, state.suggestion_taken) == (0.2, True)
     app.controller.reset()
-    assert (state.suggested, state.refine_note) == ("", "")
+    assert (state.suggested, state.stage_text) == ("", "")
 
 
 def test_worse_than_the_linear_alignment_is_said(app) -> None:
     register(app)
     assert app.server.state.worse == ""
-    happen(app, lambda: app.live.on_metrics({**METRICS, "dice_mean": 0.1}, 0.3))
+    happen(app, lambda: app.live.on_metrics({**METRICS, "dice_mean": 0.1}, app.live.shown))
     assert "worse" in app.server.state.worse
-    happen(app, lambda: app.live.on_metrics(METRICS, 0.3))
+    happen(app, lambda: app.live.on_metrics(METRICS, app.live.shown))
     assert app.server.state.worse == ""
 
 
@@ -170,7 +196,17 @@ def test_regions_of_the_fixed_label_map(app, pair) -> None:
     assert [row["key"] for row in state.regions] == [str(value) for value in values]
     assert [row["name"] for row in state.regions] == [LABEL_NAMES[value].capitalize() for value in values]
     assert not any(row["own"] for row in state.regions)
+    assert len({row["colour"] for row in state.regions}) == len(values)
+    bare = coloured(app)
+    assert bare.sum() == 0, "no region has a λ of its own yet"
     tuning.set_region(str(values[1]), True, None)
+    outline = coloured(app)
+    assert outline.sum() > 30, "its outline is drawn"
+    node = app.views.view("Red").get_view_node()
+    node.SetUseLabelOutline(False)
+    filled = coloured(app)
+    node.SetUseLabelOutline(True)
+    assert outline.sum() < 0.9 * filled.sum(), "and nothing but the outline"
     tuning.set_region(str(values[1]), True, 0.9)
     labels, lambdas = app.live.regions
     assert lambdas == {values[1]: 0.9}
@@ -187,6 +223,13 @@ def test_regions_of_the_fixed_label_map(app, pair) -> None:
     tuning.set_region(str(values[1]), True, 0.9)
     tuning.remove_regions()
     assert (app.live.regions, state.regions) == ((None, {}), [])
+    assert coloured(app).sum() == 0
+
+
+def coloured(app) -> np.ndarray:
+    """(SIZE, SIZE): where the axial view is not grey."""
+    channels = picture(app, channels=True)
+    return np.ptp(channels[20:-20, 20:-20], axis=-1) > 60
 
 
 def test_a_label_map_for_regions_is_uploaded_without_ending_the_registration(app, pair, tmp_path: Path) -> None:

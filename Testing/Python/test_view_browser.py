@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import os
@@ -108,36 +109,76 @@ def test_the_checkerboard_and_both_volumes_side_by_side(page: Page):
     page.page.click(".hyperreg-mode-checkerboard")
     page.until(lambda: np.abs(page.picture() - fade).mean() > 1.0, "the checkerboard")
     page.page.click(".hyperreg-mode-sideBySide")
-    page.until(lambda: page.page.locator(".layout-grid-item img").count() == 6, "six views")
+    page.until(lambda: page.page.locator(".layout-grid-item img").count() == 4, "two planes of both volumes")
+    page.page.click(".hyperreg-plane-sagittal")
+    page.until(lambda: "Sagittal" in page.page.inner_text(".hyperreg-grid"), "another plane")
+    assert "Coronal" not in page.page.inner_text(".hyperreg-grid")
+    page.page.click(".hyperreg-plane-coronal")
     page.page.click(".hyperreg-mode-fade")
     page.until(lambda: page.page.locator(".layout-grid-item img").count() == 3, "three views")
 
 
-def test_refine_see_it_and_click_into_the_response(page: Page):
+@pytest.mark.parametrize(("width", "height"), [(1440, 900), (1024, 700)])
+def test_what_matters_is_in_sight_whatever_runs(page: Page, width: int, height: int):
+    page.page.set_viewport_size({"width": width, "height": height})
     page.register()
+    page.until(lambda: bool(page.state("can_save")), "a result")
+    for name in (".hyperreg-save", ".hyperreg-reset", ".hyperreg-state", ".hyperreg-lambda-slider", ".hyperreg-stage"):
+        box = page.page.locator(name).bounding_box()
+        assert box["x"] >= 0, name
+        assert box["x"] + box["width"] <= width, name
+        assert box["y"] + box["height"] <= height, name
+    views = [view.bounding_box() for view in page.page.locator(".layout-grid-item img").all()]
+    assert min(min(box["width"], box["height"]) for box in views) > 200
+    page.page.keyboard.press("?")
+    page.page.wait_for_selector(".hyperreg-help-text")
+    page.page.keyboard.press("Escape")
+    page.until(lambda: not page.state("help"), "the end of the help")
+
+
+def test_the_mouse_reads_values_and_a_file_is_dropped(page: Page, folder: Path):
+    view = page.page.locator(".layout-grid-item img").first.bounding_box()
+    page.page.mouse.move(view["x"] + view["width"] / 2, view["y"] + view["height"] / 2)
+    page.until(lambda: "Fixed" in page.state("probe") and "mm" in page.state("probe"), "what lies under the mouse")
+    assert page.state("probe") in page.page.inner_text(".hyperreg-probe")
+    data = base64.b64encode((folder / "moving.nii.gz").read_bytes()).decode()
+    page.page.evaluate(
+        """data => {
+            const bytes = Uint8Array.from(atob(data), letter => letter.charCodeAt(0));
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([bytes], "dropped.nii.gz"));
+            document.querySelector(".hyperreg-drop-moving").dispatchEvent(
+                new DragEvent("drop", {dataTransfer: transfer, bubbles: true, cancelable: true}));
+        }""",
+        data,
+    )
+    page.until(lambda: page.page.inner_text(".hyperreg-moving-name") == "dropped.nii.gz", "the dropped file")
+
+
+def test_full_resolution_when_asked_for_and_a_click_into_the_response(page: Page):
+    page.register()
+    page.page.click(".hyperreg-full-automatically input")
+    page.until(lambda: not page.state("full_automatically"), "the switch")
     page.drag_to(0.1)
     page.until(lambda: page.state("suggested") != "", "the whole response")
-    network = page.picture()
-    page.page.click(".hyperreg-refine")
-    page.until(lambda: bool(page.state("refined")), "the refinement")
-    assert "It no longer paid" in page.page.inner_text(".hyperreg-refine-note")
-    # The stand-in's refinement is half of its field. The views' pictures come after the state.
-    page.until(lambda: np.abs(page.picture() - network).max() > 40, "the picture of the refinement")
-    page.page.click(".hyperreg-undo-refine")
-    page.until(lambda: not page.state("refined"), "undo")
-    page.until(lambda: np.abs(page.picture() - network).max() < 20, "the picture from before it")
+    assert page.page.inner_text(".hyperreg-stage") == "Quick result (2 mm)"
+    quick = page.picture()
+    page.page.click(".hyperreg-full-now")
+    page.until(lambda: page.page.inner_text(".hyperreg-stage") == "Full resolution (1 mm)", "full resolution")
+    # The stand-in's full resolution is half of its quick field. The views' pictures come after the state.
+    page.until(lambda: np.abs(page.picture() - quick).max() > 40, "the picture of full resolution")
+    page.until(lambda: bool(page.state("fresh")), "its metrics")
     plot = page.page.locator(".hyperreg-response svg")
     plot.scroll_into_view_if_needed()
     box = plot.bounding_box()
     left, right = 74, box["width"] - 60  # of the axis, see ResponsePlot
     page.page.mouse.click(box["x"] + left + 0.75 * (right - left), box["y"] + 30)
-    page.until(lambda: abs(page.state("lam") - 0.75) < 0.011 and bool(page.state("exact")), "λ where the click was")
+    page.until(lambda: abs(page.state("lam") - 0.75) < 0.011 and bool(page.state("solved")), "λ where the click was")
     assert page.page.inner_text(".hyperreg-lambda-value") == f"λ = {page.state('lam'):.2f}"
-    assert page.page.inner_text(".hyperreg-refine-note").startswith("The refinement of λ = 0.1")
-    page.page.click(".hyperreg-redo-refine")
-    page.until(lambda: bool(page.state("refined")) and abs(page.state("lam") - 0.1) < 0.02, "the refinement again")
     page.page.click(".hyperreg-use-suggested")
     page.until(lambda: f"{page.state('lam'):.2f}" == page.state("suggested"), "the suggested λ")
+    page.page.click(".hyperreg-full-automatically input")
+    page.until(lambda: page.page.inner_text(".hyperreg-stage") == "Full resolution (1 mm)", "full resolution by itself")
 
 
 def test_a_bad_upload_is_explained_in_the_page_and_a_good_one_opens(
@@ -170,7 +211,7 @@ def test_a_worker_killed_during_a_drag_is_told_and_comes_back(page: Page, server
     page.page.evaluate("() => window.trame.state.set('error', '')")
     os.kill(pid, signal.SIGKILL)
     page.drag_to(0.8, rest=False)
-    page.until(lambda: bool(page.state("error")) or bool(page.state("exact")), "news of the worker")
+    page.until(lambda: bool(page.state("error")) or bool(page.state("solved")), "news of the worker")
     page.drag_to(0.2)
     page.until(lambda: bool(page.state("fresh")) and page.state("phase") == "live", "the next λ")
     assert server.worker_pids() != [pid]

@@ -19,15 +19,6 @@ from hyperreg.view.state import BOTH_VIEWS, MOVING_VIEWS
 SIZE = 200
 
 
-class Registration(FakeRegistration):
-    """The worker's side, with a grid of its own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.on_anchor = None
-        self.anchor_count = 2
-
-
 class Client:
     def __init__(self) -> None:
         self.news = []
@@ -63,7 +54,7 @@ def module_app(pair_files: tuple[Path, Path], tiny_models: Path):
         patch.setenv("TRAME_ARGS", "")
         asyncio.set_event_loop(asyncio.new_event_loop())
         options = Options(*pair_files, open_browser=False, model="tiny-untrained")
-        app = App(options, client=Client(), live=Registration())
+        app = App(options, client=Client(), live=FakeRegistration())
         for name in (*BOTH_VIEWS, *MOVING_VIEWS):
             view = app.views.view(name)
             view.render_window().SetSize(SIZE, SIZE)
@@ -77,11 +68,15 @@ def module_app(pair_files: tuple[Path, Path], tiny_models: Path):
 @pytest.fixture
 def app(module_app: App, pair: PhantomPair):
     module_app.server.state.update(
-        {"lam": 0.3, "mode": "fade", "fade": 0.5, "error": "", "notes": [], "alignment": "affine"}
+        {"mode": "fade", "fade": 0.5, "error": "", "notes": [], "alignment": "affine", "contrast": "auto"}
     )
     module_app.server.state.update({"device": "auto", "sample": False, "downloads": []})
+    module_app.live.set_full_automatically(True)
+    module_app.live.working_at = None
     module_app.live.calls.clear()
     module_app.controller.load_sample(pair)
+    module_app.server.state.lam = 0.3
+    module_app.controller.ask_lambda(0.3)
     module_app.views.set_draft(False)
     module_app.controller.step()
     return module_app
@@ -94,8 +89,8 @@ def register(app: App) -> None:
     app.controller.step()
 
 
-def picture(app: App, name: str = "Red") -> np.ndarray:
-    """(SIZE, SIZE) grey values of a view, as at rest."""
+def picture(app: App, name: str = "Red", *, channels: bool = False) -> np.ndarray:
+    """(SIZE, SIZE) grey values of a view, as at rest; channels: (SIZE, SIZE, 3) red, green and blue instead."""
     app.views.set_draft(False)
     window = app.views.view(name).render_window()
     window.Render()
@@ -104,4 +99,4 @@ def picture(app: App, name: str = "Red") -> np.ndarray:
     grab.ReadFrontBufferOff()
     grab.Update()
     scalars = vtk_to_numpy(grab.GetOutput().GetPointData().GetScalars()).reshape(SIZE, SIZE, -1)
-    return scalars[..., 0].astype(float)
+    return scalars[..., :3].astype(float) if channels else scalars[..., 0].astype(float)

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_registration import FakeRegistration
 from fake_segmentation import FakeSegmenter
 from segmentation_bench import OBLIQUE, eggs, make_card
-from view_app_bench import SIZE, Client, Registration
+from view_app_bench import SIZE, Client
 
 from hyperreg.imaging.files import write_volume
 from hyperreg.registration.model import save_untrained
@@ -54,7 +55,7 @@ def module_app(models: Path, images: Path) -> Iterator[App]:
         asyncio.set_event_loop(asyncio.new_event_loop())
         pair = (images / "fixed.nii.gz", images / "moving.nii.gz")
         options = Options(*pair, open_browser=False, model="tiny-untrained")
-        app = App(options, client=Client(), live=Registration(), segmenter=FakeSegmenter())
+        app = App(options, client=Client(), live=FakeRegistration(), segmenter=FakeSegmenter())
         for name in (*BOTH_VIEWS, *MOVING_VIEWS):
             view = app.views.view(name)
             view.render_window().SetSize(SIZE, SIZE)

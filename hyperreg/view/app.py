@@ -13,6 +13,7 @@ from typing import Any
 from hyperreg.errors import HyperRegError, InputError
 from hyperreg.registration.catalogue import find_model
 from hyperreg.view import mrml, security
+from hyperreg.view.messages import Messages
 from hyperreg.view.panels import Panel, Panels
 from hyperreg.view.private_files import PrivateFiles
 from hyperreg.view.state import PageState
@@ -55,6 +56,7 @@ class App:
         from hyperreg.view.fusion import FusionControls
         from hyperreg.view.segmentation import SegmentationControls
         from hyperreg.view.segmentation_models import ModelControls
+        from hyperreg.view.viewing import ViewControls
 
         self.files = PrivateFiles()
         try:
@@ -75,14 +77,17 @@ class App:
             self.views = slices.SliceViews(self.slicer_app, self.server)
             self.client = client or WorkerClient()
             self.live = live or LiveRegistration(self.client)
-            self.controller = Controller(state, self.slicer_app.scene, self.views, self.client, self.live, self.files)
+            self.messages = Messages(state)
+            self.controller = Controller(
+                state, self.slicer_app.scene, self.views, self.client, self.live, self.files, self.messages
+            )
             if options.fixed or options.moving:
                 self.controller.load_files(options.fixed, options.moving)
             else:
                 self.controller.load_sample()
             self.segmentation = SegmentationControls(
                 state, self.slicer_app.scene, self.views, segmenter or RemoteSegmenter(self.client), self.files,
-                self.controller.images,
+                self.controller.pair.images, self.messages,
             )  # fmt: skip
             self.models = ModelControls(
                 state,
@@ -93,33 +98,47 @@ class App:
             )
             self.fusion = FusionControls(
                 state, self.slicer_app.scene, self.views, fuser or RemoteFuser(self.client), self.files,
-                self.controller.images,
+                self.controller.pair.images, self.messages,
             )  # fmt: skip
             panels = [
                 Panel(
                     "registration",
                     "Registration",
                     lambda: page_registration.fill(self.controller),
+                    lambda: page_registration.bar(self.controller),
                     self.controller.show,
                 ),
                 Panel(
                     "segmentation",
                     "Segmentation",
                     lambda: page_segmentation.fill(self.segmentation, self.models),
+                    lambda: page_segmentation.bar(self.segmentation),
                     self.segmentation.enter,
                     self.segmentation.leave,
                 ),
-                Panel("fusion", "Atlases", lambda: page_fusion.fill(self.fusion), self.fusion.enter, self.fusion.leave),
+                Panel(
+                    "fusion",
+                    "Atlases",
+                    lambda: page_fusion.fill(self.fusion),
+                    lambda: page_fusion.bar(self.fusion),
+                    self.fusion.enter,
+                    self.fusion.leave,
+                ),
             ]
-            self.panels = Panels(state, panels)
-            self.page = page.build(self.server, panels, self.views)
+            self.panels = Panels(state, panels, self.messages)
+            self.viewing = ViewControls(state, self.views, self.controller.pair.images)
+            self.controller.on_images = self.viewing.offer
+            self.page = page.build(self.server, panels, self.views, self.viewing)
         except BaseException:
             self.files.remove()
             raise
         state.change("panel")(lambda panel, **_: self.panels.choose(panel))
         state.change("lam")(lambda lam, **_: self.controller.ask_lambda(lam))
         state.change("gamma")(lambda gamma, **_: self.controller.tuning.ask_gamma(gamma))
-        state.change("model")(lambda model, **_: self.controller.tuning.show_hyperparameters(model))
+        state.change("model")(lambda model, **_: self.controller.choose_model(model))
+        state.change("full_automatically")(
+            lambda full_automatically, **_: self.controller.tuning.set_full_automatically(full_automatically)
+        )
         state.change("mode")(lambda mode, **_: self.controller.set_mode(mode))
         state.change("fade")(lambda fade, **_: self.controller.set_fade(fade))
         for names, action in (
@@ -129,6 +148,9 @@ class App:
             (("fuse_method",), self.fusion.choose_method),
             (("fuse_folder",), self.fusion.say_what_is_missing),
             (("fuse_target", "fuse_map"), self.fusion.show),
+            (("lines",), lambda: self.viewing.set_lines(state.lines)),
+            (("in_3d",), self._change_3d),
+            (("second_plane",), lambda: self.viewing.set_second_plane(state.second_plane)),
         ):
             state.change(*names)(lambda action=action, **_: action())
         state.change("segment_opacity")(lambda segment_opacity, **_: self.segmentation.set_opacity(segment_opacity))
@@ -163,6 +185,13 @@ class App:
         self.fusion.close()
         self.segmentation.close()
         self.controller.close()
+
+    def _change_3d(self) -> None:
+        on = self.server.state.in_3d
+        if on is True:
+            for controls in (self.segmentation, self.fusion):
+                controls.show_surfaces()
+        self.viewing.set_3d(on)
 
     def _protect(self, web_server: Any) -> None:
         from hyperreg.view.routes import add_routes

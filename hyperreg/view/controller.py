@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,16 @@ from hyperreg.errors import HyperRegError, InputError
 from hyperreg.imaging.points import read_points
 from hyperreg.imaging.volume import Volume
 from hyperreg.phantom import LABEL_NAMES, PhantomPair, head_phantom_pair
-from hyperreg.registration.catalogue import default_model, list_models
-from hyperreg.view import mrml, results
-from hyperreg.view.loading import IMAGES, POINTS, describe, read_role
+from hyperreg.registration.contrast import check_contrast
+from hyperreg.view import choices, mrml, results
+from hyperreg.view.loading import IMAGES, POINTS, read_role
+from hyperreg.view.messages import Messages
+from hyperreg.view.pair import LABELS, OpenPair
+from hyperreg.view.panels import nothing
 from hyperreg.view.private_files import PrivateFiles
 from hyperreg.view.state import FADE, IDLE, LIVE, MODES, RUNNING, metric_rows, word
 from hyperreg.view.tuning import TuningControls
+from hyperreg.worker.live_pair import Shown
 
 log = logging.getLogger(__name__)
 
@@ -28,15 +32,8 @@ log = logging.getLogger(__name__)
 STEP_SECONDS = 0.01
 # λ rests when there was no preview for so long.
 REST_SECONDS = 0.25
-LABELS = {"fixed": "fixed_labels", "moving": "moving_labels"}
+PANEL = "registration"
 REGIONS = "regions"
-DEVICES = {"auto": "Automatic", "cpu": "CPU", "cuda": "GPU"}
-INITIALS = {
-    "affine": "Affine (recommended)",
-    "rigid": "Rigid",
-    "com": "Centres of mass",
-    "none": "None: already aligned",
-}
 
 
 class Controller:
@@ -44,18 +41,26 @@ class Controller:
 
     state: the shared state (`PageState`). scene: the vtkMRMLScene. views: the slice views.
     client, live: the worker (`WorkerClient`, `LiveRegistration`) or stand-ins. files: uploads and downloads.
+    pair: the images that are open.
     """
 
     def __init__(
-        self, state: Any, scene: slicer.vtkMRMLScene, views: Any, client: Any, live: Any, files: PrivateFiles
+        self,
+        state: Any,
+        scene: slicer.vtkMRMLScene,
+        views: Any,
+        client: Any,
+        live: Any,
+        files: PrivateFiles,
+        messages: Messages,
     ) -> None:
         self._state = state
-        self._scene = scene
         self._views = views
         self._client = client
         self._live = live
         self._files = files
-        self._geometry = mrml.slicer_module("Geometry")
+        self._messages = messages
+        self.pair = OpenPair(state, scene)
         self.logic = mrml.slicer_module("Logic").RegistrationLogic(scene, live)
         self.logic.on_change = self._changed
         self.logic.on_progress = self._progressed
@@ -63,33 +68,19 @@ class Controller:
         self.logic.on_metrics = self._measured
         self.logic.on_error = self.tell
         self.logic.on_warning = self._warned
-        live.on_anchor = self._anchored
         self._logic_ready, live.on_ready = live.on_ready, self._ready
-        self._volumes: dict[str, Volume] = {}
-        self._nodes: dict[str, Any] = {}
-        self._label_names: dict[int, str] = {}
+        # Told when another image is open.
+        self.on_images: Callable[[], None] = nothing
         self._wanted: float | None = None
         self._preview_at = 0.0
         # Model and initial alignment of the registration that is being prepared, and of the one that is live.
         self._next = self._current = ("", "")
-        self._measured_at: float | None = None
-        self.tuning = TuningControls(state, scene, self.logic, self._move_lambda, self.tell)
-        self._offer_choices()
+        self.tuning = TuningControls(state, scene, self.logic, self._move_lambda, self.tell, views.set_outlines)
+        choices.offer(state)
+        self._begin_at_default()
         self.tuning.show_hyperparameters(state.model)
         self.tuning.update()
         state.lam_word = word(float(state.lam))
-
-    def _offer_choices(self) -> None:
-        state = self._state
-        models = list_models()
-        state.models = [{"title": card.title, "value": card.name} for card in models]
-        state.devices = [{"title": title, "value": name} for name, title in DEVICES.items()]
-        state.alignments = [{"title": title, "value": name} for name, title in INITIALS.items()]
-        if not models:
-            state.model = ""
-            state.error = "No registration model is installed, so nothing can be registered. Reinstall HyperReg."
-        elif state.model not in [card.name for card in models]:
-            state.model = default_model()
 
     # The user's actions
 
@@ -101,8 +92,9 @@ class Controller:
             self._place(role, volume)
         self._place("fixed_labels", pair.fixed_labels)
         self._place("moving_labels", pair.moving_labels)
-        self._label_names = {label: name.capitalize() for label, name in LABEL_NAMES.items()}
+        self.pair.label_names = {label: name.capitalize() for label, name in LABEL_NAMES.items()}
         self._state.sample = True
+        self._begin_at_default()
         self.show()
 
     def load_files(self, fixed: Path | None, moving: Path | None) -> None:
@@ -113,6 +105,7 @@ class Controller:
         read = {role: read_role(role, path, self._warned, confined=False) for role, path in given}
         for role, volume in read.items():
             self._place(role, volume)
+        self._begin_at_default()
         self.show()
 
     async def accept_upload(self, role: str, path: Path) -> None:
@@ -125,7 +118,7 @@ class Controller:
                 self._place_points(role, path)
                 return
             volume = await asyncio.get_running_loop().run_in_executor(None, read_role, role, path, notes.append)
-            if role not in IMAGES and role.removesuffix("_labels").replace(REGIONS, "fixed") not in self._volumes:
+            if role not in IMAGES and role.removesuffix("_labels").replace(REGIONS, "fixed") not in self.pair.volumes:
                 raise InputError("Load the image first, then the label map that was drawn on it.")
             if role == REGIONS:
                 with self._state:
@@ -145,55 +138,68 @@ class Controller:
             if role in IMAGES and self._state.sample:
                 # One's own image has nothing to do with the sample's other half, nor with its label maps.
                 for other in ("fixed_labels", "moving_labels"):
-                    self._remove(other)
+                    self.pair.remove(other)
                 self._state.sample = False
             self._place(role, volume)
+            if role in IMAGES:
+                self._begin_at_default()
             for note in notes:
                 self._warned(note)
             self.show()
 
     def _place_points(self, role: str, path: Path) -> None:
-        if role.removesuffix("_points") not in self._volumes:
+        if role.removesuffix("_points") not in self.pair.volumes:
             raise InputError("Load the image first, then the landmarks that were placed on it.")
         points = read_points(path)
         with self._state:
             self._state.error = ""
             self.tuning.place_points(role, points, path.name)
+            self.tuning.put_moving_points_under(self.pair.shift_id)
 
     def remove_labels(self, role: str) -> None:
         """Forgets the label map of the "fixed" or "moving" image."""
         if role in LABELS:
             self._reset()
-            self._remove(LABELS[role])
+            self.pair.remove(LABELS[role])
+
+    def align_centres(self) -> None:
+        """Brings images into sight of each other that lie far apart."""
+        self._shift(self.pair.align_centres)
+
+    def undo_centring(self) -> None:
+        """The moving image lies where its file says again."""
+        self._shift(self.pair.undo_centring)
+
+    def _shift(self, move: Callable[[], None]) -> None:
+        self._reset()
+        move()
+        self.tuning.put_moving_points_under(self.pair.shift_id)
+        self.show(fit=True)
 
     def use_fixed_labels(self) -> None:
         """Takes the fixed image's label map for regions too."""
-        if LABELS["fixed"] in self._volumes:
+        if LABELS["fixed"] in self.pair.volumes:
             try:
-                self.tuning.place_regions(self._volumes[LABELS["fixed"]], self._label_names)
+                self.tuning.place_regions(self.pair.volumes[LABELS["fixed"]], self.pair.label_names)
             except InputError as error:
                 self.tell(str(error))
 
     def register(self) -> None:
         state = self._state
-        state.error, state.notes = "", []
+        self._messages.clear(PANEL)
         try:
-            if state.alignment not in INITIALS or state.device not in DEVICES:
-                raise InputError("Choose an initial alignment and a device from the lists.")
-            if not state.model:
-                raise InputError("No registration model is installed. Reinstall HyperReg.")
-            both_labels = all(role in self._nodes for role in LABELS.values())
+            choices.check(state)
             self._next = (state.model, state.alignment)
             state.progress, state.progress_text = 0.0, "Starting"
             self.logic.register(
-                self._nodes.get("fixed"),
-                self._nodes.get("moving"),
-                lam=_lambda(state.lam),
+                self.pair.nodes.get("fixed"),
+                self.pair.nodes.get("moving"),
+                lam=choices.check_lambda(state.lam),
                 model=state.model,
                 device=state.device,
                 initial=state.alignment,
-                fixed_labels=self._nodes["fixed_labels"] if both_labels else None,
-                moving_labels=self._nodes["moving_labels"] if both_labels else None,
+                contrast=check_contrast(state.contrast),
+                **self.pair.label_nodes(),
             )
         except HyperRegError as error:
             self.tell(str(error))
@@ -210,12 +216,22 @@ class Controller:
     def ask_lambda(self, lam: Any) -> None:
         """The slider moved; the newest value is taken by the next `step`, so that a slow machine skips, not lags."""
         try:
-            self._wanted = _lambda(lam)
+            self._wanted = choices.check_lambda(lam)
         except InputError as error:
             self._state.lam = self.logic.lam
             self.tell(str(error))
         else:
             self._state.lam_word = word(self._wanted)
+
+    def choose_model(self, model: Any) -> None:
+        """Another model was chosen for the next registration: its hyperparameters begin with their defaults."""
+        self.tuning.show_hyperparameters(model)
+        if self.logic.state == IDLE and choices.is_model(self._state, model):
+            self._begin_at_default()
+
+    def _begin_at_default(self) -> None:
+        """The slider goes to the λ with which the chosen model begins."""
+        self._move_lambda(choices.default_lambda(self._state))
 
     def _move_lambda(self, lam: float) -> None:
         """Moves the slider."""
@@ -237,20 +253,22 @@ class Controller:
         if state.saving or not self.logic.can_keep:
             return
         model, initial = self._current
+        forward, inverse = self.pair.from_file(self._live.transform(), self._live.inverse_transform())
+        volumes = self.pair.volumes
         result = results.Result(
             lam=self.logic.lam,
-            refined=self.logic.refined,
-            settings=self.logic.shown.settings,
-            fixed=self._volumes["fixed"],
-            moving=self._volumes["moving"],
-            moving_labels=self._volumes.get("moving_labels"),
-            transform=self._live.transform(),
-            inverse=self._live.inverse_transform(),
-            metrics=dict(self.logic.metrics) if state.fresh else {},
+            stage=self._live.stages[self.logic.shown.stage],
+            settings=self.logic.origin.settings,
+            fixed=volumes["fixed"],
+            moving=volumes["moving"],
+            moving_labels=volumes.get("moving_labels"),
+            transform=forward,
+            inverse=inverse,
+            metrics=dict(self.logic.metrics),
             model=model,
             device=self._live.device,
             initial=initial,
-            warnings=tuple(state.notes),
+            warnings=tuple(self._live.warnings),
         )
         with state:
             state.saving = True
@@ -258,8 +276,12 @@ class Controller:
             folder = self._files.new_folder()
             written = await asyncio.get_running_loop().run_in_executor(None, results.write, result, folder)
             with state:
+                if self.pair.volumes.get("moving") is not result.moving or self.logic.state != LIVE:
+                    return  # meanwhile it has become the result of another pair
                 state.downloads = self._files.offer(written)
-                state.downloads_title = f"Result at λ = {result.lam:.2f}" + (", refined" if result.refined else "")
+                state.downloads_title = f"{result.moving.name} on {result.fixed.name}, λ = {result.lam:.2f}, " + (
+                    result.stage.text
+                )
         except HyperRegError as error:
             with state:
                 self.tell(str(error))
@@ -269,7 +291,7 @@ class Controller:
 
     def tell(self, message: str) -> None:
         """Shows an error until the user closes it."""
-        self._state.error = message
+        self._messages.tell(PANEL, message)
 
     # The clock
 
@@ -307,94 +329,66 @@ class Controller:
     def _changed(self) -> None:
         state = self._state
         if self.logic.state == IDLE:
-            self._forget_figures()
+            self._forget_metrics()
         state.phase = {"idle": IDLE, "running": RUNNING, "live": LIVE}[self.logic.state]
         state.can_save = self.logic.can_keep
-        state.exact = self.logic.is_exact
-        state.exact_lam = -1.0 if self.logic.exact_lam is None else self.logic.exact_lam
-        state.fresh = state.exact and bool(self.logic.metrics) and self._measured_at == self.logic.exact_lam
+        state.solved = self.logic.state == LIVE and self.logic.is_solved
+        state.solved_lam = self.logic.shown.lam if state.solved else -1.0
+        state.fresh = bool(self.logic.metrics)
+        if not state.fresh:
+            state.rows = [{**row, "now": ""} for row in state.rows]
         if state.phase == LIVE:
-            state.device_used = DEVICES.get(self._live.device, self._live.device)
-            state.anchors = self._live.anchor_count
+            state.device_used = choices.DEVICES.get(self._live.device, self._live.device)
         self.tuning.update()
 
     def _ready(self) -> None:
-        self._forget_figures()
+        self._forget_metrics()
         self._current = self._next
         self._logic_ready()
 
     def _progressed(self, fraction: float, text: str) -> None:
         self._state.progress, self._state.progress_text = 100 * fraction, text
 
-    def _field_shown(self, _lam: float, exact: bool) -> None:
-        self._state.exact = exact
-        if not exact:
+    def _field_shown(self, shown: Shown) -> None:
+        if not shown.solved:
             self._preview_at = time.monotonic()
             self._views.set_draft(True)
 
-    def _measured(self, metrics: Mapping[str, Any], lam: float) -> None:
+    def _measured(self, metrics: Mapping[str, Any], _shown: Shown) -> None:
         self._state.rows = metric_rows(metrics)
-        self._measured_at = lam
         self._changed()
 
     def _warned(self, text: str) -> None:
-        if text not in self._state.notes:
-            self._state.notes = [*self._state.notes, text]
-
-    def _anchored(self) -> None:
-        self._state.anchors = self._live.anchor_count
+        self._messages.warn(PANEL, text)
 
     # Nodes
 
-    def images(self) -> dict[str, Any]:
-        """The nodes of both images, as far as they are open, by what the page calls them."""
-        return {role.capitalize(): self._nodes[role] for role in IMAGES if role in self._nodes}
-
-    def show(self) -> None:
-        """Puts both images into the views."""
-        if all(role in self._nodes for role in IMAGES):
-            self._views.show(self._state.mode, self._nodes["fixed"], self._nodes["moving"], float(self._state.fade))
+    def show(self, *, fit: bool = False) -> None:
+        """Puts both images into the views. fit: centres them although they were shown before."""
+        if self.pair.is_complete:
+            nodes = self.pair.nodes
+            self._views.show(self._state.mode, nodes["fixed"], nodes["moving"], float(self._state.fade))
+            if fit:
+                self._views.centre()
 
     def _reset(self) -> None:
         if self.logic.state == RUNNING:
             self.logic.cancel()
         self.logic.reset()
-        self._forget_figures()
+        self._forget_metrics()
 
-    def _forget_figures(self) -> None:
+    def _forget_metrics(self) -> None:
+        """Numbers and files belong to one registration, and go with it."""
         state = self._state
-        state.rows, state.fresh, state.anchors, state.device_used = [], False, 0, ""
-        self._measured_at = None
+        if state.downloads:
+            state.downloads, state.downloads_title = self._files.offer([]), ""
+        state.rows, state.fresh, state.device_used = [], False, ""
 
     def _place(self, role: str, volume: Volume) -> None:
-        """Makes a node of a volume, in the place of the one that had the role."""
-        self._remove(role)
+        """Opens a volume in the place of the one that had the role; what belonged to that one goes with it."""
         if role == "fixed":
             self.tuning.remove_regions()
         if role in IMAGES:
-            self._remove(LABELS[role])
             self.tuning.remove_points(f"{role}_points")
-        kind = "vtkMRMLScalarVolumeNode" if role in IMAGES else "vtkMRMLLabelMapVolumeNode"
-        node = self._scene.AddNewNodeByClass(kind, volume.name)
-        self._geometry.volume_to_node(volume, node)
-        node.CreateDefaultDisplayNodes()
-        self._nodes[role], self._volumes[role] = node, volume
-        setattr(self._state, f"{role}_name", volume.name)
-        if role in IMAGES:
-            setattr(self._state, f"{role}_info", describe(volume))
-
-    def _remove(self, role: str) -> None:
-        self._volumes.pop(role, None)
-        if role == LABELS["fixed"]:
-            self._label_names = {}
-        node = self._nodes.pop(role, None)
-        setattr(self._state, f"{role}_name", "")
-        if node is not None:
-            self._scene.RemoveNode(node)
-
-
-def _lambda(value: Any) -> float:
-    """Raises InputError for what is no λ."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise InputError(f"λ is a number between 0 (most flexible) and 1 (most rigid), not {value!r}.")
-    return float(value)
+        self.pair.place(role, volume)
+        self.on_images()

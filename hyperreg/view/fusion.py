@@ -19,6 +19,7 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 from hyperreg.errors import HyperRegError, InputError
 from hyperreg.view import chart, mrml
 from hyperreg.view.fusion_files import write
+from hyperreg.view.messages import Messages
 from hyperreg.view.private_files import PrivateFiles
 from hyperreg.view.result import DEVICES, ResultControls, structure_rows
 from hyperreg.view.state import FusionState
@@ -45,9 +46,10 @@ class FusionControls(ResultControls):
         fuser: Any,
         files: PrivateFiles,
         images: Callable[[], Mapping[str, Any]],
+        messages: Messages,
     ) -> None:
         logic = mrml.slicer_module("AtlasesLogic", mrml.SEGMENTATION).AtlasesLogic(scene, fuser)
-        super().__init__(state, scene, views, files, images, logic)
+        super().__init__(state, scene, views, files, images, logic, messages)
         logic.on_atlases = self._show_atlases
         logic.on_early = self._show_early
         self._methods = self._texts.METHODS
@@ -91,7 +93,7 @@ class FusionControls(ResultControls):
     def fuse(self) -> None:
         """Starts fusing; everything is checked here, because the browser may have sent anything."""
         state = self._state
-        state.error, state.notes = "", []
+        self._messages.clear(self.NAME)
         try:
             target = self._target()
             if target is None:

@@ -39,7 +39,7 @@ def read_image(path: Path, warn: Callable[[str], None], confined: bool = True) -
 
 
 def describe(volume: Volume) -> str:
-    """Voxels and their size."""
+    """Voxels and their size, in words."""
     size = " x ".join(str(n) for n in volume.shape)
     spacing = " x ".join(f"{s:.3g}" for s in volume.spacing)
     return f"{size}, {spacing} mm"

@@ -6,7 +6,7 @@ from trame.widgets import html
 from trame.widgets import vuetify3 as v
 
 from hyperreg.view.fusion import FusionControls
-from hyperreg.view.parts import keep_or_undo, opacity, run_button, structures, tour
+from hyperreg.view.parts import keep_or_undo, not_this_image, opacity, run_bar, structures, tour
 
 BUSY = "fuse_phase !== 'idle'"
 COLUMNS = (
@@ -21,9 +21,13 @@ def fill(controls: FusionControls) -> None:
     """The content of the panel."""
     _inputs(controls)
     _how()
-    run_button("fuse", "Segment by atlases", "fuse_missing !== ''", "fuse_missing", controls.fuse, controls.cancel)
     _progress(controls)
     _result(controls)
+
+
+def bar(controls: FusionControls) -> None:
+    """What is going on, and the main action."""
+    run_bar("fuse", "Segment by atlases", "fuse_missing !== ''", "fuse_missing", controls.fuse, controls.cancel)
 
 
 def _inputs(controls: FusionControls) -> None:
@@ -108,17 +112,17 @@ def _how() -> None:
             variant="tonal",
             disabled=(BUSY,),
             click="fuse_lam = lam",
-            classes="text-none hyperreg-fuse-take-lam",
+            classes="hyperreg-fuse-take-lam",
             title="Takes the λ that is set there",
         )
     with html.Div(classes="d-flex align-center"):
         v.VCheckbox(
             v_model=("fuse_refine",),
-            label="Refine (slower)",
+            label="Full resolution (slower)",
             density="compact",
             hide_details=True,
             disabled=(BUSY,),
-            title="Improves every registration on its own images: up to a minute more per atlas on a CPU",
+            title="Every registration on all voxels: minutes more per atlas on a CPU",
         )
         v.VTextField(
             v_model_number=("fuse_select",),
@@ -155,19 +159,20 @@ def _progress(controls: FusionControls) -> None:
             variant="tonal",
             block=True,
             click=controls.keep_early,
-            classes="text-none my-2 hyperreg-fuse-keep",
+            classes="my-2 hyperreg-fuse-keep",
             title="Learns no further: the consensus so far becomes the result",
         )
         html.Div(v_html=("fuse_early_plot",))
 
 
 def _result(controls: FusionControls) -> None:
-    with html.Div(v_if="fuse_raters.length"):
+    not_this_image("fuse")
+    with html.Div(v_if="fuse_raters.length && fuse_current"):
         html.Div("{{ fuse_summary }}", classes="text-body-2 hyperreg-fuse-summary")
         _places(controls)
         _raters(controls)
         html.Div(v_html=("fuse_plot",), classes="mt-2 hyperreg-fuse-plot")
-        structures("fuse", "atlases", "The smallest and the largest volume among the atlases")
+        structures("fuse", controls, "atlases", "The smallest and the largest volume among the atlases")
         keep_or_undo(
             "fuse",
             controls.save,
@@ -193,7 +198,7 @@ def _places(controls: FusionControls) -> None:
 def _raters(controls: FusionControls) -> None:
     with (
         html.Div(classes="hyperreg-segment-table mt-2"),
-        v.VTable(density="compact", classes="hyperreg-figures hyperreg-fuse-raters"),
+        v.VTable(density="compact", classes="hyperreg-metrics hyperreg-fuse-raters"),
     ):
         with html.Thead(), html.Tr():
             html.Th("Atlas", click=(controls.sort, "['name']"), style="cursor: pointer", title="Sort by name")

@@ -1,4 +1,4 @@
-"""The panel of registration: images, λ, comparison, figures, downloads. Nothing here decides anything."""
+"""The panel of registration: images, λ, metrics, settings; its bar. Nothing here decides anything."""
 
 from __future__ import annotations
 
@@ -7,72 +7,149 @@ from trame.widgets import vuetify3 as v
 
 from hyperreg.view import page_tuning
 from hyperreg.view.controller import Controller
-from hyperreg.view.parts import download_links, upload_button
-from hyperreg.view.state import CHECKERBOARD, FADE, SIDE_BY_SIDE
+from hyperreg.view.parts import download_links, drop_target, section, sections, upload_button
+from hyperreg.view.state import IMAGE_ROLES
+
+STATE = (
+    "uploading ? 'Reading the file ...' : phase === 'running' ? progress_text || 'Starting ...' : "
+    "phase === 'live' ? work_text ? 'Computing: ' + work_text : 'Ready. Move λ and watch the views.' : "
+    "!fixed_name ? 'Open the fixed image.' : !moving_name ? 'Open the moving image.' : "
+    "'Ready. Register brings the moving image onto the fixed one.'"
+)
+BUSY = "phase === 'running' || work_text !== ''"
 
 
 def fill(controller: Controller) -> None:
     """The content of the panel."""
-    _images()
-    _run(controller)
+    _images(controller)
     _slider(controller)
-    _comparison()
-    _figures()
-    _downloads(controller)
-    with v.VExpansionPanels(variant="accordion", classes="mt-3"):
+    _worse()
+    download_links("downloads", "downloads_title", "hyperreg-downloads")
+    with sections("sections"):
+        _metrics()
+        page_tuning.response(controller.tuning)
         page_tuning.regions(controller, upload_button)
-        _more(controller)
+        _landmarks(controller)
+        _settings(controller)
 
 
-def _images() -> None:
+def bar(controller: Controller) -> None:
+    """What is going on, and what can be done next: always in sight."""
+    with html.Div(classes="d-flex align-center"):
+        html.Span(
+            f"{{{{ {STATE} }}}}",
+            classes="text-body-2 flex-grow-1 hyperreg-state",
+        )
+        html.Span("{{ Math.round(progress) }} %", v_if="phase === 'running'", classes="text-caption ml-2")
+        v.VBtn(
+            "Stop",
+            v_if="full_running && phase === 'live'",
+            size="x-small",
+            variant="tonal",
+            click=controller.tuning.stop_full,
+            classes="ml-2 hyperreg-stop-full",
+            title="Gives full resolution up. What is shown stays; it can be asked for again.",
+        )
+    v.VProgressLinear(
+        model_value=("phase === 'running' ? progress : work_progress",),
+        color="primary",
+        height=4,
+        rounded=True,
+        style=(f"({BUSY}) ? '' : 'visibility: hidden'",),
+        classes="my-1 hyperreg-progress",
+    )
+    with html.Div(classes="d-flex hyperreg-actions"):
+        v.VBtn(
+            "Register",
+            v_if="phase === 'idle'",
+            color="primary",
+            variant="flat",
+            disabled=("!fixed_name || !moving_name || uploading !== ''",),
+            click=controller.register,
+            classes="flex-grow-1 hyperreg-register",
+        )
+        v.VBtn(
+            "Cancel",
+            v_if="phase === 'running'",
+            variant="tonal",
+            click=controller.cancel,
+            classes="flex-grow-1 hyperreg-cancel",
+        )
+        v.VBtn(
+            "Keep this result",
+            v_if="phase === 'live'",
+            color="primary",
+            variant="flat",
+            loading=("saving",),
+            disabled=("!can_save || saving",),
+            click=controller.save,
+            classes="flex-grow-1 hyperreg-save",
+            title="Writes the registered image, the transform, its inverse and a report for download",
+        )
+        v.VBtn(
+            "Register again",
+            v_if="phase === 'live'",
+            variant="tonal",
+            disabled=("uploading !== ''",),
+            click=controller.register,
+            classes="ml-2 hyperreg-register",
+            title="With the images and settings of now",
+        )
+        v.VBtn(
+            "Reset",
+            v_if="phase === 'live'",
+            variant="text",
+            click=controller.reset,
+            classes="ml-1 hyperreg-reset",
+            title="Back to both images as they were loaded",
+        )
+
+
+def _images(controller: Controller) -> None:
     with html.Div(classes="hyperreg-images"):
-        for role, title in (("fixed", "Fixed"), ("moving", "Moving")):
-            with html.Div(classes="d-flex align-center"):
-                html.Div(title, classes="hyperreg-role text-medium-emphasis")
+        for role in IMAGE_ROLES:
+            with drop_target(role, "d-flex align-center"):
+                html.Div(role.capitalize(), classes="hyperreg-role text-medium-emphasis")
                 with html.Div(classes="flex-grow-1 overflow-hidden"):
-                    html.Div(f"{{{{ {role}_name }}}}", classes=f"text-truncate hyperreg-{role}-name")
+                    html.Div(
+                        f"{{{{ {role}_name || 'none: open or drop a file' }}}}",
+                        title=(f"{role}_name",),
+                        classes=f"text-truncate hyperreg-{role}-name",
+                    )
                     html.Div(f"{{{{ {role}_info }}}}", classes="text-caption text-medium-emphasis text-truncate")
                 upload_button(role, f"Open another {role} image")
-
-
-def _run(controller: Controller) -> None:
-    with html.Div(classes="my-2"):
+    with v.VAlert(
+        v_if="overlap_note", type="warning", variant="tonal", density="compact", classes="my-2 hyperreg-overlap"
+    ):
+        html.Div("{{ overlap_note }}")
         v.VBtn(
-            "{{ phase === 'live' ? 'Register again' : 'Register' }}",
-            v_if="phase !== 'running'",
-            block=True,
-            size=("phase === 'live' ? 'default' : 'large'",),
-            color="primary",
-            variant=("phase === 'live' ? 'tonal' : 'flat'",),
-            disabled=("!fixed_name || !moving_name || !model || uploading !== ''",),
-            click=controller.register,
-            classes="hyperreg-register",
+            "Align centres",
+            size="small",
+            variant="tonal",
+            click=controller.align_centres,
+            classes="mt-2 hyperreg-align-centres",
+            title="Moves the moving image as a whole. Its file is not changed; results fit the files as they are.",
         )
-        with html.Div(v_if="phase === 'running'"):
-            with html.Div(classes="d-flex align-center mb-1"):
-                html.Span("{{ progress_text }}", classes="text-body-2 flex-grow-1 text-truncate")
-                v.VBtn("Cancel", size="small", variant="tonal", click=controller.cancel, classes="hyperreg-cancel")
-            v.VProgressLinear(model_value=("progress",), color="primary", height=8, rounded=True)
+    with html.Div(v_if="centred", classes="d-flex align-center"):
+        html.Span("Centres aligned", classes="text-caption flex-grow-1")
+        v.VBtn("Undo", size="x-small", variant="text", click=controller.undo_centring, classes="hyperreg-undo-centring")
 
 
 def _slider(controller: Controller) -> None:
-    with html.Div(classes="hyperreg-lambda pa-3", style=("phase === 'live' ? '' : 'opacity: 0.45'",)):
+    with html.Div(classes="hyperreg-lambda pa-3 mt-2"):
         with html.Div(classes="d-flex align-baseline"):
             html.Span("λ = {{ Number(lam).toFixed(2) }}", classes="text-h5 font-weight-medium hyperreg-lambda-value")
             html.Span("{{ lam_word }}", classes="text-body-1 ml-3 text-primary flex-grow-1")
-            html.Span(
-                "{{ refined ? 'refined' : exact ? 'exact' : 'preview' }}",
-                v_if="phase === 'live'",
-                classes="text-caption text-medium-emphasis hyperreg-exact",
-                title="While the slider moves the views show an interpolated field; at rest the exact one, or its "
-                "refinement.",
-            )
+        html.Div(
+            "{{ stage_text || (phase === 'live' ? 'No result yet' : 'Where Register begins') }}",
+            classes="text-body-2 text-medium-emphasis hyperreg-stage",
+            title="How good is what the views show",
+        )
         v.VSlider(
             v_model=("lam",),
             min=0,
             max=1,
             step=0.005,
-            disabled=("phase !== 'live'",),
             color="primary",
             track_size=8,
             thumb_size=26,
@@ -81,39 +158,14 @@ def _slider(controller: Controller) -> None:
             aria_label="λ: 0 most flexible, 1 most rigid",
         )
         with html.Div(classes="d-flex justify-space-between text-caption text-medium-emphasis"):
-            html.Span("flexible: follows every detail")
+            html.Span("flexible: every detail")
             html.Span("rigid: keeps the shape")
         page_tuning.gamma()
-        page_tuning.response(controller.tuning)
+        page_tuning.resolution(controller.tuning)
+        html.Div("{{ contrast_note }}", v_if="contrast_note", classes="text-caption mt-1 hyperreg-contrast-note")
 
 
-def _comparison() -> None:
-    with html.Div(classes="mt-3"):
-        with v.VBtnToggle(
-            v_model=("mode",), mandatory=True, density="compact", divided=True, variant="outlined", classes="w-100"
-        ):
-            for mode, title in (
-                (FADE, "Fade"),
-                (CHECKERBOARD, "Checkerboard"),
-                (SIDE_BY_SIDE, "Side by side"),
-            ):
-                v.VBtn(title, value=mode, size="small", classes=f"flex-grow-1 hyperreg-mode-{mode}")
-        with html.Div(v_if=f"mode === '{FADE}'", classes="d-flex align-center mt-2"):
-            html.Span("Fixed", classes="text-caption")
-            v.VSlider(
-                v_model=("fade",),
-                min=0,
-                max=1,
-                step=0.01,
-                density="compact",
-                hide_details=True,
-                classes="mx-2 hyperreg-fade",
-                aria_label="Fade between the fixed and the moving image",
-            )
-            html.Span("Moving", classes="text-caption")
-
-
-def _figures() -> None:
+def _worse() -> None:
     v.VAlert(
         "{{ worse }}",
         v_if=("worse",),
@@ -122,57 +174,26 @@ def _figures() -> None:
         density="compact",
         classes="mt-3 hyperreg-worse",
     )
-    with v.VTable(
-        v_if="phase === 'live'",
-        density="compact",
-        classes="mt-2 hyperreg-figures",
-        style=("fresh ? '' : 'opacity: 0.5'",),
-    ):
-        with html.Thead(), html.Tr():
-            html.Th("")
-            html.Th("aligned", title="After the linear alignment alone", classes="text-right")
-            html.Th("now", classes="text-right")
-        with html.Tbody():
-            with html.Tr(v_for="row in rows", key="row.name", title=("row.hint",)):
+
+
+def _metrics() -> None:
+    with section("measures", "Measures", "hyperreg-measures"):
+        html.Div("Shown after Register.", v_if="phase !== 'live'", classes="text-caption text-medium-emphasis")
+        with v.VTable(v_if="phase === 'live'", density="compact", classes="hyperreg-metrics"):
+            with html.Thead(), html.Tr():
+                html.Th("{{ fresh ? 'λ = ' + solved_lam.toFixed(2) : 'Measuring ...' }}")
+                html.Th("aligned", title="After the linear alignment alone", classes="text-right")
+                html.Th("now", title="Of exactly what the views show", classes="text-right")
+            with html.Tbody(), html.Tr(v_for="row in rows", key="row.name", title=("row.hint",)):
                 html.Td("{{ row.name }}")
                 html.Td("{{ row.before }}", classes="text-right text-medium-emphasis")
-                html.Td("{{ row.now }}", classes="text-right font-weight-medium")
-            with html.Tr(v_if="rows.length === 0"):
-                html.Td("Measuring ...", colspan="3", classes="text-medium-emphasis")
+                html.Td("{{ row.now || '…' }}", classes="text-right font-weight-medium")
 
 
-def _downloads(controller: Controller) -> None:
-    with html.Div(classes="mt-2"):
-        with html.Div(classes="d-flex hyperreg-actions"):
-            page_tuning.refine_button(controller.tuning)
-            v.VBtn(
-                "Keep this result",
-                variant="tonal",
-                loading=("saving",),
-                disabled=("!can_save || saving",),
-                click=controller.save,
-                classes="flex-grow-1 text-none hyperreg-save",
-                title="Writes the registered image, the transform, its inverse and a report for download",
-            )
-            v.VBtn(
-                "Reset",
-                variant="text",
-                disabled=("phase !== 'live'",),
-                click=controller.reset,
-                classes="ml-1 text-none hyperreg-reset",
-                title="Back to both images as they were loaded",
-            )
-        page_tuning.refinement(controller.tuning)
-        download_links("downloads", "downloads_title", "hyperreg-downloads")
-
-
-def _more(controller: Controller) -> None:
-    with v.VExpansionPanel(title="More", elevation=0), v.VExpansionPanelText():
-        v.VSelect(v_model=("alignment",), items=("alignments",), label="Initial alignment", density="compact")
-        v.VSelect(v_model=("model",), items=("models",), label="Model", density="compact")
-        v.VSelect(v_model=("device",), items=("devices",), label="Device", density="compact")
-        page_tuning.contrast()
-        html.Div("Runs on: {{ device_used }}", v_if="device_used", classes="text-caption mb-2")
+def _landmarks(controller: Controller) -> None:
+    with section("labels", "Landmarks and label maps", "hyperreg-labels"):
+        html.Div("Measured live: their distance and overlap.", classes="text-caption text-medium-emphasis mb-2")
+        page_tuning.landmarks(controller.tuning)
         for role, title in (("fixed", "Fixed label map"), ("moving", "Moving label map")):
             with html.Div(classes="d-flex align-center"):
                 with html.Div(classes="flex-grow-1 overflow-hidden"):
@@ -188,5 +209,14 @@ def _more(controller: Controller) -> None:
                     aria_label=f"Remove the {role} label map",
                 )
                 upload_button(f"{role}_labels", f"Open a label map of the {role} image")
-        page_tuning.landmarks(controller.tuning)
-        v.VBtn("Open the sample pair", variant="text", size="small", click=controller.load_sample, classes="mt-2")
+
+
+def _settings(controller: Controller) -> None:
+    with section("settings", "Settings", "hyperreg-settings"):
+        html.Div("They take effect with the next Register.", classes="text-caption text-medium-emphasis mb-3")
+        v.VSelect(v_model=("alignment",), items=("alignments",), label="Initial alignment", density="compact")
+        page_tuning.contrast()
+        v.VSelect(v_model=("model",), items=("models",), label="Model", density="compact", classes="hyperreg-model")
+        v.VSelect(v_model=("device",), items=("devices",), label="Device", density="compact")
+        html.Div("Runs on: {{ device_used }}", v_if="device_used", classes="text-caption mb-2")
+        v.VBtn("Open the sample pair", variant="text", size="small", click=controller.load_sample)

@@ -7,7 +7,18 @@ from collections.abc import Callable
 from trame.widgets import html
 from trame.widgets import vuetify3 as v
 
-from hyperreg.view.parts import ACCEPTED_MODELS, keep_or_undo, opacity, run_button, structures, tour, upload_button
+from hyperreg.view.parts import (
+    ACCEPTED_MODELS,
+    keep_or_undo,
+    not_this_image,
+    opacity,
+    run_bar,
+    section,
+    sections,
+    structures,
+    tour,
+    upload_button,
+)
 from hyperreg.view.segmentation import SegmentationControls
 from hyperreg.view.segmentation_models import ModelControls
 
@@ -21,7 +32,15 @@ def fill(controls: SegmentationControls, models: ModelControls) -> None:
     _images(controls)
     _which_is_which(controls)
     _sliders(controls)
-    run_button(
+    _licence(controls)
+    _result(controls)
+    with sections("segment_sections"):
+        _more(models)
+
+
+def bar(controls: SegmentationControls) -> None:
+    """What is going on, and the main action."""
+    run_bar(
         "segment",
         "Segment",
         "segment_missing !== '' || uploading !== '' || segment_licence !== ''",
@@ -29,10 +48,6 @@ def fill(controls: SegmentationControls, models: ModelControls) -> None:
         controls.segment,
         controls.cancel,
     )
-    _licence(controls)
-    _result(controls)
-    with v.VExpansionPanels(variant="accordion", classes="mt-3"):
-        _more(models)
 
 
 def _model() -> None:
@@ -100,7 +115,7 @@ def _which_is_which(controls: SegmentationControls) -> None:
             variant="tonal",
             disabled=(BUSY,),
             click=controls.recognise,
-            classes="text-none hyperreg-recognise",
+            classes="hyperreg-recognise",
             title="By the names of the images, else by a look at their contrast; check it",
         )
         html.Div("{{ segment_guess }}", v_if="segment_guess", classes="text-caption mt-1 hyperreg-guess")
@@ -156,16 +171,18 @@ def _to_accept(
                 size="small",
                 color="primary",
                 click=accept,
-                classes=f"text-none mr-2 hyperreg-accept-{name}",
+                classes=f"mr-2 hyperreg-accept-{name}",
             )
-            v.VBtn("Decline", size="small", variant="text", click=decline, classes="text-none")
+            v.VBtn("Decline", size="small", variant="text", click=decline)
 
 
 def _result(controls: SegmentationControls) -> None:
-    with html.Div(v_if="segment_rows.length"):
+    not_this_image("segment")
+    with html.Div(v_if="segment_rows.length && segment_current"):
         html.Div("{{ segment_summary }}", classes="text-body-2 hyperreg-lines hyperreg-segment-summary")
         structures(
             "segment",
+            controls,
             "sure – doubtful",
             "Its volume if the border were drawn where the model is rather sure (probability 0.75) and rather doubtful "
             "(0.25); not calibrated",
@@ -190,7 +207,7 @@ def _result(controls: SegmentationControls) -> None:
 
 
 def _more(models: ModelControls) -> None:
-    with v.VExpansionPanel(title="More", elevation=0, eager=True), v.VExpansionPanelText():
+    with section("more", "More models and settings", "hyperreg-more", eager=True):
         with html.Div(classes="d-flex align-center"):
             html.Span("Add a model: a .zip", classes="text-body-2 flex-grow-1")
             v.VBtn(
@@ -200,7 +217,7 @@ def _more(models: ModelControls) -> None:
                 variant="text",
                 disabled=(BUSY,),
                 click=models.remove,
-                classes="text-none hyperreg-remove-model",
+                classes="hyperreg-remove-model",
                 title="Deletes the files of the chosen model, which was added",
             )
             upload_button(
@@ -222,7 +239,7 @@ def _more(models: ModelControls) -> None:
                 size="small",
                 disabled=("!segment_source || segment_adding !== ''",),
                 click=models.add_from_disk,
-                classes="text-none ml-2 hyperreg-add-model",
+                classes="ml-2 hyperreg-add-model",
                 title="Shows its licence first",
             )
         v.VCheckbox(

@@ -1,4 +1,4 @@
-"""The part of the page beyond λ: γ, the response, refinement, regions, landmarks. Nothing here decides anything."""
+"""The part of the page beyond λ: γ, the response, resolution, regions, landmarks. Nothing here decides anything."""
 
 from __future__ import annotations
 
@@ -7,20 +7,16 @@ from collections.abc import Callable
 from trame.widgets import html
 from trame.widgets import vuetify3 as v
 
-from hyperreg.view import parts
+from hyperreg.view import chart, parts
 from hyperreg.view.controller import Controller
+from hyperreg.view.parts import section
 from hyperreg.view.tuning import TuningControls
-
-REFINE_TIP = (
-    "Improves the deformation at this λ by optimising it on the two images themselves, on a finer grid. Takes up to "
-    "about a minute on a CPU, seconds on a graphics card. It can be cancelled and undone; moving λ puts it aside."
-)
 
 
 def gamma() -> None:
-    """The slider of a model's second hyperparameter."""
+    """The slider of a model's second hyperparameter, by its plain title."""
     with html.Div(v_if="has_gamma", classes="d-flex align-center mt-1", title=("gamma_hint",)):
-        html.Span("γ = {{ Number(gamma).toFixed(2) }}", classes="text-body-2 mr-2")
+        html.Span("{{ gamma_title }} = {{ Number(gamma).toFixed(2) }}", classes="text-body-2 mr-2")
         v.VSlider(
             v_model=("gamma",),
             min=0,
@@ -29,87 +25,69 @@ def gamma() -> None:
             density="compact",
             hide_details=True,
             classes="hyperreg-gamma",
-            aria_label="γ: how much known structures count",
+            aria_label=("gamma_title",),
         )
 
 
 def response(tuning: TuningControls) -> None:
     """What every λ would give, and the suggested one."""
-    with html.Div(v_if="phase === 'live'"):
-        html.Div(
-            v_html=("response_svg",),
-            click=(
-                tuning.click_response,
-                "[$event.clientX - $event.currentTarget.getBoundingClientRect().x]",
-            ),
-            classes="hyperreg-response",
-            title="What every λ would give on this pair. Click to move λ there. Orange: the suggested λ.",
-        )
-        v.VBtn(
-            "{{ suggested ? 'Use suggested λ = ' + suggested : 'A λ is suggested once all is measured' }}",
-            block=True,
-            size="small",
-            variant="tonal",
-            disabled=("!suggested || suggestion_taken",),
-            click=tuning.use_suggested,
-            title=("suggestion_reason",),
-            classes="text-none hyperreg-use-suggested",
-        )
-
-
-def refine_button(tuning: TuningControls) -> None:
-    """Begins a refinement; once one is shown, undoes it."""
-    v.VBtn(
-        "Refine",
-        v_if="!refined",
-        variant="tonal",
-        disabled=("!can_refine",),
-        click=tuning.refine,
-        classes="flex-grow-1 mr-2 text-none hyperreg-refine",
-        title=REFINE_TIP,
-    )
-    v.VBtn(
-        "Undo refinement",
-        v_if="refined",
-        variant="tonal",
-        click=tuning.undo_refine,
-        classes="flex-grow-1 mr-2 text-none hyperreg-undo-refine",
-        title="Back to the result before refining",
-    )
-
-
-def refinement(tuning: TuningControls) -> None:
-    """What a refinement does, with progress and cancel; or what became of it."""
-    with html.Div(v_if="refining", classes="mt-2"):
-        with html.Div(classes="d-flex align-center mb-1"):
-            html.Span("{{ refine_text || 'Refining ...' }}", classes="text-body-2 flex-grow-1 text-truncate")
+    with section("response", "What every λ would give", "hyperreg-response-section"):
+        html.Div("Measured after Register.", v_if="phase !== 'live'", classes="text-caption text-medium-emphasis")
+        with html.Div(v_if="phase === 'live'"):
+            html.Div(
+                v_html=("response_svg",),
+                # In the picture's own pixels, however wide it is drawn.
+                click=(
+                    tuning.click_response,
+                    f"[$event.offsetX * {chart.WIDTH} / $event.currentTarget.clientWidth]",
+                ),
+                classes="hyperreg-response",
+                title="Click to move λ there. Orange: the suggested λ.",
+            )
             v.VBtn(
-                "Cancel",
+                "Use suggested λ = {{ suggested }}",
+                v_if="suggested && !suggestion_taken",
+                block=True,
                 size="small",
                 variant="tonal",
-                click=tuning.cancel_refine,
-                classes="text-none hyperreg-cancel-refine",
+                click=tuning.use_suggested,
+                classes="hyperreg-use-suggested",
             )
-        v.VProgressLinear(model_value=("refine_progress",), color="primary", height=8, rounded=True)
-    with html.Div(v_if="refine_note && !refining", classes="d-flex align-center mt-1"):
-        html.Span("{{ refine_note }}", classes="text-caption flex-grow-1 hyperreg-refine-note")
+            html.Div(
+                "{{ suggested ? suggestion_reason : 'A λ is suggested once all is measured.' }}",
+                classes="text-caption text-medium-emphasis mt-1 hyperreg-suggestion",
+            )
+
+
+def resolution(tuning: TuningControls) -> None:
+    """Whether full resolution comes by itself, or is asked for."""
+    with html.Div(v_if="phase === 'live'", classes="d-flex align-center"):
+        v.VSwitch(
+            v_model=("full_automatically",),
+            label="Full resolution automatically",
+            density="compact",
+            hide_details=True,
+            color="primary",
+            classes="flex-grow-1 hyperreg-full-automatically",
+            title="After the quick results each λ is computed once more on all voxels, the shown one first.",
+        )
         v.VBtn(
-            "Show it",
-            v_if="can_redo",
-            variant="text",
+            "Full resolution now",
+            v_if="can_request_full && !full_running",
             size="small",
-            click=tuning.redo_refine,
-            classes="text-none hyperreg-redo-refine",
-            title="Shows the refinement again, at its λ; nothing is computed anew",
+            variant="tonal",
+            click=tuning.request_full,
+            classes="hyperreg-full-now",
+            title="Computes the result at this λ once more on all voxels.",
         )
 
 
 def contrast() -> None:
-    """What a refinement takes the images for."""
+    """What a registration takes the images for."""
     v.VSelect(
         v_model=("contrast",),
         items=("contrasts",),
-        label="Contrasts, for Refine",
+        label="Contrast of the images",
         density="compact",
         title="Whether both images show tissues alike. Across contrasts the deformation is kept smoother.",
         classes="hyperreg-contrast",
@@ -140,10 +118,7 @@ def landmarks(tuning: TuningControls) -> None:
 def regions(controller: Controller, upload_button: Callable[[str, str], None]) -> None:
     """Segments with a λ of their own, folded away."""
     tuning = controller.tuning
-    with (
-        v.VExpansionPanel(title="Regions with their own λ", elevation=0, classes="hyperreg-regions"),
-        v.VExpansionPanelText(),
-    ):
+    with section("regions", "Regions with their own λ", "hyperreg-regions"):
         html.Div(
             "Segments of the fixed image can have a λ of their own, such as stiff bone beside soft tissue. "
             "Everything else follows the slider.",
@@ -168,7 +143,7 @@ def regions(controller: Controller, upload_button: Callable[[str, str], None]) -
             variant="tonal",
             block=True,
             click=controller.use_fixed_labels,
-            classes="text-none hyperreg-use-fixed-labels",
+            classes="hyperreg-use-fixed-labels",
         )
         with html.Div(v_for="region in regions", key="region.key", classes="d-flex align-center hyperreg-region"):
             v.VCheckboxBtn(

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hyperreg.view.messages import Messages
+
 
 def nothing() -> None:
     """Where a panel has nothing to do."""
@@ -16,12 +18,14 @@ class Panel:
     """One tab of the page.
 
     name: in the state ("panel"). fill(): makes its widgets, called once, where they belong.
+    bar(): makes what stays in sight below it: what is going on, and the main action.
     enter(): it is shown from now on: the views are its own. leave(): another one is shown.
     """
 
     name: str
     title: str
     fill: Callable[[], None]
+    bar: Callable[[], None]
     enter: Callable[[], None] = nothing
     leave: Callable[[], None] = nothing
 
@@ -29,11 +33,12 @@ class Panel:
 class Panels:
     """Which of the panels is shown. state: the shared state, whose "panel" the browser changes."""
 
-    def __init__(self, state: Any, panels: Sequence[Panel]) -> None:
-        self._state = state
+    def __init__(self, state: Any, panels: Sequence[Panel], messages: Messages) -> None:
+        self._state, self._messages = state, messages
         self._panels = {panel.name: panel for panel in panels}
         self._shown = panels[0]
         state.panel = panels[0].name
+        messages.begin(panels[0].name)
 
     def choose(self, name: Any) -> None:
         """Shows another panel; what is none of them is ignored."""
@@ -42,5 +47,6 @@ class Panels:
             self._state.panel = self._shown.name
         elif panel is not self._shown:
             self._shown.leave()
+            self._messages.change(self._shown.name, panel.name)
             self._shown = panel
             panel.enter()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 from trame.widgets import html
 from trame.widgets import vuetify3 as v
+
+from hyperreg.view.result import ResultControls
 
 ACCEPTED = ".nii,.gz,.nrrd,.mha,.mgz,.mgh"
 ACCEPTED_MODELS = ".zip"
@@ -51,64 +54,114 @@ def download_links(files: str, title: str, classes: str) -> None:
             html.Span("{{ file.title }}", classes="text-body-2")
 
 
-def run_button(
+@contextmanager
+def sections(opened: str) -> Iterator[None]:
+    """Sections that fold, several open at a time. opened: the state's entry with the names of those that are."""
+    with v.VExpansionPanels(
+        v_model=(opened,), multiple=True, variant="accordion", elevation=0, classes="mt-2 hyperreg-sections"
+    ):
+        yield
+
+
+@contextmanager
+def section(name: str, title: str, classes: str, *, eager: bool = False) -> Iterator[None]:
+    """One of `sections`. eager: it is in the page even while it is folded."""
+    with v.VExpansionPanel(title=title, value=name, eager=eager, classes=classes), v.VExpansionPanelText():
+        yield
+
+
+@contextmanager
+def drop_target(role: str, classes: str) -> Iterator[None]:
+    """A box that a file can be dropped on, see `upload_button`."""
+    events = ["@dragover.prevent", f"@drop.prevent=\"utils.hyperreg.drop('{role}', $event)\""]
+    with html.Div(classes=f"{classes} hyperreg-drop-{role}", raw_attrs=events):
+        yield
+
+
+def run_bar(
     state: str, label: str, disabled: str, missing: str, start: Callable[[], None], cancel: Callable[[], None]
 ) -> None:
-    """Starts a run, and shows its progress. state: how its entries in the state begin (`STATE_phase`, ...).
+    """What a run does, and its button. state: how its entries in the state begin (`STATE_phase`, ...).
 
     disabled, missing: expressions: whether it cannot be pressed; what is still to be done, a text.
     """
-    with html.Div(classes="my-3"):
-        v.VBtn(
-            f"{{{{ {state}_rows.length ? '{label} again' : '{label}' }}}}",
-            v_if=f"{state}_phase === 'idle'",
-            block=True,
-            size=(f"{state}_rows.length ? 'default' : 'large'",),
-            color="primary",
-            variant=(f"{state}_rows.length ? 'tonal' : 'flat'",),
-            disabled=(disabled,),
-            click=start,
-            classes=f"hyperreg-{state}",
-        )
-        html.Div(
-            f"{{{{ {missing} }}}}",
-            v_if=f"{missing} && {state}_phase === 'idle'",
-            classes="text-caption text-medium-emphasis mt-1",
-        )
-        running(state, cancel, state)
+    idle = f"{state}_phase === 'idle'"
+    says = f"uploading ? 'Reading the file ...' : {idle} ? {missing} || 'Ready.' : {state}_text || 'Starting ...'"
+    with html.Div(classes="d-flex align-center"):
+        html.Span(f"{{{{ {says} }}}}", classes="text-body-2 flex-grow-1 hyperreg-state")
+        html.Span(f"{{{{ Math.round({state}_progress) }}}} %", v_if=f"!({idle})", classes="text-caption ml-2")
+    v.VProgressLinear(
+        model_value=(f"{state}_progress",),
+        color="primary",
+        height=4,
+        rounded=True,
+        style=(f"{idle} ? 'visibility: hidden' : ''",),
+        classes="my-1",
+    )
+    v.VBtn(
+        f"{{{{ {state}_rows.length ? '{label} again' : '{label}' }}}}",
+        v_if=idle,
+        block=True,
+        color="primary",
+        variant="flat",
+        disabled=(disabled,),
+        click=start,
+        classes=f"hyperreg-{state}",
+    )
+    v.VBtn("Cancel", v_if=f"!({idle})", block=True, variant="tonal", click=cancel, classes=f"hyperreg-cancel-{state}")
 
 
-def structures(state: str, spread: str, spread_tip: str) -> None:
-    """The table of structures with their volumes, and the spread of these. state: as for `run_button`."""
-    with html.Div(classes="hyperreg-segment-table mt-2"), v.VTable(density="compact", classes="hyperreg-figures"):
+def not_this_image(state: str) -> None:
+    """Says that the result is another image's, whose numbers would be misread beside this one."""
+    html.Div(
+        "The last result belongs to another image; choose that one to see it.",
+        v_if=f"{state}_rows.length && !{state}_current",
+        classes=f"text-body-2 text-medium-emphasis mt-3 hyperreg-{state}-elsewhere",
+    )
+
+
+def structures(state: str, controls: ResultControls, spread: str, spread_tip: str) -> None:
+    """The table of structures: shown or not, name (a click goes there), volume and its spread.
+
+    state: as for `run_bar`.
+    """
+    with html.Div(classes="hyperreg-segment-table mt-2"), v.VTable(density="compact", classes="hyperreg-metrics"):
         with html.Thead(), html.Tr():
-            html.Th("Structure")
+            with html.Th(), html.Div(classes="d-flex align-center"):
+                _eye(
+                    f"{state}_rows.some(row => row.shown)",
+                    (controls.show_all_segments, f"[!{state}_rows.some(row => row.shown)]"),
+                    "Show or hide all",
+                )
+                html.Span("Structure")
             html.Th("ml", classes="text-right")
             html.Th(spread, classes="text-right", title=spread_tip)
         with html.Tbody(), html.Tr(v_for=f"row in {state}_rows", key="row.name"):
             with html.Td(), html.Div(classes="d-flex align-center"):
+                _eye("row.shown", (controls.show_segment, "[row.key, !row.shown]"), "Show or hide")
                 html.Div(style=("'background: ' + row.colour",), classes="hyperreg-swatch mr-2")
-                html.Span("{{ row.name }}", classes="hyperreg-segment-name", title=("row.name",))
+                html.Span(
+                    "{{ row.name }}",
+                    classes="hyperreg-segment-name",
+                    style="cursor: pointer",
+                    title=("row.name + ': go there'",),
+                    click=(controls.go_to_segment, "[row.key]"),
+                )
             html.Td("{{ row.volume }}", classes="text-right font-weight-medium")
             html.Td("{{ row.spread }}", classes="text-right text-medium-emphasis text-no-wrap")
 
 
-def running(state: str, cancel: Callable[[], None], name: str) -> None:
-    """What a run does, with progress and cancel. state: how its entries in the state begin (`STATE_phase`, ...)."""
-    with html.Div(v_if=f"{state}_phase !== 'idle'"):
-        with html.Div(classes="d-flex align-center mb-1"):
-            html.Span(
-                f"{{{{ {state}_text || 'Starting ...' }}}}",
-                classes="text-body-2 flex-grow-1 text-truncate",
-            )
-            v.VBtn(
-                "Cancel",
-                size="small",
-                variant="tonal",
-                click=cancel,
-                classes=f"hyperreg-cancel-{name}",
-            )
-        v.VProgressLinear(model_value=(f"{state}_progress",), color="primary", height=8, rounded=True)
+def _eye(shown: str, click: object, tip: str) -> None:
+    v.VBtn(
+        icon=(f"{shown} ? 'mdi-eye' : 'mdi-eye-off-outline'",),
+        variant="text",
+        size="x-small",
+        density="compact",
+        click=click,
+        title=tip,
+        aria_label=tip,
+        classes="mr-1 hyperreg-eye",
+    )
 
 
 def opacity(state: str, what: str) -> None:
@@ -147,7 +200,7 @@ def tour(
             variant="tonal",
             size="small",
             click=next_place,
-            classes=f"text-none hyperreg-next-{place.replace('_', '-')}",
+            classes=f"hyperreg-next-{place.replace('_', '-')}",
             title=next_tip,
         )
     html.Div(f"{{{{ {place} }}}}", v_if=place, classes=f"text-caption hyperreg-{place.replace('_', '-')}")
@@ -156,7 +209,7 @@ def tour(
 def keep_or_undo(
     state: str, save: Callable[[], Awaitable[None]], save_tip: str, undo: Callable[[], None], undo_tip: str
 ) -> None:
-    """Downloads of a result, and its end. state: as for `running`."""
+    """Downloads of a result, and its end. state: as for `run_bar`."""
     with html.Div(classes="d-flex hyperreg-actions mt-2"):
         v.VBtn(
             "Prepare downloads",
@@ -164,7 +217,7 @@ def keep_or_undo(
             loading=(f"{state}_saving",),
             disabled=(f"{state}_saving",),
             click=save,
-            classes=f"flex-grow-1 text-none hyperreg-{state}-save",
+            classes=f"flex-grow-1 hyperreg-{state}-save",
             title=save_tip,
         )
         v.VBtn(
@@ -172,7 +225,7 @@ def keep_or_undo(
             variant="text",
             disabled=(f"!{state}_can_undo",),
             click=undo,
-            classes=f"ml-1 text-none hyperreg-undo-{state}",
+            classes=f"ml-1 hyperreg-undo-{state}",
             title=undo_tip,
         )
     download_links(f"{state}_downloads", f"{state}_downloads_title", f"hyperreg-{state}-downloads")

@@ -13,6 +13,7 @@ import slicer
 from hyperreg.errors import HyperRegError
 from hyperreg.segmentation.catalogue import Structure
 from hyperreg.view import mrml
+from hyperreg.view.messages import Messages
 from hyperreg.view.private_files import PrivateFiles, safe_name
 from hyperreg.view.state import IDLE, OPACITY
 
@@ -39,11 +40,13 @@ class ResultControls:
         files: PrivateFiles,
         images: Callable[[], Mapping[str, Any]],
         logic: Any,
+        messages: Messages,
     ) -> None:
         self._state, self._scene, self._views, self._files, self._images = state, scene, views, files, images
         self._results, self._doubt, self._texts = (
             mrml.slicer_module(name, mrml.SEGMENTATION) for name in ("Results", "Doubt", "Texts")
         )
+        self._messages = messages
         self.logic = logic
         logic.on_change = self._changed
         logic.on_progress = self._progressed
@@ -108,8 +111,38 @@ class ResultControls:
         if self._tour is None or not self._tour.is_possible:
             return
         region = self._tour.next(self._scene)
+        self._views.fit()  # the slices through the place, all of the image, and the crosshair there
         inside = "" if region is None else self._tour.structure()
         self._set(place=self._describe_place(self._tour.number, self._tour.regions, inside))
+
+    def show_segment(self, key: Any, on: Any) -> None:
+        """Shows or hides one segment."""
+        if isinstance(on, bool) and self._segment(key) is not None:
+            self._node.GetDisplayNode().SetSegmentVisibility(key, on)
+            self._set(rows=[{**row, "shown": on} if row["key"] == key else row for row in self._get("rows")])
+
+    def show_all_segments(self, on: Any) -> None:
+        """Shows or hides all of them."""
+        for row in self._get("rows"):
+            self.show_segment(row["key"], on)
+
+    def go_to_segment(self, key: Any) -> None:
+        """Shows the slices through the middle of one segment."""
+        if self._segment(key) is not None:
+            centre = self._node.GetSegmentCenterRAS(key)
+            if centre is not None:
+                self._views.jump(centre)
+                self._views.fit()
+
+    def show_surfaces(self) -> None:
+        """Makes the surfaces of the segments, for the 3D view; harmless without a segmentation."""
+        if self._node is not None and self._scene.IsNodePresent(self._node):
+            self._node.CreateClosedSurfaceRepresentation()
+
+    def _segment(self, key: Any) -> Any:
+        if self._node is None or not self._scene.IsNodePresent(self._node) or not isinstance(key, str):
+            return None
+        return self._node.GetSegmentation().GetSegment(key)
 
     def set_opacity(self, opacity: Any) -> None:
         if isinstance(opacity, (int, float)) and math.isfinite(opacity) and 0 <= opacity <= 1:
@@ -156,17 +189,18 @@ class ResultControls:
         self._set(**self._describe(result))
         for text in result.warnings:
             self._warn(text)
+        if self._state.in_3d is True:
+            self.show_surfaces()
         self.show()
 
     def _finished(self, run: Any) -> None:
         self._set(summary=self._summary(run))
 
     def tell(self, message: str) -> None:
-        self._state.error = message
+        self._messages.tell(self.NAME, message)
 
     def _warn(self, text: str) -> None:
-        if text not in self._state.notes:
-            self._state.notes = [*self._state.notes, text]
+        self._messages.warn(self.NAME, text)
 
     # The views
 
@@ -181,6 +215,7 @@ class ResultControls:
             self._node.GetDisplayNode().SetVisibility2DFill(over is None)  # outlines, so that the map is seen
         if wanted is not None:
             self._views.show_one(wanted, over)
+        self._set(current=belongs)
         self._display(visible=belongs)
 
     def _display(self, visible: bool | None = None) -> None:
@@ -201,7 +236,9 @@ class ResultControls:
         """The segmentation that was shown is not any more; its node stays if the scene still has it."""
         self._display(visible=False)
         self._node = self._result = self._tour = None
-        self._set(rows=[], summary="", place="")
+        self._set(rows=[], summary="", place="", current=False)
+        if self._get("downloads"):
+            self._set(downloads=self._files.offer([], self.DOWNLOADS), downloads_title="")
 
     # The panel's entries in the state
 
@@ -212,10 +249,17 @@ class ResultControls:
         return self._state[f"{self.PREFIX}_{name}"]
 
 
-def structure_rows(found: Sequence[tuple[Structure, str, str]]) -> list[dict[str, str]]:
+def segment_key(label: int) -> str:
+    """How the scene calls the segment of a label."""
+    return str(mrml.slicer_module("Results", mrml.SEGMENTATION).segment_id(label))
+
+
+def structure_rows(found: Sequence[tuple[Structure, str, str]]) -> list[dict[str, Any]]:
     """The table of structures, from each with its volume and that volume's spread, in words."""
     return [
         {
+            "key": segment_key(structure.label),
+            "shown": True,
             "name": structure.name,
             "colour": "#{:02x}{:02x}{:02x}".format(*structure.colour),
             "volume": volume,

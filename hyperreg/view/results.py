@@ -17,7 +17,12 @@ from hyperreg.imaging.resampling import resample
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.transform_files import write_transform
 from hyperreg.imaging.volume import Volume
-from hyperreg.registration.catalogue import find_model
+from hyperreg.registration.catalogue import NO_MODEL, find_model
+from hyperreg.registration.stages import Stage
+from hyperreg.view.private_files import safe_name
+
+# Letters of an image's name in that of a result.
+IMAGE_NAME = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,11 +30,11 @@ class Result:
     """Everything that is needed to write one result, taken at one moment.
 
     transform: fixed to moving RAS; inverse: moving to fixed RAS. metrics: of what is shown, or empty.
-    refined: whether it was refined; settings: what was set besides λ, in words.
+    stage: how far the field was improved; settings: what was set besides λ, in words.
     """
 
     lam: float
-    refined: bool
+    stage: Stage
     settings: str
     fixed: Volume
     moving: Volume
@@ -45,7 +50,7 @@ class Result:
 
 def write(result: Result, folder: Path) -> list[tuple[str, Path]]:
     """Writes the files into `folder`; returns (title, path) of each. Raises FileError if one cannot be written."""
-    at = f"lambda-{result.lam:.3f}" + ("-refined" if result.refined else "")
+    at = _case(result)
     grid = result.fixed.grid
     files = [
         ("Registered moving image", folder / f"registered_{at}.nii.gz"),
@@ -65,6 +70,17 @@ def write(result: Result, folder: Path) -> list[tuple[str, Path]]:
     return files
 
 
+def _case(result: Result) -> str:
+    """For names of files: which images, and everything that was set."""
+    images = "-on-".join(safe_name(volume.name).split(".")[0][:IMAGE_NAME] for volume in (result.moving, result.fixed))
+    settings = [part.replace("=", "-") for part in result.settings.split("; ") if part and not part.startswith("λ of")]
+    if "λ of" in result.settings:
+        settings.append("regions")
+    if result.model != NO_MODEL:
+        settings.insert(0, result.model)
+    return "_".join([images, f"lambda-{result.lam:.3f}-{result.stage.name}", *map(safe_name, settings)])
+
+
 def _report(result: Result, files: list[tuple[str, Path]]) -> dict[str, Any]:
     card = find_model(result.model)
     metrics = result.metrics
@@ -72,7 +88,7 @@ def _report(result: Result, files: list[tuple[str, Path]]) -> dict[str, Any]:
     before = metrics.get("dice_before") or {}
     return {
         "lambda": result.lam,
-        "refined": result.refined,
+        "stage": result.stage.describe(),
         "settings": result.settings,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "fixed": _describe(result.fixed),

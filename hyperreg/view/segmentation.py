@@ -15,6 +15,7 @@ from hyperreg.segmentation import licences
 from hyperreg.segmentation.catalogue import SegmentationCard, find_model, list_models, search
 from hyperreg.view import mrml
 from hyperreg.view.loading import describe, read_image
+from hyperreg.view.messages import Messages
 from hyperreg.view.private_files import PrivateFiles
 from hyperreg.view.result import DEVICES, ResultControls, structure_rows
 from hyperreg.view.segmentation_files import write
@@ -42,9 +43,10 @@ class SegmentationControls(ResultControls):
         segmenter: Any,
         files: PrivateFiles,
         images: Callable[[], Mapping[str, Any]],
+        messages: Messages,
     ) -> None:
         logic = mrml.slicer_module("Logic", mrml.SEGMENTATION).SegmentationLogic(scene, segmenter)
-        super().__init__(state, scene, views, files, images, logic)
+        super().__init__(state, scene, views, files, images, logic, messages)
         self._geometry = mrml.slicer_module("Geometry")
         self._inputs = mrml.slicer_module("Inputs", mrml.SEGMENTATION)
         self._uploads: list[Any] = []
@@ -156,7 +158,7 @@ class SegmentationControls(ResultControls):
 
     def segment(self) -> None:
         state = self._state
-        state.error, state.notes = "", []
+        self._messages.clear(self.NAME)
         try:
             card = find_model(str(state.segment_model))
             if state.device not in DEVICES:
@@ -268,7 +270,7 @@ class SegmentationControls(ResultControls):
 def _missing(card: SegmentationCard | None, chosen: Sequence[str]) -> str:
     """What is still to be done before Segment, in words; "" for nothing."""
     if card is None:
-        return "Add a model first: hyperreg models --add FILE.zip" if not list_models() else "Choose a model."
+        return "Add a model first: see More models and settings." if not list_models() else "Choose a model."
     names = [entry.title for entry, node_id in zip(card.inputs, chosen, strict=True) if not node_id]
     if len(card.inputs) == 1 and names:
         return "Open an image."

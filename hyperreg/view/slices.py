@@ -1,4 +1,4 @@
-"""The slice views: three that show both volumes, or three of the fixed above three of the moving one.
+"""The views: three slices that show both volumes, or two planes of the fixed beside the moving one; and a 3D view.
 
 VTK renders them off screen; without a display it uses EGL, and Mesa's software renderer where there is no GPU.
 """
@@ -10,20 +10,31 @@ from contextlib import contextmanager
 from typing import Any
 
 import vtk
-from slicer import vtkMRMLSliceCompositeNode, vtkMRMLSliceLogic, vtkMRMLVolumeNode
+from slicer import (
+    vtkMRMLApplicationLogic,
+    vtkMRMLSliceCompositeNode,
+    vtkMRMLSliceLogic,
+    vtkMRMLSliceNode,
+    vtkMRMLVolumeNode,
+)
 from trame.widgets import html
 from trame_slicer.app.logic import connect_slice_view_slider_to_state
 from trame_slicer.app.ui.slider import Slider
 from trame_slicer.core import LayoutManager, SlicerApp
 from trame_slicer.rca_view.rca_view_factory import RemoteViewFactory
-from trame_slicer.views import Layout, LayoutDirection, SliceView, ViewLayoutDefinition, ViewType
+from trame_slicer.views import Layout, LayoutDirection, SliceView, ThreeDView, ViewLayoutDefinition, ViewType
 
 from hyperreg.view import layer_dm, mrml
-from hyperreg.view.state import BOTH_VIEWS, FADE, MOVING_VIEWS, SIDE_BY_SIDE
+from hyperreg.view.reading import Mouse, scale_bar, slice_text
+from hyperreg.view.state import BOTH_VIEWS, FADE, MOVING_VIEWS, PLANES, SIDE_BY_SIDE
 
 # Which side of the patient the left, right and upper edge of the screen is (the patient's right is on the left).
 SIDES = {"Axial": "RLA", "Coronal": "RLS", "Sagittal": "APS"}
 COLOURS = {"Axial": "#F34A33", "Coronal": "#6DAD4A", "Sagittal": "#EFD64D"}
+# The axis across each plane: 0 to 2 for R, A, S.
+NORMALS = {"Axial": 2, "Coronal": 1, "Sagittal": 0}
+SLICES = {**BOTH_VIEWS, **MOVING_VIEWS}
+VIEW_3D, IN_3D = "Space", "in3d"
 
 FRAMES_PER_SECOND = 30.0
 DRAG_QUALITY = 75
@@ -36,10 +47,22 @@ MAP_OPACITY = 0.6
 SAME_SHAPE = 0.02
 
 
-class CompareSliceView(SliceView):
-    """A slice view that keeps its volume in sight when the window changes its size."""
+class _RealManagers:
+    """A view without the displayable managers that slicer-core lacks."""
+
+    def _initialize_displayable_manager_group(self, factory: Any, app_logic: Any, managers: list[Any]) -> None:
+        real = [manager for manager in managers if not hasattr(manager, layer_dm.MISSING_MARK)]
+        super()._initialize_displayable_manager_group(factory, app_logic, real)  # type: ignore[misc]
+
+
+class CompareSliceView(_RealManagers, SliceView):
+    """A slice view that keeps its volume in sight when the window changes its size.
+
+    leader: the view whose part of the image this one shows, too; None for a view that leads.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.leader: CompareSliceView | None = None
         with _quiet():
             super().__init__(*args, **kwargs)
         # Software rendering of a textured quad: eight samples per pixel cost five times the time and change nothing.
@@ -48,10 +71,6 @@ class CompareSliceView(SliceView):
     @property
     def slice_logic(self) -> vtkMRMLSliceLogic:
         return self._logic
-
-    def _initialize_displayable_manager_group(self, factory: Any, app_logic: Any, managers: list[Any]) -> None:
-        real = [manager for manager in managers if not hasattr(manager, layer_dm.MISSING_MARK)]
-        super()._initialize_displayable_manager_group(factory, app_logic, real)
 
     def _update_slice_size(self, *_: Any) -> None:
         node = self.get_view_node()
@@ -66,24 +85,42 @@ class CompareSliceView(SliceView):
 
     def fit(self) -> None:
         """Shows all of the background volume, without leaving the slice that is shown."""
-        if self.get_background_volume_id() is None:
+        if self.leader is not None:
+            # Not its own volume, which may lie elsewhere: both show the same part of the patient.
+            _copy_place(self.leader, self)
             return
         offset = self._logic.GetSliceOffset()
-        self._logic.FitSliceToBackground()
-        self._logic.SetSliceOffset(offset)
+        if self._fit_to_background():
+            self._logic.SetSliceOffset(offset)
 
     def fit_view_to_content(self) -> None:
         with self.trigger_modified_once():
             super()._update_slice_size()
-            self._logic.FitSliceToBackground()
-            self._logic.SnapSliceOffsetToIJK()
+            if self._fit_to_background():
+                self._logic.SnapSliceOffsetToIJK()
+
+    def _fit_to_background(self) -> bool:
+        """Whether there was something to fit to. Slicer's `FitSliceToBackground` fits to what lies over it, too."""
+        volume = self._logic.GetBackgroundLayer().GetVolumeNode()
+        if volume is None:
+            return False
+        self._logic.FitSliceToVolume(volume, *self.get_view_node().GetDimensions()[:2])
+        return True
+
+
+class ThreeDimensionalView(_RealManagers, ThreeDView):
+    """The view of slices and surfaces in space."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        with _quiet():
+            super().__init__(*args, **kwargs)
 
 
 class SliceViews:
-    """All slice views of the app and what they show."""
+    """All views of the app and what they show."""
 
     def __init__(self, slicer_app: SlicerApp, server: Any) -> None:
-        self._scene = slicer_app.scene
+        self._scene, self._app_logic = slicer_app.scene, slicer_app.app_logic
         self._manager = slicer_app.view_manager
         self._factory = RemoteViewFactory(
             server,
@@ -96,30 +133,53 @@ class SliceViews:
             interactive_quality=DRAG_QUALITY,
         )
         self._manager.register_factory(self._factory)
-        self._draft = False
+        self._manager.register_factory(
+            RemoteViewFactory(
+                server,
+                ThreeDimensionalView,
+                ViewType.THREE_D_VIEW,
+                populate_view_ui_f=_furnish_3d,
+                target_fps=FRAMES_PER_SECOND,
+                interactive_quality=DRAG_QUALITY,
+            )
+        )
+        self._draft = self._in_3d = False
+        self._second_plane = PLANES[0]
         self.layouts = LayoutManager(self._scene, self._manager, server)
         self.layouts.register_layout(FADE, _compare_layout())
-        self.layouts.register_layout(SIDE_BY_SIDE, _side_by_side_layout())
-        self.layouts.set_layout(FADE)
+        for plane in PLANES:
+            self.layouts.register_layout(SIDE_BY_SIDE + plane, _side_by_side_layout(plane))
+        # Created when it is first wanted: it costs memory, and a renderer that many never look at.
+        self.layouts.register_layout(IN_3D, _layout_with_3d(), lazy_initialization=True)
+        self._mode = FADE
+        self._arrange()
         self._views = mrml.slicer_module("Views").Views(self._scene, self._slice_logics)
+        # The volumes that are shown, and the pair that was shown last: coming back to that one moves no view.
         self._shown: tuple[str, str] | None = None
+        self._pair: tuple[str, str] | None = None
         self._following = False
         for first, second in zip(BOTH_VIEWS, MOVING_VIEWS, strict=True):
             self._link(self.view(first), self.view(second))
             self._link(self.view(second), self.view(first))
+            self.view(second).leader = self.view(first)
+        # A drag with the left button sets the window, as in any viewer of medical images.
+        interaction = self._scene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+        interaction.SetCurrentInteractionMode(interaction.AdjustWindowLevel)
 
     def view(self, name: str) -> CompareSliceView:
         return self._manager.get_view(name)
 
     def show(self, mode: str, fixed: vtkMRMLVolumeNode, moving: vtkMRMLVolumeNode, fade: float) -> None:
         """Shows both volumes. mode: one of MODES. fade: 0 shows the fixed, 1 the moving volume (for "fade")."""
-        if self._shown != (fixed.GetID(), moving.GetID()):
-            same_place = self._shown is not None and self._shown[0] == fixed.GetID()
-            self._shown = (fixed.GetID(), moving.GetID())
+        pair = (fixed.GetID(), moving.GetID())
+        if self._shown != pair:
+            known = self._pair == pair and self._shown is not None and self._shown[0] == pair[0]
+            self._shown = self._pair = pair
             self._put(fixed, moving)
-            for view in () if same_place else self._all():
-                view.fit_view_to_content()
-        self.layouts.set_layout(SIDE_BY_SIDE if mode == SIDE_BY_SIDE else FADE)
+            if not known:
+                self.centre()
+        self._mode = mode
+        self._arrange()
         if mode == SIDE_BY_SIDE:
             self._views.show(FADE, fixed, moving, 0.0)
             self._put(fixed, moving)
@@ -128,12 +188,12 @@ class SliceViews:
 
     def show_one(self, volume: vtkMRMLVolumeNode, over: vtkMRMLVolumeNode | None = None) -> None:
         """Shows one volume, and another one (a map of the same place) over it."""
-        self.layouts.set_layout(FADE)
+        self._mode = FADE
+        self._arrange()
         self._views.show(FADE, volume, volume, 0.0)
         if self._shown is None or self._shown[0] != volume.GetID():
             self._put(volume, volume)
-            for view in self._all():
-                view.fit_view_to_content()
+            self.centre()
         self._shown = (volume.GetID(), "")
         for view in self._all():
             composite = view.slice_logic.GetSliceCompositeNode()
@@ -145,23 +205,92 @@ class SliceViews:
     def set_fade(self, fade: float) -> None:
         self._views.set_fade(fade)
 
+    def centre(self) -> None:
+        """All of the fixed volume, through its middle; the moving volume's own views follow these."""
+        for view in self._leaders():
+            view.fit_view_to_content()
+        self.hide_crosshair()
+        if self._in_3d:
+            self.view(VIEW_3D).reset_view()
+
+    def fit(self) -> None:
+        """Shows the whole image again, at the slices that are shown."""
+        for view in self._leaders():
+            view.fit()
+        if self._in_3d:
+            self.view(VIEW_3D).reset_view()
+
+    def jump(self, ras: Any) -> None:
+        """Shows the slices through a place, and the crosshair there. ras: (3,), mm."""
+        point = [float(part) for part in ras]
+        vtkMRMLSliceNode.JumpAllSlices(self._scene, *point, vtkMRMLSliceNode.OffsetJumpSlice)
+        crosshair = self._scene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+        crosshair.SetCrosshairRAS(*point)
+        crosshair.SetCrosshairMode(crosshair.ShowSmallBasic)
+
+    def hide_crosshair(self) -> None:
+        """Takes the crosshair away."""
+        crosshair = self._scene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+        crosshair.SetCrosshairMode(crosshair.NoCrosshair)
+
+    def set_outlines(self, label_map_id: str | None) -> None:
+        """Draws the outlines of a label map over all slices; None for none."""
+        for view in self._all():
+            view.get_view_node().SetUseLabelOutline(True)
+            view.slice_logic.GetSliceCompositeNode().SetLabelVolumeID(label_map_id)
+
+    def set_lines(self, on: bool) -> None:
+        """Draws in every view where the others cut it."""
+        self._app_logic.SetIntersectingSlicesEnabled(vtkMRMLApplicationLogic.IntersectingSlicesVisibility, on)
+
+    def set_3d(self, on: bool) -> None:
+        """Shows the 3D view beside the slices (not beside both volumes side by side)."""
+        self._in_3d = on
+        self._arrange()
+
+    def set_second_plane(self, plane: str) -> None:
+        """Which plane stands below the axial one, side by side. plane: one of PLANES."""
+        self._second_plane = plane
+        self._arrange()
+
+    def follow(self, mouse: Mouse) -> None:
+        """Lets a `Mouse` listen to all slice views."""
+        for view in self._all():
+            mouse.follow(view)
+
     def set_draft(self, draft: bool) -> None:
         """Coarser pictures, as long as λ moves."""
         if draft == self._draft:
             return
         self._draft = draft
-        for name in (*BOTH_VIEWS, *MOVING_VIEWS):
+        for name in SLICES:
             self._factory.get_factory_view(name).view_adapter.scale = DRAFT_SCALE if draft else 1.0
 
     def _all(self) -> list[CompareSliceView]:
-        return [self.view(name) for name in (*BOTH_VIEWS, *MOVING_VIEWS)]
+        return [self.view(name) for name in SLICES]
+
+    def _leaders(self) -> list[CompareSliceView]:
+        return [self.view(name) for name in BOTH_VIEWS]
+
+    def _arrange(self) -> None:
+        """Puts the views into the page that the mode wants."""
+        in_3d = self._in_3d and self._mode != SIDE_BY_SIDE
+        if self._mode == SIDE_BY_SIDE:
+            self.layouts.set_layout(SIDE_BY_SIDE + self._second_plane)
+        else:
+            self.layouts.set_layout(IN_3D if in_3d else FADE)
+        for view in self._leaders():
+            if view.is_visible_in_3d() != in_3d:
+                view.set_visible_in_3d(in_3d)
+                if in_3d:
+                    self.view(VIEW_3D).reset_view()
 
     def _slice_logics(self) -> list[vtkMRMLSliceLogic]:
         return [view.slice_logic for view in self._all()]
 
     def _put(self, fixed: vtkMRMLVolumeNode, moving: vtkMRMLVolumeNode) -> None:
         """The fixed volume into the first row, the moving one into the second; nothing over them."""
-        for name in (*BOTH_VIEWS, *MOVING_VIEWS):
+        for name in SLICES:
             composite: vtkMRMLSliceCompositeNode = self.view(name).slice_logic.GetSliceCompositeNode()
             composite.SetBackgroundVolumeID((moving if name in MOVING_VIEWS else fixed).GetID())
             composite.SetForegroundVolumeID(None if name in MOVING_VIEWS else moving.GetID())
@@ -208,22 +337,47 @@ def _compare_layout() -> Layout:
     )
 
 
-def _side_by_side_layout() -> Layout:
+def _side_by_side_layout(second_plane: str) -> Layout:
+    """Two rows, a plane each: the fixed volume on the left, the moving one on the right."""
     rows = [
-        Layout(LayoutDirection.Horizontal, [_definition(*item) for item in views.items()])
-        for views in (BOTH_VIEWS, MOVING_VIEWS)
+        Layout(LayoutDirection.Horizontal, [_definition(name, plane) for name, plane in SLICES.items() if plane == row])
+        for row in ("Axial", second_plane)
     ]
     return Layout(LayoutDirection.Vertical, rows)
 
 
+def _layout_with_3d() -> Layout:
+    axial, coronal, sagittal = (_definition(*item) for item in BOTH_VIEWS.items())
+    space = ViewLayoutDefinition.threed_view(name=VIEW_3D, background_color="black")
+    return Layout(
+        LayoutDirection.Vertical,
+        [Layout(LayoutDirection.Horizontal, [axial, space]), Layout(LayoutDirection.Horizontal, [coronal, sagittal])],
+    )
+
+
+def _furnish_3d(_server: Any, _view_id: str, _view: ThreeDimensionalView) -> None:
+    with html.Div(classes="hyperreg-corner", style="border-color: #9fa8da"):
+        html.Span("3D")
+
+
 def _furnish(server: Any, view_id: str, view: CompareSliceView) -> None:
-    """The name in the corner, the patient's sides at the edges and the slice slider at the bottom of a view."""
-    orientation = {**BOTH_VIEWS, **MOVING_VIEWS}[view_id]
+    """What a view says: plane and slice, the patient's sides at the edges, a scale bar, the slider of the slices."""
+    orientation = SLICES[view_id]
     colour = COLOURS[orientation]
+    read = f"reading_{view_id}"
+
+    def update(_view: Any = None) -> None:
+        server.state[read] = {"slice": slice_text(view, NORMALS[orientation]), **scale_bar(view)}
+
+    update()
+    view.modified.connect(update)
     with html.Div(classes="hyperreg-corner", style=f"border-color: {colour}"):
         html.Span(orientation)
         what = "Moving" if view_id in MOVING_VIEWS else "Fixed"
         html.Span(f" · {what}", v_if=f"mode === '{SIDE_BY_SIDE}'")
+        html.Span(f"{{{{ {read}.slice }}}}", classes="hyperreg-slice-text ml-2")
+    with html.Div(classes="hyperreg-scale", style=(f"`width: ${{{read}.percent}}%`",)):
+        html.Span(f"{{{{ {read}.text }}}}")
     for side, edge in zip(SIDES[orientation], ("left", "right", "top"), strict=True):
         html.Div(side, classes=f"hyperreg-side hyperreg-side-{edge}")
     with html.Div(classes="hyperreg-slice-slider"):

@@ -6,9 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from hyperreg.registration import catalogue
+
+# Where the slider begins, everywhere.
+DEFAULT_LAMBDA = catalogue.NONE.default_lambda
+
 IDLE, RUNNING, LIVE = "idle", "running", "live"
 FADE, CHECKERBOARD, SIDE_BY_SIDE = "fade", "checkerboard", "sideBySide"
 MODES = (FADE, CHECKERBOARD, SIDE_BY_SIDE)
+IMAGE_ROLES = ("fixed", "moving")
+# That can stand below the axial one, side by side.
+PLANES = ("Coronal", "Sagittal")
 
 # Modality of models: no matter which. How strong segments cover the image at first.
 ANY = "any"
@@ -27,12 +35,19 @@ class PageState:
     """Names and first values of the shared state.
 
     panel: which one is shown. phase: IDLE, RUNNING or LIVE. lam_word: λ in words.
-    exact: whether the views show the exact field (else a preview).
-    exact_lam: the λ of that exact field, -1 for none; the browser's own lam may be ahead of the views.
-    rows: the metrics, see `metric_rows`; fresh: whether they belong to what is shown. downloads: {title, name, url}.
+    solved: whether the views show a field computed for exactly the logic's λ (else a preview).
+    solved_lam: the λ of that field, -1 for none; the browser's own lam may be ahead of the views.
+    stage_text: how good what is shown is, in words. work_text: what is being computed, in words, or "".
+    full_running: whether that is full resolution. can_request_full: whether full resolution has to be asked for.
+    rows: the metrics, see `metric_rows`; fresh: whether there are any of what is shown; else "now" is blank.
+    downloads: {title, name, url}.
     uploading: the role whose file is on its way, or "". models, devices, alignments, contrasts: {title, value} to
     choose from. landmarks_note: how many pairs of landmarks there are, or what is missing.
-    refine_note: what became of the refinement. worse: why what is shown is worse than the linear alignment, or "".
+    contrast_note: what the user should know of how the pair is registered.
+    worse: why what is shown is worse than the linear alignment, or "".
+    sections: those of the registration panel that are unfolded. overlap_note: that the images do not overlap, or "".
+    centred: whether their centres were aligned. probe: what lies under the mouse. windows: {title, value} to choose
+    from. lines, in_3d, second_plane, help: what the views' toolbar has switched on.
     suggested: a λ as text, or "". regions: {key, name, colour, own, lam}, one per label; own: whether it has its own λ.
     """
 
@@ -48,23 +63,23 @@ class PageState:
     uploading: str = ""
     progress: float = 0.0
     progress_text: str = ""
-    lam: float = 0.3
+    lam: float = DEFAULT_LAMBDA
     lam_word: str = ""
-    exact: bool = False
-    exact_lam: float = -1.0
-    anchors: int = 0
+    solved: bool = False
+    solved_lam: float = -1.0
+    stage_text: str = ""
+    work_text: str = ""
+    work_progress: float = 0.0
+    full_automatically: bool = True
+    full_running: bool = False
+    can_request_full: bool = False
     rows: list[dict[str, str]] = field(default_factory=list)
     fresh: bool = False
     has_gamma: bool = False
     gamma: float = 0.5
+    gamma_title: str = ""
     gamma_hint: str = ""
-    refining: bool = False
-    refine_progress: float = 0.0
-    refine_text: str = ""
-    refined: bool = False
-    can_refine: bool = False
-    can_redo: bool = False
-    refine_note: str = ""
+    contrast_note: str = ""
     worse: str = ""
     response_svg: str = ""
     suggested: str = ""
@@ -79,6 +94,15 @@ class PageState:
     contrast: str = "auto"
     mode: str = "fade"
     fade: float = 0.5
+    sections: list[str] = field(default_factory=lambda: ["measures", "response"])
+    overlap_note: str = ""
+    centred: bool = False
+    probe: str = ""
+    windows: list[dict[str, str]] = field(default_factory=list)
+    lines: bool = False
+    in_3d: bool = False
+    second_plane: str = PLANES[0]
+    help: bool = False
     saving: bool = False
     can_save: bool = False
     downloads: list[dict[str, str]] = field(default_factory=list)
@@ -105,7 +129,9 @@ class SegmentationState:
     segment_source: the path of a model on the computer that the app runs on, as typed.
     segment_adding: the file of a model that is being added, or ""; segment_new_licence: its licence, to be accepted.
     segment_sliders: {name, title, hint, value}, one per hyperparameter of the model.
-    segment_rows: {name, colour, volume, spread}. segment_place: which doubtful region is shown, in words.
+    segment_rows: {key, shown, name, colour, volume, spread}, one per segment; segment_current: whether they are of the
+    image that is shown. segment_sections: those that are unfolded.
+    segment_place: which doubtful region is shown, in words.
     """
 
     segment_phase: str = IDLE
@@ -134,7 +160,9 @@ class SegmentationState:
     segment_progress: float = 0.0
     segment_text: str = ""
     segment_summary: str = ""
-    segment_rows: list[dict[str, str]] = field(default_factory=list)
+    segment_rows: list[dict[str, Any]] = field(default_factory=list)
+    segment_current: bool = False
+    segment_sections: list[str] = field(default_factory=list)
     segment_opacity: float = OPACITY
     segment_map: bool = False
     segment_place: str = ""
@@ -154,7 +182,8 @@ class FusionState:
     fuse_news: {name, text, percent, used}, how far each atlas is while it runs. fuse_early: which early answer is
     shown, in words, or "". fuse_plot, fuse_early_plot: weights and data parameters, SVG.
     fuse_raters: {name, state, weight, share, dice, sensitivity, specificity, similarity, note}, texts but for share,
-    0 to 100. fuse_rows: {name, colour, volume, spread}. fuse_place: which disagreement is shown, in words.
+    0 to 100. fuse_rows, fuse_current: as `segment_rows`, `segment_current`.
+    fuse_place: which disagreement is shown, in words.
     """
 
     fuse_phase: str = IDLE
@@ -167,7 +196,7 @@ class FusionState:
     fuse_methods: list[dict[str, str]] = field(default_factory=list)
     fuse_method: str = "local"
     fuse_method_hint: str = ""
-    fuse_lam: float = 0.3
+    fuse_lam: float = DEFAULT_LAMBDA
     fuse_refine: bool = False
     fuse_select: int = 0
     fuse_missing: str = ""
@@ -180,7 +209,8 @@ class FusionState:
     fuse_summary: str = ""
     fuse_raters: list[dict[str, Any]] = field(default_factory=list)
     fuse_sort: str = ""
-    fuse_rows: list[dict[str, str]] = field(default_factory=list)
+    fuse_rows: list[dict[str, Any]] = field(default_factory=list)
+    fuse_current: bool = False
     fuse_opacity: float = OPACITY
     fuse_map: bool = False
     fuse_place: str = ""
@@ -196,7 +226,7 @@ def word(lam: float) -> str:
 
 
 def metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The table of figures: name, before (linear alignment alone), now, hint."""
+    """The table of metrics: name, before (linear alignment alone), now, hint."""
     rows = [
         _row(
             "Similarity",

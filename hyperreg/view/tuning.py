@@ -1,4 +1,4 @@
-"""What the page offers beyond λ: refinement, response, γ, regions, landmarks; between its state and the logic."""
+"""What the page offers beyond λ: resolution, response, γ, regions, landmarks; between its state and the logic."""
 
 from __future__ import annotations
 
@@ -15,23 +15,26 @@ from hyperreg.errors import HyperRegError, InputError, WeightsError
 from hyperreg.imaging.volume import Volume
 from hyperreg.registration import contrast
 from hyperreg.registration.catalogue import find_model
-from hyperreg.view import chart, mrml
+from hyperreg.view import chart, mrml, outlines
 from hyperreg.view.loading import POINTS
 from hyperreg.view.state import LIVE
 
+# As in the page: the fixed image's cyan, the moving one's orange.
+POINT_COLOURS = {"fixed_points": (0.2, 0.9, 1.0), "moving_points": (1.0, 0.6, 0.1)}
 # A suggested λ this near is the one that is set.
 SAME_ON_SCREEN = 0.005
 CONTRAST_TITLES = {
-    contrast.AUTOMATIC: "Automatic",
+    contrast.AUTOMATIC: "Told from the images",
     contrast.SAME: "The same in both images",
     contrast.DIFFERENT: "Different (T1 and T2, CT and MRI)",
 }
 
 
 class TuningControls:
-    """The controller's part for refinement, response, γ, regions and landmarks.
+    """The controller's part for resolution, response, γ, regions and landmarks.
 
     state: the shared state. logic: the `RegistrationLogic`. move_lambda(lam): moves the slider. tell(text): an error.
+    show_outlines(id): draws the outlines of a label map, None for none.
     """
 
     def __init__(
@@ -41,7 +44,9 @@ class TuningControls:
         logic: Any,
         move_lambda: Callable[[float], None],
         tell: Callable[[str], None],
+        show_outlines: Callable[[str | None], None],
     ) -> None:
+        self._show_outlines = show_outlines
         self._state, self._scene, self._logic = state, scene, logic
         self._move_lambda, self._tell = move_lambda, tell
         self._regions_module = mrml.slicer_module("Regions")
@@ -49,27 +54,28 @@ class TuningControls:
         self._points_kind = mrml.slicer_module("Landmarks").NODE_TYPE
         self._points: dict[str, Any] = dict.fromkeys(POINTS)
         state.contrasts = [{"title": title, "value": name} for name, title in CONTRAST_TITLES.items()]
+        # The regions' label map and its colours.
         self._node: Any = None
+        self._colours: Any = None
         self._gamma_wanted: float | None = None
         self._drawn: tuple[Any, ...] = ()
-        logic.on_refine_progress = self._refine_progressed
+        logic.on_work = self._worked
         logic.on_response = self.update
 
     # The user's actions
 
-    def refine(self) -> None:
-        self._try(lambda: self._logic.refine(self._state.contrast))
+    def set_full_automatically(self, on: Any) -> None:
+        """Whether full resolution comes by itself, or only when asked for."""
+        if isinstance(on, bool):
+            self._try(lambda: self._logic.set_full_automatically(on))
 
-    def cancel_refine(self) -> None:
-        self._try(self._logic.cancel_refine)
+    def request_full(self) -> None:
+        """Full resolution at the λ that is shown."""
+        self._try(self._logic.request_full)
 
-    def undo_refine(self) -> None:
-        self._try(self._logic.undo_refine)
-
-    def redo_refine(self) -> None:
-        """Shows the refinement that was put aside; the slider goes to its λ."""
-        self._try(self._logic.redo_refine)
-        self._move_lambda(self._logic.lam)
+    def stop_full(self) -> None:
+        """Gives full resolution up; what is shown stays."""
+        self._try(self._logic.cancel_full)
 
     def use_suggested(self) -> None:
         if self._logic.suggestion is not None:
@@ -87,7 +93,7 @@ class TuningControls:
         state = self._state
         state.has_gamma = gamma is not None
         if gamma is not None:
-            state.gamma, state.gamma_hint = gamma.default, f"{gamma.title}. {gamma.description}".strip()
+            state.gamma, state.gamma_title, state.gamma_hint = gamma.default, gamma.title, gamma.description
             self.ask_gamma(gamma.default)
 
     def ask_gamma(self, gamma: Any) -> None:
@@ -98,7 +104,8 @@ class TuningControls:
         self._gamma_wanted = float(gamma)
 
     def step(self) -> None:
-        """Takes the newest γ. Raises HyperRegError."""
+        """Takes the newest γ, and says what is being computed. Raises HyperRegError."""
+        self._show_work()
         if self._gamma_wanted is not None:
             gamma, self._gamma_wanted = self._gamma_wanted, None
             self._logic.set_hyperparameter("gamma", gamma)
@@ -113,17 +120,20 @@ class TuningControls:
         self._geometry.volume_to_node(volume, node)
         node.CreateDefaultDisplayNodes()
         node.GetDisplayNode().SetVisibility(False)
+        labels = [int(label) for label in np.unique(volume.array) if label > 0]
+        self._colours = outlines.give_colours(node, labels, names or {})
+        self._node = node
         try:
             found = self._regions_module.regions_of(node)
         except InputError:
-            self._scene.RemoveNode(node)
+            self.remove_regions()
             raise
-        self._node = node
+        self._show_outlines(node.GetID())
         self._state.regions_name = volume.name
         self._state.regions = [
             {
                 "key": region.key,
-                "name": (names or {}).get(region.label, region.name),
+                "name": region.name,
                 "colour": _hex(region.colour),
                 "own": False,
                 "lam": None,
@@ -135,11 +145,19 @@ class TuningControls:
         """Measures by landmarks of one of the images. role: one of POINTS; points: (P, 3), RAS mm."""
         self._drop_points(role)
         node = self._scene.AddNewNodeByClass(self._points_kind, name)
-        for point in points:
-            node.AddControlPoint(point.tolist())
+        for number, point in enumerate(points, 1):
+            node.AddControlPoint(point.tolist(), str(number))
+        _mark(node, POINT_COLOURS[role])
         self._points[role] = node
         setattr(self._state, f"{role}_name", name)
         self._measure_by_points()
+
+    def put_moving_points_under(self, transform_id: str | None) -> None:
+        """The moving image was moved as a whole, or put back: its points go with it."""
+        node = self._points["moving_points"]
+        if node is not None and node.GetTransformNodeID() != transform_id and self._state.phase != LIVE:
+            node.SetAndObserveTransformNodeID(transform_id)
+            self._measure_by_points()
 
     def remove_points(self, role: str) -> None:
         """Forgets the landmarks of one of the images; harmless if there are none."""
@@ -160,9 +178,13 @@ class TuningControls:
         """Everything follows the slider again; the label map is forgotten."""
         self._state.regions, self._state.regions_name = [], ""
         node, self._node = self._node, None
+        colours, self._colours = self._colours, None
         if node is not None:
+            self._show_outlines(None)
             self._logic.set_regions(None, {})
             self._scene.RemoveNode(node)
+        if colours is not None:
+            self._scene.RemoveNode(colours)
 
     def set_region(self, key: Any, own: Any, lam: Any) -> None:
         """A segment was given a λ of its own, or left to the slider; lam None: begins where the slider is."""
@@ -173,6 +195,7 @@ class TuningControls:
         rows = [{**row, "own": own, "lam": float(lam)} if row["key"] == key else row for row in self._state.regions]
         self._state.regions = rows
         lambdas = {row["key"]: row["lam"] for row in rows if row["own"]}
+        outlines.draw_only(self._colours, {int(other) for other in lambdas})
         self._try(lambda: self._logic.set_regions(self._node, lambdas))
 
     # What the logic says
@@ -181,11 +204,10 @@ class TuningControls:
         """Shows what can be done, and the response with the slider in it."""
         state, logic = self._state, self._logic
         suggestion = logic.suggestion
-        state.refining, state.refined = logic.refining, logic.refined
-        state.can_refine, state.can_redo = logic.can_refine, logic.can_redo
-        if not logic.refining:
-            state.refine_progress, state.refine_text = 0.0, ""
-        state.refine_note = self._note()
+        state.stage_text = logic.stage_text if state.phase == LIVE else ""
+        state.contrast_note = logic.registration.note if state.phase == LIVE else ""
+        state.full_automatically, state.can_request_full = logic.full_automatically, logic.can_request_full
+        self._show_work()
         state.landmarks_note = logic.landmarks_note
         state.worse = logic.warning if state.phase == LIVE else ""
         state.suggested = "" if suggestion is None else f"{suggestion.lam:.2f}"
@@ -196,16 +218,17 @@ class TuningControls:
             self._drawn = drawn
             state.response_svg = chart.svg(logic.response, suggestion, logic.lam)
 
-    def _note(self) -> str:
-        logic = self._logic
-        if logic.refined:
-            return str(logic.refine_message) or "This is the refined result."
-        if logic.can_redo:
-            return f"The refinement of λ = {logic.registration.refinement.lam:.2f} is put aside."
-        return ""
+    def _show_work(self) -> None:
+        """Nobody tells when a field begins to be computed, or that nothing is left to do: this looks."""
+        text = self._logic.work_text
+        if text != self._state.work_text:
+            self._state.work_text, self._state.work_progress = text, 0.0
+        running = self._logic.registration.working_at if text else None
+        self._state.full_running = running is not None and running[1] is self._logic.registration.stages[-1]
 
-    def _refine_progressed(self, fraction: float, text: str) -> None:
-        self._state.refine_progress, self._state.refine_text = 100 * fraction, text
+    def _worked(self, fraction: float, _text: str) -> None:
+        self._show_work()
+        self._state.work_progress = 100 * fraction
 
     def _try(self, action: Callable[[], None]) -> None:
         self._state.error = ""
@@ -214,6 +237,19 @@ class TuningControls:
         except HyperRegError as error:
             self._tell(str(error))
         self.update()
+
+
+def _mark(node: Any, colour: tuple[float, float, float]) -> None:
+    """Draws points in one colour, each with its number; nobody moves them by accident."""
+    node.SetLocked(True)
+    node.CreateDefaultDisplayNodes()
+    display = node.GetDisplayNode()
+    display.SetSelectedColor(*colour)
+    display.SetColor(*colour)
+    display.SetPropertiesLabelVisibility(False)
+    display.SetPointLabelsVisibility(True)
+    display.SetGlyphScale(2.0)
+    display.SetTextScale(3.0)
 
 
 def _declared_gamma(model: Any) -> Hyperparameter | None:

@@ -3,6 +3,9 @@ window.trame.utils.hyperreg = {
   pick(role) {
     document.getElementById(`upload-${role}`).click();
   },
+  drop(role, event) {
+    this.upload(role, { files: event.dataTransfer.files });
+  },
   async upload(role, input) {
     const file = input.files[0];
     input.value = "";
@@ -28,3 +31,8 @@ window.trame.utils.hyperreg = {
     if (message) window.trame.state.set("error", message);
   },
 };
+document.addEventListener("keydown", event => {
+  if (event.key === "?" && !/input|textarea/i.test(event.target.tagName)) {
+    window.trame.state.set("help", !window.trame.state.get("help"));
+  }
+});

@@ -1,0 +1,149 @@
+"""The pair of images that is open: its volumes, their nodes, and whether they lie in the same place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import slicer
+
+from hyperreg.imaging.transform import Transform
+from hyperreg.imaging.volume import Grid, Volume
+from hyperreg.view import mrml
+from hyperreg.view.loading import IMAGES, describe
+
+LABELS = {"fixed": "fixed_labels", "moving": "moving_labels"}
+# The role of images and label maps that lie in the moving image's space.
+MOVING = ("moving", "moving_labels")
+# Images of which less than this share lies in each other's box are out of each other's sight.
+LEAST_OVERLAP = 0.1
+# Per side, of the points by which that is told.
+SAMPLES = 12
+
+
+class OpenPair:
+    """Both images and their label maps.
+
+    state: the shared state. volumes, nodes: by role ("fixed", "moving", "fixed_labels", "moving_labels").
+    """
+
+    def __init__(self, state: Any, scene: slicer.vtkMRMLScene) -> None:
+        self._state, self._scene = state, scene
+        self._geometry = mrml.slicer_module("Geometry")
+        self.volumes: dict[str, Volume] = {}
+        self.nodes: dict[str, Any] = {}
+        self.label_names: dict[int, str] = {}
+        self._shift_node: Any = None
+        self._shift = np.eye(4)
+
+    def place(self, role: str, volume: Volume) -> None:
+        """Makes a node of a volume, in the place of the one that had the role; an image's label map goes, too."""
+        self.remove(role)
+        if role in IMAGES:
+            self.remove(LABELS[role])
+            self.undo_centring()
+        kind = "vtkMRMLScalarVolumeNode" if role in IMAGES else "vtkMRMLLabelMapVolumeNode"
+        node = self._scene.AddNewNodeByClass(kind, volume.name)
+        self._geometry.volume_to_node(volume, node)
+        node.CreateDefaultDisplayNodes()
+        self.nodes[role], self.volumes[role] = node, volume
+        if role in MOVING:
+            node.SetAndObserveTransformNodeID(self.shift_id)
+        setattr(self._state, f"{role}_name", volume.name)
+        if role in IMAGES:
+            setattr(self._state, f"{role}_info", describe(volume))
+            self._say_whether_they_meet()
+
+    def remove(self, role: str) -> None:
+        """Forgets the image or label map of a role; harmless if there is none."""
+        self.volumes.pop(role, None)
+        if role == LABELS["fixed"]:
+            self.label_names = {}
+        node = self.nodes.pop(role, None)
+        setattr(self._state, f"{role}_name", "")
+        if role in IMAGES:
+            setattr(self._state, f"{role}_info", "")
+        if node is not None:
+            self._scene.RemoveNode(node)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether both images are open."""
+        return all(role in self.nodes for role in IMAGES)
+
+    def images(self) -> dict[str, Any]:
+        """The nodes of both images, as far as they are open, by what the page calls them."""
+        return {role.capitalize(): self.nodes[role] for role in IMAGES if role in self.nodes}
+
+    def label_nodes(self) -> Mapping[str, Any]:
+        """The label maps as `RegistrationLogic.register` wants them: both or none."""
+        both = all(role in self.nodes for role in LABELS.values())
+        return {role: self.nodes[role] if both else None for role in LABELS.values()}
+
+    # Images that do not lie in the same place
+
+    @property
+    def shift_id(self) -> str | None:
+        """The transform that everything of the moving image is under; None unless its centre was moved."""
+        return self._shift_node and self._shift_node.GetID()
+
+    def align_centres(self) -> None:
+        """Moves the moving image, as a whole, so that both boxes have the same centre; its file is not changed."""
+        if not self.is_complete or self._shift_node is not None:
+            return
+        self._shift = np.eye(4)
+        self._shift[:3, 3] = self.volumes["fixed"].grid.centre - self.volumes["moving"].grid.centre
+        node = self._scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Centres aligned")
+        node.SetMatrixTransformToParent(self._geometry.to_vtk(self._shift))
+        self._shift_node = node
+        self._put_under(node.GetID())
+        self._state.overlap_note, self._state.centred = "", True
+
+    def undo_centring(self) -> None:
+        """The moving image lies where its file says again; harmless if it does already."""
+        if self._shift_node is None:
+            return
+        self._put_under(None)
+        node, self._shift_node, self._shift = self._shift_node, None, np.eye(4)
+        self._scene.RemoveNode(node)
+        self._state.centred = False
+        self._say_whether_they_meet()
+
+    def from_file(self, transform: Transform, inverse: Transform) -> tuple[Transform, Transform]:
+        """Of transforms between fixed and moving RAS as they lie in the views, those between the files."""
+        if self._shift_node is None:
+            return transform, inverse
+        return Transform((*transform.stages, np.linalg.inv(self._shift))), Transform((self._shift, *inverse.stages))
+
+    def _put_under(self, transform_id: str | None) -> None:
+        for role in MOVING:
+            if role in self.nodes:
+                self.nodes[role].SetAndObserveTransformNodeID(transform_id)
+
+    def _say_whether_they_meet(self) -> None:
+        if not self.is_complete:
+            self._state.overlap_note = ""
+            return
+        fixed, moving = (self.volumes[role].grid for role in IMAGES)
+        apart = float(np.linalg.norm(fixed.centre - moving.centre))
+        self._state.overlap_note = (
+            ""
+            if overlap(fixed, moving) >= LEAST_OVERLAP
+            else f"The two images do not lie in the same place: their centres are {apart:.0f} mm apart, so that the "
+            "moving image is out of sight."
+        )
+
+
+def overlap(first: Grid, second: Grid) -> float:
+    """The share of one image's box that lies in the other's, 0 to 1; the larger of both shares."""
+    return max(_share(first, second), _share(second, first))
+
+
+def _share(inner: Grid, outer: Grid) -> float:
+    axes = [np.linspace(0, n - 1, SAMPLES) for n in inner.shape]
+    points: npt.NDArray[np.float64] = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+    ijk = outer.to_ijk(inner.to_ras(points))
+    inside = ((ijk >= -0.5) & (ijk <= np.array(outer.shape) - 0.5)).all(axis=1)
+    return float(inside.mean())
