@@ -15,6 +15,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from hyperreg.errors import InputError
+from hyperreg.imaging.plausibility import check_reach
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
 
 Matrix = npt.NDArray[np.float64]
@@ -75,7 +76,8 @@ def volume_to_itk(volume: Volume, dtype: npt.DTypeLike | None = None) -> sitk.Im
 def volume_from_itk(image: sitk.Image, name: str = "image") -> Volume:
     """The voxels and geometry of a 3D scalar SimpleITK image. Raises InputError if it is sheared or not 3D."""
     grid = grid_of(image)
-    array = np.ascontiguousarray(sitk.GetArrayViewFromImage(image).transpose(2, 1, 0))
+    # A copy in every case: of a single voxel, `ascontiguousarray` would be a view of the image, which is gone soon.
+    array = np.array(sitk.GetArrayViewFromImage(image).transpose(2, 1, 0), order="C")
     return Volume(array, grid.ijk_to_ras, name)
 
 
@@ -102,6 +104,7 @@ def field_from_itk(image: sitk.Image) -> DisplacementField:
         array[axis] = view[..., axis].transpose(2, 1, 0) * RAS_LPS[axis, axis]
     if not np.isfinite(array).all():
         raise InputError("The displacement field holds values that are not numbers (NaN or infinite).")
+    check_reach(array, "The displacement field moves points")
     return DisplacementField(array, grid_of(image).ijk_to_ras)
 
 

@@ -154,9 +154,12 @@ class Controller:
     def _place_points(self, role: str, path: Path) -> None:
         if role.removesuffix("_points") not in self._volumes:
             raise InputError("Load the image first, then the landmarks that were placed on it.")
-        points = read_points(path)
+        notes: list[str] = []
+        points = read_points(path, notes)
         with self._state:
             self._state.error = ""
+            for note in notes:
+                self._warned(note)
             self.tuning.place_points(role, points, path.name)
 
     def remove_labels(self, role: str) -> None:
