@@ -9,17 +9,15 @@ import numpy as np
 import slicer
 
 from hyperreg.errors import InputError
+from hyperreg.imaging.label_grids import pasted
+from hyperreg.imaging.structures import Structure, key_of
 from hyperreg.imaging.volume import Grid, Volume
-from hyperreg.segmentation.catalogue import Structure
 from HyperRegSlicerLib import Regions
 from SegmentationModuleLib import Results
 
-# Places of voxels that differ by less than this share of a voxel are the same.
-ALIGNED = 1e-3
-
 
 class Numbering:
-    """One number per name: segments of one name, whatever its case, are one structure. structures: in their order.
+    """One number per name: segments of one name, see `key_of`, are one structure. structures: in their order.
 
     terminology: by name, Slicer's entry of the first segment that has one (see `Results.keep_terminology`).
     """
@@ -39,7 +37,7 @@ class Numbering:
         if segmented:
             for region in regions:
                 if entry := Results.terminology_of(node.GetSegmentation().GetSegment(region.key)):
-                    self.terminology.setdefault(region.name.strip().casefold(), entry)
+                    self.terminology.setdefault(key_of(region.name), entry)
             return Regions.merged(node, [region.key for region in regions], numbers)
         drawn = Regions.label_volume(node)
         values = [region.label for region in regions]
@@ -50,7 +48,7 @@ class Numbering:
 
     def _number(self, region: Regions.Region) -> int:
         """Its own, as far as that is free."""
-        key = region.name.strip().casefold()
+        key = key_of(region.name)
         if key not in self._numbers:
             taken = set(self._numbers.values())
             number = region.label if region.label not in taken else max(taken) + 1
@@ -69,21 +67,3 @@ def reader_maps(nodes: Sequence[Any], grid: Grid) -> tuple[list[Volume], Numberi
         raise InputError("Check at least two segmentations of the same image.")
     numbering = Numbering()
     return [pasted(numbering.label_map(node), grid) for node in nodes], numbering
-
-
-def pasted(volume: Volume, grid: Grid) -> Volume:
-    """The map in the frame of `grid`, if its voxels lie on those of `grid`; else as it is."""
-    offset = grid.to_ijk(volume.grid.to_ras((0, 0, 0)))
-    start = np.rint(offset).astype(int)
-    steps = grid.ras_to_ijk[:3, :3] @ volume.ijk_to_ras[:3, :3]
-    if np.abs(offset - start).max() > ALIGNED or np.abs(steps - np.eye(3)).max() * max(volume.shape) > ALIGNED * 10:
-        return volume
-    array = np.zeros(grid.shape, dtype=volume.array.dtype)
-    low = np.maximum(start, 0)
-    high = np.minimum(start + np.array(volume.shape), grid.shape)
-    if (high <= low).any():
-        return volume
-    target = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    source = tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))
-    array[target] = volume.array[source]
-    return Volume(array, grid.ijk_to_ras, volume.name)

@@ -18,8 +18,8 @@ from segmentation_bench import OBLIQUE
 from segmentation_module_bench import host, module, qt, segmentation_models  # noqa: F401
 
 from hyperreg.imaging.files import read_label_map, read_volume
+from hyperreg.imaging.structures import Structure
 from hyperreg.imaging.volume import Grid, Volume
-from hyperreg.segmentation.catalogue import Structure
 
 MOVED_MM = (12.0, -7.0, 30.0)
 

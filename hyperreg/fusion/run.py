@@ -16,13 +16,14 @@ from hyperreg.fusion.learned import described, learn, save_plot
 from hyperreg.fusion.methods import METHODS, Evidence, fuse
 from hyperreg.fusion.qualities import DataParameters
 from hyperreg.fusion.stack import stack_labels
-from hyperreg.fusion.tables import Table, merged, read_labels_with_table, renumbered, structures_of
 from hyperreg.imaging.files import WRITABLE, extension, read_volume, write_volume
 from hyperreg.imaging.intensity import check_image
+from hyperreg.imaging.label_maps import read_structures
 from hyperreg.imaging.output import StagedOutputs
+from hyperreg.imaging.segment_files import check_name, write_segmentation
+from hyperreg.imaging.structures import Table, numbered_alike, structures_of
 from hyperreg.imaging.volume import Volume
 from hyperreg.reporting import Cancel, Progress, Stopwatch, describe_image, versions, write_report
-from hyperreg.segmentation.segments import check_name, write_segmentation
 
 FIGURES = (
     "sensitivity, specificity, dice: of each label map, means over the labels of the consensus; STAPLE's own "
@@ -103,7 +104,9 @@ def fuse_maps(
     progress: Progress | None = None,
     cancelled: Cancel | None = None,
 ) -> FusionResult:
-    """Fuse label maps of one image that are aligned already; the result is on the grid of the first one.
+    """Fuse label maps of one image that are aligned already, by the names of their structures where these are known.
+
+    The result lies on the grid of most of them, made large enough for all labels.
 
     Raises InputError, FileError or Cancelled; nothing is written then.
     """
@@ -113,21 +116,15 @@ def fuse_maps(
     watch = Stopwatch()
     with _staged(outputs, maps) as staged:
         tell(0.0, "Reading the label maps")
-        volumes: list[Volume] = []
-        table: Table = {}
-        changes: list[str] = []
         with watch.stage("read"):
-            for path in maps:
-                volume, own = read_labels_with_table(Path(path))
-                if own and table:
-                    volume, texts = renumbered(volume, own, table)
-                    changes += texts
-                table = merged((table, own))
-                volumes.append(volume)
+            read = [read_structures(Path(path)) for path in maps]
+            alike, table, changes = numbered_alike(read)
+            volumes = [labels.flat for labels in alike]
+            changes = [*(text for labels in read for text in labels.warnings), *changes]
         _go_on(cancelled)
         tell(0.4, "Fusing")
         with watch.stage("fuse"):
-            stack = stack_labels(volumes)
+            stack = stack_labels(volumes, table=table)
             consensus = fuse(stack, method.name, Evidence(weights=method.weights), None, cancelled)
         report = _report(consensus, table, [*changes, *consensus.warnings], watch, staged)
         report["inputs"] = [describe_image(Path(path), volume) for path, volume in zip(maps, volumes, strict=True)]

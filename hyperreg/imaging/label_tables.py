@@ -73,7 +73,7 @@ def _parsed(text: str, separated: bool) -> Table:
     if lines and all(ITK_SNAP.fullmatch(line) for line in lines):
         rows = [ITK_SNAP.fullmatch(line).groups() for line in lines]  # type: ignore[union-attr]
         return {int(row[0]): Meaning(_clean(row[4]), _colour(row[1:4])) for row in rows if int(row[0]) != 0}
-    separator = max("\t;,", key=lambda one: lines[0].count(one)) if lines else ","
+    separator = max("\t;,", key=lines[0].count) if lines else ","
     if separated or (lines and all(separator in line for line in lines)):
         return _columns(list(csv.reader(io.StringIO("\n".join(lines)), delimiter=separator, skipinitialspace=True)))
     return _colour_table(lines)
@@ -88,7 +88,10 @@ def _columns(rows: Sequence[Sequence[str]]) -> Table:
     body = [row for row in rows[1 if titled else 0 :] if any(cell.strip() for cell in row)]
     columns = [[row[n].strip() if n < len(row) else "" for row in body] for n in range(len(titles))]
     numbers = _chosen(titles, NUMBERS, [n for n, column in enumerate(columns) if _are_numbers(column)])
-    names = _chosen(titles, NAMES, [n for n, column in enumerate(columns) if n != numbers and _are_names(column)])
+    worded = [n for n, column in enumerate(columns) if n != numbers and titles[n] not in SIDES and _are_names(column)]
+    # The column that tells rows apart, not one of the kinds that they are of.
+    most = max((len(set(columns[n])) for n in worded if not any(titles) or titles[n] in NAMES), default=0)
+    names = _chosen(titles, NAMES, [n for n in worded if 10 * len(set(columns[n])) >= 9 * most])
     if body and (numbers is None or names is None):
         missing = "unique whole numbers" if numbers is None else "names"
         raise ValueError(f"no column of {missing} among: {', '.join(cell.strip() for cell in rows[0])[:200]}")

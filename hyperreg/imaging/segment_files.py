@@ -1,28 +1,171 @@
-"""Segmentation files: label maps, and .seg.nrrd with names, colours and terminology, as 3D Slicer reads it.
+"""Segmentation files: label maps, and .seg.nrrd with names, colours and terminology, as 3D Slicer reads and writes it.
 
 Format: https://slicer.readthedocs.io/en/latest/developer_guide/modules/segmentations.html (segmentation storage node).
-A .seg.nrrd file is an ordinary NRRD label map whose header says what the labels are.
+A .seg.nrrd file is an ordinary NRRD label map whose header says what the labels are. Segments that overlap lie in
+layers, which are the first axis of a file of four; before Slicer 4.11, every segment was a layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import SimpleITK as sitk
 
-from hyperreg.errors import InputError
-from hyperreg.imaging import files, itk
+from hyperreg.errors import FileError, InputError
+from hyperreg.imaging import files, guarded, itk
 from hyperreg.imaging.output import replacing
-from hyperreg.imaging.volume import Volume
-from hyperreg.segmentation.catalogue import Code, Structure, Terminology
+from hyperreg.imaging.structures import (
+    Code,
+    LabelMap,
+    Meaning,
+    Structure,
+    Terminology,
+    places_in,
+    unique_names,
+    values_of,
+)
+from hyperreg.imaging.volume import Grid, Volume
 
 SEGMENTATION = ".seg.nrrd"
 WRITABLE = (".nii", ".nii.gz", SEGMENTATION, ".nrrd", ".mha", ".mhd", ".mgz")
 # Slicer's list of categories and types, in which ours are; a list of regions is named, but none is given.
 CONTEXT = "Segmentation category and type - 3D Slicer General Anatomy list"
 REGIONS = "Anatomic codes - DICOM master list"
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A segment as the header describes it: the voxels of `value` in a layer."""
+
+    layer: int
+    value: int
+    meaning: Meaning
+
+
+def read_segments(path: Path) -> LabelMap | None:
+    """The segments of a NRRD file whose header describes any; None for all other files.
+
+    Where several layers use the same number, the segments are numbered from 1 in their order. Names that come twice get
+    their number behind them. Raises FileError for a damaged file, InputError for one that HyperReg does not take.
+    """
+    if files.extension(path) not in (".nrrd", ".nhdr") or not path.is_file():
+        return None
+    try:
+        facts, _ = guarded.call("hyperreg.imaging.segment_files:read_header", path)
+        components = int(facts["components"])
+        segments = _segments(facts["keys"], components)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise FileError(
+            f"'{path}' cannot be read: what its header says of its segments is damaged. Export it again."
+        ) from error
+    if not segments:
+        return None
+    arrays, grid, name = _arrays(path, components)
+    if any(segment.layer >= len(arrays) for segment in segments):
+        raise FileError(f"'{path}' is damaged: its header names more layers of segments than it holds.")
+    places = [(segment.layer, segment.value) for segment in segments]
+    if len(set(places)) < len(places):
+        raise FileError(f"'{path}' is damaged: two of its segments have the same label value.")
+    distinct = len({segment.value for segment in segments}) == len(segments)
+    labels = [segment.value if distinct else n for n, segment in enumerate(segments, 1)]
+    table = {label: segment.meaning for label, segment in zip(labels, segments, strict=True)}
+    layers, warnings = [], []
+    free = max(0, *labels) + 1
+    for number, array in enumerate(arrays):
+        own = {s.value: label for s, label in zip(segments, labels, strict=True) if s.layer == number}
+        values = values_of(array)
+        strange = [int(value) for value in values if value != 0 and int(value) not in own]
+        if strange:
+            warnings.append(
+                f"'{name}' holds values that belong to none of its segments ({', '.join(map(str, strange[:8]))}); they "
+                "count as structures without a name."
+            )
+        for value in strange:
+            own[value], free = (value, free) if len(arrays) == 1 else (free, free + 1)
+        fresh = np.array([own.get(int(value), 0) for value in values], dtype=np.int32)
+        layers.append(Volume(fresh[places_in(values, array)], grid.ijk_to_ras, name))
+    drawn = tuple(layer for layer in layers if layer.array.any()) or tuple(layers[:1])
+    return _flattened(LabelMap(drawn, unique_names(table), tuple(warnings)))
+
+
+def read_header(path: str) -> tuple[dict[str, Any], list[npt.NDArray]]:
+    """Of an image file: its keys, and how many components every voxel has. Run by `guarded`."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(path)
+    with itk.quiet():
+        reader.ReadImageInformation()
+    keys = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys() if key.startswith("Segment")}
+    return {"keys": keys, "components": reader.GetNumberOfComponents()}, []
+
+
+def read_layers(path: str) -> tuple[dict[str, Any], list[npt.NDArray]]:
+    """The layers of a segmentation in which segments overlap, and their affine. Run by `guarded`."""
+    with itk.quiet():
+        image = sitk.ReadImage(path)
+    grid = itk.grid_of(image)
+    view = sitk.GetArrayViewFromImage(image)
+    if view.dtype.kind not in "iu":
+        raise InputError(f"'{Path(path).name}' is no segmentation: its values are not whole numbers.")
+    layers = [np.array(view[..., n].transpose(2, 1, 0), order="C") for n in range(view.shape[-1])]
+    return {"ijk_to_ras": grid.ijk_to_ras.tolist()}, layers
+
+
+def _arrays(path: Path, components: int) -> tuple[list[npt.NDArray], Grid, str]:
+    if components == 1:
+        volume = files.read_label_map(path)
+        return [volume.array], volume.grid, volume.name
+    try:
+        facts, arrays = guarded.call("hyperreg.imaging.segment_files:read_layers", path)
+    except RuntimeError as error:
+        raise FileError(f"'{path}' cannot be read: it is damaged or was cut short. Copy or export it again.") from error
+    return arrays, Grid(arrays[0].shape, np.array(facts["ijk_to_ras"])), path.name.removesuffix(path.suffix)
+
+
+def _flattened(labels: LabelMap) -> LabelMap:
+    """One layer where no segments overlap."""
+    try:
+        return LabelMap((labels.flat,), labels.table, labels.warnings)
+    except InputError:
+        return labels
+
+
+def _segments(keys: Mapping[str, str], components: int) -> list[Segment]:
+    """The segments of a header, in its order. Raises ValueError or IndexError for one that is damaged."""
+    found: list[Segment] = []
+    while any(f"Segment{len(found)}_{word}" in keys for word in ("ID", "Name", "LabelValue")):
+        number = len(found)
+        words = {name: keys.get(f"Segment{number}_{name}", "") for name in ("LabelValue", "Layer", "Name", "Color")}
+        shades = [round(255 * min(1.0, max(0.0, float(part)))) for part in words["Color"].split()]
+        colour = (shades[0], shades[1], shades[2]) if words["Color"].strip() else None
+        layer = int(words["Layer"] or (number if components > 1 else 0))
+        if layer < 0:
+            raise ValueError("a layer below zero")
+        meaning = Meaning(
+            " ".join(words["Name"].split()) or f"Segment {number + 1}",
+            colour,
+            _terminology(keys.get(f"Segment{number}_Tags", "")),
+        )
+        found.append(Segment(layer, int(words["LabelValue"] or 1), meaning))
+    return found
+
+
+def _terminology(tags: str) -> Terminology | None:
+    """The entry in a segment's tags (see `terminology_entry`); None without one, or for one that is incomplete."""
+    entry = next((tag.partition(":")[2] for tag in tags.split("|") if tag.startswith("TerminologyEntry:")), "")
+    codes = [_code_of(text) for text in entry.split("~")[1:4]]
+    if len(codes) < 3 or codes[0] is None or codes[1] is None:
+        return None
+    return Terminology(codes[0], codes[1], codes[2])
+
+
+def _code_of(text: str) -> Code | None:
+    parts = text.split("^")
+    return Code(*parts) if len(parts) == 3 and all(parts) else None
 
 
 def check_name(path: Path) -> None:

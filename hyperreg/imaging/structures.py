@@ -170,9 +170,9 @@ def numbered_alike(
     """The maps with one number per name, what the numbers mean, and what was changed, in words.
 
     common: meanings that stand above those of the maps (the table of a folder of atlases); these numbers are kept. A
-    name that is not among them gets the number that most maps give it, if no other name has it: the order of the maps
-    decides nothing. A number whose own map has no name for it means what `common` says, else what all other maps with
-    a name for it say, else a structure without a name.
+    name that is not among them gets the number of the map that agrees most with the others, else the one that most
+    maps give it, else a new one: the order of the maps decides nothing. A number whose own map has no name for it means
+    what `common` says, else what all other maps with a name for it say, else a structure without a name.
     Where other maps disagree about what such a number means, an InputError that names the map is raised; with
     `skipped`, the map is left out, and its name and the reason are put there.
     """
@@ -257,9 +257,15 @@ def _numbers(own: Sequence[Mapping[int, Meaning]], common: Mapping[int, Meaning]
             votes.setdefault(meaning.key, Counter())[label] += 1
     free = max([0, *common, *(label for named in own for label in named)]) + 1
     taken = set(common)
-    # By how often a number is wanted, never by who comes first.
+
+    # Whose numbers agree most with all others', never who comes first; then by how often a number is wanted.
+    def agreement(named: Mapping[int, Meaning]) -> tuple[int, list[tuple[int, str]]]:
+        rows = sorted((label, meaning.key) for label, meaning in named.items())
+        return -sum(votes[key][label] for label, key in rows), rows
+
+    most = min(own, key=agreement, default={})
     wanted = [(-count, label, key) for key, counter in votes.items() for label, count in counter.items()]
-    for _count, label, key in sorted(wanted):
+    for label, key in [*agreement(most)[1], *((label, key) for _count, label, key in sorted(wanted))]:
         if key not in numbers and label not in taken:
             numbers[key] = label
             taken.add(label)

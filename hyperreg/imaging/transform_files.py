@@ -92,8 +92,8 @@ def read_transform(path: PathLike) -> Transform:
         kinds = [kind for kind in _kinds(path) if kind not in ("CompositeTransform", "AffineTransform")]
         named = f" (it names the kind {kinds[0]}, which HyperReg may not know)" if kinds else ""
         raise FileError(
-            f"'{path}' cannot be read as a transform: it is damaged, was cut short, or another program's format{named}. "
-            "Save it as an affine ITK transform (.h5, .tfm) or as a displacement field (.nii.gz, .nrrd)."
+            f"'{path}' cannot be read as a transform: it is damaged, was cut short, or another program's format"
+            f"{named}. Save it as an affine ITK transform (.h5, .tfm) or as a displacement field (.nii.gz, .nrrd)."
         ) from error
 
 
@@ -210,7 +210,7 @@ def _read_field(path: Path) -> DisplacementField:
 def _holds_places(field: DisplacementField) -> bool:
     """Whether the vectors are about the coordinates of their own voxels, RAS or LPS: no displacement looks so."""
     steps = tuple(slice(None, None, max(1, n // SAMPLES_PER_AXIS)) for n in field.grid.shape)
-    vectors = field.array[(slice(None), *steps)].reshape(3, -1).astype(np.float64)
+    vectors = field.array[:, steps[0], steps[1], steps[2]].reshape(3, -1).astype(np.float64)
     ijk = np.stack(np.meshgrid(*(np.arange(n)[s] for n, s in zip(field.grid.shape, steps, strict=True)), indexing="ij"))
     places = field.grid.to_ras(ijk.reshape(3, -1).T).T
     spread = np.std(places, axis=1)

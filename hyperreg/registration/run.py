@@ -15,6 +15,8 @@ from hyperreg.imaging import files, transform_files
 from hyperreg.imaging.files import extension, write_volume
 from hyperreg.imaging.output import StagedOutputs
 from hyperreg.imaging.resampling import resample
+from hyperreg.imaging.segment_files import write_segmentation
+from hyperreg.imaging.structures import Table, name_of, structures_of
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.transform_files import read_transform, write_transform
 from hyperreg.registration.anchors import check_lambda
@@ -157,7 +159,7 @@ def register(
                 "lambdas": {str(label): value for label, value in pair.region_lambdas.items()},
             },
             "refined": refine,
-            "refinement": _refinement(session, result, contrast),
+            "refinement": _refinement(session, result, contrast, images.table),
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "fixed": describe_image(pair.fixed, images.fixed),
             "moving": describe_image(pair.moving, images.moving),
@@ -166,7 +168,7 @@ def register(
             "model": card.describe(),
             "device": session.device,
             "metrics": _without_dice(result.figures),
-            "dice": _dice(result.figures),
+            "dice": _dice(result.figures, images.table),
             "checks": checks,
             "timing_s": {
                 **{name: round(seconds, 3) for name, seconds in watch.seconds.items()},
@@ -193,7 +195,7 @@ def _refined(
     return Result(transform, inverse, refined.figures, network, refined.text)
 
 
-def _refinement(session: LiveSession, result: Result, contrast: str) -> dict[str, Any] | None:
+def _refinement(session: LiveSession, result: Result, contrast: str, table: Table) -> dict[str, Any] | None:
     """For the report: how the refinement went, on which grid, and the network's figures before it."""
     if result.network is None:
         return None
@@ -204,7 +206,7 @@ def _refinement(session: LiveSession, result: Result, contrast: str) -> dict[str
         "shape": list(grid.shape),
         "spacing_mm": [round(float(value), 4) for value in grid.spacing],
         "metrics_before": _without_dice(result.network),
-        "dice_before": _dice(result.network),
+        "dice_before": _dice(result.network, table),
     }
 
 
@@ -247,13 +249,16 @@ def _without_dice(measured: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in measured.items() if not name.startswith("dice")}
 
 
-def _dice(measured: Mapping[str, Any]) -> dict[str, Any] | None:
+def _dice(measured: Mapping[str, Any], table: Table) -> dict[str, Any] | None:
     """Dice per label after the linear alignment ("before") and after the deformation; None without label maps."""
     before, after = measured.get("dice_before", {}), measured.get("dice", {})
     if not before:
         return None
     return {
-        "labels": {str(label): {"before": before[label], "after": after[label]} for label in before},
+        "labels": {
+            str(label): {"name": name_of(label, table), "before": before[label], "after": after[label]}
+            for label in before
+        },
         "mean_before": measured["dice_mean_before"],
         "mean_after": measured["dice_mean"],
     }
@@ -262,9 +267,10 @@ def _dice(measured: Mapping[str, Any]) -> dict[str, Any] | None:
 def _write(staged: StagedOutputs, images: LoadedPair, result: Result) -> None:
     if "volume" in staged:
         write_volume(resample(images.moving, images.fixed.grid, result.transform), staged.path("volume"))
-    if "labels" in staged and images.moving_labels is not None:
-        warped = resample(images.moving_labels, images.fixed.grid, result.transform, interpolation="nearest")
-        write_volume(warped, staged.path("labels"))
+    if "labels" in staged and images.drawn is not None:
+        drawn = images.drawn
+        warped = resample(drawn.flat, images.fixed.grid, result.transform, interpolation="nearest")
+        write_segmentation(warped, structures_of(drawn.labels, drawn.table), staged.path("labels"))
     if "transform" in staged:
         write_transform(result.transform, staged.path("transform"), images.fixed.grid)
     if "inverse" in staged:

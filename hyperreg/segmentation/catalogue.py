@@ -21,6 +21,7 @@ from hyperreg.catalogue import (
     says,
 )
 from hyperreg.errors import InputError
+from hyperreg.imaging.structures import Code, Structure, Terminology
 
 KIND = "hyperreg-segmentation"
 
@@ -37,35 +38,6 @@ KEPT = ("all", "largest")
 _RESERVED = frozenset("~^|")
 
 Modality = Literal["MR", "CT", "any"]
-
-
-@dataclass(frozen=True)
-class Code:
-    """One coded concept, as DICOM writes it: scheme ("SCT" for SNOMED CT), value, meaning."""
-
-    scheme: str
-    value: str
-    meaning: str
-
-
-@dataclass(frozen=True)
-class Terminology:
-    """What a structure is: a category, a type in it, and for some types a side (modifier)."""
-
-    category: Code
-    type: Code
-    modifier: Code | None = None
-
-
-@dataclass(frozen=True)
-class Structure:
-    """One structure: its value in label maps, the network's channel, its name and colour (0..255)."""
-
-    label: int
-    channel: int
-    name: str
-    colour: tuple[int, int, int]
-    terminology: Terminology | None = None
 
 
 @dataclass(frozen=True)
