@@ -16,12 +16,14 @@ from __future__ import annotations
 import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import SimpleITK as sitk
 
 from hyperreg.errors import FileError, InputError
-from hyperreg.imaging import itk, nifti
+from hyperreg.imaging import guarded, itk, nifti
 from hyperreg.imaging.files import HEADER_ALLOWANCE, PathLike, extension
 from hyperreg.imaging.output import replacing
 from hyperreg.imaging.transform import Transform, from_sitk, to_sitk
@@ -84,17 +86,38 @@ def read_transform(path: PathLike) -> Transform:
     if kind in (".tfm", ".txt"):
         _check_text(path)
     try:
-        with itk.quiet():
-            return from_sitk(_read_itk(path))
+        facts, arrays = guarded.call("hyperreg.imaging.transform_files:read_stages", path)
     except InputError as error:
         raise InputError(f"'{path.name}': {error}") from error
-    except (RuntimeError, KeyError) as error:  # a KeyError: kinds that SimpleITK's Python part does not know
+    except RuntimeError as error:
         kinds = [kind for kind in _kinds(path) if kind not in ("CompositeTransform", "AffineTransform")]
         named = f" (it names the kind {kinds[0]}, which HyperReg may not know)" if kinds else ""
         raise FileError(
             f"'{path}' cannot be read as a transform: it is damaged, was cut short, or another program's format"
             f"{named}. Save it as an affine ITK transform (.h5, .tfm) or as a displacement field (.nii.gz, .nrrd)."
         ) from error
+    return Transform(
+        tuple(
+            array if affine is None else DisplacementField(array, np.array(affine))
+            for array, affine in zip(arrays, facts["affines"], strict=True)
+        )
+    )
+
+
+def read_stages(path: str) -> tuple[dict[str, Any], list[npt.NDArray]]:
+    """The stages of an ITK transform file: matrices, and fields with their affine. Run by `guarded`."""
+    with itk.quiet():
+        stages = from_sitk(_read_itk(Path(path))).stages
+    fields = [stage if isinstance(stage, DisplacementField) else None for stage in stages]
+    arrays = [stage.array if isinstance(stage, DisplacementField) else stage for stage in stages]
+    return {"affines": [None if field is None else field.ijk_to_ras.tolist() for field in fields]}, arrays
+
+
+def read_vectors(path: str) -> tuple[dict[str, Any], list[npt.NDArray]]:
+    """A displacement field, RAS mm, and its affine. Run by `guarded`."""
+    with itk.quiet():
+        field = itk.field_from_itk(sitk.ReadImage(path))
+    return {"ijk_to_ras": field.ijk_to_ras.tolist()}, [field.array]
 
 
 def _dense(transform: Transform, reference: Grid | None) -> DisplacementField:
@@ -190,8 +213,7 @@ def _read_field(path: Path) -> DisplacementField:
                 "mm (wb_command -convert-warpfield -from-fnirt ... -to-itk)."
             )
     try:
-        with itk.quiet():
-            field = itk.field_from_itk(sitk.ReadImage(str(path)))
+        facts, (array,) = guarded.call("hyperreg.imaging.transform_files:read_vectors", path)
     except InputError as error:
         raise InputError(f"'{path.name}': {error}") from error
     except RuntimeError as error:
@@ -199,6 +221,7 @@ def _read_field(path: Path) -> DisplacementField:
             f"'{path}' cannot be read as a transform (a displacement field): it is damaged, was cut short, or another "
             "program's format. Copy or export it again."
         ) from error
+    field = DisplacementField(array, np.array(facts["ijk_to_ras"]))
     if _holds_places(field):
         raise InputError(
             f"'{path.name}' holds the places that points move to, not displacements (as deformations of SPM, y_*.nii, "
