@@ -23,6 +23,8 @@ from hyperreg.imaging.volume import Volume
 LIST = "atlases.csv"
 LABELS = "_labels"
 IMAGES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh")
+# Of a file's name in messages.
+NAME_SHOWN = 100
 # How much of a label's colour lies over the image there.
 TINT = 0.45
 
@@ -197,7 +199,7 @@ def _listed(path: Path, skipped: dict[str, str]) -> list[AtlasFiles]:
 
 def _add(pair: AtlasFiles, where: str, found: list[AtlasFiles], skipped: dict[str, str]) -> None:
     """Put a pair of a list to those found, or say why not. where: the list, for messages."""
-    missing = [file.name for file in (pair.image, pair.labels) if not file.is_file()]
+    missing = [file.name[:NAME_SHOWN] for file in (pair.image, pair.labels) if not _is_file(file)]
     if missing:
         skipped[pair.name] = f"'{missing[0]}' does not exist."
     elif pair.lam is not None and not 0 <= pair.lam <= 1:
@@ -206,6 +208,13 @@ def _add(pair: AtlasFiles, where: str, found: list[AtlasFiles], skipped: dict[st
         skipped[f"{pair.name} (again)"] = "an atlas of this name stands above it."
     else:
         found.append(pair)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _paired(folder: Path, skipped: dict[str, str]) -> list[AtlasFiles]:

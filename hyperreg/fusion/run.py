@@ -190,10 +190,14 @@ class Answer:
     @property
     def warnings(self) -> list[str]:
         own = []
-        if self.learned is not None and not self.learned.finished:
-            own.append(
-                f"The data parameters are an early answer, after {self.learned.steps} of {self.learned.wanted} steps."
+        if self.learned is not None and (self.learned.alike or not self.learned.finished):
+            done = f"an early answer, after {self.learned.steps} of {self.learned.wanted} steps"
+            alike = (
+                f"NOTHING WAS LEARNED YET: the data parameters are {done}. All label maps weigh the same, so the "
+                "result is a majority vote. Give it more time or steps; with the cache, it goes on from here when "
+                "started again."
             )
+            own.append(alike if self.learned.alike else f"The data parameters are {done}.")
         if self.learned is not None and self.learned.problem:
             own.append(self.learned.problem)
         return [*self.consensus.warnings, *own]

@@ -87,7 +87,8 @@ def read_segments(path: Path) -> LabelMap | None:
             )
         for value in strange:
             own[value], free = (value, free) if len(arrays) == 1 else (free, free + 1)
-        fresh = np.array([own.get(int(value), 0) for value in values], dtype=np.int32)
+        kind = np.result_type(array.dtype, np.min_scalar_type(max(0, *own.values())))
+        fresh = np.array([own.get(int(value), 0) for value in values], dtype=kind)
         layers.append(Volume(fresh[places_in(values, array)], grid.ijk_to_ras, name))
     drawn = tuple(layer for layer in layers if layer.array.any()) or tuple(layers[:1])
     return _flattened(LabelMap(drawn, unique_names(table), tuple(warnings)))

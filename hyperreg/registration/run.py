@@ -159,7 +159,7 @@ def register(
                 "lambdas": {str(label): value for label, value in pair.region_lambdas.items()},
             },
             "refined": refine,
-            "refinement": _refinement(session, result, contrast, images.table),
+            "refinement": _refinement(session, result, contrast),
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "fixed": describe_image(pair.fixed, images.fixed),
             "moving": describe_image(pair.moving, images.moving),
@@ -168,7 +168,7 @@ def register(
             "model": card.describe(),
             "device": session.device,
             "metrics": _without_dice(result.figures),
-            "dice": _dice(result.figures, images.table),
+            "dice": _with_names(_dice(result.figures), images.table),
             "checks": checks,
             "timing_s": {
                 **{name: round(seconds, 3) for name, seconds in watch.seconds.items()},
@@ -195,7 +195,7 @@ def _refined(
     return Result(transform, inverse, refined.figures, network, refined.text)
 
 
-def _refinement(session: LiveSession, result: Result, contrast: str, table: Table) -> dict[str, Any] | None:
+def _refinement(session: LiveSession, result: Result, contrast: str) -> dict[str, Any] | None:
     """For the report: how the refinement went, on which grid, and the network's figures before it."""
     if result.network is None:
         return None
@@ -206,7 +206,7 @@ def _refinement(session: LiveSession, result: Result, contrast: str, table: Tabl
         "shape": list(grid.shape),
         "spacing_mm": [round(float(value), 4) for value in grid.spacing],
         "metrics_before": _without_dice(result.network),
-        "dice_before": _dice(result.network, table),
+        "dice_before": _dice(result.network),
     }
 
 
@@ -249,19 +249,24 @@ def _without_dice(measured: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in measured.items() if not name.startswith("dice")}
 
 
-def _dice(measured: Mapping[str, Any], table: Table) -> dict[str, Any] | None:
+def _dice(measured: Mapping[str, Any]) -> dict[str, Any] | None:
     """Dice per label after the linear alignment ("before") and after the deformation; None without label maps."""
     before, after = measured.get("dice_before", {}), measured.get("dice", {})
     if not before:
         return None
     return {
-        "labels": {
-            str(label): {"name": name_of(label, table), "before": before[label], "after": after[label]}
-            for label in before
-        },
+        "labels": {str(label): {"before": before[label], "after": after[label]} for label in before},
         "mean_before": measured["dice_mean_before"],
         "mean_after": measured["dice_mean"],
     }
+
+
+def _with_names(dice: dict[str, Any] | None, table: Table) -> dict[str, Any] | None:
+    """Dice with the names of the structures, where the label maps tell them."""
+    if dice is None:
+        return None
+    named = {label: {"name": name_of(int(label), table), **row} for label, row in dice["labels"].items()}
+    return {**dice, "labels": named}
 
 
 def _write(staged: StagedOutputs, images: LoadedPair, result: Result) -> None:

@@ -12,12 +12,11 @@ from typing import Any
 import slicer
 
 from hyperreg.errors import HyperRegError, InputError
-from hyperreg.imaging.points import read_points
 from hyperreg.imaging.volume import Volume
 from hyperreg.phantom import LABEL_NAMES, PhantomPair, head_phantom_pair
 from hyperreg.registration.catalogue import default_model, list_models
 from hyperreg.view import mrml, results
-from hyperreg.view.loading import IMAGES, POINTS, describe, read_role
+from hyperreg.view.loading import IMAGES, POINTS, check_place, describe, read_landmarks, read_role
 from hyperreg.view.private_files import PrivateFiles
 from hyperreg.view.state import FADE, IDLE, LIVE, MODES, RUNNING, metric_rows, word
 from hyperreg.view.tuning import TuningControls
@@ -124,8 +123,7 @@ class Controller:
                 self._place_points(role, path)
                 return
             volume = await asyncio.get_running_loop().run_in_executor(None, read_role, role, path, notes.append)
-            if role not in IMAGES and role.removesuffix("_labels").replace(REGIONS, "fixed") not in self._volumes:
-                raise InputError("Load the image first, then the label map that was drawn on it.")
+            notes += check_place(role, volume, self._volumes)
             if role == REGIONS:
                 with self._state:
                     self._state.error = ""
@@ -154,12 +152,9 @@ class Controller:
     def _place_points(self, role: str, path: Path) -> None:
         if role.removesuffix("_points") not in self._volumes:
             raise InputError("Load the image first, then the landmarks that were placed on it.")
-        notes: list[str] = []
-        points = read_points(path, notes)
+        points = read_landmarks(path, self._warned)
         with self._state:
             self._state.error = ""
-            for note in notes:
-                self._warned(note)
             self.tuning.place_points(role, points, path.name)
 
     def remove_labels(self, role: str) -> None:
