@@ -28,7 +28,7 @@ class Numbering:
         self._numbers: dict[str, int] = {}
 
     def label_map(self, node: slicer.vtkMRMLNode) -> Volume:
-        """A segmentation or label map, in the world. Raises InputError if nothing is drawn in it."""
+        """A segmentation or label map, in the world. Raises InputError if nothing is drawn, or segments overlap."""
         segmented = node.IsA(Regions.SEGMENTATION)
         regions = Regions.segments_of(node) if segmented else Regions.labels_of(node)
         if not regions:
@@ -38,7 +38,7 @@ class Numbering:
             for region in regions:
                 if entry := Results.terminology_of(node.GetSegmentation().GetSegment(region.key)):
                     self.terminology.setdefault(key_of(region.name), entry)
-            return Regions.merged(node, [region.key for region in regions], numbers)
+            return _merged(node, [region.key for region in regions], numbers)
         drawn = Regions.label_volume(node)
         values = [region.label for region in regions]
         order = np.argsort(values)
@@ -56,6 +56,19 @@ class Numbering:
             red, green, blue = (round(255 * part) for part in region.colour)
             self.structures.append(Structure(number, len(self.structures), region.name, (red, green, blue)))
         return self._numbers[key]
+
+
+def _merged(node: slicer.vtkMRMLSegmentationNode, keys: Sequence[str], numbers: Sequence[int]) -> Volume:
+    """The segments as one label map. Raises InputError if some overlap: here every voxel has one label."""
+    found = Regions.merged(node, keys, numbers)
+    if node.GetSegmentation().GetNumberOfLayers() > 1:  # only then can they overlap, and then the later one counts
+        backwards = Regions.merged(node, keys[::-1], numbers[::-1])
+        if both := int(np.count_nonzero(found.array != backwards.array)):
+            raise InputError(
+                f"'{node.GetName()}' has segments that overlap (in {both} voxels). Remove the overlap in the Segment "
+                "Editor: here every voxel has one label."
+            )
+    return found
 
 
 def reader_maps(nodes: Sequence[Any], grid: Grid) -> tuple[list[Volume], Numbering]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import SimpleITK as sitk
 from imaging_examples import affine, oblique_grid, points_inside, smooth_field
 
 from hyperreg.errors import FileError, InputError
+from hyperreg.imaging import guarded
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.transform_files import read_transform, write_transform
 from hyperreg.registration.linear import read_initial
@@ -292,3 +294,15 @@ def test_fields_of_other_meanings_are_refused(tmp_path):
     nibabel.save(image, tmp_path / "far.nii.gz")
     with pytest.raises(InputError, match="by up to 1e\\+16 mm"):
         read_transform(tmp_path / "far.nii.gz")
+
+
+def test_files_that_end_or_hang_the_reader_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "short.txt").write_text(itk_text("ScaleTransform_double_3_3", "", "0 0 0"))  # a crash in C++
+    with pytest.raises(FileError, match=r"short.txt.*damaged"):
+        read_transform(tmp_path / "short.txt")
+    monkeypatch.setattr(guarded, "READ_SECONDS", 3.0)
+    looping = Path(__file__).resolve().parents[3] / "shared" / "cases" / "files-that-crash" / "131.h5"
+    if not looping.is_file():
+        pytest.skip("no files that crash")
+    with pytest.raises(FileError, match="given up after 3 seconds"):
+        read_transform(looping)
