@@ -46,6 +46,7 @@ REQUIREMENTS = (
     Requirement("safetensors", "safetensors", ">=0.4.3"),
     # Older ones would replace Slicer's numpy 2 by numpy 1.
     Requirement("monai", "monai", ">=1.5"),
+    Requirement("nibabel", "nibabel", ">=5.2"),
 )
 
 

@@ -201,8 +201,8 @@ def test_images_that_moved_are_aligned_on_request(folder: Path, tmp_path: Path) 
         ("bands", ("channels.nrrd",), ExitCode.INPUT, "4 values per voxel"),
         ("bands", ("flat.nii.gz",), ExitCode.INPUT, "is a 2D image"),
         ("bands", ("sheared.nii.gz",), ExitCode.INPUT, "not at right angles"),
-        ("bands", ("nan.nii.gz",), ExitCode.INPUT, "'nan' is empty"),
-        ("bands", ("text.nii.gz",), ExitCode.FILE, "damaged or was cut short"),
+        ("bands", ("nan.nii.gz",), ExitCode.INPUT, "'nan' holds no numbers"),
+        ("bands", ("text.nii.gz",), ExitCode.FILE, "not an image"),
     ],
 )
 def test_unusable_input_is_named_and_leaves_nothing_behind(

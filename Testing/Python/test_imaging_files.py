@@ -4,7 +4,6 @@ stays.
 
 from __future__ import annotations
 
-import gzip
 import os
 import shutil
 import subprocess
@@ -211,20 +210,6 @@ def test_something_else_is_refused(tmp_path, name):
     (tmp_path / name).unlink()
     with pytest.raises(FileError, match="does not exist"):
         read_volume(tmp_path / name)
-
-
-def test_mgz_without_nibabel_says_what_to_do(tmp_path, monkeypatch):
-    (tmp_path / "x.mgz").write_bytes(gzip.compress(b"anything"))
-    monkeypatch.setitem(sys.modules, "nibabel", None)
-    with pytest.raises(FileError, match="pip install nibabel"):
-        read_volume(tmp_path / "x.mgz")
-
-
-def test_nifti_needs_no_nibabel(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "nibabel", None)
-    volume = scene(oblique_grid())
-    write_volume(volume, tmp_path / "x.nii.gz")
-    assert read_volume(tmp_path / "x.nii.gz").grid.matches(volume.grid)
 
 
 def test_label_maps_are_integers(tmp_path):

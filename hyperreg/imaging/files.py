@@ -1,15 +1,18 @@
-"""Images and label maps from and to files: NIfTI, NRRD, MHA/MHD, MGZ, DICOM series, and what else SimpleITK reads."""
+"""Images and label maps from and to files: NIfTI, NRRD, MHA/MHD, MGZ, DICOM series."""
 
 from __future__ import annotations
 
+import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import SimpleITK as sitk
 
 from hyperreg.errors import FileError, InputError, OutOfMemory
-from hyperreg.imaging import dicom, itk, nifti
+from hyperreg.imaging import dicom, guarded, headers, itk, mgh, nifti, plausibility, streams
 from hyperreg.imaging.output import replacing
 from hyperreg.imaging.volume import Volume
 from hyperreg.machine import main_memory
@@ -21,7 +24,8 @@ WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".mgz", ".mgh")
 HEADER_ALLOWANCE = 65536
 # Label values further than this from a whole number are no labels.
 LABEL_TOLERANCE = 1e-3
-MGH_TYPES = (np.uint8, np.int16, np.int32, np.float32)
+# Of an image while it is read: as it comes and as it is kept.
+COPIES = 2
 
 
 def extension(path: PathLike) -> str:
@@ -30,42 +34,91 @@ def extension(path: PathLike) -> str:
     return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
 
 
-def read_volume(path: PathLike, working_bytes: float = 0) -> Volume:
-    """Read a 3D scalar image.
+def read_volume(path: PathLike, working_bytes: float = 0, confined: bool = False) -> Volume:
+    """Read a 3D scalar image; what is odd about its header is in the volume's `warnings`.
 
-    path: a file, a folder with one DICOM series, or one DICOM file of a series. 4D files with one time point are
-    taken as 3D. working_bytes: how many bytes per voxel the caller will need at least, besides the image.
-    Raises FileError if it is missing, damaged or of an unknown format; InputError if it is 2D, 4D, colour, vector or
-    sheared; OutOfMemory, before anything is read, if its header says that it cannot fit into the memory (not for
-    DICOM and MGZ).
+    path: a file, a folder with one DICOM series, or one DICOM file of a series. The format is recognised by content.
+    4D files with one time point are taken as 3D. working_bytes: how many bytes per voxel the caller will need at least,
+    besides the image. confined: the header may name no file outside of its folder (for files from other people).
+    Raises FileError if it is missing, damaged or of an unknown format; InputError if it is 2D, 4D, colour, vector,
+    sheared, or of an impossible size or position; OutOfMemory, before anything is read, if its header says that it
+    cannot fit into the memory (not for DICOM).
     """
     path = Path(path)
     if not path.exists():
         raise FileError(f"'{path}' does not exist. Check the name and the folder.")
     if path.is_dir():
-        return dicom.read_folder(path)
+        volume = dicom.read_folder(path)
+    else:
+        volume = _read_file(path, working_bytes, confined)
+    plausibility.check_grid(volume.grid, volume.name)
+    return volume
+
+
+def _read_file(path: Path, working_bytes: float, confined: bool) -> Volume:
     try:
         if path.stat().st_size == 0:
             raise FileError(f"'{path}' is empty (0 bytes). Copy or export it again.")
-        if extension(path) in (".mgz", ".mgh"):
-            return _read_mgh(path)
         if dicom.is_dicom_file(path):
             return dicom.read_file(path)
     except OSError as error:
         raise FileError(f"'{path}' cannot be opened: {error.strerror or error}.") from error
-    return _read_by_itk(path, working_bytes)
+    if (text := headers.read_header(path)) is not None:
+        return _read_by_itk(path, text, working_bytes, confined)
+    if (header := nifti.read_header(path)) is not None:
+        if math.prod(header.dims[4:]) > 1:
+            raise _not_grey(path, math.prod(header.dims[4:]))
+        shape = _three(path, header.dims)
+        _check_memory(path, header.dims, header.dtype.itemsize, working_bytes)
+        array = nifti.read_voxels(path, header).reshape(shape)
+        return Volume(array, header.ijk_to_ras, _name_of(path), tuple(header.warnings))
+    if mgh.is_mgh(path):
+        fields, matrix, warnings = mgh.read_header(path)
+        shape = _three(path, tuple(int(n) for n in fields.get_data_shape()))
+        _check_memory(path, shape, fields.get_data_dtype().itemsize, working_bytes)
+        array = mgh.read_voxels(path, fields, warnings)
+        return Volume(array, matrix, _name_of(path), tuple(warnings))
+    raise FileError(
+        f"'{path}' is not an image that HyperReg can read. It reads NIfTI, NRRD, MHA/MHD, MGZ and DICOM series; if it "
+        "should be one of these, the file is damaged. Convert other formats in 3D Slicer."
+    )
 
 
-def read_label_map(path: PathLike) -> Volume:
+def read_label_map(path: PathLike, confined: bool = False) -> Volume:
     """Read a label map: like `read_volume`, with an integer array. Raises InputError if its values are not whole
     numbers.
     """
-    volume = read_volume(path)
-    return Volume(as_labels(volume), volume.ijk_to_ras, volume.name)
+    volume = read_volume(path, confined=confined)
+    return replace(volume, array=as_labels(volume))
+
+
+def read_components(path: PathLike, confined: bool = False) -> tuple[npt.NDArray, npt.NDArray[np.float64], int]:
+    """Read a 3D image with several numbers per voxel, such as a displacement field, as its file has them.
+
+    Returns the array (C, I, J, K), the (4, 4) ijk-to-RAS matrix in mm, and NIfTI's intent code (0 for NRRD and
+    MetaImage). The numbers are in the file's own axes and unit: of vectors, LPS but for NIfTI's intent 1006.
+    Raises FileError and InputError as `read_volume`, and InputError for images with one number per voxel.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileError(f"'{path}' does not exist. Check the name and the folder.")
+    if (text := headers.read_header(path)) is not None:
+        array, matrix = _itk_array(path, text, 0, confined)
+        if array.ndim > 3:
+            return np.ascontiguousarray(array.transpose(3, 2, 1, 0)), matrix, 0
+    elif (header := nifti.read_header(path)) is not None:
+        sizes = (*header.dims, 1, 1)
+        if math.prod(sizes[4:]) > 1 and sizes[3] == 1:
+            _check_memory(path, header.dims, header.dtype.itemsize, 0)
+            array = nifti.read_voxels(path, header).reshape(*sizes[:3], -1)
+            return np.ascontiguousarray(np.moveaxis(array, -1, 0)), header.ijk_to_ras, header.intent
+    else:
+        raise FileError(f"'{path}' is no NIfTI, NRRD or MetaImage file, or is damaged.")
+    raise InputError(f"'{path.name}' has one number per voxel; a displacement field has three.")
 
 
 def as_labels(volume: Volume) -> np.ndarray:
-    """The (I, J, K) array as integers. Raises InputError if its values are not whole numbers."""
+    """The (I, J, K) array as integers. Raises InputError if its values are not whole numbers, or rounded ones."""
     if volume.array.dtype.kind in "iu":
         return volume.array
     if volume.array.dtype == np.bool_:
@@ -73,13 +126,19 @@ def as_labels(volume: Volume) -> np.ndarray:
     rounded = np.rint(volume.array)
     with np.errstate(invalid="ignore"):
         whole = np.abs(volume.array - rounded) <= LABEL_TOLERANCE
-    if not whole.all() or np.abs(rounded).max() > np.iinfo(np.int32).max:
+    if not whole.all():
         raise InputError(
             f"'{volume.name}' is not a label map: it has values that are not whole numbers. Was an image given "
             f"instead, or was "
             "the label map resampled with interpolation? Resample label maps with nearest neighbour."
         )
-    return rounded.astype(np.int32)
+    largest = float(np.abs(rounded).max(initial=0))
+    if largest > 2.0 ** (np.finfo(volume.array.dtype).nmant + 1):
+        raise InputError(
+            f"'{volume.name}' holds label numbers up to {largest:.0f} as {volume.array.dtype}, which rounds them. Save "
+            "it with whole numbers of 32 bits."
+        )
+    return rounded.astype(np.int32 if largest <= np.iinfo(np.int32).max else np.int64)
 
 
 def write_volume(volume: Volume, path: PathLike) -> None:
@@ -98,7 +157,7 @@ def write_volume(volume: Volume, path: PathLike) -> None:
         if nifti.is_nifti_name(path):
             nifti.write(target, array, volume.grid)
         elif kind in (".mgz", ".mgh"):
-            _write_mgh(target, array, volume)
+            mgh.write(target, array, volume)
         else:
             sitk.WriteImage(image, str(target), useCompression=True)
 
@@ -107,116 +166,58 @@ def _name_of(path: Path) -> str:
     return path.name[: -len(extension(path))] or path.name if extension(path) else path.name
 
 
-def _read_by_itk(path: Path, working_bytes: float) -> Volume:
-    header = nifti.read_header(path) if nifti.is_nifti_name(path) else None
-    if header is not None:
-        nifti.check_readable(path, header)
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
+def _read_by_itk(path: Path, header: headers.Header, working_bytes: float, confined: bool) -> Volume:
+    array, matrix = _itk_array(path, header, working_bytes, confined)
+    if array.ndim > 3:
+        raise _not_grey(path, array.shape[3])
+    return Volume(np.ascontiguousarray(array.transpose(2, 1, 0)), matrix, _name_of(path), tuple(header.warnings))
+
+
+def _itk_array(
+    path: Path, header: headers.Header, working_bytes: float, confined: bool
+) -> tuple[npt.NDArray, npt.NDArray[np.float64]]:
+    """(K, J, I) or (K, J, I, C), and the (4, 4) ijk-to-RAS matrix in mm."""
+    _check_memory(path, header.sizes, header.item_bytes, working_bytes)
+    headers.check_voxels(path, header, confined)
     try:
-        with itk.quiet():
-            reader.ReadImageInformation()
-            _set_extraction(reader, path)
-            _check_memory(reader, path, working_bytes)
-            image = reader.Execute()
+        facts, (array,) = guarded.call("hyperreg.imaging.itk:read_image", path, header.reader)
     except RuntimeError as error:
-        raise _read_error(path, str(error)) from error
-    return itk.volume_from_itk(image, _name_of(path))
+        raise streams.damaged(path) from error
+    if array.nbytes != header.data_bytes:
+        raise streams.damaged(path)
+    matrix = np.array(facts["grid"])
+    matrix[:3] *= header.mm
+    return array, matrix
 
 
-def _set_extraction(reader: sitk.ImageFileReader, path: Path) -> None:
-    """Make the reader hand out one 3D scalar image, or say why it cannot."""
-    if "complex" in sitk.GetPixelIDValueAsString(reader.GetPixelID()).lower():
-        raise InputError(f"'{path.name}' holds complex numbers; export its magnitude image.")
-    if reader.GetNumberOfComponents() > 1:
+def _three(path: Path, dims: tuple[int, ...]) -> tuple[int, int, int]:
+    """The sizes of the one 3D image that there is. Raises InputError if there are none or several."""
+    if len(dims) < 3:
         raise InputError(
-            f"'{path.name}' has {reader.GetNumberOfComponents()} values per voxel (a colour or vector image); HyperReg "
-            "takes grey-value images. Convert it to one grey value per voxel."
+            f"'{path.name}' is a {len(dims)}D image; HyperReg takes 3D images. Give a volume or a DICOM series folder."
         )
-    size = reader.GetSize()
-    if len(size) < 3:
+    if max(dims[3:], default=1) > 1:
         raise InputError(
-            f"'{path.name}' is a {len(size)}D image; HyperReg takes 3D images. Give a volume or a DICOM series folder."
+            f"'{path.name}' is a {len(dims)}D image with {math.prod(dims[3:])} volumes (time points or channels); "
+            "HyperReg takes one 3D image per file. Export the volume you want as a file of its own."
         )
-    if len(size) > 3:
-        if max(size[3:]) > 1:
-            raise InputError(
-                f"'{path.name}' is a {len(size)}D image with {int(np.prod(size[3:]))} volumes (time points or "
-                f"channels); "
-                "HyperReg takes one 3D image per file. Export the volume you want as a file of its own."
-            )
-        reader.SetExtractSize([*size[:3], *[0] * (len(size) - 3)])
+    return dims[0], dims[1], dims[2]
 
 
-def _check_memory(reader: sitk.ImageFileReader, path: Path, working_bytes: float) -> None:
-    free, _ = main_memory()
-    voxels = float(np.prod(reader.GetSize(), dtype=float))
-    image = sitk.Image([1, 1, 1], reader.GetPixelID()).GetSizeOfPixelComponent()
-    # SimpleITK's image and the array that is made of it are there at the same time.
-    needed = voxels * max(2 * image, image + working_bytes)
-    if free is not None and needed > free:
-        raise OutOfMemory(
-            f"'{path.name}' has {' x '.join(str(n) for n in reader.GetSize()[:3])} voxels: that needs at least "
-            f"{needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free. Crop the image to the region of "
-            "interest, resample it to larger voxels, or close other programs."
-        )
-
-
-def _read_error(path: Path, message: str) -> FileError | InputError:
-    """The plain-words error for what ITK said."""
-    if "orthonormal" in message:
-        return InputError(
-            f"'{path.name}' has axes that are not at right angles (sheared affine). Resample it to a straight grid "
-            f"first."
-        )
-    if "Unable to determine ImageIO reader" in message:
-        return FileError(
-            f"'{path}' is not an image that HyperReg can read. It reads NIfTI, NRRD, MHA/MHD, MGZ and DICOM series; "
-            f"if it "
-            "should be one of these, the file is damaged."
-        )
-    return FileError(
-        f"'{path}' cannot be read: it is damaged or was cut short (an interrupted copy or download?), or a file that "
-        f"belongs "
-        "to it is missing. Copy or export it again."
+def _not_grey(path: Path, values: int) -> InputError:
+    return InputError(
+        f"'{path.name}' has {values} values per voxel (a colour or vector image); HyperReg takes grey-value images. "
+        "Convert it to one grey value per voxel."
     )
 
 
-def _read_mgh(path: Path) -> Volume:
-    try:
-        import nibabel
-        from nibabel.filebasedimages import ImageFileError
-    except ImportError as error:
-        raise FileError(
-            f"'{path.name}' is a FreeSurfer file, which needs the Python package nibabel. Install it (pip install "
-            f"nibabel), "
-            "or convert the file to NIfTI (mri_convert)."
-        ) from error
-    try:
-        image = nibabel.load(path)
-        array = np.asanyarray(image.dataobj)
-        affine = np.asarray(image.affine, dtype=np.float64)
-    except (EOFError, OSError, ValueError, ImageFileError) as error:
-        raise _read_error(path, str(error)) from error
-    if array.ndim > 3 and max(array.shape[3:]) == 1:
-        array = array.reshape(array.shape[:3])
-    if array.ndim != 3:
-        raise InputError(
-            f"'{path.name}' holds {array.shape[-1]} volumes; HyperReg takes one 3D image per file. Export one of them."
+def _check_memory(path: Path, sizes: tuple[int, ...], item_bytes: int, working_bytes: float) -> None:
+    free, _ = main_memory()
+    # What was read and the array in another order are there at the same time.
+    needed = float(math.prod(sizes)) * max(COPIES * item_bytes, item_bytes + working_bytes)
+    if free is not None and needed > free:
+        raise OutOfMemory(
+            f"'{path.name}' has {' x '.join(str(n) for n in sizes[:3])} voxels: that needs at least "
+            f"{needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free. Crop the image to the region of "
+            "interest, resample it to larger voxels, or close other programs."
         )
-    return Volume(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")), affine, _name_of(path))
-
-
-def _write_mgh(target: Path, array: np.ndarray, volume: Volume) -> None:
-    try:
-        import nibabel
-    except ImportError as error:
-        raise FileError(
-            f"Writing '{target.name}' needs the Python package nibabel. Install it (pip install nibabel), or choose "
-            f".nii.gz."
-        ) from error
-    fitting = next((t for t in MGH_TYPES if np.can_cast(array.dtype, t)), np.float32)
-    converted = array.astype(fitting)
-    if array.dtype.kind in "iu" and not np.array_equal(converted, array):
-        raise InputError(f"'{target.name}': the format cannot hold values as large as these; choose .nii.gz or .nrrd.")
-    nibabel.save(nibabel.MGHImage(converted, volume.ijk_to_ras), target)

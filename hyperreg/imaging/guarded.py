@@ -62,7 +62,7 @@ def call(function: str, path: str | os.PathLike[str], *arguments: Any, seconds: 
     with _lock:
         reader = _reader()
         try:
-            answer = reader.ask(function, [os.fspath(path), *arguments], seconds)
+            answer, arrays = reader.ask(function, [os.fspath(path), *arguments], seconds)
         except (EOFError, OSError, ValueError) as error:
             reader.end()
             what = f"was given up after {seconds:.0f} seconds" if reader.timed_out else "ended the program that read it"
@@ -73,9 +73,11 @@ def call(function: str, path: str | os.PathLike[str], *arguments: Any, seconds: 
         except BaseException:  # Ctrl+C: an answer that is half read cannot be followed by another
             reader.end()
             raise
-        if sum(array.nbytes for array in answer[1]) > LARGE_ANSWER:
+        if sum(array.nbytes for array in arrays) > LARGE_ANSWER:
             reader.end()
-    return answer
+    if "error" in answer:
+        raise _error(answer["error"], answer["text"])
+    return answer["facts"], arrays
 
 
 def end_reader() -> None:
@@ -116,7 +118,7 @@ class _Reader:
         return self.owner == os.getpid() and self._process.poll() is None
 
     def ask(self, function: str, arguments: list[Any], seconds: float) -> Answer:
-        """Raises EOFError or OSError if the child has ended, HyperRegError or RuntimeError for the function's."""
+        """The child's answer and its arrays. Raises EOFError, OSError or ValueError if the child has ended."""
         if self._fresh:
             with self._limit(START_SECONDS):
                 _receive(self._output)
@@ -126,10 +128,7 @@ class _Reader:
             self._input.write(json.dumps(request).encode() + b"\n")
             self._input.flush()
             answer = _receive(self._output)
-            arrays = [_receive_array(self._output, dtype, shape) for dtype, shape in answer.get("arrays", ())]
-        if "error" in answer:
-            raise _error(answer["error"], answer["text"])
-        return answer["facts"], arrays
+            return answer, [_receive_array(self._output, dtype, shape) for dtype, shape in answer.get("arrays", ())]
 
     def end(self) -> None:
         with contextlib.suppress(OSError):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
 from hyperreg.errors import InputError
+from hyperreg.imaging import plausibility
 from hyperreg.imaging.orientation import closest_axes
 from hyperreg.imaging.volume import Volume
 
@@ -34,11 +37,15 @@ EXACT_BACKGROUND = 0.2
 
 def check_image(volume: Volume, warnings: list[str] | None = None) -> Volume:
     """The volume, fit to be used: NaN and infinite voxels replaced (a text is added to `warnings`), otherwise
-    unchanged.
+    unchanged. What was odd about its file, and a size that no human body has, are added to `warnings`, too.
 
-    Raises InputError, in plain words, for an image with too few slices, without any content, or that is a label map.
+    Raises InputError, in plain words, for an image with too few slices, without any content, with impossible numbers,
+    or that is a label map.
     """
     name, array = volume.name, volume.array
+    warnings = [] if warnings is None else warnings
+    plausibility.check_grid(volume.grid, name)
+    warnings += [*volume.warnings, *plausibility.size_warnings(volume.grid, name)]
     if min(volume.shape) < FEWEST_SLICES:
         raise InputError(
             f"'{name}' has the size {volume.shape[0]} x {volume.shape[1]} x {volume.shape[2]}: fewer than "
@@ -48,8 +55,9 @@ def check_image(volume: Volume, warnings: list[str] | None = None) -> Volume:
     if array.dtype.kind not in "iufb":
         raise InputError(f"'{name}' has voxels of the type {array.dtype}; HyperReg needs one real number per voxel.")
     if array.dtype.kind == "f":
-        array = _finite(volume, [] if warnings is None else warnings)
+        array = _finite(volume, warnings)
     low, high = array.min(), array.max()
+    plausibility.check_values(float(low), float(high), name)
     if low == high:
         what = "every voxel is 0" if low == 0 else f"every voxel has the value {low:g}"
         raise InputError(f"'{name}' is empty ({what}). Check that the right file or series was chosen.")
@@ -63,7 +71,7 @@ def check_image(volume: Volume, warnings: list[str] | None = None) -> Volume:
             f"'{name}' looks like a label map (segmentation), not an image. Give the image that it was drawn on; "
             "label maps belong where labels are asked for."
         )
-    return volume if array is volume.array else Volume(array, volume.ijk_to_ras, name)
+    return volume if array is volume.array else replace(volume, array=array)
 
 
 def looks_like_labels(array: npt.NDArray) -> bool:
@@ -116,9 +124,12 @@ def intensity_range(array: npt.NDArray) -> tuple[float, float]:
 def normalise(array: npt.NDArray) -> npt.NDArray[np.float32]:
     """(I, J, K) of any real type to float32 in 0..1, robustly: padding and outliers are clipped, NaN becomes 0."""
     low, high = intensity_range(array)
-    scaled = array.astype(np.float32)
-    scaled -= np.float32(low)
-    scaled /= np.float32(high - low)
+    # float32 would round numbers of more than 24 bits before the darkest is subtracted.
+    wide = array.dtype.itemsize > 4 or (array.dtype.kind in "iu" and array.dtype.itemsize == 4)
+    shifted = array.astype(np.float64 if wide else np.float32)
+    shifted -= shifted.dtype.type(low)
+    shifted /= shifted.dtype.type(high - low)
+    scaled = shifted.astype(np.float32, copy=False)
     np.clip(scaled, 0, 1, out=scaled)
     return np.nan_to_num(scaled, copy=False, nan=0.0)
 

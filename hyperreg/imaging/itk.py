@@ -7,8 +7,11 @@ in RAS only and comes here for SimpleITK objects.
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -76,9 +79,43 @@ def volume_to_itk(volume: Volume, dtype: npt.DTypeLike | None = None) -> sitk.Im
 def volume_from_itk(image: sitk.Image, name: str = "image") -> Volume:
     """The voxels and geometry of a 3D scalar SimpleITK image. Raises InputError if it is sheared or not 3D."""
     grid = grid_of(image)
-    # A copy in every case: of a single voxel, `ascontiguousarray` would be a view of the image, which is gone soon.
-    array = np.array(sitk.GetArrayViewFromImage(image).transpose(2, 1, 0), order="C")
+    # A copy even where the view happens to be contiguous: the view ends with the image.
+    array = sitk.GetArrayViewFromImage(image).transpose(2, 1, 0).copy(order="C")
     return Volume(array, grid.ijk_to_ras, name)
+
+
+def read_image(path: str, reader: str) -> tuple[dict[str, Any], list[npt.NDArray]]:
+    """Read a 3D image by the class of ITK of that name; for the child process of `guarded.call`.
+
+    Facts: grid ((4, 4) ijk to RAS mm, in rows) and components (numbers per voxel). Array: (K, J, I), or
+    (K, J, I, components). Axes beyond the third are dropped if they have one element.
+    Raises InputError for other dimensions and complex numbers, RuntimeError for files that ITK cannot read.
+    """
+    source = sitk.ImageFileReader()
+    source.SetImageIO(reader)
+    source.SetFileName(path)
+    with quiet():
+        source.ReadImageInformation()
+        size = source.GetSize()
+        name = os.path.basename(path)
+        if "complex" in sitk.GetPixelIDValueAsString(source.GetPixelID()).lower():
+            raise InputError(f"'{name}' holds complex numbers; export its magnitude image.")
+        if len(size) < 3:
+            raise InputError(
+                f"'{name}' is a {len(size)}D image; HyperReg takes 3D images. Give a volume or a DICOM series folder."
+            )
+        if max(size[3:], default=1) > 1:
+            raise InputError(
+                f"'{name}' is a {len(size)}D image with {math.prod(size[3:])} volumes (time points or channels); "
+                "HyperReg takes one 3D image per file. Export the volume you want as a file of its own."
+            )
+        source.SetExtractSize([*size[:3], *[0] * (len(size) - 3)])
+        image = source.Execute()
+    lps = np.eye(4)
+    lps[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
+    lps[:3, 3] = image.GetOrigin()
+    facts = {"grid": (RAS_LPS @ lps).tolist(), "components": image.GetNumberOfComponentsPerPixel()}
+    return facts, [sitk.GetArrayFromImage(image)]
 
 
 def field_to_itk(field: DisplacementField) -> sitk.Image:

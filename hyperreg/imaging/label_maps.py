@@ -31,20 +31,20 @@ FEWEST_NAMED = 3
 MOST_TABLES = 20
 
 
-def read_structures(path: Path, *, folder_table: bool = True) -> LabelMap:
+def read_structures(path: Path, *, folder_table: bool = True, confined: bool = False) -> LabelMap:
     """A label map and what its numbers mean: by its own header (.seg.nrrd), or by a table of names beside it.
 
     Tables are looked for under the name of the label map, then (folder_table) under the usual names for a folder, then
     any one table in the folder that names every structure; see `label_tables.read_table` for their formats.
-    A background that is not 0 becomes 0, with a warning. Raises FileError or InputError as `files.read_volume` does,
-    and InputError for values that are not whole numbers, and for an image.
+    A background that is not 0 becomes 0, with a warning. confined: see `files.read_volume`. Raises FileError or
+    InputError as that does, and InputError for values that are not whole numbers, and for an image.
     """
     path = Path(path)
-    found = read_segments(path)
+    found = read_segments(path, confined)
     if found is not None:
         return found
-    volume = files.read_label_map(path)
-    warnings: list[str] = []
+    volume = files.read_label_map(path, confined=confined)
+    warnings = list(volume.warnings)
     array = _with_background(volume.array, volume.name, warnings)
     check_is_label_map(array, volume.name)
     labels = LabelMap((Volume(array, volume.ijk_to_ras, volume.name),))

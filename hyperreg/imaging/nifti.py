@@ -1,52 +1,67 @@
-"""NIfTI-1 at the level of bytes: what ITK's reader and writer do not tell.
+"""NIfTI-1 and NIfTI-2 by nibabel, from exactly the file that was asked for.
 
-ITK reads a file that was cut in the middle as if the rest were zero, does not notice a full disk while writing, picks
-the other
-of two contradictory affines when one is sheared, and cannot write a displacement field with intent 1006. So headers are
-looked at here before ITK reads, and NIfTI files are written here. Format: nifti1.h, https://nifti.nimh.nih.gov/nifti-1.
+The headers are nibabel's; files are opened here, because nibabel and ITK look for the voxels by name: beside `x.nii`
+they can take `x.nii.gz` for it. Position in space: the sform, else the qform, as nibabel and FSL do (ITK sometimes
+prefers the qform); contradictions are told. Units are applied, which nibabel leaves to its user. Format: nifti1.h,
+nifti2.h, https://nifti.nimh.nih.gov.
 """
 
 from __future__ import annotations
 
-import gzip
-import struct
-import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Literal, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from nibabel.nifti1 import Nifti1Header, Nifti1PairHeader
+from nibabel.nifti2 import Nifti2Header, Nifti2PairHeader
+from nibabel.spatialimages import HeaderDataError
 
 from hyperreg.errors import FileError, InputError
-from hyperreg.imaging.volume import SHEAR_TOLERANCE, Grid
+from hyperreg.imaging import streams
+from hyperreg.imaging.volume import LARGEST_NUMBER, SHEAR_TOLERANCE, Grid
 
-HEADER_BYTES = 348
 INTENT_DISPLACEMENT = 1006
-RGB_TYPES = {128: "colour (RGB)", 2304: "colour (RGBA)", 32: "complex", 1792: "complex", 2048: "complex"}
-TYPE_CODES = {"u1": 2, "i2": 4, "i4": 8, "f4": 16, "f8": 64, "i1": 256, "u2": 512, "u4": 768, "i8": 1024, "u8": 1280}
+UNREADABLE_TYPES = {"V": "colour (RGB)", "c": "complex"}
 # ITK refuses files whose axes are further off a right angle than this; other formats bear the full SHEAR_TOLERANCE.
 WRITABLE_SHEAR = 1e-4
-# Speed matters more than the last per cent of size: level 1 halves the time of a large field and costs about 5 % more
-# bytes.
-GZIP_LEVEL = 1
-CHUNK = 1 << 24
+MM = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 0.001}
+# Voxel sizes of sform and pixdim may differ by this share before the header contradicts itself.
+SIZE_TOLERANCE = 0.01
+# So may sform and qform, by this share of a voxel at any corner.
+PLACE_TOLERANCE = 0.1
+_KINDS = {
+    (348, b"n+1\0"): Nifti1Header,
+    (348, b"ni1\0"): Nifti1PairHeader,
+    (540, b"n+2\0"): Nifti2Header,
+    (540, b"ni2\0"): Nifti2PairHeader,
+}
+# Where the mark of a header of that size is.
+_MARKS = {348: 344, 540: 4}
+_PAIRS = {".hdr": ".img", ".img": ".hdr"}
 
 
 @dataclass(frozen=True)
 class Header:
-    """What is needed of a header. dims: sizes of all axes; data_bytes: of the voxels; sform, qform: codes; srow: (3,
-    4).
+    """What the header says.
+
+    dims: sizes of all axes. data_file: where the voxels are, from `offset` on. ijk_to_ras: (4, 4), mm, as it stands,
+    sheared or not. scale: (slope, intercept) of the values, if they are scaled. warnings: contradictions, in words.
     """
 
     dims: tuple[int, ...]
-    datatype: int
-    data_offset: int
-    data_bytes: int
+    dtype: np.dtype[Any]
+    data_file: Path
+    offset: int
+    ijk_to_ras: npt.NDArray[np.float64]
+    scale: tuple[float, float] | None
     intent: int
-    qform_code: int
-    sform_code: int
-    srow: npt.NDArray[np.float64]
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def data_bytes(self) -> int:
+        return int(np.prod(self.dims, dtype=object)) * self.dtype.itemsize
 
 
 def is_nifti_name(path: Path) -> bool:
@@ -54,49 +69,70 @@ def is_nifti_name(path: Path) -> bool:
 
 
 def read_header(path: Path) -> Header | None:
-    """The header of a single-file NIfTI-1; None if the file is something else (NIfTI-2 or wrongly named)."""
-    try:
-        with _open(path) as file:
-            raw = file.read(HEADER_BYTES)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise FileError(_cut_message(path)) from error
-    except OSError as error:
-        raise FileError(f"'{path}' cannot be opened: {error.strerror or error}.") from error
-    if len(raw) < HEADER_BYTES:
-        raise FileError(_cut_message(path))
-    order = next((o for o in "<>" if struct.unpack_from(o + "i", raw, 0)[0] == HEADER_BYTES), None)
-    if order is None or raw[344:347] != b"n+1":
+    """The header of a NIfTI file, or of the pair of files (.hdr, .img) that it belongs to; None for other files.
+
+    Raises FileError if it is damaged, or the other file of a pair is missing; InputError for an Analyze 7.5 header.
+    """
+    header_file = path
+    if not _has_mark(path) and path.suffix.lower() == ".img":
+        header_file = _partner(path)
+    with streams.reading(header_file) as file:
+        start = file.read(540)
+    found = _kind(start)
+    if found is None:
         return None
-    rank, *sizes = struct.unpack_from(order + "8h", raw, 40)
-    intent, datatype, bits = struct.unpack_from(order + "3h", raw, 68)
-    (offset,) = struct.unpack_from(order + "f", raw, 108)
-    qform_code, sform_code = struct.unpack_from(order + "2h", raw, 252)
-    srow = np.array(struct.unpack_from(order + "12f", raw, 280)).reshape(3, 4)
-    dims = tuple(max(1, n) for n in sizes[: min(max(rank, 0), 7)])
-    data_bytes = int(np.prod(dims, dtype=np.int64)) * bits // 8
-    return Header(dims, datatype, int(offset), data_bytes, intent, qform_code, sform_code, srow)
+    size, order, mark = found
+    if len(start) < size:
+        raise streams.damaged(header_file)
+    kind = _KINDS.get((size, mark))
+    if kind is None:
+        if header_file.suffix.lower() == ".hdr":
+            raise InputError(
+                f"'{path.name}' has an Analyze 7.5 header, which does not tell left from right. Convert the image to "
+                "NIfTI in a program that knows where it comes from."
+            )
+        return None
+    fields = kind(start[:size], order, check=False)
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at
+            return _checked(fields, path, header_file)
+    except (HeaderDataError, KeyError, ValueError, OverflowError) as error:
+        raise FileError(f"'{path}' is damaged: its NIfTI header makes no sense ({error}). Export it again.") from error
 
 
 def check_readable(path: Path, header: Header) -> None:
-    """Raise a FileError for a cut file, an InputError for voxels or axes that HyperReg does not take."""
-    if header.datatype in RGB_TYPES:
-        raise InputError(
-            f"'{path.name}' holds {RGB_TYPES[header.datatype]} voxels; HyperReg takes grey-value images. "
-            "Convert it to one grey value per voxel."
-        )
-    if header.sform_code > 0:
-        columns = header.srow[:, :3]
-        lengths = np.linalg.norm(columns, axis=0)
-        if lengths.min() > 0:
-            directions = columns / lengths
-            if np.abs(directions.T @ directions - np.eye(3)).max() > SHEAR_TOLERANCE:
-                raise InputError(
-                    f"'{path.name}' has axes that are not at right angles (sheared affine, as from a tilted CT "
-                    f"gantry or "
-                    "an affine registration). Resample it to a straight grid first."
-                )
-    if _count_bytes(path) < header.data_offset + header.data_bytes:
-        raise FileError(_cut_message(path))
+    """Raise InputError for voxels or axes that HyperReg does not take, FileError for a cut or damaged file."""
+    _check_kind(path, header)
+    with streams.reading(header.data_file) as file:
+        wanted = header.offset + header.data_bytes
+        if streams.skip(file, wanted) < wanted:
+            raise streams.damaged(header.data_file)
+        header.warnings.extend(streams.check_surplus(header.data_file, *streams.rest(file)))
+
+
+def read_voxels(path: Path, header: Header) -> npt.NDArray:
+    """The voxels, scaled as the header says: of the shape `header.dims`, in C order and native byte order.
+
+    The header's warnings are added to.
+    Raises FileError if they are damaged or cut, InputError for colours, complex numbers and sheared axes.
+    """
+    _check_kind(path, header)
+    with streams.reading(header.data_file) as file:
+        if streams.skip(file, header.offset) < header.offset:
+            raise streams.damaged(header.data_file)
+        stored = np.empty(header.dims, header.dtype, order="F")
+        if not streams.fill(file, stored):
+            raise streams.damaged(header.data_file)
+        header.warnings.extend(streams.check_surplus(header.data_file, *streams.rest(file)))
+    if header.scale is None:
+        return np.ascontiguousarray(stored, dtype=header.dtype.newbyteorder("="))
+    slope, intercept = header.scale
+    narrow = header.dtype.itemsize <= 2 or (header.dtype.itemsize == 4 and header.dtype.kind == "f")
+    values = np.ascontiguousarray(stored, dtype=np.float32 if narrow else np.float64)
+    with np.errstate(over="ignore"):  # infinite voxels are told where images are checked
+        values *= slope
+        values += intercept
+    return values
 
 
 def write(
@@ -105,8 +141,8 @@ def write(
     """Write an array to .nii or .nii.gz.
 
     array: (I, J, K), or (3, I, J, K) vectors in RAS mm, which are stored along the fifth axis as the format wants them.
-    Raises InputError if the grid is further off right angles than NIfTI readers bear; OSError if the disk does not
-    take it.
+    Raises InputError if the format cannot hold the grid: NIfTI readers want right angles, its numbers are float32, its
+    sizes 16 bits; OSError if the disk does not take it.
     """
     directions = grid.ijk_to_ras[:3, :3] / grid.spacing
     if np.abs(directions.T @ directions - np.eye(3)).max() > WRITABLE_SHEAR:
@@ -114,76 +150,138 @@ def write(
             f"The axes of '{path.name}' are slightly off right angles, which NIfTI files cannot hold exactly. "
             "Save it as .nrrd instead."
         )
-    code = TYPE_CODES[array.dtype.str[1:]]
+    stored = Grid(grid.shape, grid.ijk_to_ras.astype(np.float32))
+    off = np.abs(stored.corners - grid.corners).max() / grid.spacing.min()
+    if off > PLACE_TOLERANCE or max(grid.shape) > np.iinfo(np.int16).max:
+        raise InputError(f"The grid of '{path.name}' is too fine or too far away for NIfTI. Save it as .nrrd instead.")
     vectors = array.ndim == 4
-    header = bytearray(HEADER_BYTES + 4)
-    dims = (5, *grid.shape, 1, 3, 1, 1) if vectors else (3, *grid.shape, 1, 1, 1, 1)
-    quaternion, handedness = _quaternion(directions)
-    origin = grid.ijk_to_ras[:3, 3]
-    struct.pack_into("<i", header, 0, HEADER_BYTES)
-    struct.pack_into("<8h", header, 40, *dims)
-    struct.pack_into("<3h", header, 68, intent, code, array.dtype.itemsize * 8)
-    struct.pack_into("<8f", header, 76, handedness, *grid.spacing, 1, 1, 1, 1)
-    struct.pack_into("<3f", header, 108, HEADER_BYTES + 4, 1, 0)
-    header[123] = 2  # millimetres
-    header[148:227] = description.encode()[:79].ljust(79, b"\0")
-    struct.pack_into("<2h", header, 252, 1, 1)
-    struct.pack_into("<6f", header, 256, *quaternion, *origin)
-    struct.pack_into("<12f", header, 280, *grid.ijk_to_ras[:3].ravel())
-    header[328:343] = intent_name.encode()[:15].ljust(15, b"\0")
-    header[344:348] = b"n+1\0"
-    with _open(path, "wb") as file:
-        file.write(header)
+    header = Nifti1Header(endianness="<")
+    header.set_data_dtype(array.dtype.newbyteorder("<"))
+    header.set_data_shape((*grid.shape, 1, 3) if vectors else grid.shape)
+    header.set_sform(grid.ijk_to_ras, 1)
+    header.set_qform(grid.ijk_to_ras, 1)
+    header.set_xyzt_units("mm")
+    header.set_slope_inter(1, 0)
+    header["vox_offset"] = Nifti1Header.single_vox_offset
+    header["intent_code"], header["intent_name"] = intent, intent_name.encode()[:15]
+    header["descrip"] = description.encode()[:79]
+    with streams.writing(path) as file:
+        file.write(header.binaryblock + bytes(4))  # no extensions
         for part in array if vectors else (array,):
             for k in range(part.shape[2]):
                 plane = np.ascontiguousarray(part[:, :, k].T, dtype=array.dtype.newbyteorder("<"))
                 file.write(plane.tobytes())
 
 
-def _quaternion(directions: npt.NDArray[np.float64]) -> tuple[tuple[float, float, float], float]:
-    """(b, c, d) of the rotation nearest to `directions`, and -1 for a left-handed grid (its third axis is then
-    reversed).
-    """
-    handedness = 1.0 if np.linalg.det(directions) > 0 else -1.0
-    u, _, vt = np.linalg.svd(directions * (1, 1, handedness))
-    r = u @ vt
-    # The largest of the four candidates keeps the division well conditioned (Shepperd's method).
-    squares = np.array([np.trace(r), r[0, 0], r[1, 1], r[2, 2]])
-    n = int(squares.argmax())
-    if n == 0:
-        q = np.array([1 + squares[0], r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1]])
+def _kind(start: bytes) -> tuple[int, str, bytes] | None:
+    """Size, byte order and mark of the header that begins like this; None for other files."""
+    for order, name in (("<", "little"), (">", "big")):
+        size = int.from_bytes(start[:4], name)  # type: ignore[arg-type]
+        if size in _MARKS:
+            return size, order, start[_MARKS[size] : _MARKS[size] + 4]
+    return None
+
+
+def _has_mark(path: Path) -> bool:
+    with streams.reading(path) as file:
+        found = _kind(file.read(348))
+    return found is not None and (found[0], found[2]) in _KINDS
+
+
+def _partner(path: Path) -> Path:
+    """The other file of a pair: exactly this name with the other ending. Raises FileError if it is missing."""
+    ending = _PAIRS[path.suffix.lower()]
+    partner = path.with_suffix(ending.upper() if path.suffix.isupper() else ending)
+    if not partner.is_file():
+        raise FileError(f"'{path}' is one of two files that belong together; '{partner.name}' is missing beside it.")
+    return partner
+
+
+def _checked(fields: Any, path: Path, header_file: Path) -> Header:
+    rank, *sizes = (int(n) for n in fields["dim"])
+    if not 1 <= rank <= 7 or min(sizes[: min(rank, 3)]) < 1:
+        raise ValueError(f"{rank} dimensions of the sizes {sizes}")
+    dims = tuple(max(1, n) for n in sizes[:rank])
+    dtype = np.dtype(fields.get_data_dtype())
+    if dtype.itemsize * 8 != int(fields["bitpix"]):
+        raise ValueError(f"{int(fields['bitpix'])} bits per voxel of the type {dtype}")
+    start = float(fields["vox_offset"])
+    if not 0 <= start <= 1 << 40 or start != int(start):
+        raise ValueError(f"voxels that begin at byte {start}")
+    pair = not fields.is_single
+    if not pair and 0 < start < fields.single_vox_offset:
+        raise ValueError(f"voxels that begin at byte {start:.0f}, in the header")
+    data_file = _partner(header_file) if pair and path == header_file else path
+    slope, intercept = fields.get_slope_inter()
+    scale = None if slope is None or (slope, intercept) == (1, 0) else (slope, intercept)
+    matrix, warnings = _place(fields, path.name, (*dims, 1, 1)[:3])
+    intent = int(fields["intent_code"])
+    offset = int(start) if pair or start else fields.single_vox_offset
+    return Header(dims, dtype, data_file, offset, matrix, scale, intent, warnings)
+
+
+def _place(fields: Any, name: str, shape: tuple[int, ...]) -> tuple[npt.NDArray[np.float64], list[str]]:
+    """The (4, 4) ijk-to-RAS matrix in mm, and how the header contradicts itself."""
+    warnings = []
+    pixdim = np.asarray(fields["pixdim"][1:4], dtype=np.float64)
+    by_sform, by_qform = int(fields["sform_code"]) > 0, int(fields["qform_code"]) > 0
+    if by_sform or by_qform:
+        matrix = np.asarray(fields.get_sform() if by_sform else fields.get_qform(), dtype=np.float64)
     else:
-        i, j, k = (n - 1, n % 3, (n + 1) % 3)
-        q = np.empty(4)
-        q[0] = r[k, j] - r[j, k]
-        q[1 + i] = 1 + r[i, i] - r[j, j] - r[k, k]
-        q[1 + j] = r[j, i] + r[i, j]
-        q[1 + k] = r[k, i] + r[i, k]
-    q /= np.linalg.norm(q)
-    if q[0] < 0:
-        q = -q
-    return (float(q[1]), float(q[2]), float(q[3])), handedness
-
-
-def _open(path: Path, mode: Literal["rb", "wb"] = "rb") -> BinaryIO:
-    if path.name.lower().endswith(".gz"):
-        return cast(BinaryIO, gzip.open(path, mode, compresslevel=GZIP_LEVEL))
-    return open(path, mode)
-
-
-def _count_bytes(path: Path) -> int:
-    """Length of the uncompressed file; reading a compressed one to its end also verifies its checksum."""
-    if not path.name.lower().endswith(".gz"):
-        return path.stat().st_size
-    count = 0
+        # What ITK and so 3D Slicer show; nibabel and FSL place such an image differently.
+        matrix = np.diag([-pixdim[0], -pixdim[1], pixdim[2], 1.0])
+    if not (np.abs(matrix) < LARGEST_NUMBER).all():  # NaN neither
+        raise ValueError("a position of no finite numbers")
+    if by_sform:
+        sizes = np.linalg.norm(matrix[:3, :3], axis=0)
+        if not np.allclose(sizes, pixdim, rtol=SIZE_TOLERANCE, atol=0):
+            warnings.append(
+                f"The header of '{name}' contradicts itself: voxels of {_listed(sizes)} by its sform, of "
+                f"{_listed(pixdim)} by its pixdim. The sform was taken, as nibabel and FSL do."
+            )
+        elif by_qform and _apart(matrix, np.asarray(fields.get_qform(), dtype=np.float64), shape) > PLACE_TOLERANCE:
+            warnings.append(
+                f"The header of '{name}' gives two positions in space, sform and qform, that differ. The sform was "
+                "taken, as nibabel and FSL do; other programs may show the image elsewhere."
+            )
+    elif not by_qform:
+        warnings.append(
+            f"The header of '{name}' does not say where the image lies in the patient (neither sform nor qform): left "
+            "and right, front and back cannot be told. It is shown as in 3D Slicer."
+        )
     try:
-        with _open(path) as file:
-            while chunk := file.read(CHUNK):
-                count += len(chunk)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise FileError(_cut_message(path)) from error
-    return count
+        unit = fields.get_xyzt_units()[0]
+    except KeyError:
+        unit = "unknown"
+        warnings.append(f"The header of '{name}' names no known unit of length; mm was taken.")
+    matrix[:3] *= MM[unit]
+    return matrix, warnings
 
 
-def _cut_message(path: Path) -> str:
-    return f"'{path}' is damaged or was cut short (an interrupted copy or download?). Copy or export it again."
+def _apart(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64], shape: tuple[int, ...]) -> float:
+    """How far two matrices place any corner from each other, in voxels of the first."""
+    ends = np.array(np.meshgrid(*[(0, n - 1) for n in shape])).reshape(3, -1)
+    distance = np.abs((one - other)[:3, :3] @ ends + (one - other)[:3, 3:]).max()
+    return float(distance / max(np.linalg.norm(one[:3, :3], axis=0).min(), 1e-9))
+
+
+def _listed(sizes: npt.NDArray[np.float64]) -> str:
+    return " x ".join(f"{size:.4g}" for size in sizes)
+
+
+def _check_kind(path: Path, header: Header) -> None:
+    if header.dtype.kind in UNREADABLE_TYPES or header.dtype.itemsize > 8:
+        what = UNREADABLE_TYPES.get(header.dtype.kind, "128-bit")
+        raise InputError(
+            f"'{path.name}' holds {what} voxels; HyperReg takes grey-value images. Convert it to one grey value per "
+            "voxel."
+        )
+    columns = header.ijk_to_ras[:3, :3]
+    lengths = np.linalg.norm(columns, axis=0)
+    if lengths.min() > 0:
+        directions = columns / lengths
+        if np.abs(directions.T @ directions - np.eye(3)).max() > SHEAR_TOLERANCE:
+            raise InputError(
+                f"'{path.name}' has axes that are not at right angles (sheared affine, as from a tilted CT gantry or "
+                "an affine registration). Resample it to a straight grid first."
+            )

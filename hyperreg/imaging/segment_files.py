@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
 from hyperreg.errors import FileError, InputError
-from hyperreg.imaging import files, guarded, itk
+from hyperreg.imaging import files, headers, itk
 from hyperreg.imaging.output import replacing
 from hyperreg.imaging.structures import (
     Code,
@@ -47,25 +46,24 @@ class Segment:
     meaning: Meaning
 
 
-def read_segments(path: Path) -> LabelMap | None:
+def read_segments(path: Path, confined: bool = False) -> LabelMap | None:
     """The segments of a NRRD file whose header describes any; None for all other files.
 
     Where several layers use the same number, the segments are numbered from 1 in their order. Names that come twice get
-    their number behind them. Raises FileError for a damaged file, InputError for one that HyperReg does not take.
+    their number behind them. confined: see `files.read_volume`. Raises FileError for a damaged file, InputError for one
+    that HyperReg does not take.
     """
-    if files.extension(path) not in (".nrrd", ".nhdr") or not path.is_file():
+    header = headers.read_header(path) if path.is_file() else None
+    if header is None or not any(key.startswith("Segment0_") for key in header.pairs):
         return None
+    layered = len(header.sizes) > 3 and header.sizes[0] > 1
     try:
-        facts, _ = guarded.call("hyperreg.imaging.segment_files:read_header", path)
-        components = int(facts["components"])
-        segments = _segments(facts["keys"], components)
-    except (RuntimeError, ValueError, IndexError) as error:
+        segments = _segments(header.pairs, layered)
+    except (ValueError, IndexError) as error:
         raise FileError(
             f"'{path}' cannot be read: what its header says of its segments is damaged. Export it again."
         ) from error
-    if not segments:
-        return None
-    arrays, grid, name = _arrays(path, components)
+    arrays, grid, name = _arrays(path, layered, confined)
     if any(segment.layer >= len(arrays) for segment in segments):
         raise FileError(f"'{path}' is damaged: its header names more layers of segments than it holds.")
     places = [(segment.layer, segment.value) for segment in segments]
@@ -74,7 +72,7 @@ def read_segments(path: Path) -> LabelMap | None:
     distinct = len({segment.value for segment in segments}) == len(segments)
     labels = [segment.value if distinct else n for n, segment in enumerate(segments, 1)]
     table = {label: segment.meaning for label, segment in zip(labels, segments, strict=True)}
-    layers, warnings = [], []
+    layers, warnings = [], list(header.warnings)
     free = max(0, *labels) + 1
     for number, array in enumerate(arrays):
         own = {s.value: label for s, label in zip(segments, labels, strict=True) if s.layer == number}
@@ -94,37 +92,14 @@ def read_segments(path: Path) -> LabelMap | None:
     return _flattened(LabelMap(drawn, unique_names(table), tuple(warnings)))
 
 
-def read_header(path: str) -> tuple[dict[str, Any], list[npt.NDArray]]:
-    """Of an image file: its keys, and how many components every voxel has. Run by `guarded`."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(path)
-    with itk.quiet():
-        reader.ReadImageInformation()
-    keys = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys() if key.startswith("Segment")}
-    return {"keys": keys, "components": reader.GetNumberOfComponents()}, []
-
-
-def read_layers(path: str) -> tuple[dict[str, Any], list[npt.NDArray]]:
-    """The layers of a segmentation in which segments overlap, and their affine. Run by `guarded`."""
-    with itk.quiet():
-        image = sitk.ReadImage(path)
-    grid = itk.grid_of(image)
-    view = sitk.GetArrayViewFromImage(image)
-    if view.dtype.kind not in "iu":
-        raise InputError(f"'{Path(path).name}' is no segmentation: its values are not whole numbers.")
-    layers = [np.array(view[..., n].transpose(2, 1, 0), order="C") for n in range(view.shape[-1])]
-    return {"ijk_to_ras": grid.ijk_to_ras.tolist()}, layers
-
-
-def _arrays(path: Path, components: int) -> tuple[list[npt.NDArray], Grid, str]:
-    if components == 1:
-        volume = files.read_label_map(path)
+def _arrays(path: Path, layered: bool, confined: bool) -> tuple[list[npt.NDArray], Grid, str]:
+    if not layered:
+        volume = files.read_label_map(path, confined=confined)
         return [volume.array], volume.grid, volume.name
-    try:
-        facts, arrays = guarded.call("hyperreg.imaging.segment_files:read_layers", path)
-    except RuntimeError as error:
-        raise FileError(f"'{path}' cannot be read: it is damaged or was cut short. Copy or export it again.") from error
-    return arrays, Grid(arrays[0].shape, np.array(facts["ijk_to_ras"])), path.name.removesuffix(path.suffix)
+    array, ijk_to_ras, _intent = files.read_components(path, confined)
+    if array.dtype.kind not in "iu":
+        raise InputError(f"'{path.name}' is no segmentation: its values are not whole numbers.")
+    return list(array), Grid(array.shape[1:], ijk_to_ras), path.name.removesuffix(path.suffix)
 
 
 def _flattened(labels: LabelMap) -> LabelMap:
@@ -135,7 +110,7 @@ def _flattened(labels: LabelMap) -> LabelMap:
         return labels
 
 
-def _segments(keys: Mapping[str, str], components: int) -> list[Segment]:
+def _segments(keys: Mapping[str, str], layered: bool) -> list[Segment]:
     """The segments of a header, in its order. Raises ValueError or IndexError for one that is damaged."""
     found: list[Segment] = []
     while any(f"Segment{len(found)}_{word}" in keys for word in ("ID", "Name", "LabelValue")):
@@ -143,7 +118,7 @@ def _segments(keys: Mapping[str, str], components: int) -> list[Segment]:
         words = {name: keys.get(f"Segment{number}_{name}", "") for name in ("LabelValue", "Layer", "Name", "Color")}
         shades = [round(255 * min(1.0, max(0.0, float(part)))) for part in words["Color"].split()]
         colour = (shades[0], shades[1], shades[2]) if words["Color"].strip() else None
-        layer = int(words["Layer"] or (number if components > 1 else 0))
+        layer = int(words["Layer"] or (number if layered else 0))
         if layer < 0:
             raise ValueError("a layer below zero")
         meaning = Meaning(

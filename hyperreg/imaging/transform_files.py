@@ -23,7 +23,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from hyperreg.errors import FileError, InputError
-from hyperreg.imaging import guarded, itk, nifti
+from hyperreg.imaging import files, guarded, itk, nifti, plausibility
 from hyperreg.imaging.files import HEADER_ALLOWANCE, PathLike, extension
 from hyperreg.imaging.output import replacing
 from hyperreg.imaging.transform import Transform, from_sitk, to_sitk
@@ -36,6 +36,7 @@ WRITABLE = (".h5", ".tfm", ".txt", ".nii", ".nii.gz", ".nrrd", ".mha")
 BYTES_PER_NUMBER = {".h5": 8, ".tfm": 25, ".txt": 25}
 # Fields of FSL's own (nifti1.h, intents 2006 to 2009): in voxels of both images, or coefficients.
 FSL_INTENTS = range(2006, 2010)
+INTENT_VECTOR = 1007
 # Vectors that differ from the places of their voxels by less than this share of their spread are places themselves.
 PLACES = 0.3
 SAMPLES_PER_AXIS = 16
@@ -111,13 +112,6 @@ def read_stages(path: str) -> tuple[dict[str, Any], list[npt.NDArray]]:
     fields = [stage if isinstance(stage, DisplacementField) else None for stage in stages]
     arrays = [stage.array if isinstance(stage, DisplacementField) else stage for stage in stages]
     return {"affines": [None if field is None else field.ijk_to_ras.tolist() for field in fields]}, arrays
-
-
-def read_vectors(path: str) -> tuple[dict[str, Any], list[npt.NDArray]]:
-    """A displacement field, RAS mm, and its affine. Run by `guarded`."""
-    with itk.quiet():
-        field = itk.field_from_itk(sitk.ReadImage(path))
-    return {"ijk_to_ras": field.ijk_to_ras.tolist()}, [field.array]
 
 
 def _dense(transform: Transform, reference: Grid | None) -> DisplacementField:
@@ -204,24 +198,27 @@ def _kinds(path: Path) -> list[str]:
 
 
 def _read_field(path: Path) -> DisplacementField:
-    header = nifti.read_header(path) if nifti.is_nifti_name(path) else None
-    if header is not None:
-        nifti.check_readable(path, header)
-        if header.intent in FSL_INTENTS:
-            raise InputError(
-                f"'{path.name}' is a warp of FSL's, in coordinates of its own. Convert it to a displacement field in "
-                "mm (wb_command -convert-warpfield -from-fnirt ... -to-itk)."
-            )
-    try:
-        facts, (array,) = guarded.call("hyperreg.imaging.transform_files:read_vectors", path)
-    except InputError as error:
-        raise InputError(f"'{path.name}': {error}") from error
-    except RuntimeError as error:
-        raise FileError(
-            f"'{path}' cannot be read as a transform (a displacement field): it is damaged, was cut short, or another "
-            "program's format. Copy or export it again."
-        ) from error
-    field = DisplacementField(array, np.array(facts["ijk_to_ras"]))
+    array, ijk_to_ras, intent = files.read_components(path)
+    name = path.name
+    if intent in FSL_INTENTS:
+        raise InputError(
+            f"'{name}' is a warp of FSL's, in coordinates of its own. Convert it to a displacement field in mm "
+            "(wb_command -convert-warpfield -from-fnirt ... -to-itk)."
+        )
+    if len(array) != 3:
+        raise InputError(f"'{name}' has {len(array)} values per voxel; a displacement field has three.")
+    if nifti.is_nifti_name(path) and intent not in (nifti.INTENT_DISPLACEMENT, INTENT_VECTOR):
+        raise InputError(
+            f"'{name}' does not say that it holds displacements, nor in which coordinates (its NIfTI intent is "
+            f"{intent}). Save it with the intent 1006 (RAS mm) or 1007 (LPS mm, as ANTs does)."
+        )
+    if not np.isfinite(array).all():
+        raise InputError(f"'{name}' holds displacements that are not numbers (NaN or infinite).")
+    plausibility.check_reach(array, f"'{name}' moves points")
+    vectors = array.astype(np.float32)
+    if intent != nifti.INTENT_DISPLACEMENT:  # LPS; the axes of RAS and LPS differ in the sign of the first two
+        vectors[:2] *= -1
+    field = DisplacementField(vectors, ijk_to_ras)
     if _holds_places(field):
         raise InputError(
             f"'{path.name}' holds the places that points move to, not displacements (as deformations of SPM, y_*.nii, "

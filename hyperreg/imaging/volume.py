@@ -11,8 +11,13 @@ from hyperreg.errors import InputError
 
 FloatArray = npt.NDArray[np.floating]
 
-# Two grids are the same if no corner moves by more than this: far below any voxel, far above float32 headers.
+# Two grids are the same if no corner moves by more than this, or than this share of a small voxel: far below any voxel,
+# far above float32 headers.
 GRID_TOLERANCE_MM = 1e-3
+GRID_TOLERANCE_VOXELS = 0.01
+SMALLEST_SPACING_MM = 1e-9
+# Numbers of an affine whose products stay exact enough to be looked at.
+LARGEST_NUMBER = 1e15
 # Cosine between two axes above which an affine counts as sheared (0.3 degrees off a right angle).
 SHEAR_TOLERANCE = 5e-3
 
@@ -31,14 +36,16 @@ class Grid:
 
     def __post_init__(self) -> None:
         affine = np.array(self.ijk_to_ras, dtype=np.float64)
-        if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.allclose(affine[3], (0, 0, 0, 1)):
+        # Not true for NaN either. What fits into a computer, but not into the world, is for `plausibility` to name.
+        usable = affine.shape == (4, 4) and bool((np.abs(affine) < LARGEST_NUMBER).all())
+        if not usable or not np.allclose(affine[3], (0, 0, 0, 1)):
             raise InputError("The image's position in space (its affine) is not a finite 4x4 matrix; re-export it.")
         shape = tuple(int(n) for n in self.shape)
         if len(shape) != 3 or min(shape) < 1:
             raise InputError(f"Expected a 3D image, got the shape {self.shape}.")
         columns = affine[:3, :3]
         spacing = np.linalg.norm(columns, axis=0)
-        if spacing.min() < 1e-6:
+        if spacing.min() < SMALLEST_SPACING_MM:
             raise InputError("The image has a voxel size of zero; its header is damaged. Re-export it.")
         directions = columns / spacing
         if np.abs(directions.T @ directions - np.eye(3)).max() > SHEAR_TOLERANCE:
@@ -85,8 +92,9 @@ class Grid:
         return self.to_ras(np.moveaxis(np.indices(self.shape, dtype=np.float64), 0, -1))
 
     def matches(self, other: Grid) -> bool:
-        """Whether both grids have the same voxels in the same places (within GRID_TOLERANCE_MM)."""
-        return self.shape == other.shape and bool(np.abs(self.corners - other.corners).max() <= GRID_TOLERANCE_MM)
+        """Whether both grids have the same voxels in the same places (within GRID_TOLERANCE_...)."""
+        tolerance = min(GRID_TOLERANCE_MM, GRID_TOLERANCE_VOXELS * float(self.spacing.min()))
+        return self.shape == other.shape and bool(np.abs(self.corners - other.corners).max() <= tolerance)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,13 +103,14 @@ class Volume:
 
     array: (I, J, K), in the order of the columns of `ijk_to_ras`; any real dtype.
     ijk_to_ras: (4, 4), mm; see `Grid`.
-    name: what messages call it.
+    name: what messages call it. warnings: what was odd about its file, in words for the user.
     Raises InputError if the array is not 3D or the affine is unusable.
     """
 
     array: npt.NDArray
     ijk_to_ras: npt.NDArray[np.float64]
     name: str = "image"
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.array.ndim != 3:

@@ -20,6 +20,8 @@ from hyperreg.segmentation.frame import Frame, make_frame, overlap
 
 # Less of the first image covered by another one is worth a warning.
 ENOUGH_OVERLAP = 0.8
+# An image with fewer of the model's voxels along every side shows nothing that the model knows.
+FEWEST_VOXELS = 16
 # A CT in Hounsfield units has voxels at least as dark as this (lung, air around the patient), unless it shows
 # inner parts only.
 DARKEST_OF_CT = -100.0
@@ -115,10 +117,17 @@ def show(
     first: the input on whose grid the result is wanted; by default the model's first. The others are resampled
     straight from their own grids to the model's. transforms: from the first image's RAS points to those of the inputs
     that are not aligned with it, by name.
-    Raises InputError for images that do not overlap in space.
+    Raises InputError for images that do not overlap in space, and if the first shows too little.
     """
     reference = volumes[first or card.inputs[0].name]
     frame = make_frame(reference, card)
+    if max(frame.model.shape) < FEWEST_VOXELS:
+        extent = " x ".join(f"{side:.3g}" for side in frame.part.spacing * frame.part.shape)
+        raise InputError(
+            f"'{reference.name}' shows only {extent} mm, too small for the model '{card.name}', which looks at voxels "
+            f"of {' x '.join(f'{s:.3g}' for s in frame.model.spacing)} mm. Does its header count in another unit than "
+            "mm, or is it no human body?"
+        )
     shown = np.empty((len(card.inputs), *frame.model.shape), dtype=np.float32)
     for channel, entry in enumerate(card.inputs):
         volume = volumes[entry.name]

@@ -108,7 +108,8 @@ class Controller:
         """Opens files of this machine. Raises HyperRegError if only one is given or one cannot be used."""
         if fixed is None or moving is None:
             raise InputError("Give both images, FIXED=... and MOVING=..., or neither to see the sample pair.")
-        read = {role: read_role(role, path, self._warned) for role, path in (("fixed", fixed), ("moving", moving))}
+        given = (("fixed", fixed), ("moving", moving))
+        read = {role: read_role(role, path, self._warned, confined=False) for role, path in given}
         for role, volume in read.items():
             self._place(role, volume)
         self.show()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +22,17 @@ IMAGES = ("fixed", "moving")
 POINTS = ("fixed_points", "moving_points")
 
 
-def read_role(role: str, path: Path, warn: Callable[[str], None]) -> Volume:
-    """Reads and checks an image or label map; messages and names carry the file's name without its folder."""
+def read_role(role: str, path: Path, warn: Callable[[str], None], confined: bool = True) -> Volume:
+    """Reads and checks an image or label map; messages and names carry the file's name without its folder.
+
+    confined: an upload, whose header may name no other file of this machine (see `read_volume`).
+    """
     if role in IMAGES:
-        return read_image(path, warn)
-    labels = read_structures(path, folder_table=False)
+        return read_image(path, warn, confined)
+    labels = read_structures(path, folder_table=False, confined=confined)
     for note in labels.warnings:
         warn(note)
-    return Volume(labels.flat.array, labels.flat.ijk_to_ras, path.name)
+    return replace(labels.flat, name=path.name)
 
 
 def check_place(role: str, volume: Volume, loaded: Mapping[str, Volume]) -> list[str]:
@@ -53,11 +57,10 @@ def read_landmarks(path: Path, warn: Callable[[str], None]) -> npt.NDArray[np.fl
     return points
 
 
-def read_image(path: Path, warn: Callable[[str], None]) -> Volume:
+def read_image(path: Path, warn: Callable[[str], None], confined: bool = True) -> Volume:
     """Reads and checks an image; see `read_role`."""
-    read = read_volume(path)
     notes: list[str] = []
-    volume = check_image(Volume(read.array, read.ijk_to_ras, path.name), notes)
+    volume = check_image(replace(read_volume(path, confined=confined), name=path.name), notes)
     for note in notes:
         warn(note)
     return volume
