@@ -152,13 +152,13 @@ def test_files_that_are_no_3d_transform(tmp_path):
         read_transform(tmp_path / "t.xyz")
     for name in ("t.tfm", "t.h5", "t.nrrd", "t.mat"):
         (tmp_path / name).write_text("1 0 0 0\n0 1 0 0\n")
-        with pytest.raises(FileError, match="transform"):
+        with pytest.raises(FileError, match=r"transform|NRRD"):
             read_transform(tmp_path / name)
     sitk.WriteTransform(sitk.AffineTransform(2), str(tmp_path / "flat.tfm"))
     with pytest.raises(InputError, match="2D"):
         read_transform(tmp_path / "flat.tfm")
     sitk.WriteImage(sitk.Image([5, 5, 5], sitk.sitkFloat32), str(tmp_path / "image.nrrd"))
-    with pytest.raises(InputError, match="three values per voxel"):
+    with pytest.raises(InputError, match="a displacement field has three"):
         read_transform(tmp_path / "image.nrrd")
     with pytest.raises(FileError, match="unknown transform format"):
         write_transform(Transform((LINEAR,)), tmp_path / "t.xyz")

@@ -132,18 +132,6 @@ def name_of(label: int, table: Mapping[int, Meaning]) -> str:
     return table[label].name if label in table else f"Label {label}"
 
 
-def merged(tables: Iterable[Mapping[int, Meaning]]) -> Table:
-    """All rows; where a number or a name comes again the first one counts."""
-    found: Table = {}
-    names: set[str] = set()
-    for table in tables:
-        for label, meaning in table.items():
-            if label not in found and meaning.key not in names:
-                found[label] = meaning
-                names.add(meaning.key)
-    return found
-
-
 def unique_names(table: Mapping[int, Meaning]) -> Table:
     """The table with its number behind every name that it has twice: these structures are not the same one."""
     times = Counter(meaning.key for meaning in table.values())
