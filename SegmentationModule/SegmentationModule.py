@@ -83,8 +83,8 @@ class SegmentationModuleTest(ShellTest):
     def test_SegmentsLieOnTheVoxelsOfTheirVolume(self):
         import numpy as np
 
+        from hyperreg.imaging.structures import Code, Structure, Terminology
         from hyperreg.imaging.volume import Volume
-        from hyperreg.segmentation.catalogue import Code, Structure, Terminology
         from SegmentationModuleLib import Results
 
         volume, _array, affine = self.makeVolume("head")

@@ -9,17 +9,15 @@ import numpy as np
 import slicer
 
 from hyperreg.errors import InputError
+from hyperreg.imaging.label_grids import pasted
+from hyperreg.imaging.structures import Structure, key_of
 from hyperreg.imaging.volume import Grid, Volume
-from hyperreg.segmentation.catalogue import Structure
 from HyperRegSlicerLib import Regions
 from SegmentationModuleLib import Results
 
-# Places of voxels that differ by less than this share of a voxel are the same.
-ALIGNED = 1e-3
-
 
 class Numbering:
-    """One number per name: segments of one name, whatever its case, are one structure. structures: in their order.
+    """One number per name: segments of one name, see `key_of`, are one structure. structures: in their order.
 
     terminology: by name, Slicer's entry of the first segment that has one (see `Results.keep_terminology`).
     """
@@ -30,7 +28,7 @@ class Numbering:
         self._numbers: dict[str, int] = {}
 
     def label_map(self, node: slicer.vtkMRMLNode) -> Volume:
-        """A segmentation or label map, in the world. Raises InputError if nothing is drawn in it."""
+        """A segmentation or label map, in the world. Raises InputError if nothing is drawn, or segments overlap."""
         segmented = node.IsA(Regions.SEGMENTATION)
         regions = Regions.segments_of(node) if segmented else Regions.labels_of(node)
         if not regions:
@@ -39,8 +37,8 @@ class Numbering:
         if segmented:
             for region in regions:
                 if entry := Results.terminology_of(node.GetSegmentation().GetSegment(region.key)):
-                    self.terminology.setdefault(region.name.strip().casefold(), entry)
-            return Regions.merged(node, [region.key for region in regions], numbers)
+                    self.terminology.setdefault(key_of(region.name), entry)
+            return _merged(node, [region.key for region in regions], numbers)
         drawn = Regions.label_volume(node)
         values = [region.label for region in regions]
         order = np.argsort(values)
@@ -50,7 +48,7 @@ class Numbering:
 
     def _number(self, region: Regions.Region) -> int:
         """Its own, as far as that is free."""
-        key = region.name.strip().casefold()
+        key = key_of(region.name)
         if key not in self._numbers:
             taken = set(self._numbers.values())
             number = region.label if region.label not in taken else max(taken) + 1
@@ -58,6 +56,19 @@ class Numbering:
             red, green, blue = (round(255 * part) for part in region.colour)
             self.structures.append(Structure(number, len(self.structures), region.name, (red, green, blue)))
         return self._numbers[key]
+
+
+def _merged(node: slicer.vtkMRMLSegmentationNode, keys: Sequence[str], numbers: Sequence[int]) -> Volume:
+    """The segments as one label map. Raises InputError if some overlap: here every voxel has one label."""
+    found = Regions.merged(node, keys, numbers)
+    if node.GetSegmentation().GetNumberOfLayers() > 1:  # only then can they overlap, and then the later one counts
+        backwards = Regions.merged(node, keys[::-1], numbers[::-1])
+        if both := int(np.count_nonzero(found.array != backwards.array)):
+            raise InputError(
+                f"'{node.GetName()}' has segments that overlap (in {both} voxels). Remove the overlap in the Segment "
+                "Editor: here every voxel has one label."
+            )
+    return found
 
 
 def reader_maps(nodes: Sequence[Any], grid: Grid) -> tuple[list[Volume], Numbering]:
@@ -69,21 +80,3 @@ def reader_maps(nodes: Sequence[Any], grid: Grid) -> tuple[list[Volume], Numberi
         raise InputError("Check at least two segmentations of the same image.")
     numbering = Numbering()
     return [pasted(numbering.label_map(node), grid) for node in nodes], numbering
-
-
-def pasted(volume: Volume, grid: Grid) -> Volume:
-    """The map in the frame of `grid`, if its voxels lie on those of `grid`; else as it is."""
-    offset = grid.to_ijk(volume.grid.to_ras((0, 0, 0)))
-    start = np.rint(offset).astype(int)
-    steps = grid.ras_to_ijk[:3, :3] @ volume.ijk_to_ras[:3, :3]
-    if np.abs(offset - start).max() > ALIGNED or np.abs(steps - np.eye(3)).max() * max(volume.shape) > ALIGNED * 10:
-        return volume
-    array = np.zeros(grid.shape, dtype=volume.array.dtype)
-    low = np.maximum(start, 0)
-    high = np.minimum(start + np.array(volume.shape), grid.shape)
-    if (high <= low).any():
-        return volume
-    target = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    source = tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))
-    array[target] = volume.array[source]
-    return Volume(array, grid.ijk_to_ras, volume.name)

@@ -11,9 +11,10 @@ import vtk
 from vtk.util.numpy_support import numpy_to_vtk
 
 import hyperreg
+from hyperreg.imaging.segment_files import terminology_entry
+from hyperreg.imaging.structures import Structure, key_of
 from hyperreg.imaging.volume import Volume
-from hyperreg.segmentation.catalogue import SegmentationCard, Structure
-from hyperreg.segmentation.segments import terminology_entry
+from hyperreg.segmentation.catalogue import SegmentationCard
 from hyperreg.segmentation.structures import StructureVolume
 from hyperreg.worker.segmentation import Segmented
 from HyperRegSlicerLib import Companions, Geometry
@@ -108,11 +109,11 @@ def _entry(segment: slicer.vtkSegment) -> str:
 
 
 def keep_terminology(node: slicer.vtkMRMLSegmentationNode, known: Mapping[str, str]) -> None:
-    """Gives segments without a terminology entry the one that is known by their name, in lower case."""
+    """Gives segments without a terminology entry the one that is known by their name, see `key_of`."""
     segmentation = node.GetSegmentation()
     for index in range(segmentation.GetNumberOfSegments()):
         segment = segmentation.GetNthSegment(index)
-        entry = known.get(segment.GetName().strip().casefold())
+        entry = known.get(key_of(segment.GetName()))
         if entry and not terminology_of(segment):
             segment.SetTag(segment.GetTerminologyEntryTagName(), entry)
 

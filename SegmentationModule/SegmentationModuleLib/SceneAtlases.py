@@ -12,10 +12,11 @@ import slicer
 import vtk
 
 from hyperreg.errors import HyperRegError, InputError
+from hyperreg.imaging.label_grids import pasted
 from hyperreg.imaging.volume import Volume
 from hyperreg.worker.fusion import AtlasPair
 from HyperRegSlicerLib import Geometry, Regions, Results
-from SegmentationModuleLib.AtlasesInputs import Numbering, pasted
+from SegmentationModuleLib.AtlasesInputs import Numbering
 from SegmentationModuleLib.Results import reference_of
 
 # Items of the subject hierarchy that hold others, as Slicer calls them.

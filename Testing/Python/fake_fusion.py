@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from hyperreg.errors import InputError
+from hyperreg.imaging.structures import Structure
 from hyperreg.imaging.volume import Grid, Volume
-from hyperreg.segmentation.catalogue import Structure
 from hyperreg.worker.fusion import (
     AtlasNews,
     AtlasPair,

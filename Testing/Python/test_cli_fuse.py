@@ -154,6 +154,11 @@ def test_data_parameters_train_and_answer(
     assert figures["outputs"]["plot"] == str(plot)
 
 
+def states_in(results: Path) -> dict[str, str]:
+    with (results / "quality.csv").open(encoding="utf-8") as file:
+        return {row["target"]: row["state"] for row in csv.DictReader(file)}
+
+
 def test_a_cohort_goes_on_after_a_failure_and_where_it_stopped(
     tmp_path: Path, fake: FakeRegistration, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -182,10 +187,22 @@ def test_a_cohort_goes_on_after_a_failure_and_where_it_stopped(
     calls = len(fake.calls)
     write_volume(target(), targets / "two.nii.gz")
     assert run(*arguments, "--quiet") == 0
-    with (results / "quality.csv").open(encoding="utf-8") as file:
-        states = {row["target"]: row["state"] for row in csv.DictReader(file)}
-    assert states == {"one": "done before", "two": "done", "three": "done before"}
+    assert states_in(results) == {"one": "done before", "two": "done", "three": "done before"}
     assert len(fake.calls) == calls  # the same image as 'one': its registrations are known
+    # Another scan under the old name, and then corrected labels of an atlas: nothing of before is good any more.
+    write_volume(picture(GRID, (0, 1, 0)), targets / "three.nii.gz")
+    assert run(*arguments, "--quiet") == 0
+    assert states_in(results) == {"one": "done before", "two": "done before", "three": "done"}
+    atlas = read_label_map(tmp_path / "atlases" / "a1_labels.nii.gz")
+    corrected = Volume(np.where(atlas.array == 12, 3, atlas.array), atlas.ijk_to_ras, "a1")
+    write_volume(corrected, tmp_path / "atlases" / "a1_labels.nii.gz")
+    assert run(*arguments, "--quiet") == 0
+    assert set(states_in(results).values()) == {"done"}
+    assert run(*arguments, "--quiet") == 0
+    assert set(states_in(results).values()) == {"done before"}
+    (tmp_path / "atlases" / "labels.csv").write_text("label,name\n3,front\n", encoding="utf-8")
+    assert run(*arguments, "--quiet") == 0
+    assert set(states_in(results).values()) == {"done"}
     assert run(*arguments, "--quiet", "--method", "staple") == 0
     report = json.loads((results / "one_report.json").read_text(encoding="utf-8"))
     assert report["method"] == "staple"

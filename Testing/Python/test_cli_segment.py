@@ -16,9 +16,9 @@ from segmentation_bench import CORE, NETWORKS, OBLIQUE, SHELL, centre_of, eggs, 
 
 from hyperreg.cli.console import ExitCode
 from hyperreg.imaging.files import read_volume, write_volume
+from hyperreg.imaging.structures import Structure
 from hyperreg.imaging.volume import Grid, Volume
 from hyperreg.segmentation import licences, model, session
-from hyperreg.segmentation.catalogue import Structure
 from hyperreg.segmentation.run import probability_file
 
 INPUTS = [

@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from atlas_bench import GRID, SHIFTS, FakeRegistration, place, target, write_library
-from fusion_bench import LABELS, body, dice, picture, volume
+from fusion_bench import LABELS, body, dice, picture
 
 from hyperreg.errors import Cancelled, FileError, InputError
 from hyperreg.fusion import cache as cache_module
 from hyperreg.fusion.atlases import AtlasNews, AtlasSettings, Loader, carry
 from hyperreg.fusion.cache import Cache, content_hash, default_folder, key_of
-from hyperreg.fusion.library import find_atlases, read_atlas, thumbnail
+from hyperreg.fusion.library import find_atlases, read_atlases, thumbnail
 from hyperreg.fusion.registering import Registered
 from hyperreg.fusion.run import Method, fuse_carried
-from hyperreg.fusion.tables import Meaning, read_table, renumbered
 from hyperreg.fusion.voting import vote
 from hyperreg.imaging.files import write_volume
+from hyperreg.imaging.structures import Meaning
 from hyperreg.imaging.volume import Volume
 
 ALL = tuple(SHIFTS)
@@ -197,38 +197,18 @@ def test_atlases_with_other_numbers_are_matched_by_name(tmp_path: Path, fake: Fa
     write_volume(Volume(swapped, place("a2").ijk_to_ras, "a2"), folder / "a2_labels.nii.gz")
     (folder / "a2_labels.csv").write_text("label,name\n12,Front\n3,Back\n40,core\n", encoding="utf-8")
     carried = carry(target(), Loader(find_atlases(folder)), settings(tmp_path))
-    assert carried.stack.labels.tolist() == [0, 3, 12, 300]
-    assert carried.table[300] == Meaning("back")
-    assert any("'a2' numbers its structures differently" in text for text in carried.warnings)
-    assert dice(vote(carried.stack).labels.array, body(GRID).array, 300) > 0.9
-
-
-def test_a_name_that_the_others_do_not_know_takes_no_number_of_theirs() -> None:
-    source = volume(np.array([0, 1, 2], np.uint8).reshape(-1, 1, 1))
-    own = {1: Meaning("liver"), 2: Meaning("spleen")}
-    moved, texts = renumbered(source, own, {1: Meaning("kidney"), 5: Meaning("Spleen")})
-    assert moved.array.ravel().tolist() == [0, 6, 5]
-    assert "1 → 6 (liver)" in texts[0]
-
-
-def test_tables_of_three_kinds(tmp_path: Path) -> None:
-    path = tmp_path / "labels.csv"
-    path.write_text("Label Number,Label Name,Class\n4,3rd Ventricle,CSF\n", encoding="utf-8")
-    assert read_table(path) == {4: Meaning("3rd Ventricle")}
-    path.write_text("label,name,red,green,blue\n7,Core,1,2,3\n", encoding="utf-8")
-    assert read_table(path) == {7: Meaning("Core", (1, 2, 3))}
-    lut = tmp_path / "labels.ctbl"
-    lut.write_text("# comment\n0 background 0 0 0 0\n17 Left-Hippocampus 220 216 20 255\n", encoding="utf-8")
-    assert read_table(lut) == {17: Meaning("Left-Hippocampus", (220, 216, 20))}
-    for text in ("a,b\n1,2\n", "label,name\nx,Core\n", "label,name,red,green,blue\n7,Core,1,2,300\n", "label,name\n"):
-        path.write_text(text, encoding="utf-8")
-        with pytest.raises(FileError, match=r"table of labels"):
-            read_table(path)
+    numbers = {meaning.key: label for label, meaning in carried.table.items()}
+    assert sorted(numbers) == ["back", "core", "front"]
+    assert carried.stack.labels.tolist() == [0, *sorted(numbers.values())]
+    assert any("numbers its structures differently" in text for text in carried.warnings)
+    fused = vote(carried.stack).labels.array
+    for name, label in {"front": 3, "back": 300, "core": 12}.items():
+        assert dice(np.where(fused == numbers[name], label, 0), body(GRID).array, label) > 0.88
 
 
 def test_a_thumbnail_shows_the_middle_of_the_labels_in_their_colours(tmp_path: Path) -> None:
     library = find_atlases(write_library(tmp_path / "atlases", ("a1",)))
-    atlas, _table, _warnings = read_atlas(library.atlases[0], {})
+    atlas = read_atlases(library)[0]["a1"]
     table = {300: Meaning("Behind", (255, 0, 0))}
     shown = thumbnail(atlas, table, 64).astype(int)
     assert shown.shape == (64, 64, 3)

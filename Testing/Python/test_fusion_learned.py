@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from hyperreg.fusion.methods import METHODS
 from hyperreg.fusion.qualities import DataParameterSettings
 from hyperreg.fusion.run import Answer, Method, Outputs, fuse_carried
 from hyperreg.fusion.stack import stack_labels
+from hyperreg.fusion.voting import vote
 from hyperreg.imaging.volume import Volume
 
 GRID = oblique_grid((18, 16, 14), (2.2, 2.4, 2.6))
@@ -72,6 +74,19 @@ def test_a_cancelled_run_goes_on_and_a_finished_one_answers_at_once(tmp_path: Pa
     assert third.told == []
     assert sharp.consensus.weights.max() > found.consensus.weights.max() + 0.1
     assert len(list((tmp_path / FOLDER).iterdir())) == 1
+
+
+def test_a_run_that_ends_before_anything_is_learned_says_that_it_is_a_majority_vote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = partial(DataParameterSettings, most_voxels=16**3, warm_up=5, answer_every=2)
+    monkeypatch.setattr(learned_module, "DataParameterSettings", settings)
+    for found in (run(tmp_path, minutes=1e-9), run(tmp_path, steps=4)):
+        assert "NOTHING WAS LEARNED YET" in found.warnings[-1]
+        assert "majority vote" in found.warnings[-1]
+        assert np.array_equal(found.consensus.labels.array, vote(carried_body(GRID).stack).labels.array)
+        assert described(found.learned)["alike"]
+    assert not any("NOTHING" in text for text in run(tmp_path).warnings)
 
 
 def test_other_label_maps_are_learned_by_themselves(tmp_path: Path) -> None:

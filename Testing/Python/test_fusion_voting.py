@@ -125,11 +125,11 @@ def test_a_map_on_another_grid_is_resampled_and_this_is_said() -> None:
     moved = np.array(other.ijk_to_ras)
     moved[:3, 3] += grid.centre - other.centre
     there = body(type(other)(other.shape, moved), name="elsewhere")
-    stack = stack_labels([body(grid, name="here"), there])
+    stack = stack_labels([there, body(grid, name="here")], grid)
     (text,) = [text for text in stack.warnings if "another grid" in text]
     assert "'elsewhere'" in text
     assert "60 x 30 x 40" in text
-    here, resampled = stack.codes
+    resampled, here = stack.codes
     grown = grid.points()[resampled > 0].mean(axis=0) - grid.points()[here > 0].mean(axis=0)
     assert np.abs(grown).max() < 0.5  # mm
     assert (here != resampled).mean() < 0.02
@@ -139,8 +139,54 @@ def test_a_map_of_another_place_is_refused() -> None:
     grid = oblique_grid()
     far = np.array(grid.ijk_to_ras)
     far[:3, 3] += 500
+    maps = [body(grid), body(type(grid)(grid.shape, far), name="far")]
+    with pytest.raises(InputError, match=r"lie far from each other in space.*'far'"):
+        stack_labels(maps)
     with pytest.raises(InputError, match="'far' lie outside"):
-        stack_labels([body(grid), body(type(grid)(grid.shape, far), name="far")])
+        stack_labels([maps[1]], grid)
+
+
+def test_the_order_of_maps_does_not_decide_the_grid_and_cropped_ones_cut_nothing_off() -> None:
+    grid = oblique_grid((30, 28, 24), (1.5, 1.5, 2))
+    whole = body(grid, name="whole")
+    cropped = Volume(whole.array[8:20, 5:25, 6:20], grid.ijk_to_ras.copy(), "cropped")
+    affine = grid.ijk_to_ras.copy()
+    affine[:3, 3] = grid.to_ras((8, 5, 6))
+    cropped = Volume(cropped.array, affine, "cropped")
+    empty = Volume(np.zeros((1, 1, 1), np.uint8), np.eye(4), "empty")
+    for maps in ([cropped, whole, empty], [empty, whole, cropped], [whole, empty, cropped]):
+        stack = stack_labels(maps)
+        assert stack.grid.matches(grid)
+        by_name = dict(zip(stack.names, stack.labels[stack.codes], strict=True))
+        assert np.array_equal(by_name["whole"], whole.array)
+        assert np.array_equal(by_name["cropped"][8:20, 5:25, 6:20], cropped.array)
+        assert np.count_nonzero(by_name["cropped"]) == np.count_nonzero(cropped.array)
+        assert any("'cropped' covers only a part" in text for text in stack.warnings)
+
+
+def test_crops_of_different_parts_are_fused_on_a_grid_for_both() -> None:
+    grid = oblique_grid((30, 28, 24), (1.5, 1.5, 2))
+    truth = body(grid)
+    affine = grid.ijk_to_ras.copy()
+    affine[:3, 3] = grid.to_ras((12, 0, 0))
+    parts = [Volume(truth.array[:18], grid.ijk_to_ras, "low"), Volume(truth.array[12:], affine, "high")]
+    for maps in (parts, parts[::-1]):
+        stack = stack_labels(maps)
+        assert stack.grid.shape[0] >= np.ptp(np.argwhere(truth.array != 0)[:, 0]) + 1
+        for name, values in zip(stack.names, stack.labels[stack.codes], strict=True):
+            part = parts[0] if name == "low" else parts[1]
+            here = stack.grid.points()[values != 0].mean(axis=0)
+            np.testing.assert_allclose(here, part.grid.points()[part.array != 0].mean(axis=0), atol=1e-6)
+            assert np.count_nonzero(values) == np.count_nonzero(part.array)
+
+
+def test_a_map_that_lost_its_place_is_refused() -> None:
+    truth = body(oblique_grid())
+    affine = truth.ijk_to_ras.copy()
+    affine[:3, 3] += (6, -4, 5)  # mm: it still overlaps
+    lost = Volume(truth.array, affine, "lost")
+    with pytest.raises(InputError, match=r"'lost'.*place in space was lost"):
+        stack_labels([truth, truth, lost])
 
 
 def test_empty_maps_give_an_empty_consensus_and_a_warning() -> None:

@@ -43,6 +43,7 @@ def csv_of(points: np.ndarray, header: str) -> str:
         ("p.csv", csv_of(RAS, "")),
         ("p.csv", "\ufeff" + csv_of(RAS, "X, Y, Z") + "\r\n\r\n"),
         ("p.csv", csv_of(LPS, "l,p,s")),
+        ("ants.csv", "x,y,z,t,label\n-10.5,20.25,30,0,1\n1,-2,-3.5,0,2\n"),
         ("table.csv", "label,r,a,s,defined\nα,10.5,-20.25,30,1\nβ,-1,2,-3.5,1\n"),
     ],
 )
@@ -75,6 +76,13 @@ def test_all_formats_are_ras_mm_in_the_files_order(tmp_path: Path, name: str, te
         ("p.csv", "1,2,3\n4;5;6\n", "point 2 has no three"),
         ("p.csv", "1,2,3\nnan,2,3\n", "point 2 has no three"),
         ("p.csv", "i,j,k\n1,2,3\n", "names no columns"),
+        ("p.csv", "1,2,3\n4,2e9,6\n", "by up to 2e\\+09 mm"),
+        ("p.csv", "1,2,3\n4," + "9" * 400 + ",6\n", "point 2 has no three"),
+        ("p.csv", "1,2," + "3" * 200_000, "not a table of points"),
+        ("p.mrk.json", "[" * 100_000, "damaged"),
+        ("p.mrk.json", '{"markups": [[]]}', "damaged"),
+        ("p.mrk.json", '{"markups": [{"controlPoints": [1]}]}', "damaged"),
+        ("p.mrk.json", '{"markups": [{"coordinateSystem": "RAS", "controlPoints": [{"position": 5}]}]}', "no three"),
         ("p.csv", "x,y,z\n", "no points"),
         ("p.csv", "", "no points"),
     ],
@@ -96,3 +104,17 @@ def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(FileError, match="cannot be opened"):
         read_points(tmp_path / "folder.csv")
+
+
+def test_a_table_that_names_no_system_is_ras_with_a_word(tmp_path: Path) -> None:
+    for name, text, said in [
+        ("plain.csv", csv_of(RAS, ""), 1),
+        ("named.csv", csv_of(RAS, "x,y,z"), 1),
+        ("slicer.csv", csv_of(RAS, "r,a,s"), 0),
+        ("ants.csv", "x,y,z,t\n1,2,3,0\n", 0),
+        ("p.fcsv", fcsv_of(LPS, "# CoordinateSystem = LPS"), 0),
+    ]:
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        warnings: list[str] = []
+        read_points(tmp_path / name, warnings)
+        assert [("RAS mm" in text, name in text) for text in warnings] == [(True, True)] * said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import SimpleITK as sitk
 from imaging_examples import affine, oblique_grid, points_inside, smooth_field
 
 from hyperreg.errors import FileError, InputError
+from hyperreg.imaging import guarded
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.transform_files import read_transform, write_transform
 from hyperreg.registration.linear import read_initial
@@ -150,13 +152,13 @@ def test_files_that_are_no_3d_transform(tmp_path):
         read_transform(tmp_path / "t.xyz")
     for name in ("t.tfm", "t.h5", "t.nrrd", "t.mat"):
         (tmp_path / name).write_text("1 0 0 0\n0 1 0 0\n")
-        with pytest.raises(FileError, match="transform"):
+        with pytest.raises(FileError, match=r"transform|NRRD"):
             read_transform(tmp_path / name)
     sitk.WriteTransform(sitk.AffineTransform(2), str(tmp_path / "flat.tfm"))
     with pytest.raises(InputError, match="2D"):
         read_transform(tmp_path / "flat.tfm")
     sitk.WriteImage(sitk.Image([5, 5, 5], sitk.sitkFloat32), str(tmp_path / "image.nrrd"))
-    with pytest.raises(InputError, match="three values per voxel"):
+    with pytest.raises(InputError, match="a displacement field has three"):
         read_transform(tmp_path / "image.nrrd")
     with pytest.raises(FileError, match="unknown transform format"):
         write_transform(Transform((LINEAR,)), tmp_path / "t.xyz")
@@ -194,3 +196,113 @@ except FileError as error:
     ran = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "refused: True"
     assert os.listdir(tmp_path) == []
+
+
+def itk_text(kind: str, parameters: str, fixed: str = "1 2 3") -> str:
+    block = f"Transform: {kind}\nParameters: {parameters}\nFixedParameters: {fixed}\n"
+    return "#Insight Transform File V1.0\n#Transform 0\n" + block
+
+
+MATRIX = "1.02 0.1 0 -0.1 0.98 0.05 0.02 0 1.01 5 -4 3"
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameters", "expected"),
+    [
+        # What ITK's documentation says of each, by hand: y = M (x - c) + c + t for LPS points, c = (1, 2, 3).
+        ("MatrixOffsetTransformBase_double_3_3", MATRIX, None),
+        ("AffineTransform_float_3_3", MATRIX, None),
+        ("FixedCenterOfRotationAffineTransform_double_3_3", MATRIX, None),
+        ("ScalableAffineTransform_double_3_3", MATRIX, None),
+        ("CenteredAffineTransform_double_3_3", MATRIX.replace(" 5 -4 3", " 1 2 3 5 -4 3"), None),
+        ("TranslationTransform_double_3_3", "5 -4 3", (5, -4, 3)),
+        ("IdentityTransform_double_3_3", "", (0, 0, 0)),
+        ("ScaleTransform_double_3_3", "2 1 0.5", (9, 0, 6.5)),  # about c: (x - c) * s + c
+        ("QuaternionRigidTransform_double_3_3", "0 0 0.7071067811865476 0.7071067811865476 5 -4 3", None),
+    ],
+)
+def test_every_linear_kind_of_itk_is_taken_over(tmp_path, kind, parameters, expected):
+    (tmp_path / "t.txt").write_text(itk_text(kind, parameters))
+    x, centre, shift = np.array([10.0, 20.0, -10.0]), np.array([1.0, 2.0, 3.0]), np.array([5.0, -4.0, 3.0])
+    if kind.startswith("Quaternion"):  # a quarter turn about z
+        y = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]]) @ (x - centre) + centre + shift
+    elif expected is None:
+        y = np.array(MATRIX.split()[:9], float).reshape(3, 3) @ (x - centre) + centre + shift
+    else:
+        y = x + expected
+    transform = read_transform(tmp_path / "t.txt")
+    assert transform.is_linear
+    np.testing.assert_allclose(transform.apply([x * FLIP])[0] * FLIP, y, atol=1e-6)
+
+
+def test_a_part_that_simpleitk_has_no_class_for_keeps_its_place_in_a_composite(tmp_path):
+    size, origin = "2 2 2", "-50 -50 -50"
+    field = f"Transform: DisplacementFieldTransform_double_3_3\nParameters: {'1 2 3 ' * 8}\n"
+    field += f"FixedParameters: {size} {origin} 100 100 100 1 0 0 0 1 0 0 0 1\n"
+    composite = "#Insight Transform File V1.0\n#Transform 0\nTransform: CompositeTransform_double_3_3\n"
+    matrix = "Transform: MatrixOffsetTransformBase_double_3_3\nParameters: 2 0 0 0 2 0 0 0 2 0 0 0\n"
+    composite += f"#Transform 1\n{matrix}FixedParameters: 0 0 0\n#Transform 2\n{field}"
+    (tmp_path / "t.tfm").write_text(composite)
+    transform = read_transform(tmp_path / "t.tfm")
+    # ITK applies the last one first: the displacement, then the doubling.
+    np.testing.assert_allclose(transform.apply([[-10.0, -10.0, 10.0]])[0] * FLIP, [22, 24, 26], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("t.mat", "1 0 0 5\n0 1 0 0\n0 0 1 0\n0 0 0 1\n", "bare 4x4 matrix"),
+        ("t.txt", "1 0 0 5\n0 1 0 0\n0 0 1 0\n0 0 0 1\n", "bare 4x4 matrix"),
+        ("t.txt", '(Transform "EulerTransform")\n(NumberOfParameters 6)\n', "elastix"),
+        (
+            "t.tfm",
+            itk_text("AzimuthElevationToCartesianTransform_double_3_3", "1 2"),
+            "cannot take over|names the kind",
+        ),
+        ("t.tfm", itk_text("ThinPlateSplineKernelTransform_double_3_3", "1 2 3"), "names the kind ThinPlateSpline"),
+        ("t.txt", itk_text("TranslationTransform_double_3_3", "1e16 0 0"), "by up to 1e\\+16 mm"),
+        ("t.txt", itk_text("TranslationTransform_double_3_3", "nan 0 0"), "t.txt"),
+        ("t.txt", itk_text("TranslationTransform_double_2_2", "1 2", "0 0"), "2D"),
+        ("t.txt", "", "not an ITK text"),
+        ("t.h5", "", "transform"),
+    ],
+)
+def test_foreign_and_absurd_transforms_are_refused_by_what_they_are(tmp_path, name, text, said):
+    (tmp_path / name).write_text(text)
+    with pytest.raises((InputError, FileError), match=said) as refused:
+        read_transform(tmp_path / name)
+    assert name in str(refused.value)
+
+
+def test_fields_of_other_meanings_are_refused(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    grid = oblique_grid()
+    places = np.moveaxis(grid.points(), -1, 0)[:, :, :, :, None].transpose(1, 2, 3, 4, 0).astype(np.float32)
+    for flip in ((1, 1, 1), (-1, -1, 1)):
+        image = nibabel.Nifti1Image(places * np.float32(flip), grid.ijk_to_ras)
+        image.header.set_intent("vector")
+        nibabel.save(image, tmp_path / "y_1.nii.gz")
+        with pytest.raises(InputError, match="holds the places"):
+            read_transform(tmp_path / "y_1.nii.gz")
+    image = nibabel.Nifti1Image(np.zeros_like(places), grid.ijk_to_ras)
+    image.header.set_intent(2006)
+    nibabel.save(image, tmp_path / "warp.nii.gz")
+    with pytest.raises(InputError, match="FSL"):
+        read_transform(tmp_path / "warp.nii.gz")
+    image = nibabel.Nifti1Image(np.full_like(places, 1e16), grid.ijk_to_ras)
+    image.header.set_intent("vector")
+    nibabel.save(image, tmp_path / "far.nii.gz")
+    with pytest.raises(InputError, match="by up to 1e\\+16 mm"):
+        read_transform(tmp_path / "far.nii.gz")
+
+
+def test_files_that_end_or_hang_the_reader_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "short.txt").write_text(itk_text("ScaleTransform_double_3_3", "", "0 0 0"))  # a crash in C++
+    with pytest.raises(FileError, match=r"short.txt.*damaged"):
+        read_transform(tmp_path / "short.txt")
+    monkeypatch.setattr(guarded, "READ_SECONDS", 3.0)
+    looping = Path(__file__).resolve().parents[3] / "shared" / "cases" / "files-that-crash" / "131.h5"
+    if not looping.is_file():
+        pytest.skip("no files that crash")
+    with pytest.raises(FileError, match="given up after 3 seconds"):
+        read_transform(looping)

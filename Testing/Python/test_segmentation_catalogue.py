@@ -15,9 +15,10 @@ from hyperreg import doctor
 from hyperreg.catalogue import CARD
 from hyperreg.cli.console import ExitCode
 from hyperreg.errors import InputError, WeightsError
+from hyperreg.imaging.structures import Code, Terminology
 from hyperreg.registration import catalogue as registration
 from hyperreg.segmentation import catalogue
-from hyperreg.segmentation.catalogue import Code, Terminology, find_model, list_models, read_card
+from hyperreg.segmentation.catalogue import find_model, list_models, read_card
 
 
 def write(folder: Path, card: dict[str, Any]) -> Path:

@@ -17,8 +17,8 @@ from fake_fusion import CORE, RIM
 from segmentation_bench import OBLIQUE
 from segmentation_module_bench import host, module, qt, segmentation_models  # noqa: F401
 
+from hyperreg.imaging.structures import Structure
 from hyperreg.imaging.volume import Volume
-from hyperreg.segmentation.catalogue import Structure
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from segmentation_bench import OBLIQUE, scene_centre
 from segmentation_module_bench import DOUBTFUL, host, module, qt, segmentation_models  # noqa: F401
 from vtk.util.numpy_support import vtk_to_numpy
 
+from hyperreg.imaging.segment_files import write_segmentation
 from hyperreg.imaging.volume import Volume
-from hyperreg.segmentation.segments import write_segmentation
 
 
 def segment(module, name: str = "head", place: np.ndarray | None = None, *, surfaces: bool = True):

@@ -17,9 +17,10 @@ from fake_fusion import learned
 from segmentation_bench import OBLIQUE
 from segmentation_module_bench import host, module, qt, segmentation_models  # noqa: F401
 
+from hyperreg.errors import InputError
 from hyperreg.imaging.files import read_label_map, read_volume
+from hyperreg.imaging.structures import Structure
 from hyperreg.imaging.volume import Grid, Volume
-from hyperreg.segmentation.catalogue import Structure
 
 MOVED_MM = (12.0, -7.0, 30.0)
 
@@ -71,6 +72,22 @@ def label_map(name: str, names: dict[str, int]):
     node.CreateDefaultDisplayNodes()
     node.GetDisplayNode().SetAndObserveColorNodeID(table.GetID())
     return node
+
+
+def test_segments_that_overlap_are_refused_not_painted_over_each_other(module):
+    from SegmentationModuleLib.AtlasesInputs import Numbering
+    from SegmentationModuleLib.Results import segment_id
+
+    for shift, refused in ((0, True), (8, False)):
+        node = segmentation(module.image("image"), "both", {"Core": 1})
+        other = segmentation(module.image("image"), "other", {"Rim": 1, "Far": 2})
+        segment = other.GetSegmentation().GetSegment(segment_id(2 if shift else 1))
+        node.GetSegmentation().AddSegment(segment, "second")
+        if refused:
+            with pytest.raises(InputError, match=r"overlap \(in 294 voxels\)"):
+                Numbering().label_map(node)
+        else:
+            assert sorted(np.unique(Numbering().label_map(node).array)) == [0, 1, 2]
 
 
 def moved(node) -> None:

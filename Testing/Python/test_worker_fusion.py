@@ -13,8 +13,8 @@ from imaging_examples import oblique_grid
 
 from hyperreg.errors import InputError
 from hyperreg.imaging.files import write_volume
+from hyperreg.imaging.structures import Structure
 from hyperreg.imaging.volume import Volume
-from hyperreg.segmentation.catalogue import Structure
 from hyperreg.worker.client import WorkerClient
 from hyperreg.worker.fusion import AtlasNews, AtlasPair, EarlyAnswer, Fused, RemoteFuser
 

@@ -219,8 +219,11 @@ def _print_summary(report: dict[str, Any]) -> None:
         volumes.add_row(str(row["label"]), row["name"], *(f"{row[name]:.2f}" for name in names))
     output.print(volumes, markup=False)
     seconds = report["timing_s"]
+    learned = report.get("data_parameters")
+    how = f", NOT LEARNED after {learned['steps']} steps: a majority vote" if learned and learned["alike"] else ""
     lines = [
-        f"Method        {report['method']}; label maps differ in {report['disputed_voxels_percent']:.1f} % of voxels",
+        f"Method        {report['method']}{how}",
+        f"Differing     the label maps differ in {report['disputed_voxels_percent']:.1f} % of the voxels",
         f"Time          {sum(seconds.values()):.1f} s ({', '.join(f'{n} {s:.1f}' for n, s in seconds.items())})",
         *(f"Saved         {path}" for path in report["outputs"].values()),
     ]

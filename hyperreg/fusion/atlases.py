@@ -12,12 +12,12 @@ import numpy as np
 import hyperreg
 from hyperreg.errors import HyperRegError, InputError
 from hyperreg.fusion.cache import Cache, content_hash, key_of, voxel_hash
-from hyperreg.fusion.library import Atlas, Library, read_atlas
+from hyperreg.fusion.library import Atlas, Library, read_atlases
 from hyperreg.fusion.parallel import fitting_jobs, registrations
 from hyperreg.fusion.registering import Registered, Task
 from hyperreg.fusion.stack import LabelStack, listed, stack_labels
-from hyperreg.fusion.tables import Table
 from hyperreg.imaging.resampling import resample
+from hyperreg.imaging.structures import Table
 from hyperreg.imaging.volume import Volume
 from hyperreg.registration.anchors import check_lambda
 from hyperreg.registration.catalogue import ModelCard, default_model, find_model
@@ -115,14 +115,7 @@ class Loader:
     def atlases(self) -> dict[str, Atlas]:
         """Name -> atlas, of those that can be read; the others are named in `skipped`. Raises InputError if none is."""
         if self._atlases is None:
-            found = {}
-            for files in self.library.atlases:
-                try:
-                    found[files.name], self.table, warnings = read_atlas(files, self.table)
-                    self.warnings += warnings
-                except HyperRegError as error:
-                    self.skipped[files.name] = str(error)
-            self._atlases = found
+            self._atlases, self.table, self.skipped, self.warnings = read_atlases(self.library)
         if not self._atlases:
             reasons = " ".join(f"{name}: {reason}" for name, reason in self.skipped.items())
             raise InputError(f"None of the atlases in {self.library.place} can be used. {reasons}")

@@ -9,12 +9,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import hyperreg
 from hyperreg.errors import Cancelled, HyperRegError, InputError
 from hyperreg.fusion.atlases import AtlasRow, AtlasSettings, Loader
+from hyperreg.fusion.cache import content_hash, key_of
 from hyperreg.fusion.library import IMAGES, LABELS, find_atlases
 from hyperreg.fusion.run import Method, Outputs, fuse_target
-from hyperreg.imaging.files import extension
+from hyperreg.imaging.files import extension, read_volume
 from hyperreg.imaging.output import replacing
+from hyperreg.registration.catalogue import default_model, find_model
 from hyperreg.reporting import Cancel, Progress, write_report
 
 COHORT_TABLE = "quality.csv"
@@ -32,8 +35,9 @@ def fuse_cohort(
 ) -> list[dict[str, Any]]:
     """Segment every image of a folder; rows of figures, one per target, which COHORT_TABLE in `folder` holds, too.
 
-    For each target NAME, `folder` gets NAME_labels, NAME_report.json. Targets whose report is there already, made with
-    the same settings, are not done again. One that fails is a row with its error. Atlases are read once.
+    For each target NAME, `folder` gets NAME_labels, NAME_report.json. Targets whose report is there already, made of
+    the same voxels by the same atlases, model, version and settings, are not done again. One that fails is a row with
+    its error. Atlases are read once.
     Raises InputError or FileError for folders that cannot be used, Cancelled.
     """
     method.check(with_images=True)
@@ -43,25 +47,26 @@ def fuse_cohort(
         Path(folder).mkdir(parents=True)
     tell = progress or (lambda _fraction, _text: None)
     rows: list[dict[str, Any]] = []
-    how = _how(settings, method, loader)
+    atlases_hash = _hash_of(loader)
     for number, path in enumerate(images):
         name = path.name[: -len(extension(path))]
         out = Outputs(folder / f"{name}{LABELS}{ending}", report=folder / f"{name}_report.json")
         part = _part(tell, number, len(images), name)
-        known = _known(out, how)
-        if known is not None:
-            rows.append(_cohort_row(name, known, "done before"))
-        else:
-            try:
+        try:
+            how = _how(settings, method, atlases_hash, content_hash(read_volume(path)))
+            known = _known(out, how)
+            if known is not None:
+                rows.append(_cohort_row(name, known, "done before"))
+            else:
                 result = fuse_target(path, loader, settings, replace(method), out, part, cancelled)
                 result.report["settings"] = how
                 with replacing(out.report or folder) as target:
                     write_report(result.report, target)
                 rows.append(_cohort_row(name, result.report, "done"))
-            except Cancelled:
-                raise
-            except HyperRegError as error:
-                rows.append({"target": name, "state": "failed", "error": str(error)})
+        except Cancelled:
+            raise
+        except HyperRegError as error:
+            rows.append({"target": name, "state": "failed", "error": str(error)})
         _write_rows(rows, folder / COHORT_TABLE)
     return rows
 
@@ -84,11 +89,24 @@ def _part(tell: Progress, number: int, count: int, name: str) -> Progress:
     return lambda fraction, text: tell((number + fraction) / count, f"{name}: {text}")
 
 
-def _how(settings: AtlasSettings, method: Method, loader: Loader) -> dict[str, Any]:
-    """What a result depends on beside the target, for knowing a finished one again."""
+def _hash_of(loader: Loader) -> str:
+    """What the atlases are: voxels, places, labels, meanings and λ."""
+    atlases = loader.atlases()
+    parts = {name: [content_hash(one.image), content_hash(one.labels)] for name, one in atlases.items()}
+    own = {files.name: files.lam for files in loader.library.atlases}
+    table = [[label, meaning.name, meaning.colour] for label, meaning in sorted(loader.table.items())]
+    return key_of(atlases=parts, lambdas=own, table=table)
+
+
+def _how(settings: AtlasSettings, method: Method, atlases: str, target: str) -> dict[str, Any]:
+    """What a result depends on, for knowing a finished one again. atlases, target: hashes of what they hold."""
+    card = find_model(settings.model or default_model())
     wanted = {key: value for key, value in asdict(settings).items() if key not in ("jobs", "cache", "device")}
     return {
-        "atlases": [atlas.name for atlas in loader.library.atlases],
+        "version": hyperreg.__version__,
+        "model": card.sha256,
+        "target": target,
+        "atlases": atlases,
         "registration": wanted,
         "method": asdict(method),
     }

@@ -70,12 +70,12 @@ def learn(
 
 
 def described(learned: DataParameters, temperature: float | None = None) -> dict[str, Any]:
-    """As reports have it: steps, wanted, finished, seconds, spacing_mm, history_steps, losses, and a row per atlas:
-    name, value, weight, history (its value after each of history_steps).
+    """As reports have it: steps, wanted, finished, alike, seconds, spacing_mm, history_steps, losses, and a row per
+    atlas: name, value, weight, history (its value after each of history_steps).
     """
     rows = learned.table(temperature)
     return {
-        **{name: getattr(learned, name) for name in ("steps", "wanted", "finished", "seconds", "spacing_mm")},
+        **{name: getattr(learned, name) for name in ("steps", "wanted", "finished", "alike", "seconds", "spacing_mm")},
         "history_steps": list(learned.history_steps),
         "losses": list(learned.losses),
         "atlases": [

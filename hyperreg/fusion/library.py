@@ -10,25 +10,21 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hyperreg.errors import FileError, InputError
-from hyperreg.fusion.tables import (
-    FOLDER_TABLES,
-    Table,
-    merged,
-    read_labels_with_table,
-    read_table,
-    renumbered,
-    structures_of,
-)
+from hyperreg.errors import FileError, HyperRegError, InputError
 from hyperreg.imaging.files import extension, read_volume
 from hyperreg.imaging.intensity import check_image, normalise
+from hyperreg.imaging.label_maps import check_on_image, read_structures, stem_of
+from hyperreg.imaging.label_tables import FOLDER_TABLES, read_table
 from hyperreg.imaging.orientation import closest_axes
+from hyperreg.imaging.segment_files import SEGMENTATION
+from hyperreg.imaging.structures import LabelMap, Table, numbered_alike, structures_of
 from hyperreg.imaging.volume import Volume
 
 LIST = "atlases.csv"
 LABELS = "_labels"
 IMAGES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh")
-SEGMENTATION = ".seg.nrrd"
+# Of a file's name in messages.
+NAME_SHOWN = 100
 # How much of a label's colour lies over the image there.
 TINT = 0.45
 
@@ -113,22 +109,43 @@ def given_atlases(pairs: Sequence[AtlasFiles], table: Table | None = None) -> Li
     return Library(None, tuple(found), dict(table or {}), skipped)
 
 
-def read_atlas(files: AtlasFiles, common: Table) -> tuple[Atlas, Table, list[str]]:
-    """An atlas, what its numbers mean in the end, and what the user should know.
+def read_atlas(files: AtlasFiles, common: Table) -> tuple[Volume, LabelMap, list[str]]:
+    """An atlas: its image, its label map as its own table has it, and what the user should know.
 
-    common: the meanings so far; an atlas whose own table has other numbers for the same names is renumbered.
+    common: the table of all; without one, a table in the folder may name the structures.
     Raises InputError or FileError that name the file.
     """
     warnings: list[str] = []
     image = check_image(read_volume(files.image), warnings)
-    labels, own = read_labels_with_table(files.labels)
-    labels = Volume(labels.array, labels.ijk_to_ras, files.name)
+    found = read_structures(files.labels, folder_table=not common)
+    labels = found.flat
     if not labels.array.any():
         raise InputError(f"The label map '{files.labels.name}' is empty.")
-    if own and common:
-        labels, changes = renumbered(labels, own, common)
-        warnings += changes
-    return Atlas(files.name, image, labels), merged((common, own)), warnings
+    warnings += [*found.warnings, *check_on_image(labels, image)]
+    own = Volume(labels.array, labels.ijk_to_ras, files.name)
+    return image, LabelMap((own,), found.table), warnings
+
+
+def read_atlases(library: Library) -> tuple[dict[str, Atlas], Table, dict[str, str], list[str]]:
+    """Name -> atlas, of those that can be read; what their labels mean; name -> why, of those that cannot; warnings.
+
+    Atlases that number their structures differently are numbered alike, by the library's table or by each other's.
+    """
+    images: dict[str, Volume] = {}
+    maps: list[LabelMap] = []
+    skipped, warnings = dict(library.skipped), []
+    for files in library.atlases:
+        try:
+            image, labels, texts = read_atlas(files, library.table)
+        except HyperRegError as error:
+            skipped[files.name] = str(error)
+            continue
+        images[files.name] = image
+        maps.append(labels)
+        warnings += texts
+    alike, table, texts = numbered_alike(maps, library.table, skipped)
+    atlases = {labels.name: Atlas(labels.name, images[labels.name], labels.flat) for labels in alike}
+    return atlases, table, skipped, [*warnings, *texts]
 
 
 def thumbnail(atlas: Atlas, table: Table, size: int) -> npt.NDArray[np.uint8]:
@@ -164,12 +181,13 @@ def _listed(path: Path, skipped: dict[str, str]) -> list[AtlasFiles]:
         rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise FileError(f"'{path}' cannot be read as a table of text.") from error
+    rows = [{str(title).strip().casefold(): cell for title, cell in row.items() if title is not None} for row in rows]
     if not rows or not {"image", "labels"} <= set(rows[0]):
         raise FileError(f"'{path}' needs the columns 'image' and 'labels', and a row per atlas.")
     found: list[AtlasFiles] = []
     for row in rows:
         image, labels = (path.parent / (row[column] or "").strip() for column in ("image", "labels"))
-        name = (row.get("name") or "").strip() or _stem(labels).removesuffix(LABELS)
+        name = (row.get("name") or "").strip() or stem_of(labels).removesuffix(LABELS)
         try:
             lam = float(row["lambda"]) if (row.get("lambda") or "").strip() else None
         except ValueError:
@@ -181,7 +199,7 @@ def _listed(path: Path, skipped: dict[str, str]) -> list[AtlasFiles]:
 
 def _add(pair: AtlasFiles, where: str, found: list[AtlasFiles], skipped: dict[str, str]) -> None:
     """Put a pair of a list to those found, or say why not. where: the list, for messages."""
-    missing = [file.name for file in (pair.image, pair.labels) if not file.is_file()]
+    missing = [file.name[:NAME_SHOWN] for file in (pair.image, pair.labels) if not _is_file(file)]
     if missing:
         skipped[pair.name] = f"'{missing[0]}' does not exist."
     elif pair.lam is not None and not 0 <= pair.lam <= 1:
@@ -192,12 +210,19 @@ def _add(pair: AtlasFiles, where: str, found: list[AtlasFiles], skipped: dict[st
         found.append(pair)
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
+
+
 def _paired(folder: Path, skipped: dict[str, str]) -> list[AtlasFiles]:
     images = sorted(path for path in folder.iterdir() if path.is_file() and _kind(path) in (*IMAGES, SEGMENTATION))
-    maps = [path for path in images if _stem(path).endswith(LABELS)]
+    maps = [path for path in images if stem_of(path).endswith(LABELS)]
     found: list[AtlasFiles] = []
     for labels in maps:
-        name = _stem(labels).removesuffix(LABELS)
+        name = stem_of(labels).removesuffix(LABELS)
         beside = [path for path in images if path not in maps and _kind(path) != SEGMENTATION and _belongs(path, name)]
         if len(beside) == 1 and name not in {atlas.name for atlas in found}:
             found.append(AtlasFiles(name, beside[0], labels))
@@ -218,7 +243,3 @@ def _belongs(path: Path, name: str) -> bool:
 
 def _kind(path: Path) -> str:
     return SEGMENTATION if path.name.lower().endswith(SEGMENTATION) else extension(path)
-
-
-def _stem(path: Path) -> str:
-    return path.name[: len(path.name) - len(_kind(path))]

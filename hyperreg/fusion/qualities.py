@@ -103,6 +103,11 @@ class DataParameters:
     def finished(self) -> bool:
         return self.steps >= self.wanted
 
+    @property
+    def alike(self) -> bool:
+        """Whether the label maps of every target still have one and the same value: none is told from another."""
+        return all(np.ptp(values) == 0 for values in self.values)
+
     def of(self, target: str) -> Array:
         """The values of one target's label maps, (A,). Raises InputError for an unknown name."""
         if target not in self.targets:

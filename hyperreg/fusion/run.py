@@ -11,18 +11,19 @@ from typing import Any
 from hyperreg.errors import Cancelled, InputError
 from hyperreg.fusion.atlases import AtlasNews, AtlasSettings, Carried, Loader, carry
 from hyperreg.fusion.consensus import Consensus
+from hyperreg.fusion.layers import Layers, fuse_layers
 from hyperreg.fusion.learned import IMAGES as PLOTS
 from hyperreg.fusion.learned import described, learn, save_plot
 from hyperreg.fusion.methods import METHODS, Evidence, fuse
 from hyperreg.fusion.qualities import DataParameters
-from hyperreg.fusion.stack import stack_labels
-from hyperreg.fusion.tables import Table, merged, read_labels_with_table, renumbered, structures_of
 from hyperreg.imaging.files import WRITABLE, extension, read_volume, write_volume
 from hyperreg.imaging.intensity import check_image
+from hyperreg.imaging.label_maps import read_structures
 from hyperreg.imaging.output import StagedOutputs
+from hyperreg.imaging.segment_files import check_name
+from hyperreg.imaging.structures import Table, name_of, numbered_alike
 from hyperreg.imaging.volume import Volume
 from hyperreg.reporting import Cancel, Progress, Stopwatch, describe_image, versions, write_report
-from hyperreg.segmentation.segments import check_name, write_segmentation
 
 FIGURES = (
     "sensitivity, specificity, dice: of each label map, means over the labels of the consensus; STAPLE's own "
@@ -103,7 +104,9 @@ def fuse_maps(
     progress: Progress | None = None,
     cancelled: Cancel | None = None,
 ) -> FusionResult:
-    """Fuse label maps of one image that are aligned already; the result is on the grid of the first one.
+    """Fuse label maps of one image that are aligned already, by the names of their structures where these are known.
+
+    The result lies on the grid of most of them, made large enough for all labels.
 
     Raises InputError, FileError or Cancelled; nothing is written then.
     """
@@ -113,25 +116,18 @@ def fuse_maps(
     watch = Stopwatch()
     with _staged(outputs, maps) as staged:
         tell(0.0, "Reading the label maps")
-        volumes: list[Volume] = []
-        table: Table = {}
-        changes: list[str] = []
         with watch.stage("read"):
-            for path in maps:
-                volume, own = read_labels_with_table(Path(path))
-                if own and table:
-                    volume, texts = renumbered(volume, own, table)
-                    changes += texts
-                table = merged((table, own))
-                volumes.append(volume)
+            read = [read_structures(Path(path)) for path in maps]
+            alike, table, changes = numbered_alike(read)
+            changes = [*(text for labels in read for text in labels.warnings), *changes]
         _go_on(cancelled)
         tell(0.4, "Fusing")
         with watch.stage("fuse"):
-            stack = stack_labels(volumes)
-            consensus = fuse(stack, method.name, Evidence(weights=method.weights), None, cancelled)
-        report = _report(consensus, table, [*changes, *consensus.warnings], watch, staged)
-        report["inputs"] = [describe_image(Path(path), volume) for path, volume in zip(maps, volumes, strict=True)]
-        _write(consensus, table, report, staged)
+            evidence = Evidence(weights=method.weights)
+            layers = fuse_layers(alike, table, lambda stack: fuse(stack, method.name, evidence, None, cancelled))
+        report = _report(layers, table, [*changes, *layers.warnings], watch, staged)
+        report["inputs"] = [describe_image(Path(path), one.layers[0]) for path, one in zip(maps, read, strict=True)]
+        _write(layers, table, report, staged)
         tell(1.0, "Done")
     return FusionResult(report, list(staged.targets.values()))
 
@@ -172,13 +168,14 @@ def fuse_target(
                 cancelled,
                 cache=settings.cache,
             )
-        report = _report(found.consensus, carried.table, [*warnings, *carried.warnings, *found.warnings], watch, staged)
+        layers = Layers((found.consensus,))
+        report = _report(layers, carried.table, [*warnings, *carried.warnings, *found.warnings], watch, staged)
         report["target"] = describe_image(target, image)
         report["atlases"] = [asdict(row) for row in carried.rows]
         if found.learned is not None:
             report["data_parameters"] = described(found.learned, method.temperature)
         tell(0.95, "Writing")
-        _write(found.consensus, carried.table, report, staged)
+        _write(layers, carried.table, report, staged)
         tell(1.0, "Done")
     return FusionResult(report, list(staged.targets.values()))
 
@@ -193,10 +190,14 @@ class Answer:
     @property
     def warnings(self) -> list[str]:
         own = []
-        if self.learned is not None and not self.learned.finished:
-            own.append(
-                f"The data parameters are an early answer, after {self.learned.steps} of {self.learned.wanted} steps."
+        if self.learned is not None and (self.learned.alike or not self.learned.finished):
+            done = f"an early answer, after {self.learned.steps} of {self.learned.wanted} steps"
+            alike = (
+                f"NOTHING WAS LEARNED YET: the data parameters are {done}. All label maps weigh the same, so the "
+                "result is a majority vote. Give it more time or steps; with the cache, it goes on from here when "
+                "started again."
             )
+            own.append(alike if self.learned.alike else f"The data parameters are {done}.")
         if self.learned is not None and self.learned.problem:
             own.append(self.learned.problem)
         return [*self.consensus.warnings, *own]
@@ -267,12 +268,11 @@ def _staged(outputs: Outputs, inputs: Sequence[Path]) -> StagedOutputs:
     return StagedOutputs(targets, [Path(path) for path in inputs])
 
 
-def _write(consensus: Consensus, table: Table, report: dict[str, Any], staged: StagedOutputs) -> None:
+def _write(layers: Layers, table: Table, report: dict[str, Any], staged: StagedOutputs) -> None:
     if "segmentation" in staged:
-        labels = consensus.stack.labels[1:].tolist()
-        write_segmentation(consensus.labels, structures_of(labels, table), staged.path("segmentation"))
+        layers.write(table, staged.path("segmentation"))
     if "disagreement" in staged:
-        write_volume(consensus.disagreement, staged.path("disagreement"))
+        write_volume(layers.disagreement, staged.path("disagreement"))
     if "plot" in staged:
         if "data_parameters" not in report:
             raise InputError("From one label map, or none with labels, nothing is learned: there is nothing to plot.")
@@ -282,16 +282,14 @@ def _write(consensus: Consensus, table: Table, report: dict[str, Any], staged: S
 
 
 def _report(
-    consensus: Consensus, table: Table, warnings: Sequence[str], watch: Stopwatch, staged: StagedOutputs
+    layers: Layers, table: Table, warnings: Sequence[str], watch: Stopwatch, staged: StagedOutputs
 ) -> dict[str, Any]:
-    names = {structure.label: structure.name for structure in structures_of(consensus.stack.labels.tolist(), table)}
-    disputed = consensus.stack.disputed.size
     return {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "method": consensus.method,
-        "label_maps": [asdict(rater) for rater in consensus.raters()],
-        "structures": [{"name": names[row.label], **asdict(row)} for row in consensus.structures()],
-        "disputed_voxels_percent": 100 * disputed / consensus.codes.size,
+        "method": layers.method,
+        "label_maps": [asdict(rater) for rater in layers.raters()],
+        "structures": [{"name": name_of(row.label, table), **asdict(row)} for row in layers.structures()],
+        "disputed_voxels_percent": layers.disputed_percent,
         "figures": FIGURES,
         "timing_s": {name: round(seconds, 3) for name, seconds in watch.seconds.items()},
         "versions": versions(),

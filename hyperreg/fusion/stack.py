@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -11,15 +11,17 @@ import numpy.typing as npt
 
 from hyperreg.errors import InputError
 from hyperreg.imaging.files import as_labels
+from hyperreg.imaging.label_grids import common_grid, pasted
 from hyperreg.imaging.resampling import resample
+from hyperreg.imaging.structures import COUNTED_RANGE, Meaning, values_of
 from hyperreg.imaging.volume import Grid, Volume
 
 Codes = npt.NDArray[np.unsignedinteger]
 
 # A value of more than this many labels has no code of two bytes.
 MOST_LABELS = 65535
-# Label values within so wide a range are counted in a table, which is much faster than sorting all voxels.
-COUNTED_RANGE = 1 << 20
+# A map that overlaps with another by so much more (Dice) voxel by voxel than in its own place has lost its place.
+LOST = 0.05
 # Lists of raters in messages name at most so many.
 NAMED = 8
 
@@ -121,21 +123,26 @@ class LabelStack:
         return array
 
 
-def stack_labels(maps: Sequence[Volume], grid: Grid | None = None) -> LabelStack:
+def stack_labels(
+    maps: Sequence[Volume], grid: Grid | None = None, table: Mapping[int, Meaning] | None = None
+) -> LabelStack:
     """Label maps of one image as a `LabelStack`.
 
     maps: at least one; whole numbers of any type, 0 is background. Their names name the raters (made unique).
-    grid: the grid of the result; by default that of the first map. Maps on other grids are resampled to it by nearest
+    grid: the grid of the result; by default `common_grid`. Maps on other grids are resampled to it by nearest
     neighbour, and `warnings` says so; it also names labels that only some raters have, and negative ones.
-    Raises InputError, naming the map, for one that holds other numbers or does not reach the grid; and without maps.
+    table: what the labels mean, for messages.
+    Raises InputError, naming the map, for one that holds other numbers, does not reach the grid, or has lost its place
+    in space; and without maps.
     """
     if not maps:
         raise InputError("No label map was given.")
-    grid = maps[0].grid if grid is None else grid
+    grid = common_grid(maps) if grid is None else grid
     warnings: list[str] = []
     names = _unique([volume.name for volume in maps])
     arrays = [_on_grid(volume, name, grid, warnings) for volume, name in zip(maps, names, strict=True)]
-    present = [_values(array) for array in arrays]
+    _check_places(maps, arrays, grid, names)
+    present = [values_of(array) for array in arrays]
     values = np.unique(np.concatenate(present))
     if values.size > MOST_LABELS:
         raise InputError(f"The label maps hold {values.size} different values. Was an image given instead of labels?")
@@ -143,7 +150,7 @@ def stack_labels(maps: Sequence[Volume], grid: Grid | None = None) -> LabelStack
     codes = np.empty((len(arrays), *grid.shape), dtype=np.uint8 if labels.size <= 255 else np.uint16)
     for target, array in zip(codes, arrays, strict=True):
         _encode(array, labels, target)
-    warnings += _about_labels(labels[1:], present, names)
+    warnings += _about_labels(labels[1:], present, names, table or {})
     return LabelStack(codes, labels, names, grid.ijk_to_ras, warnings)
 
 
@@ -151,8 +158,19 @@ def _on_grid(volume: Volume, name: str, grid: Grid, warnings: list[str]) -> npt.
     array = as_labels(volume)
     if volume.grid.matches(grid):
         return array
+    if not array.any():  # programs save empty segmentations as one voxel, wherever
+        return np.zeros(grid.shape, dtype=array.dtype)
+    framed = pasted(Volume(array, volume.ijk_to_ras, name), grid)
+    if framed.grid.matches(grid) and np.count_nonzero(framed.array) == np.count_nonzero(array):
+        if np.prod(volume.shape) < np.prod(grid.shape):
+            size = " x ".join(str(n) for n in volume.shape)
+            warnings.append(
+                f"'{name}' covers only a part of the image ({size} of {' x '.join(str(n) for n in grid.shape)} "
+                "voxels); what lies outside of it counts as not labelled."
+            )
+        return framed.array
     moved = resample(Volume(array, volume.ijk_to_ras, name), grid, interpolation="nearest").array
-    if array.any() and not moved.any():
+    if not moved.any():
         raise InputError(
             f"The labels of '{name}' lie outside of the image that they are to be fused on. Are they of another "
             "patient, or not registered yet?"
@@ -165,17 +183,32 @@ def _on_grid(volume: Volume, name: str, grid: Grid, warnings: list[str]) -> npt.
     return moved
 
 
+def _check_places(
+    maps: Sequence[Volume], arrays: Sequence[npt.NDArray[np.integer]], grid: Grid, names: Sequence[str]
+) -> None:
+    """Raise InputError for a map that agrees with the others voxel by voxel, but not where its header places it."""
+    known = [n for n, volume in enumerate(maps) if volume.grid.matches(grid) and arrays[n].any()]
+    for n, volume in enumerate(maps):
+        if not known or volume.grid.matches(grid) or volume.shape != grid.shape or not volume.array.any():
+            continue
+        placed, own = (_overlap(array, arrays[known[0]]) for array in (arrays[n], volume.array))
+        if own > placed + LOST:
+            raise InputError(
+                f"'{names[n]}' has as many voxels as '{names[known[0]]}' and agrees with it voxel by voxel, but its "
+                "header says that it lies elsewhere: its place in space was lost when it was saved. Save it with the "
+                "geometry of the image."
+            )
+
+
+def _overlap(first: npt.NDArray, second: npt.NDArray) -> float:
+    """Dice overlap of what is labelled."""
+    both = np.count_nonzero((first != 0) & (second != 0))
+    return 2 * both / max(1, np.count_nonzero(first) + np.count_nonzero(second))
+
+
 def _describe(grid: Grid) -> str:
     size = " x ".join(str(n) for n in grid.shape)
     return f"{size} voxels of {' x '.join(f'{s:.3g}' for s in grid.spacing)} mm"
-
-
-def _values(array: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-    """The different values of an array, ascending."""
-    low, high = int(array.min()), int(array.max())
-    if high - low >= COUNTED_RANGE:
-        return np.unique(array).astype(np.int64)
-    return np.flatnonzero(np.bincount(array.ravel().astype(np.int64) - low)) + low
 
 
 def _encode(array: npt.NDArray[np.integer], labels: npt.NDArray[np.int64], target: Codes) -> None:
@@ -192,7 +225,10 @@ def _encode(array: npt.NDArray[np.integer], labels: npt.NDArray[np.int64], targe
 
 
 def _about_labels(
-    labels: npt.NDArray[np.int64], present: Sequence[npt.NDArray[np.int64]], names: Sequence[str]
+    labels: npt.NDArray[np.int64],
+    present: Sequence[npt.NDArray[np.int64]],
+    names: Sequence[str],
+    table: Mapping[int, Meaning],
 ) -> list[str]:
     """What the user should know about the labels that the raters have."""
     if not labels.size:
@@ -212,12 +248,14 @@ def _about_labels(
         partial = sorted(set.union(*every) - set.intersection(*every) - {0})
         if partial:
             few = [label for label in partial if sum(label in values for values in every) * 2 <= len(every)]
-            text = f"Labels that not every rater has: {listed([str(n) for n in partial])}."
+            called = {n: f"{n} ({table[n].name})" if n in table else str(n) for n in partial}
+            text = f"Labels that not every rater has: {listed([called[n] for n in partial])}."
             if few:
-                which, them = ("label", "it") if len(few) == 1 else ("labels", "them")
-                numbers = listed([str(n) for n in few])
-                text += f" Half of them or fewer have {which} {numbers}: voting will hardly keep {them}."
-            texts.append(text + " Do all maps use the same numbers for the same structures?")
+                text += (
+                    f" Half of them or fewer have {listed([called[n] for n in few])}: voting will hardly keep these."
+                )
+            unnamed = any(n not in table for n in partial)
+            texts.append(text + (" Do all maps use the same numbers for the same structures?" if unnamed else ""))
     return texts
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from hyperreg.errors import InputError
+from hyperreg.imaging.plausibility import check_reach
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume, spatial_sizes
 
 Matrix = npt.NDArray[np.float64]
@@ -130,6 +131,7 @@ def field_from_itk(image: sitk.Image) -> DisplacementField:
         array[axis] = view[..., axis].transpose(2, 1, 0) * RAS_LPS[axis, axis]
     if not np.isfinite(array).all():
         raise InputError("The displacement field holds values that are not numbers (NaN or infinite).")
+    check_reach(array, "The displacement field moves points")
     return DisplacementField(array, grid_of(image).ijk_to_ras)
 
 

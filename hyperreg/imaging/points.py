@@ -1,7 +1,8 @@
-"""Landmarks from files: point lists of 3D Slicer (.mrk.json, .fcsv) and plain tables (.csv); always RAS mm in memory.
+"""Landmarks from files: point lists of 3D Slicer (.mrk.json, .fcsv), tables of ANTs and plain ones (.csv), as RAS mm.
 
-The formats are described in Slicer's developer guide (Markups). Slicer's own files name their coordinate system; a file
-that does not is refused rather than guessed at: left and right would be swapped.
+The formats are described in Slicer's developer guide (Markups). Slicer's own files name their coordinate system, and
+one that does not is refused rather than guessed at: left and right would be swapped. The tables of ANTs (columns x, y,
+z, t: antsApplyTransformsToPoints) are LPS. A plain table is RAS, and `warnings` says so.
 """
 
 from __future__ import annotations
@@ -16,22 +17,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hyperreg.errors import FileError
+from hyperreg.errors import FileError, InputError
 from hyperreg.imaging.files import PathLike
+from hyperreg.imaging.plausibility import check_reach
 
 READABLE = (".mrk.json", ".fcsv", ".csv")
 # What turns the coordinates of a system to RAS. Slicer before 4.11 wrote numbers into .fcsv files.
 TO_RAS = {"RAS": (1, 1, 1), "LPS": (-1, -1, 1), "0": (1, 1, 1), "1": (-1, -1, 1)}
-# The columns of a .csv file with a header line: of Slicer's exported tables, or x, y, z in RAS.
-COLUMNS = {("r", "a", "s"): "RAS", ("l", "p", "s"): "LPS", ("x", "y", "z"): "RAS"}
+# The columns of a .csv file with a header line: of Slicer's exported tables, of ANTs, or x, y, z in RAS.
+COLUMNS = {("r", "a", "s"): "RAS", ("l", "p", "s"): "LPS", ("x", "y", "z", "t"): "LPS", ("x", "y", "z"): "RAS"}
 
 
-def read_points(path: PathLike) -> npt.NDArray[np.float64]:
+def read_points(path: PathLike, warnings: list[str] | None = None) -> npt.NDArray[np.float64]:
     """The points of a file in its own order: (P, 3), RAS mm.
 
     .mrk.json, .fcsv: Slicer's point lists. .csv: a point per line, x,y,z in RAS mm, without a header line or with one
-    that names the columns x, y, z, or r, a, s, or l, p, s among others.
-    Raises FileError if the file is missing, damaged, without points, or does not name a known coordinate system.
+    that names the columns x, y, z, or r, a, s, or l, p, s among others; x, y, z, t are those of ANTs, in LPS.
+    warnings: is told of a table that names no coordinate system.
+    Raises FileError if the file is missing, damaged, without points, or does not name a known coordinate system, and
+    for coordinates that lie implausibly far.
     """
     path = Path(path)
     kind = next((ending for ending in READABLE if path.name.lower().endswith(ending)), None)
@@ -55,6 +59,15 @@ def read_points(path: PathLike) -> npt.NDArray[np.float64]:
     if not rows:
         raise FileError(f"'{path}' holds no points.")
     points = np.array([_numbers(path, number, row) for number, row in enumerate(rows, 1)])
+    try:
+        check_reach(points, "Its points lie off")
+    except InputError as error:
+        raise FileError(f"'{path}': {error}") from error
+    if kind == ".csv" and warnings is not None and not _names_system(text):
+        warnings.append(
+            f"'{path.name}' does not name its coordinate system: it was read as RAS mm. If it is LPS (as ANTs, ITK and "
+            "elastix write points), name its columns l,p,s; if it is RAS, r,a,s."
+        )
     return points * TO_RAS[system]
 
 
@@ -62,7 +75,7 @@ def _numbers(path: Path, number: int, row: Any) -> list[float]:
     """Three coordinates of the point `number`, counted from 1."""
     try:
         found = [float(value) for value in row]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = []
     if len(found) != 3 or not np.isfinite(found).all():
         raise FileError(f"'{path}': point {number} has no three coordinates, but {row}.")
@@ -76,7 +89,8 @@ def _of_json(path: Path, text: str) -> tuple[str, list[Any]]:
         points = markup["controlPoints"]
         unset = [point for point in points if point.get("positionStatus", "defined") != "defined"]
         rows = [point["position"] for point in points]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        units, system = markup.get("coordinateUnits", "mm"), str(markup.get("coordinateSystem", ""))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FileError(
             f"'{path}' is not a point list of 3D Slicer: it is damaged, or holds several lists. Save one list again."
         ) from error
@@ -84,28 +98,42 @@ def _of_json(path: Path, text: str) -> tuple[str, list[Any]]:
         raise FileError(
             f"'{path}': the point '{unset[0].get('label', '')}' has no position yet. Set it in Slicer, or delete it."
         )
-    if markup.get("coordinateUnits", "mm") not in ("mm", ["mm", "mm", "mm"]):
+    if units not in ("mm", ["mm", "mm", "mm"]):
         raise FileError(f"'{path}': its coordinates are not in mm. Save it again with mm.")
-    return str(markup.get("coordinateSystem", "")), rows
+    return system, rows
 
 
-def _of_fcsv(_path: Path, text: str) -> tuple[str, list[Any]]:
+def _of_fcsv(path: Path, text: str) -> tuple[str, list[Any]]:
     found = re.search(r"^#\s*CoordinateSystem\s*=\s*(\w+)", text, re.MULTILINE)
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    return found.group(1) if found else "", [row[1:4] for row in csv.reader(lines)]
+    return found.group(1) if found else "", [row[1:4] for row in _rows(path, lines)]
+
+
+def _rows(path: Path, lines: Sequence[str]) -> list[list[str]]:
+    try:
+        return [row for row in csv.reader(lines) if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise FileError(f"'{path}' is not a table of points ({error}).") from error
+
+
+def _names_system(text: str) -> bool:
+    """Whether a table's first line has columns that stand for one coordinate system."""
+    names = {cell.strip().lower() for cell in text.strip().partition("\n")[0].split(",")}
+    return any(names >= set(columns) for columns in COLUMNS if columns != ("x", "y", "z"))
 
 
 def _of_csv(path: Path, text: str) -> tuple[str, list[Any]]:
-    rows = [row for row in csv.reader(text.splitlines()) if any(cell.strip() for cell in row)]
+    rows = _rows(path, text.splitlines())
     if not rows or _is_number(rows[0]):
         return "RAS", rows
     names = [cell.strip().lower() for cell in rows[0]]
     for columns, system in COLUMNS.items():
         if all(name in names for name in columns):
-            places = [names.index(name) for name in columns]
+            places = [names.index(name) for name in columns[:3]]
             return system, [[row[place] if place < len(row) else "" for place in places] for row in rows[1:]]
     raise FileError(
-        f"'{path}': its first line names no columns x,y,z (RAS mm), r,a,s or l,p,s, but {', '.join(names)}."
+        f"'{path}': its first line names no columns r,a,s, l,p,s, x,y,z (RAS mm) or x,y,z,t (ANTs, LPS mm), but "
+        f"{', '.join(names)[:200]}."
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hyperreg.errors import InputError
+from hyperreg.imaging.plausibility import check_reach
 from hyperreg.imaging.volume import DisplacementField, Grid
 
 if TYPE_CHECKING:
@@ -28,6 +29,12 @@ SMALLEST_DETERMINANT = 1e-6
 # many.
 SAMPLES_PER_CONTROL_POINT = 8
 MOST_SAMPLES = 8_000_000
+# Composites within composites.
+DEEPEST = 20
+UNSUPPORTED = (
+    "HyperReg cannot take over {}. Save it as an affine transform, a displacement field or a composite of these (in "
+    "3D Slicer: convert it to a grid transform)."
+)
 
 
 def checked_matrix(matrix: npt.ArrayLike, name: str = "The linear transform") -> Matrix:
@@ -40,6 +47,7 @@ def checked_matrix(matrix: npt.ArrayLike, name: str = "The linear transform") ->
         raise InputError(f"{name} is not a 4x4 matrix of finite numbers (its shape is {array.shape}).")
     if not np.allclose(array[3], (0, 0, 0, 1), atol=1e-9):
         raise InputError(f"{name} is not an affine map: its last row must be 0 0 0 1.")
+    check_reach(array[:3], f"{name} moves or stretches space")
     if abs(np.linalg.det(array[:3, :3])) < SMALLEST_DETERMINANT:
         raise InputError(f"{name} cannot be inverted (it squeezes space flat).")
     return array
@@ -163,30 +171,34 @@ def to_sitk(transform: Transform) -> sitk.Transform:
     return composite
 
 
-def from_sitk(transform: sitk.Transform) -> Transform:
-    """The same map as a `Transform`. A B-spline becomes a dense field. Raises InputError for 2D or unknown kinds."""
+def from_sitk(transform: sitk.Transform, depth: int = 0) -> Transform:
+    """The same map as a `Transform`.
+
+    Every linear kind becomes a matrix, a B-spline becomes a dense field, a composite its parts. Raises InputError for
+    2D, other kinds (velocity fields, kernel splines), and maps that lead implausibly far.
+    """
     import SimpleITK as sitk
 
     from hyperreg.imaging import itk
 
     if transform.GetDimension() != 3:
         raise InputError(f"The transform is for {transform.GetDimension()}D images; HyperReg needs a 3D one.")
+    # Before composites: SimpleITK calls linear kinds that it does not know (ANTs' MatrixOffsetTransformBase) composites
+    # of themselves.
+    if transform.IsLinear():
+        return Transform((itk.affine_from_itk(transform),))
     kind = transform.GetTransformEnum()
     if kind == sitk.sitkComposite:
         composite = sitk.CompositeTransform(transform)
         parts = [composite.GetNthTransform(n) for n in reversed(range(composite.GetNumberOfTransforms()))]
-        return Transform(tuple(stage for part in parts for stage in from_sitk(part).stages))
-    if transform.IsLinear():
-        return Transform((itk.affine_from_itk(transform),))
+        if depth == DEEPEST:  # other kinds that SimpleITK does not know are composites of themselves, too
+            raise InputError(UNSUPPORTED.format("a part of this transform, of a kind that ITK's readers do not name"))
+        return Transform(tuple(stage for part in parts for stage in from_sitk(part, depth + 1).stages))
     if kind == sitk.sitkDisplacementField:
         return Transform((itk.field_from_itk(sitk.DisplacementFieldTransform(transform).GetDisplacementField()),))
     if kind == sitk.sitkBSplineTransform:
         return Transform((_dense_field(sitk.BSplineTransform(transform)),))
-    raise InputError(
-        f"A transform of the kind '{transform.GetName()}' is not supported. Save it as an affine transform, a "
-        f"displacement "
-        "field or a composite of these (in 3D Slicer: convert it to a grid transform)."
-    )
+    raise InputError(UNSUPPORTED.format(f"a transform of the kind '{transform.GetName()}'"))
 
 
 def _dense_field(spline: sitk.BSplineTransform) -> DisplacementField:

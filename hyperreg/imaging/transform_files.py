@@ -13,13 +13,17 @@ parent.
 
 from __future__ import annotations
 
+import re
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import SimpleITK as sitk
 
 from hyperreg.errors import FileError, InputError
-from hyperreg.imaging import itk, nifti
+from hyperreg.imaging import files, guarded, itk, nifti, plausibility
 from hyperreg.imaging.files import HEADER_ALLOWANCE, PathLike, extension
 from hyperreg.imaging.output import replacing
 from hyperreg.imaging.transform import Transform, from_sitk, to_sitk
@@ -30,6 +34,15 @@ FIELD_FORMATS = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
 WRITABLE = (".h5", ".tfm", ".txt", ".nii", ".nii.gz", ".nrrd", ".mha")
 # A number of a text transform file takes at most this many characters, blank included; a binary one eight bytes.
 BYTES_PER_NUMBER = {".h5": 8, ".tfm": 25, ".txt": 25}
+# Fields of FSL's own (nifti1.h, intents 2006 to 2009): in voxels of both images, or coefficients.
+FSL_INTENTS = range(2006, 2010)
+INTENT_VECTOR = 1007
+# Vectors that differ from the places of their voxels by less than this share of their spread are places themselves.
+PLACES = 0.3
+SAMPLES_PER_AXIS = 16
+# The kinds that ITK's files name, with the type of their numbers and the dimensions.
+KIND = re.compile(rb"(\w+)_(?:double|float)_(\d)_(\d)")
+BEGINNING = 4096
 
 
 def write_transform(transform: Transform, path: PathLike, reference: Grid | None = None) -> None:
@@ -66,22 +79,39 @@ def read_transform(path: PathLike) -> Transform:
     if kind not in TRANSFORM_FORMATS + FIELD_FORMATS:
         known = ", ".join(TRANSFORM_FORMATS + FIELD_FORMATS)
         raise FileError(f"'{path.name}': unknown transform format '{kind}'. HyperReg reads {known}.")
+    if kind in FIELD_FORMATS:
+        return Transform((_read_field(path),))
+    beginning = _beginning(path)
+    if reason := _foreign(beginning):
+        raise InputError(f"'{path.name}' {reason}")
     if kind in (".tfm", ".txt"):
         _check_text(path)
-    header = nifti.read_header(path) if nifti.is_nifti_name(path) else None
-    if header is not None:
-        nifti.check_readable(path, header)
     try:
-        with itk.quiet():
-            if kind in FIELD_FORMATS:
-                return Transform((itk.field_from_itk(sitk.ReadImage(str(path))),))
-            return from_sitk(sitk.ReadTransform(str(path)))
+        facts, arrays = guarded.call("hyperreg.imaging.transform_files:read_stages", path)
+    except InputError as error:
+        raise InputError(f"'{path.name}': {error}") from error
     except RuntimeError as error:
+        kinds = [kind for kind in _kinds(path) if kind not in ("CompositeTransform", "AffineTransform")]
+        named = f" (it names the kind {kinds[0]}, which HyperReg may not know)" if kinds else ""
         raise FileError(
-            f"'{path}' cannot be read as a transform: it is damaged, was cut short, or another program's format. "
-            f"Save it as an "
-            "ITK transform (.h5, .tfm) or as a displacement field (.nii.gz, .nrrd)."
+            f"'{path}' cannot be read as a transform: it is damaged, was cut short, or another program's format"
+            f"{named}. Save it as an affine ITK transform (.h5, .tfm) or as a displacement field (.nii.gz, .nrrd)."
         ) from error
+    return Transform(
+        tuple(
+            array if affine is None else DisplacementField(array, np.array(affine))
+            for array, affine in zip(arrays, facts["affines"], strict=True)
+        )
+    )
+
+
+def read_stages(path: str) -> tuple[dict[str, Any], list[npt.NDArray]]:
+    """The stages of an ITK transform file: matrices, and fields with their affine. Run by `guarded`."""
+    with itk.quiet():
+        stages = from_sitk(_read_itk(Path(path))).stages
+    fields = [stage if isinstance(stage, DisplacementField) else None for stage in stages]
+    arrays = [stage.array if isinstance(stage, DisplacementField) else stage for stage in stages]
+    return {"affines": [None if field is None else field.ijk_to_ras.tolist() for field in fields]}, arrays
 
 
 def _dense(transform: Transform, reference: Grid | None) -> DisplacementField:
@@ -109,6 +139,106 @@ def _write_field(field: DisplacementField, path: Path) -> None:
         image = sitk.Cast(itk.field_to_itk(field), sitk.sitkVectorFloat32)
         image.SetMetaData("intent_code", str(nifti.INTENT_DISPLACEMENT))
         sitk.WriteImage(image, str(target), useCompression=True)
+
+
+def _beginning(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return file.read(BEGINNING).decode("ascii", errors="replace")
+    except OSError as error:
+        raise FileError(f"'{path}' cannot be opened: {error.strerror or error}.") from error
+
+
+def _foreign(beginning: str) -> str:
+    """What a file of another program's transforms is, and what to do; "" for what may be ITK's."""
+    rows = [line.split() for line in beginning.splitlines() if line.strip()]
+    if len(rows) == 4 and all(len(row) == 4 and all(map(_is_number, row)) for row in rows):
+        return (
+            "is a bare 4x4 matrix, as FSL's FLIRT and others write it: it does not say in which coordinates, nor which "
+            "way it maps. Convert it to an ITK transform (c3d_affine_tool -ref FIXED -src MOVING FILE -fsl2ras -oitk "
+            "OUT.txt)."
+        )
+    if re.search(r"^\s*\(Transform\s", beginning, re.MULTILINE):
+        return (
+            "is a parameter file of elastix. Let elastix write an ITK transform (ITKTransformOutputFileNameExtension "
+            '"h5"), or transformix a displacement field (-def all).'
+        )
+    return ""
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _read_itk(path: Path) -> sitk.Transform:
+    """An ITK transform. SimpleITK names only some of the linear kinds; in a composite it reads all that ITK knows."""
+    try:
+        return sitk.ReadTransform(str(path))
+    except (RuntimeError, KeyError):
+        text = path.suffix.lower() in (".tfm", ".txt")
+        if not text or "CompositeTransform" in "".join(_kinds(path)):
+            raise
+        with tempfile.TemporaryDirectory() as folder:
+            wrapped = Path(folder) / "composite.tfm"
+            lines = path.read_text(encoding="ascii").splitlines(keepends=True)
+            first = next(n for n, line in enumerate(lines) if line.startswith("Transform:"))
+            (_kind, taken, given), *_others = KIND.findall(lines[first].encode())
+            composite = f"Transform: CompositeTransform_double_{int(taken)}_{int(given)}\n#Transform 1\n"
+            wrapped.write_text("".join([*lines[:first], composite, *lines[first:]]), encoding="ascii")
+            return sitk.ReadTransform(str(wrapped))
+
+
+def _kinds(path: Path) -> list[str]:
+    """The kinds of transforms that an ITK file names, whatever its format."""
+    return [kind.decode() for kind, _from, _to in KIND.findall(path.read_bytes())]
+
+
+def _read_field(path: Path) -> DisplacementField:
+    array, ijk_to_ras, intent = files.read_components(path)
+    name = path.name
+    if intent in FSL_INTENTS:
+        raise InputError(
+            f"'{name}' is a warp of FSL's, in coordinates of its own. Convert it to a displacement field in mm "
+            "(wb_command -convert-warpfield -from-fnirt ... -to-itk)."
+        )
+    if len(array) != 3:
+        raise InputError(f"'{name}' has {len(array)} values per voxel; a displacement field has three.")
+    if nifti.is_nifti_name(path) and intent not in (nifti.INTENT_DISPLACEMENT, INTENT_VECTOR):
+        raise InputError(
+            f"'{name}' does not say that it holds displacements, nor in which coordinates (its NIfTI intent is "
+            f"{intent}). Save it with the intent 1006 (RAS mm) or 1007 (LPS mm, as ANTs does)."
+        )
+    if not np.isfinite(array).all():
+        raise InputError(f"'{name}' holds displacements that are not numbers (NaN or infinite).")
+    plausibility.check_reach(array, f"'{name}' moves points")
+    vectors = array.astype(np.float32)
+    if intent != nifti.INTENT_DISPLACEMENT:  # LPS; the axes of RAS and LPS differ in the sign of the first two
+        vectors[:2] *= -1
+    field = DisplacementField(vectors, ijk_to_ras)
+    if _holds_places(field):
+        raise InputError(
+            f"'{path.name}' holds the places that points move to, not displacements (as deformations of SPM, y_*.nii, "
+            "and of NiftyReg do). Convert it to a displacement field."
+        )
+    return field
+
+
+def _holds_places(field: DisplacementField) -> bool:
+    """Whether the vectors are about the coordinates of their own voxels, RAS or LPS: no displacement looks so."""
+    steps = tuple(slice(None, None, max(1, n // SAMPLES_PER_AXIS)) for n in field.grid.shape)
+    vectors = field.array[:, steps[0], steps[1], steps[2]].reshape(3, -1).astype(np.float64)
+    ijk = np.stack(np.meshgrid(*(np.arange(n)[s] for n, s in zip(field.grid.shape, steps, strict=True)), indexing="ij"))
+    places = field.grid.to_ras(ijk.reshape(3, -1).T).T
+    spread = np.std(places, axis=1)
+    for signs in ((1, 1, 1), (-1, -1, 1)):
+        left = np.std(vectors - np.array(signs)[:, None] * places, axis=1)
+        if min(field.grid.shape) > 1 and (left < PLACES * spread).all():
+            return True
+    return False
 
 
 def _check_text(path: Path) -> None:

@@ -12,7 +12,9 @@ import numpy.typing as npt
 from hyperreg.errors import FileError, InputError
 from hyperreg.imaging.files import read_label_map, read_volume
 from hyperreg.imaging.intensity import check_image
+from hyperreg.imaging.label_maps import check_on_image, read_structures
 from hyperreg.imaging.points import read_points
+from hyperreg.imaging.structures import LabelMap, Table, numbered_alike
 from hyperreg.imaging.transform_files import read_transform
 from hyperreg.imaging.volume import Volume
 from hyperreg.registration.catalogue import default_model
@@ -65,13 +67,17 @@ class Pair:
 class LoadedPair:
     """A pair's images, checked, label maps and landmarks in memory.
 
-    fixed_points, moving_points: (P, 3), RAS mm. warnings: what had to be mended to use the images.
+    fixed_labels, moving_labels: numbered alike where both name their structures, to be compared. table: what their
+    numbers mean. drawn: the moving label map as its file has it, to be carried over.
+    fixed_points, moving_points: (P, 3), RAS mm. warnings: what had to be mended, and what the user should know.
     """
 
     fixed: Volume
     moving: Volume
     fixed_labels: Volume | None
     moving_labels: Volume | None
+    table: Table
+    drawn: LabelMap | None
     fixed_points: npt.NDArray[np.float64] | None
     moving_points: npt.NDArray[np.float64] | None
     regions: Volume | None
@@ -84,18 +90,51 @@ class LoadedPair:
 def load_pair(pair: Pair) -> LoadedPair:
     """Read the images, label maps and landmarks of a pair. Raises FileError or InputError that name the file."""
     warnings: list[str] = []
+    fixed, moving = (check_image(read_volume(path), warnings) for path in (pair.fixed, pair.moving))
+    drawn = [
+        _structures(path, image, warnings)
+        for path, image in ((pair.fixed_labels, fixed), (pair.moving_labels, moving), (pair.regions, fixed))
+    ]
+    alike, table, texts = numbered_alike([labels for labels in drawn[:2] if labels is not None])
+    compared = dict(zip([n for n in (0, 1) if drawn[n] is not None], alike, strict=True))
+    if len(compared) == 2:
+        warnings += texts
+        _check_comparable(compared[0], compared[1])
     return LoadedPair(
-        fixed=check_image(read_volume(pair.fixed), warnings),
-        moving=check_image(read_volume(pair.moving), warnings),
-        fixed_labels=read_label_map(pair.fixed_labels) if pair.fixed_labels else None,
-        moving_labels=read_label_map(pair.moving_labels) if pair.moving_labels else None,
-        fixed_points=read_points(pair.fixed_points) if pair.fixed_points else None,
-        moving_points=read_points(pair.moving_points) if pair.moving_points else None,
-        regions=read_label_map(pair.regions) if pair.regions else None,
+        fixed=fixed,
+        moving=moving,
+        fixed_labels=compared[0].flat if 0 in compared else None,
+        moving_labels=compared[1].flat if 1 in compared else None,
+        table=table,
+        drawn=drawn[1],
+        fixed_points=read_points(pair.fixed_points, warnings) if pair.fixed_points else None,
+        moving_points=read_points(pair.moving_points, warnings) if pair.moving_points else None,
+        regions=None if drawn[2] is None else drawn[2].flat,
         initial=_initial(pair.initial),
         fixed_mask=read_label_map(pair.fixed_mask) if pair.fixed_mask else None,
         moving_mask=read_label_map(pair.moving_mask) if pair.moving_mask else None,
         warnings=warnings,
+    )
+
+
+def _structures(path: Path | None, image: Volume, warnings: list[str]) -> LabelMap | None:
+    if path is None:
+        return None
+    labels = read_structures(path)
+    if not labels.labels:
+        raise InputError(f"The label map '{path.name}' is empty: no voxel has a label.")
+    warnings += [*labels.warnings, *check_on_image(labels.flat, image)]
+    return labels
+
+
+def _check_comparable(fixed: LabelMap, moving: LabelMap) -> None:
+    """Raise InputError if nothing of both label maps can be compared."""
+    if set(fixed.labels) & set(moving.labels):
+        return
+    held = [", ".join(labels.name_of(label) for label in labels.labels[:8]) for labels in (fixed, moving)]
+    raise InputError(
+        f"The label maps have no structure in common: '{fixed.name}' holds {held[0]}; '{moving.name}' holds {held[1]}. "
+        "Give label maps of the same structures under the same numbers or names."
     )
 
 

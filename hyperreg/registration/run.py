@@ -15,6 +15,8 @@ from hyperreg.imaging import files, transform_files
 from hyperreg.imaging.files import extension, write_volume
 from hyperreg.imaging.output import StagedOutputs
 from hyperreg.imaging.resampling import resample
+from hyperreg.imaging.segment_files import write_segmentation
+from hyperreg.imaging.structures import Table, name_of, structures_of
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.transform_files import read_transform, write_transform
 from hyperreg.imaging.volume import DisplacementField
@@ -165,7 +167,7 @@ def register(
             "model": card.describe(),
             "device": session.device,
             "metrics": _without_dice(result.figures),
-            "dice": _dice(result.figures),
+            "dice": _with_names(_dice(result.figures), images.table),
             "checks": checks,
             "timing_s": {
                 **{name: round(seconds, 3) for name, seconds in watch.seconds.items()},
@@ -249,12 +251,21 @@ def _dice(measured: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
+def _with_names(dice: dict[str, Any] | None, table: Table) -> dict[str, Any] | None:
+    """Dice with the names of the structures, where the label maps tell them."""
+    if dice is None:
+        return None
+    named = {label: {"name": name_of(int(label), table), **row} for label, row in dice["labels"].items()}
+    return {**dice, "labels": named}
+
+
 def _write(staged: StagedOutputs, images: LoadedPair, result: Result) -> None:
     if "volume" in staged:
         write_volume(resample(images.moving, images.fixed.grid, result.transform), staged.path("volume"))
-    if "labels" in staged and images.moving_labels is not None:
-        warped = resample(images.moving_labels, images.fixed.grid, result.transform, interpolation="nearest")
-        write_volume(warped, staged.path("labels"))
+    if "labels" in staged and images.drawn is not None:
+        drawn = images.drawn
+        warped = resample(drawn.flat, images.fixed.grid, result.transform, interpolation="nearest")
+        write_segmentation(warped, structures_of(drawn.labels, drawn.table), staged.path("labels"))
     if "jacobian" in staged:
         change = resample(volume_change(result.forward), images.fixed.grid, fill=1.0)
         write_volume(change, staged.path("jacobian"))

@@ -21,6 +21,7 @@ from hyperreg.catalogue import (
     says,
 )
 from hyperreg.errors import InputError
+from hyperreg.imaging.structures import Code, Expected, Structure, Terminology
 
 KIND = "hyperreg-segmentation"
 
@@ -37,54 +38,6 @@ KEPT = ("all", "largest")
 _RESERVED = frozenset("~^|")
 
 Modality = Literal["MR", "CT", "any"]
-
-
-@dataclass(frozen=True)
-class Code:
-    """One coded concept, as DICOM writes it: scheme ("SCT" for SNOMED CT), value, meaning."""
-
-    scheme: str
-    value: str
-    meaning: str
-
-
-@dataclass(frozen=True)
-class Terminology:
-    """What a structure is: a category, a type in it, and for some types a side (modifier)."""
-
-    category: Code
-    type: Code
-    modifier: Code | None = None
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What a structure was like in the people that a model learned from; see `plausibility`.
-
-    ml: smallest and largest volume, 0 if it was missing in any of them. centre_mm: its centre of mass, RAS mm, in a
-    frame that the card's structures share, and spread_mm, how far from it people's were (RMS). cut: whether it reached
-    the border of the image in any of them.
-    """
-
-    ml: tuple[float, float]
-    centre_mm: tuple[float, float, float]
-    spread_mm: float
-    cut: bool = False
-
-
-@dataclass(frozen=True)
-class Structure:
-    """One structure: its value in label maps, the network's channel, its name and colour (0..255).
-
-    expected: None where the card says nothing about it.
-    """
-
-    label: int
-    channel: int
-    name: str
-    colour: tuple[int, int, int]
-    terminology: Terminology | None = None
-    expected: Expected | None = None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Whether a result can be what the model is for: sizes, places and doubt against the people that it learned from.
 
 A network finds its structures in any image: cortex in a heart, a brain that lies on its head. What its card expects
-(`catalogue.Expected`) is compared with what was found, and said in one sentence that nobody can mistake. What cannot
+(`imaging.structures.Expected`) is compared with what was found, and said in one sentence that nobody can mistake. What cannot
 be seen here: a head mirrored left to right looks as an ordinary head does, and a diseased brain may well be outside of
 what was expected. SimpleITK only, no torch.
 """
@@ -17,8 +17,9 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from hyperreg.imaging import itk
+from hyperreg.imaging.structures import Expected, Structure
 from hyperreg.imaging.volume import Volume
-from hyperreg.segmentation.catalogue import Expected, SegmentationCard, Structure
+from hyperreg.segmentation.catalogue import SegmentationCard
 
 # A volume is out of the ordinary beyond the smallest and largest that were learned from, times this.
 VOLUME_FACTOR = 1.6

@@ -16,14 +16,15 @@ from hyperreg.imaging import files
 from hyperreg.imaging.files import extension, read_volume, write_volume
 from hyperreg.imaging.intensity import check_image
 from hyperreg.imaging.output import StagedOutputs
+from hyperreg.imaging.segment_files import SEGMENTATION, check_name, write_segmentation
+from hyperreg.imaging.structures import Structure
 from hyperreg.imaging.transform import Matrix, Transform
 from hyperreg.imaging.volume import Volume
 from hyperreg.reporting import Cancel, Progress, Stopwatch, describe_image, versions, write_report
 from hyperreg.segmentation import look
-from hyperreg.segmentation.catalogue import Input, SegmentationCard, Structure, find_model
+from hyperreg.segmentation.catalogue import Input, SegmentationCard, find_model
 from hyperreg.segmentation.inputs import assign
 from hyperreg.segmentation.mask import whole_mask
-from hyperreg.segmentation.segments import SEGMENTATION, check_name, write_segmentation
 from hyperreg.segmentation.session import IMAGE_BYTES, Segmentation, Segmenter
 from hyperreg.segmentation.structures import DOUBTFUL, SURE
 

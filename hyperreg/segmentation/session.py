@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hyperreg.errors import Cancelled, InputError, OutOfMemory
+from hyperreg.imaging.structures import Structure
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Volume
 from hyperreg.machine import choose_device, main_memory
 from hyperreg.reporting import Cancel, Progress, Stopwatch
 from hyperreg.segmentation import look, plausibility
-from hyperreg.segmentation.catalogue import SegmentationCard, Structure, find_model
+from hyperreg.segmentation.catalogue import SegmentationCard, find_model
 from hyperreg.segmentation.frame import Frame, make_frame
 from hyperreg.segmentation.inputs import check_inputs, show
 from hyperreg.segmentation.islands import remove_islands

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hyperreg.segmentation.catalogue import SegmentationCard, Structure
+from hyperreg.imaging.structures import Structure
+from hyperreg.segmentation.catalogue import SegmentationCard
 
 # A structure's volume if its border were drawn where the network is rather sure, and where it is rather doubtful.
 SURE, DOUBTFUL = 0.75, 0.25

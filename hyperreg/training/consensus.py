@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from hyperreg.errors import FileError, InputError
-from hyperreg.fusion.tables import Meaning, Table, structures_of
+from hyperreg.imaging.structures import Meaning, Table, structures_of
 from hyperreg.training.segmentation import train
 from hyperreg.training.segmentation_config import read_segmentation_config
 

@@ -12,12 +12,11 @@ from typing import Any
 import slicer
 
 from hyperreg.errors import HyperRegError, InputError
-from hyperreg.imaging.points import read_points
 from hyperreg.imaging.volume import Volume
 from hyperreg.phantom import LABEL_NAMES, PhantomPair, head_phantom_pair
 from hyperreg.registration.contrast import check_contrast
 from hyperreg.view import choices, mrml, results
-from hyperreg.view.loading import IMAGES, POINTS, read_role
+from hyperreg.view.loading import IMAGES, POINTS, check_place, read_landmarks, read_role
 from hyperreg.view.messages import Messages
 from hyperreg.view.pair import LABELS, OpenPair
 from hyperreg.view.panels import nothing
@@ -120,6 +119,7 @@ class Controller:
             volume = await asyncio.get_running_loop().run_in_executor(None, read_role, role, path, notes.append)
             if role not in IMAGES and role.removesuffix("_labels").replace(REGIONS, "fixed") not in self.pair.volumes:
                 raise InputError("Load the image first, then the label map that was drawn on it.")
+            notes += check_place(role, volume, self.pair.volumes)
             if role == REGIONS:
                 with self._state:
                     self._state.error = ""
@@ -150,7 +150,7 @@ class Controller:
     def _place_points(self, role: str, path: Path) -> None:
         if role.removesuffix("_points") not in self.pair.volumes:
             raise InputError("Load the image first, then the landmarks that were placed on it.")
-        points = read_points(path)
+        points = read_landmarks(path, self._warned)
         with self._state:
             self._state.error = ""
             self.tuning.place_points(role, points, path.name)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperreg.imaging.files import write_volume
-from hyperreg.segmentation.segments import write_segmentation
+from hyperreg.imaging.segment_files import write_segmentation
 from hyperreg.worker.fusion import Fused
 
 

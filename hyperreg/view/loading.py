@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from hyperreg.imaging.files import read_label_map, read_volume
+import numpy as np
+import numpy.typing as npt
+
+from hyperreg.errors import InputError
+from hyperreg.imaging.files import read_volume
 from hyperreg.imaging.intensity import check_image
+from hyperreg.imaging.label_maps import check_on_image, read_structures
+from hyperreg.imaging.points import read_points
 from hyperreg.imaging.volume import Volume
 
 # The roles that are images; all others but landmarks are label maps.
@@ -23,10 +29,32 @@ def read_role(role: str, path: Path, warn: Callable[[str], None], confined: bool
     """
     if role in IMAGES:
         return read_image(path, warn, confined)
-    read = read_label_map(path, confined=confined)
-    for text in read.warnings:
-        warn(text)
-    return replace(read, name=path.name)
+    labels = read_structures(path, folder_table=False, confined=confined)
+    for note in labels.warnings:
+        warn(note)
+    return replace(labels.flat, name=path.name)
+
+
+def check_place(role: str, volume: Volume, loaded: Mapping[str, Volume]) -> list[str]:
+    """What the user should know of where a label map lies on its image, which is in `loaded`; [] for images.
+
+    Raises InputError if the image is not there yet, or the label map is not one of it.
+    """
+    if role in IMAGES:
+        return []
+    image = loaded.get(role.removesuffix("_labels") if role.endswith("_labels") else "fixed")
+    if image is None:
+        raise InputError("Load the image first, then the label map that was drawn on it.")
+    return check_on_image(volume, image)
+
+
+def read_landmarks(path: Path, warn: Callable[[str], None]) -> npt.NDArray[np.float64]:
+    """The points of a file: (P, 3), RAS mm."""
+    notes: list[str] = []
+    points = read_points(path, notes)
+    for note in notes:
+        warn(note)
+    return points
 
 
 def read_image(path: Path, warn: Callable[[str], None], confined: bool = True) -> Volume:

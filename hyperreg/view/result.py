@@ -11,7 +11,7 @@ from typing import Any
 import slicer
 
 from hyperreg.errors import HyperRegError
-from hyperreg.segmentation.catalogue import Structure
+from hyperreg.imaging.structures import Structure
 from hyperreg.view import mrml
 from hyperreg.view.messages import Messages
 from hyperreg.view.private_files import PrivateFiles, safe_name

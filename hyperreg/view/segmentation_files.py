@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 
 from hyperreg.imaging.files import write_volume
-from hyperreg.segmentation.segments import write_segmentation
+from hyperreg.imaging.segment_files import write_segmentation
 from hyperreg.worker.segmentation import Segmented
 
 

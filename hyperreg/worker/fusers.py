@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hyperreg.fusion.consensus import Consensus
     from hyperreg.fusion.library import Library
     from hyperreg.fusion.run import Answer
-    from hyperreg.fusion.tables import Table
+    from hyperreg.imaging.structures import Table
 
 TARGET = "target"
 # The share of a run with atlases after which labels are fused; only the progress bar depends on it.
@@ -153,24 +153,33 @@ class Fusers:
         if not isinstance(order, list) or not order:
             raise InputError("Choose at least one label map.")
         context.progress(0.1, "Fusing")
-        stack = stack_labels([parameters.volume(context, str(name)) for name in order], _grid(context))
+        table = _table(context)
+        stack = stack_labels([parameters.volume(context, str(name)) for name in order], _grid(context), table)
         consensus = fuse(stack, method.name, cancelled=context.cancelled)
         context.check()
         _fill(context, consensus)
-        return _described(consensus, _table(context), consensus.warnings, [], time.perf_counter() - started)
+        return _described(consensus, table, consensus.warnings, [], time.perf_counter() - started)
 
     def _load(self, library: Library) -> Loader:
         from hyperreg.fusion.atlases import Loader
 
-        files = [path for atlas in library.atlases for path in (atlas.image, atlas.labels)]
+        # Whatever lies beside the files: tables of names, the voxels of headers.
+        folders = {path.parent for atlas in library.atlases for path in (atlas.image, atlas.labels)}
         try:
+            files = sorted(path for folder in folders for path in folder.iterdir() if path.is_file())
             table = sorted((label, str(meaning)) for label, meaning in library.table.items())
-            stamp = (library.folder, tuple(table), library.atlases, *(path.stat().st_mtime_ns for path in files))
+            stamp = (library.folder, tuple(table), library.atlases, *(_stamp_of(path) for path in files))
         except OSError:
             stamp = ()
         if self._loader is None or not stamp or stamp != self._stamp:
             self._loader, self._stamp = Loader(library), stamp
         return self._loader
+
+
+def _stamp_of(path: Path) -> tuple[Any, ...]:
+    """Differs when a file was changed or replaced, even by one that kept its time of modification."""
+    found = path.stat()
+    return path, found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
 
 
 class _AtlasEvents:
@@ -214,7 +223,7 @@ def _library(context: Context) -> Library:
 
 def _table(context: Context) -> Table:
     """The parameter "table": label -> name and colour."""
-    from hyperreg.fusion.tables import Meaning
+    from hyperreg.imaging.structures import Meaning
 
     table = {}
     for label, (name, colour) in dict(context.parameters.get("table") or {}).items():
@@ -254,7 +263,7 @@ def _described(
 
 
 def _structures(consensus: Consensus, table: Table) -> list[dict[str, Any]]:
-    from hyperreg.fusion.tables import structures_of
+    from hyperreg.imaging.structures import structures_of
 
     found = structures_of(consensus.stack.labels[1:].tolist(), table)
     return [{"label": s.label, "name": s.name, "colour": list(s.colour)} for s in found]

@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hyperreg.errors import InputError
+from hyperreg.imaging.structures import Structure
 from hyperreg.imaging.volume import Grid, Volume
-from hyperreg.segmentation.catalogue import Structure
 from hyperreg.worker.client import WorkerClient
 from hyperreg.worker.jobs import Job
 from hyperreg.worker.remote import Remote

@@ -12,9 +12,9 @@ from segmentation_bench import CORE, OBLIQUE, SHELL, centre_of, make_card, truth
 
 from hyperreg.errors import InputError
 from hyperreg.imaging.files import read_volume
+from hyperreg.imaging.segment_files import check_name, terminology_entry, write_segmentation
 from hyperreg.imaging.volume import Volume
 from hyperreg.segmentation.catalogue import SegmentationCard
-from hyperreg.segmentation.segments import check_name, terminology_entry, write_segmentation
 
 NAMELESS = {"label": 9, "channel": 3, "name": "Größe 3", "colour": [0, 0, 255]}
 LABELS = Volume(truth(OBLIQUE).astype(np.uint8), OBLIQUE.ijk_to_ras, "labels")

@@ -1,0 +1,196 @@
+"""Label maps from files: with what their numbers mean, told from images, and compared with the image they belong to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from hyperreg.errors import FileError, InputError
+from hyperreg.imaging import files
+from hyperreg.imaging.label_tables import ENDINGS, FOLDER_TABLES, MOST_BYTES, read_table
+from hyperreg.imaging.resampling import resample
+from hyperreg.imaging.segment_files import SEGMENTATION, read_segments
+from hyperreg.imaging.structures import LabelMap, Table, places_in, values_of
+from hyperreg.imaging.volume import Volume
+
+# An image given as a label map: so many values, of which neighbours differ in more than this share (label maps with
+# 138 structures of a brain: 20 %; noise-free images: 80 %).
+IMAGE_VALUES, IMAGE_EDGES = 24, 0.6
+# A value other than 0 in more than this share of the outermost voxels, and nowhere a 0, may mean the background.
+BORDER = 0.5
+# A label map of the image's own size that explains the image better by this much voxel by voxel than in the place that
+# its header gives has lost its place (correlation ratio, 0 to 1).
+LOST = 0.05
+# More than this share of the labelled volume outside of the image is worth a warning.
+OUTSIDE = 0.01
+# A table under another name counts if it names every structure, and there are at least so many.
+FEWEST_NAMED = 3
+MOST_TABLES = 20
+
+
+def read_structures(path: Path, *, folder_table: bool = True, confined: bool = False) -> LabelMap:
+    """A label map and what its numbers mean: by its own header (.seg.nrrd), or by a table of names beside it.
+
+    Tables are looked for under the name of the label map, then (folder_table) under the usual names for a folder, then
+    any one table in the folder that names every structure; see `label_tables.read_table` for their formats.
+    A background that is not 0 becomes 0, with a warning. confined: see `files.read_volume`. Raises FileError or
+    InputError as that does, and InputError for values that are not whole numbers, and for an image.
+    """
+    path = Path(path)
+    found = read_segments(path, confined)
+    if found is not None:
+        return found
+    volume = files.read_label_map(path, confined=confined)
+    warnings = list(volume.warnings)
+    array = _with_background(volume.array, volume.name, warnings)
+    check_is_label_map(array, volume.name)
+    labels = LabelMap((Volume(array, volume.ijk_to_ras, volume.name),))
+    table, texts = _table_beside(path, labels.labels, folder_table)
+    return replace(labels, table=table, warnings=(*warnings, *texts))
+
+
+def check_is_label_map(array: npt.NDArray[np.integer], name: str) -> None:
+    """Raise InputError for what looks like an image: many values, and most neighbours differ."""
+    values = values_of(array)
+    if len(values) < IMAGE_VALUES:
+        return
+    most = values[np.bincount(places_in(values, array).ravel(), minlength=len(values)).argmax()]
+    pairs = differ = 0
+    for axis in range(3):
+        here, there = np.moveaxis(array, axis, 0)[:-1], np.moveaxis(array, axis, 0)[1:]
+        inside = (here != most) & (there != most)
+        pairs += int(np.count_nonzero(inside))
+        differ += int(np.count_nonzero(inside & (here != there)))
+    if differ > IMAGE_EDGES * pairs:
+        raise InputError(
+            f"'{name}' is not a label map but an image: it holds {len(values)} values, and {100 * differ / pairs:.0f} "
+            "% of its neighbouring voxels differ. Give the label map that belongs to the image."
+        )
+
+
+def check_on_image(labels: Volume, image: Volume) -> list[str]:
+    """What the user should know of where a label map lies on its image; [] if it lies on the image's own voxels.
+
+    Raises InputError for the image itself, for labels outside of it, and for a label map that has the image's number
+    of voxels but lost its place in space: judged by how well its labels explain the image's values there, and voxel by
+    voxel.
+    """
+    if labels.array.shape == image.array.shape and labels.array.any() and np.array_equal(labels.array, image.array):
+        raise InputError(f"'{labels.name}' is the image itself, not a label map of it.")
+    if labels.grid.matches(image.grid) or not labels.array.any():
+        return []
+    moved = resample(labels, image.grid, interpolation="nearest").array
+    if labels.array.shape == image.array.shape:
+        own, placed = (_explained(image.array, array) for array in (labels.array, moved))
+        if own > placed + LOST:
+            raise InputError(
+                f"The label map '{labels.name}' has as many voxels as its image '{image.name}', but does not lie on "
+                "it: its place in space (origin, orientation or voxel size) was lost when it was saved. Save it with "
+                "the image's geometry."
+            )
+    if not moved.any():
+        raise InputError(
+            f"The labels of '{labels.name}' lie outside of the image '{image.name}'. Is it the label map of another "
+            "image?"
+        )
+    outside = _outside(labels, image)
+    if outside <= OUTSIDE:
+        return []
+    share = f"{100 * outside:.0f} % of the labelled voxels of '{labels.name}'"
+    return [f"{share} lie outside of the image '{image.name}'. Is it the label map of this image?"]
+
+
+def _outside(labels: Volume, image: Volume) -> float:
+    """The share of the labelled voxels whose centres lie outside of the image."""
+    inside = np.argwhere(labels.array != 0)
+    index = image.grid.to_ijk(labels.grid.to_ras(inside))
+    beyond = ((index < -0.5) | (index > np.array(image.shape) - 0.5)).any(axis=1)
+    return float(beyond.mean())
+
+
+def _explained(image: npt.NDArray, labels: npt.NDArray[np.integer]) -> float:
+    """The correlation ratio: the share of the image's variance that lies between the labels, 0 to 1."""
+    values = values_of(labels)
+    places = places_in(values, labels).ravel()
+    grey = image.ravel().astype(np.float64)
+    counts = np.bincount(places, minlength=len(values))
+    means = np.bincount(places, weights=grey, minlength=len(values)) / np.maximum(counts, 1)
+    variance = float(grey.var())
+    between = float((counts * (means - grey.mean()) ** 2).sum() / grey.size)
+    return between / variance if variance > 0 else 0.0
+
+
+def _with_background(array: npt.NDArray[np.integer], name: str, warnings: list[str]) -> npt.NDArray[np.integer]:
+    """The array with 0 for a background of another value (-1024 of a CT that was resampled with its fill value)."""
+    values = values_of(array)
+    if values[0] == 0:
+        return array
+    border = np.concatenate([np.take(array, end, axis=axis).ravel() for axis in range(array.ndim) for end in (0, -1)])
+    found, counts = np.unique(border, return_counts=True)
+    common = int(found[counts.argmax()])
+    if counts.max() <= BORDER * border.size or common == 0:
+        return array
+    if common < 0:
+        warnings.append(f"'{name}' has {common} where 0 means the background: it was taken as the background.")
+        return np.where(array == common, 0, array)
+    if 0 not in values and len(values) > 1:
+        warnings.append(
+            f"'{name}' has no voxel of 0, the background; {common}, which most of its outermost voxels have, counts as "
+            "a structure. If it means the background, set it to 0."
+        )
+    return array
+
+
+def _table_beside(path: Path, labels: list[int], folder_table: bool) -> tuple[Table, list[str]]:
+    """The table of a label map, and what the user should know of where it came from."""
+    stem = stem_of(path)
+    for ending in ENDINGS:
+        beside = path.with_name(stem + ending)
+        if beside.is_file():
+            try:
+                return _fitting(read_table(beside), beside, path, labels)
+            except FileError as error:
+                return {}, [f"The names of the structures of '{path.name}' are not known: {error}"]
+    if not folder_table or not labels:
+        return {}, []
+    for name in FOLDER_TABLES:
+        if path.with_name(name).is_file():
+            return _fitting(read_table(path.with_name(name)), path.with_name(name), path, labels)
+    return _only_table(path, labels)
+
+
+def _fitting(table: Table, beside: Path, path: Path, labels: list[int]) -> tuple[Table, list[str]]:
+    if labels and not set(labels) & set(table):
+        return {}, [f"'{beside.name}' names none of the labels of '{path.name}': its names were not used."]
+    return table, []
+
+
+def _only_table(path: Path, labels: list[int]) -> tuple[Table, list[str]]:
+    """The one table in the folder that names every label, under whatever name."""
+    tables = {}
+    beside = sorted(file for file in path.parent.iterdir() if file.suffix.lower() in ENDINGS and file.is_file())
+    if len(labels) < FEWEST_NAMED or len(beside) > MOST_TABLES:
+        return {}, []
+    for file in beside:
+        try:
+            table = read_table(file) if file.stat().st_size <= MOST_BYTES else {}
+        except (FileError, OSError):
+            continue
+        if set(labels) <= set(table):
+            tables[file.name] = table
+    if len(tables) == 1:
+        name = next(iter(tables))
+        return tables[name], [f"The names of the structures of '{path.name}' were taken from '{name}' beside it."]
+    if tables:
+        names = ", ".join(f"'{name}'" for name in tables)
+        return {}, [f"Several tables could name the structures of '{path.name}' ({names}): call one labels.csv."]
+    return {}, []
+
+
+def stem_of(path: Path) -> str:
+    """A file's name without its ending, .nii.gz and .seg.nrrd in one piece."""
+    kind = SEGMENTATION if path.name.lower().endswith(SEGMENTATION) else files.extension(path)
+    return path.name[: len(path.name) - len(kind)]
