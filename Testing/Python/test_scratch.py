@@ -33,7 +33,9 @@ def test_a_folder_is_private_and_goes_at_the_end(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="folders in use cannot be removed there")
 def test_what_a_killed_program_left_is_removed_at_the_next_start(tmp_path: Path) -> None:
-    owner = subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     assert owner.stdout is not None
     left = Path(owner.stdout.readline().decode().strip())
     elsewhere = tmp_path / "hyperreg-test-00000000-of another machine"

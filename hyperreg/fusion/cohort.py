@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from hyperreg.fusion.atlases import AtlasRow, AtlasSettings, Loader
 from hyperreg.fusion.library import IMAGES, LABELS, find_atlases
 from hyperreg.fusion.run import Method, Outputs, fuse_target
 from hyperreg.imaging.files import extension
-from hyperreg.imaging.output import replacing
+from hyperreg.imaging.output import make_folder, replacing
 from hyperreg.reporting import Cancel, Progress, write_report
 
 COHORT_TABLE = "quality.csv"
@@ -39,8 +40,10 @@ def fuse_cohort(
     method.check(with_images=True)
     loader = Loader(find_atlases(atlases))
     images = _targets_in(targets, loader, own=Path(atlases).resolve() == Path(targets).resolve())
-    if not Path(folder).is_dir():
-        Path(folder).mkdir(parents=True)
+    for given in (targets, atlases):
+        if os.path.exists(folder) and os.path.samefile(folder, given):
+            raise InputError(f"Results in '{folder}' could replace what is there; give --out a folder of its own.")
+    make_folder(folder)
     tell = progress or (lambda _fraction, _text: None)
     rows: list[dict[str, Any]] = []
     how = _how(settings, method, loader)
