@@ -10,6 +10,7 @@ from typing import Any
 from hyperreg.catalogue import (
     Card,
     Hyperparameter,
+    check_grid,
     common_entries,
     find_card,
     hyperparameters_of,
@@ -20,6 +21,7 @@ from hyperreg.catalogue import (
 from hyperreg.errors import WeightsError
 
 KIND = "hyperreg-registration"
+MOST_PASSES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +53,7 @@ def read_card(folder: Path) -> ModelCard:
         if not hyperparameters or hyperparameters[0].name != "lambda":
             raise ValueError("the first hyperparameter is not lambda")
         i, j, k = (int(n) for n in card["grid"]["max_shape"])
-        return ModelCard(
+        found = ModelCard(
             **common_entries(folder, card),
             hyperparameters=hyperparameters,
             network=dict(card["network"]),
@@ -60,8 +62,20 @@ def read_card(folder: Path) -> ModelCard:
             multiple=int(card["grid"]["multiple"]),
             passes=int(card["network"]["passes"]),
         )
+        _check(found)
+        return found
 
     return parse_card(folder, KIND, parse)
+
+
+def _check(card: ModelCard) -> None:
+    """Raise ValueError for a card that no model can have."""
+    names = [h.name for h in card.hyperparameters]
+    if len(set(names)) < len(names) or not all(0 <= h.default <= 1 for h in card.hyperparameters):
+        raise ValueError("hyperparameters have different names and defaults from 0 to 1")
+    check_grid((card.spacing_mm,) * 3, card.max_shape)
+    if not (1 <= card.multiple <= min(card.max_shape) and 1 <= card.passes <= MOST_PASSES):
+        raise ValueError(f"multiple fits into max_shape, and passes are 1 to {MOST_PASSES}")
 
 
 def list_models() -> list[ModelCard]:
