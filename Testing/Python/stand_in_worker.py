@@ -73,6 +73,8 @@ class StandInSession:
     def prepare(self, fixed: Volume, moving: Volume, **options: Any) -> None:
         if self.behaviour == "gpu-full-at-once" and self.device == "cuda":
             self._fill_gpu()
+        if self.behaviour == "deaf-to-prepare":
+            time.sleep(60)
         if self.behaviour == "slow-to-prepare":
             for step in range(200):
                 time.sleep(0.05)
