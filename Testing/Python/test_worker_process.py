@@ -17,7 +17,7 @@ from worker_bench import LONG_S, STAND_IN, client, folders, is_running, semaphor
 
 from hyperreg.errors import WorkerError
 from hyperreg.worker.client import WorkerClient
-from hyperreg.worker.process import LOG_BYTES
+from hyperreg.worker.process import EXIT_NO_MEMORY, LOG_BYTES
 from hyperreg.worker.protocol import encode_object
 
 
@@ -27,6 +27,7 @@ from hyperreg.worker.protocol import encode_object
         ({"signal": int(signal.SIGKILL)}, "most likely because memory ran out"),
         ({"signal": int(signal.SIGSEGV)}, "exit code -11"),
         ({"code": 3}, "exit code 3"),
+        ({"code": EXIT_NO_MEMORY}, "could not start, most likely because memory ran out"),
     ],
 )
 def test_a_worker_that_dies_is_explained_and_replaced(

@@ -127,8 +127,12 @@ def _begin(news: Any, threads: int) -> None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     # One that is killed while it tells something must not keep the others from ending.
     news.cancel_join_thread()
-    import torch
-
+    try:
+        import torch
+    except (ImportError, OSError, MemoryError) as error:
+        if is_out_of_memory(error):
+            os._exit(1)  # without a traceback: the parent goes on with fewer
+        raise
     torch.set_num_threads(threads)
     _parent["news"] = news
 

@@ -20,6 +20,8 @@ LOG_BYTES = 64 << 10
 _LOG_LIMIT_BYTES = 1 << 20
 # How long a process that was told to end, or lost its connection, may take before it is ended.
 _GRACE_S = 1.0
+# Exit code of a worker that has no room for its libraries.
+EXIT_NO_MEMORY = 71
 # How long what is left of the worker's group may take to tidy up.
 _TRACKER_S = 0.5
 
@@ -118,9 +120,10 @@ class WorkerProcess:
     def explain_exit(self) -> str:
         """Why it ended, in words for the user."""
         code = self.exit_code
-        if code in (-9, 137):
+        if code in (-9, 137, EXIT_NO_MEMORY):
+            how = "could not start" if code == EXIT_NO_MEMORY else "was ended by the system"
             return (
-                "The HyperReg engine was ended by the system, most likely because memory ran out. "
+                f"The HyperReg engine {how}, most likely because memory ran out. "
                 "Close other programs, or crop or downsample the images. The next request starts it again."
             )
         if code is None or code == 0:
