@@ -1,6 +1,7 @@
 # make run    sets up .venv and opens the browser application (FIXED=head1.nii.gz MOVING=head2.nii.gz to open your own images)
 # make test   sets up .venv and runs the tests
 # make bench  sets up .venv with other people's registration and compares on two real pairs (in ../shared/data)
+# make kills  ends the program at random moments and looks at what is left behind (KILLS=count)
 # make lint   sets up .venv and runs the style and type checks
 # Needs Python 3.10 or newer; the system packages that are missing are named (`make missing-packages` lists them).
 
@@ -12,6 +13,7 @@ SHELL := /bin/bash
 FIXED ?=
 MOVING ?=
 VIEW_OPTIONS ?=
+KILLS ?= 100
 
 # What this system lacks of the libraries that Qt and VTK load. $(1): "run" or "test" (which also needs a browser and CMake).
 define find_missing
@@ -44,7 +46,7 @@ define refuse_if_missing
 	fi
 endef
 
-.PHONY: run test bench lint clean missing-packages
+.PHONY: run test kills bench lint clean missing-packages
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.ready-run
@@ -52,6 +54,9 @@ run: $(VENV)/.ready-run
 
 test: $(VENV)/.ready-test
 	$(BIN)/python -m pytest
+
+kills: $(VENV)/.ready-test
+	$(BIN)/python -m Testing.Kills $(KILLS)
 
 bench: $(VENV)/.ready-bench
 	$(BIN)/python -m benchmarks registration --short
