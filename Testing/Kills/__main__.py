@@ -1,5 +1,6 @@
-"""python -m Testing.Kills [COUNT] [SEED]: COUNT kills, in turn of the three ways to run HyperReg (`make kills`).
+"""python -m Testing.Kills [COUNT] [SEED] [AT_ONCE]: kills, in turn of the three ways to run HyperReg (`make kills`).
 
+Registrations are stand-ins (`program.py`) unless HYPERREG_KILLS_REAL is set. AT_ONCE: runs beside each other.
 fuse: the command, with registrations in two processes. worker: an application whose worker does the same; it, or the
 worker, is killed. app: the browser app with images open. After each kill: is a process left, a folder, a semaphore, a
 half-written result, a traceback; are the inputs as they were? Prints every fault, and how many there were.
@@ -18,6 +19,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,43 +33,25 @@ from worker_bench import is_running, semaphores_of  # noqa: E402
 
 from hyperreg.scratch import remove_stale  # noqa: E402
 
+PROGRAM = Path(__file__).with_name("program.py")
 MARK = "HYPERREG_KILLS"
 SHARED = Path("/dev/shm")  # noqa: S108  where shared memory is on Linux
 PREFIXES = (".hyperreg-", "hyperreg-view-", "hyperreg-worker-")
 # What is asked to end has so long to do it; what was killed, so long to be gone with all that belongs to it.
-END_S, GONE_S = 30.0, 15.0
+END_S, GONE_S = 90.0, 30.0
 KILL = signal.SIGKILL
+WAYS = ("app", "worker", "fuse")
 # What is sent, and how often.
 ENDINGS = ((KILL,), (KILL,), (signal.SIGTERM,), (signal.SIGHUP,), (signal.SIGINT, signal.SIGINT))
-
-APPLICATION = """
-import sys, time
-from hyperreg.imaging.files import read_volume
-from hyperreg.worker.client import WorkerClient
-from hyperreg.worker.fusion import RemoteFuser
-client = WorkerClient()
-fuser = RemoteFuser(client)
-ended = []
-fuser.on_done = ended.append
-fuser.on_error = ended.append
-fuser.fuse_atlases(read_volume(sys.argv[1]), sys.argv[2], model="tiny-untrained", cache=sys.argv[3])
-while not ended:
-    client.poll()
-    time.sleep(0.01)
-client.stop()
-sys.exit(isinstance(ended[0], str))
-"""
 
 
 @dataclass
 class Bench:
-    """Inputs for all runs in `folder`; made once. faults: what was found. tally: kills by way and signal."""
+    """Inputs for all runs in `folder`; made once. tally: kills by way and signal."""
 
     folder: Path
-    faults: list[str] = field(default_factory=list)
     tally: Counter[str] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
-    chance: random.Random = field(default_factory=random.Random)
 
     def __post_init__(self) -> None:
         from hyperreg.registration.model import save_untrained
@@ -88,11 +72,11 @@ class Bench:
     def command(self, way: str, place: Path) -> list[str]:
         target, atlases = str(self.folder / "inputs" / "fixed.nii.gz"), str(self.folder / "inputs" / "atlases")
         if way == "app":
-            return ["-m", "hyperreg.cli", "view", target, str(self.folder / "inputs" / "moving.nii.gz"), "--no-browser"]
+            return [str(PROGRAM), "view", target, str(self.folder / "inputs" / "moving.nii.gz"), "--no-browser"]
         if way == "worker":
-            return ["-c", APPLICATION, target, atlases, str(place / "cache")]
+            return [str(PROGRAM), "application", target, atlases, str(place / "cache")]
         return [
-            "-m", "hyperreg.cli", "fuse", "--target", target, "--atlases", atlases, "--jobs", "2", "--model",
+            str(PROGRAM), "fuse", "--target", target, "--atlases", atlases, "--jobs", "2", "--model",
             "tiny-untrained", "--cache", str(place / "cache"), "--out", str(place / "out" / "labels.nii.gz"),
             "--report", str(place / "out" / "report.json"),
         ]  # fmt: skip
@@ -110,8 +94,12 @@ class Bench:
                 env=environment, start_new_session=True,
             )  # fmt: skip
 
-    def kill(self, way: str, ending: tuple[signal.Signals, ...], after: float) -> None:
-        """One run, ended after so many seconds; what is wrong afterwards goes to `faults`."""
+    def kill(self, way: str, ending: tuple[signal.Signals, ...], after: float, chosen: float) -> list[str]:
+        """One run, ended after so many seconds; returns what is wrong afterwards.
+
+        chosen: 0 to 1, says which process is killed, where it may be the worker.
+        """
+        faults: list[str] = []
         what = f"{way} {'+'.join(number.name for number in ending)} after {after:.2f} s"
         mark = uuid.uuid4().hex
         with tempfile.TemporaryDirectory(dir=self.folder) as name:
@@ -121,7 +109,7 @@ class Bench:
             pids = marked(mark)
             semaphores = [path for pid in pids for path in quietly_semaphores(pid)]
             folders = [path for pid in pids for path in folders_of(pid)]
-            workers = [pid for pid in pids if b"hyperreg.worker" in command_line(pid)]
+            workers = [pid for pid in pids if command_line(pid).endswith(b"program.py\0worker\0")]
             victim = (
                 self.chance.choice([process.pid, *workers]) if way == "worker" and ending[0] == KILL else process.pid
             )
@@ -133,7 +121,7 @@ class Bench:
             try:
                 process.wait(END_S)
             except subprocess.TimeoutExpired:
-                self.faults.append(f"{what}: still there after {END_S:.0f} s")
+                faults.append(f"{what}: still there after {END_S:.0f} s")
                 process.kill()
                 process.wait()
             while (marked(mark) or any(s.exists() for s in semaphores)) and time.monotonic() - begun < END_S + GONE_S:
@@ -141,28 +129,33 @@ class Bench:
             self.seconds.append(time.monotonic() - begun)
             left = marked(mark)
             for pid in left:
-                self.faults.append(f"{what}: left behind {command_line(pid)[:200]!r}")
+                faults.append(f"{what}: left behind {command_line(pid)[:200]!r}")
                 quietly_kill(pid, KILL)
-            self.faults += [f"{what}: left {path}" for path in semaphores if path.exists()]
-            killed = ending[0] == KILL and victim == process.pid
-            self.look(what, way, place, process.returncode, folders, killed=killed)
+            faults += [f"{what}: left {path}" for path in semaphores if path.exists()]
+            # The application is no command of ours, and has no handlers for other signals than Ctrl+C.
+            abrupt = ending[0] == KILL or (way == "worker" and ending[0] != signal.SIGINT)
+            killed = abrupt and victim == process.pid
+            faults += self.look(what, way, place, process.returncode, folders, killed=killed)
+        return faults
 
     def look(
         self, what: str, way: str, place: Path, code: int, folders: list[Path], *, killed: bool
-    ) -> None:  # fmt: skip
+    ) -> list[str]:  # fmt: skip
+        """What is left that must not be. code: the exit code. folders: what it had locked. killed: with no chance."""
+        faults = []
         if killed:
             # Nobody could tidy up: the next start does.
             for prefix in PREFIXES:
                 for root in (place / "out", place / "cache", place / "tmp"):
                     remove_stale(prefix, root)
         hidden = [path for root in ("out", "cache", "tmp") for path in (place / root).glob("*hyperreg-*")]
-        self.faults += [f"{what}: left {path.name}" for path in hidden]
-        self.faults += [f"{what}: left {path}" for path in folders if path.is_relative_to(SHARED) and path.exists()]
+        faults += [f"{what}: left {path.name}" for path in hidden]
+        faults += [f"{what}: left {path}" for path in folders if path.is_relative_to(SHARED) and path.exists()]
         results = sorted(path.name for path in (place / "out").iterdir() if path not in hidden)
         complete = ["labels.nii.gz", "report.json"] if way == "fuse" and code == 0 else []
         # Moved into place one after the other: between the moves a kill can come, but each file is whole.
         if results != complete and not (killed and set(results) <= {"labels.nii.gz", "report.json"}):
-            self.faults.append(f"{what}: exit code {code}, but {results}")
+            faults.append(f"{what}: exit code {code}, but {results}")
         for name in results:
             try:
                 if name.endswith(".json"):
@@ -170,12 +163,13 @@ class Bench:
                 else:
                     nibabel.load(place / "out" / name).get_fdata()
             except Exception as error:  # noqa: BLE001  whatever is wrong with it
-                self.faults.append(f"{what}: half of {name} ({error})")
+                faults.append(f"{what}: half of {name} ({error})")
         log = (place / "log").read_text(encoding="utf-8", errors="replace")
         if "Traceback" in log:
-            self.faults.append(f"{what}: a traceback\n{log[-1500:]}")
+            faults.append(f"{what}: a traceback\n{log[-1500:]}")
         if self.inputs() != self.digest:
-            self.faults.append(f"{what}: inputs changed")
+            faults.append(f"{what}: inputs changed")
+        return faults
 
 
 def marked(mark: str) -> list[int]:
@@ -242,22 +236,29 @@ def duration(bench: Bench, way: str) -> float:
 
 def main() -> int:
     """1 if there were faults."""
-    count, seed = (int(text) for text in (*sys.argv[1:3], *("100", "0")[len(sys.argv[1:3]) :]))
-    with tempfile.TemporaryDirectory(prefix="hyperreg-kills-") as folder:
-        bench = Bench(Path(folder), chance=random.Random(seed))  # noqa: S311  no secrets
-        ways = {way: duration(bench, way) for way in ("app", "worker", "fuse")}
+    count, seed, at_once = (int(text) for text in (*sys.argv[1:4], *("100", "0", "2")[len(sys.argv[1:4]) :]))
+    chance = random.Random(seed)  # noqa: S311  no secrets
+    found = 0
+    with tempfile.TemporaryDirectory(prefix="hyperreg-kills-") as folder, ThreadPoolExecutor(at_once) as pool:
+        bench = Bench(Path(folder))
+        ways = dict(zip(WAYS, pool.map(lambda way: duration(bench, way), WAYS), strict=True))
         print(", ".join(f"{way} takes {seconds:.0f} s" for way, seconds in ways.items()), flush=True)
-        for number in range(count):
-            way = list(ways)[number % len(ways)]
-            before = len(bench.faults)
-            bench.kill(way, bench.chance.choice(ENDINGS), bench.chance.uniform(0.0, 1.05 * ways[way]))
-            for fault in bench.faults[before:]:
+        drawn = [
+            (WAYS[number % len(WAYS)], chance.choice(ENDINGS), chance.random(), chance.random())
+            for number in range(count)
+        ]
+        results = pool.map(lambda d: bench.kill(d[0], d[1], 1.05 * d[2] * ways[d[0]], d[3]), drawn)
+        for number, faults in enumerate(results, 1):
+            found += len(faults)
+            for fault in faults:
                 print(f"kill {number}: {fault}", flush=True)
+            if number % 10 == 0:
+                print(f"{number} kills, {found} fault(s)", flush=True)
     print(", ".join(f"{name}: {number}" for name, number in sorted(bench.tally.items())))
     waits = sorted(bench.seconds)
     print(f"all gone after {waits[len(waits) // 2]:.1f} s (median), at most {waits[-1]:.1f} s")
-    print(f"{count} kills (seed {seed}): {len(bench.faults)} fault(s)")
-    return min(len(bench.faults), 1)
+    print(f"{count} kills (seed {seed}): {found} fault(s)")
+    return min(found, 1)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from cli_pair import run
 
 from hyperreg.cli.console import ExitCode, exit_code, progress_bar
 from hyperreg.machine import is_out_of_memory
@@ -96,6 +97,14 @@ def test_what_is_to_survive_the_terminal_does(tmp_path: Path) -> None:
     process.terminate()
     process.communicate(timeout=60)
     assert process.returncode == ExitCode.CANCELLED
+
+
+def test_an_interrupt_while_a_command_is_loaded_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(**_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hyperreg.cli.app.app", interrupted)
+    assert run("models") == ExitCode.CANCELLED
 
 
 def test_progress_without_a_terminal_is_a_few_lines(capsys: pytest.CaptureFixture[str]) -> None:
