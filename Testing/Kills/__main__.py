@@ -252,7 +252,7 @@ def main() -> int:
             found += len(faults)
             for fault in faults:
                 print(f"kill {number}: {fault}", flush=True)
-            if number % 10 == 0:
+            if number % 5 == 0:
                 print(f"{number} kills, {found} fault(s)", flush=True)
     print(", ".join(f"{name}: {number}" for name, number in sorted(bench.tally.items())))
     waits = sorted(bench.seconds)

@@ -25,7 +25,7 @@ def register(task: Task, progress: Any = None, cancelled: Any = None) -> Registe
     import numpy as np
 
     from hyperreg.errors import Cancelled
-    from hyperreg.fusion.registering import Registered
+    from hyperreg.fusion.registering import FIGURES, Registered
 
     for step in range(20):
         if cancelled is not None and cancelled():
@@ -33,7 +33,8 @@ def register(task: Task, progress: Any = None, cancelled: Any = None) -> Registe
         if progress is not None:
             progress(step / 20, "Aligning")
         time.sleep(0.05)
-    return Registered(np.eye(4), None, {"similarity": 0.8, "similarity_before": 0.8})
+    figures = dict.fromkeys(FIGURES, 0.0) | {"similarity": 0.8, "similarity_before": 0.8}
+    return Registered(np.eye(4), None, figures)
 
 
 def replace_registration() -> None:
@@ -67,6 +68,8 @@ def application(target: str, atlases: str, cache: str) -> int:
         return 130
     finally:
         client.stop()
+    if isinstance(ended[0], str):
+        print(ended[0], file=sys.stderr)
     return int(isinstance(ended[0], str))
 
 
