@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measure the bundled model, print tables, and (--readme) put them into README.md."""
+"""`python -m benchmarks`: measure the bundled model, print tables, and (--readme) put them into README.md and docs."""
 
 from __future__ import annotations
 
@@ -10,30 +10,34 @@ import typer
 
 from benchmarks import automatic_lambda, contrasts, gamma_map, hypernetwork, speed
 from benchmarks.fusion import command as fusion
-from benchmarks.readme import README, replace_section
+from benchmarks.readme import BENCHMARKS, README, replace_section
 from benchmarks.registration import command
+from benchmarks.registration.report import front_table
 from benchmarks.segmentation import command as segmentation
 from hyperreg.errors import HyperRegError
-from hyperreg.registration.catalogue import default_model, find_model
 
 # Title, name, goal on a CPU, goal on a GPU, form.
 SPEED_ROWS: tuple[tuple[str, str, float | None, float | None, str], ...] = (
     ("Preview: λ changed → three 512×512 views resliced, ms (median)", "preview_three_views_ms", 150, 150, "{:.0f}"),
     ("The same, CPU-ms of all threads", "preview_three_views_cpu_ms", None, None, "{:.0f}"),
     ("Smallest share of a view's pixels that a preview changed, %", "preview_changed_percent", None, None, "{:.0f}"),
-    ("Exact field at a new λ, s (median)", "exact_field_s", 4.0, None, "{:.2f}"),
-    ("The same, CPU-s of all threads", "exact_field_cpu_s", None, None, "{:.2f}"),
+    ("First draft at a new λ, s (median)", "draft_field_s", 1.0, None, "{:.2f}"),
+    ("The same, CPU-s of all threads", "draft_field_cpu_s", None, None, "{:.2f}"),
+    ("Quick result at a new λ, s (median)", "quick_field_s", 1.5, 0.06, "{:.2f}"),
+    ("The same, CPU-s of all threads", "quick_field_cpu_s", None, None, "{:.2f}"),
+    ("Quick results of all anchors of the previews, s", "anchors_s", 15.0, 0.5, "{:.1f}"),
+    ("Full resolution at a new λ, s", "full_field_s", 12.0, 1.0, "{:.1f}"),
+    ("The same, CPU-s of all threads", "full_field_cpu_s", None, None, "{:.1f}"),
+    ("A network's field at a new λ, s (median)", "network_field_s", None, None, "{:.2f}"),
+    ("The same, CPU-s of all threads", "network_field_cpu_s", None, None, "{:.2f}"),
     ("Hypernetwork over the same backbone with fixed weights, ratio", "hyper_over_fixed", 1.1, 1.1, "{:.3f}"),
-    ("Fields of all anchors of the previews, s", "anchors_s", None, None, "{:.1f}"),
-    ("Refinement alone, generated head, s", "refinement_head_s", 60.0, 3.0, "{:.1f}"),
-    ("The same, CPU-s of all threads", "refinement_head_cpu_s", None, None, "{:.1f}"),
-    ("Refinement alone, a real pair of brains (OASIS 1000 from 1001), s", "refinement_brain_s", 60.0, 3.0, "{:.1f}"),
-    ("The same, CPU-s of all threads", "refinement_brain_cpu_s", None, None, "{:.1f}"),
     ("Segmentation of the generated head with `brain-anatomy`, s", "segmentation_s", 60.0, 3.0, "{:.1f}"),
     ("The same, CPU-s of all threads", "segmentation_cpu_s", None, None, "{:.1f}"),
     ("Peak memory of the worker, GB", "worker_peak_gb", 4.0, None, "{:.2f}"),
-    ("Preview against exact field, largest mean over λ, mm", "preview_error_mean_mm", 0.1, None, "{:.3f}"),
-    ("Preview against exact field, largest 99th percentile over λ, mm", "preview_error_p99_mm", 0.5, None, "{:.3f}"),
+    ("Preview against the quick result, largest mean over λ, mm", "preview_error_quick_mean_mm", 0.1, None, "{:.3f}"),
+    ("The same, largest 99th percentile, mm", "preview_error_quick_p99_mm", 0.5, None, "{:.3f}"),
+    ("Preview against full resolution, largest mean, mm", "preview_error_full_mean_mm", 0.1, None, "{:.3f}"),
+    ("The same, largest 99th percentile, mm", "preview_error_full_p99_mm", 0.5, None, "{:.3f}"),
 )
 
 app = typer.Typer(add_completion=False)
@@ -57,30 +61,20 @@ def speed_table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def put_into_readme(section: str, text: str, model: str) -> None:
-    """Replace one table between its own markers, in README.md and in the model's own README, where they have them."""
-    for path in (README, find_model(model).folder / "README.md"):
-        replace_section(path, section, text)
-
-
-Model = Annotated[str | None, typer.Option(help="Which model; the default one if not given.")]
 Output = Annotated[Path, typer.Option(help="Folder for the measurements.")]
-Readme = Annotated[bool, typer.Option(help="Also replace the table in README.md and in the model's README.")]
+Readme = Annotated[bool, typer.Option(help="Also replace the tables in README.md and docs/benchmarks.")]
 
 
 @app.command("speed")
-def measure_speed(
-    model: Model = None, output: Output = Path("build/benchmarks"), readme: Readme = False, device: str = "auto"
-) -> None:
-    """Preview, exact field, memory; on the sample head, previews also on real pairs."""
-    model = model or default_model()
-    found = speed.run(model, device)
+def measure_speed(output: Output = Path("build/benchmarks"), readme: Readme = False, device: str = "auto") -> None:
+    """Previews, fields of every stage, memory; on the sample head, previews also on real pairs."""
+    found = speed.run(device)
     output.mkdir(parents=True, exist_ok=True)
     (output / "speed.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     table = speed_table(found)
     typer.echo(table)
     if readme:
-        put_into_readme("speed", table, model)
+        replace_section(BENCHMARKS, "speed", table)
 
 
 @app.command("registration")
@@ -114,7 +108,8 @@ def compare_registration(
     typer.echo(command.tables(rows))
     if readme:
         for section, table in command.readme_tables(rows).items():
-            put_into_readme(section, table, model or default_model())
+            replace_section(BENCHMARKS, section, table)
+        replace_section(README, "front", front_table(rows))
 
 
 if __name__ == "__main__":

@@ -21,12 +21,11 @@ from benchmarks.deformation_warnings import TRUTHS, Row, figure, warnings_table,
 from benchmarks.pairs import DATA
 from benchmarks.registration.case import Case, read_points
 from benchmarks.registration.cases import all_cases
-from benchmarks.registration.ours import model_for
 from benchmarks.registration.store import load_transform
 from benchmarks.registration.synthetic import deformed
 from hyperreg.imaging.files import read_label_map, read_volume
 from hyperreg.imaging.transform import Transform
-from hyperreg.registration.catalogue import find_model
+from hyperreg.registration.catalogue import NO_MODEL, find_model
 from hyperreg.registration.response import SEARCHED_LAMBDAS, Response, automatic_lambda
 from hyperreg.registration.session import LiveSession
 
@@ -138,9 +137,13 @@ def measure(case: Case, model: str, folder: Path) -> Measured:
     before = error(Transform((session.linear,)))
     response = Response()
     for lam in sorted({*SEARCHED_LAMBDAS, card.default_lambda}):
-        figures = {name: value for name, value in session.metrics(lam).items() if not isinstance(value, dict)}
+        figures = {
+            name: value
+            for name, value in session.metrics(lam, session.quick_stage).items()
+            if not isinstance(value, dict)
+        }
         if before is not None:
-            figures |= {"error_mm": error(session.transform(lam)), "error_mm_before": before}
+            figures |= {"error_mm": error(session.transform(lam, session.quick_stage)), "error_mm_before": before}
         response.add(lam, figures)
     looked_at = case.development or case.name in LOOKED_AT
     found = Measured(case.name, card.name, card.sha256, card.default_lambda, looked_at, response.rows)
@@ -162,8 +165,8 @@ def _error_of(case: Case, session: LiveSession) -> Callable[[Transform], float |
     """Mean distance of a map to the known deformation, mm, at points of the foreground; None if it is not known."""
     if case.truth is None:
         return lambda _transform: None
-    inside = np.argwhere(session._body.array)
-    here = session._body.grid.to_ras(inside[:: max(1, len(inside) // ERROR_POINTS)])
+    inside = np.argwhere(session.foreground.array)
+    here = session.foreground.grid.to_ras(inside[:: max(1, len(inside) // ERROR_POINTS)])
     there = load_transform(case.truth).apply(here)
     return lambda transform: float(np.linalg.norm(transform.apply(here) - there, axis=1).mean())
 
@@ -217,12 +220,12 @@ def draw(measured: Sequence[Measured], path: Path) -> None:
 
 
 def run(cases: Sequence[Case], output: Path, model: str | None = None) -> list[Measured]:
-    """Measure the pairs; one file each, so that an interrupted measurement goes on. model: None: the bundled one."""
+    """Measure the pairs; one file each, so that an interrupted measurement goes on. model: None: the solver alone."""
     folder = output / "automatic-lambda"
     folder.mkdir(parents=True, exist_ok=True)
     measured = []
     for case in cases:
-        measured.append(measure(case, model or model_for(case), folder))
+        measured.append(measure(case, model or NO_MODEL, folder))
         typer.echo(f"{measured[-1].pair}: done", err=True)
     return measured
 
@@ -232,7 +235,7 @@ def write(measured: Sequence[Measured], folder: Path, options: str = "") -> str:
     folder.mkdir(parents=True, exist_ok=True)
     models = sorted({f"'{one.model}' (weights {one.sha256[:12]})" for one in measured})
     setting = (
-        f"`python -m benchmarks automatic-lambda{options}`: {', '.join(models)}, the network alone, on {len(measured)} "
+        f"`python -m benchmarks automatic-lambda{options}`: {', '.join(models)}, quick results, on {len(measured)} "
         "pairs of `benchmarks registration`. Truth: mean Dice over manual labels, landmarks, or the error against the "
         "known deformation, mm. Per rule: its λ, and by how many Dice points (or mm) it is worse than the best one of "
         f"λ = {', '.join(f'{lam:g}' for lam in SEARCHED_LAMBDAS)}. *Automatic* is what `--lam auto` does without any "
@@ -256,7 +259,7 @@ def write(measured: Sequence[Measured], folder: Path, options: str = "") -> str:
 
 
 def command(
-    model: Annotated[str | None, typer.Option(help="Which model; by default the bundled one for the anatomy.")] = None,
+    model: Annotated[str | None, typer.Option(help="Which model; by default the solver alone.")] = None,
     output: Annotated[Path, typer.Option(help="Folder of the measurements; what is there is kept.")] = Path(
         "build/benchmarks"
     ),

@@ -1,4 +1,4 @@
-"""Does the refinement tell images of one contrast from images of two? The balance that it decides by, on real pairs."""
+"""Does the solver tell images of one contrast from images of two? The balance that it decides by, on real pairs."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
 from benchmarks.registration.case import Case
 from benchmarks.registration.cases import all_cases
-from benchmarks.registration.ours import model_for
 from hyperreg.imaging.files import read_volume
-from hyperreg.registration.refinement import START_LAMBDA, Refiner
+from hyperreg.registration.catalogue import NO_MODEL
 from hyperreg.registration.session import LiveSession
 from hyperreg.registration.similarity import LEAST_BALANCE
+from hyperreg.registration.solver import CONTRAST_LAMBDA, Solver
 
 # All pairs of `benchmarks registration` but for more brains of one data set.
 LEFT_OUT = (
@@ -33,7 +33,6 @@ class Row:
     """One pair; different: whether its contrasts are."""
 
     pair: str
-    model: str
     different: bool
     balance: float
 
@@ -43,14 +42,12 @@ class Row:
 
 
 def measure(case: Case, output: Path) -> Row:
-    """The balance under the field that a refinement starts from; from `output` if it is there."""
+    """The balance under a draft; from `output` if it is there."""
     path = output / f"{case.name}.json"
     if not path.exists():
-        session = LiveSession(model_for(case), "cpu")
-        fixed, moving = read_volume(case.fixed), read_volume(case.moving)
-        session.prepare(fixed, moving)
-        refiner = Refiner(fixed, moving, session.linear, session.refined_grid, session._body)
-        row = Row(case.name, session.card.name, case.cross, refiner.balance(session.field(START_LAMBDA), "cpu"))
+        session = LiveSession(NO_MODEL, "cpu")
+        session.prepare(read_volume(case.fixed), read_volume(case.moving))
+        row = Row(case.name, case.cross, cast(Solver, session._maker).balance("cpu", lambda _fraction: None))
         output.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(row)) + "\n", encoding="utf-8")
     return Row(**json.loads(path.read_text(encoding="utf-8")))
@@ -58,11 +55,11 @@ def measure(case: Case, output: Path) -> Row:
 
 def table(rows: Sequence[Row]) -> str:
     """Markdown: a line per pair, the smallest balance last."""
-    lines = ["| pair | model | contrasts | balance | taken for | |", "|---|---|---|---|---|---|"]
+    lines = ["| pair | contrasts | balance | taken for | |", "|---|---|---|---|---|"]
     words = {True: "different", False: "the same"}
     for row in sorted(rows, key=lambda row: -row.balance):
         right = "" if row.different == row.taken_for_different else "WRONG"
-        cells = [row.pair, row.model, words[row.different], f"{row.balance:.3f}", words[row.taken_for_different], right]
+        cells = [row.pair, words[row.different], f"{row.balance:.3f}", words[row.taken_for_different], right]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -72,8 +69,8 @@ def write(rows: Sequence[Row], folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     setting = (
         "`python -m benchmarks contrasts`. The balance of the squared local correlation with its sign "
-        "(`hyperreg.registration.similarity.contrast_balance`), -1 to 1, in the foreground under the network's field "
-        f"that a refinement starts from (λ = {START_LAMBDA:g}). Above {LEAST_BALANCE:g} the images are taken for one "
+        "(`hyperreg.registration.similarity.contrast_balance`), -1 to 1, in the foreground under the solver's draft "
+        f"at λ = {CONTRAST_LAMBDA:g}. Above {LEAST_BALANCE:g} the images are taken for one "
         "contrast. The threshold was chosen on these images, so that it tells them apart is no independent test; the "
         "user can always say it (*Contrasts*, `--contrast`)."
     )
@@ -91,7 +88,7 @@ def command(
     pair: Annotated[list[str] | None, typer.Option(help="Only these pairs of `benchmarks registration`.")] = None,
     publish: Annotated[bool, typer.Option("--publish", help="Write the table into docs/.")] = False,
 ) -> None:
-    """By what the refinement takes two images for one contrast or for two (needs the real images)."""
+    """By what the solver takes two images for one contrast or for two (needs the real images)."""
     rows = []
     for case in all_cases(output / "made", with_deformed=not pair or any(name.startswith("cross") for name in pair)):
         if case.name in pair if pair else case.name not in LEFT_OUT:

@@ -54,7 +54,7 @@ def verdict(worse: bool, warned: bool) -> str:
 def warnings_table(measured: Sequence[Pair]) -> str:
     """Markdown: a line per pair at its model's default λ, and the count over all λ of all pairs."""
     setting = (
-        "Network at the model's default λ, then all λ together. Worse: than after the linear alignment alone. The "
+        "Quick results at the default λ, then all λ together. Worse: than after the linear alignment alone. The "
         "warning is what session, command line, module and app say; here it saw nothing but the images."
     )
     lines = ["## Is a deformation that makes things worse noticed without the truth?", "", setting, ""]

@@ -1,10 +1,12 @@
-"""Tables in README files, between markers of their own."""
+"""Tables in documents, between markers of their own."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 README = Path(__file__).resolve().parents[1] / "README.md"
+# Every table but the one of the front page.
+BENCHMARKS = README.parent / "docs" / "benchmarks" / "README.md"
 
 
 def replace_section(path: Path, section: str, text: str) -> None:

@@ -1,7 +1,8 @@
-"""How fast and how large: previews, exact fields, memory. Ratios are taken side by side in one run."""
+"""How fast and how large: previews, fields of every stage, memory. Ratios are taken side by side in one run."""
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import os
 import statistics
@@ -12,19 +13,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import typer
+from torch import Tensor
 
 from benchmarks.pairs import DATA, OASIS_PAIRS, lung, oasis
+from hyperreg.imaging.volume import DisplacementField
 from hyperreg.phantom import PhantomPair, head_phantom_pair
 from hyperreg.registration.anchors import difference_mm
-from hyperreg.registration.catalogue import find_model
+from hyperreg.registration.catalogue import NO_MODEL, find_model
 from hyperreg.registration.field import integrate
-from hyperreg.registration.refinement import START_LAMBDA
+from hyperreg.registration.model import RegistrationModel
+from hyperreg.registration.network import Network
 from hyperreg.registration.session import LiveSession
 from hyperreg.segmentation.session import Segmenter
 
@@ -38,6 +42,7 @@ PREVIEWED = np.linspace(0.02, 0.98, 37)[(np.arange(PREVIEWS + 1) * 7) % 37]
 LEAST_CHANGE = 1e-3
 WORKER_LIMIT_S = 600.0
 SEGMENTATION_MODEL = "brain-anatomy"
+NETWORK = "brain"
 
 
 @dataclass(frozen=True)
@@ -77,36 +82,43 @@ def median_costs(*tasks: Callable[[], object], repeats: int = REPEATS) -> list[C
     return [clock.median for clock in clocks]
 
 
-def exact_field(session: LiveSession) -> dict[str, float]:
-    """The exact field at a new lambda against the same backbone with weights that do not change."""
-    lambdas = iter(np.linspace(0.001, 0.999, 100 * REPEATS))
-    weights = session.model.weights(session.hyperparameters(0.3))
-    window = session._fade.to(session.device)
+def stages(session: LiveSession) -> dict[str, float]:
+    """Every stage at a lambda that is new each time, from nothing; the last is found once, because it takes longest."""
+    lambdas = iter(np.linspace(0.001, 0.499, 100 * REPEATS))
+    found: dict[str, float] = {}
+    for number, stage in enumerate(session.stages):
+        last = number == len(session.stages) - 1
+        (cost,) = median_costs(
+            lambda number=number: session.field(float(next(lambdas)), number),  # type: ignore[misc]
+            repeats=1 if last else REPEATS,
+        )
+        found |= {f"{stage.name}_field_s": cost.wall, f"{stage.name}_field_cpu_s": cost.cpu}
+    return found
 
-    def wait() -> None:
+
+def hypernetwork(network: str, pair: PhantomPair, device: str) -> dict[str, float]:
+    """A network's fields at a new lambda, against the same backbone with weights that do not change."""
+    session = LiveSession(network, device)
+    session.prepare(pair.fixed, pair.moving, initial="com")
+    model, maker = cast(RegistrationModel, session.model), cast(Network, session._maker)
+    lambdas = iter(np.linspace(0.001, 0.999, 100 * REPEATS))
+    fixed, moving = (image.to(session.device) for image in maker.images)
+
+    def weights_at(lam: float) -> dict[str, Tensor]:
+        return model.weights(torch.tensor([lam, *session.values.values()], device=session.device))
+
+    def run(weights: dict[str, Tensor]) -> None:
+        for velocity in model.velocities(weights, fixed, moving):
+            integrate(velocity)
         if session.device == "cuda":
             torch.cuda.synchronize()
 
-    @torch.inference_mode()
-    def hyper() -> None:
-        generated = session.model.weights(session.hyperparameters(float(next(lambdas))))
-        for velocity in session.model.velocities(generated, session._fixed, session._moving):
-            integrate(velocity * window)
-        wait()
-
-    @torch.inference_mode()
-    def fixed_weights() -> None:
-        for velocity in session.model.velocities(weights, session._fixed, session._moving):
-            integrate(velocity * window)
-        wait()
-
-    def complete() -> None:
-        session.field(float(next(lambdas)))
-
-    generated, plain, whole = median_costs(hyper, fixed_weights, complete)
+    with torch.inference_mode():
+        unchanged = weights_at(0.3)
+        generated, plain = median_costs(lambda: run(weights_at(float(next(lambdas)))), lambda: run(unchanged))
     # Of CPU time, which other programs on the machine disturb least; on a GPU the CPU only waits.
     ratio = generated.cpu / plain.cpu if session.device == "cpu" else generated.wall / plain.wall
-    return {"exact_field_s": whole.wall, "exact_field_cpu_s": whole.cpu, "hyper_over_fixed": ratio}
+    return {"network_field_s": generated.wall, "network_field_cpu_s": generated.cpu, "hyper_over_fixed": ratio}
 
 
 def slice_views(session: LiveSession, pair: PhantomPair) -> dict[str, float]:
@@ -195,7 +207,7 @@ def preview_cost(
     return clock.median, min(changed)
 
 
-def worker_memory(pair: PhantomPair, model: str) -> dict[str, float]:
+def worker_memory(pair: PhantomPair) -> dict[str, float]:
     """Peak memory of a worker that prepares the pair and computes and measures fields, GB (Linux only, else NaN)."""
     from hyperreg.worker.client import WorkerClient
     from hyperreg.worker.live import LiveRegistration
@@ -203,13 +215,13 @@ def worker_memory(pair: PhantomPair, model: str) -> dict[str, float]:
     client = WorkerClient()
     try:
         live = LiveRegistration(client)
-        live.prepare(pair.fixed, pair.moving, model=model, device="cpu").wait(WORKER_LIMIT_S)
+        live.prepare(pair.fixed, pair.moving, device="cpu").wait(WORKER_LIMIT_S)
         live.set_lambda(0.3)
         since = time.monotonic()
-        # The first point of the response comes after the field that was asked for and the first two anchors.
-        while not live.response.rows:
+        # Full resolution takes the most memory.
+        while live.shown is None or not live.shown.final:
             if time.monotonic() - since > WORKER_LIMIT_S:
-                raise RuntimeError(f"The worker has measured nothing within {WORKER_LIMIT_S:.0f} s.")
+                raise RuntimeError(f"The worker has not come to full resolution within {WORKER_LIMIT_S:.0f} s.")
             client.poll()
             time.sleep(0.01)
         status = Path(f"/proc/{client.pid}/status")
@@ -218,17 +230,6 @@ def worker_memory(pair: PhantomPair, model: str) -> dict[str, float]:
         return {"worker_peak_gb": peaks[0] / 1024**2 if peaks else float("nan")}
     finally:
         client.stop()
-
-
-def refinement(session: LiveSession, name: str) -> dict[str, float]:
-    """Refine from the button to the result at the default lambda, once; the network's fields are there already."""
-    lam = session.card.default_lambda
-    for known in (lam, START_LAMBDA):
-        session.field(known)
-    clock = Clock()
-    with clock.running():
-        session.refine(lam)
-    return {f"refinement_{name}_s": clock.median.wall, f"refinement_{name}_cpu_s": clock.median.cpu}
 
 
 def segmentation(pair: PhantomPair, device: str) -> dict[str, float]:
@@ -241,55 +242,57 @@ def segmentation(pair: PhantomPair, device: str) -> dict[str, float]:
     return {"segmentation_s": clock.median.wall, "segmentation_cpu_s": clock.median.cpu}
 
 
-def refinement_of_brain(model: str, device: str) -> dict[str, float]:
-    """The same on a real pair of development."""
-    pair = oasis(*OASIS_PAIRS[0])
-    session = LiveSession(model, device)
-    session.prepare(pair.fixed, pair.moving, initial="affine")
-    return refinement(session, "brain")
+def preview_error() -> dict[str, float]:
+    """Preview against the field solved at the same lambda, on a brain and a lung, in the quick stage and at full
+    resolution: the worst mean and 99th percentile over lambda, mm.
 
-
-def preview_error(model: str) -> dict[str, float]:
-    """Preview against exact field on a brain and a lung: the worst mean and 99th percentile over lambda, mm.
-
-    Measured in the middle between two anchors, where interpolation is worst.
+    Measured in the middle between two anchors, where interpolation is worst; at full resolution between those around
+    the default lambda, because each field takes long.
     """
-    means, p99s = [], []
+    errors: dict[str, list[tuple[float, float]]] = {"quick": [], "full": []}
     for pair in (oasis(*OASIS_PAIRS[0]), lung()):
-        session = LiveSession(model, "cpu")
+        session = LiveSession(NO_MODEL, "cpu")
         session.prepare(pair.fixed, pair.moving, initial="com")
         session.fill_anchors()
-        anchors = session.anchors.lambdas.copy()
-        for left, right in itertools.pairwise(anchors):
-            lam = (left + right) / 2
-            mean, p99 = difference_mm(session.preview(lam).forward, session.field(lam).forward)
-            means.append(mean)
-            p99s.append(p99)
-        _say(f"preview error, {pair.name}: {len(anchors)} anchors")
-    return {"preview_error_mean_mm": max(means), "preview_error_p99_mm": max(p99s)}
+        lambdas = session.anchors.lambdas.copy()
+        for left, right in itertools.pairwise(lambdas):
+            middle = session.field((left + right) / 2, session.quick_stage).forward
+            errors["quick"].append(difference_mm(session.preview((left + right) / 2).forward, middle))
+        at = bisect.bisect_right(lambdas, session.card.default_lambda)
+        left, right = (session.field(lam).forward.array for lam in lambdas[at - 1 : at + 1])
+        middle = session.field((lambdas[at - 1] + lambdas[at]) / 2).forward
+        between = DisplacementField((left + right) / 2, middle.ijk_to_ras)
+        errors["full"].append(difference_mm(between, middle))
+        _say(f"preview error, {pair.name}: {len(lambdas)} anchors")
+    return {
+        f"preview_error_{stage}_{name}_mm": max(pair[n] for pair in found)
+        for stage, found in errors.items()
+        for n, name in enumerate(("mean", "p99"))
+    }
 
 
-def run(model: str, device: str = "auto") -> dict[str, Any]:
+def run(device: str = "auto", network: str = NETWORK) -> dict[str, Any]:
     """All of it, a few minutes. What needs real images or Slicer's libraries is left out where they are absent; on a
     GPU, what is the CPU's work in any case (errors of previews, the memory of a worker on the CPU).
     """
     _say("preparing the sample head")
     pair = head_phantom_pair(SHAPE)
-    session = LiveSession(model, device)
+    session = LiveSession(NO_MODEL, device)
     session.prepare(pair.fixed, pair.moving, initial="affine")
     found: dict[str, Any] = {
-        "model": model,
-        "model_version": find_model(model).version,
+        "network": f"{network} {find_model(network).version}",
         "device": torch.cuda.get_device_name() if session.device == "cuda" else session.device,
         "gpu": session.device == "cuda",
         "cores": os.cpu_count(),
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "shape": "x".join(str(n) for n in SHAPE),
-        "network_grid": "x".join(str(n) for n in session.grid.shape),
+        "field_grid": "x".join(str(n) for n in session.grid.shape),
         "align_s": session.timing["align"],
     }
-    _say("exact fields")
-    found |= exact_field(session)
+    _say("fields of every stage")
+    found |= stages(session)
+    _say("a network's fields")
+    found |= hypernetwork(network, pair, device)
     _say("anchors of the previews")
     clock = Clock()
     with clock.running():
@@ -299,18 +302,13 @@ def run(model: str, device: str = "auto") -> dict[str, Any]:
     if find_spec("slicer") is not None:
         _say(f"previews in three views, between {found['anchors']} anchors")
         found |= slice_views(session, pair)
-    _say("refinement")
-    found |= refinement(session, "head")
     _say("segmentation")
     found |= segmentation(pair, device)
-    if DATA.is_dir():
-        _say("refinement of a real pair")
-        found |= refinement_of_brain(model, device)
     if not found["gpu"]:
         _say("memory of the worker")
-        found |= worker_memory(pair, model)
+        found |= worker_memory(pair)
         if DATA.is_dir():
-            found |= preview_error(model)
+            found |= preview_error()
     return found
 
 

@@ -223,12 +223,10 @@ def duration(bench: Bench, way: str) -> float:
         place = Path(name)
         begun = time.monotonic()
         process = bench.start(way, place, "whole")
-        if way != "app":
-            process.wait()
-            if process.returncode != 0:
-                sys.exit(f"{way} does not work: {(place / 'log').read_text(encoding='utf-8')}")
-        while way == "app" and "open at" not in (place / "log").read_text(encoding="utf-8"):
-            time.sleep(0.1)
+        while process.poll() is None and not (way == "app" and b"open at" in (place / "log").read_bytes()):
+            time.sleep(0.05)
+        if process.poll() not in (None, 0):
+            raise SystemExit(f"{way} does not work: {(place / 'log').read_text(encoding='utf-8')}")
         process.terminate()
         process.wait()
         return time.monotonic() - begun

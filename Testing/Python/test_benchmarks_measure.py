@@ -163,9 +163,9 @@ def test_what_the_automatic_lambda_loses_is_in_points_or_mm() -> None:
         return {"group": "oasis", "case": case, "method": method, "lambda": lam, **truth}
 
     rows = [
-        row("heart", "network auto", 0.8, dice=0.874), row("heart", ORACLE, 0.4, dice=0.915),
-        row("lung", "network auto", 0.4, tre_mm=1.84), row("lung", ORACLE, 0.5, tre_mm=1.8),
-        row("without oracle", "network auto", 0.4, dice=0.5),
+        row("heart", "quick auto", 0.8, dice=0.874), row("heart", ORACLE, 0.4, dice=0.915),
+        row("lung", "quick auto", 0.4, tre_mm=1.84), row("lung", ORACLE, 0.5, tre_mm=1.8),
+        row("without oracle", "quick auto", 0.4, dice=0.5),
     ]  # fmt: skip
     lines = automatic_table(rows).splitlines()
     assert lines[2:] == [
@@ -179,7 +179,7 @@ def test_a_model_is_asked_of_our_methods_only(tmp_path: Path) -> None:
     asked = with_model(METHODS["automatic"], "any")
     assert asked.options(None, tmp_path) == {"model": "any"}
     assert with_model(METHODS["greedy"], "any") is METHODS["greedy"]
-    assert with_truth is METHODS["refined-oracle"].cases
+    assert with_truth is METHODS["full-oracle"].cases
 
 
 def test_a_field_without_its_linear_part_measures_the_same_whatever_the_start() -> None:

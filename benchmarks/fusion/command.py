@@ -13,7 +13,7 @@ from benchmarks.fusion.experiments import all_jobs, needed, open_jobs, run_jobs
 from benchmarks.fusion.published import take_over
 from benchmarks.fusion.registered import SUBJECTS, TARGETS, register_all
 from benchmarks.fusion.report import consensus_table, groups_of, learning_table, overview, speed_table, write_report
-from benchmarks.readme import README, replace_section
+from benchmarks.readme import BENCHMARKS, replace_section
 from hyperreg.errors import HyperRegError
 
 OUTPUT = Path("build/benchmarks/fusion")
@@ -35,7 +35,7 @@ def command(
         typer.Option("--resume-published", help="Take over the rows that are in docs/, but errors and speed, first."),
     ] = False,
     publish: Annotated[bool, typer.Option("--publish", help="Also copy the results into docs/.")] = False,
-    readme: Annotated[bool, typer.Option(help="Also replace the tables in README.md.")] = False,
+    readme: Annotated[bool, typer.Option(help="Also replace the tables in docs/benchmarks.")] = False,
 ) -> None:
     """Label fusion by HyperReg and others on registrations of mixed quality (images: beside the repository)."""
     torch.set_num_threads(threads)
@@ -58,7 +58,7 @@ def command(
         typer.echo(f"\n{set_}, {name}\n{consensus_table(results, set_, name)}")
     typer.echo(f"\n{speed_table(results)}")
     if readme:
-        replace_section(README, "fusion", overview(results))
+        replace_section(BENCHMARKS, "fusion", overview(results))
     if publish:
         PUBLISHED.mkdir(parents=True, exist_ok=True)
         for path in (*output.glob("results.*"), *output.glob("*.png")):

@@ -134,7 +134,7 @@ def _transform(session: LiveSession, quality: str, grid: Grid, seed: int) -> Tra
     if quality == "affine":
         return Transform((session.linear,))
     if quality == "refined":
-        return Transform((session.refine(REFINED_LAMBDA).fields.forward, session.linear))
+        return session.transform(REFINED_LAMBDA)
     if quality.startswith("disturbed"):
         length = float(quality.split()[1])
         return Transform((random_displacement(grid, length, seed), *session.transform(0.3).stages))

@@ -65,7 +65,7 @@ def tables(rows: list[Row]) -> str:
 
 
 def readme_tables(rows: list[Row]) -> dict[str, str]:
-    """Section name to table, for `put_into_readme`; a section that was not measured is left as it is."""
+    """Section name to table, for the documents; a section that was not measured is left as it is."""
     measured = {row["group"] for row in rows}
     sections = {"registration": "oasis", "cross": "cross", "lung": "lung"}
     found = {section: group_table(rows, group) for section, group in sections.items() if group in measured}

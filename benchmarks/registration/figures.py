@@ -79,7 +79,7 @@ def time_plot(rows: Sequence[Row], path: Path, title: str) -> str:
 
 
 def curves(rows: Sequence[Row], path: Path, title: str) -> str:
-    """Dice, folding and roughness of the network over lambda: thin lines per pair, a thick one for their mean."""
+    """Dice, folding and roughness of the quick result over lambda: thin lines per pair, a thick one for their mean."""
     figure = Figure(figsize=(13.0, 4.2))
     parts = (("dice", "Dice"), ("folding_percent", "folded voxels, %"), ("roughness", "roughness"))
     for axis, (part, name) in zip(figure.subplots(1, 3), parts, strict=True):
@@ -103,7 +103,7 @@ def _curve(axis: Axes, rows: Sequence[Row], part: str) -> None:
         axis.plot(*zip(*points, strict=True), color=OURS_COLOUR, alpha=0.25, linewidth=1)
     lambdas = sorted({float(row["lambda"]) for row in rows})
     means = [mean([row for row in rows if row["lambda"] == lam], part) for lam in lambdas]
-    axis.plot(lambdas, means, ".-", color=OURS_COLOUR, label="HyperReg network, mean")
+    axis.plot(lambdas, means, ".-", color=OURS_COLOUR, label="HyperReg quick result, mean")
 
 
 def all_figures(rows: Sequence[Row], folder: Path) -> list[str]:

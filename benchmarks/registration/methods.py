@@ -31,12 +31,13 @@ def at_oracle(case: Case, output: Path) -> Mapping[str, str | float] | None:
 METHODS: dict[str, Entry] = {
     "identity": Entry(f"{PEERS}:identity", ("identity",)),
     "affine": Entry(f"{PEERS}:affine", ("affine",)),
-    "automatic": Entry(f"{OURS}:automatic", ("network", "network auto", "refined auto")),
-    "refined": Entry(f"{OURS}:refined", ("refined",)),
+    "automatic": Entry(f"{OURS}:automatic", ("quick", "quick auto", "full auto")),
+    "full": Entry(f"{OURS}:full", ("full",)),
+    "network": Entry(f"{OURS}:network", ("network",)),
     "greedy": Entry(f"{PEERS}:greedy", ("greedy",), "picsl_greedy"),
     "syn": Entry(f"{PEERS}:syn", ("SyN",), "antspyx"),
     "curve": Entry(f"{OURS}:curve", CURVE),
-    "refined-oracle": Entry(f"{OURS}:refined_oracle", ("refined oracle",), None, with_truth, at_oracle),
+    "full-oracle": Entry(f"{OURS}:full_oracle", ("full oracle",), None, with_truth, at_oracle),
     "elastix": Entry(f"{PEERS}:elastix", ("elastix",), "itk-elastix"),
     "syn-cc": Entry(f"{PEERS}:syn_cc", ("SyN CC",), "antspyx", one_contrast),
 }

@@ -31,7 +31,7 @@ def identity(task: Task) -> Iterator[Outcome]:
 
 
 def affine(task: Task) -> Iterator[Outcome]:
-    """HyperReg's own linear alignment, from which its network starts."""
+    """HyperReg's own linear alignment, from which everything of its starts."""
     fixed, moving = task.read()
     watch = Watch()
     with watch.running():

@@ -54,7 +54,7 @@ FIGURES = (
     ("peak_gb", "peak GB", "{:.1f}"),
 )
 # Rows that need a truth, or are asked for by name: their absence is no gap.
-OPTIONAL = ("identity", "SyN CC", "network oracle", "refined oracle")
+OPTIONAL = ("identity", "SyN CC", "quick oracle", "full oracle")
 # Where a truth is known, the outline says nothing more.
 ONLY_IN = {"outline_dice": ("template",)}
 
@@ -137,6 +137,27 @@ def group_table(rows: Sequence[Row], group: str) -> str:
     return "\n".join(lines)
 
 
+def front_table(rows: Sequence[Row]) -> str:
+    """Markdown: what a newcomer asks first, a line per method that most people know and ours."""
+    methods = ("affine", "SyN", "elastix", "greedy", "network", "quick", "full", "full auto")
+    columns = (
+        ("oasis", "dice", "brains: Dice", "{:.3f}"),
+        ("oasis", "folding_percent", "folded, %", "{:.4f}"),
+        ("oasis", "cpu_s", "CPU-s", "{:.0f}"),
+        ("cross", "error_mm", "across contrasts: error, mm", "{:.2f}"),
+        ("lung", "tre_mm", "lung: landmarks, mm", "{:.2f}"),
+    )
+    lines = ["| | " + " | ".join(title for _, _, title, _ in columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for method in methods:
+        cells = []
+        for group, name, _, form in columns:
+            value = mean(of_method([row for row in rows if row["group"] == group], method), name)
+            cells.append("–" if np.isnan(value) else form.format(value))
+        if any(cell != "–" for cell in cells):
+            lines.append(f"| {TITLES[method]} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def differences(rows: Sequence[Row], method: str, others: Sequence[str], figure: str = "dice") -> str:
     """Markdown: paired differences of `method` to others, mean and range, over the pairs that both have."""
     mine = {row["case"]: float(row[figure]) for row in of_method(rows, method) if figure in row}
@@ -153,7 +174,7 @@ def differences(rows: Sequence[Row], method: str, others: Sequence[str], figure:
 
 
 def curve_table(rows: Sequence[Row]) -> str:
-    """Markdown: the network over lambda, means over the brain_oasis pairs, and the lung's landmarks."""
+    """Markdown: the quick result over lambda, means over the brain_oasis pairs, and the lung's landmarks."""
     brains = [row for row in rows if row["group"] == "oasis"]
     lungs = [row for row in rows if row["group"] == "lung"]
     measured = {row["case"] for method in CURVE for row in of_method(brains, method)}
@@ -174,7 +195,7 @@ def curve_table(rows: Sequence[Row]) -> str:
 
 def automatic_table(rows: Sequence[Row]) -> str:
     """Markdown: per pair with an oracle, its lambda and truth, those of the automatic lambda, and what that loses."""
-    automatic = {row["case"]: row for row in of_method(rows, "network auto")}
+    automatic = {row["case"]: row for row in of_method(rows, "quick auto")}
     lines = ["| pair | oracle: λ, truth | automatic: λ, truth | lost |", "|---|---|---|---|"]
     for oracle in of_method(rows, ORACLE):
         name, found = truth_of(oracle), automatic.get(oracle["case"])
@@ -218,11 +239,11 @@ def markdown(rows: Sequence[Row], grid: Sequence[float], pictures: Sequence[str]
         if any(row["group"] == group for row in rows):
             parts += [f"## {title}", group_table(rows, group)]
             if group == "oasis":
-                parts.append(differences([r for r in rows if r["group"] == group], "refined auto", ("greedy", "SyN")))
+                parts.append(differences([r for r in rows if r["group"] == group], "full auto", ("greedy", "SyN")))
     if any(row["method"] in CURVE and "error" not in row for row in rows):
-        parts += ["## The network over λ", curve_table(rows)]
+        parts += ["## The quick result over λ", curve_table(rows)]
     if found := automatic_table(rows):
-        parts += ["## The automatic λ against the oracle's, network alone", found]
+        parts += ["## The automatic λ against the oracle's, quick results", found]
     parts += [f"![{name.split('.')[0].replace('_', ' ')}]({name})" for name in pictures]
     if found := failures(rows):
         parts += ["## What did not work", found]

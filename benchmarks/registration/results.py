@@ -15,7 +15,7 @@ from benchmarks.registration.store import load_json, result_path, save_json
 Row = dict[str, Any]
 
 CURVE = tuple(curve_row(lam) for lam in GRID)
-ORACLE = "network oracle"
+ORACLE = "quick oracle"
 # Order and names in tables and figures. Rows of the curve are figures of their own.
 TITLES = {
     "identity": "none (as the headers say)",
@@ -24,12 +24,13 @@ TITLES = {
     "SyN CC": "ANTs SyN, local correlation (antspyx)",
     "elastix": "elastix (itk-elastix)",
     "greedy": "greedy (picsl_greedy)",
-    "network": "HyperReg network, default λ",
-    "network auto": "HyperReg network, automatic λ",
-    ORACLE: "HyperReg network, oracle λ (knows the truth)",
-    "refined": "HyperReg refined, default λ",
-    "refined auto": "HyperReg refined, automatic λ",
-    "refined oracle": "HyperReg refined, oracle λ (knows the truth)",
+    "network": "HyperReg network alone, default λ",
+    "quick": "HyperReg quick result, default λ",
+    "quick auto": "HyperReg quick result, automatic λ",
+    ORACLE: "HyperReg quick result, oracle λ (knows the truth)",
+    "full": "HyperReg full resolution, default λ",
+    "full auto": "HyperReg full resolution, automatic λ",
+    "full oracle": "HyperReg full resolution, oracle λ (knows the truth)",
 }
 PEERS = ("SyN", "SyN CC", "elastix", "greedy")
 # The truth that a pair has, the most telling first, and whether more of it is better. Agreement with automatic labels

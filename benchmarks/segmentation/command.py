@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.pairs import check_data
-from benchmarks.readme import README, replace_section
+from benchmarks.readme import BENCHMARKS, replace_section
 from benchmarks.registration.store import load_json, save_json
 from benchmarks.segmentation import ablation, brains, contrasts, inferer, tumour
 from benchmarks.segmentation.published import with_published
@@ -84,7 +84,7 @@ def command(
     publish: Annotated[
         bool, typer.Option("--publish", help="Also copy tables and figure into docs/; parts not measured now stay.")
     ] = False,
-    readme: Annotated[bool, typer.Option("--readme", help="Also replace the tables in README.md.")] = False,
+    readme: Annotated[bool, typer.Option("--readme", help="Also replace the tables in docs/benchmarks.")] = False,
 ) -> None:
     """The bundled segmentation models on real images with manual labels: accuracy, time, memory, ablations."""
     unknown = set(part or []) - set(PARTS)
@@ -105,4 +105,4 @@ def command(
                 shutil.copyfile(output / name, PUBLISHED / name)
     if readme:
         for section, table in found.items():
-            replace_section(README, f"segmentation-{section}", table)
+            replace_section(BENCHMARKS, f"segmentation-{section}", table)

@@ -16,6 +16,7 @@ from hyperreg.imaging.points import read_points
 from hyperreg.imaging.transform_files import read_transform
 from hyperreg.imaging.volume import Volume
 from hyperreg.registration.catalogue import default_model
+from hyperreg.registration.contrast import AUTOMATIC
 from hyperreg.registration.session import LiveSession
 from hyperreg.reporting import Cancel, Progress
 
@@ -32,6 +33,7 @@ class Pair:
     device: "auto", "cpu" or "cuda".
     values: hyperparameters other than lambda, by name; the model's defaults for those that are not named.
     regions: a label map in the fixed image's space; region_lambdas: lambdas for some of its labels.
+    contrast: whether both images show tissues alike, one of `contrast.CONTRASTS`.
     """
 
     fixed: Path
@@ -46,6 +48,7 @@ class Pair:
     region_lambdas: Mapping[int, float] = field(default_factory=dict)
     fixed_points: Path | None = None
     moving_points: Path | None = None
+    contrast: str = AUTOMATIC
 
     @property
     def files(self) -> tuple[Path | None, ...]:
@@ -98,6 +101,7 @@ def open_session(
         images.fixed,
         images.moving,
         initial=images.initial,
+        contrast=pair.contrast,
         fixed_labels=images.fixed_labels,
         moving_labels=images.moving_labels,
         fixed_points=images.fixed_points,
