@@ -2,6 +2,7 @@
 # make test   sets up .venv and runs the tests
 # make bench  sets up .venv with other people's registration and compares on two real pairs (in ../shared/data)
 # make fuzz   damages thousands of image files and looks whether any is read wrong or without words (FUZZ=count)
+# make kills  ends the program at random moments and looks at what is left behind (KILLS=count)
 # make lint   sets up .venv and runs the style and type checks
 # Needs Python 3.10 or newer; the system packages that are missing are named (`make missing-packages` lists them).
 
@@ -14,6 +15,7 @@ FIXED ?=
 MOVING ?=
 VIEW_OPTIONS ?=
 FUZZ ?= 5000
+KILLS ?= 100
 
 # What this system lacks of the libraries that Qt and VTK load. $(1): "run" or "test" (which also needs a browser and CMake).
 define find_missing
@@ -46,7 +48,7 @@ define refuse_if_missing
 	fi
 endef
 
-.PHONY: run test fuzz bench lint clean missing-packages
+.PHONY: run test fuzz kills bench lint clean missing-packages
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.ready-run
@@ -57,6 +59,9 @@ test: $(VENV)/.ready-test
 
 fuzz: $(VENV)/.ready-test
 	$(BIN)/python -m Testing.Fuzz $(FUZZ)
+
+kills: $(VENV)/.ready-test
+	$(BIN)/python -m Testing.Kills $(KILLS)
 
 bench: $(VENV)/.ready-bench
 	$(BIN)/python -m benchmarks registration --short

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,10 @@ from hyperreg.errors import WeightsError
 CARD = "card.json"
 WEIGHTS = "weights.safetensors"
 MODELS_VARIABLE = "HYPERREG_MODELS"
+# A JSON file of a model that is larger than this is none.
+LARGEST_JSON_BYTES = 4 << 20
+# What reading entries of a damaged or hostile description can raise: a wrong type, a number out of every range...
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError, IndexError, ArithmeticError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class Card:
         for path, sha256 in self.weight_files.items():
             if not path.is_file():
                 raise WeightsError(f"The weights of the model '{self.name}' are missing ({path}); reinstall it.")
-            if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+            if file_sha256(path) != sha256:
                 raise WeightsError(
                     f"The weights of the model '{self.name}' are damaged or not the ones its card describes "
                     f"(SHA256 differs: {path}); reinstall the model."
@@ -80,6 +85,39 @@ class Card:
 C = TypeVar("C", bound=Card)
 
 
+def file_sha256(path: Path) -> str:
+    """SHA256 of a file, read in pieces. Raises WeightsError if it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+    except OSError as error:
+        raise WeightsError(f"'{path}' cannot be read: {error.strerror or error}.") from error
+    return digest.hexdigest()
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises OSError, or ValueError for what is no JSON of plain, finite values."""
+    if not path.is_file():
+        raise FileNotFoundError(2, "No such file", str(path))
+    with path.open("rb") as file:
+        content = file.read(LARGEST_JSON_BYTES + 1)
+    if len(content) > LARGEST_JSON_BYTES:
+        raise ValueError(f"it has more than {LARGEST_JSON_BYTES >> 20} MB")
+    try:
+        return json.loads(content.decode("utf-8"), parse_constant=_finite, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no finite number")
+    return value
+
+
 def parse_card(folder: Path, kind: str, parse: Callable[[dict[str, Any]], C]) -> C:
     """Read the card of a folder; `parse` makes it of the JSON object.
 
@@ -87,13 +125,13 @@ def parse_card(folder: Path, kind: str, parse: Callable[[dict[str, Any]], C]) ->
     """
     path = folder / CARD
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+        card = read_json(path)
         if card["kind"] != kind:
-            raise WeightsError(f"'{path}' describes a model of the kind '{card['kind']}', not '{kind}'.")
+            raise WeightsError(f"'{path}' describes a model of the kind '{str(card['kind'])[:80]}', not '{kind}'.")
         return parse(card)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, *MALFORMED) as error:
         raise WeightsError(
-            f"The model card '{path}' is missing or damaged ({error!r}); reinstall the model."
+            f"The model card '{path}' is missing or damaged ({str(error)[:300] or repr(error)}); reinstall the model."
         ) from error
 
 
@@ -112,6 +150,20 @@ def hyperparameters_of(entries: Iterable[Mapping[str, Any]]) -> tuple[Hyperparam
         Hyperparameter(str(h["name"]), str(h["title"]), float(h["default"]), str(h.get("description", "")))
         for h in entries
     )
+
+
+# Voxels that a network may see, from a mouse's to a whole body's, and how many of them at once.
+VOXEL_SIZES_MM = (0.001, 100.0)
+MOST_VOXELS = 512**3
+
+
+def check_grid(spacing_mm: Sequence[float | None], shape: Sequence[int]) -> None:
+    """Raise ValueError for voxels (None: the image's own) or a number of them that no network is made for."""
+    least, most = VOXEL_SIZES_MM
+    if not all(size is None or least <= size <= most for size in spacing_mm):
+        raise ValueError(f"voxels are {least:g} to {most:g} mm")
+    if min(shape) < 1 or math.prod(shape) > MOST_VOXELS:
+        raise ValueError(f"a network sees at least one voxel along each axis, and at most {MOST_VOXELS} in all")
 
 
 def own_models() -> Path:
@@ -135,19 +187,18 @@ def model_folders() -> list[Path]:
 
 
 def card_folders() -> Iterator[Path]:
-    """Every folder with a card, of whatever kind, readable or not."""
+    """Every folder with a card, of whatever kind, readable or not; hidden ones hold models that are in the making."""
     for place in model_folders():
-        for path in sorted(place.glob(f"*/{CARD}")):
+        for path in sorted(place.glob(f"[!.]*/{CARD}")):
             yield path.parent
 
 
 def kind_of(folder: Path) -> str | None:
     """The kind of model that a folder's card describes; None if the card cannot be read."""
     try:
-        kind = json.loads((folder / CARD).read_text(encoding="utf-8"))["kind"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(read_json(folder / CARD)["kind"])
+    except (OSError, *MALFORMED):
         return None
-    return str(kind)
 
 
 def list_cards(read: Callable[[Path], C]) -> list[C]:
@@ -171,6 +222,8 @@ def says(words: str, *texts: str) -> bool:
 def find_card(name: str, cards: Iterable[C]) -> C:
     """The model of that name. Raises WeightsError, naming the ones there are, if there is none."""
     by_name = {card.name: card for card in cards}
-    if name not in by_name:
-        raise WeightsError(f"There is no model '{name}'. Models found: {', '.join(by_name) or 'none'}.")
-    return by_name[name]
+    if name in by_name:
+        return by_name[name]
+    other = [str(folder) for folder in card_folders() if folder.name == name]
+    note = f" (that in '{other[0]}' is of another kind, or damaged; `hyperreg doctor` tells)" if other else ""
+    raise WeightsError(f"There is no model '{name}'{note}. Models found: {', '.join(by_name) or 'none'}.")

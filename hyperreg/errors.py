@@ -27,3 +27,7 @@ class Cancelled(HyperRegError):
 
 class WorkerError(HyperRegError):
     """The worker process died or could not be started."""
+
+
+class SessionLost(WorkerError):
+    """The request builds on a preparation that this worker has not seen."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 
@@ -40,10 +41,26 @@ def _linux_memory() -> tuple[int | None, int | None]:
     return kilobytes["MemAvailable"] * 1024, kilobytes["MemTotal"] * 1024
 
 
+# What libraries say that have no class for it: torch's allocator, C++, the loader of libraries, Python's threads.
+_NO_MEMORY = (
+    "DefaultCPUAllocator", "bad_alloc", "annot allocate memory", "failed to map segment", "can't start new thread",
+    "Failed to create thread",
+)  # fmt: skip
+# Says "cannot allocate memory", too, but means a reserve of the C library that is fixed at its start.
+_NOT_MEMORY = "static TLS"
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the error means that the main memory or the graphics memory did not suffice."""
     torch = sys.modules.get("torch")
     if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
         return True
-    # torch has no class for this one.
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    if not isinstance(error, RuntimeError | OSError | ImportError | SystemError):
+        return False
+    text = str(error)
+    if any(words in text for words in _NO_MEMORY) and _NOT_MEMORY not in text:
+        return True
+    # Packages wrap what kept their libraries from loading.
+    return isinstance(error, ImportError) and error.__cause__ is not None and is_out_of_memory(error.__cause__)

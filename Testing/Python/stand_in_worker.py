@@ -5,6 +5,7 @@ Its sessions have no network: the field is known in closed form, and the model's
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -73,6 +74,8 @@ class StandInSession:
     def prepare(self, fixed: Volume, moving: Volume, **options: Any) -> None:
         if self.behaviour == "gpu-full-at-once" and self.device == "cuda":
             self._fill_gpu()
+        if self.behaviour == "deaf-to-prepare":
+            time.sleep(60)
         if self.behaviour == "slow-to-prepare":
             for step in range(200):
                 time.sleep(0.05)
@@ -184,6 +187,14 @@ def stubborn(context: Context) -> dict[str, Any]:
     return {}
 
 
+def semaphores(_context: Context) -> dict[str, Any]:
+    """Has some that children could share, as parallel registrations have, and listens to nobody."""
+    spawning = multiprocessing.get_context("spawn")
+    held = [spawning.Lock(), spawning.Event(), spawning.Queue()]
+    time.sleep(120)
+    return {"held": len(held)}
+
+
 def end(context: Context) -> dict[str, Any]:
     if "signal" in context.parameters:
         os.kill(os.getpid(), context.parameters["signal"])
@@ -221,6 +232,7 @@ EXTRA = {
     "echo": echo,
     "count": count,
     "stubborn": stubborn,
+    "semaphores": semaphores,
     "end": end,
     "fail": fail,
     "talk": talk,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def test_a_read_only_folder_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     def read_only(*_args: object, **_options: object) -> str:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("hyperreg.imaging.output.tempfile.mkdtemp", read_only)
+    monkeypatch.setattr("hyperreg.scratch.tempfile.mkdtemp", read_only)
     with pytest.raises(FileError, match="read-only"), StagedOutputs({"a": tmp_path / "a.txt"}):
         pytest.fail("entered")
 
@@ -92,3 +93,84 @@ def test_collisions_are_refused(tmp_path: Path) -> None:
         pytest.fail("entered")
     with pytest.raises(InputError, match="inputs"), StagedOutputs({"a": one}, inputs=[None, same]):
         pytest.fail("entered")
+
+
+def test_an_input_is_never_replaced_whatever_name_leads_to_it(tmp_path: Path) -> None:
+    image, linked, pointing = tmp_path / "image.nii", tmp_path / "linked.nii", tmp_path / "pointing.nii"
+    image.write_text("voxels")
+    os.link(image, linked)
+    pointing.symlink_to(image)
+    for target in (image, linked, pointing):
+        with pytest.raises(InputError, match="inputs"), StagedOutputs({"a": target}, inputs=[image]):
+            pytest.fail("entered")
+    assert names(tmp_path) == ["image.nii", "linked.nii", "pointing.nii"]
+
+
+def test_no_file_of_a_folder_of_inputs_is_replaced_but_new_ones_may_come(tmp_path: Path) -> None:
+    atlases = tmp_path / "atlases"
+    (atlases / "below").mkdir(parents=True)
+    for file in (atlases / "labels.csv", atlases / "below" / "1001.nii"):
+        file.write_text("label,name")
+        with pytest.raises(InputError, match="input"), StagedOutputs({"report": file}, inputs=[atlases]):
+            pytest.fail("entered")
+        assert file.read_text() == "label,name"
+    with StagedOutputs({"report": atlases / "report.json"}, inputs=[atlases]) as staged:
+        staged.path("report").write_text("new")
+    assert (atlases / "report.json").read_text() == "new"
+
+
+def test_devices_and_pipes_are_refused(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for target in (Path(os.devnull), pipe):
+        with pytest.raises(FileError, match="no ordinary file"), StagedOutputs({"a": target}):
+            pytest.fail("entered")
+    assert Path(os.devnull).is_char_device()
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".nii.gz", "a\0b.nii"], ids=["long", "null"])
+def test_impossible_names_are_refused_in_a_short_sentence(tmp_path: Path, name: str) -> None:
+    with pytest.raises(FileError, match="cannot be the name") as raised, StagedOutputs({"a": tmp_path / name}):
+        pytest.fail("entered")
+    assert len(str(raised.value)) < 250
+
+
+def test_a_companion_that_belongs_to_something_else_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "v.raw").write_text("the voxels of other.mhd")
+    with pytest.raises(FileError, match=r"v\.raw"), StagedOutputs({"volume": tmp_path / "v.mhd"}) as staged:
+        staged.path("volume").write_text("header")
+        staged.path("volume").with_suffix(".raw").write_text("data")
+    assert names(tmp_path) == ["v.raw"]
+    assert (tmp_path / "v.raw").read_text() == "the voxels of other.mhd"
+    (tmp_path / "v.mhd").write_text("its header after all")
+    with StagedOutputs({"volume": tmp_path / "v.mhd"}) as staged:
+        staged.path("volume").write_text("header")
+        staged.path("volume").with_suffix(".raw").write_text("data")
+    assert (tmp_path / "v.raw").read_text() == "data"
+
+
+def test_a_result_keeps_the_permissions_of_the_one_it_replaces(tmp_path: Path) -> None:
+    private = tmp_path / "private.json"
+    private.touch(mode=0o600)
+    with StagedOutputs({"a": private, "b": tmp_path / "new.json"}) as staged:
+        staged.path("a").write_text("a")
+        staged.path("b").write_text("b")
+    assert private.stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "new.json").stat().st_mode & 0o777 == 0o666 & ~umask()
+
+
+def umask() -> int:
+    old = os.umask(0)
+    os.umask(old)
+    return old
+
+
+def test_a_disk_that_fills_up_is_told_in_a_sentence_and_nothing_stays(tmp_path: Path) -> None:
+    both = StagedOutputs({"a": tmp_path / "a.json", "b": tmp_path / "b.json"})
+    with pytest.raises(FileError, match=r"The results could not be written: the disk is full"), both as staged:
+        staged.path("b").write_text("whole")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    one = StagedOutputs({"a": tmp_path / "a.json"})
+    with pytest.raises(FileError, match=r"'.*a\.json' could not be written: the disk is full"), one as staged:
+        raise OSError(errno.ENOSPC, "No space left on device", str(staged.path("a")))
+    assert names(tmp_path) == []

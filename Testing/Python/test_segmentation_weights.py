@@ -17,6 +17,7 @@ from hyperreg.cli.console import ExitCode
 from hyperreg.errors import InputError, WeightsError
 from hyperreg.imaging.files import write_volume
 from hyperreg.nets.hypernetwork import HyperNetwork
+from hyperreg.nets.weights import load_network
 from hyperreg.segmentation.bundles import add_model, join_models
 from hyperreg.segmentation.catalogue import SegmentationCard, find_model, read_card
 from hyperreg.segmentation.model import load_model, make_network, save_untrained
@@ -127,11 +128,8 @@ def test_the_weights_made_are_those_of_the_hypernetwork(tmp_path: Path) -> None:
     """And its gradient reaches the heads: it can be trained as on the registration side."""
     network = {"name": "segresnet", "options": SMALL, "hidden": [8, 4]}
     card = save_untrained(tmp_path, entries("hyper", network=network, hyperparameters=LAMBDA))
-    hyper = make_network(network, 1, 3, True, 1)
+    hyper = load_network(lambda: make_network(network, 1, 3, True, 1), card)
     assert isinstance(hyper, HyperNetwork)
-    from hyperreg.nets.weights import load_weights
-
-    load_weights(hyper, card)
     image = torch.rand(1, 1, 8, 8, 8)
     found = load_model(card, hyperparameters={"lambda": 0.7})(image)
     expected = hyper.eval()(torch.tensor([0.7]), image)

@@ -14,9 +14,10 @@ from segmentation_bench import centre_of, eggs, truth
 
 from hyperreg.errors import InputError
 from hyperreg.imaging.files import read_label_map, write_volume
+from hyperreg.imaging.segment_files import write_segmentation
+from hyperreg.imaging.structures import Structure
 from hyperreg.imaging.volume import Grid, Volume
-from hyperreg.segmentation.catalogue import Structure, find_model
-from hyperreg.segmentation.segments import write_segmentation
+from hyperreg.segmentation.catalogue import find_model
 from hyperreg.training.listed_cases import person_of, read_list
 from hyperreg.training.segmentation_config import read_segmentation_config
 from hyperreg.training.starter import find_cases, in_time, init

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import stat
 from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -14,9 +18,10 @@ from aiohttp import WSServerHandshakeError, web
 from aiohttp.test_utils import TestClient, TestServer
 
 from hyperreg.errors import InputError
+from hyperreg.view.app import App
 from hyperreg.view.private_files import PrivateFiles, safe_name
 from hyperreg.view.routes import NAME_HEADER, add_routes
-from hyperreg.view.security import Guard, check_host, choose_token, is_loopback
+from hyperreg.view.security import FOREIGN, REFUSED, Guard, check_host, choose_token, is_loopback, notices
 
 TOKEN = "correct-horse-battery"
 
@@ -130,6 +135,63 @@ def test_other_web_sites_and_rebound_names_are_refused(token: str):
     ask(Guard("127.0.0.1", token), scenario)
 
 
+@pytest.mark.parametrize(
+    "host",
+    ["[", "[::1", "a b", "a;b", "\u2100.example", "x" * 5000, "", "@", "a:b:c", "127.0.0.1:99999999", "user@localhost",
+     "localhost/..", "%00", "\udcff"],
+)  # fmt: skip
+def test_malformed_hosts_and_origins_are_refused_not_stumbled_over(host: str):
+    for guard in (Guard("127.0.0.1", TOKEN), Guard("127.0.0.1", ""), Guard("0.0.0.0", TOKEN)):  # noqa: S104
+        path = f"{guard.prefix}/index.html"
+        assert guard.refusal(path, {"Host": host}) == FOREIGN
+        assert guard.refusal(path, {"Host": "localhost:80", "Origin": f"http://{host}"}) == FOREIGN
+        assert guard.refusal(path, {"Host": "localhost:80"}) == ""
+    assert guard.refusal("/\udcff\udcfe/index.html", {"Host": "localhost"}) == REFUSED
+
+
+def test_a_malformed_host_is_answered_with_a_refusal():
+    async def scenario(client: TestClient) -> None:
+        for host in ("[::1", "a;b", "\u2100"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+            writer.write(f"GET /{TOKEN}/index.html HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            status = (await reader.readline()).decode()
+            answer = (await reader.readuntil(b"\r\n\r\n")).decode(errors="replace")
+            assert " 403 " in status, (host, status)
+            assert host not in answer
+            writer.close()
+
+    ask(Guard("127.0.0.1", TOKEN), scenario)
+
+
+def test_a_page_for_other_machines_is_asked_for_by_address_or_own_name():
+    """Any other name could be one that a foreign site points to this machine."""
+    guard = Guard("0.0.0.0", TOKEN)  # noqa: S104
+    path = f"/{TOKEN}/index.html"
+    for name in ("192.168.1.20:8080", "[fe80::1]:80", "localhost", f"{socket.gethostname()}:8080"):
+        assert guard.refusal(path, {"Host": name}) == "", name
+    for name in ("evil.example", "evil.example:8080", "192.168.1.20.evil.example"):
+        assert guard.refusal(path, {"Host": name}) == FOREIGN, name
+    assert Guard("workstation", TOKEN).refusal(path, {"Host": "Workstation:80"}) == ""
+    assert Guard("127.0.0.1", TOKEN).refusal(path, {"Host": "192.168.1.20"}) == FOREIGN
+
+
+def test_who_starts_the_app_is_told_who_can_reach_it():
+    assert notices("127.0.0.1", TOKEN) == []
+    assert "unencrypted" in notices("0.0.0.0", TOKEN)[0]  # noqa: S104
+    assert "every user" in notices("127.0.0.1", "")[0]
+
+
+def test_the_browser_is_opened_by_a_private_page_without_the_token_on_its_command_line(files):
+    address = f"http://127.0.0.1:1234/{TOKEN}/index.html"
+    opened = App.page_to_open(SimpleNamespace(files=files, guard=Guard("127.0.0.1", TOKEN)), address)
+    assert TOKEN not in opened
+    page = Path(unquote(urlsplit(opened).path))
+    assert f'content="0;url={address}"' in page.read_text(encoding="utf-8")
+    assert page.parent.stat().st_mode & 0o077 == 0
+    assert page.is_relative_to(files.folder)
+    assert App.page_to_open(SimpleNamespace(files=files, guard=Guard("127.0.0.1", "")), "http://x/") == "http://x/"
+
+
 def test_names_of_uploads_become_harmless():
     assert safe_name("head 1.nii.gz") == "head_1.nii.gz"
     assert safe_name("../../etc/passwd.nii") == "passwd.nii"
@@ -183,7 +245,9 @@ def test_an_upload_needs_the_token_the_origin_and_the_pages_own_header(files):
 
     async def accept(role, path):
         if path.name == "bad.nii":
-            raise InputError("'bad.nii' is no image.")
+            raise InputError(f"'{path}' is no image, and '{path.parent}' no place.")
+        if path.name == "huge.nii":
+            raise MemoryError
         taken.append((role, path.read_bytes()))
 
     async def scenario(client: TestClient) -> None:
@@ -196,7 +260,9 @@ def test_an_upload_needs_the_token_the_origin_and_the_pages_own_header(files):
         assert taken == []
         refused = await client.post(url, data=b"1", headers={NAME_HEADER: "bad.nii"})
         assert refused.status == 422
-        assert (await refused.json())["error"] == "'bad.nii' is no image."
+        assert (await refused.json())["error"] == "'bad.nii' is no image, and 'bad.nii' no place."
+        refused = await client.post(url, data=b"1", headers={NAME_HEADER: "huge.nii"})
+        assert "not enough memory" in (await refused.json())["error"]
         assert (await client.post(url, data=b"123", headers=good)).status == 200
         assert taken == [("moving", b"123")]
         assert list(files.folder.iterdir()) == []  # what was read is deleted

@@ -92,9 +92,9 @@ def test_a_broken_gpu_gets_a_new_worker(client: WorkerClient, live: Observed) ->
     live.set_lambda(0.2)
     wait_until(client, lambda: bool(live.errors))
     assert "graphics card failed" in live.errors[0]
-    assert not client.alive
-    assert client.submit("devices").wait(LONG_S)
-    assert client.generation == 2
+    devices = client.submit("devices")
+    assert devices.wait(LONG_S)
+    assert (devices.state, devices.generation > 1) == ("done", True)
 
 
 def test_a_bad_image_leaves_the_pair_before_as_it_was(client: WorkerClient, live: Observed) -> None:

@@ -37,6 +37,30 @@ def test_preparing_is_cancelled_and_superseded(client: WorkerClient, live: Obser
     assert client.generation == 1
 
 
+def test_what_is_registered_right_after_a_cancellation_is_registered(client: WorkerClient, live: Observed) -> None:
+    first = live.prepare(volume(0), volume(1), model="deaf-to-prepare")
+    wait_until(client, lambda: first.state == "running")
+    live.cancel()
+    second = live.prepare(volume(3, (32, 28, 24)), volume(1), model="plain")
+    wait_until(client, lambda: live.ready)
+    assert (first.state, second.state, live.errors, client.generation) == ("cancelled", "done", [], 2)
+    assert live._prepared_in == 2, "it is known to be prepared, and not prepared again"
+    live.set_lambda(0.3)
+    wait_until(client, lambda: live.solved_lam == 0.3)
+    assert_fields(live, 0.3)
+
+
+def test_a_field_that_waits_behind_a_cancelled_job_comes(client: WorkerClient, live: Observed, tmp_path: Path) -> None:
+    prepare(client, live)
+    stubborn = client.submit("stubborn", {"pid_file": str(tmp_path / "pid")})
+    wait_until(client, lambda: stubborn.state == "running")
+    live.set_lambda(0.35)
+    stubborn.cancel()
+    wait_until(client, lambda: live.solved_lam == 0.35)
+    assert (live.errors, client.generation) == ([], 2)
+    assert_fields(live, 0.35)
+
+
 def test_a_new_pair_replaces_the_old_one_while_its_field_is_computed(client: WorkerClient, live: Observed) -> None:
     prepare(client, live, model="slow")
     live.set_lambda(0.7)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hyperreg.errors import OutOfMemory, WorkerError
-from hyperreg.worker import memory
 from hyperreg.worker.memory import Workspace, attach
 from hyperreg.worker.protocol import ArraySpec
 
@@ -63,25 +61,3 @@ def test_only_own_whole_segments_are_attached(tmp_path: Path) -> None:
         with pytest.raises(WorkerError, match="gone"):
             attach(refused, workspace.folders, writable=False)
     workspace.close()
-
-
-def test_what_a_killed_application_left_is_removed_later(tmp_path: Path) -> None:
-    living = Workspace(None, tmp_path)
-    living.create((5,), np.float32)
-    dead = tmp_path / "hyperreg-worker-dead"
-    dead.mkdir()
-    (dead / "lock").touch()
-    young = tmp_path / "hyperreg-worker-young"
-    young.mkdir()
-    (young / "lock").touch()
-    unlocked = tmp_path / "hyperreg-worker-unlocked"
-    unlocked.mkdir()
-    other = tmp_path / "hyperreg-other"
-    other.mkdir()
-    (other / "lock").touch()
-    old = time.time() - 2 * memory.STALE_AFTER_S
-    for folder in (dead, living.folders[0], unlocked, other):
-        os.utime(folder, (old, old))
-    Workspace(None, tmp_path).close()
-    assert set(tmp_path.iterdir()) == {living.folders[0], young, unlocked, other}
-    living.close()

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from worker_bench import LONG_S, STAND_IN, client, folders, is_running, wait_until  # noqa: F401
+from worker_bench import LONG_S, STAND_IN, client, folders, is_running, semaphores_of, wait_until  # noqa: F401
 
 from hyperreg.errors import WorkerError
 from hyperreg.worker.client import WorkerClient
-from hyperreg.worker.process import LOG_BYTES
+from hyperreg.worker.process import EXIT_NO_MEMORY, LOG_BYTES
 from hyperreg.worker.protocol import encode_object
 
 
@@ -27,6 +27,7 @@ from hyperreg.worker.protocol import encode_object
         ({"signal": int(signal.SIGKILL)}, "most likely because memory ran out"),
         ({"signal": int(signal.SIGSEGV)}, "exit code -11"),
         ({"code": 3}, "exit code 3"),
+        ({"code": EXIT_NO_MEMORY}, "could not start, most likely because memory ran out"),
     ],
 )
 def test_a_worker_that_dies_is_explained_and_replaced(
@@ -194,6 +195,21 @@ def test_the_worker_never_outlives_its_application(tmp_path: Path, how: str) -> 
     child = tmp_path / "pid"
     if child.exists() and child.read_text() and is_running(int(child.read_text())):
         os.kill(int(child.read_text()), signal.SIGKILL)  # the test's own sleeper, orphaned by the kill
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("how", ["stop", "cancel"])
+def test_a_worker_that_is_ended_leaves_no_semaphores(client: WorkerClient, how: str) -> None:
+    job = client.submit("semaphores")
+    wait_until(client, lambda: client.pid is not None and len(semaphores_of(client.pid)) > 4)
+    assert client.pid is not None
+    held = semaphores_of(client.pid)
+    if how == "stop":
+        client.stop()
+    else:
+        job.cancel()
+        assert job.wait(LONG_S)
+    assert [path for path in held if path.exists()] == []
 
 
 def test_the_worker_started_by_hand_says_what_it_is() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -124,11 +125,24 @@ def segments(client: WorkerClient) -> list[str]:
 
 
 def is_running(pid: int) -> bool:
+    """Killed and not waited for by anybody is not running."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z"
+
+
+def semaphores_of(pid: int) -> list[Path]:
+    """Those that the process has mapped: by inode, since the C library makes them under another name."""
+    maps = Path(f"/proc/{pid}/maps").read_text(encoding="ascii").splitlines()
+    inodes = {int(line.split()[4]) for line in maps if "/sem." in line}
+    found = []
+    for path in Path("/dev/shm").glob("sem.mp-*"):  # noqa: S108  where Linux has them
+        with suppress(FileNotFoundError):  # other programs have some, too
+            if path.stat().st_ino in inodes:
+                found.append(path)
+    return found
 
 
 def prepare(client: WorkerClient, live: Observed, model: str = "plain", **options: Any) -> None:

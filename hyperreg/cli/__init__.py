@@ -6,14 +6,19 @@ import sys
 from collections.abc import Sequence
 
 DEBUG_OPTION = "--debug"
+# As `hyperreg.cli.console.ExitCode` has it, which may not be there yet.
+CANCELLED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; ends the process with one of the exit codes of `hyperreg.cli.console.ExitCode`."""
-    from hyperreg.cli.app import app
-
     given = list(sys.argv[1:] if arguments is None else arguments)
     # The option belongs to the whole program, but people add it at the end of the line that failed.
     if DEBUG_OPTION in given:
         given = [DEBUG_OPTION, *(word for word in given if word != DEBUG_OPTION)]
-    app(args=given, prog_name="hyperreg")
+    try:
+        from hyperreg.cli.app import app
+
+        app(args=given, prog_name="hyperreg")
+    except KeyboardInterrupt:  # while a command is still being loaded
+        sys.exit(CANCELLED)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import os
 import signal
+import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +19,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from hyperreg import scratch
 from hyperreg.errors import Cancelled, FileError, HyperRegError, InputError, OutOfMemory, WeightsError, WorkerError
 from hyperreg.machine import is_out_of_memory
 
@@ -23,6 +27,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 DEBUG_VARIABLE = "HYPERREG_DEBUG"
+# Without a terminal, progress is told in lines, one per such a share of the whole.
+LINE_SHARE = 0.05
+# How long a computation may go on after the second Ctrl+C before the process ends without waiting for it.
+LAST_SECONDS = 3.0
 
 # Results go to stdout; progress, warnings and errors to stderr, so that output can be piped.
 output = Console(soft_wrap=True, highlight=False)
@@ -68,10 +76,10 @@ def exit_code(error: BaseException) -> ExitCode:
     """The exit code for an error that ended a command."""
     if isinstance(error, KeyboardInterrupt):
         return ExitCode.CANCELLED
-    if isinstance(error, ModuleNotFoundError):
-        return ExitCode.INSTALLATION
     if is_out_of_memory(error):
         return ExitCode.MEMORY
+    if isinstance(error, ModuleNotFoundError):
+        return ExitCode.INSTALLATION
     for kind, code in _CODES:
         if isinstance(error, kind):
             return code
@@ -84,13 +92,13 @@ def explanation(error: BaseException) -> str:
         return str(error)
     if isinstance(error, KeyboardInterrupt):
         return "Cancelled; nothing was written."
+    if is_out_of_memory(error):
+        return "Not enough memory. Close other programs, or crop the images."
     if isinstance(error, ModuleNotFoundError):
         return (
             f"The Python package '{error.name}' is missing. `hyperreg doctor` lists what is installed; "
             "`pip install 'hyperreg[view]'` installs everything that the commands need."
         )
-    if is_out_of_memory(error):
-        return "Not enough memory. Close other programs, or crop the images."
     text = str(error).strip().splitlines()
     return (
         f"Unexpected error ({type(error).__name__}{': ' + text[-1] if text else ''}). This is a fault of HyperReg: "
@@ -104,7 +112,8 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return command(*args, **kwargs)
+            with _ended_in_order():
+                return command(*args, **kwargs)
         except (typer.Exit, typer.Abort):
             raise
         except (Exception, KeyboardInterrupt) as error:
@@ -142,37 +151,107 @@ def progress_bar(quiet: bool = False) -> Iterator[Callable[[float, str], None]]:
             task = bar.add_task("", total=1.0)
             yield lambda fraction, text: bar.update(task, completed=fraction, description=text)
     else:
-        shown = ""
+        shown, last = "", -1.0
 
         def line(fraction: float, text: str) -> None:
-            nonlocal shown
-            if text != shown:
-                shown = text
+            nonlocal shown, last
+            if text != shown and (fraction >= last + LINE_SHARE or fraction >= 1):
+                shown, last = text, fraction
                 messages.print(f"{fraction:4.0%} {text}", markup=False)
 
         yield line
+
+
+def _terminations() -> list[signal.Signals]:
+    """The signals that ask a process to end, but for those that it is to ignore (as `nohup` has it)."""
+    names = ("SIGINT", "SIGTERM", "SIGHUP")
+    known = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    return [number for number in known if signal.getsignal(number) != signal.SIG_IGN]
+
+
+@contextmanager
+def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """While the block runs, the signals that ask to end go to the handler (in the main thread only)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in _terminations()}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, signal.SIG_DFL if earlier is None else earlier)
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Whoever asks the process to end, and however, it ends as after Ctrl+C: with nothing left behind."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    with _handled(interrupt):
+        yield
 
 
 @contextmanager
 def cancel_on_interrupt() -> Iterator[Callable[[], bool]]:
     """A function that tells whether Ctrl+C was pressed or the process was asked to end; a second Ctrl+C ends at once.
 
-    The computation looks at it between its steps, so that it stops where nothing is half done.
+    The computation looks at it between its steps, so that it stops where nothing is half done. A library that does not
+    come back to Python after the second Ctrl+C gets some seconds.
     """
+    asked = 0
     wanted = threading.Event()
 
     def ask(_number: int, _frame: FrameType | None) -> None:
-        if wanted.is_set():
-            raise KeyboardInterrupt
+        nonlocal asked
+        asked += 1
         wanted.set()
-        messages.print("Cancelling… (press Ctrl+C again to stop at once)")
+        if asked == 2:
+            raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():
+    with _handled(ask), _watched_signals():
         yield wanted.is_set
+
+
+@contextmanager
+def _watched_signals() -> Iterator[None]:
+    """Answers Ctrl+C while a library computes, when Python's own handlers have to wait."""
+    if threading.current_thread() is not threading.main_thread() or sys.platform == "win32":
+        yield
         return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    watched = {int(number) for number in _terminations()}
+    ours, system = socket.socketpair()
+    system.setblocking(False)
+    over = threading.Event()
+
+    def watch() -> None:
+        count = 0
+        while data := ours.recv(64):
+            for number in data:
+                count += number in watched
+                if count == 1 and number in watched:
+                    messages.print("Cancelling... (press Ctrl+C again to stop at once)")
+                elif count == 2 and number in watched:
+                    threading.Thread(target=end, daemon=True).start()
+
+    def end() -> None:
+        if not over.wait(LAST_SECONDS):
+            scratch.remove_all()
+            for child in multiprocessing.active_children():
+                child.kill()
+            messages.print("hyperreg: Cancelled; nothing was written.", style="red", markup=False)
+            os._exit(ExitCode.CANCELLED)
+
+    before = signal.set_wakeup_fd(system.fileno(), warn_on_full_buffer=False)
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
     try:
-        yield wanted.is_set
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        over.set()
+        signal.set_wakeup_fd(before)
+        system.close()
+        watcher.join()
+        ours.close()

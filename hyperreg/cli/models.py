@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from hyperreg.catalogue import Card, model_folders, own_models, says
+from hyperreg.catalogue import Card, card_folders, model_folders, own_models, says
 from hyperreg.cli import options
 from hyperreg.cli.console import guarded, output
-from hyperreg.errors import Cancelled
+from hyperreg.errors import Cancelled, WeightsError
 from hyperreg.registration import catalogue as registration
 from hyperreg.segmentation import catalogue as segmentation
 
@@ -90,12 +91,26 @@ def confirm_licence(text: str, otherwise: str) -> None:
 
 def _remove(name: str) -> None:
     from hyperreg.segmentation import licences
-    from hyperreg.segmentation.bundles import remove_model
+    from hyperreg.segmentation.bundles import remove_folder, remove_model
 
+    damaged = [folder for folder in card_folders() if folder == own_models() / name and not _is_readable(folder)]
+    for folder in damaged:
+        remove_folder(folder)
+        output.print(f"Removed '{name}', which was damaged ({folder}).", markup=False)
+    if damaged:
+        return
     card = segmentation.find_model(name)
     remove_model(card, own_models())
     licences.forget(card)
     output.print(f"Removed '{name}' ({card.folder}).", markup=False)
+
+
+def _is_readable(folder: Path) -> bool:
+    for read in (registration.read_card, segmentation.read_card):
+        with suppress(WeightsError):
+            read(folder)
+            return True
+    return False
 
 
 def _join(names: list[str], name: str) -> None:
@@ -155,10 +170,14 @@ def _details(card: segmentation.SegmentationCard) -> list[str]:
 
 
 def _print(card: Card, *details: str, is_default: bool = False) -> None:
-    lines = (
+    lines = [
         f"{card.name}{' (default)' if is_default else ''}: {card.title}. {card.description}",
         f"version {card.version}, licence {card.licence}",
         *details,
         str(card.folder),
-    )
+    ]
+    try:
+        card.check_weights()
+    except WeightsError as error:
+        lines.append(f"cannot be used: {error}")
     output.print("\n    ".join(lines), markup=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from hyperreg.fusion.cache import content_hash, key_of
 from hyperreg.fusion.library import IMAGES, LABELS, find_atlases
 from hyperreg.fusion.run import Method, Outputs, fuse_target
 from hyperreg.imaging.files import extension, read_volume
-from hyperreg.imaging.output import replacing
+from hyperreg.imaging.output import make_folder, replacing
 from hyperreg.registration.catalogue import default_model, find_model
 from hyperreg.reporting import Cancel, Progress, write_report
 
@@ -43,8 +44,10 @@ def fuse_cohort(
     method.check(with_images=True)
     loader = Loader(find_atlases(atlases))
     images = _targets_in(targets, loader, own=Path(atlases).resolve() == Path(targets).resolve())
-    if not Path(folder).is_dir():
-        Path(folder).mkdir(parents=True)
+    for given in (targets, atlases):
+        if os.path.exists(folder) and os.path.samefile(folder, given):
+            raise InputError(f"Results in '{folder}' could replace what is there; give --out a folder of its own.")
+    make_folder(folder)
     tell = progress or (lambda _fraction, _text: None)
     rows: list[dict[str, Any]] = []
     atlases_hash = _hash_of(loader)

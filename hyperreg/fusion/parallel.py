@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from queue import Empty
 from typing import Any
@@ -27,7 +29,7 @@ Result = Registered | HyperRegError
 # Name of the atlas, fraction 0..1 of its registration, what is being done.
 TaskProgress = Callable[[str, float, str], None]
 
-# In a child: how to tell the parent, and whether it wants to stop. Set once per process by `_begin`.
+# In a child: how to tell the parent. Set once per process by `_begin`.
 _parent: dict[str, Any] = {}
 
 
@@ -79,43 +81,70 @@ def _in_processes(
 ) -> Iterator[tuple[Task, Result]]:
     # Not by fork: torch's threads do not survive it.
     context = multiprocessing.get_context("spawn")
-    news, stop = context.Queue(), context.Event()
+    news = context.Queue()
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    pool = ProcessPoolExecutor(jobs, context, _begin, (news, stop, threads))
+    before = multiprocessing.active_children()
+    pool = ProcessPoolExecutor(jobs, context, _begin, (news, threads))
     try:
-        pending: dict[Future[Result], Task] = {pool.submit(_do, task): task for task in tasks}
+        with _without_interrupts():
+            pending: dict[Future[Result], Task] = {pool.submit(_do, task): task for task in tasks}
         while pending:
-            if cancelled is not None and cancelled():
-                stop.set()
-                raise Cancelled("Cancelled.")
+            _check(cancelled)
             finished, _rest = wait(pending, LOOK, FIRST_COMPLETED)
             with suppress(Empty):
                 while True:
                     progress(*news.get_nowait())
             for future in finished:
                 yield pending.pop(future), future.result()
+    except BaseException:
+        # Nothing of theirs is half done: what they find, this process keeps.
+        for child in multiprocessing.active_children():
+            if child not in before:
+                child.kill()
+        raise
     finally:
-        stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
         news.close()
         news.cancel_join_thread()
 
 
-def _begin(news: Any, stop: Any, threads: int) -> None:
-    import torch
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes that are started meanwhile get no Ctrl+C: the terminal sends it to all, but their parent decides."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
+
+def _begin(news: Any, threads: int) -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    # One that is killed while it tells something must not keep the others from ending.
+    news.cancel_join_thread()
+    try:
+        import torch
+    except (ImportError, OSError, MemoryError) as error:
+        if is_out_of_memory(error):
+            os._exit(1)  # without a traceback: the parent goes on with fewer
+        raise
     torch.set_num_threads(threads)
-    _parent.update(news=news, stop=stop)
+    _parent["news"] = news
+
+
+def _end_with(parent: Any) -> None:
+    """Ends this process with its parent, which, killed, cannot say so; even while it waits for a task."""
+    parent.join()
+    os._exit(1)
 
 
 def _do(task: Task) -> Result:
-    return _attempt(task, lambda fraction, text: _parent["news"].put((task.name, fraction, text)), _over)
-
-
-def _over() -> bool:
-    """Whether the parent wants to stop, or has been ended and cannot say so."""
-    parent = multiprocessing.parent_process()
-    return bool(_parent["stop"].is_set()) or (parent is not None and not parent.is_alive())
+    return _attempt(task, lambda fraction, text: _parent["news"].put((task.name, fraction, text)), None)
 
 
 def _check(cancelled: Cancel | None) -> None:

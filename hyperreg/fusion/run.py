@@ -147,7 +147,8 @@ def fuse_target(
     tell = progress or (lambda _fraction, _text: None)
     watch = Stopwatch()
     files = [path for atlas in loader.library.atlases for path in (atlas.image, atlas.labels)]
-    with _staged(outputs, [target, *files]) as staged:
+    folder = [] if loader.library.folder is None else [loader.library.folder]  # with its tables
+    with _staged(outputs, [target, *files, *folder]) as staged:
         tell(0.0, "Reading the images")
         with watch.stage("read"):
             warnings: list[str] = []

@@ -1,20 +1,27 @@
-"""Writing results so that they are whole or not there: a temporary name beside the target, then a move."""
+"""Writing results so that they are whole or not there: a temporary name beside the target, then a move.
+
+What is no earlier result is never replaced: inputs (whatever they are called), files that belong to something else,
+devices.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import shutil
-import tempfile
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 
 from hyperreg.errors import Cancelled, FileError, InputError
+from hyperreg.scratch import ScratchFolder
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+# Hidden, and beside the target, so that a move is a change of name. What a killed program left goes with the next.
+_PREFIX = ".hyperreg-"
 
 
 @contextmanager
@@ -22,29 +29,44 @@ def replacing(path: str | os.PathLike[str], expected_bytes: int = 0) -> Iterator
     """Yield a path of the same name in a temporary folder beside `path`; on success, move what was written there.
 
     A file written next to it under another name (the .raw of an .mhd) is moved too, before the target itself. On any
-    failure the temporary folder is removed and an older file at `path` is left as it was.
+    failure the temporary folder is removed and an older file at `path` is left as it was. A file that replaces another
+    one gets its permissions.
     expected_bytes: an upper estimate; when the disk has less, FileError is raised before anything is written (some
     writers do not notice a full disk themselves).
-    Raises FileError if the folder is missing, read-only or full, or the writer fails.
+    Raises FileError if the folder is missing, read-only or full, `path` is no ordinary file, a file next to it would
+    replace one that is no part of it, or the writer fails.
     """
     path = Path(path)
     folder = path.absolute().parent
+    existing = _examined(path)
+    if existing is not None and stat.S_ISDIR(existing.st_mode):
+        raise FileError(f"'{path}' is a folder. Give the name of a file.")
+    if existing is not None and not stat.S_ISREG(existing.st_mode):
+        raise FileError(f"'{path}' is a device or the like, no ordinary file. Leave out outputs that are not wanted.")
     if not folder.is_dir():
         raise FileError(f"The folder '{folder}' does not exist. Create it, or choose another place for '{path.name}'.")
-    if path.is_dir():
-        raise FileError(f"'{path}' is a folder. Give the name of a file.")
-    workplace: Path | None = None
+    workplace: ScratchFolder | None = None
     try:
         free = shutil.disk_usage(folder).free
         if free < expected_bytes:
             raise OSError(errno.ENOSPC, f"{expected_bytes / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free")
-        workplace = Path(tempfile.mkdtemp(prefix=".hyperreg-", dir=folder))
-        target = workplace / path.name
+        workplace = ScratchFolder(_PREFIX, folder)
+        target = workplace.path / path.name
         yield target
         if not target.is_file():
             raise FileError(f"'{path}' could not be written.")
-        for written in sorted(workplace.iterdir(), key=lambda file: file == target):
-            os.replace(written, folder / written.name)
+        moves = {file: folder / file.name for file in sorted(workplace.path.iterdir(), key=lambda file: file == target)}
+        for file, place in moves.items():
+            replaced = _examined(place)
+            if file != target and replaced is not None and existing is None:
+                raise FileError(
+                    f"'{path}' needs a file '{place.name}' beside it, and there is one that is not its own."
+                )
+            earlier = replaced or existing
+            if earlier is not None:
+                file.chmod(stat.S_IMODE(earlier.st_mode))
+        for file, place in moves.items():
+            os.replace(file, place)
     except OSError as error:
         raise FileError(_explain(path, error)) from error
     except RuntimeError as error:  # SimpleITK's only error type; its last line says what happened
@@ -55,17 +77,38 @@ def replacing(path: str | os.PathLike[str], expected_bytes: int = 0) -> Iterator
         ) from error
     finally:
         if workplace is not None:
-            shutil.rmtree(workplace, ignore_errors=True)
+            workplace.close()
 
 
-def _explain(path: Path, error: OSError) -> str:
+def make_folder(path: str | os.PathLike[str]) -> None:
+    """Make a folder for results, and those above it, if it is not there. Raises FileError."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise FileError(f"The folder '{path}' cannot be made: {reason}. Choose another place.") from error
+
+
+def _examined(path: Path) -> os.stat_result | None:
+    """What the system says of a file, links followed; None if there is none. Raises FileError for impossible names."""
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        name = path.name if len(path.name) <= 80 else f"{path.name[:60]}...{path.suffix}"
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise FileError(f"'{name}' cannot be the name of an output: {reason}. Choose another one.") from error
+
+
+def _explain(path: Path | None, error: OSError) -> str:
     if error.errno in _FULL:
         reason = f"the disk is full ({error.strerror}). Free some space or choose another disk"
     elif error.errno in _FORBIDDEN:
         reason = "the folder or file is read-only or in use. Choose another place, or ask for permission to write there"
     else:
         reason = f"{error.strerror or error}. Choose another place"
-    return f"'{path}' could not be written: {reason}."
+    return f"{'The results' if path is None else f'{str(path)!r}'} could not be written: {reason}."
 
 
 class StagedOutputs:
@@ -75,14 +118,14 @@ class StagedOutputs:
     to `path(name)` and moved to their targets when the block ends without an error; otherwise nothing is left behind.
 
     targets: name -> path, or None for an output that is not wanted.
-    inputs: files that no target may overwrite.
+    inputs: files that no target may replace, whatever their name (links), and folders none of whose files it may.
     Raises InputError for targets that collide, FileError for places that cannot be written, and FileError at the end of
-    the block, before anything is moved, if an output was not written.
+    the block, before anything is moved, if an output was not written or the disk is full.
     """
 
     def __init__(self, targets: Mapping[str, Path | None], inputs: Iterable[Path | None] = ()) -> None:
         self.targets = {name: Path(path) for name, path in targets.items() if path is not None}
-        self._inputs = {Path(path).resolve() for path in inputs if path is not None}
+        self._inputs = [Path(path).absolute() for path in inputs if path is not None]
         self._staged: dict[str, Path] = {}
         self._stack = ExitStack()
 
@@ -104,6 +147,8 @@ class StagedOutputs:
             self._abandon()
         if isinstance(error, FileError):
             raise FileError(self._without_hidden_folders(str(error))) from error
+        if isinstance(error, OSError) and (error.errno in _FULL or self._target_of(error.filename) is not None):
+            raise FileError(_explain(self._target_of(error.filename), error)) from error
         if error is None and missing:
             raise FileError(f"'{missing[0]}' could not be written; nothing was saved.")
         self._stack.close()
@@ -121,18 +166,37 @@ class StagedOutputs:
             text = text.replace(str(self._staged[name]), str(target))
         return text
 
+    def _target_of(self, file: str | os.PathLike[str] | int | bytes | None) -> Path | None:
+        """The target for which the file is written."""
+        if not isinstance(file, (str, os.PathLike)):
+            return None
+        folders = {staged.parent: self.targets[name] for name, staged in self._staged.items()}
+        return folders.get(Path(file).parent)
+
     def _check_targets(self) -> None:
+        protected = {_identity(path.stat()): path for path in self._inputs if os.path.exists(path)}
+        named = {path.resolve() for path in self._inputs}
         taken: set[Path] = set()
         for target in self.targets.values():
+            existing = _examined(target)
             place = target.resolve()
-            if place in self._inputs:
+            if place in named or (existing is not None and _identity(existing) in protected):
                 raise InputError(f"'{target}' is one of the inputs; give the output another name.")
+            above = [_identity(folder.stat()) for folder in place.parents] if existing is not None else []
+            inside = [protected[identity] for identity in above if identity in protected]
+            if inside:
+                raise InputError(f"'{target}' is a file of the input '{inside[0]}'; give the output another name.")
             if place in taken:
                 raise InputError(f"'{target}' is named for two outputs; give each its own name.")
-            if target.is_file() and not os.access(target, os.W_OK):
+            if existing is not None and stat.S_ISREG(existing.st_mode) and not os.access(target, os.W_OK):
                 raise FileError(f"'{target}' exists and is write-protected; choose another name.")
             taken.add(place)
 
     def _abandon(self) -> None:
         # The writers are told of a cancellation, not of the error itself: they would take an OSError for their own.
         self._stack.__exit__(Cancelled, Cancelled("not saved"), None)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    """The same for the same file or folder, whatever names lead to it."""
+    return status.st_dev, status.st_ino

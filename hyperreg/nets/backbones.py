@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from hyperreg.catalogue import MALFORMED
 from hyperreg.errors import WeightsError
 
 
@@ -41,5 +42,5 @@ def make_backbone(name: str, in_channels: int, options: Mapping[str, Any]) -> nn
         raise WeightsError(f"The model needs the network '{name}', which this version does not have; update HyperReg.")
     try:
         return BACKBONES[name](in_channels=in_channels, **options)
-    except (TypeError, ValueError) as error:
+    except MALFORMED as error:
         raise WeightsError(f"The model's description of its network '{name}' cannot be used: {error}") from error

@@ -11,6 +11,7 @@ import hyperreg
 from hyperreg.catalogue import (
     Card,
     Hyperparameter,
+    check_grid,
     common_entries,
     find_card,
     hyperparameters_of,
@@ -19,6 +20,7 @@ from hyperreg.catalogue import (
 )
 
 KIND = "hyperreg-registration"
+MOST_PASSES = 16
 # The name that stands for no model: the solver alone.
 NO_MODEL = "none"
 
@@ -57,7 +59,7 @@ def read_card(folder: Path) -> ModelCard:
         if not hyperparameters or hyperparameters[0].name != "lambda":
             raise ValueError("the first hyperparameter is not lambda")
         i, j, k = (int(n) for n in card["grid"]["max_shape"])
-        return ModelCard(
+        found = ModelCard(
             **common_entries(folder, card),
             hyperparameters=hyperparameters,
             network=dict(card["network"]),
@@ -66,8 +68,20 @@ def read_card(folder: Path) -> ModelCard:
             multiple=int(card["grid"]["multiple"]),
             passes=int(card["network"]["passes"]),
         )
+        _check(found)
+        return found
 
     return parse_card(folder, KIND, parse)
+
+
+def _check(card: ModelCard) -> None:
+    """Raise ValueError for a card that no model can have."""
+    names = [h.name for h in card.hyperparameters]
+    if len(set(names)) < len(names) or not all(0 <= h.default <= 1 for h in card.hyperparameters):
+        raise ValueError("hyperparameters have different names and defaults from 0 to 1")
+    check_grid((card.spacing_mm,) * 3, card.max_shape)
+    if not (1 <= card.multiple <= min(card.max_shape) and 1 <= card.passes <= MOST_PASSES):
+        raise ValueError(f"multiple fits into max_shape, and passes are 1 to {MOST_PASSES}")
 
 
 NONE = ModelCard(

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hyperreg.catalogue import MALFORMED
 from hyperreg.errors import WeightsError
 from hyperreg.nets.backbones import make_backbone
 from hyperreg.nets.hypernetwork import HyperNetwork
-from hyperreg.nets.weights import fast_precision, load_weights, save_weights
+from hyperreg.nets.weights import fast_precision, load_network, save_weights
 from hyperreg.registration.catalogue import KIND, ModelCard, read_card
 from hyperreg.registration.features import CHANNELS, FEATURES
 from hyperreg.registration.field import compose, integrate, sample
@@ -51,7 +52,7 @@ class RegistrationModel(nn.Module):
             hidden = [int(n) for n in network["hidden"]]
             rank = None if network.get("rank") is None else int(network["rank"])
             self.passes = int(network["passes"])
-        except (KeyError, TypeError, ValueError) as error:
+        except MALFORMED as error:
             raise WeightsError(f"The model's description of its network is incomplete: {error!r}") from error
         flow = [name for name, _ in backbone.named_parameters()][-2:]
         with torch.no_grad():
@@ -108,8 +109,7 @@ def load_model(card: ModelCard, device: str = "cpu") -> RegistrationModel:
 
     Raises WeightsError if the file is missing, damaged, or does not fit the card.
     """
-    model = RegistrationModel(card.network, len(card.hyperparameters))
-    load_weights(model, card)
+    model = load_network(lambda: RegistrationModel(card.network, len(card.hyperparameters)), card)
     model.precision = fast_precision(device)
     return model.to(device).eval().requires_grad_(False)
 

@@ -19,6 +19,7 @@ KNOWN_NETWORKS: dict[str, tuple[str, ...]] = {
     "UNet": ("spatial_dims", "channels", "strides", "kernel_size", "up_kernel_size", "num_res_units", "act", "norm",
              "dropout", "bias", "adn_ordering"),
 }  # fmt: skip
+MOST_INPUTS, MOST_CHANNELS = 64, 4096
 # Steps of preprocessing that change nothing here, or that reading and turning do anyway.
 HARMLESS = ("LoadImaged", "EnsureChannelFirstd", "EnsureTyped", "ToTensord", "CastToTyped", "CropForegroundd")
 # What BraTS calls the parts that remain when nested regions are painted over each other, largest first.
@@ -90,6 +91,10 @@ def plain_network(definition: Any, place: str) -> tuple[dict[str, Any], int, int
             f"The model's network is '{target}'; HyperReg knows {', '.join(KNOWN_NETWORKS)}. Other code is never run."
         )
     inputs, channels = int(options.pop("in_channels", 1)), int(options.pop("out_channels", 2))
+    if not (1 <= inputs <= MOST_INPUTS and 1 <= channels <= MOST_CHANNELS):
+        raise WeightsError(
+            f"The model's network takes {inputs} images and gives {channels} channels; that is no model."
+        )
     unknown = set(options) - set(KNOWN_NETWORKS[target])
     if unknown or options.get("spatial_dims", 3) != 3:
         raise WeightsError(f"The model's {target} has settings that HyperReg does not take: {sorted(unknown)}.")

@@ -8,32 +8,55 @@ Format: https://docs.monai.io/en/stable/mb_specification.html
 from __future__ import annotations
 
 import json
+import lzma
 import shutil
 import stat
-import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
-from hyperreg.catalogue import CARD, WEIGHTS
+from hyperreg.catalogue import CARD, MALFORMED, WEIGHTS, read_json
 from hyperreg.errors import FileError, InputError, WeightsError
+from hyperreg.imaging.output import make_folder
+from hyperreg.nets.weights import described_network
+from hyperreg.scratch import ScratchFolder
 from hyperreg.segmentation import auto3dseg
 from hyperreg.segmentation.bundle_cards import bundle_card
 from hyperreg.segmentation.catalogue import SegmentationCard, list_models, read_card
 from hyperreg.segmentation.licences import LICENCE, written_licence
-from hyperreg.segmentation.model import load_model, make_network, save_model
+from hyperreg.segmentation.model import load_model, make_network, save_model, try_network
 
 METADATA, INFERENCE, STATE = "configs/metadata.json", "configs/inference.json", "models/model.pt"
 # What the models of an ensemble have to have in common.
 SAME_IN_ENSEMBLES = (
     "modality", "inputs", "structures", "output", "network", "hyperparameters", "grid", "intensities", "postprocessing",
 )  # fmt: skip
-# A zip that unpacks to more than this is no model.
+# A zip that unpacks to more than this, or to more files, is no model.
 LARGEST_BYTES = 4 << 30
+MOST_FILES = 10_000
+# Weights are stored as they are, but for names and alignment, or tensors that two layers share.
+LARGEST_GROWTH = 4
+ENCRYPTED = 0x1
+SCRATCH = "hyperreg-model-"
+
+
+@contextmanager
+def _explained(source: Path) -> Iterator[Path]:
+    """A folder for the steps on the way. Errors of disks and of descriptions that make no sense become HyperReg's."""
+    try:
+        with ScratchFolder(SCRATCH) as scratch:
+            yield scratch
+    except MALFORMED as error:
+        raise WeightsError(
+            f"'{source.name}' describes no model that HyperReg understands ({str(error)[:300] or repr(error)})."
+        ) from error
+    except OSError as error:
+        raise FileError(f"'{source}' cannot be read, or copied: {error.strerror or error}.") from error
 
 
 def add_model(source: Path, place: Path) -> SegmentationCard:
@@ -42,12 +65,12 @@ def add_model(source: Path, place: Path) -> SegmentationCard:
     source: a folder or a .zip. Raises FileError if it cannot be read, WeightsError for a model that cannot be used or
     holds code, InputError if a model of that name is there already, HyperReg's own included.
     """
-    with tempfile.TemporaryDirectory(prefix="hyperreg-model-") as scratch:
-        folder = _root(source, Path(scratch))
-        made = Path(scratch) / "made"
+    with _explained(source) as scratch:
+        folder = _root(source, scratch)
+        made = scratch / "made"
         card = _copied(folder, made) if (folder / CARD).is_file() else _converted(folder, made, _name(source))
         for path in card.weight_files:
-            load_model(card, path=path)
+            try_network(load_model(card, path=path).to("meta"), card)
         return _placed(made, card.name, place)
 
 
@@ -64,8 +87,7 @@ def join_models(cards: Sequence[SegmentationCard], name: str, place: Path) -> Se
         other = next((part for part in SAME_IN_ENSEMBLES if card.card.get(part) != cards[0].card.get(part)), None)
         if other is not None:
             raise InputError(f"'{cards[0].name}' and '{card.name}' differ in their {other}: they cannot be joined.")
-    with tempfile.TemporaryDirectory(prefix="hyperreg-model-") as scratch:
-        made = Path(scratch)
+    with _explained(cards[0].folder) as made:
         entries = {**cards[0].card, "name": name, "ensemble": {}}
         for number, (path, sha256) in enumerate((item for card in cards for item in card.weight_files.items()), 1):
             file = WEIGHTS if number == 1 else f"weights-{number}.safetensors"
@@ -81,39 +103,56 @@ def join_models(cards: Sequence[SegmentationCard], name: str, place: Path) -> Se
 def _placed(made: Path, name: str, place: Path) -> SegmentationCard:
     """A finished model's folder, copied to where models of the user's are."""
     target = place / name
+    if (target / CARD).exists() and not _is_intact(target):
+        remove_folder(target)  # a copy that broke off, say
     there = {other.name: other.folder for other in list_models()}
     if target.exists() or name in there:
         raise InputError(
             f"There is a model '{name}' already ({there.get(name, target)}). Remove it first, if it was added and "
             "is to be replaced."
         )
+    make_folder(place)
+    # Under a hidden name first: a copy that breaks off must not look like a model.
+    hidden = ScratchFolder(f".{SCRATCH}", place)
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        # Under a hidden name first: a copy that breaks off must not look like a model.
-        hidden = place / f".{name}.tmp"
-        shutil.rmtree(hidden, ignore_errors=True)
-        shutil.copytree(made, hidden)
-        hidden.rename(target)
+        copy = hidden.path / name
+        shutil.copytree(made, copy)
+        copy.rename(target)
     except OSError as error:
-        raise FileError(f"The model cannot be written to '{target}': {error.strerror or error}.") from error
+        raise FileError(f"The model cannot be written to '{target}': {_reason(error)}.") from error
+    finally:
+        hidden.close()
     return read_card(target)
 
 
 def licence_text(source: Path) -> str:
     """The licence that comes with a model, to be shown before it is added; "" if none does. Raises as `add_model`."""
-    with tempfile.TemporaryDirectory(prefix="hyperreg-model-") as scratch:
-        folder = _root(source, Path(scratch))
-        return written_licence(folder)
+    with _explained(source) as scratch:
+        return written_licence(_root(source, scratch))
 
 
 def remove_model(card: SegmentationCard, place: Path) -> None:
     """Delete a model that was added to `place`. Raises InputError for one that lies elsewhere, FileError."""
     if card.folder.resolve().parent != place.resolve():
         raise InputError(f"The model '{card.name}' was not added here; it belongs to '{card.folder}'.")
+    remove_folder(card.folder)
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a model's folder, by way of a hidden name: what is half deleted must not look like a model."""
     try:
-        shutil.rmtree(card.folder)
+        with ScratchFolder(f".{SCRATCH}", folder.parent) as hidden:
+            folder.rename(hidden / folder.name)
     except OSError as error:
-        raise FileError(f"'{card.folder}' cannot be removed: {error.strerror or error}.") from error
+        raise FileError(f"'{folder}' cannot be removed: {error.strerror or error}.") from error
+
+
+def _is_intact(folder: Path) -> bool:
+    try:
+        read_card(folder).check_weights()
+    except WeightsError:
+        return False
+    return True
 
 
 def _copied(folder: Path, made: Path) -> SegmentationCard:
@@ -140,13 +179,17 @@ def _converted(folder: Path, made: Path, fallback: str) -> SegmentationCard:
         state = _state(checkpoint, auto3dseg.STATE)
     _check_name(entries["name"])
     output = entries["output"]
-    network = make_network(
-        entries["network"], len(entries["inputs"]), output["channels"], output["activation"] == "softmax"
-    )
+
+    def make() -> torch.nn.Module:
+        exclusive = output["activation"] == "softmax"
+        return make_network(entries["network"], len(entries["inputs"]), output["channels"], exclusive)
+
     try:
-        network.load_state_dict(state, strict=True)
-    except RuntimeError as error:
+        described_network(make, {name: tuple(tensor.shape) for name, tensor in state.items()})
+    except WeightsError as error:
         raise WeightsError(f"The model's weights are not those of its network. ({error})") from error
+    network = make()
+    network.load_state_dict(state, strict=True)
     card = save_model(network, entries, made, half=False)
     if (folder / LICENCE).is_file():
         shutil.copyfile(folder / LICENCE, made / LICENCE)
@@ -156,12 +199,18 @@ def _converted(folder: Path, made: Path, fallback: str) -> SegmentationCard:
 def _checkpoint(path: Path) -> Any:
     """What a checkpoint holds: tensors, numbers, texts, and lists and dictionaries of them. Raises WeightsError."""
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if sum(member.file_size for member in archive.infolist()) > LARGEST_GROWTH * path.stat().st_size:
+                    raise ValueError("it is compressed, which torch's files are not")
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise WeightsError(
             f"The model has no '{path.name}' (TorchScript files are not taken: they hold code)."
         ) from error
-    except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a damaged or hostile file leads the unpickler to
         raise WeightsError(
             f"'{path.name}' does not hold plain weights: it is damaged, or holds code, which HyperReg never runs."
         ) from error
@@ -174,12 +223,16 @@ def _state(state: Any, file: str) -> dict[str, torch.Tensor]:
             state = state[key]
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise WeightsError(f"'{file}' holds something else than the weights of one network.")
+    # Tensors may be views: of a few numbers, or all of the same ones, as much as one likes.
+    held = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in state.values()}
+    if sum(tensor.nbytes for tensor in state.values()) > LARGEST_GROWTH * sum(held.values()):
+        raise WeightsError(f"'{file}' holds less than it claims to.")
     return dict(state)
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except OSError as error:
         raise WeightsError(
             f"The bundle has no '{path.parent.name}/{path.name}'. Bundles configured in YAML are not taken; convert "
@@ -196,9 +249,13 @@ def _name(source: Path) -> str:
     return source.name[: -len(source.suffix)] if source.is_file() else source.resolve().name
 
 
+def _is_name(name: str) -> bool:
+    """Whether a model's name can become a folder's."""
+    return 0 < len(name) <= 100 and not name.startswith(".") and all(c.isalnum() or c in "-_." for c in name)
+
+
 def _check_name(name: str) -> None:
-    """A model's name becomes a folder's."""
-    if not name or name.startswith(".") or not all(c.isalnum() or c in "-_." for c in name):
+    if not _is_name(name):
         raise WeightsError(f"The model is called '{name}', which cannot be the name of a folder.")
 
 
@@ -225,16 +282,30 @@ def _unpacked(source: Path, scratch: Path) -> Path:
             members = archive.infolist()
             for member in members:
                 _check_member(member, source)
-            if sum(member.file_size for member in members) > LARGEST_BYTES:
-                raise WeightsError(f"'{source.name}' unpacks to more than {LARGEST_BYTES >> 30} GB; that is no model.")
+            if len(members) > MOST_FILES or sum(member.file_size for member in members) > LARGEST_BYTES:
+                raise WeightsError(
+                    f"'{source.name}' unpacks to more than {LARGEST_BYTES >> 30} GB or {MOST_FILES} files; "
+                    "that is no model."
+                )
             archive.extractall(target)
-    except zipfile.BadZipFile as error:
+    except NotImplementedError as error:
+        raise FileError(
+            f"'{source.name}' is compressed in a way that is not known here ({error}). Pack it as an ordinary .zip."
+        ) from error
+    except (zipfile.BadZipFile, RuntimeError, zlib.error, lzma.LZMAError, EOFError, *MALFORMED) as error:
         raise FileError(
             f"'{source}' is not a zip file, or it is damaged. Give a model's folder or .zip file."
         ) from error
     except OSError as error:
         raise FileError(f"'{source}' cannot be unpacked: {error.strerror or error}.") from error
     return target
+
+
+def _reason(error: OSError) -> str:
+    """Why a folder could not be copied; shutil lists what went wrong with each file."""
+    if isinstance(error, shutil.Error) and error.args and error.args[0]:
+        return str(error.args[0][0][-1])
+    return str(error.strerror or error)
 
 
 def _check_member(member: zipfile.ZipInfo, source: Path) -> None:
@@ -245,3 +316,5 @@ def _check_member(member: zipfile.ZipInfo, source: Path) -> None:
             f"'{source.name}' holds '{member.filename}', which would be written outside of the model's folder. The "
             "file is damaged or malicious; nothing of it was used."
         )
+    if member.flag_bits & ENCRYPTED:
+        raise WeightsError(f"'{source.name}' is encrypted. Unpack it with its password, and give the folder.")

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from hyperreg.catalogue import (
     Card,
     Hyperparameter,
+    check_grid,
     common_entries,
     find_card,
     hyperparameters_of,
@@ -208,8 +209,7 @@ def _check(card: SegmentationCard) -> None:
         raise ValueError("a channel of a softmax has to be background")
     if len(set(names)) < len(names):
         raise ValueError("two inputs have one name")
-    if any(size is not None and not size > 0 for size in card.spacing_mm) or min(card.window) < 1:
-        raise ValueError("spacing and window are larger than zero")
+    check_grid(card.spacing_mm, card.window)
     along = sorted(DIRECTIONS[letter][0] for letter in card.axes if letter in DIRECTIONS)
     if card.axes != SLICES_LAST and (len(card.axes) != 3 or along != [0, 1, 2]):
         raise ValueError(f"'{card.axes}' names no order of the axes")

@@ -7,13 +7,13 @@ no torch, so that every part can ask.
 from __future__ import annotations
 
 import json
-import os
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from hyperreg.catalogue import own_models
+from hyperreg.catalogue import own_models, read_json
 from hyperreg.errors import FileError
+from hyperreg.imaging.output import make_folder, replacing
 from hyperreg.segmentation.catalogue import SegmentationCard
 
 LICENCE = "LICENSE"
@@ -54,7 +54,7 @@ def forget(card: SegmentationCard) -> None:
 def _read() -> dict[str, Any]:
     """By the weights' SHA256: another version is another model. A damaged record means that users are asked again."""
     try:
-        record = json.loads((own_models() / RECORD).read_text(encoding="utf-8"))
+        record = read_json(own_models() / RECORD)
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
@@ -62,12 +62,9 @@ def _read() -> dict[str, Any]:
 
 def _write(record: dict[str, Any]) -> None:
     path = own_models() / RECORD
-    temporary = path.with_name(f".{RECORD}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise FileError(
-            f"'{path}', where accepted licences are written down, cannot be written: {error.strerror}."
-        ) from error
+        make_folder(path.parent)
+        with replacing(path) as target:
+            target.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except FileError as error:
+        raise FileError(f"The record of accepted licences was not changed: {error}") from error

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from hyperreg.catalogue import MALFORMED, check_grid
 from hyperreg.errors import InputError, WeightsError
 from hyperreg.nets.anisotropic import AHNet
 from hyperreg.nets.cascade import Cascade
 from hyperreg.nets.hypernetwork import HyperNetwork
 from hyperreg.nets.searched import SearchedNet
 from hyperreg.nets.segresnet import SegResNet
-from hyperreg.nets.weights import load_weights, save_weights
+from hyperreg.nets.weights import load_network, save_weights
 from hyperreg.segmentation.catalogue import KIND, SegmentationCard, read_card
 
 
@@ -88,8 +89,28 @@ def make_network(
         if not hyperparameters:
             return made
         return HyperNetwork(made, hyperparameters, network["hidden"], rank=network.get("rank"))
-    except (TypeError, ValueError, KeyError) as error:
+    except MALFORMED as error:
         raise WeightsError(f"The model's description of its network '{name}' cannot be used: {error}") from error
+
+
+def try_network(network: nn.Module, card: SegmentationCard) -> None:
+    """Show a network (on torch's device "meta": nothing is computed) what the card says that it takes.
+
+    Raises WeightsError unless it gives so many channels on the same grid.
+    """
+    if isinstance(network, HyperNetwork):
+        network = network.backbone
+    multiple = int(getattr(network, "multiple", 1))
+    shape = [math.ceil(n / multiple) * multiple for n in card.window]
+    try:
+        check_grid((), shape)
+        with torch.device("meta"), torch.inference_mode():
+            found = network.eval()(torch.zeros(1, len(card.inputs), *shape))
+        fits = tuple(found.shape) == (1, card.channels, *shape)
+    except Exception as error:  # sizes that do not go together fail in whatever way
+        raise WeightsError(f"The model's network cannot take images of {shape} voxels: {str(error)[:300]}") from error
+    if not fits:
+        raise WeightsError(f"The model's network makes {tuple(found.shape)} of images of {shape} voxels.")
 
 
 def load_model(
@@ -106,8 +127,9 @@ def load_model(
     that the card does not declare.
     """
     values = _values(card, hyperparameters or {})
-    network = make_network(card.network, len(card.inputs), card.channels, card.exclusive, len(values))
-    load_weights(network, card, path)
+    network = load_network(
+        lambda: make_network(card.network, len(card.inputs), card.channels, card.exclusive, len(values)), card, path
+    )
     if isinstance(network, HyperNetwork):
         # The weights for these values are made once: from here on it is an ordinary network.
         generated = network.requires_grad_(False).generate(torch.tensor(values))

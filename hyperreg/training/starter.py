@@ -25,8 +25,8 @@ from hyperreg.imaging.files import extension, read_volume
 from hyperreg.imaging.intensity import CT_AIR
 from hyperreg.imaging.orientation import closest_axes
 from hyperreg.imaging.output import replacing
+from hyperreg.imaging.structures import Structure
 from hyperreg.imaging.volume import Volume
-from hyperreg.segmentation.catalogue import Structure
 from hyperreg.training.listed_cases import ListedCase, read_list
 from hyperreg.training.segmentation_config import SegmentationConfig, read_segmentation_config
 

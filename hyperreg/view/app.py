@@ -13,6 +13,7 @@ from typing import Any
 from hyperreg.errors import HyperRegError, InputError
 from hyperreg.registration.catalogue import find_model
 from hyperreg.view import mrml, security
+from hyperreg.view.connections import quiet_logs
 from hyperreg.view.messages import Messages
 from hyperreg.view.panels import Panel, Panels
 from hyperreg.view.private_files import PrivateFiles
@@ -24,6 +25,7 @@ from hyperreg.worker.segmentation import RemoteSegmenter
 
 ASSETS = "hyperreg_assets"
 DEVICES = ("auto", "cpu", "cuda")
+HEART_BEAT_S = "10"
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,14 @@ class App:
         host = f"[{self.options.host}]" if ":" in self.options.host else self.options.host
         return f"http://{host}:{self.server.port}{self.guard.prefix}/index.html"
 
+    def page_to_open(self, address: str) -> str:
+        """What a browser is started with, whose command line all users of this machine can read: no token in it."""
+        if not self.guard.token:
+            return address
+        page = self.files.new_folder() / "open.html"
+        page.write_text(security.redirecting_page(address), encoding="utf-8")
+        return page.as_uri()
+
     def run(self) -> None:
         """Serves until the process is told to end (Ctrl+C, SIGTERM)."""
         try:
@@ -202,6 +212,7 @@ class App:
         inner.add_routes(web_server._default_routes)
         web_server._default_routes = []
         web_server.set_app(self.guard.protect(inner))
+        self._web_server = web_server
 
     async def _accept_upload(self, role: str, path: Path) -> None:
         if role == "model":
@@ -212,7 +223,9 @@ class App:
             await self.controller.accept_upload(role, path)
 
     def _started(self, **_state: Any) -> None:
-        self._clock = asyncio.get_event_loop().create_task(self.controller.run())
+        loop = asyncio.get_event_loop()
+        self._clock = loop.create_task(self.controller.run())
+        self._watch = loop.create_task(self.guard.strangers.watch(self._web_server.runner.server))
         self.on_ready(self.address)
 
 
@@ -233,7 +246,7 @@ def serve(
     fixed, moving: images to open; neither: the sample pair. port: 0 takes a free one.
     token: "auto" for a random one, "none" for none (loopback only), or the token itself.
     device: "auto", "cpu" or "cuda". model: a name of the catalogue; None for the default.
-    on_ready: called with the address when the page can be opened; by default it is printed.
+    on_ready: called with the address when the page can be opened; by default it is printed, and who can reach it.
     Raises HyperRegError if something is missing, an image cannot be used or the port is taken.
     """
     if device not in DEVICES:
@@ -243,13 +256,16 @@ def serve(
     # trame and wslink read the command line and these variables; ours is none of their business.
     os.environ["TRAME_ARGS"] = ""
     os.environ["WSLINK_READY_MSG"] = ""
+    # A tab that does not answer (its messages fill up, and all others wait for them) is let go after so many seconds.
+    os.environ.setdefault("WSLINK_HEART_BEAT", HEART_BEAT_S)
+    quiet_logs()
     app = App(Options(fixed, moving, host, port, token, open_browser, device, model))
-    show = on_ready or (lambda address: print(f"HyperReg is open at {address}\nPress Ctrl+C to end.", flush=True))
+    show = on_ready or (lambda address: print(_announcement(address, app.guard), flush=True))
 
     def ready(address: str) -> None:
         show(address)
         if open_browser:
-            webbrowser.open(address)
+            webbrowser.open(app.page_to_open(address))
 
     app.on_ready = ready
     try:
@@ -258,6 +274,11 @@ def serve(
         raise HyperRegError(
             f"Nothing can be served at {host}:{port}: {error.strerror or error}. Try another port."
         ) from error
+
+
+def _announcement(address: str, guard: security.Guard) -> str:
+    lines = [f"HyperReg is open at {address}", *security.notices(guard.host, guard.token), "Press Ctrl+C to end."]
+    return "\n".join(lines)
 
 
 def _libraries() -> tuple[Any, Any]:

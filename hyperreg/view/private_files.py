@@ -14,6 +14,7 @@ from pathlib import Path
 from hyperreg.errors import FileError, InputError
 from hyperreg.imaging.files import extension
 from hyperreg.imaging.points import READABLE as READABLE_POINTS
+from hyperreg.scratch import ScratchFolder
 
 READABLE = (".nii", ".nii.gz", ".nrrd", ".mha", ".mgz", ".mgh")
 MODEL = ".zip"
@@ -37,19 +38,23 @@ class Download:
 class PrivateFiles:
     """Uploads and downloads in one folder that only this user can read.
 
-    limit: bytes that one upload may have.
+    limit: bytes that one upload may have. Raises FileError if there is no place for the folder.
     """
 
     def __init__(self, limit: int = UPLOAD_LIMIT_BYTES) -> None:
         self.limit = limit
-        self.folder = Path(tempfile.mkdtemp(prefix="hyperreg-view-"))  # mode 0700
+        try:
+            self._scratch = ScratchFolder("hyperreg-view-")
+        except OSError as error:
+            raise FileError(f"There is no place for temporary files: {error.strerror or error}.") from error
+        self.folder = self._scratch.path
         # By what they are the result of: another registration does not end the download of a segmentation.
         self._downloads: dict[str, list[Download]] = {}
         atexit.register(self.remove)
 
     def remove(self) -> None:
-        """Deletes the folder; also called when Python exits."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Deletes the folder; also called when Python exits. If it is killed, the next start of the app does it."""
+        self._scratch.close()
         atexit.unregister(self.remove)
 
     async def receive(self, name: str, chunks: AsyncIterator[bytes], announced: int | None) -> Path:
@@ -105,6 +110,12 @@ class PrivateFiles:
         return [
             {"title": entry.title, "name": entry.name, "url": f"download/{entry.key}/{entry.name}"} for entry in entries
         ]
+
+    def without_places(self, text: str, path: Path) -> str:
+        """A message about an upload, without where it lies here, which is nobody's business."""
+        for place in (path.parent, path.parent.resolve(), self.folder, self.folder.resolve()):
+            text = text.replace(f"{place}/", "").replace(f"{place}\\", "").replace(str(place), path.name)
+        return text
 
     def find(self, key: str) -> Download | None:
         return next((entry for entries in self._downloads.values() for entry in entries if entry.key == key), None)

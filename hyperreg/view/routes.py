@@ -10,6 +10,7 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from hyperreg.errors import HyperRegError
+from hyperreg.machine import is_out_of_memory
 from hyperreg.view.private_files import PrivateFiles
 
 CHUNK_BYTES = 1 << 18
@@ -32,14 +33,18 @@ def add_routes(application: web.Application, files: PrivateFiles, accept: Accept
         if not ROLE.fullmatch(role) or NAME_HEADER not in request.headers:
             raise web.HTTPBadRequest(text="Not an upload of this app.\n")
         name = unquote(request.headers[NAME_HEADER])
+        path = files.folder
         try:
             path = await files.receive(name, request.content.iter_chunked(CHUNK_BYTES), request.content_length)
-            try:
-                await accept(role, path)
-            finally:
-                files.discard(path)
+            await accept(role, path)
         except HyperRegError as error:
-            return web.json_response({"error": str(error)}, status=422)
+            return web.json_response({"error": files.without_places(str(error), path)}, status=422)
+        except (MemoryError, RuntimeError, OSError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return web.json_response({"error": "There is not enough memory for this file."}, status=422)
+        finally:
+            files.discard(path)
         return web.json_response({"error": ""})
 
     async def download(request: web.Request) -> web.StreamResponse:

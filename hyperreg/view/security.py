@@ -2,27 +2,31 @@
 
 Everything (page, websocket, uploads, downloads) lies below a secret first part of the path, so that whoever does not
 know it reaches nothing. There is no cookie, which browsers would send to other programs of this machine, too. `Host` is
-checked against names of this machine's loopback (a foreign name that resolves to it is a DNS rebinding attack), and a
-request that names another `Origin` comes from another web site's page.
+checked against names of this machine (a foreign name that resolves to it is a DNS rebinding attack), and a request that
+names another `Origin` comes from another web site's page.
 """
 
 from __future__ import annotations
 
 import hmac
+import html
 import ipaddress
 import re
 import secrets
+import socket
 from collections.abc import Mapping
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from hyperreg.errors import InputError
+from hyperreg.view.connections import Strangers
 
 AUTOMATIC, NO_TOKEN = "auto", "none"
 TOKEN_BYTES = 24
 TOKEN_PATTERN = re.compile(r"[A-Za-z0-9_-]{8,128}")
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+# A name or address, maybe in brackets, and maybe a port.
+HOST_PATTERN = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 
 REFUSED = "Refused. Open the complete address that 'hyperreg view' printed when it started, with its token.\n"
 FOREIGN = "Refused: this request comes from another web page or through another name of this computer.\n"
@@ -50,6 +54,25 @@ def check_host(host: str, token: str) -> None:
         )
 
 
+def notices(host: str, token: str) -> list[str]:
+    """What whoever starts the app should know of how it can be reached."""
+    found = []
+    if not is_loopback(host):
+        found.append(
+            "Images, results and the token in the address cross the network unencrypted: whoever listens there can see "
+            "and use them. Safer: start it without --host, and reach it through ssh -L."
+        )
+    if not token:
+        found.append("Without a token, every user and program of this computer can see and change what is open.")
+    return found
+
+
+def redirecting_page(address: str) -> str:
+    """A page that goes on to the address: opened from a private file, so that the token is on no command line."""
+    target = html.escape(address, quote=True)
+    return f'<!doctype html><meta http-equiv="refresh" content="0;url={target}"><a href="{target}">HyperReg</a>\n'
+
+
 def is_loopback(host: str) -> bool:
     """Whether a name or address is this machine's own."""
     if host.strip("[]").lower() in LOOPBACK_NAMES:
@@ -60,15 +83,39 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def named_host(text: str) -> str | None:
+    """The name or address in a Host header or an Origin's place, in lower case; None for what is malformed."""
+    found = HOST_PATTERN.fullmatch(text)
+    return None if found is None else found[1].strip("[]").lower()
+
+
 class Guard:
     """Decides over every request.
 
-    host: what the server is bound to. token: "" if none is wanted.
+    host: what the server is bound to. token: "" if none is wanted. strangers: told of connections that are let through.
     """
 
-    def __init__(self, host: str, token: str) -> None:
+    def __init__(self, host: str, token: str, strangers: Strangers | None = None) -> None:
         self.host = host
         self.token = token
+        self.strangers = strangers or Strangers()
+        self._names = {host.strip("[]").lower(), socket.gethostname().lower(), socket.getfqdn().lower()}
+
+    def is_this_machine(self, name: str) -> bool:
+        """Whether the page may have been asked for under this name.
+
+        Loopback only, if the server is bound to it. Else also any address (that a page of another site cannot make its
+        own, as it can a name), and the names that this machine has.
+        """
+        if is_loopback(name):
+            return True
+        if is_loopback(self.host):
+            return False
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return name in self._names
+        return True
 
     @property
     def prefix(self) -> str:
@@ -79,15 +126,16 @@ class Guard:
         """Why a request is refused, or "". headers: of the request."""
         if self.token:
             first = path.lstrip("/").split("/", 1)[0]
-            if not hmac.compare_digest(first.encode(), self.token.encode()):
+            # What a stranger sends may not even be text.
+            if not hmac.compare_digest(first.encode(errors="replace"), self.token.encode()):
                 return REFUSED
         asked = headers.get("Host", "")
-        name = urlsplit(f"//{asked}").hostname or ""
-        if is_loopback(self.host) and not is_loopback(name):
+        name = named_host(asked)
+        if name is None or not self.is_this_machine(name):
             return FOREIGN
         origin = headers.get("Origin")
         # A browser names the origin of every websocket and every POST; other programs need not.
-        if origin is not None and urlsplit(origin).netloc.lower() != asked.lower():
+        if origin is not None and origin.lower() not in (f"http://{asked.lower()}", f"https://{asked.lower()}"):
             return FOREIGN
         return ""
 
@@ -99,6 +147,7 @@ class Guard:
             reason = self.refusal(request.path, request.headers)
             if reason:
                 raise web.HTTPForbidden(text=reason)
+            self.strangers.let_through(request)
             return await handler(request)
 
         outer = web.Application(middlewares=[check])
@@ -114,7 +163,7 @@ class Guard:
     async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
         # The page may load, and connect to, nothing but this server, whatever a library in it would like to do. Vue
         # compiles its templates in the browser, hence 'unsafe-eval'.
-        own = f"ws://{request.host}"
+        own = f"ws://{request.host}" if HOST_PATTERN.fullmatch(request.host) else ""
         response.headers["Content-Security-Policy"] = (
             "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
             f"img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' {own}; worker-src 'self' blob:; "

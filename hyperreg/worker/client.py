@@ -38,7 +38,7 @@ class WorkerClient:
     python: executable of the worker (None: this one; in Slicer, PythonSlicer). environment: additional variables.
     arguments: what the executable runs.
     The worker is started by `start` or the first `submit`, and again by the next `submit` after it died.
-    generation: how often it was started; what an earlier one knew is lost.
+    generation: how often it was started; what an earlier one knew is lost (see `Job.generation`).
     """
 
     def __init__(
@@ -78,8 +78,12 @@ class WorkerClient:
         if self._link is not None and not self.alive:
             self._lose(WorkerError(self._link.process.explain_exit()))
         if self._link is None:
-            self._link = Link(self._python, self._arguments, self._environment)
-            self.generation += 1
+            self._begin(Workspace())
+
+    def _begin(self, workspace: Workspace) -> None:
+        """Starts a worker that shares this memory, which is closed if it cannot be started."""
+        self._link = Link(self._python, self._arguments, self._environment, workspace)
+        self.generation += 1
 
     def stop(self) -> None:
         """Ends the worker; jobs that have not ended become cancelled, without callbacks."""
@@ -117,26 +121,26 @@ class WorkerClient:
         try:
             self.start()
         except WorkerError as error:
-            self._active[job.id] = _Active(job, None, ())
+            self._active[job.id] = _Active(job, None, (), b"")
             self._later(self._fail, job, error)
             return job
         assert self._link is not None  # noqa: S101  for the type checker: just started
         workspace = self._link.workspace
         inputs: dict[str, protocol.ArraySpec] = {}
         results: dict[str, protocol.ArraySpec] = {}
-        self._active[job.id] = active = _Active(job, workspace, (inputs, results))
+        self._active[job.id] = active = _Active(job, workspace, (inputs, results), b"")
         try:
             for name, array in (arrays or {}).items():
                 inputs[name], job.inputs[name] = workspace.create(np.shape(array), np.asarray(array).dtype)
                 np.copyto(job.inputs[name], array)
             for name, (shape, dtype) in (outputs or {}).items():
                 results[name], job.arrays[name] = workspace.create(shape, dtype)
-            frame = protocol.encode(protocol.Request(job.id, operation, stream, plain, inputs, results))
+            active.frame = protocol.encode(protocol.Request(job.id, operation, stream, plain, inputs, results))
         except HyperRegError:
             active.release()
             del self._active[job.id]
             raise
-        self._link.request(job.id, frame)
+        self._send(active)
         return job
 
     def poll(self) -> None:
@@ -153,7 +157,7 @@ class WorkerClient:
         self._deliver()
         now = time.monotonic()
         if any(now - active.cancelled_at > CANCEL_GRACE_S for active in self._active.values()):
-            self._lose(WorkerError("The HyperReg engine did not react to a cancellation and was ended."))
+            self._replace(WorkerError("The HyperReg engine did not react to a cancellation and was ended."))
             self._deliver()
 
     def cancel(self, job: Job) -> None:
@@ -164,15 +168,6 @@ class WorkerClient:
         active.cancelled_at = time.monotonic()
         if self._link is None or self._link.withdraw(job.id):
             self._later(self._end, job, "cancelled")
-
-    def settle(self) -> None:
-        """Waits until the worker has let go of what was cancelled, or was ended: a second or so, mostly nothing.
-
-        Before a job that must not be lost: if the worker has to be ended, those that wait in its queue fail.
-        """
-        for active in list(self._active.values()):
-            if active.job.state == "cancelling":
-                self.wait(active.job, None)
 
     def finish(self, job: Job) -> None:
         """See `Job.finish`."""
@@ -217,7 +212,7 @@ class WorkerClient:
             known = isinstance(kind, type) and issubclass(kind, HyperRegError)
             self._fail(job, (kind if known and kind is not None else WorkerError)(message.message), message.details)
             if message.error == DeviceError.__name__:
-                self._lose(WorkerError(message.message))  # it is about to end
+                self._replace(WorkerError(message.message))  # it is about to end
         elif isinstance(message, protocol.Result):
             if job.state == "cancelling":
                 self._end(job, "cancelled")
@@ -236,13 +231,42 @@ class WorkerClient:
         if job.enter(state):
             job.announce()
 
+    def _send(self, active: _Active) -> None:
+        if self._link is not None:
+            active.job.generation = self.generation
+            self._link.request(active.job.id, active.frame)
+
     def _lose(self, error: WorkerError) -> None:
         """Buries a worker that is lost: every job that it had fails, or is cancelled if that was wanted."""
         if self._link is None:
             return
         self._log = self._link.close()
         self._link = None
-        for active in self._active.values():
+        self._give_up(list(self._active.values()), error)
+
+    def _replace(self, error: WorkerError) -> None:
+        """Ends a worker for what it does with one job: that one is over, what else it was asked for a new one gets."""
+        if self._link is None:
+            return
+        others = [active for active in self._active.values() if active.job.state != "cancelling"]
+        if not others:
+            self._lose(error)
+            return
+        self._give_up([active for active in self._active.values() if active not in others], error)
+        workspace = self._link.workspace
+        self._log = self._link.close(keep=True)
+        self._link = None
+        try:
+            self._begin(workspace)
+        except WorkerError as unstartable:
+            self._give_up(others, unstartable)
+            return
+        for active in others:
+            active.job.enter("queued")
+            self._send(active)
+
+    def _give_up(self, actives: Sequence[_Active], error: WorkerError) -> None:
+        for active in actives:
             if active.job.state == "cancelling":
                 self._later(self._end, active.job, "cancelled")
             else:
@@ -251,11 +275,12 @@ class WorkerClient:
 
 @dataclass
 class _Active:
-    """A job that has not ended, and the names of its shared memory."""
+    """A job that has not ended, the names of its shared memory, and how it is asked for."""
 
     job: Job
     workspace: Workspace | None
     specs: tuple[dict[str, protocol.ArraySpec], ...]
+    frame: bytes
     cancelled_at: float = float("inf")
 
     def release(self) -> None:

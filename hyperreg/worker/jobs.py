@@ -13,7 +13,8 @@ JobState = Literal["queued", "running", "cancelling", "cancelled", "superseded",
 ENDED: frozenset[JobState] = frozenset({"cancelled", "superseded", "failed", "done"})
 _NEXT: dict[JobState, frozenset[JobState]] = {
     "queued": frozenset({"running", "cancelling", "cancelled", "superseded", "failed", "done"}),
-    "running": frozenset({"cancelling", "cancelled", "superseded", "failed", "done"}),
+    # Back in the queue: of a worker that took the place of the one in which it ran.
+    "running": frozenset({"queued", "cancelling", "cancelled", "superseded", "failed", "done"}),
     "cancelling": frozenset({"cancelled", "superseded", "failed"}),
 }
 
@@ -34,6 +35,8 @@ class Job:
     inputs, arrays: views of the shared memory with what was given and (once done) with the outputs; they stay valid as
         long as they are held.
     result: plain values (once done). progress: (fraction 0 to 1, text).
+    generation: which start of the worker has it (see `WorkerClient.generation`); another one than at first if that had
+        to be ended for a job before it.
     failure: what went wrong (once failed); error: the same as text for the user; details: for a bug report.
     on_event(event, values): what some operations tell on their way, by name; `arrays` may be read meanwhile, if the
         operation says so.
@@ -47,6 +50,7 @@ class Job:
         self.id = number
         self.operation = operation
         self.stream = stream
+        self.generation = 0
         self.state: JobState = "queued"
         self.progress: tuple[float, str] = (0.0, "")
         self.inputs: dict[str, npt.NDArray] = {}

@@ -29,17 +29,24 @@ _WORKER_MESSAGES = (
 class Link:
     """A worker that was started; it may not have answered yet.
 
-    python, arguments, environment: see `WorkerClient`. Raises WorkerError if it cannot be started.
+    python, arguments, environment: see `WorkerClient`. workspace: the memory to share, which goes with the link.
+    Raises WorkerError if it cannot be started.
     """
 
-    def __init__(self, python: str, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
-        self.workspace = Workspace()
+    def __init__(
+        self, python: str, arguments: Sequence[str], environment: Mapping[str, str], workspace: Workspace
+    ) -> None:
+        self.workspace = workspace
         self.pid: int | None = None
         self._deadline = time.monotonic() + START_TIMEOUT_S
         self._waiting: dict[int, bytes] = {}
         self._channel: Channel | None = None
         key = secrets.token_hex(32)
-        self._reception = Reception(key)
+        try:
+            self._reception = Reception(key)
+        except OSError as error:
+            self.workspace.close()
+            raise WorkerError(f"The HyperReg engine cannot be reached: {error.strerror or error}.") from error
         try:
             self.process = WorkerProcess(
                 python, arguments, environment, port=self._reception.port, key=key, folders=self.workspace.folders
@@ -95,10 +102,10 @@ class Link:
             raise WorkerError(self.process.explain_exit())
         return messages
 
-    def close(self, *, gently: bool = False) -> str:
+    def close(self, *, gently: bool = False, keep: bool = False) -> str:
         """Ends the worker with all its children, frees what was shared, returns the end of its log.
 
-        gently: let it end by itself first.
+        gently: let it end by itself first. keep: the shared memory stays, for the next link.
         """
         self._reception.close()
         if gently and self._channel is not None:
@@ -110,7 +117,8 @@ class Link:
         if self._channel is not None:
             self._channel.close()
         self._finalizer.detach()
-        self.workspace.close()
+        if not keep:
+            self.workspace.close()
         return log
 
     def _welcome(self, channel: Channel, pid: int) -> None:

@@ -130,8 +130,7 @@ class LiveRegistration(LiveEngine):
         self._requests.job = None
         self._preparing = job
         self._prepared_in = 0
-        generation = self._client.generation
-        job.observers.append(lambda job: self._prepare_changed(job, parameters, generation))
+        job.observers.append(lambda job: self._prepare_changed(job, parameters))
         return job
 
     def set_lambda(self, lam: float) -> None:

@@ -69,7 +69,7 @@ class LiveEngine:
     def _running(self, operation: str) -> bool:
         return self._requests.job is not None and self._requests.job.operation == operation
 
-    def _prepare_changed(self, job: Job, parameters: dict[str, Any], generation: int) -> None:
+    def _prepare_changed(self, job: Job, parameters: dict[str, Any]) -> None:
         """What becomes of a preparation that the user asked for."""
         if job is not self._preparing:
             return
@@ -80,7 +80,7 @@ class LiveEngine:
         if job.state == "done":
             self._pair = Pair.prepared(job, parameters)
             self.shown, self.landmarks, self._full_at = None, None, None
-            self._prepared_in, self._filling = generation, True
+            self._prepared_in, self._filling = job.generation, True
             self.warnings = []
             self._take_state(job)
             self._forget_curve()
@@ -182,7 +182,7 @@ class LiveEngine:
 
     def _prepare_again(self, pair: Pair) -> None:
         def done(job: Job) -> None:
-            self._prepared_in = generation
+            self._prepared_in = job.generation
             pair.settings.started(job.result["values"])
             self._take_state(job)
 
@@ -194,7 +194,6 @@ class LiveEngine:
             arrays=pair.arrays,
             stream=self._name,
         )
-        generation = self._client.generation
         if job is not None:
             pair.arrays = job.inputs
 

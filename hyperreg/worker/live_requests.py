@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from hyperreg.errors import HyperRegError
+from hyperreg.errors import HyperRegError, SessionLost
 from hyperreg.worker.client import WorkerClient
 from hyperreg.worker.jobs import Job
 
@@ -51,6 +51,8 @@ class Requests:
             self.job = None
             if job.state == "done":
                 done(job)
+            elif isinstance(job.failure, SessionLost) and job.generation != generation:
+                pass  # the worker was replaced while this waited: what is wanted still is, after a preparation
             else:
                 ended(job.state == "failed")
                 if job.state == "failed":
@@ -63,5 +65,6 @@ class Requests:
             ended(True)
             self._on_error(str(error))
             return None
+        generation = job.generation
         job.observers.append(changed)
         return job

@@ -15,7 +15,6 @@ import secrets
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,46 +22,42 @@ import numpy as np
 import numpy.typing as npt
 
 from hyperreg.errors import InputError, OutOfMemory, WorkerError
+from hyperreg.scratch import ScratchFolder
 from hyperreg.worker.protocol import ArraySpec
-
-if sys.platform != "win32":
-    import fcntl
 
 # Marks a segment that its owner has filled in; arrays start behind it, aligned for any vector instruction.
 _MAGIC = b"HyperReg segment"
 _HEADER_BYTES = 64
 _PREFIX = "hyperreg-worker-"
-_LOCK = "lock"
-# A folder this young may still be in the making: its owner has not locked it yet.
-STALE_AFTER_S = 60.0
 
 
 class Workspace:
     """Private folders of one application process: one in memory (where there is one), one in the temporary folder.
 
     folders: where segments are looked for, in this order. The last one is on disk and holds the worker's log too.
+    Raises WorkerError if they cannot be made.
     """
 
     def __init__(self, memory_root: Path | None = Path("/dev/shm"), disk_root: Path | None = None) -> None:  # noqa: S108
-        self._owner = os.getpid()
-        self._locks: list[int] = []
-        self.folders: list[Path] = []
         disk_root = disk_root or Path(tempfile.gettempdir())
         roots = [disk_root]
         if memory_root is not None and sys.platform != "win32" and os.access(memory_root, os.W_OK | os.X_OK):
             roots.insert(0, memory_root)
-        for root in roots:
-            remove_stale(root)
-            folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
-            self.folders.append(folder)
-            if sys.platform != "win32":
-                self._locks.append(os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600))
-                fcntl.flock(self._locks[-1], fcntl.LOCK_EX)
+        self._scratch: list[ScratchFolder] = []
+        try:
+            for root in roots:
+                self._scratch.append(ScratchFolder(_PREFIX, root))
+        except OSError as error:
+            self.close()
+            raise WorkerError(
+                f"The HyperReg engine needs room for temporary files in '{root}': {error.strerror or error}."
+            ) from error
+        self.folders = [scratch.path for scratch in self._scratch]
 
     @property
     def is_mine(self) -> bool:
         """False in a forked copy of the owner, which must not clean up when it ends."""
-        return os.getpid() == self._owner
+        return all(scratch.is_mine for scratch in self._scratch)
 
     def create(self, shape: Sequence[int], dtype: npt.DTypeLike) -> tuple[ArraySpec, npt.NDArray]:
         """A new array, all zero, and its description. Remove its name with `remove` when the worker is done with it.
@@ -82,10 +77,8 @@ class Workspace:
 
     def close(self) -> None:
         """Removes both folders with everything in them."""
-        remove_folders(self.folders)
-        for lock in self._locks:
-            os.close(lock)
-        self._locks.clear()
+        for scratch in self._scratch:
+            scratch.close()
 
     def _map_new(self, spec: ArraySpec) -> mmap.mmap:
         size = _HEADER_BYTES + spec.nbytes
@@ -141,27 +134,6 @@ def remove_folders(folders: Sequence[Path]) -> None:
     """Removes private folders; the worker does this too when its application was killed."""
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def remove_stale(root: Path) -> None:
-    """Removes the folders of applications that were killed together with their worker (their lock is free)."""
-    if sys.platform == "win32":
-        return  # mappings vanish with their processes there
-    for folder in root.glob(_PREFIX + "*"):
-        try:
-            status = folder.lstat()
-            if status.st_uid != os.getuid() or folder.is_symlink() or time.time() - status.st_mtime < STALE_AFTER_S:
-                continue
-            descriptor = os.open(folder / _LOCK, os.O_RDWR)
-        except OSError:
-            continue  # somebody else's, or in the making, or just removed
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-        except OSError:
-            pass  # locked: its owner lives
-        finally:
-            os.close(descriptor)
 
 
 def _array(memory: mmap.mmap, spec: ArraySpec) -> npt.NDArray:

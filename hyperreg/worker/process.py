@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,10 @@ LOG_BYTES = 64 << 10
 _LOG_LIMIT_BYTES = 1 << 20
 # How long a process that was told to end, or lost its connection, may take before it is ended.
 _GRACE_S = 1.0
+# Exit code of a worker that has no room for its libraries.
+EXIT_NO_MEMORY = 71
+# How long what is left of the worker's group may take to tidy up.
+_TRACKER_S = 0.5
 
 
 class WorkerProcess:
@@ -94,17 +99,31 @@ class WorkerProcess:
                 )
                 self._process.kill()
         else:
-            # Also when the worker itself has ended: its children share its group.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            # Also when the worker itself has ended: its children share its group. First in a way that Python's resource
+            # tracker survives: it removes the semaphores of parallel registrations once all others are gone.
+            self._signal_group(signal.SIGTERM)
+            deadline = time.monotonic() + _TRACKER_S
+            while self._signal_group(0) and time.monotonic() < deadline:
+                self._process.poll()
+                time.sleep(0.01)
+            self._signal_group(signal.SIGKILL)
         self.wait(5.0)
+
+    def _signal_group(self, number: int) -> bool:
+        """Whether there was somebody to get the signal."""
+        try:
+            os.killpg(self._process.pid, number)
+        except (ProcessLookupError, PermissionError):
+            return False
+        return True
 
     def explain_exit(self) -> str:
         """Why it ended, in words for the user."""
         code = self.exit_code
-        if code in (-9, 137):
+        if code in (-9, 137, EXIT_NO_MEMORY):
+            how = "could not start" if code == EXIT_NO_MEMORY else "was ended by the system"
             return (
-                "The HyperReg engine was ended by the system, most likely because memory ran out. "
+                f"The HyperReg engine {how}, most likely because memory ran out. "
                 "Close other programs, or crop or downsample the images. The next request starts it again."
             )
         if code is None or code == 0:

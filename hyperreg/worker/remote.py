@@ -69,7 +69,6 @@ class Remote:
 
         Raises OutOfMemory if there is no room for the copies.
         """
-        self._client.settle()
         places = {
             name: {"name": volume.name, "ijk_to_ras": volume.ijk_to_ras.tolist()} for name, volume in volumes.items()
         }

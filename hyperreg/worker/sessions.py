@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from hyperreg.errors import InputError, WorkerError
+from hyperreg.errors import InputError, SessionLost
 from hyperreg.imaging.volume import Volume
 from hyperreg.worker import parameters
 from hyperreg.worker.device import FELL_BACK, attempt, free_memory
@@ -197,7 +197,7 @@ class Sessions:
     def _opened(self, context: Context) -> _Open:
         name = parameters.text(context, "session")
         if name not in self._open:
-            raise WorkerError("The registration was not prepared in this worker; press Register again.")
+            raise SessionLost("The registration was not prepared in this worker; press Register again.")
         return self._open[name]
 
     def _with_session(self, context: Context, compute: Callable[[Session], dict[str, Any]]) -> dict[str, Any]:
