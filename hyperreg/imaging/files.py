@@ -33,24 +33,22 @@ def extension(path: PathLike) -> str:
 def read_volume(path: PathLike, working_bytes: float = 0) -> Volume:
     """Read a 3D scalar image.
 
-    path: a file, a folder with one DICOM series, or one DICOM file of a series. 4D files with one time point are
-    taken as 3D. working_bytes: how many bytes per voxel the caller will need at least, besides the image.
+    path: a file, one DICOM file of a series, or a folder, DICOMDIR or zip with DICOM (`SOURCE#2` for the second of its
+    series). 4D files with one time point are taken as 3D. working_bytes: how many bytes per voxel the caller will need
+    at least, besides the image.
     Raises FileError if it is missing, damaged or of an unknown format; InputError if it is 2D, 4D, colour, vector or
-    sheared; OutOfMemory, before anything is read, if its header says that it cannot fit into the memory (not for
-    DICOM and MGZ).
+    sheared; OutOfMemory, before anything is read, if its header says that it cannot fit into the memory (not for MGZ).
     """
     path = Path(path)
-    if not path.exists():
+    if not dicom.split_number(path)[0].exists():
         raise FileError(f"'{path}' does not exist. Check the name and the folder.")
-    if path.is_dir():
-        return dicom.read_folder(path)
     try:
+        if dicom.is_dicom_source(path):
+            return dicom.read_dicom(path)
         if path.stat().st_size == 0:
             raise FileError(f"'{path}' is empty (0 bytes). Copy or export it again.")
         if extension(path) in (".mgz", ".mgh"):
             return _read_mgh(path)
-        if dicom.is_dicom_file(path):
-            return dicom.read_file(path)
     except OSError as error:
         raise FileError(f"'{path}' cannot be opened: {error.strerror or error}.") from error
     return _read_by_itk(path, working_bytes)
@@ -61,7 +59,7 @@ def read_label_map(path: PathLike) -> Volume:
     numbers.
     """
     volume = read_volume(path)
-    return Volume(as_labels(volume), volume.ijk_to_ras, volume.name)
+    return Volume(as_labels(volume), volume.ijk_to_ras, volume.name, volume.warnings)
 
 
 def as_labels(volume: Volume) -> np.ndarray:

@@ -34,11 +34,13 @@ EXACT_BACKGROUND = 0.2
 
 def check_image(volume: Volume, warnings: list[str] | None = None) -> Volume:
     """The volume, fit to be used: NaN and infinite voxels replaced (a text is added to `warnings`), otherwise
-    unchanged.
+    unchanged. What its reader had to say is added to `warnings`, too.
 
     Raises InputError, in plain words, for an image with too few slices, without any content, or that is a label map.
     """
     name, array = volume.name, volume.array
+    if warnings is not None:
+        warnings.extend(volume.warnings)
     if min(volume.shape) < FEWEST_SLICES:
         raise InputError(
             f"'{name}' has the size {volume.shape[0]} x {volume.shape[1]} x {volume.shape[2]}: fewer than "
@@ -63,7 +65,7 @@ def check_image(volume: Volume, warnings: list[str] | None = None) -> Volume:
             f"'{name}' looks like a label map (segmentation), not an image. Give the image that it was drawn on; "
             "label maps belong where labels are asked for."
         )
-    return volume if array is volume.array else Volume(array, volume.ijk_to_ras, name)
+    return volume if array is volume.array else Volume(array, volume.ijk_to_ras, name, volume.warnings)
 
 
 def looks_like_labels(array: npt.NDArray) -> bool:

@@ -95,13 +95,14 @@ class Volume:
 
     array: (I, J, K), in the order of the columns of `ijk_to_ras`; any real dtype.
     ijk_to_ras: (4, 4), mm; see `Grid`.
-    name: what messages call it.
+    name: what messages call it. warnings: what the reader of its file wants to be said.
     Raises InputError if the array is not 3D or the affine is unusable.
     """
 
     array: npt.NDArray
     ijk_to_ras: npt.NDArray[np.float64]
     name: str = "image"
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.array.ndim != 3:

@@ -1,0 +1,115 @@
+"""DICOM segmentation objects (SEG) as label maps, read by highdicom: values are segment numbers, with their names."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hyperreg.errors import FileError, InputError
+from hyperreg.imaging.dicom.headers import parsing
+from hyperreg.imaging.dicom.sources import Entry
+from hyperreg.imaging.itk import RAS_LPS
+from hyperreg.imaging.volume import Volume
+
+if TYPE_CHECKING:
+    from highdicom.seg import Segmentation
+
+BACKGROUND = 0
+
+
+@dataclass(frozen=True)
+class CodedName:
+    """One coded concept: scheme ("SCT" for SNOMED CT), value, meaning."""
+
+    scheme: str
+    value: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One segment of a SEG object. number: its value in the label map. category, type: what it is."""
+
+    number: int
+    label: str
+    category: CodedName
+    type: CodedName
+
+
+def read_label_map(entry: Entry, name: str) -> Volume:
+    """A segmentation object as a label map over the slices from its first to its last.
+
+    Raises InputError if segments overlap or are fractional (a label map cannot hold that), or if its slices are no
+    volume; FileError if it is damaged or highdicom is missing.
+    """
+    with parsing(entry.name):
+        segmentation = _open(entry)
+        if segmentation.SegmentationType == "FRACTIONAL":
+            _check_binary(segmentation, name)
+        if not segmentation.get_volume_geometry():
+            raise InputError(
+                f"The frames of the DICOM segmentation '{name}' form no evenly spaced volume. Export it as NRRD."
+            )
+        try:
+            volume = segmentation.get_volume(combine_segments=True, rescale_fractional=False)
+        except RuntimeError as error:
+            if "overlap" in str(error).lower():
+                raise InputError(
+                    f"Segments of the DICOM segmentation '{name}' overlap, which one label map cannot hold. Export "
+                    "each segment, or those that do not overlap, as a file of its own."
+                ) from error
+            raise
+        # highdicom's axes are slices, rows, columns; ours are columns, rows, slices.
+        array = np.ascontiguousarray(np.asarray(volume.array).transpose(2, 1, 0))
+        lps = volume.affine[:, [2, 1, 0, 3]]
+    return Volume(_compact(array), RAS_LPS @ lps, name)
+
+
+def read_segments(entry: Entry) -> list[Segment]:
+    """The segments of a segmentation object, by number. Raises FileError if it is damaged."""
+    with parsing(entry.name):
+        return [
+            Segment(int(item.SegmentNumber), str(item.SegmentLabel), *(_code(item, kind) for kind in _CODES))
+            for item in _open(entry).SegmentSequence
+            if int(item.SegmentNumber) != BACKGROUND
+        ]
+
+
+_CODES = ("SegmentedPropertyCategoryCodeSequence", "SegmentedPropertyTypeCodeSequence")
+
+
+def _code(item: object, kind: str) -> CodedName:
+    code = getattr(item, kind)[0]
+    return CodedName(str(code.CodingSchemeDesignator), str(code.CodeValue), str(code.CodeMeaning))
+
+
+def _open(entry: Entry) -> Segmentation:
+    try:
+        import highdicom
+    except ImportError as error:
+        raise FileError(
+            f"'{entry.name}' is a DICOM segmentation, which needs the Python package highdicom. Install it "
+            "(pip install 'hyperreg[dicom]'), or export the segmentation as NIfTI or NRRD."
+        ) from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return highdicom.seg.segread(entry.path if entry.path is not None else BytesIO(entry.read()))
+
+
+def _check_binary(segmentation: Segmentation, name: str) -> None:
+    """Raise InputError for a fractional segmentation with values between nothing and everything."""
+    if not set(np.unique(segmentation.pixel_array).tolist()) <= {0, int(segmentation.MaximumFractionalValue)}:
+        raise InputError(
+            f"The DICOM segmentation '{name}' holds fractions (probabilities or occupancies), not labels. Threshold it "
+            "first, and export it as a label map."
+        )
+
+
+def _compact(array: np.ndarray) -> np.ndarray:
+    """Label values in the smallest unsigned type that holds them."""
+    largest = int(array.max()) if array.size else 0
+    return array.astype(np.uint8 if largest <= 255 else np.uint16 if largest <= 65535 else np.int32)
