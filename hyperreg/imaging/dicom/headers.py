@@ -97,7 +97,8 @@ class Instance:
 
     @cached_property
     def transfer_syntax(self) -> str:
-        return str(self.header.file_meta.get("TransferSyntaxUID", ""))
+        with parsing(self.name):
+            return str(self.header.file_meta.get("TransferSyntaxUID", ""))
 
     @cached_property
     def frame_count(self) -> int:
@@ -138,7 +139,9 @@ def read_header(entry: Entry) -> Instance:
             header = dcmread(file, stop_before_pixels=True, specific_tags=list(_KEYWORDS))
         instance = Instance(entry, header)
         if not instance.sop_class:
-            raise FileError(f"'{entry.name}' is damaged: its DICOM header does not say what it is (SOP Class UID).")
+            raise FileError(
+                f"'{entry.name}' is damaged or was cut short: its DICOM header does not say what it is (SOP Class UID)."
+            )
         return instance
 
 

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
-from io import BytesIO
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hyperreg.errors import FileError, InputError
-from hyperreg.imaging.dicom.headers import parsing
+from hyperreg.imaging.dicom.headers import parsing, read_whole
 from hyperreg.imaging.dicom.sources import Entry
 from hyperreg.imaging.itk import RAS_LPS
 from hyperreg.imaging.volume import Volume
 
 if TYPE_CHECKING:
     from highdicom.seg import Segmentation
+    from pydicom import Dataset
 
 BACKGROUND = 0
+SEGMENT_NUMBER, SEGMENT_IDENTIFICATION = 0x0062000B, 0x0062000A
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def read_label_map(entry: Entry, name: str) -> Volume:
                 f"The frames of the DICOM segmentation '{name}' form no evenly spaced volume. Export it as NRRD."
             )
         try:
-            volume = segmentation.get_volume(combine_segments=True, rescale_fractional=False)
+            volume = segmentation.get_volume(combine_segments=True)
         except RuntimeError as error:
             if "overlap" in str(error).lower():
                 raise InputError(
@@ -95,9 +95,34 @@ def _open(entry: Entry) -> Segmentation:
             f"'{entry.name}' is a DICOM segmentation, which needs the Python package highdicom. Install it "
             "(pip install 'hyperreg[dicom]'), or export the segmentation as NIfTI or NRRD."
         ) from error
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return highdicom.seg.segread(entry.path if entry.path is not None else BytesIO(entry.read()))
+    dataset = read_whole(entry)
+    _index_segments(dataset)
+    return highdicom.seg.Segmentation.from_dataset(dataset, copy=False)
+
+
+def _index_segments(dataset: Dataset) -> None:
+    """Make the segment number a dimension index of the frames, which highdicom needs and older writers leave out."""
+    from pydicom import Dataset
+
+    pointers = [item.DimensionIndexPointer for item in dataset.get("DimensionIndexSequence") or ()]
+    groups = dataset.get("PerFrameFunctionalGroupsSequence") or ()
+    if (
+        not pointers
+        or SEGMENT_NUMBER in pointers
+        or not all("SegmentIdentificationSequence" in item for item in groups)
+    ):
+        return
+    index = Dataset()
+    index.DimensionOrganizationUID = dataset.DimensionIndexSequence[0].DimensionOrganizationUID
+    index.DimensionIndexPointer, index.FunctionalGroupPointer = SEGMENT_NUMBER, SEGMENT_IDENTIFICATION
+    dataset.DimensionIndexSequence.append(index)
+    for group in groups:
+        values = group.FrameContentSequence[0].DimensionIndexValues
+        number = group.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+        group.FrameContentSequence[0].DimensionIndexValues = [
+            *([values] if isinstance(values, int) else values),
+            number,
+        ]
 
 
 def _check_binary(segmentation: Segmentation, name: str) -> None:

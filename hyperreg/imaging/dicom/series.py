@@ -78,7 +78,7 @@ class Series:
         """Why the series is no volume, as its headers show; "" if it is one."""
         try:
             if self.kind != "image":
-                return f"It is {self.first.what}."
+                return f"It holds {self.first.what}."
             frames = self.frames()
             geometry.stack(frames, self.description)
         except HyperRegError as error:
@@ -137,7 +137,9 @@ def find_series(path: Path) -> tuple[Series, list[str]]:
     if number is not None:
         raise InputError(f"'{path.name}' is one DICOM file; only folders, DICOMDIRs and zips have numbered series.")
     if instance.kind == "other":
-        raise InputError(f"'{path.name}' is {instance.what}, not an image. Give the image series that belongs to it.")
+        raise InputError(
+            f"'{path.name}' holds {instance.what}, not an image. Give the image series that belongs to it."
+        )
     in_one_file = instance.frame_count > 1 and instance.whole_number("InConcatenationTotalNumber", 1) == 1
     if instance.kind == "segmentation" or in_one_file:
         return Series((instance,)), []
@@ -229,7 +231,9 @@ def _chosen(listing: Listing, path: Path, number: int | None) -> tuple[Series, l
             raise InputError(f"'{path}' holds {len(listing.series)} DICOM series; there is no number {number}.")
         series = listing.series[number - 1]
         if series.kind == "other":
-            raise InputError(f"Series {number} of '{path}' is {series.first.what}, not an image. Choose another one.")
+            raise InputError(
+                f"Series {number} of '{path}' holds {series.first.what}, not an image. Choose another one."
+            )
         return series, list(listing.warnings)
     images = [series for series in listing.series if series.kind == "image"]
     if not images:
