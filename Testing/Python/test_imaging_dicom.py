@@ -21,7 +21,7 @@ from dicom_examples import (
     write_slices,
 )
 from imaging_examples import rotation
-from pydicom.uid import CTImageStorage, MRImageStorage, PositronEmissionTomographyImageStorage, generate_uid
+from pydicom.uid import MRImageStorage, PositronEmissionTomographyImageStorage, generate_uid
 
 from hyperreg.errors import FileError, InputError
 from hyperreg.imaging.files import read_volume
@@ -372,9 +372,7 @@ def test_mutated_files_are_read_or_refused_in_words(tmp_path: Path) -> None:
         path = tmp_path / "bad.dcm"
         path.write_bytes(data)
         try:
-            assert read_volume(path).array.size
-            outcomes.add("read")
+            outcomes.add("read" if read_volume(path).array.size else "empty")
         except (FileError, InputError) as error:
-            assert len(str(error)) > 20
-            outcomes.add(type(error).__name__)
+            outcomes.add(type(error).__name__ if len(str(error)) > 20 else str(error))
     assert outcomes == {"read", "FileError", "InputError"}

@@ -83,7 +83,10 @@ class Instance:
 
     @cached_property
     def sop_class(self) -> str:
-        return self.text("SOPClassUID")
+        """A DICOMDIR says what it is in its file meta information only."""
+        with parsing(self.name):
+            declared = str(self.header.file_meta.get("MediaStorageSOPClassUID", ""))
+            return DIRECTORY_CLASS if declared == DIRECTORY_CLASS else self.text("SOPClassUID")
 
     @cached_property
     def kind(self) -> Kind:

@@ -35,15 +35,16 @@ BYTE_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7.2"
 
 def check_decodable(instance: Instance) -> None:
     """Raise InputError, naming the package that would help, if no codec here reads the file's pixels."""
+    from pydicom.uid import UID
+
     syntax = instance.transfer_syntax
     if _pydicom_decodes(syntax) or syntax in GDCM_SYNTAXES:
         return
-    from pydicom.uid import UID
-
-    raise InputError(
-        f"The DICOM image '{instance.name}' is compressed as '{UID(syntax).name}', which no codec here reads. "
-        f"{_remedy(syntax)}"
-    )
+    with parsing(instance.name):
+        raise InputError(
+            f"The DICOM image '{instance.name}' is compressed as '{UID(syntax).name}', which no codec here reads. "
+            f"{_remedy(syntax)}"
+        )
 
 
 def values_of(frames: Sequence[Frame], name: str) -> np.ndarray:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 BACKGROUND = 0
+BACKGROUND_CODE = "125040"
 SEGMENT_NUMBER, SEGMENT_IDENTIFICATION = 0x0062000B, 0x0062000A
 
 
@@ -50,6 +51,7 @@ def read_label_map(entry: Entry, name: str) -> Volume:
         segmentation = _open(entry)
         if segmentation.SegmentationType == "FRACTIONAL":
             _check_binary(segmentation, name)
+        _check_background(segmentation, name)
         if not segmentation.get_volume_geometry():
             raise InputError(
                 f"The frames of the DICOM segmentation '{name}' form no evenly spaced volume. Export it as NRRD."
@@ -132,6 +134,16 @@ def _check_binary(segmentation: Segmentation, name: str) -> None:
             f"The DICOM segmentation '{name}' holds fractions (probabilities or occupancies), not labels. Threshold it "
             "first, and export it as a label map."
         )
+
+
+def _check_background(segmentation: Segmentation, name: str) -> None:
+    """Raise InputError if number 0 is a structure, which a label map cannot hold."""
+    for item in segmentation.SegmentSequence:
+        if int(item.SegmentNumber) == BACKGROUND and _code(item, _CODES[1]).value != BACKGROUND_CODE:
+            raise InputError(
+                f"The DICOM segmentation '{name}' gives number 0 to '{item.SegmentLabel}'; label maps have nothing "
+                "there. Export it as NRRD with other numbers."
+            )
 
 
 def _compact(array: np.ndarray) -> np.ndarray:

@@ -143,9 +143,10 @@ def find_series(path: Path) -> tuple[Series, list[str]]:
     in_one_file = instance.frame_count > 1 and instance.whole_number("InConcatenationTotalNumber", 1) == 1
     if instance.kind == "segmentation" or in_one_file:
         return Series((instance,)), []
-    for series in _listing(entries_of_folder(file.parent, recursive=False)).series:
+    listing = _listing(entries_of_folder(file.parent, recursive=False))
+    for series in listing.series:
         if any(other.name == path.name for other in series.instances):
-            return series, []
+            return series, list(listing.warnings)
     raise FileError(f"'{path}' cannot be read as a DICOM image; it is damaged.")
 
 
