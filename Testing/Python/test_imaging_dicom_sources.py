@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 import shutil
 import zipfile
 from pathlib import Path
@@ -176,6 +177,8 @@ def test_compressed_by_pydicom(tmp_path: Path, syntax: str, sign: int) -> None:
 
 def _compressed_by_itk(folder: Path, compressor: str, sign: int) -> None:
     folder.mkdir(exist_ok=True)
+    # ITK's JPEG encoder leaves the process in the "C" locale, where other tests cannot read what children print.
+    before = locale.setlocale(locale.LC_ALL)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
     writer.SetUseCompression(True)
@@ -196,6 +199,7 @@ def _compressed_by_itk(folder: Path, compressor: str, sign: int) -> None:
             image.SetMetaData(key, value)
         writer.SetFileName(str(folder / f"{k}.dcm"))
         writer.Execute(image)
+    locale.setlocale(locale.LC_ALL, before)
 
 
 @pytest.mark.parametrize(("compressor", "syntax"), [("JPEG", ".4.70"), ("JPEG2000", ".4.90")])

@@ -65,10 +65,14 @@ def read_label_map(entry: Entry, name: str) -> Volume:
                     "each segment, or those that do not overlap, as a file of its own."
                 ) from error
             raise
-        # highdicom's axes are slices, rows, columns; ours are columns, rows, slices.
-        array = np.ascontiguousarray(np.asarray(volume.array).transpose(2, 1, 0))
+        # highdicom's axes are slices, rows, columns; ours are columns, rows, slices along the normal, as of images.
+        array = np.asarray(volume.array).transpose(2, 1, 0)
         lps = volume.affine[:, [2, 1, 0, 3]]
-    return Volume(_compact(array), RAS_LPS @ lps, name)
+        if np.linalg.det(lps[:3, :3]) < 0:
+            array = array[:, :, ::-1]
+            lps[:3, 3] += lps[:3, 2] * (array.shape[2] - 1)
+            lps[:3, 2] *= -1
+    return Volume(_compact(np.ascontiguousarray(array)), RAS_LPS @ lps, name)
 
 
 def read_segments(entry: Entry) -> list[Segment]:

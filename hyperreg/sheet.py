@@ -1,0 +1,152 @@
+"""A result on one sheet, for people: key and value as JSON and CSV, and a page with pictures as PDF (matplotlib)."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hyperreg.reporting import write_report
+
+if TYPE_CHECKING:
+    from hyperreg.imaging.volume import Grid, Volume
+
+NOT_FOR_DIAGNOSIS = "For research; not for diagnosis."
+A4_INCHES = (8.27, 11.69)
+# Rows of text that fit under two rows of pictures, and letters that fit into a column.
+MOST_ROWS = 52
+MOST_LETTERS = 78
+VIEWS = ("sagittal", "coronal", "axial")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Grey values of a slice: (rows, columns), upper row first. aspect: height of a pixel over its width.
+
+    overlay: (rows, columns) of whole numbers drawn over it in colours, 0 is clear; None for none.
+    """
+
+    title: str
+    values: npt.NDArray
+    aspect: float
+    overlay: npt.NDArray | None = None
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """title: of the page. rows: key -> value, in order. pictures: rows of pictures."""
+
+    title: str
+    rows: Mapping[str, str | float | int]
+    pictures: Sequence[Sequence[Picture]] = field(default_factory=tuple)
+
+
+def write_sheet(sheet: Sheet, folder: Path) -> list[Path]:
+    """Write report.json, report.csv and report.pdf into a folder, and return them. Raises OSError if it cannot."""
+    paths = [folder / f"report.{kind}" for kind in ("json", "csv", "pdf")]
+    rows = {**sheet.rows, "Note": NOT_FOR_DIAGNOSIS}
+    write_report({"title": sheet.title, "values": rows}, paths[0])
+    with open(paths[1], "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["key", "value"])
+        writer.writerows((key, _text(value)) for key, value in rows.items())
+    _write_page(sheet, paths[2])
+    return paths
+
+
+def middle_slices(
+    volume: Volume, title: str, at: npt.NDArray | None = None, labels: Volume | None = None
+) -> list[Picture]:
+    """The three slices of a volume nearest to sagittal, coronal and axial through a voxel, as radiologists see them.
+
+    at: (3,) voxel indices; the middle by default. labels: on the same grid, drawn over it.
+    """
+    from hyperreg.imaging.orientation import closest_axes
+
+    axes, signs = _ras_order(closest_axes(volume.ijk_to_ras))
+    place = np.array(volume.shape) // 2 if at is None else np.asarray(at)
+    spacing = volume.spacing
+    found = []
+    for view, across in enumerate(axes):
+        columns, rows = (axis for axis in axes if axis != across)
+
+        def cut(
+            array: npt.NDArray, across: int = across, columns: int = columns, rows: int = rows
+        ) -> npt.NDArray:
+            plane = np.take(array, int(place[across]), axis=across)
+            if columns > rows:  # after the cut, axes keep their order
+                plane = plane.T
+            # (columns, rows) along +R or +A, and +A or +S; the page shows the patient's right on the left.
+            plane = plane[:: -signs[columns], :: -signs[rows]]
+            return plane.T
+
+        found.append(
+            Picture(
+                f"{title}, {VIEWS[view]}",
+                cut(volume.array),
+                float(spacing[rows] / spacing[columns]),
+                None if labels is None else cut(labels.array),
+            )
+        )
+    return found
+
+
+def label_centre(labels: npt.NDArray) -> npt.NDArray | None:
+    """The voxel in the middle of all labels: (3,); None if there are none."""
+    inside = np.argwhere(labels > 0)
+    return inside.mean(axis=0).round().astype(int) if len(inside) else None
+
+
+def _text(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _ras_order(axes: Any) -> tuple[list[int], list[int]]:
+    raise NotImplementedError
+
+
+def _write_page(sheet: Sheet, path: Path) -> None:
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf
+    from matplotlib.figure import Figure
+
+    page = Figure(figsize=A4_INCHES)
+    FigureCanvasPdf(page)
+    page.text(0.06, 0.965, sheet.title, size=15, weight="bold")
+    page.text(0.06, 0.948, NOT_FOR_DIAGNOSIS, size=9, color="#a00000")
+    height = 0.14
+    for row, pictures in enumerate(sheet.pictures):
+        for column, picture in enumerate(pictures):
+            axes = page.add_axes((0.06 + 0.3 * column, 0.785 - row * (height + 0.025), 0.28, height))
+            _draw(axes, picture)
+    top = 0.93 - len(sheet.pictures) * (height + 0.025)
+    rows = [(key, _text(value)) for key, value in sheet.rows.items()]
+    fitting = int(MOST_ROWS * top / 0.6)
+    if len(rows) > fitting:
+        rows = [*rows[: fitting - 1], ("...", f"{len(sheet.rows) - fitting + 1} more in report.csv")]
+    for index, (key, value) in enumerate(rows):
+        place = top - 0.0115 * (index + 1)
+        page.text(0.06, place, key[:34], size=7.5, weight="bold")
+        page.text(0.36, place, value if len(value) <= MOST_LETTERS else f"{value[: MOST_LETTERS - 1]}…", size=7.5)
+    page.savefig(path, format="pdf", metadata={"Creator": "HyperReg", "Producer": None, "CreationDate": None})
+
+
+def _draw(axes: Any, picture: Picture) -> None:
+    import matplotlib
+
+    finite = picture.values[np.isfinite(picture.values)].astype(np.float64)
+    low, high = np.percentile(finite, (0.5, 99.5)) if finite.size else (0.0, 1.0)
+    high = high if high > low else low + 1
+    axes.imshow(picture.values, cmap="gray", vmin=low, vmax=high, aspect=picture.aspect, interpolation="nearest")
+    if picture.overlay is not None:
+        shown = np.ma.masked_equal(picture.overlay, 0)
+        axes.imshow(
+            shown % 20, cmap=matplotlib.colormaps["tab20"], vmin=0, vmax=19, alpha=0.5, aspect=picture.aspect,
+            interpolation="nearest",
+        )  # fmt: skip
+    axes.set_title(picture.title, size=7, pad=2)
+    axes.set_axis_off()
