@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from hyperreg.imaging.orientation import closest_axes, to_closest_ras
 from hyperreg.reporting import write_report
 
 if TYPE_CHECKING:
-    from hyperreg.imaging.volume import Grid, Volume
+    from hyperreg.imaging.volume import Volume
 
 NOT_FOR_DIAGNOSIS = "For research; not for diagnosis."
 A4_INCHES = (8.27, 11.69)
@@ -62,37 +63,25 @@ def write_sheet(sheet: Sheet, folder: Path) -> list[Path]:
 def middle_slices(
     volume: Volume, title: str, at: npt.NDArray | None = None, labels: Volume | None = None
 ) -> list[Picture]:
-    """The three slices of a volume nearest to sagittal, coronal and axial through a voxel, as radiologists see them.
+    """The slices of a volume closest to sagittal, coronal and axial through a voxel, the patient's right on the left.
 
     at: (3,) voxel indices; the middle by default. labels: on the same grid, drawn over it.
     """
-    from hyperreg.imaging.orientation import closest_axes
-
-    axes, signs = _ras_order(closest_axes(volume.ijk_to_ras))
+    axes, signs = closest_axes(volume.ijk_to_ras)
     place = np.array(volume.shape) // 2 if at is None else np.asarray(at)
-    spacing = volume.spacing
+    centre = [
+        place[axis] if sign > 0 else volume.shape[axis] - 1 - place[axis]
+        for axis, sign in zip(axes, signs, strict=True)
+    ]
+    spacing = volume.spacing[list(axes)]
+    arrays = [to_closest_ras(one.array, volume.ijk_to_ras) for one in (volume, labels) if one is not None]
     found = []
-    for view, across in enumerate(axes):
-        columns, rows = (axis for axis in axes if axis != across)
-
-        def cut(
-            array: npt.NDArray, across: int = across, columns: int = columns, rows: int = rows
-        ) -> npt.NDArray:
-            plane = np.take(array, int(place[across]), axis=across)
-            if columns > rows:  # after the cut, axes keep their order
-                plane = plane.T
-            # (columns, rows) along +R or +A, and +A or +S; the page shows the patient's right on the left.
-            plane = plane[:: -signs[columns], :: -signs[rows]]
-            return plane.T
-
-        found.append(
-            Picture(
-                f"{title}, {VIEWS[view]}",
-                cut(volume.array),
-                float(spacing[rows] / spacing[columns]),
-                None if labels is None else cut(labels.array),
-            )
-        )
+    for across, view in enumerate(VIEWS):
+        columns, rows = (axis for axis in range(3) if axis != across)
+        # Anterior and superior come first in what is drawn from the upper left corner.
+        planes = [np.take(array, int(centre[across]), axis=across)[::-1, ::-1].T for array in arrays]
+        aspect = float(spacing[rows] / spacing[columns])
+        found.append(Picture(f"{title}, {view}", planes[0], aspect, planes[1] if labels is not None else None))
     return found
 
 
@@ -102,12 +91,13 @@ def label_centre(labels: npt.NDArray) -> npt.NDArray | None:
     return inside.mean(axis=0).round().astype(int) if len(inside) else None
 
 
+def numbered(key: str, texts: Sequence[str]) -> dict[str, str]:
+    """Rows of a sheet for several texts of one kind."""
+    return {f"{key} {number}": text for number, text in enumerate(texts, 1)}
+
+
 def _text(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _ras_order(axes: Any) -> tuple[list[int], list[int]]:
-    raise NotImplementedError
 
 
 def _write_page(sheet: Sheet, path: Path) -> None:
@@ -136,7 +126,7 @@ def _write_page(sheet: Sheet, path: Path) -> None:
 
 
 def _draw(axes: Any, picture: Picture) -> None:
-    import matplotlib
+    import matplotlib as mpl
 
     finite = picture.values[np.isfinite(picture.values)].astype(np.float64)
     low, high = np.percentile(finite, (0.5, 99.5)) if finite.size else (0.0, 1.0)
@@ -145,7 +135,7 @@ def _draw(axes: Any, picture: Picture) -> None:
     if picture.overlay is not None:
         shown = np.ma.masked_equal(picture.overlay, 0)
         axes.imshow(
-            shown % 20, cmap=matplotlib.colormaps["tab20"], vmin=0, vmax=19, alpha=0.5, aspect=picture.aspect,
+            shown % 20, cmap=mpl.colormaps["tab20"], vmin=0, vmax=19, alpha=0.5, aspect=picture.aspect,
             interpolation="nearest",
         )  # fmt: skip
     axes.set_title(picture.title, size=7, pad=2)

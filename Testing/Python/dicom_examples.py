@@ -11,6 +11,8 @@ from imaging_examples import rotation
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, EnhancedMRImageStorage, ExplicitVRLittleEndian, generate_uid
 
+from hyperreg.imaging.volume import Volume
+
 # (columns, rows, slices); between columns, between rows, between slices, mm; LPS mm of the first pixel.
 SHAPE, SPACING, ORIGIN = (20, 16, 12), np.array([0.8, 0.7, 2.5]), np.array([-40.0, 25.0, 310.0])
 # Directions of rows, of columns, and of their normal, in LPS.
@@ -54,7 +56,7 @@ def dataset(sop_class: str, uid: str, series: str = "series", **attributes: Any)
         "Modality": "CT" if sop_class == CTImageStorage else "MR",
         "SeriesDescription": series,
         "PatientName": "Doe^Jane",
-        "PatientID": "4711",
+        "PatientID": "PAT4711X",
         "PatientBirthDate": "19700102",
         "PatientSex": "F",
         "StudyDate": "20260304",
@@ -160,3 +162,21 @@ def write_enhanced(
         change(one)
     one.save_as(path, enforce_file_format=True)
     return path
+
+
+def write_image(folder: Path, volume: Volume, series: str, **attributes: Any) -> Path:
+    """A volume as a CT series of its own study, whole numbers, slices along its third axis."""
+    folder.mkdir(parents=True)
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.ijk_to_ras
+    cosines = (lps[:3, :2] / volume.spacing[:2]).T.ravel()
+    for k in range(volume.shape[2]):
+        own = {"StudyInstanceUID": generate_uid(entropy_srcs=["study", series]),
+               "FrameOfReferenceUID": generate_uid(entropy_srcs=["frame", series])}  # fmt: skip
+        one = dataset(CTImageStorage, str(k), series, **{**own, **attributes})
+        one.InstanceNumber = k + 1
+        one.ImagePositionPatient = [f"{x:.6f}" for x in (lps @ [0, 0, k, 1])[:3]]
+        one.ImageOrientationPatient = [f"{x:.9f}" for x in cosines]
+        one.PixelSpacing, one.SliceThickness = volume.spacing[[1, 0]].tolist(), volume.spacing[2]
+        add_pixels(one, np.rint(volume.array[:, :, k].T).astype(np.int16))
+        one.save_as(folder / f"{k:03d}.dcm", enforce_file_format=True)
+    return folder

@@ -173,7 +173,7 @@ def test_copies_of_a_file_are_left_out_and_forgeries_refused(tmp_path: Path) -> 
 
 def test_two_patients_under_one_series_uid_are_two_series(tmp_path: Path) -> None:
     write_slices(tmp_path)
-    write_slices(tmp_path, prefix="other", PatientID="4712", PatientName="Doe^John")
+    write_slices(tmp_path, prefix="other", PatientID="PAT4712X", PatientName="Doe^John")
     with pytest.raises(InputError, match="2 DICOM series of 2 patients"):
         read_volume(tmp_path)
 

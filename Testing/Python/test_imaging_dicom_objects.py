@@ -30,7 +30,7 @@ STRUCTURES = (
     ),
 )  # fmt: skip
 ALGORITHM = ("some-model", "1.2.0")
-PERSONAL = ("Doe", "4711", "19700102", "Roe", "A1", "20260304")
+PERSONAL = ("Doe", "PAT4711X", "19700102", "Roe", "A1", "20260304")
 
 
 def _sources(folder: Path, leave_out: bool = False, **how) -> list[pydicom.Dataset]:
@@ -88,7 +88,7 @@ def test_highdicom_reads_names_codes_references_and_algorithm(tmp_path: Path) ->
     assert {uid for _, _, uid in read.get_source_image_uids()} == {source.SOPInstanceUID for source in sources}
     assert read.ContentQualification == "RESEARCH"
     assert (str(read.PatientName), read.PatientID, read.StudyInstanceUID) == (
-        "Doe^Jane", "4711", sources[0].StudyInstanceUID,
+        "Doe^Jane", "PAT4711X", sources[0].StudyInstanceUID,
     )  # fmt: skip
     assert read.SeriesInstanceUID != sources[0].SeriesInstanceUID
 

@@ -40,9 +40,9 @@ def test_the_list_of_series(study: Path) -> None:
     listing = dicom.list_series(study)
     found = [(s.kind, s.modality, s.description, s.date, s.images, s.patient) for s in listing.series]
     assert found == [
-        ("image", "CT", "series", "2026-03-04", 12, "4711"),
-        ("image", "MR", "mr", "2026-03-05", 12, "4711"),
-        ("other", "SR", "report", "2026-03-04", 1, "4711"),
+        ("image", "CT", "series", "2026-03-04", 12, "PAT4711X"),
+        ("image", "MR", "mr", "2026-03-05", 12, "PAT4711X"),
+        ("other", "SR", "report", "2026-03-04", 1, "PAT4711X"),
     ]
     assert [series.problem for series in listing.series][:2] == ["", ""]
     assert "Basic Text SR" in listing.series[2].problem
@@ -56,13 +56,13 @@ def test_the_list_reads_no_pixels(study: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_command_that_lists(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_slices(study / "second", series="other", PatientID="0815")
+    write_slices(study / "second", series="other", PatientID="PAT0815X")
     assert run("dicom", str(study)) == 0
     shown = capsys.readouterr()
-    assert "0815" not in shown.out
+    assert "PAT0815X" not in shown.out
     assert "2 patients" in shown.err
     assert run("dicom", str(study), "--patients") == 0
-    assert "0815" in capsys.readouterr().out
+    assert "PAT0815X" in capsys.readouterr().out
     assert run("dicom", str(study / "no")) == 3
 
 
