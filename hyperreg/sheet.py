@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 
 NOT_FOR_DIAGNOSIS = "For research; not for diagnosis."
 A4_INCHES = (8.27, 11.69)
-# Rows of text that fit under two rows of pictures, and letters that fit into a column.
-MOST_ROWS = 52
-MOST_LETTERS = 78
+# Of the page's height: a row of pictures with its title, and a line of text. Letters that fit into a line.
+PICTURE_HEIGHT, PICTURE_GAP, LINE_HEIGHT = 0.14, 0.025, 0.0115
+LETTERS = 84
 VIEWS = ("sagittal", "coronal", "axial")
 
 
@@ -108,21 +109,26 @@ def _write_page(sheet: Sheet, path: Path) -> None:
     FigureCanvasPdf(page)
     page.text(0.06, 0.965, sheet.title, size=15, weight="bold")
     page.text(0.06, 0.948, NOT_FOR_DIAGNOSIS, size=9, color="#a00000")
-    height = 0.14
     for row, pictures in enumerate(sheet.pictures):
         for column, picture in enumerate(pictures):
-            axes = page.add_axes((0.06 + 0.3 * column, 0.785 - row * (height + 0.025), 0.28, height))
+            axes = page.add_axes(
+                (0.06 + 0.3 * column, 0.785 - row * (PICTURE_HEIGHT + PICTURE_GAP), 0.28, PICTURE_HEIGHT)
+            )
             _draw(axes, picture)
-    top = 0.93 - len(sheet.pictures) * (height + 0.025)
-    rows = [(key, _text(value)) for key, value in sheet.rows.items()]
-    fitting = int(MOST_ROWS * top / 0.6)
-    if len(rows) > fitting:
-        rows = [*rows[: fitting - 1], ("...", f"{len(sheet.rows) - fitting + 1} more in report.csv")]
-    for index, (key, value) in enumerate(rows):
-        place = top - 0.0115 * (index + 1)
-        page.text(0.06, place, key[:34], size=7.5, weight="bold")
-        page.text(0.36, place, value if len(value) <= MOST_LETTERS else f"{value[: MOST_LETTERS - 1]}…", size=7.5)
+    top = 0.93 - len(sheet.pictures) * (PICTURE_HEIGHT + PICTURE_GAP)
+    lines = [(key if first else "", line) for key, value in sheet.rows.items() for first, line in _lines(_text(value))]
+    fitting = int((top - 0.02) / LINE_HEIGHT)
+    if len(lines) > fitting:
+        lines = [*lines[: fitting - 1], ("...", "The rest is in report.csv.")]
+    for index, (key, line) in enumerate(lines, 1):
+        page.text(0.06, top - LINE_HEIGHT * index, key[:34], size=7.5, weight="bold")
+        page.text(0.36, top - LINE_HEIGHT * index, line, size=7.5)
     page.savefig(path, format="pdf", metadata={"Creator": "HyperReg", "Producer": None, "CreationDate": None})
+
+
+def _lines(text: str) -> list[tuple[bool, str]]:
+    """A text as lines that fit, and whether each is the first one."""
+    return [(number == 0, line) for number, line in enumerate(textwrap.wrap(text, LETTERS) or [""])]
 
 
 def _draw(axes: Any, picture: Picture) -> None:

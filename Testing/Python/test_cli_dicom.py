@@ -11,13 +11,18 @@ import pydicom
 import pytest
 from cli_pair import PairFiles, run, write_pair
 from dicom_examples import write_image
+from imaging_examples import affine
 from pydicom.uid import generate_uid
 from segmentation_bench import NETWORKS, OBLIQUE, eggs, make_model
 
 from hyperreg.cli.console import ExitCode
-from hyperreg.imaging.dicom import registration_objects
+from hyperreg.errors import FileError
+from hyperreg.imaging.dicom import find_series, identity, registration_objects
 from hyperreg.imaging.files import read_label_map, read_volume
+from hyperreg.imaging.output import replacing_folder
+from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.transform_files import read_transform
+from hyperreg.registration.dicom_output import check_saved
 from hyperreg.segmentation import licences, model
 
 PERSONAL = ("Doe", "PAT4711X", "19700102", "20260304")
@@ -75,27 +80,22 @@ def test_register_from_dicom_to_dicom(pair: PairFiles, tiny_model: str, tmp_path
     assert (out / "report.pdf").read_bytes()[:5] == b"%PDF-"
 
 
-def test_the_patient_is_in_no_file_if_left_out(pair: PairFiles, tiny_model: str, tmp_path: Path) -> None:
-    assert _register(pair, "--out-dicom", str(tmp_path / "out"), "--leave-out-patient-data") == 0
-    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
-    assert len(files) > 30
-    for file in files:
-        found = [text for text in PERSONAL if text.encode() in file.read_bytes()]
-        assert not found, f"{file.name}: {found}"
-
-
-def test_patients_that_differ(
+def test_patients_that_differ_and_are_left_out(
     pair: PairFiles, tiny_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = write_image(tmp_path / "other", read_volume(pair.moving), "moving", PatientID="PAT0815X")
-    out = tmp_path / "out"
+    out, report = tmp_path / "out", tmp_path / "report.json"
     assert _register(pair, "--out-dicom", str(out), moving=other) == ExitCode.INPUT
     assert "different patients" in _error(capsys)
     assert not out.exists()
-    assert _register(pair, "--report", str(tmp_path / "report.json"), moving=other) == 0
+    more = ["--out-dicom", str(out), "--leave-out-patient-data", "--report", str(report)]
+    assert _register(pair, *more, moving=other) == 0
     assert "Warning: The DICOM headers name different patients" in _error(capsys)
-    assert "PAT0815X" not in (tmp_path / "report.json").read_text()
-    assert _register(pair, "--out-dicom", str(out), "--leave-out-patient-data", moving=other) == 0
+    files = [report, *(path for path in out.rglob("*") if path.is_file())]
+    assert len(files) > 30
+    for file in files:
+        found = [text for text in (*PERSONAL, "PAT0815X") if text.encode() in file.read_bytes()]
+        assert not found, f"{file.name}: {found}"
 
 
 def test_dicom_that_cannot_be_written(
@@ -116,18 +116,30 @@ def test_dicom_that_cannot_be_written(
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
 
 
-def test_nothing_is_left_of_dicom_that_fails_at_the_end(
-    pair: PairFiles,
-    tiny_model: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("hyperreg.registration.dicom_output.AGREEMENT_MM", -1.0)
-    out, warped = tmp_path / "out", tmp_path / "warped.nii.gz"
-    assert _register(pair, "--out-dicom", str(out), "--out-volume", str(warped)) == ExitCode.FILE
-    assert "differs from the computed one" in _error(capsys)
+def test_nothing_is_left_of_a_folder_that_fails_half_way(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(FileError, match="wrong"), replacing_folder(out) as folder:
+        (folder / "half.dcm").write_text("half")
+        raise FileError("Something went wrong.")
     assert list(tmp_path.iterdir()) == []
+    out.mkdir()
+    with replacing_folder(out) as folder:
+        (folder / "whole.dcm").write_text("whole")
+        assert list(out.iterdir()) == []
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "whole.dcm"]
+    (tmp_path / "usual").mkdir()
+    assert out.stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_a_registration_that_was_saved_wrong_is_noticed(pair: PairFiles, tmp_path: Path) -> None:
+    (source,) = identity.sources_of(find_series(pair.fixed.parent / "dicom-fixed")[0])[:1]
+    grid = read_volume(pair.fixed).grid
+    path = tmp_path / "registration.dcm"
+    registration_objects.write_registration(
+        Transform((affine(3, (1, 0, 0), (1, 2, 3)),)), [source], [source], path, grid
+    )
+    with pytest.raises(FileError, match="differs from the computed one by"):
+        check_saved(path, Transform((affine(3, (1, 0, 0), (1, 2, 3.1)),)), grid)
 
 
 def test_segment_from_dicom_to_dicom(

@@ -46,7 +46,7 @@ class DicomResults:
         said = f"HyperReg, lambda {report['lambda']:g}, model {report['model']['name']} {report['model']['version']}"
         path = self.folder / "registration.dcm"
         registration_objects.write_registration(transform, self.fixed, self.moving, path, grid, said)
-        _check(path, transform, grid)
+        check_saved(path, transform, grid)
         registered = resample(images.moving, grid, transform)
         warnings = self._write_series(registered, images.moving, said)
         linear = resample(images.moving, grid, Transform((np.array(report["linear_ras"]),)))
@@ -58,8 +58,9 @@ class DicomResults:
         rows = {
             **about_series(self.fixed[0], "Fixed"),
             **about_series(self.moving[0], "Moving"),
-            **_values(report, images),
+            **_values(report),
             **numbered("Warning", [*report["warnings"], *warnings]),
+            **_volume_changes(images),
         }
         write_sheet(Sheet("HyperReg: deformable registration", rows, pictures), self.folder)
         return warnings
@@ -98,8 +99,8 @@ def dicom_results(request: DicomRequest | None, pair: Pair) -> Iterator[DicomRes
         yield DicomResults(folder, fixed, moving)
 
 
-def _check(path: Path, transform: Transform, grid: Grid) -> None:
-    """Read the registration back, as another program would, and compare points."""
+def check_saved(path: Path, transform: Transform, grid: Grid) -> None:
+    """Read a registration back, as another program would. Raises FileError if it maps points of `grid` elsewhere."""
     relative = np.random.default_rng(0).uniform(0.02, 0.98, size=(SAMPLES, 3))
     points = grid.to_ras(relative * (np.array(grid.shape) - 1))
     error = np.abs(registration_objects.read_registration(path).apply(points) - transform.apply(points)).max()
@@ -110,7 +111,7 @@ def _check(path: Path, transform: Transform, grid: Grid) -> None:
         )
 
 
-def _values(report: Mapping[str, Any], images: LoadedPair) -> dict[str, str | float]:
+def _values(report: Mapping[str, Any]) -> dict[str, str | float]:
     metrics, dice = report["metrics"], report["dice"]
     rows: dict[str, str | float] = {
         "Lambda (0 flexible, 1 rigid)": report["lambda"],
@@ -120,7 +121,6 @@ def _values(report: Mapping[str, Any], images: LoadedPair) -> dict[str, str | fl
     rows |= {key: metrics[name] for name, key in _NAMES.items() if name in metrics}
     if dice:
         rows |= {"Dice before, mean": dice["mean_before"], "Dice after, mean": dice["mean_after"]}
-    rows |= _volume_changes(images)
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     return rows | {"Made": report["created"], "Versions": versions}
 

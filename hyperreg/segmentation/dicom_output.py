@@ -41,10 +41,10 @@ class DicomResults:
         rows: dict[str, Any] = {
             **about_series(self.sources[0], "Image"),
             "Model": f"{model['name']} {model['version']}",
-            **{f"{row['name']}, ml": _volumes(row) for row in report["structures"]},
-            **numbered("Warning", report["warnings"]),
             "Made": report["created"],
             "Versions": ", ".join(f"{name} {version}" for name, version in report["versions"].items()),
+            **numbered("Warning", report["warnings"]),
+            **{f"{row['name']}, ml": _volumes(row) for row in report["structures"]},
         }
         centre = label_centre(result.labels.array)
         pictures = [
