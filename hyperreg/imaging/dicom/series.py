@@ -267,7 +267,7 @@ def _entries_of_dicomdir(path: Path) -> tuple[list[Entry], list[str]]:
     with parsing(path.name):
         files = [record.get("ReferencedFileID") for record in instance.header.get("DirectoryRecordSequence") or ()]
         referenced = [[file] if isinstance(file, str) else [str(part) for part in file] for file in files if file]
-    entries, missing = entries_of_directory(path, referenced)
+        entries, missing = entries_of_directory(path, referenced)
     warnings = [f"{missing} of {len(referenced)} files that '{path.name}' names are not there."] if missing else []
     return entries, warnings
 

@@ -124,7 +124,7 @@ def _on_disk(root: Path, parts: list[str]) -> Path | None:
     """The file of a Referenced File ID; media copied to a disk have their names in either case."""
     place = root
     for part in parts:
-        if part in ("", ".", "..") or "/" in part or "\\" in part:
+        if part in ("", ".", "..") or set(part) & {"/", "\\", "\0"}:
             return None
         step = place / part
         if not step.exists():
