@@ -19,7 +19,9 @@ import vtk
 
 from hyperreg.errors import InputError
 from hyperreg.registration.anchors import SAME_LAMBDA, check_lambda
+from hyperreg.registration.contrast import AUTOMATIC
 from hyperreg.registration.response import Response
+from hyperreg.worker.live_pair import Shown
 from HyperRegSlicerLib import Companions, Geometry, Inputs, Results
 from HyperRegSlicerLib.Tuning import IDLE, LIVE, RUNNING, Tuning, ignore
 
@@ -33,9 +35,9 @@ class RegistrationLogic(Tuning):
     Callbacks, all optional, called on the thread that polls:
     on_change(): state, nodes or what can be done changed.
     on_progress(fraction, text): while running.
-    on_field(lam, exact): the transform node now shows this λ.
-    on_metrics(metrics, lam): see `LiveSession.metrics`; of what is shown, refined or not.
-    on_refine_progress(fraction, text): while `refining`.
+    on_field(shown): the transform node now shows these fields.
+    on_metrics(metrics, shown): see `LiveSession.measure`; of exactly what is shown.
+    on_work(fraction, text): of the field that is being computed.
     on_response(): `response` or `suggestion` changed.
     on_warning(message), on_error(message): in words for the user; never running any more when an error comes.
     """
@@ -43,8 +45,8 @@ class RegistrationLogic(Tuning):
     def __init__(self, scene: slicer.vtkMRMLScene, registration: Any) -> None:
         super().__init__(scene, registration)
         self.on_progress: Callable[[float, str], None] = ignore
-        self.on_field: Callable[[float, bool], None] = ignore
-        self.on_metrics: Callable[[Mapping[str, Any], float], None] = ignore
+        self.on_field: Callable[[Shown], None] = ignore
+        self.on_metrics: Callable[[Mapping[str, Any], Shown], None] = ignore
         self.on_warning: Callable[[str], None] = ignore
 
         self._pending: Results.Run | None = None
@@ -56,7 +58,6 @@ class RegistrationLogic(Tuning):
         registration.on_ready = self._ready
         registration.on_field = self._field_arrived
         registration.on_metrics = self._metrics_arrived
-        registration.on_refined = self._refined
         registration.on_warning = self._warned
         registration.on_error = self._failed
         self._observers = [
@@ -85,17 +86,13 @@ class RegistrationLogic(Tuning):
 
     @property
     def can_keep(self) -> bool:
-        """Whether the exact field of the current λ is here (a preview is not kept)."""
-        return self.state == LIVE and self.is_exact
+        """Whether a field computed for exactly the current λ is shown (a preview is not kept)."""
+        return self.state == LIVE and self.is_solved
 
     @property
-    def is_exact(self) -> bool:
-        """Whether the transform node shows the exact field of the current λ."""
-        return self.exact_lam is not None and abs(self.exact_lam - self.lam) <= SAME_LAMBDA
-
-    @property
-    def can_refine(self) -> bool:
-        return self.can_keep and not self.refined and not self.refining
+    def is_solved(self) -> bool:
+        """Whether the transform node shows a field computed for exactly the current λ."""
+        return self.shown is not None and self.shown.solved and abs(self.shown.lam - self.lam) <= SAME_LAMBDA
 
     @property
     def can_reset(self) -> bool:
@@ -118,6 +115,7 @@ class RegistrationLogic(Tuning):
         model: str,
         device: str = "auto",
         initial: str | slicer.vtkMRMLTransformNode = "affine",
+        contrast: str = AUTOMATIC,
         fixed_labels: slicer.vtkMRMLLabelMapVolumeNode | None = None,
         moving_labels: slicer.vtkMRMLLabelMapVolumeNode | None = None,
     ) -> None:
@@ -126,6 +124,7 @@ class RegistrationLogic(Tuning):
         lam: 0 (most flexible) to 1 (most rigid): where to begin.
         initial: "affine", "rigid", "com" (centre of mass), "none", or a linear transform node that carries the moving
             volume onto the fixed one. If the moving volume is already under that node, it is not applied twice.
+        contrast: whether both volumes show tissues alike, one of `contrast.CONTRASTS`.
         Raises InputError if the nodes cannot be registered, WeightsError without the model; nothing has changed then.
         """
         check_lambda(lam)
@@ -135,13 +134,14 @@ class RegistrationLogic(Tuning):
         parent = moving.GetParentTransformNode()
         if Results.is_live_transform(parent):
             self._transform_id = parent.GetID()
-        self.lam = lam
+        self.lam, self.contrast = lam, contrast
         self.registration.prepare(
             fixed_volume,
             moving_volume,
             model=model,
             device=device,
             initial=start,
+            contrast=contrast,
             fixed_labels=fixed_labels_volume,
             moving_labels=moving_labels_volume,
         )
@@ -157,7 +157,7 @@ class RegistrationLogic(Tuning):
             self.on_change()
 
     def set_lambda(self, lam: float) -> None:
-        """Moves to another λ: a preview at once, the exact field when it comes; newer calls replace older ones.
+        """Moves to another λ: a preview at once, its own field when it comes; newer calls replace older ones.
 
         Raises InputError outside [0, 1].
         """
@@ -173,12 +173,12 @@ class RegistrationLogic(Tuning):
         """Adds what is shown to the scene for good: resampled volume, forward and inverse transform.
 
         They are nodes of their own: neither `set_lambda` nor `reset` touches them again.
-        Raises InputError while the exact field of this λ is not there.
+        Raises InputError while no field of exactly this λ is there.
         """
         if not self.can_keep or self._run is None:
-            raise InputError("There is no exact result for this λ yet. Wait a moment and try again.")
+            raise InputError("The result for this λ is not complete yet. Wait a moment and try again.")
         forward, inverse = self.registration.transform(), self.registration.inverse_transform()
-        return Results.keep(self.scene, self._run, self.shown, forward, inverse)
+        return Results.keep(self.scene, self._run, self.origin, forward, inverse)
 
     def take_along(self, node: slicer.vtkMRMLTransformableNode) -> None:
         """See `Companions.take_along`."""
@@ -245,33 +245,26 @@ class RegistrationLogic(Tuning):
         node.SetAndObserveTransformFromParent(self._live.transform)
         node.EndModify(modifying)
         moving.SetAndObserveTransformNodeID(node.GetID())
-        self._run, self.exact_lam, self.metrics = run, None, {}
-        Results.describe(node, run, self.shown)
+        self._run, self.shown, self.metrics = run, None, {}
+        Results.describe(node, run, self.origin)
         self._send_settings()
         self.on_change()
 
-    def _field_arrived(self, fields: Any, lam: float, exact: bool) -> None:
+    def _field_arrived(self, shown: Shown) -> None:
         node = self.transform_node
         if self.state != LIVE or self._live is None or node is None:
             return
-        self._live.fill(fields.forward)
-        self.exact_lam = lam if exact else None
-        if exact:
-            Results.describe(node, self._run, self.shown)
-        self.on_field(lam, exact)
+        self._live.fill(shown.fields.forward)
+        self.shown, self.metrics = shown, {}
+        if shown.solved:
+            Results.describe(node, self._run, self.origin)
+        self.on_field(shown)
         self.on_change()
 
-    def _refined(self, fields: Any, figures: Mapping[str, Any], message: str) -> None:
-        # Brought back, it brings its own λ.
-        self.lam = self.registration.lam
-        self.refine_message = message
-        self._field_arrived(fields, self.lam, True)
-        self._metrics_arrived(figures, self.lam)
-
-    def _metrics_arrived(self, metrics: Mapping[str, Any], lam: float) -> None:
-        if self.state == LIVE:
+    def _metrics_arrived(self, metrics: Mapping[str, Any], shown: Shown) -> None:
+        if self.state == LIVE and shown is self.shown:
             self.metrics = metrics
-            self.on_metrics(metrics, lam)
+            self.on_metrics(metrics, shown)
 
     def _warned(self, message: str) -> None:
         self.on_warning(message)
@@ -327,7 +320,7 @@ class RegistrationLogic(Tuning):
         if self.state != IDLE:
             self.registration.reset()
         self._pending = self._run = self._live = None
-        self.exact_lam, self.metrics = None, {}
+        self.shown, self.metrics = None, {}
         self._response_changed(Response(), None)
 
     def _tell_end(self, message: str) -> None:

@@ -19,7 +19,7 @@ LAMBDA_ATTRIBUTE = "HyperReg.lambda"
 MODEL_ATTRIBUTE = "HyperReg.model"
 MODEL_VERSION_ATTRIBUTE = "HyperReg.modelVersion"
 VERSION_ATTRIBUTE = "HyperReg.version"
-REFINED_ATTRIBUTE = "HyperReg.refined"
+STAGE_ATTRIBUTE = "HyperReg.stage"
 SETTINGS_ATTRIBUTE = "HyperReg.settings"
 LIVE_ATTRIBUTE = "HyperReg.live"
 MOVING_PARENT_ROLE = "HyperReg.movingParent"
@@ -44,17 +44,20 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What the live transform shows. settings: what was set besides λ, in words; "" for nothing."""
+class Origin:
+    """What a result was made with. stage: how far the field was improved, in words; "" before there is any.
+
+    settings: what was set besides λ, in words; "" for nothing.
+    """
 
     lam: float
-    refined: bool = False
+    stage: str = ""
     settings: str = ""
 
     @property
     def title(self) -> str:
         """For names of nodes."""
-        return f"λ={self.lam:.2f}" + (" refined" if self.refined else "")
+        return f"λ={self.lam:.2f}"
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Kept:
     inverse: slicer.vtkMRMLTransformNode
 
 
-def keep(scene: slicer.vtkMRMLScene, run: Run, shown: Shown, forward: Transform, inverse: Transform) -> Kept:
+def keep(scene: slicer.vtkMRMLScene, run: Run, origin: Origin, forward: Transform, inverse: Transform) -> Kept:
     """Adds what is shown of a registration to the scene: resampled volume, forward and inverse transform.
 
     forward: fixed RAS -> moving RAS, both in the world; inverse: its inverse.
@@ -84,7 +87,7 @@ def keep(scene: slicer.vtkMRMLScene, run: Run, shown: Shown, forward: Transform,
     # Resampled with exactly the map that is saved, so that transform and volume agree.
     result = resample(Geometry.volume_from_node(moving, None), run.fixed_grid, Transform(forward_stages))
 
-    name, suffix = moving.GetName(), shown.title
+    name, suffix = moving.GetName(), origin.title
     volume = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"{name} registered {suffix}")
     Geometry.volume_to_node(result, volume)
     _copy_display(moving, volume)
@@ -94,19 +97,19 @@ def keep(scene: slicer.vtkMRMLScene, run: Run, shown: Shown, forward: Transform,
         node.SetAndObserveTransformFromParent(Geometry.vtk_transform(stages))
         transforms.append(node)
     for node in (volume, transforms[0]):
-        describe(node, run, shown)
+        describe(node, run, origin)
         set_ends(node, run.fixed_id, run.moving_id)
-    describe(transforms[1], run, shown)
+    describe(transforms[1], run, origin)
     set_ends(transforms[1], run.moving_id, run.fixed_id)
     return Kept(volume, *transforms)
 
 
-def describe(node: slicer.vtkMRMLNode, run: Run, shown: Shown) -> None:
+def describe(node: slicer.vtkMRMLNode, run: Run, origin: Origin) -> None:
     """Writes on a node which λ (and what else), model and version it comes from; one event."""
     modifying = node.StartModify()
-    node.SetAttribute(LAMBDA_ATTRIBUTE, f"{shown.lam:.4f}")
-    node.SetAttribute(REFINED_ATTRIBUTE, "1" if shown.refined else None)
-    node.SetAttribute(SETTINGS_ATTRIBUTE, shown.settings or None)
+    node.SetAttribute(LAMBDA_ATTRIBUTE, f"{origin.lam:.4f}")
+    node.SetAttribute(STAGE_ATTRIBUTE, origin.stage or None)
+    node.SetAttribute(SETTINGS_ATTRIBUTE, origin.settings or None)
     node.SetAttribute(MODEL_ATTRIBUTE, run.model)
     node.SetAttribute(MODEL_VERSION_ATTRIBUTE, run.model_version)
     node.SetAttribute(VERSION_ATTRIBUTE, hyperreg.__version__)

@@ -1,4 +1,4 @@
-"""What can be done to a live registration besides moving λ: refinement, γ, regions, landmarks, the λ response.
+"""What can be done to a live registration besides moving λ: resolution, γ, regions, landmarks, the λ response.
 
 MRML only, no Qt; the part of `Logic.RegistrationLogic` that knows nothing of how a registration begins and ends.
 """
@@ -12,9 +12,10 @@ import slicer
 
 from hyperreg.errors import HyperRegError, InputError
 from hyperreg.imaging.volume import Volume
-from hyperreg.registration.anchors import check_lambda
+from hyperreg.registration.anchors import SAME_LAMBDA, check_lambda
 from hyperreg.registration.contrast import AUTOMATIC
 from hyperreg.registration.response import Response, Suggestion, warning
+from hyperreg.worker.live_pair import Shown
 from HyperRegSlicerLib import Landmarks, Regions, Results
 
 IDLE, RUNNING, LIVE = "idle", "running", "live"
@@ -33,16 +34,16 @@ class Tuning:
         self.scene = scene
         self.registration = registration
         self.on_change: Callable[[], None] = ignore
-        self.on_refine_progress: Callable[[float, str], None] = ignore
+        self.on_work: Callable[[float, str], None] = ignore
         self.on_response: Callable[[], None] = ignore
         self.on_error: Callable[[str], None] = ignore
 
         self.lam = 0.0
-        self.exact_lam: float | None = None
+        self.contrast = AUTOMATIC
+        self.shown: Shown | None = None
         self.metrics: Mapping[str, Any] = {}
         self.response = Response()
         self.suggestion: Suggestion | None = None
-        self.refine_message = ""
         self.landmarks_note = ""
         self._values: dict[str, float] = {}
         self._landmark_ids: tuple[str | None, str | None] = (None, None)
@@ -51,33 +52,48 @@ class Tuning:
         # The state of the regions' node, its label map, and the label value of every region.
         self._region_map: tuple[Any, Volume, dict[str, int]] | None = None
 
-        registration.on_refine_progress = self._refine_progressed
-        registration.on_refine_ended = self._refine_ended
+        registration.on_work = self._worked
         registration.on_response = self._response_changed
 
     @property
-    def refining(self) -> bool:
-        """Whether a refinement is being computed."""
-        return self.state == LIVE and self.registration.refining
-
-    @property
-    def refined(self) -> bool:
-        """Whether the transform node shows a refinement."""
-        return self.state == LIVE and self.registration.refined
-
-    @property
-    def can_redo(self) -> bool:
-        """Whether a refinement was put aside and can be shown again."""
-        return self.state == LIVE and not self.refined and self.registration.refinement is not None
-
-    @property
-    def shown(self) -> Results.Shown:
+    def origin(self) -> Results.Origin:
         """λ and everything else that makes what the transform node shows."""
         values = [f"{name}={value:.2f}" for name, value in self.registration.values.items()]
         regions = [f"λ of {key}={lam:.2f}" for key, lam in self._region_lambdas.items()]
-        told = self.registration.refinement.contrast if self.refined else AUTOMATIC
-        contrast = [f"contrast={told}"] if told != AUTOMATIC else []
-        return Results.Shown(self.lam, self.refined, "; ".join([*values, *regions, *contrast]))
+        contrast = [f"contrast={self.contrast}"] if self.contrast != AUTOMATIC else []
+        lam, stage = (self.shown.lam, self.shown.title) if self.shown is not None else (self.lam, "")
+        return Results.Origin(lam, stage, "; ".join([*values, *regions, *contrast]))
+
+    @property
+    def stage_text(self) -> str:
+        """In words for the user, what the views show; "" before the first field."""
+        if self.shown is None:
+            return ""
+        if abs(self.shown.lam - self.lam) > SAME_LAMBDA:
+            # At one end of the slider no field is known yet: the picture has the nearest λ that has one.
+            return f"Shows λ = {self.shown.lam:.2f} until λ = {self.lam:.2f} is computed"
+        return self.shown.title
+
+    @property
+    def is_final(self) -> bool:
+        """Whether what is shown will not become any better."""
+        return self.shown is not None and self.shown.final and abs(self.shown.lam - self.lam) <= SAME_LAMBDA
+
+    @property
+    def work_text(self) -> str:
+        """In words for the user, what is being computed; "" for nothing."""
+        found = self.registration.working_at if self.state == LIVE else None
+        return "" if found is None else f"{found[1].text} at λ = {found[0]:.2f}"
+
+    @property
+    def full_automatically(self) -> bool:
+        """Whether full resolution comes by itself."""
+        return bool(self.registration.full_automatically)
+
+    @property
+    def can_request_full(self) -> bool:
+        """Whether full resolution at the shown λ has to be asked for, and can be."""
+        return self.state == LIVE and self.shown is not None and not self.is_final and not self.registration.full_wanted
 
     @property
     def warning(self) -> str:
@@ -127,35 +143,23 @@ class Tuning:
             if self.state == LIVE:
                 self.registration.set_landmarks(found.fixed, found.moving)
 
-    def refine(self, contrast: str = AUTOMATIC) -> None:
-        """Improves what is shown by optimising it on the images themselves. contrast: one of `contrast.CONTRASTS`.
-
-        Raises InputError before it is exact.
-        """
-        self.registration.refine(contrast)
+    def set_full_automatically(self, on: bool) -> None:
+        """Whether full resolution comes by itself, first at the shown λ; or only when `request_full` asks for it."""
+        self.registration.set_full_automatically(on)
         self.on_change()
 
-    def cancel_refine(self) -> None:
-        """Gives the refinement up; what is shown stays."""
-        self.registration.cancel_refine()
+    def request_full(self) -> None:
+        """Asks for full resolution at the shown λ. Raises InputError unless a registration is live."""
+        self.registration.request_full()
         self.on_change()
 
-    def undo_refine(self) -> None:
-        """Back to the network's field; the refinement is put aside for `redo_refine`."""
-        if self.registration.refined:
-            self.metrics = {}  # those of the refinement
-        self.registration.undo_refine()
+    def cancel_full(self) -> None:
+        """Gives up full resolution; what is shown stays, and from now on it comes only when asked for."""
+        self.registration.cancel_full()
         self.on_change()
 
-    def redo_refine(self) -> None:
-        """Shows the refinement that was put aside, at its λ. Raises InputError if there is none."""
-        self.registration.redo_refine()
-
-    def _refine_progressed(self, fraction: float, text: str) -> None:
-        self.on_refine_progress(fraction, text)
-
-    def _refine_ended(self) -> None:
-        self.on_change()
+    def _worked(self, fraction: float, text: str) -> None:
+        self.on_work(fraction, text)
 
     def _response_changed(self, response: Response, suggestion: Suggestion | None) -> None:
         self.response, self.suggestion = response, suggestion
@@ -179,8 +183,8 @@ class Tuning:
             self._send_landmarks()
         except HyperRegError as error:
             self.on_error(str(error))
-        if self.registration.exact_lam is None:
-            self.exact_lam, self.metrics = None, {}
+        if self.registration.shown is None:
+            self.shown, self.metrics = None, {}
         self.on_change()
 
     def _read_regions(self, node: slicer.vtkMRMLNode) -> tuple[Volume, dict[str, int]]:

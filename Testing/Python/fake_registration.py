@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from fake_fusion import FakeFuser
 from fake_segmentation import FakeSegmenter, FakeStore
 
-from hyperreg.errors import InputError
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
 from hyperreg.registration.anchors import Fields
 from hyperreg.registration.landmarks import Landmarks, pair_landmarks
 from hyperreg.registration.response import RESPONSE_LAMBDAS, Response, suggest
+from hyperreg.registration.stages import BETWEEN_TEXT, Stage
+from hyperreg.worker.live_pair import Shown
 
 METRICS = {
     "similarity": 0.9,
@@ -23,7 +23,7 @@ METRICS = {
     "folding_percent": 0.02,
     "displacement_max_mm": 9.3,
     "displacement_mean_mm": 2.1,
-    "smoothness": 0.01,
+    "roughness": 0.01,
     "dice": {1: 0.8, 2: 0.6},
     "dice_mean": 0.7,
     "dice_mean_before": 0.4,
@@ -38,14 +38,8 @@ def wavy(grid: Grid, lam: float, sign: float = 1.0) -> DisplacementField:
     return DisplacementField(array.astype(np.float32), grid.ijk_to_ras)
 
 
-def finer(grid: Grid) -> Grid:
-    """Half the spacing, the same corner."""
-    i, j, k = (2 * n - 1 for n in grid.shape)
-    return Grid((i, j, k), grid.ijk_to_ras @ np.diag([0.5, 0.5, 0.5, 1.0]))
-
-
 def metrics_at(lam: float, *, dice: bool = True) -> dict[str, Any]:
-    """Figures of a response whose Dice is best at λ = 0.2, and whose folding vanishes towards λ = 1."""
+    """Metrics of a response whose Dice is best at λ = 0.2, and whose folding vanishes towards λ = 1."""
     best = {"dice": {1: 0.8, 2: 0.6}, "dice_mean": 0.7 - 0.3 * (lam - 0.2) ** 2, "dice_mean_before": 0.4}
     return {
         **{name: value for name, value in METRICS.items() if not name.startswith("dice")},
@@ -55,10 +49,12 @@ def metrics_at(lam: float, *, dice: bool = True) -> dict[str, Any]:
     }
 
 
-@dataclass
-class FakeRefinement:
-    lam: float
-    contrast: str = "auto"
+STAGES = (
+    Stage("draft", "First draft", 4.0),
+    Stage("quick", "Quick result", 2.0),
+    Stage("full", "Full resolution", 1.0),
+)
+QUICK, FULL = 1, 2
 
 
 class FakeRegistration:
@@ -69,9 +65,7 @@ class FakeRegistration:
         self.on_ready: Callable[..., None] | None = None
         self.on_field: Callable[..., None] | None = None
         self.on_metrics: Callable[..., None] | None = None
-        self.on_refine_progress: Callable[..., None] | None = None
-        self.on_refined: Callable[..., None] | None = None
-        self.on_refine_ended: Callable[..., None] | None = None
+        self.on_work: Callable[..., None] | None = None
         self.on_response: Callable[..., None] | None = None
         self.on_warning: Callable[..., None] | None = None
         self.on_error: Callable[..., None] | None = None
@@ -84,14 +78,16 @@ class FakeRegistration:
         self.preparing = False
         self.ready = False
         self.lam = 0.0
-        self.exact_lam: float | None = None
+        self.shown: Shown | None = None
         self.asked: list[float] = []
-        self.refining = self.refined = False
-        self.refinement: FakeRefinement | None = None
+        self.full_automatically = True
+        self.full_wanted = True
+        self.working_at: tuple[float, Stage] | None = None
+        self.stages = STAGES
+        self.note = ""
         self.values: dict[str, float] = {}
         self.regions: tuple[Volume | None, dict[int, float]] = (None, {})
         self.regions_set: list[tuple[Volume | None, dict[int, float]]] = []
-        self.contrast = ""
         self.landmarks: Landmarks | None = None
 
     @property
@@ -106,34 +102,21 @@ class FakeRegistration:
     def set_lambda(self, lam: float) -> None:
         self.lam = lam
         self.asked.append(lam)
-        self.refined = False
-        self.cancel_refine()
+        self.full_wanted = self.full_automatically
         if self.ready and not self.preparing and self.on_field is not None:
-            self.on_field(self.fields(lam), lam, False)
+            self._show(Shown(lam, self.fields(lam), QUICK, False, BETWEEN_TEXT))
 
-    def refine(self, contrast: str = "auto") -> None:
-        if self.exact_lam != self.lam:
-            raise InputError("The result for this λ is not complete yet. Wait a moment, then refine it.")
-        self.calls.append("refine")
-        self.contrast = contrast
-        self.refining = True
+    def set_full_automatically(self, on: bool) -> None:
+        self.calls.append(f"full_automatically {on}")
+        self.full_automatically = self.full_wanted = on
 
-    def cancel_refine(self) -> None:
-        if self.refining:
-            self.calls.append("cancel_refine")
-            self.refining = False
-            self.on_refine_ended()
+    def request_full(self) -> None:
+        self.calls.append("request_full")
+        self.full_wanted = True
 
-    def undo_refine(self) -> None:
-        if self.refined:
-            self.refined = False
-            self.answer_exact()
-
-    def redo_refine(self) -> None:
-        if self.refinement is None:
-            raise InputError("There is no refinement to go back to.")
-        self.lam = self.exact_lam = self.refinement.lam
-        self._show_refined()
+    def cancel_full(self) -> None:
+        self.calls.append("cancel_full")
+        self.full_automatically = self.full_wanted = False
 
     def set_hyperparameter(self, name: str, value: float) -> None:
         if self.values[name] != value:
@@ -150,18 +133,17 @@ class FakeRegistration:
         before, self.landmarks = self.landmarks, pair_landmarks(fixed_points, moving_points)
         if before is self.landmarks is None:
             return
-        if self.exact_lam is not None:
-            self.on_metrics(self.measured(), self.exact_lam)
+        if self.shown is not None and self.shown.solved:
+            self.on_metrics(self.measured(), self.shown)
 
     def measured(self) -> dict[str, Any]:
-        """The figures of what is shown."""
+        """The metrics of what is shown."""
         if self.landmarks is None:
             return METRICS
-        return self.landmarks.beside(METRICS, self.shown_fields().forward, self.linear)
+        return self.landmarks.beside(METRICS, self.shown.fields.forward, self.linear)
 
     def _settings_changed(self) -> None:
-        self.cancel_refine()
-        self.exact_lam, self.refined, self.refinement = None, False, None
+        self.shown = None
 
     def cancel(self) -> None:
         self.calls.append("cancel")
@@ -169,48 +151,26 @@ class FakeRegistration:
 
     def reset(self) -> None:
         self.calls.append("reset")
-        self.preparing = self.ready = self.refining = self.refined = False
-        self.refinement = self.exact_lam = None
+        self.preparing = self.ready = False
+        self.shown = None
 
     def close(self) -> None:
         self.calls.append("close")
 
     def transform(self) -> Transform:
-        return Transform((self.shown_fields().forward, self.linear))
+        return Transform((self.shown.fields.forward, self.linear))
 
     def inverse_transform(self) -> Transform:
-        return Transform((np.linalg.inv(self.linear), self.shown_fields().inverse))
+        return Transform((np.linalg.inv(self.linear), self.shown.fields.inverse))
 
     # The worker's part, played by the test
 
     def fields(self, lam: float) -> Fields:
         return Fields(wavy(self.grid, lam), wavy(self.grid, lam, sign=-1.0))
 
-    @property
-    def refined_grid(self) -> Grid:
-        return finer(self.grid)
-
-    def refined_fields(self, lam: float) -> Fields:
-        """Half as much as the network's, on a finer grid."""
-        return Fields(
-            *(
-                DisplacementField(wavy(self.refined_grid, lam, s).array / 2, self.refined_grid.ijk_to_ras)
-                for s in (1, -1)
-            )
-        )
-
-    def shown_fields(self) -> Fields:
-        return (self.refined_fields if self.refined else self.fields)(self.exact_lam)
-
-    def answer_refined(self) -> None:
-        """The refinement that was asked for arrives."""
-        self.refining = False
-        self.refinement = FakeRefinement(self.lam, self.contrast)
-        self._show_refined()
-
-    def _show_refined(self) -> None:
-        self.refined = True
-        self.on_refined(self.refined_fields(self.lam), {**METRICS, "similarity": 0.95}, "Refined in 30 steps.")
+    def _show(self, shown: Shown) -> None:
+        self.shown = shown
+        self.on_field(shown)
 
     def answer_response(self, *, dice: bool = True, complete: bool = True) -> Response:
         """The response is measured, all of it or only the ends and the middle."""
@@ -224,16 +184,15 @@ class FakeRegistration:
         self.on_progress(fraction, text)
 
     def answer_ready(self) -> None:
-        """The pair is prepared, and the exact field and the metrics of the newest λ arrive."""
+        """The pair is prepared, and the quick field and the metrics of the newest λ arrive."""
         self.preparing, self.ready = False, True
         self.on_ready()
-        self.answer_exact()
+        self.answer_solved()
 
-    def answer_exact(self) -> None:
-        self.exact_lam = self.lam
-        self.refined = False
-        self.on_field(self.fields(self.lam), self.lam, True)
-        self.on_metrics(self.measured(), self.lam)
+    def answer_solved(self, stage: int = QUICK) -> None:
+        """The field of a stage at the newest λ arrives, and its metrics."""
+        self._show(Shown(self.lam, self.fields(self.lam), stage, True, STAGES[stage].text, stage == FULL))
+        self.on_metrics(self.measured(), self.shown)
 
     def fail(self, message: str) -> None:
         self.preparing = False

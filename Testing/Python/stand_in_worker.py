@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,22 @@ import numpy as np
 from hyperreg.errors import Cancelled, InputError
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
 from hyperreg.registration.anchors import Fields
+from hyperreg.registration.stages import Stage
 from hyperreg.worker.operations import standard_operations
 from hyperreg.worker.server import Context, main
 
 # Behaviours that the model's name chooses, and what they do.
 SLOW_FIELD_S = 0.25
 DEADLY_LAMBDA = 0.666
-REFINE_STEPS = 20
-REFINE_STEP_S = 0.01
-REFINED_BY = 0.5
+FULL_STEPS = 20
+FULL_STEP_S = 0.01
+# What the draft and full resolution make of the quick field.
+DRAFT_BY, FULL_BY = 0.8, 0.5
+STAGES = (
+    Stage("draft", "First draft", 4.0),
+    Stage("quick", "Quick result", 2.0),
+    Stage("full", "Full resolution", 1.0),
+)
 DEFAULT_GAMMA = 0.25
 
 
@@ -51,14 +57,6 @@ def set_field(grid: Grid, lam: float, gamma: float = 0.0, labels: Volume | None 
     return field.astype(np.float32)
 
 
-@dataclass
-class StandInRefined:
-    fields: Fields
-    figures: dict[str, Any]
-    message: str
-    warning: str | None = None
-
-
 class StandInSession:
     def __init__(self, model: str, device: str) -> None:
         self.values: dict[str, float] = {"gamma": DEFAULT_GAMMA} if model.startswith("gamma") else {}
@@ -69,6 +67,8 @@ class StandInSession:
         self.warnings: list[str] = []
         self.timing = {"load": 0.001}
         self.fields = 0
+        self.contrast_note = ""
+        self.stages = STAGES
 
     def prepare(self, fixed: Volume, moving: Volume, **options: Any) -> None:
         if self.behaviour == "gpu-full-at-once" and self.device == "cuda":
@@ -83,16 +83,18 @@ class StandInSession:
             raise InputError(f"'{fixed.name}' is empty: every voxel has the same value.")
         options["progress"](0.5, "Aligning")
         self.grid = Grid(tuple(max(1, n // 2) for n in fixed.shape), fixed.ijk_to_ras @ np.diag([2, 2, 2, 1.0]))
-        self.refined_grid = Grid(fixed.shape, fixed.ijk_to_ras)
+        self.contrast_note = f"Told: {options['contrast']}." if options["contrast"] != "auto" else ""
         initial = options["initial"]
         self.linear = np.eye(4) if isinstance(initial, str) else np.array(initial)
         if isinstance(initial, str):
             self.linear[:3, 3] = float(moving.array.mean()), 0, os.getpid() % 7 + 1
         self.labels = options["fixed_labels"] is not None and options["moving_labels"] is not None
 
-    def field(self, lam: float) -> Fields:
-        self.fields += 1
-        if self.behaviour == "slow":
+    def field(self, lam: float, stage: int, *, progress: Any = None, cancelled: Any = None) -> Fields:
+        if stage == len(STAGES) - 1:
+            return self._full(lam, progress, cancelled)
+        self.fields += stage
+        if self.behaviour == "slow" and stage > 0:
             time.sleep(SLOW_FIELD_S)
         if self.behaviour == "deadly" and abs(lam - DEADLY_LAMBDA) < 1e-9:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -102,29 +104,24 @@ class StandInSession:
             import torch
 
             raise torch.AcceleratorError("an illegal memory access was encountered")
-        array = set_field(self.grid, lam, self.values.get("gamma", 0.0), *self.regions)
+        return self._made(lam, DRAFT_BY if stage == 0 else 1.0)
+
+    def _made(self, lam: float, by: float) -> Fields:
+        array = by * set_field(self.grid, lam, self.values.get("gamma", 0.0), *self.regions)
         return Fields(*(DisplacementField(sign * array, self.grid.ijk_to_ras) for sign in (1, -1)))
 
-    def refine(self, lam: float, *, contrast: str, progress: Any = None, cancelled: Any = None) -> StandInRefined:
-        """Half of the network's field, on the finer grid."""
-        if self.behaviour == "dies-refining":
+    def _full(self, lam: float, progress: Any, cancelled: Any) -> Fields:
+        if self.behaviour == "dies-at-full":
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.behaviour == "cannot-refine":
-            raise InputError("There is nothing to refine in these images.")
-        steps = 60_000 if self.behaviour in ("slow-to-refine", "deaf") else REFINE_STEPS
+        if self.behaviour == "fails-at-full":
+            raise InputError("There is nothing to see at full resolution.")
+        steps = 60_000 if self.behaviour in ("slow-at-full", "deaf") else FULL_STEPS
         for step in range(steps):
-            time.sleep(REFINE_STEP_S)
-            progress(min(1.0, step / REFINE_STEPS), "Refining")
+            time.sleep(FULL_STEP_S)
+            progress(min(1.0, step / FULL_STEPS), STAGES[-1].text)
             if cancelled() and self.behaviour != "deaf":
                 raise Cancelled("Cancelled.")
-        array = REFINED_BY * set_field(self.refined_grid, lam, self.values.get("gamma", 0.0), *self.regions)
-        fields = Fields(*(DisplacementField(sign * array, self.refined_grid.ijk_to_ras) for sign in (1, -1)))
-        return StandInRefined(
-            fields, {**self.metrics(lam), "similarity": 0.99}, "It no longer paid.", self._told(contrast)
-        )
-
-    def _told(self, contrast: str) -> str:
-        return f"Told: {contrast}." if contrast != "auto" else ""
+        return self._made(lam, FULL_BY)
 
     def choose(self, values: Mapping[str, float]) -> None:
         for name in values:
@@ -138,7 +135,7 @@ class StandInSession:
         self.region_maps += labels is not self.regions[0]
         self.regions = (labels, dict(lambdas)) if labels is not None else (None, {})
 
-    def metrics(self, lam: float) -> dict[str, Any]:
+    def metrics(self, lam: float, stage: int) -> dict[str, Any]:
         found: dict[str, Any] = {
             "similarity": np.float32(1 - lam),
             "similarity_before": 0.2,
@@ -148,6 +145,7 @@ class StandInSession:
             "roughness": 0.1 * (1 - lam),
             "smoothness": float("nan"),
             "fields": self.fields,
+            "stage": stage,
             "region_maps": self.region_maps,
         }
         if self.labels:

@@ -51,12 +51,6 @@ def test_the_distance_of_landmarks_is_in_mm(tiny_model: str) -> None:
     assert figures["landmarks_mm_before"] == pytest.approx(before, abs=1e-6)
     assert abs(before - 5) > 0.05
     assert session.warnings == []
-    refined = session.refine(0.3)
-    moved = session.transforms(refined.fields)[0].apply(POINTS)
-    expected = np.linalg.norm(moved - truth - OFFSET, axis=1).mean()
-    assert refined.figures["landmarks_mm"] == pytest.approx(expected, abs=1e-6)
-    assert abs(expected - 5) > 0.05
-    assert refined.figures["landmarks_mm_before"] == figures["landmarks_mm_before"]
 
 
 def test_without_landmarks_there_is_no_such_figure(tiny_model: str) -> None:

@@ -14,7 +14,6 @@ from hyperreg.registration.response import (
     SEARCHED_LAMBDAS,
     Response,
     automatic_lambda,
-    refinement_warning,
     suggest,
     warning,
 )
@@ -35,7 +34,9 @@ class Peak:
         self.best = best
         self.asked: list[float] = []
 
-    def metrics(self, lam: float) -> Mapping[str, Any]:
+    quick_stage = 1
+
+    def metrics(self, lam: float, stage: int) -> Mapping[str, Any]:
         self.asked.append(lam)
         return {"detail": 1 - abs(lam - self.best), "similarity": 1 - lam}
 
@@ -112,7 +113,7 @@ def test_the_search_measures_nothing_twice() -> None:
     session = Peak(0.3)
     response = Response()
     for lam in (0.0, 0.3, 0.6, 1.0):
-        response.add(lam, session.metrics(lam))
+        response.add(lam, session.metrics(lam, 0))
     session.asked.clear()
     assert automatic_lambda(session, response=response).lam == 0.3
     assert not {0.0, 0.3, 0.6, 1.0} & set(session.asked)
@@ -157,17 +158,6 @@ def test_worse_than_the_linear_alignment_is_said_plainly(metrics: dict[str, floa
 )
 def test_as_good_or_better_is_no_warning(metrics: dict[str, Any]) -> None:
     assert warning(metrics) is None
-
-
-def test_a_refinement_that_is_worse_than_the_network_is_said_to_be() -> None:
-    network = {"dice_mean": 0.85, "dice_mean_before": 0.6, "similarity": 0.7, "detail": 0.5}
-    text = refinement_warning(network, {**network, "dice_mean": 0.84, "similarity": 0.9})
-    assert text is not None
-    assert "refinement makes" in text and "0.850" in text and "0.840" in text and "network alone" in text
-    assert refinement_warning(network, {**network, "dice_mean": 0.86, "similarity": 0.5}) is None
-    images = {"detail": 0.5, "detail_before": 0.3, "similarity": 0.7}
-    assert refinement_warning(images, {**images, "detail": 0.6}) is None
-    assert "refinement may make" in (refinement_warning(images, {**images, "detail": 0.4}) or "")
 
 
 def test_slicer_can_import_it_without_torch() -> None:

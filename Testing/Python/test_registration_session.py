@@ -93,7 +93,7 @@ def test_fields_are_in_mm_differ_with_lambda_and_vanish_at_the_border(session: L
 def test_forward_then_inverse_is_the_identity_in_mm(session: LiveSession, pair: Pair) -> None:
     body = pair.fixed.grid.to_ras(np.argwhere(pair.fixed.array > 0)[::97])
     there = session.transform(0.2).apply(body)
-    back = session.inverse_transform(0.2).apply(there)
+    back = session.transforms(session.field(0.2))[1].apply(there)
     moved = np.linalg.norm(there - Transform((session.linear,)).apply(body), axis=1)
     assert moved.max() > 0.5
     assert np.linalg.norm(back - body, axis=1).max() < 0.1 * session.grid.spacing[0]

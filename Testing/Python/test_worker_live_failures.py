@@ -34,7 +34,7 @@ def test_killed_during_a_drag(client: WorkerClient, live: Observed) -> None:
     live.fields.clear()
     live.set_lambda(0.35)
     assert live.fields == [(0.35, False)], "previews go on without the worker"
-    wait_until(client, lambda: live.exact_lam == 0.35)
+    wait_until(client, lambda: live.solved_lam == 0.35)
     assert_fields(live, 0.35)
     assert client.generation == 2
     np.testing.assert_array_equal(live.linear, linear)
@@ -55,7 +55,7 @@ def test_a_lambda_that_kills_does_not_do_so_again_and_again(client: WorkerClient
     live.set_lambda(DEADLY_LAMBDA)
     wait_until(client, lambda: len(live.errors) == 2)
     live.set_lambda(0.5001)
-    wait_until(client, lambda: live.exact_lam == 0.5001)
+    wait_until(client, lambda: live.solved_lam == 0.5001)
     assert client.generation == 3
     assert_fields(live, 0.5001)
 
@@ -65,7 +65,7 @@ def test_a_stopped_worker_comes_back(client: WorkerClient, live: Observed) -> No
     fill(client, live)
     client.stop()
     live.set_lambda(0.44)
-    wait_until(client, lambda: live.exact_lam == 0.44)
+    wait_until(client, lambda: live.solved_lam == 0.44)
     assert_fields(live, 0.44)
 
 
@@ -107,9 +107,9 @@ def test_a_bad_image_leaves_the_pair_before_as_it_was(client: WorkerClient, live
     wait_until(client, lambda: bool(live.errors))
     assert live.errors == ["'scan 7' is empty: every voxel has the same value."]
     assert live.ready
-    assert live.exact_lam == 0.6
+    assert live.solved_lam == 0.6
     live.set_lambda(0.61)
-    wait_until(client, lambda: live.exact_lam == 0.61)
+    wait_until(client, lambda: live.solved_lam == 0.61)
     np.testing.assert_array_equal(live.linear, linear)
     with pytest.raises(InputError, match="real numbers"):
         live.prepare(Volume(np.zeros((24, 20, 16), dtype=complex), AFFINE), volume(1))
@@ -132,5 +132,5 @@ def test_no_room_to_share_is_an_error_and_the_next_request_works(
         assert len(live.errors) == 1
         assert "no room" in live.errors[0]
     live.set_lambda(0.124)
-    wait_until(client, lambda: live.exact_lam == 0.124)
+    wait_until(client, lambda: live.solved_lam == 0.124)
     assert_fields(live, 0.124)

@@ -1,4 +1,4 @@
-"""The live registration follows λ: the newest wins, previews at once, anchors, exact fields, transforms, figures."""
+"""The live registration follows λ: the newest wins, previews at once, anchors, solved fields, transforms, metrics."""
 
 # ruff: noqa: F811 (fixtures are imported)
 
@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from stand_in_worker import true_field
-from worker_bench import AFFINE, LONG_S, Observed, assert_fields, client, fill, live, prepare, volume, wait_until  # noqa: F401
+from worker_bench import AFFINE, LONG_S, QUICK, Observed, assert_fields, client, fill, live, prepare, volume, wait_until  # noqa: F401
 
 from hyperreg.errors import InputError
 from hyperreg.imaging.volume import Grid, Volume
@@ -15,7 +15,7 @@ from hyperreg.registration.anchors import TOLERANCE_MEAN_MM, TOLERANCE_P99_MM
 from hyperreg.worker.client import WorkerClient
 
 
-def test_prepared_then_exact_then_metrics_then_anchors(client: WorkerClient, live: Observed) -> None:
+def test_prepared_then_solved_then_metrics_then_anchors(client: WorkerClient, live: Observed) -> None:
     assert not live.ready
     job = live.prepare(volume(0), volume(1), model="plain", initial="rigid")
     live.set_lambda(0.25)
@@ -27,15 +27,16 @@ def test_prepared_then_exact_then_metrics_then_anchors(client: WorkerClient, liv
     assert live.grid.matches(Grid((12, 10, 8), AFFINE @ np.diag([2, 2, 2, 1.0])))
     assert live.linear[0, 3] == pytest.approx(volume(1).array.mean())
     assert live.device == "cpu"
-    events = [event for event in live.events if event != "anchor"]
-    assert events == ["ready", "exact", "metrics"]
-    assert live.fields == [(0.25, True)]
+    assert live.events == ["ready", "draft", "solved", "metrics"]
+    assert (live.drafts, live.fields) == ([0.25], [(0.25, True)])
     assert_fields(live, 0.25)
     lam, metrics = live.measured[0]
     assert lam == 0.25
     assert metrics["similarity"] == pytest.approx(0.75)
     assert np.isnan(metrics["smoothness"])
-    assert metrics["fields"] == 1, "the metrics come before any field that nobody waits for"
+    assert (metrics["fields"], metrics["stage"]) == (1, QUICK), (
+        "the metrics come before any field that nobody waits for"
+    )
     assert live.anchor_count >= 3
 
 
@@ -52,7 +53,7 @@ def test_previews_come_at_once_and_are_near_the_exact_field(client: WorkerClient
         assert off.mean() <= TOLERANCE_MEAN_MM
         assert np.percentile(off, 99) <= TOLERANCE_P99_MM
         np.testing.assert_array_equal(live.last.inverse.array, -live.last.forward.array)
-    wait_until(client, lambda: live.exact_lam == lam)
+    wait_until(client, lambda: live.solved_lam == lam)
     assert live.fields[-1] == (lam, True)
     assert_fields(live, lam)
 
@@ -90,14 +91,14 @@ def test_a_request_waits_for_one_anchor_at_most(client: WorkerClient, live: Obse
     before = live.anchor_count
     wait_until(client, lambda: live.busy and live._requests.job.state == "running")
     live.set_lambda(0.3)
-    wait_until(client, lambda: live.exact_lam == 0.3)
+    wait_until(client, lambda: live.solved_lam == 0.3)
     assert live.anchor_count <= before + 1
 
 
 def test_a_preview_does_not_change_exact_fields_that_somebody_holds(client: WorkerClient, live: Observed) -> None:
     prepare(client, live)
     live.set_lambda(0.37)
-    wait_until(client, lambda: live.exact_lam == 0.37)
+    wait_until(client, lambda: live.solved_lam == 0.37)
     held, transform = live.last, live.transform()
     assert held is not None
     fill(client, live)
@@ -110,17 +111,17 @@ def test_a_preview_does_not_change_exact_fields_that_somebody_holds(client: Work
         held.forward.array[...] = 0
 
 
-def test_back_to_the_last_exact_lambda_is_exact_at_once(client: WorkerClient, live: Observed) -> None:
+def test_back_to_the_last_solved_lambda_is_exact_at_once(client: WorkerClient, live: Observed) -> None:
     prepare(client, live, model="slow")
     live.set_lambda(0.37)
-    wait_until(client, lambda: live.exact_lam == 0.37)
+    wait_until(client, lambda: live.solved_lam == 0.37)
     live.set_lambda(0.38)
     live.set_lambda(0.37)
     assert live.fields[-1] == (0.37, True)
     live.set_lambda(0.37)
     assert [entry for entry in live.fields if entry[1]] == [(0.37, True)] * 2, "the same value again is no news"
     fill(client, live)
-    assert live.exact_lam == 0.37
+    assert live.solved_lam == 0.37
 
 
 @pytest.mark.parametrize("lam", [-0.01, 1.01, float("nan"), float("inf")])
@@ -134,14 +135,14 @@ def test_lambda_outside_its_range_is_refused_at_once(client: WorkerClient, live:
     assert isinstance(job.failure, InputError)
 
 
-def test_transforms_of_the_exact_lambda(client: WorkerClient, live: Observed) -> None:
-    with pytest.raises(InputError, match="no result yet"):
+def test_transforms_of_the_solved_lambda(client: WorkerClient, live: Observed) -> None:
+    with pytest.raises(InputError, match="not complete yet"):
         live.transform()
     shift = np.eye(4)
     shift[:3, 3] = 3, -4, 5
     live.prepare(volume(0), volume(1), model="plain", initial=shift)
     live.set_lambda(0.0)
-    wait_until(client, lambda: live.exact_lam == 0.0)
+    wait_until(client, lambda: live.solved_lam == 0.0)
     np.testing.assert_array_equal(live.linear, shift)
     ijk = np.array([[3, 4, 5], [7, 2, 1]])
     points = live.grid.to_ras(ijk)

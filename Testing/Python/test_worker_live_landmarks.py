@@ -1,4 +1,4 @@
-"""Landmarks of a live registration: mm in metrics, response and refinement, at once; the contrast that one is told."""
+"""Landmarks of a live registration: mm in metrics and response, at once; the contrast that it is told."""
 
 # ruff: noqa: F811 (fixtures are imported)
 
@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from stand_in_worker import REFINED_BY, true_field
-from worker_bench import AFFINE, Observed, client, fill, live, prepare, volume, wait_until  # noqa: F401
+from stand_in_worker import FULL_BY, true_field
+from worker_bench import AFFINE, FULL, Observed, client, fill, live, prepare, volume, wait_until  # noqa: F401
 
 from hyperreg.errors import InputError
 from hyperreg.registration.response import RESPONSE_LAMBDAS
@@ -26,20 +26,17 @@ def pairs(live: Observed) -> tuple[np.ndarray, np.ndarray]:
     return fixed, moved @ live.linear[:3, :3].T + live.linear[:3, 3]
 
 
-def distance(live: Observed, lam: float, *, refined: bool = False) -> float:
+def distance(live: Observed, lam: float, *, full: bool = False) -> float:
     """Of the points, by the field at `lam`, mm; its linear part is a shift."""
     there = true_field(live.grid, TRUE_LAM)[:, IJK[:, 0], IJK[:, 1], IJK[:, 2]]
-    if refined:
-        here = REFINED_BY * true_field(live.refined_grid, lam)[:, 2 * IJK[:, 0], 2 * IJK[:, 1], 2 * IJK[:, 2]]
-    else:
-        here = true_field(live.grid, lam)[:, IJK[:, 0], IJK[:, 1], IJK[:, 2]]
+    here = (FULL_BY if full else 1.0) * true_field(live.grid, lam)[:, IJK[:, 0], IJK[:, 1], IJK[:, 2]]
     return float(np.linalg.norm(here - there, axis=0).mean())
 
 
 def go_to(client: WorkerClient, live: Observed, lam: float) -> None:
     prepare(client, live)
     live.set_lambda(lam)
-    wait_until(client, lambda: live.exact_lam == lam and bool(live.measured))
+    wait_until(client, lambda: live.solved_lam == lam and bool(live.measured))
 
 
 def test_landmarks_are_measured_at_once_in_mm(client: WorkerClient, live: Observed) -> None:
@@ -97,42 +94,30 @@ def test_the_field_that_is_shown_counts_although_it_is_no_anchor(client: WorkerC
     wait_until(client, lambda: live.anchor_count >= 2)
     live.set_lambda(0.6)
     fill(client, live)
-    assert live.lam == live.exact_lam == 0.6
+    assert live.lam == live.solved_lam == 0.6
     live.set_landmarks(*pairs(live))
     assert live.suggestion is not None, "complete at once"
     rows = {row["lambda"]: row["landmarks_mm"] for row in live.response.rows}
     assert rows[0.6] == pytest.approx(distance(live, 0.6), abs=1e-4)
 
 
-def test_a_refinement_is_measured_and_judged_by_landmarks(client: WorkerClient, live: Observed) -> None:
+def test_full_resolution_is_measured_by_landmarks(client: WorkerClient, live: Observed) -> None:
     go_to(client, live, LAM)
     live.set_landmarks(*pairs(live))
-    live.refine("different")
-    wait_until(client, lambda: live.refined)
-    _, figures, message = live.refinements[0]
-    worse = figures["landmarks_mm"]
-    assert worse == pytest.approx(distance(live, LAM, refined=True), abs=1e-4)
-    assert worse > distance(live, LAM) + 0.1
-    assert message.startswith("It no longer paid. The refinement makes this registration worse: the landmarks lie")
-    assert f"({worse:.2f} mm)" in message
+    live.request_full()
+    wait_until(client, lambda: bool(live.full) and live.measured[-1][1]["stage"] == FULL)
+    assert live.measured[-1][1]["landmarks_mm"] == pytest.approx(distance(live, LAM, full=True), abs=1e-4)
     live.set_landmarks(None, None)
-    assert live.refinement is not None
-    assert "landmarks_mm" not in live.refinement.figures
     assert "landmarks_mm" not in live.measured[-1][1]
-    assert live.refined
 
 
-def test_a_refinement_is_told_the_contrast(client: WorkerClient, live: Observed) -> None:
-    go_to(client, live, LAM)
-    live.refine("different")
-    wait_until(client, lambda: live.refined)
-    assert live.refinements[-1][2] == "It no longer paid. Told: different."
-    live.undo_refine()
+def test_the_engine_is_told_the_contrast(client: WorkerClient, live: Observed) -> None:
+    prepare(client, live, contrast="different")
+    assert live.note == "Told: different."
     with pytest.raises(InputError, match="auto, same, different"):
-        live.refine("unlike")
-    live.refine()
-    wait_until(client, lambda: live.refined)
-    assert live.refinements[-1][2] == "It no longer paid."
+        live.prepare(volume(0), volume(1), contrast="unlike")
+    prepare(client, live)
+    assert live.note == ""
 
 
 def test_points_outside_and_points_without_counterpart(client: WorkerClient, live: Observed) -> None:

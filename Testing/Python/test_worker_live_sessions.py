@@ -33,7 +33,7 @@ def test_preparing_is_cancelled_and_superseded(client: WorkerClient, live: Obser
     assert (live.errors, live.ready, live.preparing) == ([], False, False)
     prepare(client, live)
     live.set_lambda(0.5)
-    wait_until(client, lambda: live.exact_lam == 0.5)
+    wait_until(client, lambda: live.solved_lam == 0.5)
     assert client.generation == 1
 
 
@@ -43,7 +43,7 @@ def test_a_new_pair_replaces_the_old_one_while_its_field_is_computed(client: Wor
     wait_until(client, lambda: live.busy and live._requests.job.state == "running")
     live.prepare(volume(3, (32, 28, 24)), volume(1), model="plain")
     live.set_lambda(0.8)
-    wait_until(client, lambda: live.exact_lam == 0.8)
+    wait_until(client, lambda: live.solved_lam == 0.8)
     assert live.fields == [(0.8, True)]
     assert live.grid.shape == (16, 14, 12)
     assert_fields(live, 0.8)
@@ -55,12 +55,12 @@ def test_two_registrations_share_a_worker(client: WorkerClient) -> None:
     two.prepare(volume(0, (16, 16, 16)), volume(1), model="plain")
     one.set_lambda(0.2)
     two.set_lambda(0.4)
-    wait_until(client, lambda: one.exact_lam == 0.2 and two.exact_lam == 0.4)
+    wait_until(client, lambda: one.solved_lam == 0.2 and two.solved_lam == 0.4)
     assert_fields(one, 0.2)
     assert_fields(two, 0.4)
     one.close()
     two.set_lambda(0.5)
-    wait_until(client, lambda: two.exact_lam == 0.5)
+    wait_until(client, lambda: two.solved_lam == 0.5)
     assert_fields(two, 0.5)
 
 
@@ -68,11 +68,11 @@ def test_reset_forgets_and_close_is_silent(client: WorkerClient, live: Observed)
     prepare(client, live, model="slow")
     live.set_lambda(0.5)
     live.reset()
-    assert (live.ready, live.lam, live.exact_lam, live.anchor_count, live.preparing) == (False, None, None, 0, False)
+    assert (live.ready, live.lam, live.solved_lam, live.anchor_count, live.preparing) == (False, None, None, 0, False)
     with pytest.raises(InputError):
         _ = live.grid
     events = len(live.events)
-    closing = client.submit("field", {"session": live._name, "lambda": 0.5})
+    closing = client.submit("field", {"session": live._name, "lambda": 0.5, "stage": 0})
     assert closing.wait(LONG_S)
     assert "not prepared" in closing.error, "the worker has freed the session too"
     assert len(live.events) == events
@@ -96,7 +96,7 @@ def test_nothing_is_left_in_memory(client: WorkerClient, live: Observed) -> None
     wait_until(client, lambda: not any(place.exists() for place in places))
     assert not client.alive
     live.set_lambda(0.71)
-    wait_until(client, lambda: live.exact_lam == 0.71)
+    wait_until(client, lambda: live.solved_lam == 0.71)
     places += client._link.workspace.folders
     client.stop()
     assert not any(place.exists() for place in places)
@@ -115,7 +115,7 @@ def test_fields_that_nobody_needs_are_freed_on_both_sides(client: WorkerClient, 
     before = shared_mappings("self")
     for lam in np.linspace(0.011, 0.977, 40):
         live.set_lambda(lam)
-        wait_until(client, lambda lam=lam: live.exact_lam == lam)
+        wait_until(client, lambda lam=lam: live.solved_lam == lam)
     fill(client, live)
     assert live.anchor_count >= 3
     assert before - others <= 2 + 2 * live.anchor_count
@@ -153,7 +153,7 @@ def test_the_same_as_a_session_in_this_process(tiny_model: str) -> None:
         for name, value in figures.items():
             assert metrics[name] == pytest.approx(value, abs=1e-4, nan_ok=True), name
         live.set_lambda(1.0)
-        wait_until(client, lambda: live.exact_lam == 1.0)
+        wait_until(client, lambda: live.drafts[-1:] == [1.0])
         np.testing.assert_allclose(live.last.forward.array, session.field(1.0).forward.array, atol=1e-5)
         checked = client.submit("check_model", {"model": tiny_model})
         assert checked.wait(LONG_S)

@@ -15,9 +15,11 @@ from hyperreg.imaging.volume import Volume
 from hyperreg.registration.anchors import Fields
 from hyperreg.worker.client import WorkerClient
 from hyperreg.worker.live import LiveRegistration
+from hyperreg.worker.live_pair import Shown, key_of
 
 STAND_IN = Path(__file__).with_name("stand_in_worker.py")
 LONG_S = 60
+QUICK, FULL = 1, 2
 # Oblique, anisotropic and flipped.
 AFFINE = np.array(
     [[-1.2 * 0.8, 0.6 * 0.9, 0, 30], [1.2 * 0.6, 0.8 * 0.9, 0, -40], [0, 0, -2.5, 55], [0, 0, 0, 1]], dtype=float
@@ -29,18 +31,23 @@ def volume(seed: int = 0, shape: tuple[int, int, int] = (24, 20, 16), name: str 
 
 
 class Observed(LiveRegistration):
-    """A live registration that writes down what it says."""
+    """A live registration that writes down what it says. Full resolution comes only when it is asked for.
+
+    fields: λ of every preview (False) and quick field (True) that was shown; drafts, full: λ of those stages.
+    """
 
     def __init__(self, client: WorkerClient) -> None:
         super().__init__(client)
+        self.full_automatically = False
         self.fields: list[tuple[float, bool]] = []
+        self.drafts: list[float] = []
+        self.full: list[float] = []
         self.last: Fields | None = None
         self.measured: list[tuple[float, dict[str, Any]]] = []
         self.errors: list[str] = []
         self.told: list[str] = []
         self.progress: list[tuple[float, str]] = []
-        self.refining_progress: list[tuple[float, str]] = []
-        self.refinements: list[tuple[Fields, dict[str, Any], str]] = []
+        self.work: list[tuple[float, str]] = []
         self.curves: list[tuple[list[float], Any]] = []
         self.events: list[str] = []
         self.on_field = self._field
@@ -48,27 +55,37 @@ class Observed(LiveRegistration):
         self.on_error = self._error
         self.on_warning = self.told.append
         self.on_progress = lambda fraction, text: self.progress.append((fraction, text))
-        self.on_refine_progress = lambda fraction, text: self.refining_progress.append((fraction, text))
-        self.on_refined = self._refined
-        self.on_refine_ended = lambda: self.events.append("refining ended")
+        self.on_work = lambda fraction, text: self.work.append((fraction, text))
         self.on_response = lambda response, suggestion: self.curves.append(
             ([row["lambda"] for row in response.rows], suggestion)
         )
         self.on_ready = lambda: self.events.append("ready")
-        self.on_anchor = lambda: self.events.append("anchor")
 
-    def _field(self, fields: Fields, lam: float, exact: bool) -> None:
-        self.fields.append((lam, exact))
-        self.last = fields
-        self.events.append("exact" if exact else "preview")
+    @property
+    def solved_lam(self) -> float | None:
+        """λ, if a field of the quick stage or better is shown that was computed for it."""
+        shown = self.shown
+        at_lam = (
+            self.lam is not None
+            and shown is not None
+            and shown.solved
+            and shown.stage >= QUICK
+            and shown.lam == key_of(self.lam)
+        )
+        return self.lam if at_lam else None
 
-    def _refined(self, fields: Fields, figures: dict[str, Any], message: str) -> None:
-        self.refinements.append((fields, figures, message))
-        self.last = fields
-        self.events.append("refined")
+    def _field(self, shown: Shown) -> None:
+        self.last = shown.fields
+        if shown.solved and shown.stage != QUICK:
+            (self.full if shown.stage > QUICK else self.drafts).append(shown.lam)
+            self.events.append("full" if shown.stage > QUICK else "draft")
+        else:
+            self.fields.append((shown.lam, shown.solved))
+            self.events.append("solved" if shown.solved else "preview")
 
-    def _metrics(self, metrics: dict[str, Any], lam: float) -> None:
-        self.measured.append((lam, metrics))
+    def _metrics(self, metrics: dict[str, Any], shown: Shown) -> None:
+        assert shown is self.shown
+        self.measured.append((shown.lam, metrics))
         self.events.append("metrics")
 
     def _error(self, message: str) -> None:

@@ -20,7 +20,7 @@ hyperreg register fixed.nii.gz moving.nii.gz --init rigid --fixed-labels fl.nii.
 
 hyperreg register fixed.nii.gz moving.nii.gz --regions bones.nii.gz --region-lambda 1=1 --out-volume warped.nii.gz
 
-hyperreg register fixed.nii.gz moving.nii.gz --lam auto --refine --out-volume warped.nii.gz --report report.json
+hyperreg register fixed.nii.gz moving.nii.gz --lam auto --fast --out-volume warped.nii.gz --report report.json
 
 hyperreg register FIRST_STUDY SECOND_STUDY#2 --out-dicom registered --leave-out-patient-data
 
@@ -74,20 +74,21 @@ def command(
     gamma: options.Gamma = None,
     regions: options.Regions = None,
     region_lambda: options.RegionLambda = None,
-    refine: Annotated[
+    fast: Annotated[
         bool,
         typer.Option(
-            "--refine",
-            help="Improve the network's field on these two images, on a finer grid, at the same λ: more exact, but "
-            "slower (up to about a minute on a CPU). All outputs are of the refined field.",
+            "--fast",
+            help="Stop at the quick result (voxels twice as long as the images'): seconds instead of about half a "
+            "minute on a CPU, a little less exact.",
         ),
     ] = False,
+    refine: Annotated[bool, typer.Option("--refine", hidden=True)] = False,
     contrast: Annotated[
         Contrast,
         typer.Option(
             "--contrast",
-            help="With --refine: whether both images show tissues alike (same) or not (different, such as T1 and T2: "
-            "the field is kept smoother). auto: told from the images.",
+            help="Whether both images show tissues alike (same) or not (different, such as T1 and T2: the field is "
+            "kept smoother). auto: told from the images.",
         ),
     ] = Contrast.auto,
     device: options.DeviceChoice = options.Device.auto,
@@ -109,14 +110,14 @@ def command(
 
     pair = Pair(
         fixed, moving, fixed_labels, moving_labels, initial, model, device.value, options.chosen(gamma),
-        regions, options.region_lambdas(region_lambda), fixed_points, moving_points,
+        regions, options.region_lambdas(region_lambda), fixed_points, moving_points, contrast.value,
     )  # fmt: skip
     dicom = options.dicom_request(out_dicom, leave_out_patient_data)
     outputs = Outputs(out_volume, out_transform, out_inverse, out_labels, report, dicom)
     with cancel_on_interrupt() as cancelled, progress_bar(quiet) as progress:
-        result = register(
-            pair, options.number_or_auto(lam), outputs, progress, cancelled, refine=refine, contrast=contrast.value
-        )
+        result = register(pair, options.number_or_auto(lam), outputs, progress, cancelled, fast=fast)
+    if refine:
+        warn(["--refine is no longer needed: every result is at the images' own resolution, unless --fast is given."])
     warn(result.warnings)
     if not quiet:
         _print_summary(result.report)
@@ -130,6 +131,7 @@ def _print_summary(report: dict[str, Any]) -> None:
     choice = report["lambda_choice"]
     lines = [
         f"λ {report['lambda']:g}, model {model['name']} {model['version']}, on {report['device']}",
+        f"Stage         {report['stage']['title']} ({report['stage']['spacing_mm']:.2g} mm)",
         f"Similarity    {metrics['similarity_before']:.4f} after the linear alignment, {metrics['similarity']:.4f} now",
         f"Displacement  {metrics['displacement_mean_mm']:.2f} mm mean, {metrics['displacement_max_mm']:.2f} mm at most",
         f"Folding       {metrics['folding_percent']:.4f} % of the voxels",
@@ -139,21 +141,18 @@ def _print_summary(report: dict[str, Any]) -> None:
         lines.insert(1, f"Regions       λ {own}")
     if choice["response"]:
         lines.insert(1, f"Chosen λ      {choice['reason']}")
-    dice, refinement = report["dice"], report["refinement"]
-    if dice:
-        network = f"{refinement['dice_before']['mean_after']:.4f} by the network, " if refinement else ""
+    if report["contrast"]["note"]:
+        lines.insert(2, f"Contrast      {report['contrast']['note']}")
+    if dice := report["dice"]:
         lines.append(
-            f"Dice          {dice['mean_before']:.4f} after the linear alignment, {network}"
-            f"{dice['mean_after']:.4f} now (mean over {len(dice['labels'])} labels)"
+            f"Dice          {dice['mean_before']:.4f} after the linear alignment, {dice['mean_after']:.4f} now "
+            f"(mean over {len(dice['labels'])} labels)"
         )
     if "landmarks_mm" in metrics:
-        network = f"{refinement['metrics_before']['landmarks_mm']:.2f} by the network, " if refinement else ""
         lines.append(
-            f"Landmarks     {metrics['landmarks_mm_before']:.2f} mm apart after the linear alignment, {network}"
+            f"Landmarks     {metrics['landmarks_mm_before']:.2f} mm apart after the linear alignment, "
             f"{metrics['landmarks_mm']:.2f} now"
         )
-    if refinement:
-        lines.insert(1, f"Refinement    {refinement['message']}")
     seconds = {name: value for name, value in report["timing_s"].items() if not isinstance(value, dict)}
     lines.append(
         f"Time          {sum(seconds.values()):.1f} s ({', '.join(f'{n} {s:.1f}' for n, s in seconds.items())})"

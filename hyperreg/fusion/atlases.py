@@ -241,7 +241,7 @@ class _Registrar:
             linear = None if lam is None else self.cache.load(self._key(name, None))
             tasks.append(
                 Task(
-                    name, self.target, atlas.image, self.card.name, lam, self.settings.refine, self.settings.device,
+                    name, self.target, atlas.image, self.card.name, lam, not self.settings.refine, self.settings.device,
                     None if linear is None else linear.linear,
                 )
             )  # fmt: skip

@@ -41,14 +41,17 @@ class Registered:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What is registered, and how. lam: None for the linear part alone. linear: if it is known already."""
+    """What is registered, and how. lam: None for the linear part alone. fast: the quick stage is enough.
+
+    linear: if it is known already.
+    """
 
     name: str
     target: Volume
     image: Volume
     model: str
     lam: float | None
-    refine: bool = False
+    fast: bool = True
     device: str = "auto"
     linear: npt.NDArray[np.float64] | None = None
 
@@ -58,7 +61,7 @@ def register_atlas(task: Task, progress: Progress | None = None, cancelled: Canc
     from hyperreg.registration.session import LiveSession
 
     session = LiveSession(task.model, task.device)
-    share = 1.0 if task.lam is None else 0.6 if not task.refine else 0.2
+    share = 1.0 if task.lam is None else 0.6 if task.fast else 0.3
     tell = progress or (lambda _fraction, _text: None)
     session.prepare(
         task.target,
@@ -70,14 +73,13 @@ def register_atlas(task: Task, progress: Progress | None = None, cancelled: Canc
     linear = np.asarray(session.linear, dtype=np.float64)
     if task.lam is None:
         return Registered(linear, None, {"similarity_before": session.linear_similarity})
-    if task.refine:
-        refined = session.refine(
-            task.lam, progress=lambda fraction, text: tell(share + (1 - share) * fraction, text), cancelled=cancelled
-        )
-        return Registered(linear, refined.fields.forward, _numbers(refined.figures))
-    tell(share, "Computing the field")
-    field = session.forward(task.lam)
-    return Registered(linear, field, _numbers(session.metrics(task.lam)))
+    field = session.field(
+        task.lam,
+        session.quick_stage if task.fast else None,
+        progress=lambda fraction, text: tell(share + (1 - share) * fraction, text),
+        cancelled=cancelled,
+    ).forward
+    return Registered(linear, field, _numbers(session.measure(field)))
 
 
 def _numbers(figures: Mapping[str, object]) -> dict[str, float]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hyperreg
 from hyperreg.catalogue import (
     Card,
     Hyperparameter,
@@ -14,12 +15,12 @@ from hyperreg.catalogue import (
     find_card,
     hyperparameters_of,
     list_cards,
-    model_folders,
     parse_card,
 )
-from hyperreg.errors import WeightsError
 
 KIND = "hyperreg-registration"
+# The name that stands for no model: the solver alone.
+NO_MODEL = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,11 @@ class ModelCard(Card):
     max_shape: tuple[int, int, int]
     multiple: int
     passes: int
+
+    @property
+    def has_network(self) -> bool:
+        """Whether there is a network; else the solver works alone."""
+        return bool(self.network)
 
     @property
     def default_lambda(self) -> float:
@@ -64,7 +70,31 @@ def read_card(folder: Path) -> ModelCard:
     return parse_card(folder, KIND, parse)
 
 
+NONE = ModelCard(
+    name=NO_MODEL,
+    title="None (solver alone)",
+    description="Every field is found on the two images themselves, for any part of the body; nothing was trained.",
+    version=hyperreg.__version__,
+    licence="Apache-2.0",
+    sha256="",
+    folder=Path(),
+    card={},
+    ensemble={},
+    hyperparameters=(Hyperparameter("lambda", "Smoothness λ", 0.1, "0: most flexible, 1: most rigid."),),
+    network={},
+    spacing_mm=0.0,
+    max_shape=(0, 0, 0),
+    multiple=1,
+    passes=0,
+)
+
+
 def list_models() -> list[ModelCard]:
+    """The choice of no model, then every registration model with a readable card, by name."""
+    return [NONE, *list_networks()]
+
+
+def list_networks() -> list[ModelCard]:
     """Every registration model with a readable card, by name."""
     return list_cards(read_card)
 
@@ -75,10 +105,5 @@ def find_model(name: str) -> ModelCard:
 
 
 def default_model() -> str:
-    """The name of the model to start with. Raises WeightsError if none is installed."""
-    models = list_models()
-    if not models:
-        places = ", ".join(str(place) for place in model_folders())
-        raise WeightsError(f"No registration model is installed (looked in {places}); reinstall HyperReg.")
-    names = [card.name for card in models]
-    return "brain" if "brain" in names else names[0]
+    """The name of the model to start with."""
+    return NO_MODEL

@@ -1,5 +1,4 @@
-"""What the refinement takes two images for: of one contrast, or of different ones. No torch, so that it runs in
-Slicer."""
+"""What the solver takes two images for: of one contrast, or of different ones. No torch: for Slicer."""
 
 from __future__ import annotations
 
@@ -17,9 +16,9 @@ def check_contrast(contrast: str) -> str:
 
 
 def contrast_text(contrast: str, alike: bool) -> str:
-    """What a refinement says of it, beginning with a space; "" for what needs no saying. alike: what it was done as."""
+    """What the user reads of it; "" for what needs no saying. alike: what it was done as."""
     if contrast == SAME:
-        return " As chosen, the images counted as of one contrast."
+        return "As chosen, the images counted as of one contrast."
     if contrast == DIFFERENT:
-        return " As chosen, the images counted as of different contrasts: the field was kept smoother."
-    return "" if alike else " The images differ in contrast: the field was kept smoother."
+        return "As chosen, the images counted as of different contrasts: the field is kept smoother."
+    return "" if alike else "The images differ in contrast: the field is kept smoother."

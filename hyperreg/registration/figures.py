@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -22,9 +24,9 @@ Figures = dict[str, float | dict[int, float]]
 class PairFigures:
     """What is measured of a field on one pair.
 
-    fixed, moving: (1, 1, I, J, K), on the network's `grid`, the moving one after `linear`, (4, 4) fixed RAS to moving
-    RAS. foreground: the fixed image's, at its own resolution. labels: label maps of both, or None. `before` holds the
-    figures of the linear alignment alone.
+    fixed, moving: (1, 1, I, J, K), on `grid`, the moving one after `linear`, (4, 4) fixed RAS to moving RAS.
+    fixed_volume, moving_volume: the images at their own resolution. foreground: the fixed image's, likewise.
+    labels: label maps of both, or None.
     """
 
     def __init__(
@@ -32,27 +34,35 @@ class PairFigures:
         fixed: Tensor,
         moving: Tensor,
         grid: Grid,
+        fixed_volume: Volume,
+        moving_volume: Volume,
         linear: npt.NDArray[np.float64],
         foreground: Volume,
-        detail: Detail,
         labels: tuple[Volume, Volume] | None,
         landmarks: Landmarks | None,
     ) -> None:
         self._fixed, self._moving, self._grid, self._linear = fixed, moving, grid, linear
         self._affine = torch.from_numpy(grid.ijk_to_ras.copy())
-        self._foreground, self._detail = foreground, detail
+        self._foreground, self._volumes = foreground, (fixed_volume, moving_volume)
         self._inside = self._inside_of(grid)
         self._labels, self._landmarks = labels, landmarks
         self._shared = shared_labels(labels[0].array, labels[1].array) if labels is not None else []
-        self.before: Figures = {}
+        self._before: Figures = {}
 
-    def measure_before(self, device: str) -> None:
-        """Fill `before`; computed on `device`."""
-        self.before = self._of_images(None, device) | self._of_truth(Transform((self._linear,)))
+    def before(self, device: str) -> Figures:
+        """The figures of the linear alignment alone; computed once, on `device`."""
+        if not self._before:
+            self._before = self._of_images(None, device) | self._of_truth(Transform((self._linear,)))
+        return self._before
+
+    @cached_property
+    def _detail(self) -> Detail:
+        # Made when it is first asked for: nobody should wait for it before the first field.
+        return Detail(*self._volumes, self._linear, self._grid, self._inside.numpy())
 
     @torch.inference_mode()
     def similarity(self, field: DisplacementField | None, device: str) -> float:
-        """Mean local NCC in the fixed image's foreground, on the network's grid; None: the linear alignment alone."""
+        """Mean local NCC in the fixed image's foreground, on `grid`; None: the linear alignment alone."""
         fixed, moving = self._fixed.to(device), self._moving.to(device)
         if field is not None:
             moving = sample(moving, from_ras(field_on(field, self._grid, device), self._affine))
@@ -66,15 +76,16 @@ class PairFigures:
         inside = self._inside if grid.matches(self._grid) else self._inside_of(grid)
         displacement = torch.from_numpy(field.array)[None]
         return {
-            **self._beside_before(self._of_images(field, device)),
+            **self._beside_before(self._of_images(field, device), device),
             **field_figures(displacement, torch.from_numpy(grid.ijk_to_ras.astype(np.float32)), inside),
-            **self._beside_before(self._of_truth(Transform((field, self._linear)))),
+            **self._beside_before(self._of_truth(Transform((field, self._linear))), device),
         }
 
-    def _beside_before(self, after: Figures) -> Figures:
+    def _beside_before(self, after: Figures, device: str) -> Figures:
+        before = self.before(device)
         together: Figures = {}
         for name, value in after.items():
-            together |= {name: value, f"{name}_before": self.before[name]}
+            together |= {name: value, f"{name}_before": before[name]}
         return together
 
     def _inside_of(self, grid: Grid) -> Tensor:

@@ -47,6 +47,14 @@ def image_grid(
     return grid
 
 
+def coarser_grid(grid: Grid, factor: int) -> Grid:
+    """Voxels that are each `factor` x `factor` x `factor` of those of `grid`, whose shape is divisible by it."""
+    affine = grid.ijk_to_ras.copy()
+    affine[:3, 3] = grid.to_ras(np.full(3, (factor - 1) / 2))
+    affine[:3, :3] *= factor
+    return Grid((grid.shape[0] // factor, grid.shape[1] // factor, grid.shape[2] // factor), affine)
+
+
 def _extent(
     fixed: Grid, inside: npt.NDArray[np.bool_]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:

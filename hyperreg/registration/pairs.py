@@ -17,6 +17,7 @@ from hyperreg.imaging.points import read_points
 from hyperreg.imaging.transform_files import read_transform
 from hyperreg.imaging.volume import Volume
 from hyperreg.registration.catalogue import default_model
+from hyperreg.registration.contrast import AUTOMATIC
 from hyperreg.registration.session import LiveSession
 from hyperreg.reporting import Cancel, Progress
 
@@ -33,6 +34,7 @@ class Pair:
     device: "auto", "cpu" or "cuda".
     values: hyperparameters other than lambda, by name; the model's defaults for those that are not named.
     regions: a label map in the fixed image's space; region_lambdas: lambdas for some of its labels.
+    contrast: whether both images show tissues alike, one of `contrast.CONTRASTS`.
     """
 
     fixed: Path
@@ -47,6 +49,7 @@ class Pair:
     region_lambdas: Mapping[int, float] = field(default_factory=dict)
     fixed_points: Path | None = None
     moving_points: Path | None = None
+    contrast: str = AUTOMATIC
 
     @property
     def files(self) -> tuple[Path | None, ...]:
@@ -99,6 +102,7 @@ def open_session(
         images.fixed,
         images.moving,
         initial=images.initial,
+        contrast=pair.contrast,
         fixed_labels=images.fixed_labels,
         moving_labels=images.moving_labels,
         fixed_points=images.fixed_points,

@@ -1,9 +1,10 @@
 """How a pair answers to lambda, and which lambda that speaks for. Without torch, so that it runs in Slicer.
 
-Without label maps or landmarks lambda is chosen by what the network could not fit to: it sees the images on a coarse
-grid, and the agreement of their finer detail is measured, where the linear alignment left them apart ("detail", see
-`registration.detail`). Similarity as the network sees it grows nearly always with flexibility; that of the finer detail
-falls again where the field follows noise and differences without a counterpart.
+It is measured on the fields of the quick stage. Without label maps or landmarks lambda is chosen by what these fields
+were not fitted to: they are found on a coarse grid, and the agreement of the images' finer detail is measured, where
+the linear alignment left them apart ("detail", see `registration.detail`). Similarity on the coarse grid grows nearly
+always with flexibility; that of the finer detail falls again where the field follows noise and differences without a
+counterpart.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def suggest(response: Response) -> Suggestion:
     if response.knows("detail"):
         return Suggestion(
             response.best("detail")["lambda"],
-            "The fine detail of the images, which the network does not see, agrees best there.",
+            "The fine detail of the images, to which these fields were not fitted, agrees best there.",
             "images",
         )
     if response.knows("similarity"):
@@ -129,18 +130,6 @@ def warning(metrics: Mapping[str, Any]) -> str | None:
     return (
         f"The deformation {makes} this registration worse: {found.what} ({found.after}) than after the linear "
         f"alignment alone ({found.before}). {look}Choose a larger λ, or keep the linear alignment."
-    )
-
-
-def refinement_warning(network: Mapping[str, Any], refined: Mapping[str, Any]) -> str | None:
-    """The same if the refinement made it worse than the network had; both as `LiveSession.metrics`."""
-    found = _worse(network, refined)
-    if found is None:
-        return None
-    makes = "makes" if found.by_truth else "may make"
-    return (
-        f"The refinement {makes} this registration worse: {found.what} ({found.after}) than by the network alone "
-        f"({found.before}). Do without it, or refine at a larger λ."
     )
 
 
@@ -189,7 +178,10 @@ def _worse(before: Mapping[str, Any], after: Mapping[str, Any], least_mended: fl
 class Measurable(Protocol):
     """What the search needs of a session (a `LiveSession`)."""
 
-    def metrics(self, lam: float, /) -> Mapping[str, Any]: ...
+    @property
+    def quick_stage(self) -> int: ...
+
+    def metrics(self, lam: float, stage: int, /) -> Mapping[str, Any]: ...
 
 
 def automatic_lambda(
@@ -213,7 +205,7 @@ def automatic_lambda(
                 raise Cancelled("The search for λ was cancelled.")
             if progress is not None:
                 progress(min(done / expected, 0.99), f"Searching λ: trying {lam:g}")
-            response.add(lam, session.metrics(lam))
+            response.add(lam, session.metrics(lam, session.quick_stage))
             done += 1
     if progress is not None:
         progress(1.0, "λ found")

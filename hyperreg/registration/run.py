@@ -20,19 +20,18 @@ from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.transform_files import read_transform, write_transform
 from hyperreg.registration.anchors import check_lambda
 from hyperreg.registration.catalogue import ModelCard, default_model, find_model
-from hyperreg.registration.contrast import AUTOMATIC, check_contrast
 from hyperreg.registration.dicom_output import dicom_results
 from hyperreg.registration.pairs import LoadedPair, Pair, load_pair, open_session
 from hyperreg.registration.regions import check_region_lambdas
 from hyperreg.registration.response import Response, Suggestion, automatic_lambda, warning
 from hyperreg.registration.session import Figures, LiveSession
+from hyperreg.registration.stages import Stage
 from hyperreg.registration.verification import check_volume, inverse_errors
 from hyperreg.reporting import Cancel, Progress, Stopwatch, describe_image, versions, write_report
 
-# Shares of the run on a CPU; only the progress bar depends on them. Where computing the field begins, without and with
-# a refinement after it; how much of what lies before it preparing takes if lambda is searched for; where measuring
-# begins.
-FIELD, FIELD_TO_REFINE = 0.7, 0.3
+# Fractions of the run on a CPU; only the progress bar depends on them. Where computing the field begins; how much of
+# what lies before it preparing takes if lambda is searched for; where measuring begins.
+FIELD = 0.35
 PREPARING_TO_SEARCH = 0.4
 MEASURING = 0.8
 
@@ -76,16 +75,15 @@ class RegistrationResult:
 
 @dataclass(frozen=True)
 class Result:
-    """What is written: fixed RAS to moving RAS, its inverse, and their figures as `LiveSession.metrics` names them.
+    """What is written: fixed RAS to moving RAS, its inverse, and their metrics as `LiveSession.measure` names them.
 
-    network, message: the figures before the refinement, and how it went; None and "" if there was none.
+    stage: how far the field was improved.
     """
 
     transform: Transform
     inverse: Transform
     figures: Figures
-    network: Figures | None = None
-    message: str = ""
+    stage: Stage
 
 
 def register(
@@ -95,25 +93,21 @@ def register(
     progress: Progress | None = None,
     cancelled: Cancel | None = None,
     *,
-    refine: bool = False,
-    contrast: str = AUTOMATIC,
+    fast: bool = False,
 ) -> RegistrationResult:
     """Register a pair at one lambda and write the wanted outputs, all of them or none.
 
     lam: a number, "auto" to search for it, None for the model's default.
     progress: called with a fraction in [0, 1] and what is being done. cancelled: asked between stages, and between the
     steps of long ones.
-    refine: whether the network's field is improved on the images at this lambda, see `LiveSession.refine`; everything
-    that is written is then of the refined field. A search for lambda is made on the network's fields. contrast: what
-    the refinement takes the images for, see `LiveSession.refine`.
+    fast: whether the field of the quick stage is enough; else it is solved at the images' own resolution. A search for
+    lambda is made on quick fields.
     Raises InputError, FileError, WeightsError, OutOfMemory or Cancelled; nothing is written then.
     """
     card = find_model(pair.model or default_model())
     choice = _given_lambda(card, lam)
     _check_request(pair, outputs)
-    check_contrast(contrast)
-    computing = FIELD_TO_REFINE if refine else FIELD
-    ready = PREPARING_TO_SEARCH * computing if choice is None else computing
+    ready = PREPARING_TO_SEARCH * FIELD if choice is None else FIELD
     tell = progress or (lambda _fraction, _text: None)
 
     def go_on(fraction: float, text: str) -> None:
@@ -134,17 +128,9 @@ def register(
             session = open_session(pair, images, part(0.02, ready), cancelled)
         if choice is None:
             with watch.stage("search"):
-                choice = automatic_lambda(session, part(ready, computing), cancelled, response)
+                choice = automatic_lambda(session, part(ready, FIELD), cancelled, response)
         lam = choice.lam
-        go_on(computing, "Computing the field")
-        with watch.stage("field"):
-            session.forward(lam)
-        if refine:
-            result = _refined(session, lam, contrast, watch, part(computing, MEASURING), cancelled)
-        else:
-            go_on(MEASURING, "Measuring")
-            with watch.stage("measure"):
-                result = Result(session.transform(lam), session.inverse_transform(lam), session.metrics(lam))
+        result = _result(session, lam, fast, watch, part(FIELD, MEASURING), cancelled)
         go_on(0.85, "Writing")
         with watch.stage("write"):
             _write(staged, images, result)
@@ -159,8 +145,8 @@ def register(
                 "file": str(pair.regions) if pair.regions else None,
                 "lambdas": {str(label): value for label, value in pair.region_lambdas.items()},
             },
-            "refined": refine,
-            "refinement": _refinement(session, result, contrast),
+            "stage": result.stage.describe(),
+            "contrast": {"chosen": pair.contrast, "note": session.contrast_note},
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "fixed": describe_image(pair.fixed, images.fixed),
             "moving": describe_image(pair.moving, images.moving),
@@ -188,30 +174,19 @@ def register(
     return RegistrationResult(report, [Path(path) for path in report["outputs"].values()])
 
 
-def _refined(
-    session: LiveSession, lam: float, contrast: str, watch: Stopwatch, progress: Progress, cancelled: Cancel | None
+def _result(
+    session: LiveSession, lam: float, fast: bool, watch: Stopwatch, progress: Progress, cancelled: Cancel | None
 ) -> Result:
+    with watch.stage("field"):
+        if fast:
+            stage = session.quick_stage
+            fields = session.field(lam, stage, progress=progress, cancelled=cancelled)
+        else:
+            stage = len(session.stages) - 1
+            fields = session.finest_fields(lam, progress=progress, cancelled=cancelled)
+    progress(1.0, "Measuring")
     with watch.stage("measure"):
-        network = session.metrics(lam)
-    with watch.stage("refine"):
-        refined = session.refine(lam, contrast=contrast, progress=progress, cancelled=cancelled)
-    transform, inverse = session.transforms(refined.fields)
-    return Result(transform, inverse, refined.figures, network, refined.text)
-
-
-def _refinement(session: LiveSession, result: Result, contrast: str) -> dict[str, Any] | None:
-    """For the report: how the refinement went, on which grid, and the network's figures before it."""
-    if result.network is None:
-        return None
-    grid = session.refined_grid
-    return {
-        "message": result.message,
-        "contrast": contrast,
-        "shape": list(grid.shape),
-        "spacing_mm": [round(float(value), 4) for value in grid.spacing],
-        "metrics_before": _without_dice(result.network),
-        "dice_before": _dice(result.network),
-    }
+        return Result(*session.transforms(fields), session.measure(fields.forward), session.stages[stage])
 
 
 def _given_lambda(card: ModelCard, lam: float | Literal["auto"] | None) -> Suggestion | None:

@@ -1,4 +1,4 @@
-"""What the refinement climbs: the local correlation of two images; and whether two images are of one contrast."""
+"""What the solver climbs: the local correlation of two images; and whether two images are of one contrast."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LEAST_BALANCE = 0.9
 
 
 class LocalCorrelation:
-    """Mean squared local correlation with a fixed image (1, 1, I, J, K), and its gradient; of any sign and contrast."""
+    """Squared local correlation with a fixed image (1, 1, I, J, K), and its gradient; of any sign and contrast."""
 
     def __init__(self, fixed: Tensor, width: int = WINDOW) -> None:
         self.fixed = fixed
@@ -30,8 +30,8 @@ class LocalCorrelation:
         mean, square, product = separable(maps, self.kernel, "zeros").split(1, dim=1)
         return product - self.mean * mean, (square - mean * mean).clamp_min(0) + LEAST_VARIANCE, mean
 
-    def __call__(self, warped: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean over all voxels, and the derivative of the SUM over voxels by each voxel of `warped`: (1, 1, I, J, K).
+    def gradient(self, warped: Tensor) -> Tensor:
+        """The derivative of the SUM over all voxels by each voxel of `warped`: (1, 1, I, J, K).
 
         With c the covariance of a window, its squared correlation is c^2 / (vf vw); a window that contains voxel y
         adds 2 c / (vf vw) (F(y) - mean F) - 2 c^2 / (vf vw^2) (W(y) - mean W), over the window's size.
@@ -41,7 +41,7 @@ class LocalCorrelation:
         correlation = covariance * slope
         decay = correlation / variance
         sums = separable(torch.cat((slope, decay, decay * mean - slope * self.mean), 1), self.kernel, "zeros")
-        return correlation.mean(), 2 * (sums[:, :1] * self.fixed - sums[:, 1:2] * warped + sums[:, 2:])
+        return 2 * (sums[:, :1] * self.fixed - sums[:, 1:2] * warped + sums[:, 2:])
 
 
 def contrast_balance(fixed: Tensor, warped: Tensor, inside: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Metrics of one pair over a grid of lambda values: as a table (CSV) and as a plot (PNG)."""
+"""Metrics of one pair over a grid of lambda values, of the quick stage: as a table (CSV) and as a plot (PNG)."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def sweep(
             if cancelled is not None and cancelled():
                 raise Cancelled("Cancelled; nothing was written.")
             tell(PREPARING + (1 - PREPARING) * index / len(values), f"λ = {lam:g}")
-            response.add(lam, session.metrics(lam))
+            response.add(lam, session.metrics(lam, session.quick_stage))
         found = Sweep(response, suggest(response), list(dict.fromkeys([*images.warnings, *session.warnings])))
         if "table" in staged:
             write_table(found.response, staged.path("table"))
@@ -100,7 +100,7 @@ def draw(found: Sweep, path: Path) -> None:
                     label="linear alignment only",
                 )
 
-    plot(similarity, "Similarity of the images", ("similarity", "as the network sees them"))
+    plot(similarity, "Similarity of the images", ("similarity", "on the grid of the fields"))
     if response.knows("dice_mean"):
         plot(quality, "Mean Dice of the labels", ("dice_mean", "after"))
     elif response.knows("landmarks_mm"):

@@ -1,7 +1,7 @@
 """A live registration as the application sees it: lambda in, fields out, at once. numpy only, no torch.
 
-The exact fields are computed by the worker. Between a few of them, the anchors, which lie in shared memory, this
-process interpolates by itself: that is the preview which follows the slider.
+The fields are computed by the worker, better stage by stage. Between a few of them, the anchors, which lie in shared
+memory, this process interpolates by itself: that is the preview which follows the slider.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import numpy.typing as npt
 
 from hyperreg.errors import InputError
 from hyperreg.imaging.volume import Grid, Volume
-from hyperreg.registration.anchors import check_lambda
+from hyperreg.registration.anchors import Fields, check_lambda
 from hyperreg.registration.contrast import AUTOMATIC, check_contrast
 from hyperreg.registration.landmarks import outside_warnings, pair_landmarks
 from hyperreg.registration.response import Response, Suggestion
+from hyperreg.registration.stages import Stage
 from hyperreg.worker.jobs import Job
 from hyperreg.worker.live_engine import LiveEngine
-from hyperreg.worker.live_pair import DECIMALS, prepare_request
+from hyperreg.worker.live_pair import key_of, prepare_request
 
 if TYPE_CHECKING:
     from hyperreg.imaging.transform import Transform
@@ -30,14 +31,14 @@ class LiveRegistration(LiveEngine):
     """One pair, one slider. Whoever owns it calls `client.poll()` regularly; the callbacks come from there.
 
     on_progress(fraction, text): of preparing. on_ready(): lambda can be set (again).
-    on_field(fields, lam, exact): new fields; a preview (exact=False) is overwritten by the next one, and comes from
-        within `set_lambda`. on_metrics(metrics, lam): after the exact field.
-    on_refine_progress(fraction, text); then on_refined(fields, figures, message), fields on `refined_grid`, or
-        on_refine_ended() if it was cancelled, failed, or λ moved meanwhile: what was shown before is still shown.
-    on_response(response, suggestion): one more λ was measured, or all are forgotten; no suggestion before the end.
-    on_anchor(): previews have become better. on_warning(text), on_error(text): for the user.
-    device, warnings: of the worker's session. lam: the newest lambda, exact_lam: the one whose exact fields are there.
-    refined: whether `refinement` stands in the place of the exact fields.
+    on_field(shown): what is shown has become better, or belongs to another λ; a preview (not `shown.solved`) is
+        overwritten by the next one, and comes from within `set_lambda`.
+    on_metrics(metrics, shown): of exactly the fields that are shown. on_work(fraction, text): of the field that is on
+        its way. on_response(response, suggestion): one more λ was measured, or all are forgotten; no suggestion before
+        the end.
+    on_warning(text), on_error(text): for the user.
+    lam: the newest lambda. shown: what stands on screen, None before the first field. device, warnings: of the worker's
+    session. full_automatically: whether full resolution comes by itself, see `set_full_automatically`.
     """
 
     @property
@@ -62,13 +63,8 @@ class LiveRegistration(LiveEngine):
 
     @property
     def grid(self) -> Grid:
-        """Of the network's fields. Raises InputError before a pair is prepared."""
+        """Of the fields. Raises InputError before a pair is prepared."""
         return self._prepared().grid
-
-    @property
-    def refined_grid(self) -> Grid:
-        """Of refined fields. Raises InputError before a pair is prepared."""
-        return self._prepared().refined_grid
 
     @property
     def linear(self) -> npt.NDArray[np.float64]:
@@ -79,6 +75,32 @@ class LiveRegistration(LiveEngine):
     def values(self) -> dict[str, float]:
         """The hyperparameters other than λ that are set, by name; empty if the model has none."""
         return {} if self._pair is None else dict(self._pair.settings.values)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Coarse to fine. Raises InputError before a pair is prepared."""
+        return self._prepared().stages
+
+    @property
+    def note(self) -> str:
+        """What the user should know of how the pair is registered; "" for nothing."""
+        return "" if self._pair is None else self._pair.note
+
+    @property
+    def at_full(self) -> int:
+        """How many λ are known at the last stage."""
+        last = len(self.stages) - 1 if self._pair is not None else 0
+        return 0 if self._pair is None else sum(stage == last for stage, _ in self._pair.known.values())
+
+    @property
+    def working_at(self) -> tuple[float, Stage] | None:
+        """λ and stage of the field that is being computed; None if none is."""
+        return (self._sent[0], self.stages[self._sent[1]]) if self._running("field") else None
+
+    @property
+    def full_wanted(self) -> bool:
+        """Whether full resolution at the shown λ is on its way or will come by itself."""
+        return self.lam is not None and self._wants_full(key_of(self.lam))
 
     @property
     def anchor_count(self) -> int:
@@ -92,6 +114,7 @@ class LiveRegistration(LiveEngine):
         model: str | None = None,
         device: str = "auto",
         initial: str | npt.NDArray[np.float64] = "affine",
+        contrast: str = AUTOMATIC,
         fixed_labels: Volume | None = None,
         moving_labels: Volume | None = None,
     ) -> Job:
@@ -101,10 +124,9 @@ class LiveRegistration(LiveEngine):
         the job). A newer call supersedes this one. Raises InputError for images that cannot be sent, OutOfMemory.
         """
         volumes = {"fixed": fixed, "moving": moving, "fixed_labels": fixed_labels, "moving_labels": moving_labels}
-        parameters, arrays = prepare_request(self._name, model, device, initial, volumes)
+        parameters, arrays = prepare_request(self._name, model, device, initial, check_contrast(contrast), volumes)
         job = self._client.submit("prepare", parameters, arrays, stream=self._name)
-        self.cancel_refine()
-        # Not cancelled: an exact field cannot be interrupted, and the worker would be ended for it.
+        self._cancel_field()
         self._requests.job = None
         self._preparing = job
         self._prepared_in = 0
@@ -113,30 +135,45 @@ class LiveRegistration(LiveEngine):
         return job
 
     def set_lambda(self, lam: float) -> None:
-        """Asks for the fields at lambda; the newest value wins. Raises InputError outside [0, 1].
+        """Moves to lambda: the best that is known for it is shown at once; the newest value wins.
 
-        While a pair is being prepared the value is only kept, for when it is ready. A refinement that is shown or on
-        its way is left; `redo_refine` brings a finished one back.
+        While a pair is being prepared the value is only kept, for when it is ready. Raises InputError outside [0, 1].
         """
         lam = check_lambda(lam)
-        if lam == self.lam and lam in (self._wanted, self.exact_lam):
+        self._filling = True
+        if lam == self.lam:
+            self._next()
             return
-        self.lam = self._wanted = lam
+        self.lam = lam
         pair = self._pair
         if pair is None or not self.ready:
             return
-        self.refined = False
-        self.cancel_refine()
-        known = self._exact if lam == self.exact_lam else pair.exact.get(round(lam, DECIMALS))
+        # Full resolution takes long, and is now wanted elsewhere; anything else is soon here and of use.
+        if self._running("field") and self._sent[0] != key_of(lam) and self._sent[1] > pair.quick_stage:
+            self._cancel_field()
         try:
-            if known is not None:
-                self._deliver(lam, known)
-            elif len(pair.anchors) >= 2:
-                pair.preview = pair.anchors.interpolate(lam, out=pair.preview)
-                if self.on_field is not None:
-                    self.on_field(pair.preview, lam, False)
+            self._show()
         finally:
             self._next()
+
+    def set_full_automatically(self, on: bool) -> None:
+        """Whether full resolution comes by itself, first at the shown λ, then at the others; or when asked for."""
+        self.full_automatically = on
+        if not on and self._full_at is None and self._running("field") and self._sent[1] > self._prepared().quick_stage:
+            self._cancel_field()
+        self._next()
+
+    def request_full(self) -> None:
+        """Asks for full resolution at the shown λ. Raises InputError before there is a pair."""
+        self._prepared()
+        self._full_at = self.lam if self.lam is None else key_of(self.lam)
+        self._filling = True
+        self._next()
+
+    def cancel_full(self) -> None:
+        """Gives up the full resolution that is being computed; from now on it comes only when asked for."""
+        self._full_at = None
+        self.set_full_automatically(False)
 
     def set_hyperparameter(self, name: str, value: float) -> None:
         """Sets a hyperparameter other than λ; every field is computed anew.
@@ -181,34 +218,6 @@ class LiveRegistration(LiveEngine):
             self._warn(outside_warnings(landmarks, *pair.image_grids))
         self._landmarks_changed()
 
-    def refine(self, contrast: str = AUTOMATIC) -> None:
-        """Asks for the refinement of the field at `lam`. contrast: one of `contrast.CONTRASTS`.
-
-        Raises InputError before its exact field is there.
-        """
-        contrast = check_contrast(contrast)
-        if not self.ready or self._exact is None or self.exact_lam != self.lam:
-            raise InputError("The result for this λ is not complete yet. Wait a moment, then refine it.")
-        if not self.refining:
-            self._refine_at, self._contrast = self.exact_lam, contrast
-            self._next()
-
-    def undo_refine(self) -> None:
-        """Back to the network's field of the same λ; harmless if no refinement is shown."""
-        if self.refined and self._exact is not None and self.exact_lam is not None:
-            self._deliver(self.exact_lam, self._exact)
-            self._next()
-
-    def redo_refine(self) -> None:
-        """Shows the last refinement again, at its λ. Raises InputError if there is none."""
-        found = self.refinement
-        if found is None or not self.ready:
-            raise InputError("There is no refinement to go back to.")
-        if not self.refined:
-            self.cancel_refine()
-            self._show_refinement(found)
-            self._next()
-
     def cancel(self) -> None:
         """Gives up preparing, if that is going on."""
         for job in (self._preparing, self._requests.job):
@@ -216,23 +225,28 @@ class LiveRegistration(LiveEngine):
                 job.cancel()
 
     def transform(self) -> Transform:
-        """Fixed RAS to moving RAS at `exact_lam`, refined if it is: x -> A(x + u(x)). Raises InputError before that."""
+        """Fixed RAS to moving RAS of what is shown: x -> A(x + u(x)). Raises InputError unless it is solved."""
         from hyperreg.imaging.transform import Transform
 
-        return Transform((self._shown_fields().forward, self.linear))
+        return Transform((self._solved().forward, self.linear))
 
     def inverse_transform(self) -> Transform:
-        """Moving RAS to fixed RAS, see `transform`. Raises InputError before there is a field."""
+        """Moving RAS to fixed RAS, see `transform`. Raises InputError unless what is shown is solved."""
         from hyperreg.imaging.transform import Transform
 
         back = np.asarray(np.linalg.inv(self.linear), dtype=np.float64)
-        return Transform((back, self._shown_fields().inverse))
+        return Transform((back, self._solved().inverse))
+
+    def _solved(self) -> Fields:
+        if self.shown is None or not self.shown.solved or self.lam is None or key_of(self.lam) != self.shown.lam:
+            raise InputError("The result for this λ is not complete yet. Wait a moment and try again.")
+        return self.shown.fields
 
     def reset(self) -> None:
         """Back to the beginning: no pair, no lambda; what is on its way is dropped."""
         if self._preparing is not None:
             self._preparing.cancel()
-        self.cancel_refine()
+        self._cancel_field()
         held = self._preparing is not None or self._pair is not None
         self._forget()
         if held and self._client.alive:
@@ -241,6 +255,5 @@ class LiveRegistration(LiveEngine):
     def close(self) -> None:
         """`reset`, and no callback any more."""
         self.reset()
-        self.on_progress = self.on_ready = self.on_field = self.on_metrics = self.on_anchor = None
-        self.on_refine_progress = self.on_refined = self.on_refine_ended = self.on_response = None
-        self.on_warning = self.on_error = None
+        self.on_progress = self.on_ready = self.on_field = self.on_metrics = self.on_work = None
+        self.on_response = self.on_warning = self.on_error = None

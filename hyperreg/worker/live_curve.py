@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from hyperreg.registration.anchors import SAME_LAMBDA
@@ -22,17 +22,12 @@ class Curve:
         if not self._missing():
             self.suggestion = suggest(self.response)
 
-    def next_lambda(self, known: Container[float]) -> float | None:
-        """What to measure next; None if nothing is missing. known: λs whose fields are there, which costs least.
-
-        Otherwise the λ farthest from all that were measured, so that the curve shows its shape from the beginning.
-        """
-        missing = self._missing()
-        at_hand = [lam for lam in missing if lam in known]
-        if at_hand or not missing:
-            return at_hand[0] if at_hand else None
+    def next_lambda(self) -> float | None:
+        """What to measure next: the λ farthest from all that were measured, so that the curve shows its shape from the
+        beginning; None if nothing is missing."""
         measured = self._measured()
-        return max(missing, key=lambda lam: min((abs(lam - other) for other in measured), default=0.0))
+        distances = {lam: min((abs(lam - other) for other in measured), default=0.0) for lam in self._missing()}
+        return max(distances, key=lambda lam: distances[lam], default=None)
 
     def _measured(self) -> list[float]:
         return self.response.lambdas

@@ -4,36 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from hyperreg.errors import InputError
-from hyperreg.registration.anchors import MAX_ANCHORS, Fields
-from hyperreg.registration.contrast import AUTOMATIC
+from hyperreg.registration.anchors import MAX_ANCHORS, SAME_LAMBDA, Fields
 from hyperreg.registration.landmarks import Landmarks
-from hyperreg.registration.response import Response, Suggestion, refinement_warning
+from hyperreg.registration.response import RESPONSE_LAMBDAS, Response, Suggestion
 from hyperreg.worker.client import WorkerClient
 from hyperreg.worker.jobs import Job
 from hyperreg.worker.live_curve import Curve
-from hyperreg.worker.live_pair import DECIMALS, Pair, fields_of, outputs_on, restored
+from hyperreg.worker.live_pair import Pair, Shown, fields_of, key_of, outputs_on, restored
 from hyperreg.worker.live_requests import Requests
 
 _numbers = itertools.count(1)
-
-
-@dataclass(frozen=True, eq=False)
-class Refinement:
-    """A refinement of the pair. network: the exact fields that it began with; figures: see `LiveSession.metrics`.
-
-    contrast: what was chosen, one of `contrast.CONTRASTS`.
-    """
-
-    lam: float
-    fields: Fields
-    figures: dict[str, Any]
-    message: str
-    network: Fields
-    contrast: str
 
 
 class LiveEngine:
@@ -44,16 +28,14 @@ class LiveEngine:
         self._name = f"live-{next(_numbers)}"
         self.on_progress: Callable[[float, str], None] | None = None
         self.on_ready: Callable[[], None] | None = None
-        self.on_field: Callable[[Fields, float, bool], None] | None = None
-        self.on_metrics: Callable[[dict[str, Any], float], None] | None = None
-        self.on_refine_progress: Callable[[float, str], None] | None = None
-        self.on_refined: Callable[[Fields, dict[str, Any], str], None] | None = None
-        self.on_refine_ended: Callable[[], None] | None = None
+        self.on_field: Callable[[Shown], None] | None = None
+        self.on_metrics: Callable[[dict[str, Any], Shown], None] | None = None
+        self.on_work: Callable[[float, str], None] | None = None
         self.on_response: Callable[[Response, Suggestion | None], None] | None = None
-        self.on_anchor: Callable[[], None] | None = None
         self.on_warning: Callable[[str], None] | None = None
         self.on_error: Callable[[str], None] | None = None
         self._requests = Requests(client, self._tell_progress, self._tell_error, self._next)
+        self.full_automatically = True
         self._forget()
 
     def _forget(self) -> None:
@@ -63,16 +45,13 @@ class LiveEngine:
         # The start of the worker (see WorkerClient.generation) that has the pair prepared; 0: none has.
         self._prepared_in = 0
         self._filling = False
-        self._wanted: float | None = None
-        self._refine_at: float | None = None
-        self._contrast = AUTOMATIC
-        self._unmeasured: float | None = None
-        self._exact: Fields | None = None
+        # The λ at which full resolution was asked for, where it does not come by itself.
+        self._full_at: float | None = None
+        # λ and stage of the field that was asked for last.
+        self._sent: tuple[float, int] = (1.0, 0)
         self._curve = Curve()
         self.lam: float | None = None
-        self.exact_lam: float | None = None
-        self.refined = False
-        self.refinement: Refinement | None = None
+        self.shown: Shown | None = None
         self.landmarks: Landmarks | None = None
         self.device = ""
         self.warnings: list[str] = []
@@ -82,20 +61,10 @@ class LiveEngine:
         """Whether a pair is prepared and no other one is being prepared."""
         return self._pair is not None and self._preparing is None
 
-    @property
-    def refining(self) -> bool:
-        """Whether a refinement was asked for and has not come yet."""
-        return self._refine_at is not None
-
     def _prepared(self) -> Pair:
         if self._pair is None:
             raise InputError("No pair of images has been registered yet.")
         return self._pair
-
-    def _shown_fields(self) -> Fields:
-        if self._exact is None:
-            raise InputError("There is no result yet; wait until the registration has finished.")
-        return self.refinement.fields if self.refined and self.refinement is not None else self._exact
 
     def _running(self, operation: str) -> bool:
         return self._requests.job is not None and self._requests.job.operation == operation
@@ -110,9 +79,7 @@ class LiveEngine:
         self._preparing = None
         if job.state == "done":
             self._pair = Pair.prepared(job, parameters)
-            self._exact = self.exact_lam = self._unmeasured = None
-            self.refined, self.refinement, self.landmarks = False, None, None
-            self._wanted = self.lam
+            self.shown, self.landmarks, self._full_at = None, None, None
             self._prepared_in, self._filling = generation, True
             self.warnings = []
             self._take_state(job)
@@ -128,25 +95,30 @@ class LiveEngine:
 
     def _settings_changed(self) -> None:
         """Nothing that was computed counts any more; what is shown stays until the new field is there."""
-        pair = self._prepared()
-        pair.forget_fields()
-        self.cancel_refine()
-        self._exact = self.exact_lam = self._unmeasured = None
-        self.refined, self.refinement = False, None
-        self._wanted = self.lam
+        self._prepared().forget_fields()
+        self.shown = None
+        self._full_at = None
+        self._filling = True
+        self._cancel_field()
         self._forget_curve()
         self._next()
 
-    def cancel_refine(self) -> None:
-        """Gives a refinement up; what was shown before it stays. Harmless if there is none."""
-        if not self.refining:
-            return
-        self._refine_at = None
-        if self._requests.job is not None and self._running("refine"):
+    def _cancel_field(self) -> None:
+        """Gives up the field that is on its way, if there is one: the worker looks between two steps."""
+        if self._requests.job is not None and self._running("field"):
             self._requests.job.cancel()
-        if self.on_refine_ended is not None:
-            self.on_refine_ended()
-        self._next()
+
+    def _show(self) -> None:
+        """Shows the best that is known for λ. Nothing is shown twice."""
+        pair, lam = self._pair, self.lam
+        if pair is None or lam is None or not self.ready:
+            return
+        found = pair.best(lam)
+        if found is None or (self.shown is not None and found.same_as(self.shown)):
+            return
+        self.shown = found
+        if self.on_field is not None:
+            self.on_field(found)
 
     def _next(self) -> None:
         """Sends what is most needed, if nothing is on its way."""
@@ -162,46 +134,51 @@ class LiveEngine:
             work()
 
     def _most_needed(self, pair: Pair) -> Callable[[], None] | None:
-        """In this order: settings, the newest lambda, a refinement, the metrics, the response and the anchors."""
+        """In this order: settings; a first field at λ and at both ends, so that λ moves the picture; the quick field at
+        λ and its metrics; quick fields everywhere; full resolution at λ; the response; full resolution everywhere."""
         if pair.settings.next_operation is not None:
             return lambda: self._request_settings(pair)
-        if (wanted := self._wanted) is not None:
-            return lambda: self._request_field(pair, wanted, as_anchor=len(pair.anchors) < 2)
-        if (refine_at := self._refine_at) is not None:
-            return lambda: self._request_refinement(pair, refine_at)
-        if (lam := self._unmeasured) is not None:
-            if (metrics := pair.metrics.get(round(lam, DECIMALS))) is None:
-                return lambda: self._request_metrics(pair, lam)
-            self._unmeasured = None
-            self._tell_metrics(metrics, lam)
-        return self._background(pair)
-
-    def _background(self, pair: Pair) -> Callable[[], None] | None:
-        found = self._next_to_fill(pair)
-        if found is None:
+        if not self._filling:
             return None
-        lam, as_anchor = found
-        if as_anchor:
-            return lambda: self._request_field(pair, lam, as_anchor=True)
-        return lambda: self._request_metrics(pair, lam)
-
-    def _next_to_fill(self, pair: Pair) -> tuple[float, bool] | None:
-        """A λ and whether its fields are wanted (an anchor) or its metrics (a point of the response).
-
-        First two anchors, so that there are previews; then the response, whose fields are anchors too; more anchors.
-        """
-        while self._filling:
-            lam = self._curve.next_lambda(pair.exact) if len(pair.anchors) >= 2 else None
-            if lam is not None and (lam in pair.exact or len(pair.anchors) >= MAX_ANCHORS):
-                return lam, False
-            if lam is None:
-                lam = pair.anchors.next_lambda()
-            if lam is None:
-                return None
-            if lam != self.exact_lam or self._exact is None:
-                return lam, True
-            self._add_anchor(pair, lam, self._exact)
+        # Before λ is set for the first time, one end of the slider is as good as the other.
+        lam = key_of(1.0 if self.lam is None else self.lam)
+        quick, last = pair.quick_stage, len(pair.stages) - 1
+        for start in (lam, 1.0, 0.0):
+            if pair.stage_at(start) < 0:
+                return partial(self._request_field, pair, start, 0)
+        if pair.stage_at(lam) < quick:
+            return lambda: self._request_field(pair, lam, quick)
+        if (work := self._metrics_of(pair, lam)) is not None:
+            return work
+        to_full = self._wants_full(lam) and pair.stage_at(lam) < last
+        anchor = self._next_anchor(pair, lam)
+        if anchor is not None and not (to_full and self._full_at is not None):
+            return partial(self._request_field, pair, anchor, quick)
+        if to_full:
+            return lambda: self._request_field(pair, lam, last)
+        if (measured := self._curve.next_lambda()) is not None:
+            return lambda: self._request_metrics(pair, measured, quick)
+        if self.full_automatically and (behind := pair.nearest_below(lam, last)) is not None:
+            return partial(self._request_field, pair, behind, last)
         return None
+
+    def _wants_full(self, lam: float) -> bool:
+        return self.full_automatically or (self._full_at is not None and abs(self._full_at - lam) <= SAME_LAMBDA)
+
+    def _metrics_of(self, pair: Pair, lam: float) -> Callable[[], None] | None:
+        """What brings the metrics of the best field at λ; None if they are there."""
+        stage = pair.stage_at(lam)
+        if (lam, stage) in pair.metrics:
+            self._tell_metrics(pair)
+            return None
+        return lambda: self._request_metrics(pair, lam, stage)
+
+    def _next_anchor(self, pair: Pair, lam: float) -> float | None:
+        """The λ whose quick field helps most: of the response's, the nearest to λ; then where previews are worst."""
+        missing = [other for other in RESPONSE_LAMBDAS if pair.stage_at(other) < pair.quick_stage]
+        if missing:
+            return min(missing, key=lambda other: abs(other - lam))
+        return pair.anchors.next_lambda() if len(pair.anchors) < MAX_ANCHORS else None
 
     def _prepare_again(self, pair: Pair) -> None:
         def done(job: Job) -> None:
@@ -209,12 +186,14 @@ class LiveEngine:
             pair.settings.started(job.result["values"])
             self._take_state(job)
 
-        def ended(_failed: bool) -> None:
-            self._stop_filling()
-            self._wanted = None
-            self._end_refining()
-
-        job = self._requests.send("prepare", pair.parameters, done, ended, arrays=pair.arrays, stream=self._name)
+        job = self._requests.send(
+            "prepare",
+            pair.parameters,
+            done,
+            lambda _failed: self._stop_filling(),
+            arrays=pair.arrays,
+            stream=self._name,
+        )
         generation = self._client.generation
         if job is not None:
             pair.arrays = job.inputs
@@ -227,107 +206,59 @@ class LiveEngine:
             self._take_state(job)
 
         def ended(_failed: bool) -> None:
-            self._stop_filling()
+            # Refused: back to the settings that are there, whose fields are needed again.
+            self._filling = self._client.alive
             pair.settings.give_up()
 
         parameters, arrays = pair.settings.request()
         operation = pair.settings.next_operation or ""
         self._requests.send(operation, {"session": self._name, **parameters}, done, ended, arrays=arrays)
 
-    def _request_field(self, pair: Pair, lam: float, *, as_anchor: bool) -> None:
+    def _request_field(self, pair: Pair, lam: float, stage: int) -> None:
         epoch = pair.epoch
 
         def done(job: Job) -> None:
             self._take_state(job)
             if pair.epoch != epoch:
                 return  # a setting has changed meanwhile
-            fields = fields_of(job, pair.grid)
-            if as_anchor:
-                self._add_anchor(pair, lam, fields)
-            if lam == self.lam == self._wanted:
-                self._filling = True
-                self._deliver(lam, fields)
+            pair.add(lam, stage, fields_of(job, pair.grid), keep=self.lam)
+            if self._full_at == lam:
+                self._full_at = None
+            self._show()
 
-        def ended(_failed: bool) -> None:
-            self._stop_filling()
-            if self._wanted == lam:
-                self._wanted = None
+        def ended(failed: bool) -> None:
+            if failed:
+                self._stop_filling()
 
-        outputs = outputs_on(pair.grid)
-        self._requests.send("field", {"session": self._name, "lambda": lam}, done, ended, outputs=outputs)
+        self._sent = lam, stage
+        self._requests.send(
+            "field", {"session": self._name, "lambda": lam, "stage": stage}, done, ended, outputs=outputs_on(pair.grid)
+        )
 
-    def _request_metrics(self, pair: Pair, lam: float) -> None:
+    def _request_metrics(self, pair: Pair, lam: float, stage: int) -> None:
         epoch = pair.epoch
 
         def done(job: Job) -> None:
             self._take_state(job)
             if pair.epoch != epoch:
                 return
-            metrics = pair.metrics[round(lam, DECIMALS)] = restored(job.result["metrics"])
-            if self._unmeasured == lam:
-                self._unmeasured = None
-            self._tell_metrics(metrics, lam)
-            self._add_to_curve(pair, lam, metrics)
-            self._tell_response()
+            pair.metrics[lam, stage] = restored(job.result["metrics"])
+            self._tell_metrics(pair)
+            if stage == pair.quick_stage:
+                self._add_to_curve(pair, lam)
+                self._tell_response()
 
         self._requests.send(
-            "metrics", {"session": self._name, "lambda": lam}, done, lambda _failed: self._stop_filling()
+            "metrics",
+            {"session": self._name, "lambda": lam, "stage": stage},
+            done,
+            lambda _failed: self._stop_filling(),
         )
-
-    def _request_refinement(self, pair: Pair, lam: float) -> None:
-        epoch = pair.epoch
-
-        def done(job: Job) -> None:
-            self._take_state(job)
-            if pair.epoch != epoch or self._refine_at != lam or self.exact_lam != lam or self._exact is None:
-                return  # given up meanwhile
-            self._refine_at = None
-            fields = fields_of(job, pair.refined_grid)
-            figures = self._with_landmarks(restored(job.result["figures"]), fields)
-            warning = job.result["warning"]
-            if self.landmarks is not None and "dice_mean" not in figures:
-                # The worker does not know of landmarks, which are a better judge than the images.
-                warning = refinement_warning(self._with_landmarks({}, self._exact), figures)
-            message = " ".join(filter(None, (job.result["message"], warning)))
-            self._show_refinement(Refinement(lam, fields, figures, message, self._exact, self._contrast))
-
-        def ended(failed: bool) -> None:
-            if failed:
-                self._stop_filling()
-            self._end_refining()
-
-        outputs = outputs_on(pair.refined_grid)
-        parameters = {"session": self._name, "lambda": lam, "contrast": self._contrast}
-        self._requests.send("refine", parameters, done, ended, outputs=outputs)
-
-    def _show_refinement(self, found: Refinement) -> None:
-        self.refinement, self.refined = found, True
-        self.lam = self.exact_lam = found.lam
-        self._exact, self._wanted = found.network, None
-        if self.on_refined is not None:
-            self.on_refined(found.fields, found.figures, found.message)
-
-    def _end_refining(self) -> None:
-        was, self._refine_at = self._refine_at, None
-        if was is not None and self.on_refine_ended is not None:
-            self.on_refine_ended()
 
     def _stop_filling(self) -> None:
         # Only a new request of the user is tried again: what ended the worker once may end it every time.
         self._filling = False
-        self._unmeasured = None
-
-    def _deliver(self, lam: float, fields: Fields) -> None:
-        self._wanted = None
-        self.refined = False
-        self._exact, self.exact_lam, self._unmeasured = fields, lam, lam
-        if self.on_field is not None:
-            self.on_field(fields, lam, True)
-
-    def _add_anchor(self, pair: Pair, lam: float, fields: Fields) -> None:
-        pair.add_anchor(lam, fields)
-        if self.on_anchor is not None:
-            self.on_anchor()
+        self._full_at = None
 
     def _take_state(self, job: Job) -> None:
         """The session's device and warnings, as they came with a result."""
@@ -350,48 +281,47 @@ class LiveEngine:
         if self.on_response is not None:
             self.on_response(self._curve.response, self._curve.suggestion)
 
-    def _tell_metrics(self, metrics: dict[str, Any], lam: float) -> None:
-        """The user sees the figures of what is shown: not those of another λ, not the network's while refined."""
-        if lam == self.lam == self.exact_lam and not self.refined and self.on_metrics is not None:
-            self.on_metrics(self._with_landmarks(metrics, self._exact), lam)
+    def _tell_metrics(self, pair: Pair) -> None:
+        """The user sees the metrics of exactly what is shown: once, and none of another λ or stage."""
+        shown = self.shown
+        if shown is None or shown.measured or not shown.solved:
+            return
+        metrics = pair.metrics.get((key_of(shown.lam), shown.stage))
+        if metrics is not None:
+            shown.measured = True
+            if self.on_metrics is not None:
+                self.on_metrics(self._with_landmarks(metrics, shown.fields), shown)
 
-    def _with_landmarks(self, figures: dict[str, Any], fields: Fields | None) -> dict[str, Any]:
-        """The worker's figures with the distance of the landmarks by these fields, and by the linear alignment alone.
+    def _with_landmarks(self, metrics: dict[str, Any], fields: Fields | None) -> dict[str, Any]:
+        """The worker's metrics with the distance of the landmarks by these fields, and by the linear alignment alone.
 
         Measured here, not in the worker: points cost next to nothing, and they may change while λ does not.
         """
         if self.landmarks is None or fields is None:
-            return figures
-        return self.landmarks.beside(figures, fields.forward, self._prepared().linear)
+            return metrics
+        return self.landmarks.beside(metrics, fields.forward, self._prepared().linear)
 
-    def _add_to_curve(self, pair: Pair, lam: float, metrics: dict[str, Any]) -> None:
-        self._curve.add(lam, self._with_landmarks(metrics, self._fields_at(pair, lam)))
-
-    def _fields_at(self, pair: Pair, lam: float) -> Fields | None:
-        """The network's exact fields, if they are here."""
-        return self._exact if lam == self.exact_lam else pair.exact.get(round(lam, DECIMALS))
+    def _add_to_curve(self, pair: Pair, lam: float) -> None:
+        """The metrics of a quick field; landmarks are measured with the best field that is here."""
+        fields = pair.fields_at(lam)
+        if self.landmarks is None or fields is not None:
+            self._curve.add(lam, self._with_landmarks(pair.metrics[lam, pair.quick_stage], fields))
 
     def _landmarks_changed(self) -> None:
-        """All figures anew, from the fields that are here; the worker has nothing to do."""
+        """All metrics anew, from the fields that are here; the worker has nothing to do."""
         pair = self._prepared()
         self._curve = Curve()
-        for lam, metrics in pair.metrics.items():
-            # Of other λs the fields are gone; without landmarks their rows would speak of other figures.
-            if self.landmarks is None or self._fields_at(pair, lam) is not None:
-                self._add_to_curve(pair, lam, metrics)
+        for lam, stage in list(pair.metrics):
+            if stage == pair.quick_stage:
+                self._add_to_curve(pair, lam)
         self._tell_response()
-        if self.refinement is not None:
-            known = {name: v for name, v in self.refinement.figures.items() if not name.startswith("landmarks_mm")}
-            figures = self._with_landmarks(known, self.refinement.fields)
-            self.refinement = replace(self.refinement, figures=figures)
-            if self.refined and self.on_metrics is not None:
-                self.on_metrics(figures, self.refinement.lam)
-        if self.exact_lam is not None and (found := pair.metrics.get(round(self.exact_lam, DECIMALS))) is not None:
-            self._tell_metrics(found, self.exact_lam)
+        if self.shown is not None:
+            self.shown.measured = False
+        self._tell_metrics(pair)
         self._next()
 
     def _tell_progress(self, job: Job) -> None:
-        listener = self.on_refine_progress if job.operation == "refine" else self.on_progress
+        listener = self.on_progress if job.operation == "prepare" else self.on_work
         if listener is not None:
             listener(*job.progress)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
-from hyperreg.registration.anchors import Anchors, Fields
+from hyperreg.registration.anchors import MAX_ANCHORS, Anchors, Fields
+from hyperreg.registration.response import RESPONSE_LAMBDAS
+from hyperreg.registration.stages import BETWEEN_TEXT, Stage, stage_of
 from hyperreg.worker.jobs import Job
 
 # As finely as the worker tells values of lambda apart.
@@ -79,24 +82,55 @@ class Settings:
         self.labels, self.lambdas = self._labels_there, dict(self._lambdas_there)
 
 
+@dataclass(eq=False)
+class Shown:
+    """What is shown: the fields of λ, and how they were found.
+
+    stage: their stage, a place in `Pair.stages`; of a preview between two λ, that of the coarser one of both.
+    solved: whether they were computed for exactly this λ. title: the stage in words for the user.
+    lam: the λ that the fields belong to; where no field is known on one side of the slider, the nearest that has one.
+    measured: whether the metrics of these fields were told.
+    """
+
+    lam: float
+    fields: Fields
+    stage: int
+    solved: bool
+    title: str
+    final: bool = False
+    measured: bool = False
+
+    def same_as(self, other: Shown) -> bool:
+        """Whether nothing would change on screen."""
+        return self.solved and other.solved and (self.lam, self.stage) == (other.lam, other.stage)
+
+
+def key_of(lam: float) -> float:
+    """λ as finely as the worker tells values apart."""
+    return round(lam, DECIMALS)
+
+
 @dataclass
 class Pair:
     """What is known of a prepared pair, apart from what the worker knows.
 
-    arrays, parameters: what it was prepared from, to do it again in another worker. exact: fields at the anchors.
-    preview: the buffer that previews are written to. metrics: at each λ that was measured.
+    arrays, parameters: what it was prepared from, to do it again in another worker. stages: coarse to fine.
+    anchors: the best fields that are known; previews are interpolated between them.
+    known: stage and fields of every anchor, and of the shown λ where there was no room for another anchor.
+    metrics: at each λ and stage that was measured. preview: the buffer that previews are written to.
     epoch: counts how often the fields were forgotten, because a setting changed.
     """
 
     arrays: dict[str, npt.NDArray]
     parameters: dict[str, Any]
     grid: Grid
-    refined_grid: Grid
     linear: npt.NDArray[np.float64]
+    stages: tuple[Stage, ...]
+    note: str = ""
     settings: Settings = field(default_factory=Settings)
     anchors: Anchors = field(default_factory=Anchors)
-    exact: dict[float, Fields] = field(default_factory=dict)
-    metrics: dict[float, dict[str, Any]] = field(default_factory=dict)
+    known: dict[float, tuple[int, Fields]] = field(default_factory=dict)
+    metrics: dict[tuple[float, int], dict[str, Any]] = field(default_factory=dict)
     preview: Fields | None = None
     epoch: int = 0
 
@@ -106,12 +140,16 @@ class Pair:
         result = job.result
         # Prepared again, it has to start from the same alignment.
         again = {**parameters, "initial": result["linear"]}
-        grid, refined_grid = (
-            Grid(tuple(result[f"{kind}shape"]), np.array(result[f"{kind}ijk_to_ras"])) for kind in ("", "refined_")
-        )
-        pair = cls(job.inputs, again, grid, refined_grid, np.array(result["linear"]))
+        grid = Grid(tuple(result["shape"]), np.array(result["ijk_to_ras"]))
+        stages = tuple(stage_of(entry) for entry in result["stages"])
+        pair = cls(job.inputs, again, grid, np.array(result["linear"]), stages, result["note"])
         pair.settings.started(result["values"])
         return pair
+
+    @property
+    def quick_stage(self) -> int:
+        """The last stage that costs little, see `LiveSession.quick_stage`."""
+        return max(0, len(self.stages) - 2)
 
     @property
     def image_grids(self) -> tuple[Grid, Grid]:
@@ -122,15 +160,59 @@ class Pair:
         )
         return fixed, moving
 
-    def add_anchor(self, lam: float, fields: Fields) -> None:
-        """Keeps exact fields that previews may use."""
-        self.exact[round(lam, DECIMALS)] = fields
-        self.anchors.add(lam, fields)
+    def stage_at(self, lam: float) -> int:
+        """The stage of the best field of λ; -1: none."""
+        return self.known[lam][0] if lam in self.known else -1
+
+    def fields_at(self, lam: float) -> Fields | None:
+        """The best field of λ, if there is one."""
+        return self.known[lam][1] if lam in self.known else None
+
+    def nearest_below(self, lam: float, stage: int) -> float | None:
+        """The known λ nearest to this one whose field is not yet of that stage; None if all are."""
+        behind = [other for other, (reached, _) in self.known.items() if reached < stage]
+        return min(behind, key=lambda other: abs(other - lam), default=None)
+
+    def add(self, lam: float, stage: int, fields: Fields, keep: float | None) -> None:
+        """Takes a field. It becomes an anchor while there is room, which the λ of the response have in any case.
+
+        keep: the λ that is shown; its field stays, too.
+        """
+        self.known[lam] = stage, fields
+        anchors = {key_of(other) for other in self.anchors.lambdas}
+        reserved = set(RESPONSE_LAMBDAS) - anchors - {lam}
+        if lam in anchors or lam in RESPONSE_LAMBDAS or len(anchors) + len(reserved) < MAX_ANCHORS:
+            self.anchors.add(lam, fields)
+            anchors.add(lam)
+        for other in list(self.known):
+            if other not in anchors and (keep is None or other != key_of(keep)) and other != lam:
+                del self.known[other]
+
+    def best(self, lam: float) -> Shown | None:
+        """The best that is known for λ: its own field, or a preview between its neighbours; None without any field.
+
+        Beyond the outermost field that one is shown, under its own λ.
+        """
+        lambdas = self.anchors.lambdas
+        if (own := self.known.get(key_of(lam))) is not None:
+            return self._shown(key_of(lam), *own)
+        if not lambdas:
+            return None
+        if not lambdas[0] < lam < lambdas[-1]:
+            nearest = key_of(lambdas[0] if lam <= lambdas[0] else lambdas[-1])
+            return self._shown(nearest, *self.known[nearest])
+        right = bisect.bisect_left(lambdas, lam)
+        stage = min(self.stage_at(key_of(lambdas[at])) for at in (right - 1, right))
+        self.preview = self.anchors.interpolate(lam, out=self.preview)
+        return Shown(lam, self.preview, stage, False, BETWEEN_TEXT)
+
+    def _shown(self, lam: float, stage: int, fields: Fields) -> Shown:
+        return Shown(lam, fields, stage, True, self.stages[stage].text, stage == len(self.stages) - 1)
 
     def forget_fields(self) -> None:
         """Something other than λ was changed: nothing that was computed counts any more."""
         self.anchors = Anchors()
-        self.exact, self.metrics = {}, {}
+        self.known, self.metrics = {}, {}
         self.epoch += 1
 
 
@@ -139,6 +221,7 @@ def prepare_request(
     model: str | None,
     device: str,
     initial: str | npt.NDArray[np.float64],
+    contrast: str,
     volumes: Mapping[str, Volume | None],
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray]]:
     """Parameters and arrays of a "prepare". volumes: by role; None is left out."""
@@ -148,6 +231,7 @@ def prepare_request(
         "model": model or "",
         "device": device,
         "initial": initial if isinstance(initial, str) else np.asarray(initial, dtype=np.float64).tolist(),
+        "contrast": contrast,
         "volumes": {name: {"name": v.name, "ijk_to_ras": v.ijk_to_ras.tolist()} for name, v in given.items()},
     }
     return parameters, {name: volume.array for name, volume in given.items()}

@@ -32,7 +32,6 @@ def standard_operations(factory: SessionFactory = open_live_session) -> dict[str
         "prepare": sessions.prepare,
         "field": sessions.field,
         "metrics": sessions.metrics,
-        "refine": sessions.refine,
         "choose": sessions.choose,
         "regions": sessions.regions,
         "close": sessions.close,
@@ -60,5 +59,6 @@ def _check_model(context: Context) -> dict[str, Any]:
     from hyperreg.registration.model import load_model
 
     card = find_model(parameters.text(context, "model"))
-    load_model(card)
+    if card.has_network:
+        load_model(card)
     return {"name": card.name, "version": card.version, "sha256": card.sha256}

@@ -31,6 +31,14 @@ def flag(context: Context, name: str) -> bool:
     return value
 
 
+def whole(context: Context, name: str) -> int:
+    """A parameter that is a whole number, not below zero. Raises InputError."""
+    value = context.parameters.get(name)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InputError(f"The parameter '{name}' is missing or no whole number.")
+    return value
+
+
 def lam(context: Context) -> float:
     """The parameter "lambda", 0 to 1. Raises InputError."""
     value = context.parameters.get("lambda")

@@ -1,4 +1,4 @@
-"""The live sessions of a worker: prepared pairs that its application asks for fields, figures and refinements."""
+"""The live sessions of a worker: prepared pairs that its application asks for fields and their metrics."""
 
 from __future__ import annotations
 
@@ -19,32 +19,18 @@ from hyperreg.worker.server import Context
 if TYPE_CHECKING:
     from hyperreg.imaging.volume import Grid
     from hyperreg.registration.anchors import Fields
+    from hyperreg.registration.stages import Stage
 
 # What the request "regions" says of its label map: it comes along, it is the one of the request before, there is none.
 LABELS_GIVEN, LABELS_SAME, LABELS_NONE = "given", "same", "none"
-
-
-class Refined(Protocol):
-    """What is used of the result of `LiveSession.refine`."""
-
-    @property
-    def fields(self) -> Fields: ...
-
-    @property
-    def figures(self) -> Mapping[str, Any]: ...
-
-    @property
-    def message(self) -> str: ...
-
-    @property
-    def warning(self) -> str | None: ...
 
 
 class Session(Protocol):
     """What is used of `hyperreg.registration.session.LiveSession`."""
 
     grid: Grid
-    refined_grid: Grid
+    stages: tuple[Stage, ...]
+    contrast_note: str
     linear: npt.NDArray[np.float64]
     device: str
     warnings: list[str]
@@ -59,24 +45,23 @@ class Session(Protocol):
         moving: Volume,
         *,
         initial: str | npt.NDArray[np.float64],
+        contrast: str,
         fixed_labels: Volume | None,
         moving_labels: Volume | None,
         progress: Callable[[float, str], None] | None,
         cancelled: Callable[[], bool] | None,
     ) -> None: ...
 
-    def field(self, lam: float) -> Fields: ...
-
-    def metrics(self, lam: float) -> Mapping[str, Any]: ...
-
-    def refine(
+    def field(
         self,
         lam: float,
+        stage: int,
         *,
-        contrast: str,
         progress: Callable[[float, str], None] | None,
         cancelled: Callable[[], bool] | None,
-    ) -> Refined: ...
+    ) -> Fields: ...
+
+    def metrics(self, lam: float, stage: int) -> Mapping[str, Any]: ...
 
     def choose(self, values: Mapping[str, float]) -> None: ...
 
@@ -94,6 +79,7 @@ class _Pair:
     fixed: Volume
     moving: Volume
     initial: str | npt.NDArray[np.float64]
+    contrast: str
     fixed_labels: Volume | None
     moving_labels: Volume | None
     values: dict[str, float] = field(default_factory=dict)
@@ -128,6 +114,7 @@ class Sessions:
             fixed=parameters.volume(context, "fixed"),
             moving=parameters.volume(context, "moving"),
             initial=initial if isinstance(initial, str) else parameters.matrix(initial),
+            contrast=parameters.text(context, "contrast"),
             fixed_labels=_given(context, "fixed_labels"),
             moving_labels=_given(context, "moving_labels"),
         )
@@ -141,8 +128,10 @@ class Sessions:
         self._open[name] = opened
         session = opened.session
         return {
-            **_place("", session.grid),
-            **_place("refined_", session.refined_grid),
+            "shape": [int(n) for n in session.grid.shape],
+            "ijk_to_ras": np.asarray(session.grid.ijk_to_ras).tolist(),
+            "stages": [stage.describe() for stage in session.stages],
+            "note": session.contrast_note,
             "linear": np.asarray(session.linear, dtype=np.float64).tolist(),
             "timing": plain(session.timing),
             "values": plain(session.values),
@@ -150,35 +139,22 @@ class Sessions:
         }
 
     def field(self, context: Context) -> dict[str, Any]:
-        """lambda -> fills the outputs forward and inverse."""
-        lam = parameters.lam(context)
+        """lambda, stage -> fills the outputs forward and inverse. Can be cancelled."""
+        lam, stage = parameters.lam(context), parameters.whole(context, "stage")
 
         def fill(session: Session) -> dict[str, Any]:
-            _fill(context, session.field(lam))
+            fields = session.field(lam, stage, progress=context.progress, cancelled=context.cancelled)
+            context.check()
+            context.outputs["forward"][...] = fields.forward.array
+            context.outputs["inverse"][...] = fields.inverse.array
             return {}
 
         return self._with_session(context, fill)
 
     def metrics(self, context: Context) -> dict[str, Any]:
-        """lambda -> metrics; numbers that are none become null."""
-        lam = parameters.lam(context)
-        return self._with_session(context, lambda session: {"metrics": plain(session.metrics(lam))})
-
-    def refine(self, context: Context) -> dict[str, Any]:
-        """lambda, contrast -> fills the outputs forward and inverse, on the refined grid; figures, message, warning.
-
-        Can be cancelled.
-        """
-        lam = parameters.lam(context)
-        contrast = parameters.text(context, "contrast")
-
-        def compute(session: Session) -> dict[str, Any]:
-            refined = session.refine(lam, contrast=contrast, progress=context.progress, cancelled=context.cancelled)
-            context.check()
-            _fill(context, refined.fields)
-            return {"figures": plain(refined.figures), "message": refined.message, "warning": refined.warning}
-
-        return self._with_session(context, compute)
+        """lambda, stage -> metrics; numbers that are none become null."""
+        lam, stage = parameters.lam(context), parameters.whole(context, "stage")
+        return self._with_session(context, lambda session: {"metrics": plain(session.metrics(lam, stage))})
 
     def choose(self, context: Context) -> dict[str, Any]:
         """values: hyperparameters other than λ by name -> values: all of them."""
@@ -244,6 +220,7 @@ class Sessions:
             pair.fixed,
             pair.moving,
             initial=pair.initial,
+            contrast=pair.contrast,
             fixed_labels=pair.fixed_labels,
             moving_labels=pair.moving_labels,
             progress=context.progress,
@@ -269,15 +246,3 @@ def _state(opened: _Open) -> dict[str, Any]:
 
 def _given(context: Context, name: str) -> Volume | None:
     return parameters.volume(context, name) if name in context.inputs else None
-
-
-def _place(prefix: str, grid: Grid) -> dict[str, Any]:
-    return {
-        f"{prefix}shape": [int(n) for n in grid.shape],
-        f"{prefix}ijk_to_ras": np.asarray(grid.ijk_to_ras).tolist(),
-    }
-
-
-def _fill(context: Context, fields: Fields) -> None:
-    context.outputs["forward"][...] = fields.forward.array
-    context.outputs["inverse"][...] = fields.inverse.array

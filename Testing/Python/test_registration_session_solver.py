@@ -1,0 +1,110 @@
+"""`LiveSession` without a model, end to end: a phantom pair on an oblique, anisotropic, flipped grid, truth in mm."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from phantom_bench import COARSE, LAMBDA, ObliquePhantom, oblique_phantom, prepared
+
+from hyperreg.errors import Cancelled, InputError
+from hyperreg.imaging.transform import Transform
+from hyperreg.registration.catalogue import NO_MODEL
+from hyperreg.registration.session import LiveSession
+from hyperreg.registration.verification import inverse_errors
+
+DRAFT, QUICK, FULL = range(3)
+
+
+@pytest.fixture(scope="module")
+def phantom() -> ObliquePhantom:
+    return oblique_phantom()
+
+
+@pytest.fixture(scope="module")
+def session(phantom: ObliquePhantom) -> LiveSession:
+    return prepared(phantom, NO_MODEL)
+
+
+def test_the_truth_is_found_in_mm_better_at_every_stage(phantom: ObliquePhantom, session: LiveSession) -> None:
+    def error(transform: Transform) -> float:
+        return float(np.linalg.norm(transform.apply(phantom.points) - phantom.truth, axis=1).mean())
+
+    linear = error(Transform((session.linear,)))
+    quick, full = error(session.transform(LAMBDA, QUICK)), error(session.transform(LAMBDA))
+    finest = error(session.transforms(session.finest_fields(LAMBDA))[0])
+    assert linear > 2.4
+    assert full < quick < linear
+    assert finest < 0.5 * linear
+
+
+def test_fields_lie_on_one_grid_and_are_inverse_in_mm(phantom: ObliquePhantom, session: LiveSession) -> None:
+    assert [stage.name for stage in session.stages] == ["draft", "quick", "full"]
+    for stage in range(3):
+        fields = session.field(LAMBDA, stage)
+        for field in (fields.forward, fields.inverse):
+            assert field.grid.matches(session.grid) and field.array.dtype == np.float32
+    np.testing.assert_allclose(session.grid.spacing, 6)
+    errors = inverse_errors(*session.transforms(session.field(LAMBDA)), phantom.fixed.grid)
+    assert errors.mean() < 0.15 and np.quantile(errors, 0.99) < 1.5
+    body = phantom.fixed.grid.to_ras(np.argwhere(phantom.fixed_labels.array > 0)[::59])
+    inside = session.grid.to_ijk(body)
+    assert inside.min() > 0 and (inside.max(0) < np.array(session.grid.shape) - 1).all()
+
+
+def test_metrics_are_those_of_the_stage(session: LiveSession) -> None:
+    quick, full = session.metrics(LAMBDA, QUICK), session.metrics(LAMBDA)
+    assert set(quick) == set(full)
+    assert full["dice_mean"] > quick["dice_mean_before"] + 0.05
+    assert quick["similarity"] > quick["similarity_before"] + 0.05
+    assert quick["displacement_mean_mm"] != full["displacement_mean_mm"]
+    for name in ("similarity_before", "dice_mean_before", "detail_before"):
+        assert full[name] == quick[name]
+
+
+def test_cancelled_in_the_middle_the_session_goes_on(session: LiveSession) -> None:
+    seen: list[float] = []
+    before = session.field(0.45, QUICK).forward.array.copy()
+    with pytest.raises(Cancelled):
+        session.field(
+            0.45, FULL, progress=lambda fraction, _text: seen.append(fraction), cancelled=lambda: len(seen) >= 7
+        )
+    assert len(seen) == 7, "it ends with the step it is in"
+    assert seen == sorted(seen) and seen[0] >= 0 and seen[-1] < 1
+    np.testing.assert_array_equal(session.field(0.45, QUICK).forward.array, before)
+    assert session.field(0.45, FULL).forward.grid.matches(session.grid)
+
+
+def test_before_a_pair_or_outside_of_the_range_it_is_refused(session: LiveSession) -> None:
+    with pytest.raises(InputError, match="No pair"):
+        LiveSession(NO_MODEL, "cpu").field(0.5)
+    for lam in (-0.1, float("nan")):
+        with pytest.raises(InputError, match="between 0"):
+            session.field(lam)
+    with pytest.raises(InputError, match="no stage 3"):
+        session.field(0.5, 3)
+
+
+def test_the_path_over_lambda_is_smooth_and_ends_at_the_linear_alignment(session: LiveSession) -> None:
+    """Previews between values 0.1 apart are near the solved field, and displacements shrink with every lambda."""
+    lambdas = (0.0, 0.1, 0.2, 0.4, 0.7, 1.0)
+    means = [float(np.linalg.norm(session.field(lam, QUICK).forward.array, axis=0).mean()) for lam in lambdas]
+    assert all(high > 0.95 * low for high, low in zip(means, means[1:], strict=False)) and means[-1] == 0
+    assert means[1] > 1.2 * means[4]
+    low, middle, high = (session.field(lam, QUICK).forward.array for lam in (0.1, 0.15, 0.2))
+    assert np.linalg.norm((low + high) / 2 - middle, axis=0).mean() < 0.1
+
+
+def test_regions_of_lambda_one_stay_where_the_linear_alignment_put_them() -> None:
+    phantom = oblique_phantom(COARSE)
+    session = prepared(phantom, NO_MODEL)
+    labels = phantom.fixed_labels
+    stiff = {int(label): 1.0 for label in np.unique(labels.array[labels.array > 0])}
+    linear = Transform((session.linear,)).apply(phantom.points)
+    session.set_regions(labels, stiff)
+    held = session.transform(LAMBDA).apply(phantom.points)
+    session.set_regions(None, {})
+    free = session.transform(LAMBDA).apply(phantom.points)
+    index = np.round(labels.grid.to_ijk(phantom.points)).astype(int)
+    inside = labels.array[tuple(index.T)] > 0
+    moved, unheld = (np.median(np.linalg.norm(points - linear, axis=1)[inside]) for points in (held, free))
+    assert moved < 0.25 * unheld
