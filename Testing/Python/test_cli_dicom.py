@@ -42,7 +42,7 @@ def _register(pair: PairFiles, *more: str, fixed: Path | None = None, moving: Pa
     folder = pair.fixed.parent
     images = [str(fixed or folder / "dicom-fixed"), str(moving or folder / "dicom-moving")]
     return run("register", *images, "--model", "tiny-untrained", "--device", "cpu", "--init", "com", "--lam", "0.4",
-               "-q", *more)  # fmt: skip
+               "--fast", "-q", *more)  # fmt: skip
 
 
 def _error(capsys: pytest.CaptureFixture[str]) -> str:

@@ -8,9 +8,10 @@ import highdicom
 import numpy as np
 import pydicom
 import pytest
+from dicom_conformance import missing_attributes
 from dicom_examples import DIRECTION, SHAPE, values, write_enhanced, write_slices
 from imaging_examples import affine, oblique_grid, smooth_field
-from pydicom.uid import MRImageStorage, PositronEmissionTomographyImageStorage, generate_uid
+from pydicom.uid import CTImageStorage, MRImageStorage, generate_uid
 
 from hyperreg.errors import InputError
 from hyperreg.imaging import dicom
@@ -309,9 +310,8 @@ def test_a_resampled_series_lies_where_the_volume_does(tmp_path: Path, left_hand
     np.testing.assert_allclose(np.array(one.ImageOrientationPatient, dtype=float)[:3], DIRECTION[:, 0], atol=1e-6)
 
 
-@pytest.mark.parametrize("sop_class", [MRImageStorage, PositronEmissionTomographyImageStorage])
-def test_values_that_are_no_whole_numbers_keep_four_digits(tmp_path: Path, sop_class: str) -> None:
-    modality = "PT" if sop_class == PositronEmissionTomographyImageStorage else "MR"
+@pytest.mark.parametrize(("sop_class", "modality"), [(MRImageStorage, "MR"), (CTImageStorage, "CT")])
+def test_values_that_are_no_whole_numbers_keep_four_digits(tmp_path: Path, sop_class: str, modality: str) -> None:
     moving = _sources(tmp_path / "moving", sop_class=sop_class, Modality=modality)
     volume = read_volume(tmp_path / "moving")
     array = (values() / 997).astype(np.float32)
@@ -326,3 +326,38 @@ def test_a_modality_that_cannot_be_written(tmp_path: Path) -> None:
     moving = _sources(tmp_path / "moving", Modality="NM")
     with pytest.raises(InputError, match="modality 'NM'"):
         derived.write_series(read_volume(tmp_path / "moving"), moving, moving, tmp_path, "", True)
+
+
+# --- what the standard demands ---
+
+
+@pytest.mark.parametrize("leave_out", [False, True])
+def test_objects_have_all_that_the_standard_demands(tmp_path: Path, leave_out: bool) -> None:
+    kinds = {"CT": CTImageStorage, "MR": MRImageStorage}
+    field = smooth_field(oblique_grid())
+    for modality, sop_class in kinds.items():
+        folder = tmp_path / modality
+        sources = _sources(folder / "in", leave_out, sop_class=sop_class, Modality=modality)
+        volume = read_volume(folder / "in")
+        files = derived.write_series(volume, sources, sources, folder, "by a test", True)[:1]
+        for name, transform in (("linear", Transform((np.eye(4),))), ("field", Transform((field,)))):
+            files.append(folder / f"{name}.dcm")
+            registration_objects.write_registration(transform, sources, sources, files[-1], volume.grid)
+        files.append(folder / "segmentation.dcm")
+        segmentation_objects.write_segmentation(_label_map(volume), STRUCTURES, sources, files[-1], ALGORITHM)
+        for file in files:
+            assert missing_attributes(pydicom.dcmread(file)) == [], file
+
+
+def test_what_is_missing_would_be_found(tmp_path: Path) -> None:
+    sources = _sources(tmp_path / "ct")
+    path = tmp_path / "registration.dcm"
+    registration_objects.write_registration(Transform((np.eye(4),)), sources, sources, path, oblique_grid())
+    one = pydicom.dcmread(path)
+    del one.ContentLabel
+    one.RegistrationSequence[0].MatrixRegistrationSequence[0].MatrixSequence[
+        0
+    ].FrameOfReferenceTransformationMatrix = None
+    found = " ".join(missing_attributes(one))
+    assert "ContentLabel" in found
+    assert "MatrixSequence/FrameOfReferenceTransformationMatrix" in found

@@ -16,6 +16,7 @@ from hyperreg.imaging.volume import Volume
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+# PET is not among them: its images must say when and how long each slice was measured, which a resampled one cannot.
 # Modality -> SOP class, values of Image Type, and what the acquisition said of itself that still holds. The second
 # dictionary has what the standard demands and a source of another kind may lack.
 KINDS: dict[str, tuple[str, list[str], tuple[str, ...], dict[str, object]]] = {
@@ -36,15 +37,6 @@ KINDS: dict[str, tuple[str, list[str], tuple[str, ...], dict[str, object]]] = {
             "ScanningSequence": "RM", "SequenceVariant": "NONE", "ScanOptions": None, "MRAcquisitionType": None,
             "RepetitionTime": None, "EchoTime": None, "EchoTrainLength": None,
         },
-    ),
-    "PT": (
-        "1.2.840.10008.5.1.4.1.1.128",
-        ["DERIVED", "SECONDARY"],
-        (
-            "Units", "CountsSource", "SeriesType", "CorrectedImage", "DecayCorrection", "SUVType", "CollimatorType",
-            "RadiopharmaceuticalInformationSequence", "ActualFrameDuration", "FrameReferenceTime", "DecayFactor",
-        ),
-        {"Units": "BQML", "CountsSource": "EMISSION", "DecayCorrection": "NONE", "CollimatorType": None},
     ),
 }  # fmt: skip
 SOURCE_PURPOSE = ("121322", "DCM", "Source image for image processing operation")
@@ -101,8 +93,6 @@ def write_series(
         for keyword in kept:
             if keyword in moving[0]:
                 one[keyword] = moving[0][keyword]
-        if modality == "PT":
-            one.NumberOfSlices, one.ImageIndex = stored.shape[2], k + 1
         one.DerivationDescription = derivation[:1024]
         one.SourceImageSequence = source_images
         one.ImagePositionPatient = [DSfloat(float(x), auto_format=True) for x in affine @ [0, 0, k, 1]][:3]

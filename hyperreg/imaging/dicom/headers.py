@@ -113,7 +113,8 @@ class Instance:
         """In words, what kind of object this is."""
         from pydicom.uid import UID
 
-        return NO_IMAGES.get(self.sop_class) or f"an object of the kind '{UID(self.sop_class).name}'"
+        with parsing(self.name):
+            return NO_IMAGES.get(self.sop_class) or f"an object of the kind '{UID(self.sop_class).name}'"
 
     def text(self, keyword: str) -> str:
         """An attribute as text; "" if it is missing or empty."""

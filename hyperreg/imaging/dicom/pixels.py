@@ -38,9 +38,9 @@ def check_decodable(instance: Instance) -> None:
     from pydicom.uid import UID
 
     syntax = instance.transfer_syntax
-    if _pydicom_decodes(syntax) or syntax in GDCM_SYNTAXES:
-        return
     with parsing(instance.name):
+        if _pydicom_decodes(syntax) or syntax in GDCM_SYNTAXES:
+            return
         raise InputError(
             f"The DICOM image '{instance.name}' is compressed as '{UID(syntax).name}', which no codec here reads. "
             f"{_remedy(syntax)}"
