@@ -13,9 +13,10 @@ from dicom_examples import DIRECTION, SHAPE, values, write_enhanced, write_slice
 from imaging_examples import affine, oblique_grid, smooth_field
 from pydicom.uid import CTImageStorage, MRImageStorage, generate_uid
 
-from hyperreg.errors import InputError
+from hyperreg.errors import InputError, OutOfMemory
 from hyperreg.imaging import dicom
-from hyperreg.imaging.dicom import derived, identity, registration_objects, segmentation_objects
+from hyperreg.imaging.dicom import derived, identity, registration_objects, segmentation_objects, segmentations
+from hyperreg.imaging.dicom.sources import Entry
 from hyperreg.imaging.files import read_label_map, read_volume
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Volume
@@ -94,6 +95,22 @@ def test_highdicom_reads_names_codes_references_and_algorithm(tmp_path: Path) ->
     assert read.SeriesInstanceUID != sources[0].SeriesInstanceUID
 
 
+def test_names_colours_and_codes_come_back(tmp_path: Path) -> None:
+    sources = _sources(tmp_path / "ct")
+    path = tmp_path / "segmentation.dcm"
+    labels = _label_map(read_volume(tmp_path / "ct"))
+    segmentation_objects.write_segmentation(labels, STRUCTURES, sources, path, ALGORITHM)
+    read = segmentations.read_segments(Entry(path.name, path.stat().st_size, path))
+    for number, (segment, structure) in enumerate(zip(read, STRUCTURES, strict=True), 1):
+        assert (segment.number, segment.name) == (number, structure.name)
+        assert np.abs(np.array(segment.colour) - structure.colour).max() <= 2
+        if structure.terminology is not None:
+            assert segment.type.value == structure.terminology.type.value
+    assert read[2].modifier is not None
+    assert read[2].modifier.meaning == "Left"
+    assert read[0].modifier is None
+
+
 def test_each_frame_of_a_segmentation_refers_to_the_slice_in_its_place(tmp_path: Path) -> None:
     sources = _sources(tmp_path / "ct", places=[5, 3, 0, 1, 2, 4, 6, 7, 11, 10, 9, 8])
     path = tmp_path / "segmentation.dcm"
@@ -117,6 +134,20 @@ def test_a_segmentation_of_a_multi_frame_image_and_an_empty_one(tmp_path: Path) 
             Volume(array, labels.ijk_to_ras), STRUCTURES, identity.sources_of(series), target, ALGORITHM
         )
         assert np.count_nonzero(read_label_map(target).array) == np.count_nonzero(array)
+
+
+def test_a_segmentation_with_frames_a_kilometre_apart(tmp_path: Path) -> None:
+    sources = _sources(tmp_path / "ct")
+    path = tmp_path / "segmentation.dcm"
+    labels = _label_map(read_volume(tmp_path / "ct"))
+    segmentation_objects.write_segmentation(labels, STRUCTURES, sources, path, ALGORITHM)
+    one = pydicom.dcmread(path)
+    last = one.PerFrameFunctionalGroupsSequence[-1].PlanePositionSequence[0]
+    start = np.array(last.ImagePositionPatient, dtype=float)
+    last.ImagePositionPatient = [f"{x:.6f}" for x in start + 2.5 * 4e8 * DIRECTION[:, 2]]
+    one.save_as(path)
+    with pytest.raises((OutOfMemory, InputError), match=r"GB of memory|no evenly spaced"):
+        read_label_map(path)
 
 
 def test_a_label_that_is_no_structure_is_refused(tmp_path: Path) -> None:

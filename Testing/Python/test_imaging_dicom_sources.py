@@ -307,7 +307,8 @@ def test_what_is_no_label_map(objects: Path, name: str, words: str) -> None:
 def test_names_and_codes_of_segments(objects: Path) -> None:
     path = objects / "dcmqi" / "liver.dcm"
     (liver,) = segmentations.read_segments(Entry(path.name, path.stat().st_size, path))
-    assert (liver.number, liver.label) == (1, "Liver")
+    assert (liver.number, liver.name) == (1, "Liver")
+    assert liver.category.meaning == "Tissue"
     assert liver.type.meaning == "Liver"
 
 

@@ -95,7 +95,7 @@ class Volume:
 
     array: (I, J, K), in the order of the columns of `ijk_to_ras`; any real dtype.
     ijk_to_ras: (4, 4), mm; see `Grid`.
-    name: what messages call it. warnings: what the reader of its file wants to be said.
+    name: what messages call it. warnings: what was odd about its file, in words for the user.
     Raises InputError if the array is not 3D or the affine is unusable.
     """
 

@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hyperreg.errors import FileError, InputError
+from hyperreg.errors import FileError, InputError, OutOfMemory
 from hyperreg.imaging.dicom.headers import parsing, read_whole
 from hyperreg.imaging.dicom.sources import Entry
 from hyperreg.imaging.itk import RAS_LPS
 from hyperreg.imaging.volume import Volume
+from hyperreg.machine import main_memory
 
 if TYPE_CHECKING:
     from highdicom.seg import Segmentation
     from pydicom import Dataset
 
 BACKGROUND = 0
+# Per voxel: highdicom's label map, and a copy in our order of axes.
+WORKING_BYTES = 2
 BACKGROUND_CODE = "125040"
 SEGMENT_NUMBER, SEGMENT_IDENTIFICATION = 0x0062000B, 0x0062000A
 
@@ -33,29 +36,36 @@ class CodedName:
 
 @dataclass(frozen=True)
 class Segment:
-    """One segment of a SEG object. number: its value in the label map. category, type: what it is."""
+    """One segment of a SEG object. number: its value in the label map. colour: 0..255, None if it has none.
+
+    category, type, modifier: what it is; a modifier is, for example, its side.
+    """
 
     number: int
-    label: str
+    name: str
+    colour: tuple[int, int, int] | None
     category: CodedName
     type: CodedName
+    modifier: CodedName | None
 
 
 def read_label_map(entry: Entry, name: str) -> Volume:
     """A segmentation object as a label map over the slices from its first to its last.
 
     Raises InputError if segments overlap or are fractional (a label map cannot hold that), or if its slices are no
-    volume; FileError if it is damaged or highdicom is missing.
+    volume; OutOfMemory if that cannot fit; FileError if it is damaged or highdicom is missing.
     """
     with parsing(entry.name):
         segmentation = _open(entry)
         if segmentation.SegmentationType == "FRACTIONAL":
             _check_binary(segmentation, name)
         _check_background(segmentation, name)
-        if not segmentation.get_volume_geometry():
+        geometry = segmentation.get_volume_geometry()
+        if geometry is None:
             raise InputError(
                 f"The frames of the DICOM segmentation '{name}' form no evenly spaced volume. Export it as NRRD."
             )
+        _check_memory(geometry.spatial_shape, name)
         try:
             volume = segmentation.get_volume(combine_segments=True)
         except RuntimeError as error:
@@ -78,18 +88,27 @@ def read_label_map(entry: Entry, name: str) -> Volume:
 def read_segments(entry: Entry) -> list[Segment]:
     """The segments of a segmentation object, by number. Raises FileError if it is damaged."""
     with parsing(entry.name):
-        return [
-            Segment(int(item.SegmentNumber), str(item.SegmentLabel), *(_code(item, kind) for kind in _CODES))
-            for item in _open(entry).SegmentSequence
-            if int(item.SegmentNumber) != BACKGROUND
-        ]
+        return [_segment(item) for item in _open(entry).SegmentSequence if int(item.SegmentNumber) != BACKGROUND]
 
 
-_CODES = ("SegmentedPropertyCategoryCodeSequence", "SegmentedPropertyTypeCodeSequence")
+def _segment(item: Dataset) -> Segment:
+    from highdicom.color import CIELabColor
+
+    kind = item.SegmentedPropertyTypeCodeSequence[0]
+    modifiers = kind.get("SegmentedPropertyTypeModifierCodeSequence")
+    lab = item.get("RecommendedDisplayCIELabValue")
+    red, green, blue = CIELabColor.from_dicom_value(lab).to_rgb(clip=True) if lab else (0, 0, 0)
+    return Segment(
+        int(item.SegmentNumber),
+        str(item.SegmentLabel),
+        (red, green, blue) if lab else None,
+        _code(item.SegmentedPropertyCategoryCodeSequence[0]),
+        _code(kind),
+        _code(modifiers[0]) if modifiers else None,
+    )
 
 
-def _code(item: object, kind: str) -> CodedName:
-    code = getattr(item, kind)[0]
+def _code(code: Dataset) -> CodedName:
     return CodedName(str(code.CodingSchemeDesignator), str(code.CodeValue), str(code.CodeMeaning))
 
 
@@ -131,6 +150,17 @@ def _index_segments(dataset: Dataset) -> None:
         ]
 
 
+def _check_memory(shape: tuple[int, ...], name: str) -> None:
+    """Raise OutOfMemory if frames lie so far apart that the volume between them cannot fit."""
+    free, _ = main_memory()
+    needed = WORKING_BYTES * float(np.prod(shape, dtype=float))
+    if free is not None and needed > free:
+        raise OutOfMemory(
+            f"The DICOM segmentation '{name}' spans {' x '.join(str(n) for n in shape[::-1])} voxels: that needs at "
+            f"least {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free. Crop it first."
+        )
+
+
 def _check_binary(segmentation: Segmentation, name: str) -> None:
     """Raise InputError for a fractional segmentation with values between nothing and everything."""
     if not set(np.unique(segmentation.pixel_array).tolist()) <= {0, int(segmentation.MaximumFractionalValue)}:
@@ -143,7 +173,7 @@ def _check_binary(segmentation: Segmentation, name: str) -> None:
 def _check_background(segmentation: Segmentation, name: str) -> None:
     """Raise InputError if number 0 is a structure, which a label map cannot hold."""
     for item in segmentation.SegmentSequence:
-        if int(item.SegmentNumber) == BACKGROUND and _code(item, _CODES[1]).value != BACKGROUND_CODE:
+        if int(item.SegmentNumber) == BACKGROUND and _segment(item).type.value != BACKGROUND_CODE:
             raise InputError(
                 f"The DICOM segmentation '{name}' gives number 0 to '{item.SegmentLabel}'; label maps have nothing "
                 "there. Export it as NRRD with other numbers."
