@@ -36,6 +36,8 @@ OPTIONAL = {
     "matplotlib": "plots of `hyperreg sweep`",
     "pydantic": "`hyperreg train`",
     "PyYAML": "`hyperreg train`",
+    "pydicom": "DICOM images",
+    "highdicom": "DICOM segmentations",
     "psutil": "memory figures outside Linux",
     "trame": "`hyperreg view`",
     "trame-slicer": "`hyperreg view`",

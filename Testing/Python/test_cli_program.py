@@ -17,8 +17,8 @@ from hyperreg.errors import Cancelled, FileError, HyperRegError, InputError, Out
 from hyperreg.registration import run as run_module
 from hyperreg.registration.model import save_untrained
 
-HEAVY = ("torch", "monai", "SimpleITK", "nibabel", "matplotlib", "trame", "slicer", "vtk")
-COMMANDS = ("register", "sweep", "segment", "models", "doctor", "view", "train")
+HEAVY = ("torch", "pydicom", "highdicom", "monai", "SimpleITK", "nibabel", "matplotlib", "trame", "slicer", "vtk")
+COMMANDS = ("register", "sweep", "segment", "models", "dicom", "doctor", "view", "train")
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from hyperreg.errors import InputError
+
+if TYPE_CHECKING:
+    from hyperreg.imaging.dicom.results import DicomRequest
 
 
 class Device(str, Enum):
@@ -81,10 +84,35 @@ RegionLambda = Annotated[
         help="λ of one region, for example 3=0.9; as often as needed. The rest of the image keeps --lam.",
     ),
 ]
+OutDicom = Annotated[
+    Path | None,
+    typer.Option(
+        "--out-dicom",
+        metavar="FOLDER",
+        help="A new folder for the results as DICOM objects, with a report as PDF, CSV and JSON. The images must be "
+        "DICOM.",
+    ),
+]
+LeaveOutPatient = Annotated[
+    bool,
+    typer.Option(
+        "--leave-out-patient-data",
+        help="With --out-dicom: no names, IDs, dates and descriptions. UIDs stay, so that objects refer to the images.",
+    ),
+]
 DeviceChoice = Annotated[
     Device, typer.Option("--device", help="Where to compute. auto: the GPU if there is one with enough memory.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; warnings and errors only.")]
+
+
+def dicom_request(folder: Path | None, leave_out_patient: bool) -> DicomRequest | None:
+    """What --out-dicom and --leave-out-patient-data ask for. Raises InputError for the second without the first."""
+    from hyperreg.imaging.dicom.results import DicomRequest
+
+    if folder is None and leave_out_patient:
+        raise InputError("--leave-out-patient-data belongs to --out-dicom, which was not given.")
+    return None if folder is None else DicomRequest(folder, leave_out_patient)
 
 
 def chosen(gamma: float | None) -> dict[str, float]:

@@ -22,6 +22,8 @@ hyperreg register fixed.nii.gz moving.nii.gz --regions bones.nii.gz --region-lam
 
 hyperreg register fixed.nii.gz moving.nii.gz --lam auto --fast --out-volume warped.nii.gz --report report.json
 
+hyperreg register FIRST_STUDY SECOND_STUDY#2 --out-dicom registered --leave-out-patient-data
+
 The transform maps points of FIXED to MOVING, as ITK, ANTs and 3D Slicer expect for resampling MOVING onto FIXED.
 Outputs are checked for writability first, appear together at the end, and replace older files of the same name."""
 
@@ -117,6 +119,8 @@ def command(
             help="JSON: Dice, landmarks, folding, displacements, timing, versions, model SHA256, warnings.",
         ),
     ] = None,
+    out_dicom: options.OutDicom = None,
+    leave_out_patient_data: options.LeaveOutPatient = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Register MOVING to FIXED at one λ and save the results."""
@@ -128,7 +132,8 @@ def command(
         options.chosen(gamma), regions, options.region_lambdas(region_lambda), fixed_points, moving_points,
         contrast.value, fixed_mask, moving_mask,
     )  # fmt: skip
-    outputs = Outputs(out_volume, out_transform, out_inverse, out_labels, report, out_jacobian)
+    dicom = options.dicom_request(out_dicom, leave_out_patient_data)
+    outputs = Outputs(out_volume, out_transform, out_inverse, out_labels, report, out_jacobian, dicom)
     with cancel_on_interrupt() as cancelled, progress_bar(quiet) as progress:
         result = register(
             pair, options.number_or_auto(lam), outputs, progress, cancelled, fast=fast, only_linear=only is not None

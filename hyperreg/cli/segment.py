@@ -88,6 +88,8 @@ def command(
             "--report", "-r", help="JSON: volumes and their spread, timing, versions, model SHA256, warnings."
         ),
     ] = None,
+    out_dicom: options.OutDicom = None,
+    leave_out_patient_data: options.LeaveOutPatient = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Segment an image (or the several images of one case) with a model and save the result."""
@@ -100,7 +102,8 @@ def command(
         values["lambda"] = lam
     case = Case(tuple(images), model, device.value, flips, ensemble, values, islands)
     with cancel_on_interrupt() as cancelled, progress_bar(quiet) as progress:
-        outputs = Outputs(out, uncertainty, probabilities, report, mask)
+        dicom = options.dicom_request(out_dicom, leave_out_patient_data)
+        outputs = Outputs(out, uncertainty, probabilities, report, mask, dicom)
         result = segment(case, outputs, progress, cancelled, _align if align else None)
     warn(result.warnings, ALARM)
     if not quiet:

@@ -37,30 +37,28 @@ def extension(path: PathLike) -> str:
 def read_volume(path: PathLike, working_bytes: float = 0, confined: bool = False) -> Volume:
     """Read a 3D scalar image; what is odd about its header is in the volume's `warnings`.
 
-    path: a file, a folder with one DICOM series, or one DICOM file of a series. The format is recognised by content.
-    4D files with one time point are taken as 3D. working_bytes: how many bytes per voxel the caller will need at least,
-    besides the image. confined: the header may name no file outside of its folder (for files from other people).
+    path: a file, one DICOM file of a series, or a folder, DICOMDIR or zip with DICOM (`SOURCE#2` for the second of its
+    series). The format is recognised by content. 4D files with one time point are taken as 3D. working_bytes: how many
+    bytes per voxel the caller will need at least, besides the image. confined: the header may name no file outside of
+    its folder (for files from other people).
     Raises FileError if it is missing, damaged or of an unknown format; InputError if it is 2D, 4D, colour, vector,
     sheared, or of an impossible size or position; OutOfMemory, before anything is read, if its header says that it
     cannot fit into the memory (not for DICOM).
     """
     path = Path(path)
-    if not path.exists():
+    if not dicom.split_number(path)[0].exists():
         raise FileError(f"'{path}' does not exist. Check the name and the folder.")
-    if path.is_dir():
-        volume = dicom.read_folder(path)
-    else:
-        volume = _read_file(path, working_bytes, confined)
+    volume = _read_file(path, working_bytes, confined)
     plausibility.check_grid(volume.grid, volume.name)
     return volume
 
 
 def _read_file(path: Path, working_bytes: float, confined: bool) -> Volume:
     try:
+        if dicom.is_dicom_source(path):
+            return dicom.read_dicom(path)
         if path.stat().st_size == 0:
             raise FileError(f"'{path}' is empty (0 bytes). Copy or export it again.")
-        if dicom.is_dicom_file(path):
-            return dicom.read_file(path)
     except OSError as error:
         raise FileError(f"'{path}' cannot be opened: {error.strerror or error}.") from error
     if (text := headers.read_header(path)) is not None:

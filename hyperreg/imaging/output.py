@@ -10,6 +10,7 @@ import errno
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -99,6 +100,40 @@ def _examined(path: Path) -> os.stat_result | None:
         name = path.name if len(path.name) <= 80 else f"{path.name[:60]}...{path.suffix}"
         reason = error.strerror if isinstance(error, OSError) else error
         raise FileError(f"'{name}' cannot be the name of an output: {reason}. Choose another one.") from error
+
+
+@contextmanager
+def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a hidden folder beside `path` that becomes `path` when the block ends; on any failure nothing is left.
+
+    Raises FileError if `path` is there already (unless as an empty folder), or its place is missing, read-only or full.
+    """
+    path = Path(path).absolute()
+    workplace: Path | None = None
+    try:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise FileError(f"'{path}' is there already. Give the name of a new or an empty folder.")
+        if not path.parent.is_dir():
+            raise FileError(f"The folder '{path.parent}' does not exist. Create it, or choose another place.")
+        workplace = Path(tempfile.mkdtemp(prefix=".hyperreg-", dir=path.parent))
+        yield workplace
+        # mkdtemp makes folders that nobody else may read.
+        workplace.chmod(0o777 & ~_umask())
+        if path.exists():
+            path.rmdir()
+        os.replace(workplace, path)
+    except OSError as error:
+        raise FileError(_explain(path, error)) from error
+    finally:
+        if workplace is not None:
+            shutil.rmtree(workplace, ignore_errors=True)
+
+
+def _umask() -> int:
+    """The permissions that new files are denied; it can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _explain(path: Path | None, error: OSError) -> str:

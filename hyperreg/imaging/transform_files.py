@@ -24,6 +24,8 @@ import SimpleITK as sitk
 
 from hyperreg.errors import FileError, InputError
 from hyperreg.imaging import files, guarded, itk, nifti, plausibility
+from hyperreg.imaging.dicom.registration_objects import read_registration
+from hyperreg.imaging.dicom.sources import is_dicom_file
 from hyperreg.imaging.files import HEADER_ALLOWANCE, PathLike, extension
 from hyperreg.imaging.output import replacing
 from hyperreg.imaging.transform import Transform, from_sitk, to_sitk
@@ -68,7 +70,8 @@ def write_transform(transform: Transform, path: PathLike, reference: Grid | None
 
 
 def read_transform(path: PathLike) -> Transform:
-    """Read an ITK transform file (.h5, .tfm, .txt, .mat) or a displacement field (NIfTI, NRRD, MHA).
+    """Read an ITK transform file (.h5, .tfm, .txt, .mat), a displacement field (NIfTI, NRRD, MHA), or a DICOM
+    (Deformable) Spatial Registration object.
 
     Raises FileError if it is missing, damaged or unknown; InputError if it is 2D or of a kind that is not supported.
     """
@@ -76,6 +79,11 @@ def read_transform(path: PathLike) -> Transform:
     kind = extension(path)
     if not path.is_file():
         raise FileError(f"'{path}' does not exist. Check the name and the folder.")
+    try:
+        if is_dicom_file(path):
+            return read_registration(path)
+    except OSError as error:
+        raise FileError(f"'{path}' cannot be opened: {error.strerror or error}.") from error
     if kind not in TRANSFORM_FORMATS + FIELD_FORMATS:
         known = ", ".join(TRANSFORM_FORMATS + FIELD_FORMATS)
         raise FileError(f"'{path.name}': unknown transform format '{kind}'. HyperReg reads {known}.")

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hyperreg.errors import FileError, InputError
+from hyperreg.imaging.dicom import different_patients
 from hyperreg.imaging.files import read_label_map, read_volume
 from hyperreg.imaging.intensity import check_image
 from hyperreg.imaging.label_maps import check_on_image, read_structures
@@ -89,7 +90,7 @@ class LoadedPair:
 
 def load_pair(pair: Pair) -> LoadedPair:
     """Read the images, label maps and landmarks of a pair. Raises FileError or InputError that name the file."""
-    warnings: list[str] = []
+    warnings = list(filter(None, [different_patients(pair.fixed, pair.moving)]))
     fixed, moving = (check_image(read_volume(path), warnings) for path in (pair.fixed, pair.moving))
     drawn = [
         _structures(path, image, warnings)

@@ -12,6 +12,7 @@ import numpy as np
 
 from hyperreg.errors import Cancelled, InputError
 from hyperreg.imaging import files, transform_files
+from hyperreg.imaging.dicom.results import DicomRequest
 from hyperreg.imaging.files import extension, write_volume
 from hyperreg.imaging.output import StagedOutputs
 from hyperreg.imaging.resampling import resample
@@ -22,6 +23,7 @@ from hyperreg.imaging.transform_files import read_transform, write_transform
 from hyperreg.imaging.volume import DisplacementField
 from hyperreg.registration.anchors import check_lambda
 from hyperreg.registration.catalogue import ModelCard, default_model, find_model
+from hyperreg.registration.dicom_output import dicom_results
 from hyperreg.registration.metrics import volume_change
 from hyperreg.registration.pairs import LoadedPair, Pair, load_pair, open_session
 from hyperreg.registration.regions import check_region_lambdas
@@ -44,7 +46,7 @@ class Outputs:
 
     volume: the moving image on the fixed grid. transform: fixed to moving space, as ITK resamples. inverse: moving to
     fixed. labels: the moving label map on the fixed grid. jacobian: the deformation's local change of volume on the
-    fixed grid, see `metrics.volume_change`. report: JSON.
+    fixed grid, see `metrics.volume_change`. report: JSON. dicom: see `dicom_output`.
     """
 
     volume: Path | None = None
@@ -53,6 +55,7 @@ class Outputs:
     labels: Path | None = None
     report: Path | None = None
     jacobian: Path | None = None
+    dicom: DicomRequest | None = None
 
     def by_name(self) -> dict[str, Path | None]:
         return {
@@ -129,7 +132,7 @@ def register(
 
     watch = Stopwatch()
     response = Response()
-    with StagedOutputs(outputs.by_name(), pair.files) as staged:
+    with StagedOutputs(outputs.by_name(), pair.files) as staged, dicom_results(outputs.dicom, pair) as objects:
         go_on(0.0, "Reading the images")
         with watch.stage("read"):
             images = load_pair(pair)
@@ -177,10 +180,13 @@ def register(
             "warnings": _all_warnings(images, session, result.figures),
             "outputs": {name: str(path) for name, path in staged.targets.items()},
         }
+        if objects is not None and outputs.dicom is not None:
+            report["warnings"] += objects.write(images, result.transform, report)
+            report["outputs"]["dicom"] = str(outputs.dicom.folder)
         if "report" in staged:
             write_report(report, staged.path("report"))
         go_on(1.0, "Done")
-    return RegistrationResult(report, list(staged.targets.values()))
+    return RegistrationResult(report, [Path(path) for path in report["outputs"].values()])
 
 
 def _result(

@@ -13,6 +13,7 @@ import numpy as np
 
 from hyperreg.errors import InputError
 from hyperreg.imaging import files
+from hyperreg.imaging.dicom.results import DicomRequest
 from hyperreg.imaging.files import extension, read_volume, write_volume
 from hyperreg.imaging.intensity import check_image
 from hyperreg.imaging.output import StagedOutputs
@@ -23,6 +24,7 @@ from hyperreg.imaging.volume import Volume
 from hyperreg.reporting import Cancel, Progress, Stopwatch, describe_image, versions, write_report
 from hyperreg.segmentation import look
 from hyperreg.segmentation.catalogue import Input, SegmentationCard, find_model
+from hyperreg.segmentation.dicom_output import dicom_results
 from hyperreg.segmentation.inputs import assign
 from hyperreg.segmentation.mask import whole_mask
 from hyperreg.segmentation.session import IMAGE_BYTES, Segmentation, Segmenter
@@ -65,6 +67,7 @@ class Outputs:
 
     segmentation: on the grid of the first image. uncertainty: entropy, 0 to 1. probabilities: a file per structure
     beside the segmentation, named after it. report: JSON. mask: of all structures together, see `mask.whole_mask`.
+    dicom: see `dicom_output`.
     """
 
     segmentation: Path | None = None
@@ -72,6 +75,7 @@ class Outputs:
     probabilities: bool = False
     report: Path | None = None
     mask: Path | None = None
+    dicom: DicomRequest | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ def segment(
     targets = _targets(outputs, card)
     tell = progress or (lambda _fraction, _text: None)
     watch = Stopwatch()
-    with StagedOutputs(targets, images.values()) as staged:
+    with StagedOutputs(targets, images.values()) as staged, dicom_results(outputs.dicom, images[first]) as objects:
         tell(0.0, "Reading the images")
         with watch.stage("read"):
             volumes = {name: read.get(path) or read_volume(path, IMAGE_BYTES) for name, path in images.items()}
@@ -142,10 +146,13 @@ def segment(
         report = _report(case, images, volumes, result, {**watch.seconds, **result.seconds}, staged)
         report["warnings"] += seen
         report["alignment_ras"] = {name: matrix.tolist() for name, matrix in matrices.items()}
+        if objects is not None and outputs.dicom is not None:
+            objects.write(volumes[first], result, report)
+            report["outputs"]["dicom"] = str(outputs.dicom.folder)
         if "report" in staged:
             write_report(report, staged.path("report"))
         tell(1.0, "Done")
-    return SegmentationResult(report, list(staged.targets.values()))
+    return SegmentationResult(report, [Path(path) for path in report["outputs"].values()])
 
 
 def _seen(

@@ -1,0 +1,25 @@
+"""DICOM in: series of images, multi-frame objects and segmentations as volumes, everything checked from the headers."""
+
+from hyperreg.imaging.dicom.series import (
+    Listing,
+    Series,
+    different_patients,
+    find_series,
+    is_dicom_source,
+    list_series,
+    read_dicom,
+    read_series,
+    split_number,
+)
+
+__all__ = [
+    "Listing",
+    "Series",
+    "different_patients",
+    "find_series",
+    "is_dicom_source",
+    "list_series",
+    "read_dicom",
+    "read_series",
+    "split_number",
+]

@@ -1,0 +1,225 @@
+"""The pixels of DICOM images: pydicom decodes them, GDCM (in SimpleITK) what pydicom has no codec for."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hyperreg.errors import FileError, InputError, OutOfMemory
+from hyperreg.imaging.dicom.frames import Frame
+from hyperreg.imaging.dicom.headers import Instance, parsing, read_whole
+from hyperreg.machine import main_memory
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+# Compressed transfer syntaxes that GDCM reads: JPEG (lossy and lossless), JPEG-LS, JPEG 2000.
+GDCM_SYNTAXES = {
+    "1.2.840.10008.1.2.4.50",
+    "1.2.840.10008.1.2.4.51",
+    "1.2.840.10008.1.2.4.57",
+    "1.2.840.10008.1.2.4.70",
+    "1.2.840.10008.1.2.4.80",
+    "1.2.840.10008.1.2.4.81",
+    "1.2.840.10008.1.2.4.90",
+    "1.2.840.10008.1.2.4.91",
+}
+JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
+WORD_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7.3"
+BYTE_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7.2"
+
+
+def check_decodable(instance: Instance) -> None:
+    """Raise InputError, naming the package that would help, if no codec here reads the file's pixels."""
+    from pydicom.uid import UID
+
+    syntax = instance.transfer_syntax
+    with parsing(instance.name):
+        if _pydicom_decodes(syntax) or syntax in GDCM_SYNTAXES:
+            return
+        raise InputError(
+            f"The DICOM image '{instance.name}' is compressed as '{UID(syntax).name}', which no codec here reads. "
+            f"{_remedy(syntax)}"
+        )
+
+
+def values_of(frames: Sequence[Frame], name: str) -> np.ndarray:
+    """The values of all frames, slopes and intercepts applied: (frames, rows, columns), in the order of `frames`.
+
+    Whole numbers stay whole numbers where all slopes and intercepts are whole; otherwise float32 (float64 for 32-bit
+    pixels). Raises FileError if pixels are damaged or cut, InputError if no codec reads them, OutOfMemory before
+    anything is read if they cannot fit.
+    """
+    instances = list({id(frame.instance): frame.instance for frame in frames}.values())
+    for instance in instances:
+        check_decodable(instance)
+    _check_memory(instances, len(frames), name)
+    wanted: dict[int, list[int]] = {}
+    for index, frame in enumerate(frames):
+        wanted.setdefault(id(frame.instance), []).append(index)
+    target = _type_of(frames)
+    values: np.ndarray | None = None
+    for instance in instances:
+        stored = _stored(instance)
+        if values is None:
+            values = np.empty((len(frames), *stored.shape[1:]), dtype=target)
+        for index in wanted[id(instance)]:
+            frame = frames[index]
+            values[index] = _scaled(stored[frame.number], frame, target)
+    assert values is not None  # noqa: S101 (there is at least one frame)
+    return _narrowed(values)
+
+
+def _scaled(stored: np.ndarray, frame: Frame, target: np.dtype) -> np.ndarray:
+    if frame.slope == 1 and frame.intercept == 0:
+        return stored
+    if target.kind in "iu":
+        return stored.astype(np.int64) * int(frame.slope) + int(frame.intercept)
+    return stored.astype(np.float64) * frame.slope + frame.intercept
+
+
+def _type_of(frames: Sequence[Frame]) -> np.dtype:
+    """The type that holds the values of all frames."""
+    stored = np.result_type(*{_stored_type(frame.instance) for frame in frames})
+    if all(frame.slope == 1 and frame.intercept == 0 for frame in frames):
+        return stored
+    scalings = {(frame.slope, frame.intercept) for frame in frames}
+    whole = all(slope.is_integer() and intercept.is_integer() for slope, intercept in scalings)
+    if whole and stored.kind in "iu":
+        ends = np.iinfo(stored)
+        extremes = [end * slope + intercept for slope, intercept in scalings for end in (ends.min, ends.max)]
+        if min(extremes) >= np.iinfo(np.int32).min and max(extremes) <= np.iinfo(np.int32).max:
+            return np.dtype(np.int32)
+    return np.dtype(np.float32 if stored.itemsize <= 2 else np.float64)
+
+
+def _stored_type(instance: Instance) -> np.dtype:
+    bits = instance.whole_number("BitsAllocated")
+    signed = instance.whole_number("PixelRepresentation", 0) == 1
+    if bits == 1:
+        return np.dtype(np.uint8)
+    if bits not in (8, 16, 32, 64):
+        raise InputError(f"The DICOM image '{instance.name}' has {bits} bits per pixel, which HyperReg does not read.")
+    if "PixelRepresentation" not in instance.header and bits in (32, 64):
+        return np.dtype(np.float32 if bits == 32 else np.float64)  # Float Pixel Data, Double Float Pixel Data
+    return np.dtype(f"{'i' if signed else 'u'}{bits // 8}")
+
+
+def _narrowed(values: np.ndarray) -> np.ndarray:
+    """int32 as int16 where that holds the values, as a CT's: half the memory."""
+    if values.dtype != np.int32:
+        return values
+    ends = np.iinfo(np.int16)
+    return values.astype(np.int16) if values.min() >= ends.min and values.max() <= ends.max else values
+
+
+def _stored(instance: Instance) -> np.ndarray:
+    """The stored pixels of a file: (frames, rows, columns). Raises FileError if they are damaged or cut."""
+    rows, columns, count = instance.whole_number("Rows"), instance.whole_number("Columns"), instance.frame_count
+    with parsing(instance.name):
+        dataset = read_whole(instance.entry)
+        syntax = instance.transfer_syntax
+        # Pillow reads only the 8-bit form of JPEG Extended.
+        if _pydicom_decodes(syntax) and not (syntax == JPEG_EXTENDED and dataset.BitsStored > 8):
+            pixels = dataset.pixel_array
+        else:
+            pixels = _decoded_by_gdcm(dataset)
+        return _without_overlays(np.asarray(pixels).reshape(count, rows, columns), dataset)
+
+
+def _without_overlays(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """The pixels without drawings that old scanners keep in the bits that the image leaves free."""
+    positions = [dataset.get((group, 0x0102)) for group in range(0x6000, 0x6020, 2)]
+    if not any(position is not None and position.value for position in positions):
+        return stored
+    free = dataset.BitsAllocated - dataset.BitsStored
+    # Shifting up and down again drops the free bits and repeats the sign.
+    return (stored << free) >> free
+
+
+def _decoded_by_gdcm(dataset: Dataset) -> np.ndarray:
+    """The stored pixels, as GDCM decodes them.
+
+    GDCM applies slopes and sorts out geometry in its own way, so it is given a secondary capture that holds nothing but
+    the pixels.
+    """
+    import SimpleITK as sitk
+    from pydicom import Dataset
+    from pydicom.dataset import FileMetaDataset
+
+    from hyperreg.imaging import itk
+
+    bare = Dataset()
+    bare.file_meta = FileMetaDataset()
+    bare.file_meta.TransferSyntaxUID = dataset.file_meta.TransferSyntaxUID
+    bare.SOPClassUID = WORD_SECONDARY_CAPTURE if dataset.BitsAllocated > 8 else BYTE_SECONDARY_CAPTURE
+    bare.file_meta.MediaStorageSOPClassUID = bare.SOPClassUID
+    bare.SOPInstanceUID = bare.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    for keyword in (
+        "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated",
+        "BitsStored", "HighBit", "PixelRepresentation",
+    ):  # fmt: skip
+        if keyword in dataset:
+            bare[keyword] = dataset[keyword]
+    bare.add(dataset["PixelData"])
+    with tempfile.TemporaryDirectory(prefix="hyperreg-") as folder, itk.quiet():
+        path = Path(folder) / "pixels.dcm"
+        bare.save_as(path, enforce_file_format=True)
+        return sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="GDCMImageIO"))
+
+
+def _check_memory(instances: Sequence[Instance], frames: int, name: str) -> None:
+    """Raise OutOfMemory if the headers' sizes cannot fit, FileError if a file cannot hold what its header says."""
+    free, _ = main_memory()
+    needed = 0.0
+    for instance in instances:
+        size = instance.frame_count * instance.whole_number("Rows") * instance.whole_number("Columns")
+        bits = instance.whole_number("BitsAllocated")
+        if _is_uncompressed(instance.transfer_syntax) and instance.entry.size < size * bits // 8:
+            raise FileError(
+                f"'{instance.name}' is too short for the {instance.frame_count} image(s) that its DICOM header "
+                "declares: it is damaged or was cut short. Copy or export it again."
+            )
+        needed += size * max(bits / 8, 4)
+    # The values, a copy in our order of axes, and what is read of one file.
+    needed = 2 * needed + max(instance.entry.size for instance in instances)
+    if free is not None and needed > free:
+        raise OutOfMemory(
+            f"The DICOM series '{name}' ({frames} images) needs at least {needed / 1e9:.1f} GB of memory, and "
+            f"{free / 1e9:.1f} GB are free. Choose a smaller series, or close other programs."
+        )
+
+
+def _is_uncompressed(syntax: str) -> bool:
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    return syntax in (ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+
+
+def _pydicom_decodes(syntax: str) -> bool:
+    from pydicom.pixels import get_decoder
+
+    try:
+        return bool(get_decoder(syntax).is_available)
+    except (NotImplementedError, ValueError, AttributeError):
+        return False
+
+
+def _remedy(syntax: str) -> str:
+    """What would make the pixels readable: a package if pydicom knows one, else a conversion."""
+    from pydicom.pixels import get_decoder
+
+    try:
+        missing = get_decoder(syntax).missing_dependencies
+    except (NotImplementedError, ValueError, AttributeError):
+        missing = []
+    convert = "convert the series to an uncompressed one (dcmdjpeg of DCMTK, or gdcmconv --raw)"
+    if not missing:
+        return f"No Python package that HyperReg knows does; {convert}."
+    names = sorted({word.strip(",") for text in missing for word in text.split() if word.startswith("pylibjpeg")})
+    packages = [name.partition(">")[0] for name in names] or ["python-gdcm"]
+    return f"Install a codec (pip install {' '.join(dict.fromkeys(packages))}), or {convert}."

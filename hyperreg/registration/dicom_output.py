@@ -1,0 +1,153 @@
+"""What a registration leaves as DICOM: the registration object, the resampled series, and the report's sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hyperreg.errors import FileError, InputError
+from hyperreg.imaging import dicom
+from hyperreg.imaging.dicom import derived, identity, registration_objects
+from hyperreg.imaging.dicom.results import DicomRequest, about_series, series_of
+from hyperreg.imaging.output import replacing_folder
+from hyperreg.imaging.resampling import resample
+from hyperreg.imaging.transform import Transform
+from hyperreg.imaging.volume import Grid, Volume
+from hyperreg.registration.pairs import LoadedPair, Pair
+from hyperreg.sheet import Sheet, middle_slices, numbered, write_sheet
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+# Points of a saved registration may differ from those of the computed one by this much.
+AGREEMENT_MM = 0.01
+SAMPLES = 5_000
+
+
+@dataclass(frozen=True)
+class DicomResults:
+    """Where to write, and the headers of both images."""
+
+    folder: Path
+    fixed: list[Dataset]
+    moving: list[Dataset]
+
+    def write(self, images: LoadedPair, transform: Transform, report: Mapping[str, Any]) -> list[str]:
+        """Write the registration of a pair, and return warnings. transform: fixed to moving RAS points.
+
+        Raises FileError if a file cannot be written or does not say what was computed.
+        """
+        grid = images.fixed.grid
+        said = f"HyperReg, lambda {report['lambda']:g}, model {report['model']['name']} {report['model']['version']}"
+        path = self.folder / "registration.dcm"
+        registration_objects.write_registration(transform, self.fixed, self.moving, path, grid, said)
+        check_saved(path, transform, grid)
+        registered = resample(images.moving, grid, transform)
+        warnings = self._write_series(registered, images.moving, said)
+        linear = resample(images.moving, grid, Transform((np.array(report["linear_ras"]),)))
+        pictures = [
+            middle_slices(images.fixed, "Fixed"),
+            middle_slices(linear, "Before (linear alignment)"),
+            middle_slices(registered, "After"),
+        ]
+        rows = {
+            **about_series(self.fixed[0], "Fixed"),
+            **about_series(self.moving[0], "Moving"),
+            **_values(report),
+            **numbered("Warning", [*report["warnings"], *warnings]),
+            **_volume_changes(images),
+        }
+        write_sheet(Sheet("HyperReg: deformable registration", rows, pictures), self.folder)
+        return warnings
+
+    def _write_series(self, registered: Volume, moving: Volume, said: str) -> list[str]:
+        modality = str(self.moving[0].get("Modality", ""))
+        if not derived.can_be_written(modality):
+            why = f"Resampled images of the modality '{modality}' are not written as DICOM. Save one with --out-volume."
+            return [why]
+        folder = self.folder / "resampled"
+        folder.mkdir()
+        whole = moving.array.dtype.kind in "iu"
+        derivation = f"Resampled onto the fixed image. {said}"
+        derived.write_series(registered, self.fixed, self.moving, folder, derivation, whole)
+        return []
+
+
+@contextmanager
+def dicom_results(request: DicomRequest | None, pair: Pair) -> Iterator[DicomResults | None]:
+    """Check, before anything is computed, that DICOM can be written of a pair; the folder appears when the block ends.
+
+    Yields None without a request. Raises InputError if an image is no DICOM series, lacks what objects refer to, or if
+    both are of different patients; FileError if the folder is there already or cannot be written.
+    """
+    if request is None:
+        yield None
+        return
+    series = [series_of(path) for path in (pair.fixed, pair.moving)]
+    if not request.leave_out_patient and dicom.different_patients(pair.fixed, pair.moving):
+        raise InputError(
+            "The DICOM headers name different patients for the two images: objects that connect them are not written, "
+            "or one patient's images would lie in the other's record. Use --leave-out-patient-data if that is meant."
+        )
+    fixed, moving = (identity.sources_of(one, request.leave_out_patient) for one in series)
+    with replacing_folder(request.folder) as folder:
+        yield DicomResults(folder, fixed, moving)
+
+
+def check_saved(path: Path, transform: Transform, grid: Grid) -> None:
+    """Read a registration back, as another program would. Raises FileError if it maps points of `grid` elsewhere."""
+    relative = np.random.default_rng(0).uniform(0.02, 0.98, size=(SAMPLES, 3))
+    points = grid.to_ras(relative * (np.array(grid.shape) - 1))
+    error = np.abs(registration_objects.read_registration(path).apply(points) - transform.apply(points)).max()
+    if error > AGREEMENT_MM:
+        raise FileError(
+            f"The DICOM registration differs from the computed one by {error:.3g} mm; nothing was kept. Report this as "
+            "a fault of HyperReg."
+        )
+
+
+def _values(report: Mapping[str, Any]) -> dict[str, str | float]:
+    metrics, dice = report["metrics"], report["dice"]
+    rows: dict[str, str | float] = {
+        "Lambda (0 flexible, 1 rigid)": report["lambda"],
+        "Lambda chosen": report["lambda_choice"]["reason"],
+        "Model": f"{report['model']['name']} {report['model']['version']}",
+    }
+    rows |= {key: metrics[name] for name, key in _NAMES.items() if name in metrics}
+    if dice:
+        rows |= {"Dice before, mean": dice["mean_before"], "Dice after, mean": dice["mean_after"]}
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    return rows | {"Made": report["created"], "Versions": versions}
+
+
+_NAMES = {
+    "similarity_before": "Similarity before (local NCC)",
+    "similarity": "Similarity after (local NCC)",
+    "landmarks_mm_before": "Landmarks before, mm",
+    "landmarks_mm": "Landmarks after, mm",
+    "displacement_mean_mm": "Displacement, mean, mm",
+    "displacement_max_mm": "Displacement, maximum, mm",
+    "folding_percent": "Folding, % of the voxels",
+}
+
+
+def _volume_changes(images: LoadedPair) -> dict[str, str]:
+    """Of the structures that both label maps have: ml in the fixed and the moving image, and the change."""
+    if images.fixed_labels is None or images.moving_labels is None:
+        return {}
+    volumes = []
+    for labels in (images.fixed_labels, images.moving_labels):
+        values, counts = np.unique(labels.array, return_counts=True)
+        voxel_ml = abs(float(np.linalg.det(labels.ijk_to_ras[:3, :3]))) / 1000
+        volumes.append(dict(zip(values.tolist(), (counts * voxel_ml).tolist(), strict=True)))
+    fixed, moving = volumes
+    return {
+        f"Volume of label {label}": f"fixed {fixed[label]:.2f} ml, moving {moving[label]:.2f} ml "
+        f"({100 * (moving[label] / fixed[label] - 1):+.1f} %)"
+        for label in sorted((fixed.keys() & moving.keys()) - {0})
+    }
