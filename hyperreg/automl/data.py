@@ -85,8 +85,8 @@ def prepare_cases(
         path = cache / f"{_digest(case, card, table)}.npz"
         if not path.exists():
             images, classes = prepare(case, card, dict(table))
-            with replacing(path, images.nbytes + classes.nbytes) as target:
-                np.savez(target, images=images, classes=classes)
+            with replacing(path, images.nbytes + classes.array.nbytes) as target:
+                np.savez(target, images=images, classes=classes.array)
         found.append(_load(path, case, card, table))
     return found
 

@@ -2,8 +2,8 @@
 
 A network finds its structures in any image: cortex in a heart, a brain that lies on its head. What its card expects
 (`imaging.structures.Expected`) is compared with what was found, and said in one sentence that nobody can mistake. What
-cannot be seen here: a head mirrored left to right looks as an ordinary head does, and a diseased brain may well be outside of
-what was expected. SimpleITK only, no torch.
+cannot be seen here: a head mirrored left to right looks as an ordinary head does, and a diseased brain may well be
+outside of what was expected. SimpleITK only, no torch.
 """
 
 from __future__ import annotations

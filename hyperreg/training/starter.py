@@ -20,12 +20,12 @@ import numpy as np
 import torch
 
 from hyperreg.errors import FileError, InputError
-from hyperreg.fusion.tables import Meaning, read_labels_with_table, structures_of
 from hyperreg.imaging.files import extension, read_volume
 from hyperreg.imaging.intensity import CT_AIR
+from hyperreg.imaging.label_maps import read_structures
 from hyperreg.imaging.orientation import closest_axes
 from hyperreg.imaging.output import replacing
-from hyperreg.imaging.structures import Structure
+from hyperreg.imaging.structures import Meaning, Structure, structures_of
 from hyperreg.imaging.volume import Volume
 from hyperreg.training.listed_cases import ListedCase, read_list
 from hyperreg.training.segmentation_config import SegmentationConfig, read_segmentation_config
@@ -124,9 +124,10 @@ def look(cases: Sequence[ListedCase], inputs: int) -> Found:
     sizes, extents, wholes, greys = [], [], [], []
     is_ct = False
     for number, case in enumerate(cases):
-        labels, names = read_labels_with_table(case.label)
-        table.update(names)
-        present = [int(label) for label in np.unique(labels.array) if label]
+        drawn = read_structures(case.label)
+        labels = drawn.flat
+        table.update(drawn.table)
+        present = drawn.labels
         counts.update(present)
         axes, _ = closest_axes(labels.ijk_to_ras)
         sizes.append(labels.spacing[list(axes)])

@@ -115,7 +115,8 @@ class OpenPair:
         """Of transforms between fixed and moving RAS as they lie in the views, those between the files."""
         if self._shift_node is None:
             return transform, inverse
-        return Transform((*transform.stages, np.linalg.inv(self._shift))), Transform((self._shift, *inverse.stages))
+        back = np.asarray(np.linalg.inv(self._shift), dtype=np.float64)
+        return Transform((*transform.stages, back)), Transform((self._shift, *inverse.stages))
 
     def _put_under(self, transform_id: str | None) -> None:
         for role in MOVING:
