@@ -40,7 +40,7 @@ def test_overlapping_structures_are_fused_by_name_in_layers(tmp_path: Path, caps
     ]
     out, report = tmp_path / "out.seg.nrrd", tmp_path / "r.json"
     for order in (files, files[::-1]):
-        assert run("fuse", "--labels", *order, "--out", str(out), "--report", str(report)) == 0
+        assert run("fuse", "--labels", *order, "--layers", "--out", str(out), "--report", str(report)) == 0
         found = read_segments(out)
         assert found.grid.matches(GRID)
         by_name = {found.name_of(label): label for label in found.labels}
@@ -62,7 +62,10 @@ def test_overlapping_structures_are_fused_by_name_in_layers(tmp_path: Path, caps
     assert dice["c.seg"] == pytest.approx((16 / 19 + 1) / 2)
     assert figures["disputed_voxels_percent"] == pytest.approx(100 * 3 * 7 * 6 / np.prod(GRID.shape))
     capsys.readouterr()
-    assert run("fuse", "--labels", *files, "--out", str(tmp_path / "out.nii.gz")) == 2
+    assert run("fuse", "--labels", *files, "--out", str(tmp_path / "flat.seg.nrrd")) == 2
+    assert "'Organ' and 'Tumour'" in capsys.readouterr().err.replace("\n", " ")
+    assert not (tmp_path / "flat.seg.nrrd").exists()
+    assert run("fuse", "--labels", *files, "--layers", "--out", str(tmp_path / "out.nii.gz")) == 2
     assert "overlap" in capsys.readouterr().err.replace("\n", " ")
     assert not (tmp_path / "out.nii.gz").exists()
 

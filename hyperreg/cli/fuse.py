@@ -54,6 +54,10 @@ def command(
         list[Path] | None,
         typer.Option("--labels", metavar="FILES...", help="Label maps of one image that lie on each other already."),
     ] = None,
+    layers: Annotated[
+        bool,
+        typer.Option("--layers", help="With --labels: structures may overlap (.seg.nrrd with layers, in and out)."),
+    ] = False,
     method: Annotated[
         Fusion | None,
         typer.Option(
@@ -144,7 +148,7 @@ def command(
     outputs = Outputs(out, disagreement, report, plot)
     with cancel_on_interrupt() as cancelled, progress_bar(quiet) as progress:
         if maps:
-            result = fuse_maps(maps, how, outputs, progress, cancelled)
+            result = fuse_maps(maps, how, outputs, progress, cancelled, layers=layers)
         elif targets is not None and atlases is not None:
             if out is None:
                 raise InputError("A cohort needs a folder for its results: give --out.")

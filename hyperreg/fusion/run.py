@@ -21,7 +21,7 @@ from hyperreg.imaging.intensity import check_image
 from hyperreg.imaging.label_maps import read_structures
 from hyperreg.imaging.output import StagedOutputs
 from hyperreg.imaging.segment_files import check_name
-from hyperreg.imaging.structures import Table, name_of, numbered_alike
+from hyperreg.imaging.structures import LabelMap, Table, name_of, numbered_alike
 from hyperreg.imaging.volume import Volume
 from hyperreg.reporting import Cancel, Progress, Stopwatch, describe_image, versions, write_report
 
@@ -103,10 +103,13 @@ def fuse_maps(
     outputs: Outputs,
     progress: Progress | None = None,
     cancelled: Cancel | None = None,
+    *,
+    layers: bool = False,
 ) -> FusionResult:
     """Fuse label maps of one image that are aligned already, by the names of their structures where these are known.
 
-    The result lies on the grid of most of them, made large enough for all labels.
+    The result lies on the grid of most of them, made large enough for all labels. layers: whether structures may
+    overlap; the result then has layers, too, which few programs but 3D Slicer read, so they have to be asked for.
 
     Raises InputError, FileError or Cancelled; nothing is written then.
     """
@@ -119,17 +122,28 @@ def fuse_maps(
         with watch.stage("read"):
             read = [read_structures(Path(path)) for path in maps]
             alike, table, changes = numbered_alike(read)
+            if not layers:
+                _check_flat(alike)
             changes = [*(text for labels in read for text in labels.warnings), *changes]
         _go_on(cancelled)
         tell(0.4, "Fusing")
         with watch.stage("fuse"):
             evidence = Evidence(weights=method.weights)
-            layers = fuse_layers(alike, table, lambda stack: fuse(stack, method.name, evidence, None, cancelled))
-        report = _report(layers, table, [*changes, *layers.warnings], watch, staged)
+            found = fuse_layers(alike, table, lambda stack: fuse(stack, method.name, evidence, None, cancelled))
+        report = _report(found, table, [*changes, *found.warnings], watch, staged)
         report["inputs"] = [describe_image(Path(path), one.layers[0]) for path, one in zip(maps, read, strict=True)]
-        _write(layers, table, report, staged)
+        _write(found, table, report, staged)
         tell(1.0, "Done")
     return FusionResult(report, list(staged.targets.values()))
+
+
+def _check_flat(maps: Sequence[LabelMap]) -> None:
+    """Raise InputError if structures overlap in a map."""
+    for labels in maps:
+        try:
+            _ = labels.flat
+        except InputError as error:
+            raise InputError(f"{error} With --layers, structures that overlap are fused in layers.") from error
 
 
 def fuse_target(
