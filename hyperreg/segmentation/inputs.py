@@ -195,7 +195,7 @@ def _in_scanner_units(volume: Volume) -> bool:
     size = volume.array.size
     air = np.count_nonzero((volume.array >= CT_AIR[0]) & (volume.array <= CT_AIR[1])) / size
     tissue = np.count_nonzero((volume.array > low) & (volume.array < high)) / size
-    return air < LEAST_AIR and tissue >= LEAST_TISSUE
+    return bool(air < LEAST_AIR and tissue >= LEAST_TISSUE)
 
 
 def _assignments(files: Sequence[Path], inputs: Sequence[Input]) -> Iterator[dict[str, Path]]:
