@@ -81,7 +81,9 @@ def test_one_bad_card_costs_that_model_only_and_can_be_removed(
         with pytest.raises(WeightsError, match="damaged"):
             find("bad")
     assert run("models") == 0
-    assert "bands" in capsys.readouterr().out
+    listed = capsys.readouterr().out
+    assert "bands" in listed
+    assert "cannot be used" not in listed
     assert run("models", "--remove", "bad") == 0
     assert not (own / "bad").exists()
 

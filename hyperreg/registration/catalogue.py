@@ -41,6 +41,11 @@ class ModelCard(Card):
         """Whether there is a network; else the solver works alone."""
         return bool(self.network)
 
+    def check_weights(self) -> None:
+        """See `Card`; where there is no network, there is nothing to check."""
+        if self.has_network:
+            super().check_weights()
+
     @property
     def default_lambda(self) -> float:
         return self.hyperparameters[0].default
