@@ -92,11 +92,6 @@ def label_centre(labels: npt.NDArray) -> npt.NDArray | None:
     return inside.mean(axis=0).round().astype(int) if len(inside) else None
 
 
-def numbered(key: str, texts: Sequence[str]) -> dict[str, str]:
-    """Rows of a sheet for several texts of one kind."""
-    return {f"{key} {number}": text for number, text in enumerate(texts, 1)}
-
-
 def _text(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 

@@ -83,7 +83,7 @@ def test_register_from_dicom_to_dicom(pair: PairFiles, tiny_model: str, tmp_path
 def test_patients_that_differ_and_are_left_out(
     pair: PairFiles, tiny_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = write_image(tmp_path / "other", read_volume(pair.moving), "moving", PatientID="PAT0815X")
+    other = write_image(tmp_path / "PAT0815X", read_volume(pair.moving), "moving", PatientID="PAT0815X")
     out, report = tmp_path / "out", tmp_path / "report.json"
     assert _register(pair, "--out-dicom", str(out), moving=other) == ExitCode.INPUT
     assert "different patients" in _error(capsys)

@@ -13,13 +13,13 @@ import numpy as np
 from hyperreg.errors import FileError, InputError
 from hyperreg.imaging import dicom
 from hyperreg.imaging.dicom import derived, identity, registration_objects
-from hyperreg.imaging.dicom.results import DicomRequest, about_series, series_of
+from hyperreg.imaging.dicom.results import DicomRequest, about_series, series_of, warning_rows
 from hyperreg.imaging.output import replacing_folder
 from hyperreg.imaging.resampling import resample
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Grid, Volume
 from hyperreg.registration.pairs import LoadedPair, Pair
-from hyperreg.sheet import Sheet, middle_slices, numbered, write_sheet
+from hyperreg.sheet import Sheet, middle_slices, write_sheet
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -36,6 +36,7 @@ class DicomResults:
     folder: Path
     fixed: list[Dataset]
     moving: list[Dataset]
+    leave_out_patient: bool
 
     def write(self, images: LoadedPair, transform: Transform, report: Mapping[str, Any]) -> list[str]:
         """Write the registration of a pair, and return warnings. transform: fixed to moving RAS points.
@@ -59,7 +60,7 @@ class DicomResults:
             **about_series(self.fixed[0], "Fixed"),
             **about_series(self.moving[0], "Moving"),
             **_values(report),
-            **numbered("Warning", [*report["warnings"], *warnings]),
+            **warning_rows([*report["warnings"], *warnings], self.leave_out_patient),
             **_volume_changes(images),
         }
         write_sheet(Sheet("HyperReg: deformable registration", rows, pictures), self.folder)
@@ -96,7 +97,7 @@ def dicom_results(request: DicomRequest | None, pair: Pair) -> Iterator[DicomRes
         )
     fixed, moving = (identity.sources_of(one, request.leave_out_patient) for one in series)
     with replacing_folder(request.folder) as folder:
-        yield DicomResults(folder, fixed, moving)
+        yield DicomResults(folder, fixed, moving, request.leave_out_patient)
 
 
 def check_saved(path: Path, transform: Transform, grid: Grid) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperreg.imaging.dicom import identity, segmentation_objects
-from hyperreg.imaging.dicom.results import DicomRequest, about_series, series_of
+from hyperreg.imaging.dicom.results import DicomRequest, about_series, series_of, warning_rows
 from hyperreg.imaging.output import replacing_folder
 from hyperreg.imaging.volume import Volume
-from hyperreg.sheet import Sheet, label_centre, middle_slices, numbered, write_sheet
+from hyperreg.sheet import Sheet, label_centre, middle_slices, write_sheet
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -26,6 +26,7 @@ class DicomResults:
 
     folder: Path
     sources: list[Dataset]
+    leave_out_patient: bool
 
     def write(self, image: Volume, result: Segmentation, report: Mapping[str, Any]) -> None:
         """Write a segmentation of `image`. Raises FileError if a file cannot be written."""
@@ -43,7 +44,7 @@ class DicomResults:
             "Model": f"{model['name']} {model['version']}",
             "Made": report["created"],
             "Versions": ", ".join(f"{name} {version}" for name, version in report["versions"].items()),
-            **numbered("Warning", report["warnings"]),
+            **warning_rows(report["warnings"], self.leave_out_patient),
             **{f"{row['name']}, ml": _volumes(row) for row in report["structures"]},
         }
         centre = label_centre(result.labels.array)
@@ -67,7 +68,7 @@ def dicom_results(request: DicomRequest | None, image: Path) -> Iterator[DicomRe
     segmentation_objects.check_available()
     sources = identity.sources_of(series_of(image), request.leave_out_patient)
     with replacing_folder(request.folder) as folder:
-        yield DicomResults(folder, sources)
+        yield DicomResults(folder, sources, request.leave_out_patient)
 
 
 def _uncertainty(row: Mapping[str, Any]) -> str:

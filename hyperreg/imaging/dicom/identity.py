@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import hyperreg
 from hyperreg.errors import InputError
-from hyperreg.imaging.dicom.frames import frames_of
 from hyperreg.imaging.dicom.geometry import stack
 from hyperreg.imaging.dicom.headers import Instance, parsing
 from hyperreg.imaging.dicom.series import Series
@@ -67,11 +66,10 @@ _REFERENCES = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPCl
 
 def _in_order(series: Series) -> list[Instance]:
     """The files, in the order of the slices, each once."""
-    frames = [frame for instance in series.instances for frame in frames_of(instance)]
-    if len(series.instances) == 1:
-        return [series.first]
-    unique = list({frame.instance.text("SOPInstanceUID"): frame for frame in frames}.values())
-    return [unique[index].instance for index in stack(unique, series.description).order]
+    frames = series.frames()
+    if len(series.unique) == 1:
+        return series.unique
+    return list(dict.fromkeys(frames[index].instance for index in stack(frames, series.description).order))
 
 
 def _leave_out(header: Dataset) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,13 @@ class DicomRequest:
 
     folder: Path
     leave_out_patient: bool = False
+
+
+def warning_rows(texts: Sequence[str], leave_out_patient: bool) -> dict[str, str]:
+    """Warnings as rows of a sheet; only their number where they might name files, and so patients."""
+    if leave_out_patient and texts:
+        return {"Warnings": f"{len(texts)}; left out, as they may name files. See the program's messages."}
+    return {f"Warning {number}": text for number, text in enumerate(texts, 1)}
 
 
 def series_of(path: Path) -> Series:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -74,6 +74,13 @@ class Series:
         return self.first.name
 
     @cached_property
+    def unique(self) -> list[Instance]:
+        """The instances, each once: a folder often holds a file twice, as a copy under another name."""
+        return list(
+            {instance.text("SOPInstanceUID") or instance.name: instance for instance in self.instances}.values()
+        )
+
+    @cached_property
     def problem(self) -> str:
         """Why the series is no volume, as its headers show; "" if it is one."""
         try:
@@ -86,8 +93,8 @@ class Series:
         return "" if len(frames) >= FEWEST_SLICES else f"It has only {len(frames)} image(s)."
 
     def frames(self) -> list[Frame]:
-        """All slices, in the order of the files. Raises what `frames_of` raises."""
-        return [frame for instance in self.instances for frame in frames_of(instance)]
+        """All slices, each once, in the order of the files. Raises what `frames_of` raises."""
+        return [frame for instance in self.unique for frame in frames_of(instance)]
 
     def __str__(self) -> str:
         parts = [self.modality, f"'{self.description}'", self.date, f"{self.images} image(s)", f"e.g. {self.example}"]
@@ -175,8 +182,8 @@ def read_series(series: Series, name: str) -> Volume:
         from hyperreg.imaging.dicom.segmentations import read_label_map
 
         return read_label_map(series.first.entry, name)
-    instances, warnings = _without_copies(series, name)
-    frames = [frame for instance in instances for frame in frames_of(instance)]
+    warnings = _check_copies(series, name)
+    frames = series.frames()
     stack = geometry.stack(frames, name)
     values = pixels.values_of([frames[index] for index in stack.order], name)
     array = np.ascontiguousarray(values.transpose(2, 1, 0))
@@ -184,7 +191,7 @@ def read_series(series: Series, name: str) -> Volume:
 
 
 def _with_warnings(volume: Volume, warnings: Sequence[str]) -> Volume:
-    return Volume(volume.array, volume.ijk_to_ras, volume.name, (*volume.warnings, *warnings))
+    return replace(volume, warnings=(*volume.warnings, *warnings))
 
 
 def _listing(entries: Sequence[Entry], warnings: Sequence[str] = ()) -> Listing:
@@ -272,26 +279,20 @@ def _entries_of_dicomdir(path: Path) -> tuple[list[Entry], list[str]]:
     return entries, warnings
 
 
-def _without_copies(series: Series, name: str) -> tuple[list[Instance], list[str]]:
-    """The instances, each once: a folder often holds a file twice, as a copy under another name.
-
-    Raises InputError if two files with one SOP Instance UID differ.
-    """
-    kept: dict[str, Instance] = {}
-    copies = 0
-    for instance in series.instances:
-        uid = instance.text("SOPInstanceUID")
-        other = kept.setdefault(uid or instance.name, instance)
-        if other is instance:
-            continue
-        if _digest(other) != _digest(instance):
+def _check_copies(series: Series, name: str) -> list[str]:
+    """A warning if files are there twice. Raises InputError if two files with one SOP Instance UID differ."""
+    kept = {instance.text("SOPInstanceUID"): instance for instance in series.unique}
+    copies = [instance for instance in series.instances if instance not in series.unique]
+    for copy in copies:
+        other = kept[copy.text("SOPInstanceUID")]
+        if _digest(other) != _digest(copy):
             raise InputError(
                 f"The DICOM series '{name}' holds two different files that claim to be the same image "
-                f"('{other.name}', '{instance.name}'). Remove the wrong one."
+                f"('{other.name}', '{copy.name}'). Remove the wrong one."
             )
-        copies += 1
-    warnings = [f"The DICOM series '{name}' holds {copies} file(s) twice; the copies were left out."] if copies else []
-    return list(kept.values()), warnings
+    if not copies:
+        return []
+    return [f"The DICOM series '{name}' holds {len(copies)} file(s) twice; the copies were left out."]
 
 
 def _digest(instance: Instance) -> bytes:
@@ -300,14 +301,14 @@ def _digest(instance: Instance) -> bytes:
 
 def different_patients(first: Path, second: Path) -> str:
     """A warning if two paths mean DICOM series of different patients; "" if not, or if their headers do not tell."""
-    patients = [_patient(path) for path in (first, second)]
-    if not all(patients) or patients[0] == patients[1]:
+    if not (is_dicom_source(first) and is_dicom_source(second)):
+        return ""
+    one, other = (find_series(path)[0].first for path in (first, second))
+    # Of two that both are there; a name may be written in several ways.
+    known = [pair for k in ("PatientID", "PatientName") if all(pair := (one.text(k), other.text(k)))]
+    if not known or known[0][0] == known[0][1]:
         return ""
     return "The DICOM headers name different patients for the two images. Check that the right series were chosen."
-
-
-def _patient(path: Path) -> str:
-    return find_series(path)[0].patient if is_dicom_source(path) else ""
 
 
 def is_dicom_source(path: Path) -> bool:
