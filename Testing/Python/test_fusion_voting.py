@@ -162,7 +162,7 @@ def test_one_map_is_its_own_consensus() -> None:
 
 def test_labels_that_few_raters_have_are_named() -> None:
     stack = stack_labels([line(1, 2, 9), line(1, 2, 0), line(1, 2, 0), line(0, 0, 0)])
-    assert any("not every rater has: 9. Half of them or fewer have 9" in text for text in stack.warnings)
+    assert any("not every rater has: 9. Half of them or fewer have label 9" in text for text in stack.warnings)
     assert any("Without any label: map (4)" in text for text in stack.warnings)
 
 

@@ -214,7 +214,9 @@ def _about_labels(
             few = [label for label in partial if sum(label in values for values in every) * 2 <= len(every)]
             text = f"Labels that not every rater has: {listed([str(n) for n in partial])}."
             if few:
-                text += f" Half of them or fewer have {listed([str(n) for n in few])}: voting will hardly keep these."
+                which, them = ("label", "it") if len(few) == 1 else ("labels", "them")
+                numbers = listed([str(n) for n in few])
+                text += f" Half of them or fewer have {which} {numbers}: voting will hardly keep {them}."
             texts.append(text + " Do all maps use the same numbers for the same structures?")
     return texts
 
