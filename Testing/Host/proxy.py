@@ -15,7 +15,7 @@ import weakref
 from typing import Any
 
 import shiboken6
-from PySide6 import QtCore
+from PySide6 import QtCore, QtGui
 
 from . import dialogs, signals
 from .convert import EnumInt, call, from_python, set_wrap_hook, to_python
@@ -135,6 +135,8 @@ class Wrapper(metaclass=QtClass):
         cls = type(self)
         _no_keywords(cls.__name__, keywords)
         raw_class = cls._raw_class
+        if raw_class is QtGui.QImage and len(arguments) > 4:
+            raise ValueError("QImage: no matching overload, only (data, width, height, format)")
         raw = from_python(call(raw_class, arguments, describe=qt_class(raw_class)))
         object.__setattr__(self, "_raw", raw)
         with contextlib.suppress(AttributeError):

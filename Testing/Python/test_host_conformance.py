@@ -280,3 +280,21 @@ def test_signal_blocker_is_no_context_manager(qt):
         pass
     assert button.blockSignals(True) is False
     assert button.blockSignals(False) is True
+
+
+# --- pictures -----------------------------------------------------------------------------------------------------
+
+
+def test_qimage_has_no_bytes_per_line(qt):
+    pixels = bytes([10, 20, 30, 40] * 12)
+    assert qt.QImage(pixels, 4, 4, qt.QImage.Format_RGB888).width() == 4
+    with pytest.raises(ValueError):
+        qt.QImage(pixels, 4, 4, 12, qt.QImage.Format_RGB888)
+
+
+def test_a_picture_is_read_from_the_bytes_of_a_file(qt):
+    pixmap = qt.QPixmap()
+    assert pixmap.loadFromData(b"P6 3 2 255\n" + bytes(range(0, 90, 5)))
+    image = pixmap.toImage()
+    assert (image.width(), image.height()) == (3, 2)
+    assert image.pixelColor(1, 1).name() == "#3c4146"
