@@ -8,6 +8,7 @@ from typing import Any
 
 import qt
 import vtk
+from slicer.i18n import tr as _
 
 from hyperreg.errors import HyperRegError
 from HyperRegSlicerLib.Parameters import Device
@@ -34,9 +35,14 @@ class Panel:
         # How many calls ask to wait with showing the state, and whether there is something to show then.
         self._held = 0
         self._stale = False
+        # Loading a scene adds many nodes: looked at once, when that is over.
+        self._soon = qt.QTimer()
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(0)
+        self._soon.connect("timeout()", self._told(self._scene_changed))
         self._timer = qt.QTimer()
         self._timer.setInterval(POLL_INTERVAL_MS)
-        self._timer.connect("timeout()", self._poll)
+        self._timer.connect("timeout()", self._told(self._poll))
 
     def update(self) -> None:
         """Shows the state: what can be pressed and what is going on."""
@@ -71,7 +77,7 @@ class Panel:
     def _bind(self) -> None:
         """Keeps form and parameter node in step."""
         self._gui_tag = self.parameters.connectGui(self.ui)
-        self._observer = self.parameters.AddObserver(vtk.vtkCommand.ModifiedEvent, self._parameters_changed)
+        self._observer = self.parameters.AddObserver(vtk.vtkCommand.ModifiedEvent, self._told(self._parameters_changed))
         self._name_devices()
 
     def release_parameters(self) -> None:
@@ -94,11 +100,35 @@ class Panel:
 
         return slot
 
+    def _told(self, slot: Callable[..., Any]) -> Callable[..., None]:
+        """The function as a slot or observer: what it raises is shown in the panel."""
+
+        def called(*values: Any) -> None:
+            self._try(lambda: slot(*values))
+
+        return called
+
     def _try(self, action: Callable[[], Any]) -> None:
         try:
             action()
         except HyperRegError as error:
             self._show_message(str(error))
+        except Exception as error:
+            # Qt only prints what a slot raises: the user would see nothing, and wait.
+            self._show_message(
+                _("Something went wrong that should not have: {error}. The Python console has the details.").format(
+                    error=f"{type(error).__name__}: {error}"
+                )
+            )
+            raise
+
+    def nodes_changed(self) -> None:
+        """The scene has other nodes."""
+        self._soon.start()
+
+    def _scene_changed(self) -> None:
+        if self.parameters is not None:
+            self.update()
 
     def _show_message(self, text: str) -> None:
         self.ui.messageLabel.text = text

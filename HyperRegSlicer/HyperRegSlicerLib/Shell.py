@@ -5,9 +5,34 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import qt
 import slicer
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleTest, ScriptedLoadableModuleWidget
 from slicer.util import VTKObservationMixin
+
+
+class FormHeight(qt.QObject):
+    """Gives the parent of a form the height that the form needs in its width.
+
+    Slicer's module panel leaks a layout item when a module is left: from the second visit on it would give forms with
+    word-wrapped labels the height they had before, and lines would be cut.
+    """
+
+    def __init__(self, form: Any) -> None:
+        qt.QObject.__init__(self)
+        self._form = form
+        form.installEventFilter(self)
+
+    def eventFilter(self, _watched, event):
+        if event.type() in (qt.QEvent.LayoutRequest, qt.QEvent.Resize):
+            height, parent = self._form.heightForWidth(self._form.width), self._form.parent()
+            if parent is not None and height > 0 and parent.minimumHeight != height:
+                parent.minimumHeight = height
+        return False
+
+    def close(self) -> None:
+        """Ends listening."""
+        self._form.removeEventFilter(self)
 
 
 class ShellWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -18,6 +43,7 @@ class ShellWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         VTKObservationMixin.__init__(self)
         self.logic: Any = None
         self.panel: Any = None
+        self.formHeight: Any = None
         self.isOpen = False
 
     def makeLogic(self) -> Any:
@@ -32,6 +58,7 @@ class ShellWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ScriptedLoadableModuleWidget.setup(self)
         uiWidget = slicer.util.loadUI(self.resourcePath(f"UI/{self.moduleName}.ui"))
         self.layout.addWidget(uiWidget)
+        self.formHeight = FormHeight(uiWidget)
         self.ui = slicer.util.childWidgetVariables(uiWidget)
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = self.makeLogic()
@@ -40,10 +67,15 @@ class ShellWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneReady)
         self.addObserver(scene, scene.EndImportEvent, self.onSceneReady)
+        for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent):
+            self.addObserver(scene, event, self.onNodesChanged)
         self.panel.set_parameters(self.logic.parameters())
 
     def cleanup(self) -> None:
         self.removeObservers()
+        if self.formHeight is not None:
+            self.formHeight.close()
+            self.formHeight = None
         if self.panel is not None:
             self.panel.close()
             self.panel = None
@@ -70,6 +102,10 @@ class ShellWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onSceneReady(self, _caller: Any, _event: Any) -> None:
         if self.isOpen or self.parent.visible:  # after a reload nobody calls enter()
             self.panel.set_parameters(self.logic.parameters())
+
+    def onNodesChanged(self, _caller: Any, _event: Any) -> None:
+        if self.panel is not None:
+            self.panel.nodes_changed()
 
 
 class ShellTest(ScriptedLoadableModuleTest):

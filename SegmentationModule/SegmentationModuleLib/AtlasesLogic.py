@@ -161,7 +161,7 @@ class AtlasesLogic(RunLogic):
         run.results.append((name, result))
         left_out = [f"{atlas}: {reason}" for atlas, reason in run.skipped.items()] if len(run.results) == 1 else []
         run.warnings += left_out + [f"{name}: {text}" if len(run.cases) > 1 else text for text in result.warnings]
-        node = AtlasesResults.add_consensus(self.scene, reference, result, show_3d=run.show_3d)
+        node = AtlasesResults.add_consensus(self.scene, reference, result)
         Results.keep_terminology(node, run.terminology)
         return node
 

@@ -41,15 +41,13 @@ VOLUMES = {
 
 
 def add_consensus(
-    scene: slicer.vtkMRMLScene, reference: slicer.vtkMRMLScalarVolumeNode, fused: Fused, *, show_3d: bool
+    scene: slicer.vtkMRMLScene, reference: slicer.vtkMRMLScalarVolumeNode, fused: Fused
 ) -> slicer.vtkMRMLSegmentationNode:
     """Adds segmentation, disagreement map and both tables, in the place of the volume they belong to."""
     name = reference.GetName()
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", f"{name} consensus")
     structures = [entry.structure for entry in fused.structures]
     Results.fill_segmentation(node, reference, _narrow(fused.labels), structures)
-    if show_3d:
-        node.CreateClosedSurfaceRepresentation()
     node.CreateDefaultDisplayNodes()
     disagreement = Results.add_map(scene, reference, fused.disagreement, f"{name} disagreement")
     disagreement.GetDisplayNode().SetLowerThreshold(SHOWN_FROM)

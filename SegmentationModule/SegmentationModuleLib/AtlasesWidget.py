@@ -34,7 +34,7 @@ COLUMNS = {
     "λ": _("How rigid its registration was"),
     _("State"): _("Whether it was used, and if not, why"),
 }
-ROWS_SHOWN, ROW_PIXELS, COLUMN_PIXELS = 10, 24, 46
+ROWS_SHOWN, ROW_PIXELS, COLUMN_PIXELS, TITLE_MARGIN_PIXELS = 10, 24, 46, 12
 THUMBNAIL_PIXELS = 64
 
 
@@ -42,7 +42,7 @@ class AtlasesPanel:
     """The section's widgets.
 
     ui: the form's widgets. fuser: a `RemoteFuser` or a stand-in. guarded(action): the action as a slot whose errors the
-    user sees. is_ready(): asks for what is not installed. device(): where to compute. on_message(text).
+    user sees; told(slot): a slot. is_ready(): asks for what is not installed. on_message(text).
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class AtlasesPanel:
         guarded: Callable[[Callable[[], Any]], Callable[[], None]],
         is_ready: Callable[[], bool],
         on_message: Callable[[str], None],
+        told: Callable[[Callable[..., Any]], Callable[..., None]],
     ) -> None:
         self.ui = ui
         self._is_ready, self._on_message = is_ready, on_message
@@ -94,13 +95,13 @@ class AtlasesPanel:
         ):
             getattr(ui, button).connect("clicked()", guarded(action))
         for selector in (ui.atlasTargetsSelector, ui.readersSelector):
-            selector.connect("checkedNodesChanged()", self.update)
-        ui.atlasFolderEdit.connect("currentPathChanged(QString)", self._folder_chosen)
-        ui.atlasSourceCombo.connect("currentIndexChanged(int)", self._source_chosen)
-        ui.atlasSceneCombo.connect("currentIndexChanged(int)", self._scene_folder_chosen)
-        ui.atlasMethodCombo.connect("currentIndexChanged(int)", self._method_chosen)
-        ui.readersMethodCombo.connect("currentIndexChanged(int)", self._readers_method_chosen)
-        ui.showDisagreementCheckBox.connect("toggled(bool)", self._show_disagreement)
+            selector.connect("checkedNodesChanged()", told(self.update))
+        ui.atlasFolderEdit.connect("currentPathChanged(QString)", told(self._folder_chosen))
+        ui.atlasSourceCombo.connect("currentIndexChanged(int)", told(self._source_chosen))
+        ui.atlasSceneCombo.connect("currentIndexChanged(int)", told(self._scene_folder_chosen))
+        ui.atlasMethodCombo.connect("currentIndexChanged(int)", told(self._method_chosen))
+        ui.readersMethodCombo.connect("currentIndexChanged(int)", told(self._readers_method_chosen))
+        ui.showDisagreementCheckBox.connect("toggled(bool)", told(self._show_disagreement))
         self.update()
 
     @property
@@ -114,6 +115,7 @@ class AtlasesPanel:
         if parameters is None:
             self.ui.showDisagreementCheckBox.checked = False
             self._overlay.forget()
+            self._tour.end(slicer.mrmlScene)
             self._tour, self._summary = Tour(None), ""
             self._forget_list()
         else:
@@ -128,6 +130,7 @@ class AtlasesPanel:
                 combo.setCurrentIndex(max(0, combo.findData(method)))
             if parameters.consensus is not self.segmentation:
                 self.ui.showDisagreementCheckBox.checked = False
+                self._tour.end(slicer.mrmlScene)
                 self._tour = Tour(parameters.consensus)
                 self.ui.disagreementLabel.text = ""
         self._fill()
@@ -276,7 +279,9 @@ class AtlasesPanel:
         listed = self.ui.atlasList
         listed.clear()
         for atlas in atlases:
-            text = f"{atlas.name}: {atlas.problem}" if atlas.problem else f"{atlas.name}  ({atlas.image})"
+            # The file of an atlas of the scene is our own copy: its name says nothing.
+            file = "" if self.parameters is None or self.parameters.atlasesInScene else f"  ({atlas.image})"
+            text = f"{atlas.name}: {atlas.problem}" if atlas.problem else f"{atlas.name}{file}"
             item = qt.QListWidgetItem(text)
             if atlas.thumbnail is not None:
                 item.setIcon(_icon(atlas.thumbnail))
@@ -341,8 +346,10 @@ class AtlasesPanel:
             table.setItem(index, len(COLUMNS) - 1, state)
         table.setSortingEnabled(True)
         table.resizeColumnsToContents()
-        for column in range(1, len(COLUMNS)):  # narrower than with room for the arrow of sorting: all are seen at once
-            table.setColumnWidth(column, min(table.columnWidth(column), COLUMN_PIXELS))
+        for column, title in enumerate(COLUMNS):  # without room for the arrow of sorting: all are seen at once
+            least = max(COLUMN_PIXELS, table.fontMetrics().horizontalAdvance(title) + TITLE_MARGIN_PIXELS)
+            if column > 0:
+                table.setColumnWidth(column, min(table.columnWidth(column), least))
         table.visible = bool(rows)
         table.minimumHeight = table.maximumHeight = (min(len(rows), ROWS_SHOWN) + 1) * ROW_PIXELS + 22
         self.ui.weightsPlot.visible = len(self._weights()) > 1
@@ -370,6 +377,8 @@ def _number(text: str) -> qt.QTableWidgetItem:
 
 
 def _icon(picture: np.ndarray) -> qt.QIcon:
+    """From (H, W, 3) uint8, as a PPM file: PythonQt's QImage knows no bytes per line, and lines would be padded."""
     height, width = picture.shape[:2]
-    data = np.ascontiguousarray(picture).tobytes()
-    return qt.QIcon(qt.QPixmap.fromImage(qt.QImage(data, width, height, 3 * width, qt.QImage.Format_RGB888)))
+    pixmap = qt.QPixmap()
+    pixmap.loadFromData(f"P6 {width} {height} 255\n".encode() + np.ascontiguousarray(picture).tobytes())
+    return qt.QIcon(pixmap)

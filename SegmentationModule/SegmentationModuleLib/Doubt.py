@@ -20,6 +20,8 @@ class Tour:
         self.regions: list[DoubtfulRegion] = []
         self.number = -1
         self._stamp = -1
+        # How the crosshair was before the first step.
+        self._crosshair_before: int | None = None
 
     @property
     def is_possible(self) -> bool:
@@ -45,9 +47,18 @@ class Tour:
         slicer.vtkMRMLSliceNode.JumpAllSlices(scene, *point, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
         crosshair = scene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
         if crosshair is not None:
+            if self._crosshair_before is None:
+                self._crosshair_before = crosshair.GetCrosshairMode()
             crosshair.SetCrosshairRAS(*point)
             crosshair.SetCrosshairMode(slicer.vtkMRMLCrosshairNode.ShowBasic)
         return self.regions[self.number]
+
+    def end(self, scene: slicer.vtkMRMLScene) -> None:
+        """Takes the crosshair away again, if it was not there before."""
+        crosshair = scene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+        if crosshair is not None and self._crosshair_before is not None:
+            crosshair.SetCrosshairMode(self._crosshair_before)
+        self._crosshair_before = None
 
     def point(self) -> np.ndarray:
         """The most doubtful place of the region that is shown, in the world, mm."""

@@ -118,7 +118,7 @@ class SegmentationLogic(RunLogic):
         self.remote.segment(Inputs.read(nodes, run.card), run.card.name, **run.options)
 
     def _add(self, run: SegmentationRun, reference: Any, result: Segmented) -> slicer.vtkMRMLSegmentationNode:
-        node = Results.add_segmentation(self.scene, reference, result, show_3d=run.show_3d)
+        node = Results.add_segmentation(self.scene, reference, result)
         table = self.scene.GetNodeByID(run.table_id) if run.table_id else None
         if table is None:
             name = reference.GetName() if len(run.cases) == 1 else run.card.title

@@ -24,7 +24,8 @@ class ModelsPanel:
     """The list of models and the section that changes it.
 
     ui: the form's widgets. make_store(on_error): a `hyperreg.worker.models.ModelStore` or a stand-in.
-    on_choose(name): the user chose a model. guarded(action): the action as a slot whose errors the user sees.
+    on_choose(name): the user chose a model. guarded(action): the action as a slot whose errors the user sees;
+    told(slot): a slot.
     """
 
     def __init__(
@@ -34,15 +35,16 @@ class ModelsPanel:
         on_choose: Callable[[str], None],
         guarded: Callable[[Callable[[], Any]], Callable[[], None]],
         on_message: Callable[[str], None],
+        told: Callable[[Callable[..., Any]], Callable[..., None]],
     ) -> None:
         self.ui = ui
         self._store = make_store(self._failed)
         self._on_choose, self._on_message = on_choose, on_message
         self._name = ""
         ui.modelPathEdit.nameFilters = ("*.zip", "*.pt")
-        ui.searchEdit.connect("textChanged(QString)", lambda _text: self.fill())
-        ui.modelCombo.connect("currentIndexChanged(int)", self._chosen)
-        ui.modelFolderButton.connect("clicked()", self._browse_folder)
+        ui.searchEdit.connect("textChanged(QString)", told(lambda _text: self.fill()))
+        ui.modelCombo.connect("currentIndexChanged(int)", told(self._chosen))
+        ui.modelFolderButton.connect("clicked()", told(self._browse_folder))
         ui.addModelButton.connect("clicked()", guarded(self._add))
         ui.removeModelButton.connect("clicked()", guarded(self._remove))
 

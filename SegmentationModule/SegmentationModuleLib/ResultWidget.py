@@ -23,10 +23,15 @@ ROW_PIXELS = 26
 class ResultPanel:
     """The panel below the button.
 
-    ui: the form's widgets. guarded(action): the action as a slot whose errors the user sees.
+    ui: the form's widgets. guarded(action): the action as a slot whose errors the user sees; told(slot): a slot.
     """
 
-    def __init__(self, ui: Any, guarded: Callable[[Callable[[], Any]], Callable[[], None]]) -> None:
+    def __init__(
+        self,
+        ui: Any,
+        guarded: Callable[[Callable[[], Any]], Callable[[], None]],
+        told: Callable[[Callable[..., Any]], Callable[..., None]],
+    ) -> None:
         self.ui = ui
         self._tour = Tour(None)
         self._overlay = Overlay()
@@ -39,7 +44,7 @@ class ResultPanel:
         table.horizontalHeader().setSectionResizeMode(NAME_COLUMN, qt.QHeaderView.Stretch)
         ui.nextDoubtButton.connect("clicked()", guarded(self._next))
         ui.editButton.connect("clicked()", guarded(self._edit))
-        ui.showUncertaintyCheckBox.connect("toggled(bool)", self._show_uncertainty)
+        ui.showUncertaintyCheckBox.connect("toggled(bool)", told(self._show_uncertainty))
         # Not part of every build of Slicer.
         ui.editButton.visible = hasattr(slicer.modules, "segmenteditor")
 
@@ -53,6 +58,7 @@ class ResultPanel:
         if segmentation is self.segmentation:
             return
         self.hide_uncertainty()
+        self._tour.end(slicer.mrmlScene)
         self._tour = Tour(segmentation)
         self.ui.doubtLabel.text = ""
         self.fill()

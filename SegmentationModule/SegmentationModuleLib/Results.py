@@ -43,7 +43,7 @@ class Row:
 
 
 def add_segmentation(
-    scene: slicer.vtkMRMLScene, reference: slicer.vtkMRMLScalarVolumeNode, segmented: Segmented, *, show_3d: bool
+    scene: slicer.vtkMRMLScene, reference: slicer.vtkMRMLScalarVolumeNode, segmented: Segmented
 ) -> slicer.vtkMRMLSegmentationNode:
     """Adds the segmentation and its uncertainty map, in the place of the volume that was segmented.
 
@@ -52,9 +52,6 @@ def add_segmentation(
     card = segmented.card
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", f"{reference.GetName()} {card.title}")
     fill_segmentation(node, reference, segmented.labels, card.structures)
-    if show_3d:
-        # Of all segments in one go; before there is a display node, so that nothing is drawn half-way.
-        node.CreateClosedSurfaceRepresentation()
     node.CreateDefaultDisplayNodes()
     uncertainty = add_map(scene, reference, segmented.uncertainty, f"{reference.GetName()} uncertainty")
     node.SetNodeReferenceID(UNCERTAINTY_ROLE, uncertainty.GetID())

@@ -4,6 +4,7 @@ The life of a run: idle -> running -> idle. The scene is touched only when a cas
 or failing before that leaves it as it was. A run, however many cases it has, is one step for `undo`.
 
 Somebody has to call the worker client's `poll` regularly (in Slicer a QTimer does): all callbacks arrive from there.
+After a run with surfaces `surfaces.step` has to be called as well, until nothing is pending.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from hyperreg.errors import HyperRegError, InputError
 from HyperRegSlicerLib import Regions
 from HyperRegSlicerLib.Tuning import ignore
 from SegmentationModuleLib import Results
+from SegmentationModuleLib.Surfaces import Surfaces
 
 IDLE, RUNNING = "idle", "running"
 
@@ -78,6 +80,7 @@ class RunLogic:
         self.on_result: Callable[[slicer.vtkMRMLSegmentationNode, Any], None] = ignore
         self.on_finished: Callable[[Any], None] = ignore
         self.on_error: Callable[[str], None] = ignore
+        self.surfaces = Surfaces(scene)
         self._run: Any = None
         self._last: Any = None
         remote.on_progress = self._progressed
@@ -195,6 +198,8 @@ class RunLogic:
         added = [node_id for node_id in self._ids() if node_id not in before]
         run.added += added
         run.stamps[node.GetID()] = Regions.stamp(node)
+        if run.show_3d:
+            self.surfaces.add(node)
         for node_id in added:
             self.scene.GetNodeByID(node_id).SetUndoEnabled(undoable)
         return node
@@ -256,5 +261,6 @@ class RunLogic:
     def _scene_closing(self, _caller: Any, _event: str) -> None:
         run, self._run, self._last = self._run, None, None
         self._tidy(run)
+        self.surfaces.forget()
         self.remote.cancel()
         self.on_change()

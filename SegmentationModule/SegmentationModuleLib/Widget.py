@@ -28,6 +28,13 @@ from SegmentationModuleLib.SlidersWidget import SlidersPanel
 VOLUME = "vtkMRMLScalarVolumeNode"
 
 
+def centre_3d() -> None:
+    """Turns all 3D views to the middle of what they show."""
+    manager = slicer.app.layoutManager()
+    for index in range(manager.threeDViewCount):
+        manager.threeDWidget(index).threeDView().resetFocalPoint()
+
+
 class SegmentationWidget(Panel):
     """The segmentation module's panel."""
 
@@ -40,19 +47,25 @@ class SegmentationWidget(Panel):
         self.logic.on_result = self._result_arrived
         self.logic.on_finished = self._finished
         self.logic.on_error = self._show_message
-        self.models = ModelsPanel(ui, connection.models, self._model_chosen, self._guarded, self._show_message)
-        self.inputs = InputsPanel(ui, self._input_chosen, self._guarded(self._recognise))
-        self.sliders = SlidersPanel(ui, self._slider_moved)
-        self.result = ResultPanel(ui, self._guarded)
+        self.models = ModelsPanel(
+            ui, connection.models, self._model_chosen, self._guarded, self._show_message, self._told
+        )
+        self.inputs = InputsPanel(ui, self._told(self._input_chosen), self._guarded(self._recognise))
+        self.sliders = SlidersPanel(ui, self._told(self._slider_moved))
+        self.result = ResultPanel(ui, self._guarded, self._told)
         self.installation = InstallPanel(ui, self._guarded, self._show_message)
-        self.atlases = AtlasesPanel(ui, connection.fuser, self._guarded, self.installation.is_ready, self._show_message)
+        self.atlases = AtlasesPanel(
+            ui, connection.fuser, self._guarded, self.installation.is_ready, self._show_message, self._told
+        )
+        for logic in (self.logic, self.atlases.logic):
+            logic.surfaces.on_done = lambda _node: centre_3d()
         for button, action in (
             ("segmentButton", self._segment_or_cancel),
             ("batchButton", self._segment_checked),
             ("undoButton", self._undo),
         ):
             getattr(ui, button).connect("clicked()", self._guarded(action))
-        ui.batchSelector.connect("checkedNodesChanged()", self.update)
+        ui.batchSelector.connect("checkedNodesChanged()", self._told(self.update))
         self._show_message("")
         self.update()
 
@@ -81,6 +94,7 @@ class SegmentationWidget(Panel):
     def close(self) -> None:
         """Ends the worker and every connection; the scene stays as it is."""
         self._timer.stop()
+        self._soon.stop()
         self.release_parameters()
         self.logic.close()
         self.atlases.close()
@@ -98,6 +112,7 @@ class SegmentationWidget(Panel):
     def _model_chosen(self, name: str) -> None:
         if self.parameters is None:
             return
+        self._show_message("")  # what was said of the model before
         self.parameters.model = name
         card = self.parameters.card()
         if card is not None and len(card.inputs) > 1:
@@ -164,7 +179,20 @@ class SegmentationWidget(Panel):
         self.logic.undo()
         self._summary = ""
 
-    # What the logic says
+    # What the scene and the logic say
+
+    def _scene_changed(self) -> None:
+        """A volume that was loaded while there is no other is the one that is meant."""
+        if self.parameters is not None and self.parameters.volume is None:
+            volumes = [node for node in slicer.util.getNodesByClass(VOLUME) if node.GetImageData() is not None]
+            if len(volumes) == 1 and volumes[0].GetClassName() == VOLUME:
+                self.parameters.volume = volumes[0]
+        super()._scene_changed()
+
+    def _poll(self) -> None:
+        super()._poll()
+        for logic in (self.logic, self.atlases.logic):
+            logic.surfaces.step()
 
     def _progressed(self, fraction: float, text: str) -> None:
         self.ui.progressBar.value = round(100 * fraction)

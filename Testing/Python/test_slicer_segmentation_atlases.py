@@ -195,7 +195,12 @@ def test_a_folder_is_looked_through(module, folder):
         "a10  (a10_T1.nii.gz)",
         "bad: 'bad_labels.nii.gz' is damaged.",
     ]
-    assert not ui.atlasList.item(0).icon().isNull()
+    assert ui.atlasList.visible
+    picture = ui.atlasList.item(0).icon().pixmap(96, 96).toImage()
+    assert (picture.width(), picture.height()) == (96, 96)
+    assert [picture.pixelColor(*place).name() for place in ((45, 45), (5, 5), (90, 50))] == ["#c8b400"] + 2 * [
+        "#000000"
+    ]
     assert ui.atlasStatusLabel.text == "1 of 2 atlases can be used."
 
 

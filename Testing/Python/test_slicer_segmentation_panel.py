@@ -38,6 +38,24 @@ def test_what_is_missing_is_said_before_anything_runs(module):
     assert not ui.segmentButton.enabled
 
 
+def test_the_first_volume_is_the_one_that_is_meant(module):
+    node = module.image()
+    module.host.process_events(0.05)
+    assert module.parameters.volume is node
+    assert module.ui.segmentButton.enabled
+    module.ui.volumeSelector.setCurrentNode(None)
+    module.image("other")
+    module.host.process_events(0.05)
+    assert module.parameters.volume is None, "which of two is meant is for the user to say"
+    assert module.ui.statusLabel.text == "Choose a volume."
+
+
+def test_what_was_said_of_a_model_goes_with_it(module):
+    module.panel._show_message("'head' looks like a CT.")
+    module.choose("hyper")
+    assert not module.ui.messageLabel.visible
+
+
 def test_one_press_to_a_result(module):
     ui, node = module.ui, module.image()
     ui.volumeSelector.setCurrentNode(node)

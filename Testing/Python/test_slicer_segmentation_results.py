@@ -21,8 +21,11 @@ from hyperreg.imaging.volume import Volume
 from hyperreg.segmentation.segments import write_segmentation
 
 
-def segment(module, name: str = "head", place: np.ndarray | None = None):
-    """A segmented image (below a linear transform, if a place is given): its node, the result, its segmentation."""
+def segment(module, name: str = "head", place: np.ndarray | None = None, *, surfaces: bool = True):
+    """A segmented image (below a linear transform, if a place is given): its node, the result, its segmentation.
+
+    surfaces: wait for them.
+    """
     from HyperRegSlicerLib import Geometry
 
     node = module.image(name)
@@ -33,6 +36,8 @@ def segment(module, name: str = "head", place: np.ndarray | None = None):
     module.ui.volumeSelector.setCurrentNode(node)
     module.ui.segmentButton.click()
     segmented = module.segmenter.answer()
+    while surfaces and module.panel.logic.surfaces.pending:
+        module.panel._poll()
     return node, segmented, module.parameters.segmentation
 
 
@@ -139,15 +144,57 @@ def test_names_colours_and_terminology_are_the_model_s(module, tmp_path):
         np.testing.assert_allclose(ours.GetColor(), theirs.GetColor(), atol=1e-5)
 
 
+def surfaces_of(node) -> dict[int, object]:
+    segmentation = node.GetSegmentation()
+    found = {}
+    for index in range(segmentation.GetNumberOfSegments()):
+        segment = segmentation.GetNthSegment(index)
+        if segment.GetRepresentation("Closed surface") is not None:
+            found[segment.GetLabelValue()] = segment.GetRepresentation("Closed surface")
+    return found
+
+
+def test_surfaces_are_those_that_slicer_would_make(module):
+    _node, _segmented, found = segment(module)
+    ours = {label: surface.GetBounds() for label, surface in surfaces_of(found).items()}
+    found.RemoveClosedSurfaceRepresentation()
+    found.CreateClosedSurfaceRepresentation()
+    theirs = {label: surface.GetBounds() for label, surface in surfaces_of(found).items()}
+    assert ours.keys() == theirs.keys() == {2, 5}
+    for label, bounds in theirs.items():
+        np.testing.assert_allclose(ours[label], bounds, atol=1e-3)
+
+
+def test_surfaces_of_what_was_deleted_meanwhile_are_passed_over(module):
+    _node, _segmented, _found = segment(module, surfaces=False)
+    module.panel._poll()
+    module.ui.undoButton.click()
+    module.panel._poll()
+    assert not module.panel.logic.surfaces.pending
+    segment(module, "other", surfaces=False)
+    assert module.panel.logic.surfaces.pending
+    slicer.mrmlScene.Clear(0)
+    assert not module.panel.logic.surfaces.pending
+
+
 def test_the_reference_geometry_is_the_image_s_and_it_is_shown_in_3d(module):
-    node, _segmented, found = segment(module)
+    node, _segmented, found = segment(module, surfaces=False)
     assert found.GetNodeReference(found.GetReferenceImageGeometryReferenceRole()) is node
     parameter = found.GetSegmentation().GetConversionParameter("Reference image geometry").split(";")
     np.testing.assert_allclose(np.array(parameter[:16], float).reshape(4, 4), OBLIQUE.ijk_to_ras, atol=1e-6)
-    assert found.GetSegmentation().ContainsRepresentation("Closed surface")
+    surfaces = module.panel.logic.surfaces
+    centred: list[str] = []
+    surfaces.on_done = lambda made: centred.append(made.GetID())
+    for count in range(2):  # one at a time: the window goes on between them
+        assert len(surfaces_of(found)) == count
+        assert surfaces.pending
+        module.panel._poll()
+    assert not surfaces.pending
+    assert centred == [found.GetID()]
     assert found.GetDisplayNode().GetVisibility3D()
     module.ui.show3DCheckBox.checked = False
     _node, _segmented, flat = segment(module, "other")
+    assert not surfaces.pending
     assert not flat.GetSegmentation().ContainsRepresentation("Closed surface")
 
 
@@ -217,6 +264,9 @@ def test_the_views_go_from_one_doubtful_region_to_the_next(module):
     assert np.linalg.norm(shown() - expected[1]) < 4
     ui.nextDoubtButton.click()
     assert np.linalg.norm(shown() - expected[0]) < 4
+    assert crosshair.GetCrosshairMode() == crosshair.ShowBasic
+    ui.undoButton.click()
+    assert crosshair.GetCrosshairMode() == crosshair.NoCrosshair
 
 
 def test_undo_takes_the_whole_run_away_and_nothing_else(module, host):
