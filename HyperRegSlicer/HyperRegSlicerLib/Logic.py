@@ -10,6 +10,7 @@ Somebody has to call the worker client's `poll` regularly (in Slicer a QTimer do
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,7 +23,7 @@ from hyperreg.registration.anchors import SAME_LAMBDA, check_lambda
 from hyperreg.registration.contrast import AUTOMATIC
 from hyperreg.registration.response import Response
 from hyperreg.worker.live_pair import Shown
-from HyperRegSlicerLib import Companions, Geometry, Inputs, Results
+from HyperRegSlicerLib import Companions, Geometry, Inputs, Regions, Results
 from HyperRegSlicerLib.Tuning import IDLE, LIVE, RUNNING, Tuning, ignore
 
 
@@ -87,6 +88,11 @@ class RegistrationLogic(Tuning):
         return (self._node(self._run.fixed_id), self._node(self._run.moving_id)) if self._run else (None, None)
 
     @property
+    def label_names(self) -> Mapping[int, str]:
+        """What the labels of the fixed label map are called; {} unless live with one."""
+        return self._run.label_names if self._run is not None else {}
+
+    @property
     def can_keep(self) -> bool:
         """Whether a field computed for exactly the current λ is shown (a preview is not kept)."""
         return self.state == LIVE and self.is_solved
@@ -132,6 +138,8 @@ class RegistrationLogic(Tuning):
         check_lambda(lam)
         fixed_volume, moving_volume, run = Inputs.read_pair(fixed, moving, model)
         fixed_labels_volume, moving_labels_volume = Inputs.label_map(fixed_labels), Inputs.label_map(moving_labels)
+        if fixed_labels is not None:
+            run = dataclasses.replace(run, label_names=Regions.names_of(fixed_labels))
         start = Inputs.initial_alignment(initial, Results.original_parent(moving))
         parent = moving.GetParentTransformNode()
         if Results.is_live_transform(parent):

@@ -146,6 +146,16 @@ def labels_of(node: slicer.vtkMRMLNode) -> list[Region]:
     return found
 
 
+def names_of(node: slicer.vtkMRMLNode) -> dict[int, str]:
+    """What the labels of a label map are called, where somebody has named them; voxels are not looked at."""
+    display = node.GetDisplayNode()
+    colours = display.GetColorNode() if display is not None else None
+    if colours is None or not _names_structures(colours):
+        return {}
+    names = {value: str(colours.GetColorName(value)) for value in range(1, colours.GetNumberOfColors())}
+    return {value: name for value, name in names.items() if name}
+
+
 def _names_structures(colours: slicer.vtkMRMLColorNode) -> bool:
     """Whether a colour table was made or loaded by someone: the built-in ones only name colours, such as "Peach"."""
     return bool(colours.GetType() in (slicer.vtkMRMLColorTableNode.User, slicer.vtkMRMLColorTableNode.File))

@@ -24,7 +24,7 @@ class RegionsPanel:
     """Selector, table and button of the regions.
 
     ui: the form's widgets. on_change(node, lambdas): the user chose; lambdas by region key, of the checked ones only.
-    on_error(text): a node that cannot be used.
+    on_error(text): a node that cannot be used. told(slot): the slot; what it raises is shown to the user.
     """
 
     def __init__(
@@ -32,9 +32,10 @@ class RegionsPanel:
         ui: Any,
         on_change: Callable[[Any, dict[str, float]], None],
         on_error: Callable[[str], None],
+        told: Callable[[Callable[..., Any]], Callable[..., None]],
     ) -> None:
         self.ui = ui
-        self._on_change, self._on_error = on_change, on_error
+        self._on_change, self._on_error, self._told = on_change, on_error, told
         self._node: Any = None
         self._stamp: tuple[int, ...] = ()
         self._regions: list[Regions.Region] = []
@@ -47,16 +48,16 @@ class RegionsPanel:
         self._rest = qt.QTimer()
         self._rest.setSingleShot(True)
         self._rest.setInterval(REST_MS)
-        self._rest.connect("timeout()", self._look_again)
+        self._rest.connect("timeout()", told(self._look_again))
         table = ui.regionsTable
         table.setColumnCount(2)
         table.setHorizontalHeaderLabels([_("Own λ for"), "λ"])
         table.horizontalHeader().setSectionResizeMode(NAME_COLUMN, qt.QHeaderView.Stretch)
         table.horizontalHeader().setSectionResizeMode(LAMBDA_COLUMN, qt.QHeaderView.ResizeToContents)
         table.verticalHeader().setVisible(False)
-        table.connect("itemChanged(QTableWidgetItem*)", self._checked)
-        ui.regionsSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._chosen)
-        ui.clearRegionsButton.connect("clicked()", self._clear)
+        table.connect("itemChanged(QTableWidgetItem*)", told(self._checked))
+        ui.regionsSelector.connect("currentNodeChanged(vtkMRMLNode*)", told(self._chosen))
+        ui.clearRegionsButton.connect("clicked()", told(self._clear))
         self._fill()
 
     def show(self, node: Any, lambdas: dict[str, float], slider: float) -> None:
@@ -121,7 +122,7 @@ class RegionsPanel:
         box.setValue(self._lambdas.get(key, self._last.get(key, self._slider)))
         box.setEnabled(key in self._lambdas)
         box.setToolTip(_("λ of this segment: 0 most flexible (soft tissue), 1 most rigid (bone)"))
-        box.connect("valueChanged(double)", lambda value: self._set(key, value))
+        box.connect("valueChanged(double)", self._told(lambda value: self._set(key, value)))
         return box
 
     def _checked(self, item: qt.QTableWidgetItem) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ class Run:
 
     moving_parent_id: the transform that the moving volume was under before; parent_to_world: (4, 4), its map, RAS mm.
     fixed_grid: the fixed image's voxels in the world. model, model_version: as on the model's card.
+    label_names: of the labels of the fixed label map, where they are named.
     """
 
     fixed_id: str
@@ -41,6 +43,7 @@ class Run:
     fixed_grid: Grid
     model: str
     model_version: str
+    label_names: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -74,11 +74,12 @@ def landmarks_text(metrics: Mapping[str, Any]) -> str:
     )
 
 
-def overlap_text(metrics: Mapping[str, Any]) -> str:
-    """The overlap of every label; "" if there are no label maps."""
+def overlap_text(metrics: Mapping[str, Any], names: Mapping[int, str]) -> str:
+    """The overlap of every label, by its name; "" if there are no label maps."""
     dice = metrics.get("dice") or {}
     rows = sorted(dice.items(), key=lambda item: int(item[0]))
-    return "\n".join(_("Label {label}: {value:.3f}").format(label=label, value=value) for label, value in rows)
+    called = {label: names.get(int(label)) or _("Label {label}").format(label=label) for label in dice}
+    return "\n".join(f"{called[label]}: {value:.3f}" for label, value in rows)
 
 
 def suggestion_text(suggestion: Suggestion | None) -> str:

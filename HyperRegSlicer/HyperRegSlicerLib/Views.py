@@ -50,6 +50,15 @@ class _Before:
     slice: _Slice
 
 
+def _fills(node: slicer.vtkMRMLSliceNode, other: slicer.vtkMRMLSliceNode) -> None:
+    """Shows the slice that another view shows, in the same size, whatever the shapes of both views."""
+    node.GetSliceToRAS().DeepCopy(other.GetSliceToRAS())
+    width, height, depth = other.GetFieldOfView()
+    pixel = max(width / max(1, other.GetDimensions()[0]), height / max(1, other.GetDimensions()[1]))
+    node.SetFieldOfView(pixel * node.GetDimensions()[0], pixel * node.GetDimensions()[1], depth)
+    node.UpdateMatrices()
+
+
 class Views:
     """The slice views of a scene.
 
@@ -66,6 +75,10 @@ class Views:
         self._layout_before: int | None = None
         # Layout and right view as they were before they were put side by side.
         self._aside: tuple[int, _Slice] | None = None
+        # Label maps that lay over the views, by composite node: as opaque as Slicer loads them they hide all else.
+        self._labels: dict[str, str] = {}
+        # Whether views were put side by side and have not been fitted to their new size yet.
+        self._unfitted = False
         self._checkerboard: vtk.vtkImageToImageStencil | None = None
 
     def remember(self) -> None:
@@ -96,6 +109,9 @@ class Views:
 
         mode: "fade" (moving over fixed), "checkerboard", or "sideBySide" (fixed left, moving right, same slice).
         fade: 0 shows the fixed, 1 the moving volume; for "fade" only.
+
+        Label maps over the views are taken away once; `restore` brings them back. Call `fit` when new views have got
+        their size.
         """
         self._arrange(mode)
         for composite in self._composites():
@@ -106,12 +122,27 @@ class Views:
             composite.SetForegroundOpacity({FADE: fade, CHECKERBOARD: 1.0, SIDE_BY_SIDE: 0.0}[mode])
             composite.SetCompositing(slicer.vtkMRMLSliceCompositeNode.Alpha)
             composite.SetLinkedControl(True)
+            labels = composite.GetLabelVolumeID()
+            if labels and self._labels.get(composite.GetID()) != labels:  # else somebody has put it there again
+                self._labels[composite.GetID()] = labels
+                composite.SetLabelVolumeID(None)
             logic = self._logic_of(composite)
             if logic is not None and is_new:
                 logic.FitSliceToAll()
         if mode == SIDE_BY_SIDE:
             self._align_right_to_left()
         self._set_stencil(self._board() if mode == CHECKERBOARD else None)
+
+    def fit(self) -> None:
+        """Fits views that were put side by side to the size that the layout has given them since; harmless else."""
+        if not self._unfitted:
+            return
+        self._unfitted = False
+        for composite in self._composites():
+            logic = self._logic_of(composite)
+            if logic is not None and composite.GetLayoutName() == LEFT:
+                logic.FitSliceToAll()
+        self._align_right_to_left()
 
     def set_fade(self, fade: float) -> None:
         """Changes the share of the moving volume in every view, 0 to 1."""
@@ -134,6 +165,9 @@ class Views:
                 (composite.SetForegroundVolumeID, before.foreground),
             ):
                 set_volume(volume_id if volume_id and self.scene.GetNodeByID(volume_id) else None)
+            labels = self._labels.get(composite.GetID())
+            if labels and self.scene.GetNodeByID(labels) and not composite.GetLabelVolumeID():
+                composite.SetLabelVolumeID(labels)
             composite.SetForegroundOpacity(before.opacity)
             composite.SetCompositing(before.compositing)
             slice_node = self._slice_node(composite)
@@ -147,7 +181,8 @@ class Views:
     def forget(self) -> None:
         """Drops what was remembered, for a scene that was closed."""
         self._set_stencil(None)
-        self._before, self._layout_before, self._aside = {}, None, None
+        self._before, self._labels, self._layout_before, self._aside = {}, {}, None, None
+        self._unfitted = False
 
     def _arrange(self, mode: str) -> None:
         layout, right = self._layout(), self.scene.GetSingletonNode(RIGHT, "vtkMRMLSliceNode")
@@ -156,9 +191,10 @@ class Views:
         if mode == SIDE_BY_SIDE and self._aside is None:
             self._aside = (layout.GetViewArrangement(), _Slice(right))
             layout.SetViewArrangement(SIDE_BY_SIDE_LAYOUT)
+            self._unfitted = True
         elif mode != SIDE_BY_SIDE and self._aside is not None:
             arrangement, before = self._aside
-            self._aside = None
+            self._aside, self._unfitted = None, False
             layout.SetViewArrangement(arrangement)
             before.restore(right)
 
@@ -167,9 +203,7 @@ class Views:
         left, right = by_name.get(LEFT), by_name.get(RIGHT)
         if left is None or right is None:
             return
-        right.GetSliceToRAS().DeepCopy(left.GetSliceToRAS())
-        right.SetFieldOfView(*left.GetFieldOfView())
-        right.UpdateMatrices()
+        _fills(right, left)
 
     def _board(self) -> vtk.vtkImageToImageStencil:
         """Where the moving volume shows: every other square of the view. Made once, computed only for what is seen."""

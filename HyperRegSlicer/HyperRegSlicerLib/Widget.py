@@ -20,6 +20,9 @@ from HyperRegSlicerLib.RegionsWidget import RegionsPanel
 from HyperRegSlicerLib.TuningWidget import TuningPanel, default_values
 from HyperRegSlicerLib.Views import Views
 
+# New views have their size when the layout has been drawn.
+SETTLE_MS = 50
+
 
 def slice_logics() -> list[slicer.vtkMRMLSliceLogic]:
     """The slice views that Slicer shows now."""
@@ -49,11 +52,15 @@ class RegistrationWidget(Panel):
         self.tuning = TuningPanel(
             ui, self.logic, self._guarded, self._try, self._move_lambda, self._set_full_automatically
         )
-        self.regions = RegionsPanel(ui, self._regions_changed, self._show_message)
+        self.regions = RegionsPanel(ui, self._regions_changed, self._show_message, self._told)
         self.anatomy = AnatomyPanel(
             ui, connection.segmenter, self._segment_both, self._both_segmented, self._guarded, self._show_message
         )
         self.installation = InstallPanel(ui, self._guarded, self._show_message)
+        self._settle = qt.QTimer()
+        self._settle.setSingleShot(True)
+        self._settle.setInterval(SETTLE_MS)
+        self._settle.connect("timeout()", self._told(self.views.fit))
         self._connect_signals()
         self._show_message("")
         self.update()
@@ -69,8 +76,8 @@ class RegistrationWidget(Panel):
             ("sampleButton", self._load_sample),
         ):
             getattr(self.ui, button).connect("clicked()", self._guarded(action))
-        self.ui.alongSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._along_changed)
-        self.ui.modelCombo.connect("currentIndexChanged(int)", self._model_chosen)
+        self.ui.alongSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._told(self._along_changed))
+        self.ui.modelCombo.connect("currentIndexChanged(int)", self._told(self._model_chosen))
 
     # The parameter node
 
@@ -100,7 +107,8 @@ class RegistrationWidget(Panel):
 
     def close(self) -> None:
         """Ends the worker and every connection; the scene stays as it is."""
-        self._timer.stop()
+        for timer in (self._timer, self._soon, self._settle):
+            timer.stop()
         self.anatomy.close()
         self.tuning.close()
         self.regions.close()
@@ -148,6 +156,7 @@ class RegistrationWidget(Panel):
     def _model_chosen(self, index: int) -> None:
         if self.parameters is not None and index >= 0:
             self.parameters.model = self.ui.modelCombo.itemData(index)
+            self._show_message("")  # what was said of the model before
             self._set_default_values()
             if self.logic.state != LIVE:  # else λ moves what another model has made
                 self._set_default_lambda()
@@ -276,6 +285,7 @@ class RegistrationWidget(Panel):
         if parameters.fixed is not None and parameters.moving is not None:
             self._shown = (parameters.comparison, parameters.fade)
             self.views.show(parameters.comparison.value, parameters.fixed, parameters.moving, parameters.fade)
+            self._settle.start()
 
     def _follow_views(self, parameters: RegistrationParameters) -> None:
         comparison, fade = self._shown

@@ -96,6 +96,7 @@ def test_from_the_first_click_to_the_kept_result(host, widget, tmp_path):  # noq
 @pytest.mark.skipif(sys.platform == "win32", reason="processes are killed by signal")
 def test_a_killed_worker_costs_nothing(host, widget):  # noqa: F811
     ui, panel = widget.ui, widget.panel
+    panel.parameters.fullAutomatically = False  # it would be cancelled by the slider: its loss would not be one
     ui.registerButton.click()
     host.wait_until(lambda: ui.keepButton.visible and ui.keepButton.enabled, PATIENCE_S)
     node = panel.parameters.transform
