@@ -79,7 +79,9 @@ class TuningPanel:
     def update_work(self) -> None:
         """Shows what is being computed. Nobody tells when the last of it has ended, so this is asked for often."""
         ui, logic = self.ui, self.logic
-        text = logic.work_text or (_("Nothing is being computed.") if logic.state == LIVE else "")
+        text = _("Nothing is being computed.") if logic.state == LIVE else ""
+        if logic.work_text:
+            text = _("Computing: {work}").format(work=logic.work_text)
         stops = logic.is_computing_full
         if ui.workLabel.text != text:
             ui.workLabel.text = text

@@ -42,7 +42,7 @@ def test_stages_improve_what_is_shown(module: Module) -> None:
     np.testing.assert_allclose(shown_at(module, point), point + quick, atol=1e-4)
     assert ui.statusLabel.text == "λ = 0.30: Quick result (2 mm)"
     registration.work(FULL, 0.4)
-    assert (ui.workLabel.text, ui.workBar.value) == ("Full resolution (1 mm) at λ = 0.30", 40)
+    assert (ui.workLabel.text, ui.workBar.value) == ("Computing: Full resolution (1 mm) at λ = 0.30", 40)
     assert visible(module, "workBar")
     assert ui.keepButton.enabled, "what is shown can be kept meanwhile"
     registration.answer_field(FULL)
@@ -61,7 +61,7 @@ def test_stages_improve_what_is_shown(module: Module) -> None:
 def test_work_that_ends_without_news_leaves_the_line_of_work(module: Module) -> None:
     module.go_live()
     module.registration.work(FULL, 0.9, lam=1.0)
-    assert module.ui.workLabel.text == "Full resolution (1 mm) at λ = 1.00"
+    assert module.ui.workLabel.text == "Computing: Full resolution (1 mm) at λ = 1.00"
     module.registration.working_at = None  # it is done; at the λ that is shown nothing has changed
     module.panel._poll()
     assert module.ui.workLabel.text == "Nothing is being computed."

@@ -251,9 +251,9 @@ def _about_labels(
             called = {n: f"{n} ({table[n].name})" if n in table else str(n) for n in partial}
             text = f"Labels that not every rater has: {listed([called[n] for n in partial])}."
             if few:
-                text += (
-                    f" Half of them or fewer have {listed([called[n] for n in few])}: voting will hardly keep these."
-                )
+                which, them = ("label", "it") if len(few) == 1 else ("labels", "them")
+                numbers = listed([called[n] for n in few])
+                text += f" Half of them or fewer have {which} {numbers}: voting will hardly keep {them}."
             unnamed = any(n not in table for n in partial)
             texts.append(text + (" Do all maps use the same numbers for the same structures?" if unnamed else ""))
     return texts
