@@ -120,8 +120,9 @@ def test_a_place_that_cannot_be_written_and_a_damaged_clock_are_told(data: Path,
 
 
 def test_two_processes_find_what_one_finds(data: Path, tmp_path: Path) -> None:
-    one = search(settings(data), tmp_path / "one")
-    two = search(settings(data, devices=("cpu", "cpu")), tmp_path / "two")
+    short = {"rungs": (2,), "rounds": 0}
+    one = search(settings(data, **short), tmp_path / "one")
+    two = search(settings(data, **short, devices=("cpu", "cpu")), tmp_path / "two")
     scores = [
         {(r.key, r.steps): r.score for r in Ledger(tmp_path / name / searching.JOURNAL).records()}
         for name in ("one", "two")
@@ -148,8 +149,11 @@ def test_every_trial_fails(data: Path, tmp_path: Path, monkeypatch: pytest.Monke
     assert [(record.score, record.reason) for record in records] == [(None, "out of memory")] * 2
 
 
-def test_what_does_not_fit_into_memory_is_not_tried(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"None of 200 random networks in a row fits into 0\.00 GB"):
+def test_what_does_not_fit_into_memory_is_not_tried(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "MOST_REJECTED", 5)
+    with pytest.raises(InputError, match=r"None of 5 random networks in a row fits into 0\.00 GB"):
         search(settings(data, memory_gb=1e-5), tmp_path / "run")
     assert Ledger(tmp_path / "run" / searching.JOURNAL).records() == []
 

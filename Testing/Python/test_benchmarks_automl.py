@@ -11,7 +11,9 @@ from search_toy import TRIAL
 from benchmarks.automl import campaign, report
 from benchmarks.automl.campaign import Campaign, Data, Scale
 from benchmarks.pairs import DATA
+from hyperreg.automl import proposing
 from hyperreg.automl.ledger import Ledger
+from hyperreg.automl.predictor import BradleyTerry, PairTransformer, Ridge, TransformerSettings
 from hyperreg.automl.space import LEARNING_RATES, Configuration, draw_random
 from hyperreg.automl.trial import Measured
 from hyperreg.errors import FileError
@@ -32,6 +34,15 @@ def fill(output: Path, count: int = 24) -> None:
         ledger.end(ledger.start(configuration, 0, "random", 6), known(configuration))
     for seed in (1, 2):
         ledger.end(ledger.start(draw_random(0), seed, "repeat", 6), known(draw_random(0), seed))
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transformers that learn for a moment: what they are worth is not what these tests are about."""
+    few = TransformerSettings(width=8, heads=1, layers=1, epochs=1, pairs_per_epoch=64)
+    monkeypatch.setattr(proposing, "PairTransformer", lambda **_: Ridge())
+    quick = {"pair transformer": lambda: PairTransformer(few), "Bradley-Terry transformer": lambda: BradleyTerry(few)}
+    monkeypatch.setattr(report, "PREDICTORS", {**report.PREDICTORS, **quick})
 
 
 def test_the_report_says_what_was_measured(tmp_path: Path) -> None:

@@ -89,8 +89,12 @@ def bootstrap(
     for _ in range(draws):
         counts = [np.bincount(random.integers(0, len(s), len(s)), minlength=len(s)).astype(float) for _, s in folds]
         drawn.append(_figures(folds, noise, counts))
-    low, high = np.nanpercentile(np.array(drawn), [2.5, 97.5], axis=0)
-    return {name: (float(value[n]), float(low[n]), float(high[n])) for n, name in enumerate(("accuracy", "tau"))}
+    found = {}
+    for n, name in enumerate(("accuracy", "tau")):
+        finite = [figures[n] for figures in drawn if math.isfinite(figures[n])]
+        low, high = np.percentile(finite, [2.5, 97.5]) if finite else (math.nan, math.nan)
+        found[name] = (float(value[n]), float(low), float(high))
+    return found
 
 
 def _figures(
