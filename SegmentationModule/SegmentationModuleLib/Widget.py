@@ -37,13 +37,6 @@ def centre_3d() -> None:
         manager.threeDWidget(index).threeDView().resetFocalPoint()
 
 
-def centre_3d() -> None:
-    """Turns all 3D views to the middle of what they show."""
-    manager = slicer.app.layoutManager()
-    for index in range(manager.threeDViewCount):
-        manager.threeDWidget(index).threeDView().resetFocalPoint()
-
-
 class SegmentationWidget(Panel):
     """The segmentation module's panel."""
 
