@@ -83,10 +83,12 @@ class Measured:
 class WithoutTruth:
     """What a session that is given nothing but the images would have measured."""
 
+    quick_stage = 0
+
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = rows
 
-    def metrics(self, lam: float, /) -> dict[str, float]:
+    def metrics(self, lam: float, _stage: int, /) -> dict[str, float]:
         found = without_truth(next(row for row in self.rows if row["lambda"] == lam))
         del found["lambda"]
         return found

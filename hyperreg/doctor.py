@@ -17,7 +17,7 @@ from typing import Any
 
 import hyperreg
 from hyperreg.catalogue import Card, card_folders, kind_of, model_folders
-from hyperreg.errors import HyperRegError, WeightsError
+from hyperreg.errors import WeightsError
 from hyperreg.machine import main_memory
 from hyperreg.registration import catalogue as registration
 from hyperreg.registration.catalogue import default_model
@@ -171,8 +171,8 @@ def _disk() -> list[Check]:
 
 
 def _models() -> list[Check]:
-    default = _or_none(default_model)
-    cards: list[Card] = [*registration.list_models(), *segmentation.list_models()]
+    default = default_model()
+    cards: list[Card] = [*registration.list_networks(), *segmentation.list_models()]
     checks = [_model(card, is_default=card.name == default) for card in cards]
     for folder in card_folders():
         # A card of unknown kind is taken for one for registration: that reader says what is wrong with it.
@@ -183,9 +183,13 @@ def _models() -> list[Check]:
             read(folder)
         except WeightsError as error:
             checks.append(Check(f"model {folder.name}", State.FAULT, str(error)))
-    if default is None:
+    if not checks:
         places = ", ".join(str(place) for place in model_folders())
-        checks.append(Check("models", State.FAULT, f"none found (looked in {places}); reinstall HyperReg"))
+        checks.append(
+            Check(
+                "models", State.NOTE, f"none found (looked in {places}): registration works without, segmentation not"
+            )
+        )
     return checks
 
 
@@ -196,10 +200,3 @@ def _model(card: Card, is_default: bool) -> Check:
     except WeightsError as error:
         return Check(subject, State.FAULT, str(error))
     return Check(subject, State.OK, f"version {card.version}, weights intact (SHA256 {card.sha256}), {card.folder}")
-
-
-def _or_none(function: Callable[[], Any]) -> Any:
-    try:
-        return function()
-    except HyperRegError:
-        return None

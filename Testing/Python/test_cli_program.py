@@ -133,21 +133,29 @@ def test_doctor_is_content_with_a_whole_installation(
     assert "\x1b" not in text
 
 
-@pytest.mark.parametrize("harm", ["weights", "card", "none"])
-def test_doctor_finds_damaged_and_missing_models(
+def test_doctor_says_what_works_without_any_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    only_this_folder(monkeypatch, tmp_path)
+    assert run("doctor") == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[note ] models: none found")]
+    assert len(notes) == 1 and "registration works without" in notes[0]
+
+
+@pytest.mark.parametrize("harm", ["weights", "card"])
+def test_doctor_finds_damaged_models(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], harm: str
 ) -> None:
     only_this_folder(monkeypatch, tmp_path)
-    if harm != "none":
-        card = save_untrained(tmp_path, "good")
-        card = save_untrained(tmp_path, "bad")
-        path = card.weights if harm == "weights" else card.folder / "card.json"
-        path.write_bytes(path.read_bytes()[:-100])
+    save_untrained(tmp_path, "good")
+    card = save_untrained(tmp_path, "bad")
+    path = card.weights if harm == "weights" else card.folder / "card.json"
+    path.write_bytes(path.read_bytes()[:-100])
     assert run("doctor") == ExitCode.INSTALLATION
     lines = capsys.readouterr().out.splitlines()
     faults = [line for line in lines if line.startswith("[FAULT]")]
     assert len(faults) == 1
-    assert ("model bad" if harm != "none" else "models: none found") in faults[0]
+    assert "model bad" in faults[0]
     assert lines[-1] == "1 fault(s)."
 
 

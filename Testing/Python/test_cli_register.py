@@ -198,9 +198,9 @@ def test_one_image_twice_is_refused(pair: PairFiles, tiny_model: str, capsys: py
 def test_a_figure_that_could_not_be_measured_is_null_in_the_report(
     pair: PairFiles, tiny_model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measure = run_module.LiveSession.metrics
+    measure = run_module.LiveSession.measure
     monkeypatch.setattr(
-        run_module.LiveSession, "metrics", lambda *args: {**measure(*args), "similarity": float("nan"), "dice": {}}
+        run_module.LiveSession, "measure", lambda *args: {**measure(*args), "similarity": float("nan"), "dice": {}}
     )
     out = str(pair.results / "r.json")
     assert run("register", *pair.images, "-q", "--init", "none", "--model", tiny_model, "--report", out) == 0
