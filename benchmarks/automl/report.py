@@ -154,7 +154,7 @@ def _text(
             f"{FOLDS} folds of about {size} held-out random configurations; pairs within the seed noise are left out; "
             "in brackets 95 % intervals from drawing configurations, not pairs, with replacement."
         )
-        parts += ["## What the predictor is worth", how, _judged_table(judged)]
+        parts += ["## What the predictor is worth", how, _judged_table(judged), _verdict(judged)]
     parts += ["## Equal compute", _curve_table(found, default, scale), "![Scores and curves](automl.png)"]
     parts += [
         "## Which settings mattered",
@@ -168,7 +168,22 @@ def _text(
         best = max(of(records, "random", "predictor"), key=lambda record: record.score or 0.0)
         network_figure([best.configuration]).savefig(folder / "network.png", dpi=80)
         parts += ["The network found:", "![The network found](network.png)"]
+    missing = [
+        *(["TPE + ASHA"] if "TPE + ASHA" not in found else []),
+        *(["the longer training and the patients that no trial saw"] if not long else []),
+    ]
+    if missing:
+        parts.append(f"Not run here: {'; '.join(missing)}. The same command without --only-report goes on.")
     return "\n\n".join(parts)
+
+
+def _verdict(judged: Sequence[Judged]) -> str:
+    """What the intervals allow to say of the predictor."""
+    by_name = {one.name: one.accuracy for one in judged}
+    pair, rate = by_name["pair transformer"], by_name["learning rate alone (ridge)"]
+    chance = "better than chance" if pair[1] > 0.5 else "not shown to be better than chance (its interval holds .5)"
+    over = "and better than" if pair[1] > rate[2] else "and not shown to be better than"
+    return f"The pair transformer is {chance}, {over} the learning rate alone ({pair[0]:.3f} against {rate[0]:.3f})."
 
 
 def _judged_table(judged: Sequence[Judged]) -> str:
@@ -197,6 +212,7 @@ def _curve_table(
         seeds = ", ".join(f"{entry['score']:.4f}" for entry in default)
         cost = np.mean([entry["cpu_s"] for entry in default])
         lines += ["", f"The default SegResNet with {scale.steps} steps ({cost:.0f} CPU-s): {seeds} (one a seed)."]
+    lines += ["", "The best of a strategy is one trial with one seed: a search for a maximum also finds luck."]
     return "\n".join(lines)
 
 

@@ -134,6 +134,9 @@ class _Search:
             proposed = self._proposed(number)
             goes_on = bool(proposed) and self._bracket(proposed, f"round {number}")
         winner = self._winner()
+        if catalogue is not None:
+            # Hours later: what has come there meanwhile must not be replaced.
+            check_name(settings.name, catalogue, self.out)
         card = train_best(self.place, winner, task, settings, self.out, self._time_left, self.cancelled)
         if catalogue is not None:
             card = add_to_catalogue(card, catalogue)
