@@ -107,7 +107,7 @@ def test_each_catalogue_lists_its_own_kind(tmp_path: Path, tiny_models: Path, mo
     make_card(tmp_path)
     monkeypatch.setattr(models, "model_folders", lambda: [tmp_path, tiny_models])
     assert [card.name for card in list_models()] == ["bands"]
-    assert [card.name for card in registration.list_models()] == ["tiny-untrained"]
+    assert [card.name for card in registration.list_models()] == ["none", "tiny-untrained"]
     assert find_model("bands").folder == tmp_path / "bands"
     with pytest.raises(WeightsError, match=r"no model 'tiny-untrained'.*bands"):
         find_model("tiny-untrained")

@@ -183,6 +183,9 @@ def register(
         if objects is not None and outputs.dicom is not None:
             report["warnings"] += objects.write(images, result.transform, report)
             report["outputs"]["dicom"] = str(outputs.dicom.folder)
+        if outputs.dicom is not None and outputs.dicom.leave_out_patient:
+            # Folders and files of DICOM are often called after the patient.
+            report["fixed"]["file"] = report["moving"]["file"] = None
         if "report" in staged:
             write_report(report, staged.path("report"))
         go_on(1.0, "Done")

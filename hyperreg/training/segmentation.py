@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from hyperreg.errors import InputError
 from hyperreg.nets.hypernetwork import HyperNetwork
 from hyperreg.reporting import Progress
 from hyperreg.segmentation.catalogue import SLICES_LAST, card_of, read_card
@@ -93,13 +92,6 @@ class SegmentationTrainer(engine.Trainer[SyntheticCase]):
         assert config.cases is not None  # noqa: S101 (the configuration has been checked)
         training, validation = read_list(config.cases.source, len(config.inputs), config.validation.cases)
         table = {n: index for index, structure in enumerate(config.structures, start=1) for n in structure.numbers}
-        both = (*training, *validation)
-        partly = [case.label for case in both if case.contoured is not None and not case.contoured >= set(table)]
-        if partly:
-            raise InputError(
-                f"'{partly[0]}' was contoured in part ('contoured' in the data list; {len(partly)} such cases): this "
-                "training would take the rest for background. `hyperreg search` can learn from them."
-            )
         card = card_of(config.output, {**self.card(), "sha256": ""})
         cache = config.output / "cache" / str(self.rank)
         samples = ListedCases(training, card, table, config.cases, cache / "training", config.seed)
