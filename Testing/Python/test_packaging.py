@@ -49,7 +49,7 @@ sys.path[:] = [sys.argv[1]] + [path for path in sys.path if path and path != sys
 import hyperreg
 from hyperreg.registration import catalogue as registration
 from hyperreg.segmentation import catalogue as segmentation
-cards = sorted([*registration.list_models(), *segmentation.list_models()], key=lambda card: card.name)
+cards = sorted([*registration.list_networks(), *segmentation.list_models()], key=lambda card: card.name)
 print([hyperreg.__file__, *(f"{card.name} {card.folder}" for card in cards)])
 for card in cards:
     card.check_weights()
@@ -74,8 +74,8 @@ def tracked(repository: Path, *places: str) -> list[str]:
 
 
 LIST_MODEL_FOLDERS = """
-from hyperreg.registration.catalogue import list_models
-print(*(card.folder for card in list_models()))
+from hyperreg.registration.catalogue import list_networks
+print(*(card.folder for card in list_networks()))
 """
 
 

@@ -123,7 +123,7 @@ def test_models_lists_both_kinds(
     assert run("models") == 0
     text = capsys.readouterr().out
     registered, segmented = text.split("Segmentation (hyperreg segment):")
-    assert "tiny-untrained (default)" in registered
+    assert "none (default): None (solver alone)" in registered and "tiny-untrained" in registered
     assert "bands: bands" in segmented
     assert "structures: Outer shell, Core" in segmented
     assert "inputs (MR): image" in segmented

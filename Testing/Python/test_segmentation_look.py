@@ -187,7 +187,7 @@ def test_the_command_line_guesses_says_so_and_checks_names(
     report = segment(*files)
     found = {name: Path(entry["file"]).name for name, entry in report["inputs"].items()}
     assert found == {"T1": "b.nii.gz", "T2": "c.nii.gz", "FLAIR": "a.nii.gz"}
-    assert "by their contrast: T1 = 'b', T2 = 'c', FLAIR = 'a'. This is a guess" in (report["warnings"][0])
+    assert "by their contrast: T1 = 'b', T2 = 'c', FLAIR = 'a'. This is a guess" in " ".join(report["warnings"])
     assert report["seen_by_the_model"]["shape"]
     report = segment(f"T1={files[2]}", f"T2={files[1]}", f"FLAIR={files[0]}")
     assert any("seem to be mixed up" in text for text in report["warnings"])
