@@ -167,7 +167,7 @@ def test_the_verdict_comes_first_among_a_segmentation_s_warnings(
 def test_cards_that_expect_what_cannot_be_are_refused(tmp_path: Path, entry: dict) -> None:
     good = {"ml": [1.0, 2.0], "centre_mm": [0.0, 0.0, 0.0], "spread_mm": 1.0}
     make_card(tmp_path / "good", structures=[{**SHELL, "expected": good}, CORE])
-    with pytest.raises(WeightsError, match="what is expected|no finite number"):
+    with pytest.raises(WeightsError, match=r"what is expected|no finite number"):
         make_card(tmp_path / "bad", structures=[{**SHELL, "expected": {**good, **entry}}, CORE])
 
 
