@@ -50,7 +50,11 @@ def test_strangers_are_closed_when_late_or_many_and_guests_stay(patience: float)
             head = f"GET /{TOKEN}/index.html HTTP/1.1\r\nHost: 127.0.0.1\r\n"
             guest, writer = await connect(server.port, head + "\r\n")
             assert b"200 OK" in await guest.readline()
-            silent = [await connect(server.port, text) for text in ("", "GET /", head, "GET / HTTP/1.1\r\nHost: x\r\n")]
+            silent = []
+            for text in ("", "GET /", head, "GET / HTTP/1.1\r\nHost: x\r\n"):
+                silent.append(await connect(server.port, text))
+                await asyncio.sleep(0.02)
+                strangers.look(server.runner.server)  # so that it is known which are older
             wrong = await connect(server.port, head.replace(TOKEN, "another-token") + "\r\n")
             assert b"403" in await wrong[0].readline()
             await wrong[0].read(1 << 16)
