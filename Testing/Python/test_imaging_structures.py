@@ -289,6 +289,8 @@ def test_an_image_is_told_from_a_label_map(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a label map but an image"):
         read_structures(tmp_path / "ct.nii.gz")
     check_is_label_map(body(oblique_grid()).array, "labels")
+    # Numbers in no order are no image: neighbours are as different as any two voxels.
+    check_is_label_map(np.random.default_rng(1).integers(1, 500, (24, 22, 20)), "scattered")
     # Many small structures are still structures: blocks of 3 voxels, 500 of them.
     blocks = np.arange(512).reshape(8, 8, 8).repeat(3, 0).repeat(3, 1).repeat(3, 2)
     check_is_label_map(blocks, "blocks")

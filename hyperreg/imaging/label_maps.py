@@ -17,8 +17,8 @@ from hyperreg.imaging.structures import LabelMap, Table, places_in, values_of
 from hyperreg.imaging.volume import Volume
 
 # An image given as a label map: so many values, of which neighbours differ in more than this share (label maps with
-# 138 structures of a brain: 20 %; noise-free images: 80 %).
-IMAGE_VALUES, IMAGE_EDGES = 24, 0.6
+# 138 structures of a brain: 20 %; noise-free images: 80 %), but by less than this times what any two voxels do.
+IMAGE_VALUES, IMAGE_EDGES, IMAGE_STEPS = 24, 0.6, 0.75
 # A value other than 0 in more than this share of the outermost voxels, and nowhere a 0, may mean the background.
 BORDER = 0.5
 # A label map of the image's own size that explains the image better by this much voxel by voxel than in the place that
@@ -53,18 +53,23 @@ def read_structures(path: Path, *, folder_table: bool = True, confined: bool = F
 
 
 def check_is_label_map(array: npt.NDArray[np.integer], name: str) -> None:
-    """Raise InputError for what looks like an image: many values, and most neighbours differ."""
+    """Raise InputError for what looks like an image: many values, and most neighbours differ, but by little."""
     values = values_of(array)
     if len(values) < IMAGE_VALUES:
         return
     most = values[np.bincount(places_in(values, array).ravel(), minlength=len(values)).argmax()]
     pairs = differ = 0
+    steps = 0.0
     for axis in range(3):
         here, there = np.moveaxis(array, axis, 0)[:-1], np.moveaxis(array, axis, 0)[1:]
         inside = (here != most) & (there != most)
         pairs += int(np.count_nonzero(inside))
         differ += int(np.count_nonzero(inside & (here != there)))
-    if differ > IMAGE_EDGES * pairs:
+        steps += float(np.abs(here[inside].astype(np.float64) - there[inside]).sum())
+    # Of two voxels anywhere: neighbours in an image are more alike than that, numbers of structures are not.
+    shown = np.sort(array[array != most].ravel().astype(np.float64))
+    apart = float(((2 * np.arange(shown.size) - shown.size + 1) * shown).sum()) * 2 / max(1, shown.size) ** 2
+    if differ > IMAGE_EDGES * pairs and steps < IMAGE_STEPS * apart * pairs:
         raise InputError(
             f"'{name}' is not a label map but an image: it holds {len(values)} values, and {100 * differ / pairs:.0f} "
             "% of its neighbouring voxels differ. Give the label map that belongs to the image."
