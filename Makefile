@@ -54,8 +54,9 @@ endef
 run: $(VENV)/.ready-run
 	$(BIN)/hyperreg view $(if $(FIXED),"$(FIXED)") $(if $(MOVING),"$(MOVING)") $(VIEW_OPTIONS)
 
+# Files side by side, one process a core; a file's tests stay together, because they share fixtures.
 test: $(VENV)/.ready-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 fuzz: $(VENV)/.ready-test
 	$(BIN)/python -m Testing.Fuzz $(FUZZ)

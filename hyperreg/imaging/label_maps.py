@@ -76,12 +76,12 @@ def check_is_label_map(array: npt.NDArray[np.integer], name: str) -> None:
         )
 
 
-def check_on_image(labels: Volume, image: Volume) -> list[str]:
+def check_on_image(labels: Volume, image: Volume, measured_only: bool = False) -> list[str]:
     """What the user should know of where a label map lies on its image; [] if it lies on the image's own voxels.
 
     Raises InputError for the image itself, for labels outside of it, and for a label map that has the image's number
     of voxels but lost its place in space: judged by how well its labels explain the image's values there, and voxel by
-    voxel.
+    voxel. measured_only: of a label map by which nothing but overlap is measured, the last is a warning.
     """
     if labels.array.shape == image.array.shape and labels.array.any() and np.array_equal(labels.array, image.array):
         raise InputError(f"'{labels.name}' is the image itself, not a label map of it.")
@@ -91,11 +91,14 @@ def check_on_image(labels: Volume, image: Volume) -> list[str]:
     if labels.array.shape == image.array.shape:
         own, placed = (_explained(image.array, array) for array in (labels.array, moved))
         if own > placed + LOST:
-            raise InputError(
+            lost = (
                 f"The label map '{labels.name}' has as many voxels as its image '{image.name}', but does not lie on "
-                "it: its place in space (origin, orientation or voxel size) was lost when it was saved. Save it with "
-                "the image's geometry."
+                "it: it is another image's, or its place in space (origin, orientation or voxel size) was lost when it "
+                "was saved."
             )
+            if measured_only:
+                return [f"{lost} The overlap that is measured by it says nothing."]
+            raise InputError(f"{lost} Save it with the image's geometry.")
     if not moved.any():
         raise InputError(
             f"The labels of '{labels.name}' lie outside of the image '{image.name}'. Is it the label map of another "

@@ -93,8 +93,9 @@ def load_pair(pair: Pair) -> LoadedPair:
     warnings = list(filter(None, [different_patients(pair.fixed, pair.moving)]))
     fixed, moving = (check_image(read_volume(path), warnings) for path in (pair.fixed, pair.moving))
     drawn = [
-        _structures(path, image, warnings)
-        for path, image in ((pair.fixed_labels, fixed), (pair.moving_labels, moving), (pair.regions, fixed))
+        _structures(pair.fixed_labels, fixed, warnings, measured_only=True),
+        _structures(pair.moving_labels, moving, warnings),
+        _structures(pair.regions, fixed, warnings),
     ]
     alike, table, texts = numbered_alike([labels for labels in drawn[:2] if labels is not None])
     compared = dict(zip([n for n in (0, 1) if drawn[n] is not None], alike, strict=True))
@@ -118,13 +119,13 @@ def load_pair(pair: Pair) -> LoadedPair:
     )
 
 
-def _structures(path: Path | None, image: Volume, warnings: list[str]) -> LabelMap | None:
+def _structures(path: Path | None, image: Volume, warnings: list[str], measured_only: bool = False) -> LabelMap | None:
     if path is None:
         return None
     labels = read_structures(path)
     if not labels.labels:
         raise InputError(f"The label map '{path.name}' is empty: no voxel has a label.")
-    warnings += [*labels.warnings, *check_on_image(labels.flat, image)]
+    warnings += [*labels.warnings, *check_on_image(labels.flat, image, measured_only)]
     return labels
 
 
