@@ -319,6 +319,8 @@ def test_a_label_map_is_compared_with_its_image() -> None:
     for affine in (np.eye(4), np.diag([*grid.spacing, 1.0])):
         with pytest.raises(InputError, match="lost when it was saved"):
             check_on_image(Volume(labels.array, affine, "lost"), image)
+        (text,) = check_on_image(Volume(labels.array, affine, "lost"), image, measured_only=True)
+        assert "does not lie on it" in text and "overlap that is measured by it says nothing" in text
     far = grid.ijk_to_ras.copy()
     far[:3, 3] += 500
     with pytest.raises(InputError, match="outside of the image"):
