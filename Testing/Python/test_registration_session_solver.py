@@ -10,6 +10,7 @@ from phantom_bench import COARSE, LAMBDA, ObliquePhantom, oblique_phantom, prepa
 
 from hyperreg.errors import Cancelled, InputError
 from hyperreg.imaging.transform import Transform
+from hyperreg.imaging.volume import Volume
 from hyperreg.registration.catalogue import NO_MODEL
 from hyperreg.registration.session import LiveSession
 from hyperreg.registration.verification import inverse_errors
@@ -110,3 +111,21 @@ def test_regions_of_lambda_one_stay_where_the_linear_alignment_put_them() -> Non
     inside = labels.array[tuple(index.T)] > 0
     moved, unheld = (np.median(np.linalg.norm(points - linear, axis=1)[inside]) for points in (held, free))
     assert moved < 0.25 * unheld
+
+
+@pytest.mark.parametrize(("shape", "spacing"), [((96, 80, 4), (1.0, 1.0, 8.0)), ((160, 4, 4), (1.0, 6.0, 6.0))])
+def test_a_thin_slab_overlaps_and_is_registered(
+    shape: tuple[int, int, int], spacing: tuple[float, float, float]
+) -> None:
+    def slab(shift: tuple[float, float, float], name: str) -> Volume:
+        affine = np.diag([*spacing, 1.0])
+        points = Volume(np.zeros(shape, np.float32), affine, name).grid.points() - np.array(shift)
+        size = np.array(shape) * spacing
+        body = (((points - size / 2) / (0.45 * size)) ** 2).sum(-1) < 1
+        return Volume((body * (100 + 40 * np.sin(points / 6).prod(-1))).astype(np.float32), affine, name)
+
+    session = LiveSession(NO_MODEL, "cpu")
+    session.prepare(slab((0, 0, 0), "fixed"), slab((3, 0, 0), "moving"), initial="com")
+    metrics = session.metrics(0.2, session.quick_stage)
+    assert metrics["similarity"] > 0.9
+    assert metrics["folding_percent"] == 0
