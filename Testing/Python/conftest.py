@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,3 +57,12 @@ def no_proxies() -> Iterator[None]:
         patch.setenv("NO_PROXY", "localhost,127.0.0.1")
         patch.setenv("no_proxy", "localhost,127.0.0.1")
         yield
+
+
+@pytest.fixture(autouse=True)
+def unchanged_excepthook() -> Iterator[None]:
+    """The command line's library sets its own hook for unhandled exceptions, which must not take the host's place."""
+    hook = sys.excepthook
+    yield
+    if sys.excepthook.__module__.partition(".")[0] == "typer":
+        sys.excepthook = hook

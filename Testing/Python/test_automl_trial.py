@@ -20,7 +20,6 @@ from hyperreg.automl.trial import Trial
 from hyperreg.errors import Cancelled, FileError, InputError
 from hyperreg.imaging.files import write_volume
 from hyperreg.imaging.volume import Grid, Volume
-from hyperreg.training.segmentation import train
 
 WINDOW = TRIAL.window
 
@@ -235,18 +234,3 @@ def test_labels_on_another_grid_are_brought_over_and_labels_elsewhere_refused(tm
 def test_lists_that_cannot_be_used_are_refused_in_words(tmp_path: Path, changes: dict[str, object], word: str) -> None:
     with pytest.raises(InputError, match=word):
         read_task(write_cases(tmp_path, **changes), "toy", WINDOW)
-
-
-def test_other_trainings_do_not_take_unknown_organs_for_background(tmp_path: Path) -> None:
-    from segmentation_toy import write_config
-
-    data = write_cases(tmp_path)
-    content = json.loads(data.read_text(encoding="utf-8"))
-    content["training"][0]["contoured"] = [2]
-    data.write_text(json.dumps(content), encoding="utf-8")
-    still = {"zoom": [1.0, 1.0], "scale": 0, "shift": 0, "noise": 0, "bias": 0}
-    path = write_config(
-        tmp_path / "run", synthesis=None, data="eggs", cases={"source": str(data), "shape": [16, 16, 16], **still}
-    )
-    with pytest.raises(InputError, match="hyperreg search"):
-        train(path)
