@@ -91,7 +91,7 @@ LEAST_NEARBY = 0.1
 # Damped fixed-point steps towards the inverse: on the coarsest grid, and on each finer one.
 INVERSE_STEPS, INVERSE_STEPS_FINER = 20, 6
 # The contrasts are compared under the draft at this lambda, on voxels of this many of the image.
-CONTRAST_LAMBDA, CONTRAST_FACTOR = 0.5, 2
+CONTRAST_LAMBDA, CONTRAST_FACTOR = 0.7, 2
 # Maps of the latest lambdas that are kept for the next stage.
 KEPT_MAPS = 24
 
@@ -267,13 +267,16 @@ class Solver:
         if self._contrast != AUTOMATIC:
             self.same_contrast = self._contrast == SAME
             return
-        self.same_contrast = True
         balance = self.balance(device, tick)
         self.same_contrast = balance > LEAST_BALANCE
         self.forget()
 
     def balance(self, device: str, tick: Tick) -> float:
-        """By what the images are taken for one contrast or two: their `contrast_balance` under a draft."""
+        """By what the images are taken for one contrast or two: their `contrast_balance` under a draft.
+
+        The draft is as smooth as across contrasts: a freer one makes T1 and FLAIR agree where they should not.
+        """
+        self.same_contrast = False
         level, displacement = self._solved(CONTRAST_LAMBDA, 0, device, None, tick)
         displacement = self._on(displacement, level, CONTRAST_FACTOR)
         fixed, moving = self._level(CONTRAST_FACTOR, device)
