@@ -137,7 +137,9 @@ def test_what_matters_is_in_sight_whatever_runs(page: Page, width: int, height: 
 
 
 def test_the_mouse_reads_values_and_a_file_is_dropped(page: Page, folder: Path):
-    view = page.page.locator(".layout-grid-item img").first.bounding_box()
+    picture = page.page.locator(".layout-grid-item img").first
+    page.until(lambda: picture.bounding_box() is not None, "a picture")
+    view = picture.bounding_box()
     page.page.mouse.move(view["x"] + view["width"] / 2, view["y"] + view["height"] / 2)
     page.until(lambda: "Fixed" in page.state("probe") and "mm" in page.state("probe"), "what lies under the mouse")
     assert page.state("probe") in page.page.inner_text(".hyperreg-probe")
