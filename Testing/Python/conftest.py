@@ -59,10 +59,18 @@ def no_proxies() -> Iterator[None]:
         yield
 
 
+_hooks = [sys.excepthook]
+
+
+def _keep_excepthook() -> None:
+    if sys.excepthook.__module__.partition(".")[0] == "typer":
+        sys.excepthook = _hooks[0]
+    _hooks[0] = sys.excepthook
+
+
 @pytest.fixture(autouse=True)
 def unchanged_excepthook() -> Iterator[None]:
     """The command line's library sets its own hook for unhandled exceptions, which must not take the host's place."""
-    hook = sys.excepthook
+    _keep_excepthook()
     yield
-    if sys.excepthook.__module__.partition(".")[0] == "typer":
-        sys.excepthook = hook
+    _keep_excepthook()
