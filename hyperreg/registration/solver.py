@@ -55,7 +55,7 @@ MIN_LEVEL_VOXELS = 1500
 # What users see of the levels: name and title of the stage that ends with it. The coarsest is nothing to look at.
 STAGES = {4: ("draft", "First draft"), 2: ("quick", "Quick result"), 1: ("full", "Full resolution")}
 # Fields are kept and shown on voxels of this many of the image: a finer grid would cost eight times the memory, and
-# moves hardly anything (`python -m benchmarks speed` measures it).
+# moves hardly anything.
 FIELD_FACTOR = 2
 # Shapes have to be a multiple of this, so that the levels' voxels lie where they should.
 MULTIPLE = max(level.factor for level in LEVELS)
