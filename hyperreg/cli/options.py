@@ -41,7 +41,7 @@ FixedPoints = Annotated[
     typer.Option(
         "--fixed-points",
         help="Landmarks of FIXED: a point list of 3D Slicer (.mrk.json, .fcsv), or a table x,y,z in RAS mm (.csv). "
-        "With --moving-points, their distance is measured.",
+        "With --moving-points, their distance is measured, and --pull brings them together.",
     ),
 ]
 MovingPoints = Annotated[

@@ -20,6 +20,9 @@ hyperreg register fixed.nii.gz moving.nii.gz --init rigid --fixed-labels fl.nii.
 
 hyperreg register fixed.nii.gz moving.nii.gz --regions bones.nii.gz --region-lambda 1=1 --out-volume warped.nii.gz
 
+hyperreg register fixed.nii.gz moving.nii.gz --fixed-points f.mrk.json --moving-points m.mrk.json --pull 0.5
+--out-volume warped.nii.gz
+
 hyperreg register fixed.nii.gz moving.nii.gz --lam auto --fast --out-volume warped.nii.gz --report report.json
 
 hyperreg register FIRST_STUDY SECOND_STUDY#2 --out-dicom registered --leave-out-patient-data
@@ -82,6 +85,15 @@ def command(
     fixed_labels: options.FixedLabels = None,
     fixed_points: options.FixedPoints = None,
     moving_points: options.MovingPoints = None,
+    pull: Annotated[
+        float,
+        typer.Option(
+            "--pull",
+            metavar="WEIGHT",
+            help="How much the landmarks pull at each other: 0, they are only measured, to 1, at the points the images "
+            "have no say. They bring the points together at every λ below 1.",
+        ),
+    ] = 0.0,
     initial: options.Initial = "affine",
     fixed_mask: options.FixedMask = None,
     moving_mask: options.MovingMask = None,
@@ -130,7 +142,7 @@ def command(
     pair = Pair(
         fixed, moving, fixed_labels, moving_labels, only.value if only else initial, model, device.value,
         options.chosen(gamma), regions, options.region_lambdas(region_lambda), fixed_points, moving_points,
-        contrast.value, fixed_mask, moving_mask,
+        contrast.value, fixed_mask, moving_mask, pull,
     )  # fmt: skip
     dicom = options.dicom_request(out_dicom, leave_out_patient_data)
     outputs = Outputs(out_volume, out_transform, out_inverse, out_labels, report, out_jacobian, dicom)
@@ -170,11 +182,10 @@ def _print_summary(report: dict[str, Any]) -> None:
             f"Dice          {dice['mean_before']:.4f} after the linear alignment, {dice['mean_after']:.4f} now "
             f"(mean over {len(dice['labels'])} labels)"
         )
-    if "landmarks_mm" in metrics:
-        lines.append(
-            f"Landmarks     {metrics['landmarks_mm_before']:.2f} mm apart after the linear alignment, "
-            f"{metrics['landmarks_mm']:.2f} now"
-        )
+    for name, title in (("landmarks_mm", "Landmarks    "), ("pulled_mm", "Pulled points")):
+        if name in metrics:
+            before, now = metrics[f"{name}_before"], metrics[name]
+            lines.append(f"{title} {before:.2f} mm apart after the linear alignment, {now:.2f} now")
     seconds = {name: value for name, value in report["timing_s"].items() if not isinstance(value, dict)}
     lines.append(
         f"Time          {sum(seconds.values()):.1f} s ({', '.join(f'{n} {s:.1f}' for n, s in seconds.items())})"

@@ -47,7 +47,13 @@ class PairFigures:
         self._inside = self._inside_of(grid)
         self._labels, self._landmarks = labels, landmarks
         self._shared = shared_labels(labels[0].array, labels[1].array) if labels is not None else []
+        self._pulling: Landmarks | None = None
         self._before: Figures = {}
+
+    def set_pulling(self, landmarks: Landmarks | None) -> None:
+        """Landmarks that pull, which are measured beside those that only measure."""
+        self._pulling = landmarks
+        self._before = {}
 
     def before(self, device: str) -> Figures:
         """The figures of the linear alignment alone; computed once, on `device`."""
@@ -102,6 +108,7 @@ class PairFigures:
             fixed, moving = self._labels
             overlap = dice(fixed.array, resample(moving, fixed.grid, transform, "nearest").array, self._shared)
             figures |= {"dice": overlap, "dice_mean": mean_dice(overlap)}
-        if self._landmarks is not None:
-            figures |= self._landmarks.figures(transform)
+        for landmarks in (self._landmarks, self._pulling):
+            if landmarks is not None:
+                figures |= landmarks.figures(transform)
         return figures

@@ -128,7 +128,7 @@ def check_pull(landmarks: Landmarks, linear: npt.NDArray[np.float64], fixed: Gri
     for what, points, grid in (("fixed", here, fixed), ("moving", there, moving)):
         if (outside := _outside(points, grid)).any():
             raise InputError(
-                f"Landmark {_numbered(every[outside])} lies outside of the {what} image, and cannot pull there. Do the "
+                f"Outside of the {what} image, where nothing can pull: landmark {_numbered(every[outside])}. Do the "
                 "points belong to this image, and are their coordinates in the system that the file names (RAS or LPS)?"
             )
     there = Transform((np.asarray(np.linalg.inv(linear), dtype=np.float64),)).apply(there)

@@ -21,6 +21,7 @@ from hyperreg.imaging.volume import Volume
 from hyperreg.registration.catalogue import default_model
 from hyperreg.registration.constraints import Constraints
 from hyperreg.registration.contrast import AUTOMATIC
+from hyperreg.registration.landmarks import Landmarks, pair_landmarks
 from hyperreg.registration.session import LiveSession
 from hyperreg.reporting import Cancel, Progress
 
@@ -31,7 +32,8 @@ INITIAL_METHODS = ("none", "com", "rigid", "affine")
 class Pair:
     """What is registered, and how: two images, what belongs to them, the start, the model and the device.
 
-    fixed_labels, moving_labels; fixed_points, moving_points: label maps and landmarks, to measure against only.
+    fixed_labels, moving_labels: label maps to measure against only. fixed_points, moving_points: landmarks, to measure
+    against if `pull` is 0; else they pull at each other with this weight, up to 1.
     initial: one of INITIAL_METHODS, or the file of a transform from fixed to moving space.
     model: a name from the catalogue, or None for the default one.
     device: "auto", "cpu" or "cuda".
@@ -56,6 +58,7 @@ class Pair:
     contrast: str = AUTOMATIC
     fixed_mask: Path | None = None
     moving_mask: Path | None = None
+    pull: float = 0.0
 
     @property
     def files(self) -> tuple[Path | None, ...]:
@@ -71,7 +74,7 @@ class LoadedPair:
 
     fixed_labels, moving_labels: numbered alike where both name their structures, to be compared. table: what their
     numbers mean. drawn: the moving label map as its file has it, to be carried over.
-    fixed_points, moving_points: (P, 3), RAS mm. warnings: what had to be mended, and what the user should know.
+    landmarks: None if there are none. warnings: what had to be mended, and what the user should know.
     """
 
     fixed: Volume
@@ -80,8 +83,7 @@ class LoadedPair:
     moving_labels: Volume | None
     table: Table
     drawn: LabelMap | None
-    fixed_points: npt.NDArray[np.float64] | None
-    moving_points: npt.NDArray[np.float64] | None
+    landmarks: Landmarks | None
     regions: Volume | None
     initial: str | npt.NDArray[np.float64]
     fixed_mask: Volume | None
@@ -110,8 +112,11 @@ def load_pair(pair: Pair) -> LoadedPair:
         moving_labels=compared[1].flat if 1 in compared else None,
         table=table,
         drawn=drawn[1],
-        fixed_points=read_points(pair.fixed_points, warnings) if pair.fixed_points else None,
-        moving_points=read_points(pair.moving_points, warnings) if pair.moving_points else None,
+        landmarks=pair_landmarks(
+            read_points(pair.fixed_points, warnings) if pair.fixed_points else None,
+            read_points(pair.moving_points, warnings) if pair.moving_points else None,
+            pair.pull,
+        ),
         regions=None if drawn[2] is None else drawn[2].flat,
         initial=_initial(pair.initial),
         fixed_mask=read_label_map(pair.fixed_mask) if pair.fixed_mask else None,
@@ -145,6 +150,8 @@ def open_session(
     pair: Pair, images: LoadedPair, progress: Progress | None = None, cancelled: Cancel | None = None
 ) -> LiveSession:
     """A session in which the pair is prepared: any lambda can be asked for."""
+    landmarks = images.landmarks
+    measuring = None if landmarks is None else landmarks.measuring
     session = LiveSession(pair.model or default_model(), device=pair.device)
     session.choose(pair.values)
     session.prepare(
@@ -154,8 +161,8 @@ def open_session(
         contrast=pair.contrast,
         fixed_labels=images.fixed_labels,
         moving_labels=images.moving_labels,
-        fixed_points=images.fixed_points,
-        moving_points=images.moving_points,
+        fixed_points=None if measuring is None else measuring.fixed,
+        moving_points=None if measuring is None else measuring.moving,
         progress=progress,
         cancelled=cancelled,
     )
@@ -163,6 +170,7 @@ def open_session(
         Constraints(
             fixed_mask=images.fixed_mask,
             moving_mask=images.moving_mask,
+            landmarks=None if landmarks is None else landmarks.pulling,
             regions=images.regions,
             region_lambdas=pair.region_lambdas,
         )

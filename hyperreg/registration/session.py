@@ -22,7 +22,7 @@ from hyperreg.registration.catalogue import ModelCard, find_model
 from hyperreg.registration.constraints import Constraints
 from hyperreg.registration.contrast import AUTOMATIC, check_contrast, contrast_text
 from hyperreg.registration.figures import Figures, PairFigures
-from hyperreg.registration.landmarks import outside_warnings, pair_landmarks
+from hyperreg.registration.landmarks import check_pull, outside_warnings, pair_landmarks
 from hyperreg.registration.linear import align
 from hyperreg.registration.masks import check_masks
 from hyperreg.registration.model import RegistrationModel, load_model
@@ -215,8 +215,12 @@ class LiveSession:
         other_masks = not constraints.same_masks(before)
         if other_masks:
             check_masks(*self._images, constraints.fixed_mask, constraints.moving_mask)
+        landmarks = constraints.landmarks
+        if landmarks is not None and not landmarks.same_as(before.landmarks):
+            check_pull(landmarks, self.linear, *(image.grid for image in self._images))
         self.warnings += [text for text in maker.constrain(constraints) if text not in self.warnings]
         self.constraints = constraints
+        self._figures.set_pulling(landmarks)
         self._forget_fields()
         if other_masks and isinstance(maker, Solver):
             self._compare_contrasts(maker, lambda _fraction, _text: None)
@@ -329,7 +333,7 @@ class LiveSession:
         detail and detail_before (the same of detail finer than `grid`, see `Detail`),
         folding_percent, displacement_max_mm, displacement_mean_mm, roughness (see `field_figures`); with label maps
         dice and dice_before (per label), dice_mean and dice_mean_before; with landmarks landmarks_mm and
-        landmarks_mm_before (mean distance, mm).
+        landmarks_mm_before (mean distance, mm); with landmarks that pull pulled_mm and pulled_mm_before.
         """
         self._check_prepared()
         return self._on_device(lambda: self._figures.measure(field, self.device))

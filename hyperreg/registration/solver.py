@@ -26,6 +26,7 @@ from hyperreg.registration.anchors import Fields
 from hyperreg.registration.constraints import Constraints
 from hyperreg.registration.contrast import AUTOMATIC, SAME
 from hyperreg.registration.field import sample, to_ras
+from hyperreg.registration.forces import Pull, on_level
 from hyperreg.registration.grids import coarser_grid, image_grid
 from hyperreg.registration.regions import Regions, regions_of
 from hyperreg.registration.similarity import LEAST_BALANCE, contrast_balance
@@ -103,6 +104,8 @@ class Solver:
         self._constraints = Constraints()
         self._masks: tuple[Tensor | None, Tensor | None] = (None, None)
         self._regions: Regions | None = None
+        # Landmarks that pull, and where they should lead, voxels of native_grid.
+        self._pulled: tuple[Tensor, Tensor] | None = None
         self.same_contrast: bool | None = None
         self._shrunken: dict[int, list[Tensor]] = {}
         # Of a lambda, the level that is done, an index of _levels, and the map on its voxels.
@@ -126,9 +129,18 @@ class Solver:
             grid, moving_mask = self.native_grid, _counted(constraints.moving_mask, self.native_grid, self._linear)
             self._masks = _counted(constraints.fixed_mask, grid), moving_mask
             self._shrunken.clear()
+        warnings = [] if regions is None else list(regions.warnings)
+        self._pulled = None
+        if constraints.landmarks is not None:
+            back = Transform((np.asarray(np.linalg.inv(self._linear), dtype=np.float64),))
+            places = constraints.landmarks.fixed, back.apply(constraints.landmarks.moving)
+            here, there = (self.native_grid.to_ijk(points) for points in places)
+            self._pulled = torch.from_numpy(here).float(), torch.from_numpy(there).float()
+            if beside := int(((here < 0) | (here > np.array(self.native_grid.shape) - 1)).any(axis=1).sum()):
+                warnings.append(f"{beside} landmarks lie outside of the registered part of the fixed image: no pull.")
         self._regions, self._constraints = regions, constraints
         self.forget()
-        return [] if regions is None else regions.warnings
+        return warnings
 
     @torch.inference_mode()
     def find_contrast(self, device: str, tick: Tick) -> None:
@@ -206,7 +218,8 @@ class Solver:
                 here = everywhere if regions is None else stiffest(everywhere, factor)
                 part = partial(_tick_part, tick, spent, own)
                 counted = None if self._masks == (None, None) else partial(self._counted_on, factor)
-                displacement = climb(fixed, moving, displacement, here, smoothing_sd, level, part, counted)
+                pull = self._pull_on(level.factor, lam, here)
+                displacement = climb(fixed, moving, displacement, here, smoothing_sd, level, part, counted, pull)
             spent += own
             self._keep(lam, done + 1 + number, displacement)
         return last, displacement
@@ -222,6 +235,15 @@ class Solver:
         )
         carried = moving if moving.numel() == 1 else sample(moving, displacement, padding="border")
         return -F.max_pool3d(-fixed * carried, 5, stride=1, padding=2)
+
+    def _pull_on(self, factor: int, lam: float, lambdas: Tensor) -> Pull | None:
+        """The landmarks that pull on a level. lambdas: of its voxels, where the slider is at `lam`."""
+        if self._pulled is None or self._constraints.landmarks is None:
+            return None
+        here, there = (on_level(points, factor).to(lambdas) for points in self._pulled)
+        i, j, k = coarser_grid(self.native_grid, factor).shape
+        smoothing_sd = SMOOTHING_SD + SMOOTHING_SD_BY_LAMBDA * lam
+        return Pull(here, there, self._constraints.landmarks.pull, smoothing_sd, (i, j, k), lambdas)
 
     def _keep(self, lam: float, level: int, displacement: Tensor) -> None:
         """Keep a map for the next stage; those as fine as the images are too large, and have none."""
