@@ -34,6 +34,7 @@ Outputs are checked for writability first, appear together at the end, and repla
 class Linear(str, Enum):
     com = "com"
     rigid = "rigid"
+    similarity = "similarity"
     affine = "affine"
 
 

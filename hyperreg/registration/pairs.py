@@ -23,9 +23,8 @@ from hyperreg.registration.constraints import Constraints
 from hyperreg.registration.contrast import AUTOMATIC
 from hyperreg.registration.landmarks import Landmarks, pair_landmarks
 from hyperreg.registration.session import LiveSession
+from hyperreg.registration.start import ALIGNMENTS
 from hyperreg.reporting import Cancel, Progress
-
-INITIAL_METHODS = ("none", "com", "rigid", "affine")
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Pair:
 
     fixed_labels, moving_labels: label maps to measure against only. fixed_points, moving_points: landmarks, to measure
     against if `pull` is 0; else they pull at each other with this weight, up to 1.
-    initial: one of INITIAL_METHODS, or the file of a transform from fixed to moving space.
+    initial: one of ALIGNMENTS, or the file of a transform from fixed to moving space.
     model: a name from the catalogue, or None for the default one.
     device: "auto", "cpu" or "cuda".
     values: hyperparameters other than lambda, by name; the model's defaults for those that are not named.
@@ -179,7 +178,7 @@ def open_session(
 
 
 def _initial_file(initial: str) -> Path | None:
-    return None if initial in INITIAL_METHODS else Path(initial)
+    return None if initial in ALIGNMENTS else Path(initial)
 
 
 def _initial(initial: str) -> str | npt.NDArray[np.float64]:
@@ -188,7 +187,7 @@ def _initial(initial: str) -> str | npt.NDArray[np.float64]:
     if path is None:
         return initial
     if not path.exists():
-        raise FileError(f"'{initial}' is neither one of {', '.join(INITIAL_METHODS)} nor a transform file that exists.")
+        raise FileError(f"'{initial}' is neither one of {', '.join(ALIGNMENTS)} nor a transform file that exists.")
     transform = read_transform(path)
     if not transform.is_linear:
         raise InputError(f"'{path}' holds a deformation; the initial alignment must be linear (rigid or affine).")
