@@ -65,3 +65,37 @@ def test_landmarks_pull_the_written_transform(pair: PairFiles, capsys: pytest.Ca
     ):
         assert ask(pair, "--init", "com", *options) == 2
         assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_any_transform_is_a_start_and_lambda_one_shows_it(pair: PairFiles, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask(pair, "--init", "com", "--lam", "0.3") == 0
+    start = pair.results.parent / "start.h5"
+    first = read_transform(pair.results / "t.h5")
+    (pair.results / "t.h5").rename(start)
+    assert ask(pair, "--init", str(start), "--lam", "1") == 0
+    again = read_transform(pair.results / "t.h5")
+    assert np.linalg.norm(again.apply(HERE) - first.apply(HERE), axis=1).max() < 0.05
+    report = report_of(pair)
+    assert report["deformed_start"] is True and report["initial"] == str(start)
+    for options, said in (
+        (["--init", "landmarks"], "To start from landmarks give them"),
+        (["--init", str(start), "--model", "any"], "A network starts from a linear alignment only"),
+        (["--init", "elastic"], "neither one of none, com, rigid, similarity, affine, landmarks nor"),
+    ):
+        assert ask(pair, *options) != 0
+        assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_landmarks_alone_are_a_start(pair: PairFiles) -> None:
+    assert ask(pair, "--init", "landmarks", "--lam", "1", *points(pair)) == 0
+    report = report_of(pair)
+    homogeneous = np.c_[HERE, np.ones(len(HERE))]
+    fitted = homogeneous @ np.linalg.lstsq(homogeneous, THERE, rcond=None)[0]
+    assert apart(pair) == pytest.approx(np.linalg.norm(fitted - THERE, axis=1).mean(), abs=1e-3)
+    assert report["metrics"]["landmarks_mm"] == pytest.approx(apart(pair), abs=1e-3)
+
+
+def test_the_alignment_alone_with_one_scale(pair: PairFiles) -> None:
+    assert ask(pair, "--only", "similarity") == 0
+    linear = read_transform(pair.results / "t.h5").linear[:3, :3]
+    np.testing.assert_allclose(linear @ linear.T, np.cbrt(np.linalg.det(linear)) ** 2 * np.eye(3), atol=1e-6)

@@ -56,8 +56,8 @@ Initial = Annotated[
     typer.Option(
         "--init",
         metavar="none|com|rigid|similarity|affine|landmarks|FILE",
-        help="What the deformation starts from: the images as they lie (none), centres of mass, a rigid map, one with a "
-        "scale, an affine one, the landmarks alone, or the file of any transform from fixed to moving space, linear "
+        help="What the deformation starts from: the images as they lie (none), centres of mass, a rigid map, one with "
+        "a scale, an affine one, the landmarks alone, or the file of any transform from fixed to moving space, linear "
         "(.tfm, .h5, .txt, .mat) or not (also .nii.gz, .nrrd, .mha): λ = 1 shows that start.",
     ),
 ]

@@ -164,10 +164,11 @@ def _print_summary(report: dict[str, Any]) -> None:
     metrics = report["metrics"]
     model = report["model"]
     choice = report["lambda_choice"]
+    before = "at the start" if report["deformed_start"] else "after the linear alignment"
     lines = [
         f"λ {report['lambda']:g}, model {model['name']} {model['version']}, on {report['device']}",
         f"Stage         {report['stage']['title']} ({report['stage']['spacing_mm']:.2g} mm)",
-        f"Similarity    {metrics['similarity_before']:.4f} after the linear alignment, {metrics['similarity']:.4f} now",
+        f"Similarity    {metrics['similarity_before']:.4f} {before}, {metrics['similarity']:.4f} now",
         f"Displacement  {metrics['displacement_mean_mm']:.2f} mm mean, {metrics['displacement_max_mm']:.2f} mm at most",
         f"Folding       {metrics['folding_percent']:.4f} % of the voxels",
     ]
@@ -180,13 +181,12 @@ def _print_summary(report: dict[str, Any]) -> None:
         lines.insert(2, f"Contrast      {report['contrast']['note']}")
     if dice := report["dice"]:
         lines.append(
-            f"Dice          {dice['mean_before']:.4f} after the linear alignment, {dice['mean_after']:.4f} now "
+            f"Dice          {dice['mean_before']:.4f} {before}, {dice['mean_after']:.4f} now "
             f"(mean over {len(dice['labels'])} labels)"
         )
     for name, title in (("landmarks_mm", "Landmarks    "), ("pulled_mm", "Pulled points")):
         if name in metrics:
-            before, now = metrics[f"{name}_before"], metrics[name]
-            lines.append(f"{title} {before:.2f} mm apart after the linear alignment, {now:.2f} now")
+            lines.append(f"{title} {metrics[f'{name}_before']:.2f} mm apart {before}, {metrics[name]:.2f} now")
     seconds = {name: value for name, value in report["timing_s"].items() if not isinstance(value, dict)}
     lines.append(
         f"Time          {sum(seconds.values()):.1f} s ({', '.join(f'{n} {s:.1f}' for n, s in seconds.items())})"

@@ -26,7 +26,7 @@ class PairFigures:
 
     fixed, moving: (1, 1, I, J, K), on `grid`, the moving one after `linear`, (4, 4) fixed RAS to moving RAS.
     fixed_volume, moving_volume: the images at their own resolution. foreground: the fixed image's, likewise.
-    labels: label maps of both, or None.
+    labels: label maps of both, or None. start: the field that the deformation starts from, if it is not zero.
     """
 
     def __init__(
@@ -40,7 +40,9 @@ class PairFigures:
         foreground: Volume,
         labels: tuple[Volume, Volume] | None,
         landmarks: Landmarks | None,
+        start: DisplacementField | None = None,
     ) -> None:
+        self._start = start
         self._fixed, self._moving, self._grid, self._linear = fixed, moving, grid, linear
         self._affine = torch.from_numpy(grid.ijk_to_ras.copy())
         self._foreground, self._volumes = foreground, (fixed_volume, moving_volume)
@@ -56,9 +58,10 @@ class PairFigures:
         self._before = {}
 
     def before(self, device: str) -> Figures:
-        """The figures of the linear alignment alone; computed once, on `device`."""
+        """The figures of the linear alignment, or the start, alone; computed once, on `device`."""
         if not self._before:
-            self._before = self._of_images(None, device) | self._of_truth(Transform((self._linear,)))
+            stages = (self._linear,) if self._start is None else (self._start, self._linear)
+            self._before = self._of_images(self._start, device) | self._of_truth(Transform(stages))
         return self._before
 
     @cached_property

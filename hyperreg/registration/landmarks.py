@@ -75,11 +75,15 @@ class Landmarks:
         return {name: part.distance(transform) for name, part in parts.items() if part is not None}
 
     def beside(
-        self, figures: Mapping[str, Any], forward: DisplacementField, linear: npt.NDArray[np.float64]
+        self,
+        figures: Mapping[str, Any],
+        forward: DisplacementField,
+        linear: npt.NDArray[np.float64],
+        start: Transform | None = None,
     ) -> dict[str, Any]:
-        """The figures with those of the landmarks by x -> linear @ (x + forward(x)) and by `linear` alone, as
-        `LiveSession.metrics` names them."""
-        before = {f"{name}_before": value for name, value in self.figures(Transform((linear,))).items()}
+        """The figures with those of the landmarks by x -> linear @ (x + forward(x)) and by the start, which is `linear`
+        alone by default, as `LiveSession.metrics` names them."""
+        before = {f"{name}_before": value for name, value in self.figures(start or Transform((linear,))).items()}
         return {**figures, **self.figures(Transform((forward, linear))), **before}
 
 

@@ -171,6 +171,7 @@ def register(
             "fixed": describe_image(pair.fixed, images.fixed),
             "moving": describe_image(pair.moving, images.moving),
             "initial": pair.initial,
+            "deformed_start": isinstance(images.initial, Transform) and not images.initial.is_linear,
             "linear_ras": np.asarray(session.linear).tolist(),
             "model": card.describe(),
             "device": session.device,

@@ -25,13 +25,14 @@ from hyperreg.imaging.volume import DisplacementField, Grid, Volume
 from hyperreg.registration.anchors import Fields
 from hyperreg.registration.constraints import Constraints
 from hyperreg.registration.contrast import AUTOMATIC, SAME
-from hyperreg.registration.field import sample, to_ras
-from hyperreg.registration.forces import Pull, on_level
+from hyperreg.registration.field import compose, from_ras, sample, to_ras
+from hyperreg.registration.forces import Pull, at_points, on_level
 from hyperreg.registration.grids import coarser_grid, image_grid
 from hyperreg.registration.regions import Regions, regions_of
 from hyperreg.registration.similarity import LEAST_BALANCE, contrast_balance
 from hyperreg.registration.stages import Stage
 from hyperreg.registration.steps import (
+    INVERSE_STEPS,
     LEVELS,
     MARGIN_VOXELS,
     Tick,
@@ -69,7 +70,8 @@ class Solver:
     """A pair whose field can be found at any lambda, stage by stage.
 
     linear: (4, 4), fixed RAS to moving RAS, mm. foreground: the fixed image's, 1 inside, on its own grid.
-    contrast: one of `contrast.CONTRASTS`.
+    contrast: one of `contrast.CONTRASTS`. start: what comes before `linear`, fixed RAS to fixed RAS, see `split`. The
+    map that is solved for comes before both; it is the identity at lambda = 1. The fields hold it and the start.
     native_grid: as fine as the fixed image, around its foreground. grid: where fields are given, see FIELD_FACTOR.
     stages: coarse to fine; a stage is named by its place among them.
     same_contrast: whether both images were taken for one contrast; set by `find_contrast`.
@@ -82,6 +84,7 @@ class Solver:
         linear: npt.NDArray[np.float64],
         foreground: Volume,
         contrast: str = AUTOMATIC,
+        start: Transform | None = None,
     ) -> None:
         self.native_grid = image_grid(fixed.grid, foreground.array > 0, MARGIN_VOXELS, MULTIPLE, MAX_VOXELS)
         self.grid = coarser_grid(self.native_grid, FIELD_FACTOR)
@@ -95,12 +98,19 @@ class Solver:
             Stage(*STAGES[self._levels[n].factor], spacing_mm=spacing * self._levels[n].factor)
             for n in self._last_levels
         )
+        # From the fixed image's space to the moving image's, before anything is solved.
+        self._whole = Transform((*(start or Transform()).stages, linear))
         arrays = [
             resample_smoothed(fixed, self.native_grid).array,
-            resample_smoothed(moving, self.native_grid, Transform((linear,))).array,
+            resample_smoothed(moving, self.native_grid, self._whole).array,
         ]
         self._images = [torch.from_numpy(normalise(array))[None, None] for array in arrays]
+        self._aligned = None
+        if start is not None:
+            aligned = normalise(resample_smoothed(moving, self.grid, Transform((linear,))).array)
+            self._aligned = torch.from_numpy(aligned)[None, None]
         self._linear, self._foreground, self._contrast = linear, foreground, contrast
+        self._start = None if start is None else _Start(start, self.native_grid)
         self._constraints = Constraints()
         self._masks: tuple[Tensor | None, Tensor | None] = (None, None)
         self._regions: Regions | None = None
@@ -114,7 +124,8 @@ class Solver:
     @property
     def images(self) -> list[Tensor]:
         """Fixed and moving image, after the linear alignment, on `grid`: (1, 1, I, J, K) in 0..1."""
-        return self._level(FIELD_FACTOR, "cpu")
+        fixed, moving = self._level(FIELD_FACTOR, "cpu")
+        return [fixed, moving if self._aligned is None else self._aligned]
 
     def forget(self) -> None:
         """Something other than lambda has changed: every lambda is solved anew."""
@@ -126,7 +137,7 @@ class Solver:
         regions = regions_of(constraints, self._regions, self.grid)
         if not constraints.same_masks(before):
             # The moving image's mask is carried along with the map.
-            grid, moving_mask = self.native_grid, _counted(constraints.moving_mask, self.native_grid, self._linear)
+            grid, moving_mask = self.native_grid, _counted(constraints.moving_mask, self.native_grid, self._whole)
             self._masks = _counted(constraints.fixed_mask, grid), moving_mask
             self._shrunken.clear()
         warnings = [] if regions is None else list(regions.warnings)
@@ -135,7 +146,8 @@ class Solver:
             back = Transform((np.asarray(np.linalg.inv(self._linear), dtype=np.float64),))
             places = constraints.landmarks.fixed, back.apply(constraints.landmarks.moving)
             here, there = (self.native_grid.to_ijk(points) for points in places)
-            self._pulled = torch.from_numpy(here).float(), torch.from_numpy(there).float()
+            wanted = torch.from_numpy(there).float()
+            self._pulled = torch.from_numpy(here).float(), wanted if self._start is None else self._start.before(wanted)
             if beside := int(((here < 0) | (here > np.array(self.native_grid.shape) - 1)).any(axis=1).sum()):
                 warnings.append(f"{beside} landmarks lie outside of the registered part of the fixed image: no pull.")
         self._regions, self._constraints = regions, constraints
@@ -178,7 +190,8 @@ class Solver:
     def finest_fields(self, lam: float, device: str, tick: Tick) -> Fields:
         """Fields of the last stage: the forward one on `native_grid`, its inverse on `grid`."""
         level, displacement = self._solved(lam, len(self.stages) - 1, device, tick)
-        return Fields(_as_field(displacement, self.native_grid), self._fields(level, displacement).inverse)
+        finest = displacement if self._start is None else compose(self._start.finest.to(displacement), displacement)
+        return Fields(_as_field(finest, self.native_grid), self._fields(level, displacement).inverse)
 
     def _on(self, displacement: Tensor, level: int, factor: int) -> Tensor:
         own = self._levels[level].factor
@@ -188,8 +201,11 @@ class Solver:
         factor = self._levels[level].factor
         if factor < FIELD_FACTOR:
             displacement, factor = coarser(displacement, FIELD_FACTOR // factor), FIELD_FACTOR
-        both = displacement, inverse_of(displacement, factor)
-        return Fields(*(_as_field(finer(field, factor // FIELD_FACTOR), self.grid) for field in both))
+        both = [finer(field, factor // FIELD_FACTOR) for field in (displacement, inverse_of(displacement, factor))]
+        if self._start is not None:
+            forward, inverse = (start.to(displacement) for start in self._start.both)
+            both = [compose(forward, both[0]), compose(both[1], inverse)]
+        return Fields(*(_as_field(field, self.grid) for field in both))
 
     def _solved(self, lam: float, stage: int, device: str, tick: Tick) -> tuple[int, Tensor]:
         """The level, an index of _levels, and the map on it."""
@@ -261,11 +277,30 @@ class Solver:
         return [image.to(device) for image in self._shrunken[factor]]
 
 
-def _counted(mask: Volume | None, grid: Grid, linear: npt.NDArray[np.float64] | None = None) -> Tensor | None:
+class _Start:
+    """The non-linear part of where a pair starts from, as displacements in voxels, (1, 3, I, J, K).
+
+    start: fixed RAS to fixed RAS, mm. finest: on `grid`. both: it and its inverse on voxels FIELD_FACTOR times as long.
+    """
+
+    def __init__(self, start: Transform, grid: Grid) -> None:
+        field = torch.from_numpy(start.to_field(grid).array)[None]
+        self.finest = from_ras(field, torch.from_numpy(grid.ijk_to_ras.copy()))
+        forward = coarser(self.finest, FIELD_FACTOR)
+        self.both = forward, inverse_of(forward, FIELD_FACTOR)
+
+    def before(self, points: Tensor) -> Tensor:
+        """Where the start takes points (P, 3), voxels of the finest grid, from."""
+        found = points
+        for _ in range(INVERSE_STEPS):
+            found = found - 0.5 * (found + at_points(self.finest, found) - points)
+        return found
+
+
+def _counted(mask: Volume | None, grid: Grid, transform: Transform | None = None) -> Tensor | None:
     """1 where a mask is not 0, on `grid`: (1, 1, I, J, K) float32."""
     if mask is None:
         return None
-    transform = None if linear is None else Transform((linear,))
     ones = Volume((mask.array != 0).astype(np.uint8), mask.ijk_to_ras, mask.name)
     return torch.from_numpy(resample(ones, grid, transform, "nearest").array.astype(np.float32))[None, None]
 

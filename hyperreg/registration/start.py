@@ -35,7 +35,7 @@ def landmark_alignment(landmarks: Landmarks) -> Matrix:
     from hyperreg.imaging import itk
 
     widths = [np.linalg.svd(points - points.mean(axis=0), compute_uv=False) for points in _both(landmarks)]
-    if len(landmarks) < 3 or any(width[1] < LEAST_WIDTH * width[0] for width in widths):
+    if len(landmarks) < 3 or any(width[1] <= LEAST_WIDTH * width[0] for width in widths):
         raise InputError(
             "An alignment by landmarks needs at least three that do not lie on one line: add some, far from each other."
         )
@@ -91,10 +91,9 @@ def check_start(start: Transform, foreground: Volume, moving: Grid) -> None:
             "it belong to this pair?"
         )
     # A step of a voxel along each axis, there and where it leads.
-    steps = np.stack(
-        [start.apply(points + axis) - start.apply(points - axis) for axis in foreground.ijk_to_ras[:3, :3].T]
-    )
-    volumes = np.linalg.det(steps) * np.sign(np.linalg.det(foreground.ijk_to_ras[:3, :3]))
+    axes = foreground.ijk_to_ras[:3, :3].T
+    steps = np.stack([start.apply(points + axis) - start.apply(points - axis) for axis in axes], axis=1)
+    volumes = np.linalg.det(steps) * np.sign(np.linalg.det(axes))
     folded = float((volumes <= 0).mean())
     if folded > MOST_FOLDED:
         raise InputError(
