@@ -110,9 +110,8 @@ class Bench:
             semaphores = [path for pid in pids for path in quietly_semaphores(pid)]
             folders = [path for pid in pids for path in folders_of(pid)]
             workers = [pid for pid in pids if command_line(pid).endswith(b"program.py\0worker\0")]
-            victim = (
-                self.chance.choice([process.pid, *workers]) if way == "worker" and ending[0] == KILL else process.pid
-            )
+            victims = [process.pid, *workers] if way == "worker" and ending[0] == KILL else [process.pid]
+            victim = victims[int(chosen * len(victims))]
             self.tally[f"{way} {ending[0].name}{' of the worker' if victim != process.pid else ''}"] += 1
             begun = time.monotonic()
             for number in ending:
