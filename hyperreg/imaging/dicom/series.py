@@ -22,6 +22,7 @@ from hyperreg.imaging.dicom.sources import (
     is_dicom_file,
     is_zip_file,
 )
+from hyperreg.imaging.structures import LabelMap
 from hyperreg.imaging.volume import Volume
 
 # Series with fewer slices are localisers or single images: not taken where another series is a volume.
@@ -163,9 +164,7 @@ def read_dicom(path: Path) -> Volume:
     Raises InputError if it is no volume or no codec reads it, FileError if it is damaged, OutOfMemory if it cannot fit.
     """
     series, notes = find_series(path)
-    source, _ = split_number(path)
-    volume = read_series(series, source.stem if source.is_file() else source.absolute().name)
-    return _with_warnings(volume, notes)
+    return _with_warnings(read_series(series, _name_of(path)), notes)
 
 
 def split_number(path: Path) -> tuple[Path, int | None]:
@@ -179,15 +178,42 @@ def split_number(path: Path) -> tuple[Path, int | None]:
 def read_series(series: Series, name: str) -> Volume:
     """A series of images as a volume, in RAS mm. Raises what `geometry.stack` and `pixels.values_of` raise."""
     if series.kind == "segmentation":
-        from hyperreg.imaging.dicom.segmentations import read_label_map
-
-        return read_label_map(series.first.entry, name)
+        return _segments(series, name).flat
     warnings = _check_copies(series, name)
     frames = series.frames()
     stack = geometry.stack(frames, name)
     values = pixels.values_of([frames[index] for index in stack.order], name)
     array = np.ascontiguousarray(values.transpose(2, 1, 0))
     return _with_warnings(Volume(array, stack.ijk_to_ras, name), [*warnings, *stack.warnings])
+
+
+def read_segmentation(path: Path) -> LabelMap | None:
+    """The segments of a path that means a segmentation object, with their names; None for all other paths.
+
+    Raises as `read_dicom`.
+    """
+    if not is_dicom_source(path):
+        return None
+    series, notes = find_series(path)
+    if series.kind != "segmentation":
+        return None
+    return replace(_segments(series, _name_of(path)), warnings=tuple(notes))
+
+
+def _segments(series: Series, name: str) -> LabelMap:
+    from hyperreg.imaging.dicom.segmentations import read_segmentation
+
+    if len(series.unique) > 1:
+        raise InputError(
+            f"The DICOM series '{name}' holds {len(series.unique)} segmentation objects. Give the file of one of them, "
+            f"such as '{series.example}'."
+        )
+    return read_segmentation(series.first.entry, name)
+
+
+def _name_of(path: Path) -> str:
+    source, _ = split_number(path)
+    return source.stem if source.is_file() else source.absolute().name
 
 
 def _with_warnings(volume: Volume, warnings: Sequence[str]) -> Volume:
@@ -244,6 +270,9 @@ def _chosen(listing: Listing, path: Path, number: int | None) -> tuple[Series, l
             )
         return series, list(listing.warnings)
     images = [series for series in listing.series if series.kind == "image"]
+    drawn = [series for series in listing.series if series.kind == "segmentation"]
+    if not images and len(drawn) == 1:
+        return drawn[0], list(listing.warnings)
     if not images:
         others = sorted({series.first.what for series in listing.series})
         held = f", only {', '.join(others)}" if others else ""
