@@ -210,6 +210,13 @@ def test_compressed_by_itk(tmp_path: Path, compressor: str, syntax: str, sign: i
     check(read_volume(tmp_path), sign * values())
 
 
+def test_gdcm_works_in_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _compressed_by_itk(tmp_path, "JPEG", 1)
+    for name in ("ReadImage", "ImageFileReader"):
+        monkeypatch.setattr(sitk, name, None)
+    check(read_volume(tmp_path), values())
+
+
 @pytest.mark.parametrize("compressor", ["JPEG", "JPEG2000"])
 def test_a_compressed_slice_that_is_cut_is_not_read_as_grey(tmp_path: Path, compressor: str) -> None:
     _compressed_by_itk(tmp_path, compressor, 1)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hyperreg.errors import FileError, InputError, OutOfMemory
+from hyperreg.imaging import guarded
 from hyperreg.imaging.dicom.frames import Frame
 from hyperreg.imaging.dicom.headers import Instance, parsing, read_whole
 from hyperreg.machine import main_memory
+from hyperreg.scratch import ScratchFolder
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -127,7 +127,7 @@ def _stored(instance: Instance) -> np.ndarray:
         if _pydicom_decodes(syntax) and not (syntax == JPEG_EXTENDED and dataset.BitsStored > 8):
             pixels = dataset.pixel_array
         else:
-            pixels = _decoded_by_gdcm(dataset)
+            pixels = _decoded_by_gdcm(dataset, instance.name)
         return _without_overlays(np.asarray(pixels).reshape(count, rows, columns), dataset)
 
 
@@ -141,17 +141,14 @@ def _without_overlays(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
     return (stored << free) >> free
 
 
-def _decoded_by_gdcm(dataset: Dataset) -> np.ndarray:
-    """The stored pixels, as GDCM decodes them.
+def _decoded_by_gdcm(dataset: Dataset, name: str) -> np.ndarray:
+    """The stored pixels, as GDCM decodes them, in a process that damaged ones may end.
 
     GDCM applies slopes and sorts out geometry in its own way, so it is given a secondary capture that holds nothing but
-    the pixels.
+    the pixels. Raises FileError if they are damaged.
     """
-    import SimpleITK as sitk
     from pydicom import Dataset
     from pydicom.dataset import FileMetaDataset
-
-    from hyperreg.imaging import itk
 
     bare = Dataset()
     bare.file_meta = FileMetaDataset()
@@ -166,10 +163,16 @@ def _decoded_by_gdcm(dataset: Dataset) -> np.ndarray:
         if keyword in dataset:
             bare[keyword] = dataset[keyword]
     bare.add(dataset["PixelData"])
-    with tempfile.TemporaryDirectory(prefix="hyperreg-") as folder, itk.quiet():
-        path = Path(folder) / "pixels.dcm"
+    with ScratchFolder("hyperreg-pixels-") as folder:
+        path = folder / "pixels.dcm"
         bare.save_as(path, enforce_file_format=True)
-        return sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="GDCMImageIO"))
+        try:
+            _facts, (pixels,) = guarded.call("hyperreg.imaging.itk:read_image", path, "GDCMImageIO")
+        except (FileError, RuntimeError) as error:
+            raise FileError(
+                f"'{name}' is damaged or was cut short: its compressed pixels cannot be read. Copy or export it again."
+            ) from error
+    return pixels
 
 
 def _check_memory(instances: Sequence[Instance], frames: int, name: str) -> None:
