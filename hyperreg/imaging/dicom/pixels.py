@@ -47,6 +47,23 @@ def check_decodable(instance: Instance) -> None:
         )
 
 
+def unreadable_compressions() -> dict[str, str]:
+    """Compressions of DICOM images that no codec here reads, by name, and what would read them."""
+    from pydicom import uid
+
+    known = (
+        uid.RLETransferSyntaxes,
+        uid.JPEGTransferSyntaxes,
+        uid.JPEGLSTransferSyntaxes,
+        uid.JPEG2000TransferSyntaxes,
+    )
+    return {
+        uid.UID(syntax).name: f"pip install {packages}"
+        for syntax in dict.fromkeys(one for kind in known for one in kind)
+        if not _pydicom_decodes(syntax) and syntax not in GDCM_SYNTAXES and (packages := _packages(syntax))
+    }
+
+
 def values_of(frames: Sequence[Frame], name: str) -> np.ndarray:
     """The values of all frames, slopes and intercepts applied: (frames, rows, columns), in the order of `frames`.
 
@@ -214,15 +231,19 @@ def _pydicom_decodes(syntax: str) -> bool:
 
 def _remedy(syntax: str) -> str:
     """What would make the pixels readable: a package if pydicom knows one, else a conversion."""
+    convert = "convert the series to an uncompressed one (dcmdjpeg of DCMTK, or gdcmconv --raw)"
+    if packages := _packages(syntax):
+        return f"Install a codec (pip install {packages}), or {convert}."
+    return f"No Python package that HyperReg knows does; {convert}."
+
+
+def _packages(syntax: str) -> str:
+    """The packages with which pydicom would decode a transfer syntax; "" if it knows none."""
     from pydicom.pixels import get_decoder
 
     try:
         missing = get_decoder(syntax).missing_dependencies
     except (NotImplementedError, ValueError, AttributeError):
-        missing = []
-    convert = "convert the series to an uncompressed one (dcmdjpeg of DCMTK, or gdcmconv --raw)"
-    if not missing:
-        return f"No Python package that HyperReg knows does; {convert}."
+        return ""
     names = sorted({word.strip(",") for text in missing for word in text.split() if word.startswith("pylibjpeg")})
-    packages = [name.partition(">")[0] for name in names] or ["python-gdcm"]
-    return f"Install a codec (pip install {' '.join(dict.fromkeys(packages))}), or {convert}."
+    return " ".join(dict.fromkeys(name.partition(">")[0] for name in names)) or ("python-gdcm" if missing else "")
