@@ -64,12 +64,14 @@ def unreadable_compressions() -> dict[str, str]:
     }
 
 
-def values_of(frames: Sequence[Frame], name: str) -> np.ndarray:
+def values_of(frames: Sequence[Frame], name: str, warnings: list[str]) -> np.ndarray:
     """The values of all frames, slopes and intercepts applied: (frames, rows, columns), in the order of `frames`.
 
     Whole numbers stay whole numbers where all slopes and intercepts are whole; otherwise float32 (float64 for 32-bit
-    pixels). Raises FileError if pixels are damaged or cut, InputError if no codec reads them, OutOfMemory before
-    anything is read if they cannot fit.
+    pixels). warnings: is told of files that go on behind their pixels.
+
+    Raises FileError if pixels are damaged or cut, InputError if no codec reads them, OutOfMemory before anything is
+    read if they cannot fit.
     """
     instances = list({id(frame.instance): frame.instance for frame in frames}.values())
     for instance in instances:
@@ -79,14 +81,19 @@ def values_of(frames: Sequence[Frame], name: str) -> np.ndarray:
     for index, frame in enumerate(frames):
         wanted.setdefault(id(frame.instance), []).append(index)
     target = _type_of(frames)
+    notes: list[str] = []
     values: np.ndarray | None = None
     for instance in instances:
-        stored = _stored(instance)
+        stored = _stored(instance, notes)
         if values is None:
             values = np.empty((len(frames), *stored.shape[1:]), dtype=target)
         for index in wanted[id(instance)]:
             frame = frames[index]
             values[index] = _scaled(stored[frame.number], frame, target)
+    warnings += [
+        *notes[:1],
+        *([f"The same is true of {len(notes) - 1} other file(s) of '{name}'."] if notes[1:] else []),
+    ]
     assert values is not None  # noqa: S101 (there is at least one frame)
     return _narrowed(values)
 
@@ -134,11 +141,11 @@ def _narrowed(values: np.ndarray) -> np.ndarray:
     return values.astype(np.int16) if values.min() >= ends.min and values.max() <= ends.max else values
 
 
-def _stored(instance: Instance) -> np.ndarray:
+def _stored(instance: Instance, warnings: list[str]) -> np.ndarray:
     """The stored pixels of a file: (frames, rows, columns). Raises FileError if they are damaged or cut."""
     rows, columns, count = instance.whole_number("Rows"), instance.whole_number("Columns"), instance.frame_count
     with parsing(instance.name):
-        dataset = read_whole(instance.entry)
+        dataset = read_whole(instance.entry, warnings)
         syntax = instance.transfer_syntax
         # Pillow reads only the 8-bit form of JPEG Extended.
         if _pydicom_decodes(syntax) and not (syntax == JPEG_EXTENDED and dataset.BitsStored > 8):

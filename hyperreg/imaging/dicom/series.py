@@ -28,6 +28,8 @@ from hyperreg.imaging.volume import Volume
 # Series with fewer slices are localisers or single images: not taken where another series is a volume.
 FEWEST_SLICES = 4
 MOST_LISTED = 12
+# A file that was damaged or cut has at least this share of what others of its kind have.
+SMALLEST = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +184,7 @@ def read_series(series: Series, name: str) -> Volume:
     warnings = _check_copies(series, name)
     frames = series.frames()
     stack = geometry.stack(frames, name)
-    values = pixels.values_of([frames[index] for index in stack.order], name)
+    values = pixels.values_of([frames[index] for index in stack.order], name, warnings)
     array = np.ascontiguousarray(values.transpose(2, 1, 0))
     return _with_warnings(Volume(array, stack.ijk_to_ras, name), [*warnings, *stack.warnings])
 
@@ -223,9 +225,11 @@ def _with_warnings(volume: Volume, warnings: Sequence[str]) -> Volume:
 def _listing(entries: Sequence[Entry], warnings: Sequence[str] = ()) -> Listing:
     groups: dict[tuple[str, ...], list[Instance]] = {}
     unreadable: list[str] = []
+    unmarked: list[Entry] = []
     for entry in entries:
         try:
             if not entry.is_dicom():
+                unmarked.append(entry)
                 continue
             instance = read_header(entry)
             # What is listed later must not fail later.
@@ -236,10 +240,29 @@ def _listing(entries: Sequence[Entry], warnings: Sequence[str] = ()) -> Listing:
             continue
         if instance.kind != "directory":
             groups.setdefault(key, []).append(instance)
+    unreadable += _lost(unmarked, [instance.entry for group in groups.values() for instance in group])
     if unreadable:
         warnings = [*warnings, f"{len(unreadable)} file(s) cannot be read and were left out, e.g. {unreadable[0]}."]
     series = [Series(tuple(sorted(group, key=_number))) for group in groups.values()]
     return Listing(tuple(sorted(series, key=_order)), tuple(warnings))
+
+
+def _lost(unmarked: Sequence[Entry], read: Sequence[Entry]) -> list[str]:
+    """The names of files without DICOM's mark that must have been DICOM: called like those that are, and as large."""
+    kinds: dict[str, list[int]] = {}
+    for entry in read:
+        kinds.setdefault(_ending(entry), []).append(entry.size)
+    return [
+        entry.name
+        for entry in unmarked
+        if (sizes := kinds.get(_ending(entry))) and SMALLEST * min(sizes) <= entry.size <= max(sizes) / SMALLEST
+    ]
+
+
+def _ending(entry: Entry) -> str:
+    """ ".dcm"; "" for names that end in numbers (UIDs) or have no ending."""
+    ending = Path(entry.name).suffix.lower()
+    return "" if ending[1:].isdecimal() else ending
 
 
 def _number(instance: Instance) -> tuple[int, str]:
