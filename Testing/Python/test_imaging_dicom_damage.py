@@ -18,7 +18,7 @@ def test_bytes_that_came_into_a_file_or_behind_its_pixels(tmp_path: Path) -> Non
     whole = files[4].read_bytes()
     for raw in (whole[:-200] + b"\r" + whole[-200:], whole[:-200] + b"\1\2\3\4\5\6" + whole[-200:]):
         files[4].write_bytes(raw)
-        with pytest.raises(FileError, match="'slice004.dcm' is damaged: bytes were inserted"):
+        with pytest.raises(FileError, match=r"slice004\.dcm' is damaged: bytes were inserted"):
             read_volume(tmp_path)
     for file in files[4:6]:
         file.write_bytes(whole if file == files[4] else file.read_bytes())
