@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hyperreg.imaging.label_grids import covering
 from hyperreg.imaging.resampling import resample
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
@@ -47,7 +48,11 @@ class PairFigures:
         self._affine = torch.from_numpy(grid.ijk_to_ras.copy())
         self._foreground, self._volumes = foreground, (fixed_volume, moving_volume)
         self._inside = self._inside_of(grid)
-        self._labels, self._landmarks = labels, landmarks
+        self._labels, self._landmarks = None, landmarks
+        if labels is not None:
+            # All of the image counts, not only the part that a segmentation was cut to.
+            whole = covering(labels[0], fixed_volume.grid)
+            self._labels = (whole or resample(labels[0], fixed_volume.grid, interpolation="nearest"), labels[1])
         self._shared = shared_labels(labels[0].array, labels[1].array) if labels is not None else []
         self._pulling: Landmarks | None = None
         self._before: Figures = {}
