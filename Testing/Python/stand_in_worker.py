@@ -151,6 +151,8 @@ class StandInSession:
     def constrain(self, constraints: Constraints) -> None:
         if constraints.fixed_mask is not None and not constraints.fixed_mask.array.any():
             raise InputError("The mask of the fixed image is 0 everywhere.")
+        if constraints.landmarks is not None and constraints.landmarks.pull == DEADLY_LAMBDA:
+            raise InputError("This pull is refused.")
         self.maps_sent += sum(
             getattr(constraints, name) is not None and getattr(constraints, name) is not getattr(self.constraints, name)
             for name in MAPS

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from stand_in_worker import FULL_BY, true_field
+from stand_in_worker import DEADLY_LAMBDA, FULL_BY, true_field
 from worker_bench import AFFINE, FULL, QUICK, Observed, client, fill, live, prepare, volume, wait_until  # noqa: F401
 
 from hyperreg.errors import InputError
@@ -161,6 +161,17 @@ def test_while_a_landmark_is_dragged_the_shown_lambda_comes_first(
     last = asked[-len(set(asked)) :]
     assert last[:4] == [(LAM, 0), (LAM, QUICK), (1.0, 0), (0.0, 0)]
     assert live.landmarks is not None and live.landmarks.moving[0, 2] == pytest.approx(moving[0, 2] + 0.4)
+
+
+def test_when_the_engine_refuses_the_pull_they_only_measure(client: WorkerClient, live: Observed) -> None:
+    go_to(client, live, LAM)
+    fixed, moving = pairs(live)
+    live.set_landmarks(fixed, moving, DEADLY_LAMBDA)
+    wait_until(client, lambda: bool(live.errors) and live.solved_lam == LAM)
+    assert live.errors == ["This pull is refused."]
+    assert live.landmarks is not None and live.landmarks.pull == 0
+    fill(client, live)
+    assert "landmarks_mm" in live.measured[-1][1] and "pulled_mm" not in live.measured[-1][1]
 
 
 def test_landmarks_that_cannot_pull_change_nothing(client: WorkerClient, live: Observed) -> None:

@@ -239,7 +239,7 @@ class LiveSession:
             check_pull(landmarks, self.linear, *(image.grid for image in self._images))
         self.warnings += [text for text in maker.constrain(constraints) if text not in self.warnings]
         self.constraints = constraints
-        self._figures.set_pulling(landmarks)
+        self._figures.constrain(constraints)
         self._forget_fields()
         if other_masks and isinstance(maker, Solver):
             self._compare_contrasts(maker, lambda _fraction, _text: None)
