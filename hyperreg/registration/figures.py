@@ -56,25 +56,27 @@ class PairFigures:
             self._labels = (whole or resample(labels[0], fixed_volume.grid, interpolation="nearest"), labels[1])
         self._shared = shared_labels(labels[0].array, labels[1].array) if labels is not None else []
         self._counted = self._inside
-        self._pulling: Landmarks | None = None
+        self._constraints = Constraints()
         self._before: Figures = {}
 
     def constrain(self, constraints: Constraints) -> None:
         """From now on the images are compared where the masks let them count, and landmarks that pull are measured
         beside those that only measure."""
-        self._pulling, self._before = constraints.landmarks, {}
-        self.__dict__.pop("_detail", None)
-        self._counted = self._inside
-        for mask, stages in ((constraints.fixed_mask, ()), (constraints.moving_mask, (self._linear,))):
-            if mask is not None:
-                self._counted = self._counted & self._inside_of(self._grid, mask, Transform(stages))
+        if not constraints.same_masks(self._constraints):
+            self._before = {}
+            self.__dict__.pop("_detail", None)
+            self._counted = self._inside
+            for mask, stages in ((constraints.fixed_mask, ()), (constraints.moving_mask, (self._linear,))):
+                if mask is not None:
+                    self._counted = self._counted & self._inside_of(self._grid, mask, Transform(stages))
+        self._constraints = constraints
 
     def before(self, device: str) -> Figures:
-        """The figures of the linear alignment, or the start, alone; computed once, on `device`."""
+        """The figures of the linear alignment, or the start, alone; all that takes long is computed once."""
+        start = Transform((self._linear,) if self._start is None else (self._start, self._linear))
         if not self._before:
-            stages = (self._linear,) if self._start is None else (self._start, self._linear)
-            self._before = self._of_images(self._start, device) | self._of_truth(Transform(stages))
-        return self._before
+            self._before = self._of_images(self._start, device) | self._of_truth(start)
+        return self._before | self._of_pull(start)
 
     @cached_property
     def _detail(self) -> Detail:
@@ -95,11 +97,11 @@ class PairFigures:
         """See `LiveSession.metrics`; of a field on any grid."""
         grid = field.grid
         inside = self._inside if grid.matches(self._grid) else self._inside_of(grid)
-        displacement = torch.from_numpy(field.array)[None]
+        displacement, whole = torch.from_numpy(field.array)[None], Transform((field, self._linear))
         return {
             **self._beside_before(self._of_images(field, device), device),
             **field_figures(displacement, torch.from_numpy(grid.ijk_to_ras.astype(np.float32)), inside),
-            **self._beside_before(self._of_truth(Transform((field, self._linear))), device),
+            **self._beside_before(self._of_truth(whole) | self._of_pull(whole), device),
         }
 
     def _beside_before(self, after: Figures, device: str) -> Figures:
@@ -123,7 +125,10 @@ class PairFigures:
             fixed, moving = self._labels
             overlap = dice(fixed.array, resample(moving, fixed.grid, transform, "nearest").array, self._shared)
             figures |= {"dice": overlap, "dice_mean": mean_dice(overlap)}
-        for landmarks in (self._landmarks, self._pulling):
-            if landmarks is not None:
-                figures |= landmarks.figures(transform)
+        if self._landmarks is not None:
+            figures |= self._landmarks.figures(transform)
         return figures
+
+    def _of_pull(self, transform: Transform) -> Figures:
+        landmarks = self._constraints.landmarks
+        return {} if landmarks is None else {**landmarks.figures(transform)}
