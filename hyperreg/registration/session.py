@@ -21,6 +21,7 @@ from hyperreg.registration.anchors import Anchors, Fields, check_lambda
 from hyperreg.registration.catalogue import ModelCard, find_model
 from hyperreg.registration.contrast import AUTOMATIC, check_contrast, contrast_text
 from hyperreg.registration.figures import Figures, PairFigures
+from hyperreg.registration.grids import beyond_model
 from hyperreg.registration.landmarks import outside_warnings, pair_landmarks
 from hyperreg.registration.linear import align
 from hyperreg.registration.masks import check_masks
@@ -164,6 +165,7 @@ class LiveSession:
                 maker: FieldMaker = Solver(fixed, moving, self.linear, body, contrast, fixed_mask, moving_mask)
             else:
                 maker = Network(self.model, self.card, self.values, fixed, moving, self.linear, body)
+                self.warnings += beyond_model(fixed, body.array > 0, self.card)
             self._maker, self.grid, self.stages = maker, maker.grid, maker.stages
             images = maker.images
             if float(np.ptp(images[1].numpy())) == 0:
