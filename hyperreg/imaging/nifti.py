@@ -129,7 +129,7 @@ def read_voxels(path: Path, header: Header) -> npt.NDArray:
     slope, intercept = header.scale
     narrow = header.dtype.itemsize <= 2 or (header.dtype.itemsize == 4 and header.dtype.kind == "f")
     values = np.ascontiguousarray(stored, dtype=np.float32 if narrow else np.float64)
-    with np.errstate(over="ignore"):  # infinite voxels are told where images are checked
+    with np.errstate(over="ignore", invalid="ignore"):  # told where images are checked
         values *= slope
         values += intercept
     return values
