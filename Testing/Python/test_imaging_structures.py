@@ -239,6 +239,15 @@ def test_damaged_headers_of_segments_are_refused(tmp_path: Path, key: str, value
         read_segments(tmp_path / "x.seg.nrrd")
 
 
+def test_a_header_that_lost_its_segments_leaves_numbers(tmp_path: Path) -> None:
+    image = sitk.GetImageFromArray(np.ones((4, 4, 4), np.uint8))
+    image.SetMetaData("Segment0_Color", "1 0 0")
+    sitk.WriteImage(image, str(tmp_path / "x.seg.nrrd"))
+    found = read_structures(tmp_path / "x.seg.nrrd")
+    assert (found.labels, found.table) == ([1], {})
+    assert "belong to none of its segments (1)" in found.warnings[0]
+
+
 def test_values_that_belong_to_no_segment_are_told(tmp_path: Path) -> None:
     image = sitk.GetImageFromArray(np.array([[[0, 1, 4]]], np.uint8))
     for word, text in {"Segment0_ID": "S", "Segment0_Name": "Liver", "Segment0_LabelValue": "1"}.items():

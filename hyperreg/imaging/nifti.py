@@ -209,6 +209,8 @@ def _checked(fields: Any, path: Path, header_file: Path) -> Header:
     if not 0 <= start <= 1 << 40 or start != int(start):
         raise ValueError(f"voxels that begin at byte {start}")
     pair = not fields.is_single
+    if pair and header_file.suffix.lower() not in _PAIRS:
+        raise ValueError("it says that its voxels are in a file .img beside it")
     if not pair and 0 < start < fields.single_vox_offset:
         raise ValueError(f"voxels that begin at byte {start:.0f}, in the header")
     data_file = _partner(header_file) if pair and path == header_file else path
@@ -223,6 +225,8 @@ def _checked(fields: Any, path: Path, header_file: Path) -> Header:
 def _place(fields: Any, name: str, shape: tuple[int, ...]) -> tuple[npt.NDArray[np.float64], list[str]]:
     """The (4, 4) ijk-to-RAS matrix in mm, and how the header contradicts itself."""
     warnings = []
+    if fields["pixdim"][0] == 0:  # as nifti1.h has it
+        fields["pixdim"][0] = 1
     pixdim = np.asarray(fields["pixdim"][1:4], dtype=np.float64)
     by_sform, by_qform = int(fields["sform_code"]) > 0, int(fields["qform_code"]) > 0
     if by_sform or by_qform:
