@@ -39,6 +39,8 @@ _KINDS = {
 }
 # Where the mark of a header of that size is.
 _MARKS = {348: 344, 540: 4}
+# Of extensions; Workbench's are of some kB.
+MOST_BYTES = 1 << 22
 _PAIRS = {".hdr": ".img", ".img": ".hdr"}
 
 
@@ -98,6 +100,18 @@ def read_header(path: Path) -> Header | None:
             return _checked(fields, path, header_file)
     except (HeaderDataError, KeyError, ValueError, OverflowError) as error:
         raise FileError(f"'{path}' is damaged: its NIfTI header makes no sense ({error}). Export it again.") from error
+
+
+def read_extensions(path: Path) -> bytes:
+    """What lies between the header and the voxels of a file: the text of its extensions, at most MOST_BYTES of it.
+
+    b"" for other files, and for pairs of files. Raises as `read_header`.
+    """
+    header = read_header(path)
+    if header is None or header.data_file != path or path.suffix.lower() == ".img":
+        return b""
+    with streams.reading(path) as file:
+        return file.read(min(header.offset, MOST_BYTES))
 
 
 def check_readable(path: Path, header: Header) -> None:
