@@ -114,16 +114,6 @@ def read_extensions(path: Path) -> bytes:
         return file.read(min(header.offset, MOST_BYTES))
 
 
-def check_readable(path: Path, header: Header) -> None:
-    """Raise InputError for voxels or axes that HyperReg does not take, FileError for a cut or damaged file."""
-    _check_kind(path, header)
-    with streams.reading(header.data_file) as file:
-        wanted = header.offset + header.data_bytes
-        if streams.skip(file, wanted) < wanted:
-            raise streams.damaged(header.data_file)
-        header.warnings.extend(streams.check_surplus(header.data_file, *streams.rest(file)))
-
-
 def read_voxels(path: Path, header: Header) -> npt.NDArray:
     """The voxels, scaled as the header says: of the shape `header.dims`, in C order and native byte order.
 
