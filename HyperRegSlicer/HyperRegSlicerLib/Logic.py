@@ -11,6 +11,7 @@ Somebody has to call the worker client's `poll` regularly (in Slicer a QTimer do
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,7 +24,7 @@ from hyperreg.registration.anchors import SAME_LAMBDA, check_lambda
 from hyperreg.registration.contrast import AUTOMATIC
 from hyperreg.registration.response import Response
 from hyperreg.worker.live_pair import Shown
-from HyperRegSlicerLib import Companions, Geometry, Inputs, Regions, Results
+from HyperRegSlicerLib import Companions, Geometry, Inputs, Regions, Results, VolumeChange
 from HyperRegSlicerLib.Tuning import IDLE, LIVE, RUNNING, Tuning, ignore
 
 
@@ -256,7 +257,7 @@ class RegistrationLogic(Tuning):
         node.EndModify(modifying)
         moving.SetAndObserveTransformNodeID(node.GetID())
         self._run, self.shown, self.metrics = run, None, {}
-        Results.describe(node, run, self.origin)
+        self._describe(node)
         self._send_settings()
         self.on_live()
         self.on_change()
@@ -267,8 +268,9 @@ class RegistrationLogic(Tuning):
             return
         self._live.fill(shown.fields.forward)
         self.shown, self.metrics = shown, {}
+        self._moved_at = time.monotonic()
         if shown.solved:
-            Results.describe(node, self._run, self.origin)
+            self._describe(node)
         self.on_field(shown)
         self.on_change()
 
@@ -303,6 +305,7 @@ class RegistrationLogic(Tuning):
         if leaving == self._transform_id:
             was_live = self._run is not None
             Results.release(node)
+            VolumeChange.remove(node)
             self._transform_id = None
             self._run = self._live = None
             if was_live and self._pending is None:
@@ -331,8 +334,11 @@ class RegistrationLogic(Tuning):
         if self.state != IDLE:
             self.registration.reset()
         self._pending = self._run = self._live = None
-        self.shown, self.metrics = None, {}
+        self.shown, self.metrics, self._change_of = None, {}, None
         self._response_changed(Response(), None)
+
+    def _describe(self, node: slicer.vtkMRMLNode) -> None:
+        Results.describe(node, self._run, self.origin)
 
     def _tell_end(self, message: str) -> None:
         self.on_change()
@@ -342,5 +348,6 @@ class RegistrationLogic(Tuning):
         transform = self.transform_node
         if transform is not None:
             Results.release(transform)
+            VolumeChange.remove(transform)
             self._transform_id = None
             self.scene.RemoveNode(transform)

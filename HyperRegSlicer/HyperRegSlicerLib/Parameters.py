@@ -87,6 +87,7 @@ class RegistrationParameters:
     fixedLandmarks, movingLandmarks: point lists, the same places in the same order; optional.
     transform: the live transform, so that a reopened scene finds it again.
     fullAutomatically: whether full resolution comes by itself.
+    showVolumeChange: whether the map of local volume change lies over the views.
     fade: share of the moving volume in the views, 0 to 1.
     """
 
@@ -108,6 +109,7 @@ class RegistrationParameters:
     fullAutomatically: bool = True
     transform: slicer.vtkMRMLTransformNode
     comparison: Comparison = Comparison.FADE
+    showVolumeChange: bool = False
     fade: Annotated[float, WithinRange(0, 1)] = 0.5
 
     def isValid(self) -> tuple[bool, str]:

@@ -25,6 +25,7 @@ SETTINGS_ATTRIBUTE = "HyperReg.settings"
 LIVE_ATTRIBUTE = "HyperReg.live"
 MOVING_PARENT_ROLE = "HyperReg.movingParent"
 COMPANION_ROLE = "HyperReg.companion"
+VOLUME_CHANGE_ROLE = "HyperReg.volumeChange"
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ MRML only, no Qt; the part of `Logic.RegistrationLogic` that knows nothing of ho
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,9 +17,11 @@ from hyperreg.registration.anchors import SAME_LAMBDA, check_lambda
 from hyperreg.registration.contrast import AUTOMATIC
 from hyperreg.registration.response import Response, Suggestion, warning
 from hyperreg.worker.live_pair import Shown
-from HyperRegSlicerLib import Landmarks, Regions, Results
+from HyperRegSlicerLib import Landmarks, Regions, Results, VolumeChange
 
 IDLE, RUNNING, LIVE = "idle", "running", "live"
+# What takes a moment is computed when nothing has moved for so long.
+REST_S = 0.15
 
 
 def ignore(*_anything: Any) -> None:
@@ -29,6 +32,8 @@ class Tuning:
     """The base of `RegistrationLogic`; the callbacks are described there."""
 
     state: str
+    is_solved: bool
+    transform_node: slicer.vtkMRMLTransformNode | None
 
     def __init__(self, scene: slicer.vtkMRMLScene, registration: Any) -> None:
         self.scene = scene
@@ -51,6 +56,11 @@ class Tuning:
         self._region_lambdas: dict[str, float] = {}
         # The state of the regions' node, its label map, and the label value of every region.
         self._region_map: tuple[Any, Volume, dict[str, int]] | None = None
+
+        # The map of local volume change: whether it is wanted, what it is of, and when something moved last.
+        self._change_wanted = False
+        self._change_of: Shown | None = None
+        self._moved_at = 0.0
 
         registration.on_work = self._worked
         registration.on_response = self._response_changed
@@ -115,6 +125,38 @@ class Tuning:
     def warning(self) -> str:
         """In words for the user, if what is shown is worse than the linear alignment alone; else ""."""
         return warning(self.metrics) or ""
+
+    @property
+    def volume_change_node(self) -> slicer.vtkMRMLScalarVolumeNode | None:
+        """The map of local volume change, %, of exactly what is shown; None where there is none (yet)."""
+        if not self._change_wanted or not self.is_solved or self._change_of is not self.shown:
+            return None
+        return VolumeChange.node_of(self.transform_node)
+
+    def set_volume_change(self, on: bool) -> None:
+        """Whether there is a map of local volume change, made by `settle`; without one none stays in the scene."""
+        if on == self._change_wanted:
+            return
+        self._change_wanted = on
+        if not on:
+            VolumeChange.remove(self.transform_node)
+        self.on_change()
+
+    def settle(self) -> None:
+        """To be called regularly: does what has to wait until nothing moves."""
+        node = self.transform_node
+        if not self._change_wanted or self.state != LIVE or not self.is_solved or node is None or self.shown is None:
+            return
+        if self.volume_change_node is None and time.monotonic() - self._moved_at >= REST_S:
+            found = VolumeChange.fill(node, self.shown.fields.forward)
+            found.SetName(f"{Results.ends(node)[1].GetName()} local volume change {self.origin.title} (%)")
+            self._describe(found)
+            self._change_of = self.shown
+            self.on_change()
+
+    def _describe(self, node: slicer.vtkMRMLNode) -> None:
+        """Writes on a node what it was made with."""
+        raise NotImplementedError
 
     def set_hyperparameter(self, name: str, value: float) -> None:
         """Sets a hyperparameter other than λ, also for registrations to come; models that have it not ignore it.

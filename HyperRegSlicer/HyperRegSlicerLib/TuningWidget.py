@@ -10,10 +10,11 @@ from slicer.i18n import tr as _
 from hyperreg.catalogue import Hyperparameter
 from hyperreg.errors import WeightsError
 from hyperreg.registration import catalogue
-from HyperRegSlicerLib import Texts
+from HyperRegSlicerLib import Texts, VolumeChange
 from HyperRegSlicerLib.LandmarksWidget import LandmarksPanel
 from HyperRegSlicerLib.Logic import LIVE, RegistrationLogic
 from HyperRegSlicerLib.Parameters import RegistrationParameters
+from HyperRegSlicerLib.PictureWidget import Picture
 from HyperRegSlicerLib.ResponseWidget import ResponsePicture
 
 # Hyperparameters other than λ that the form has a slider for, with the names of its widgets.
@@ -41,6 +42,7 @@ class TuningPanel:
         self._set_lambda, self._set_automatic = set_lambda, set_automatic
         self._landmarks = LandmarksPanel(ui, lambda fixed, moving: attempt(lambda: logic.set_landmarks(fixed, moving)))
         self._picture = ResponsePicture(ui.responseLabel, set_lambda)
+        self._legend = Picture(ui.volumeChangeLegend, VolumeChange.legend)
         logic.on_work = self._worked
         logic.on_response = self.update
         ui.fullButton.connect("clicked()", guarded(self._full_or_stop))
@@ -49,11 +51,14 @@ class TuningPanel:
     def close(self) -> None:
         """Ends listening."""
         self._picture.close()
+        self._legend.close()
         self._landmarks.close()
 
     def show(self, parameters: RegistrationParameters) -> None:
         """What the parameter node says."""
         self.logic.set_full_automatically(parameters.fullAutomatically)
+        self.logic.set_volume_change(parameters.showVolumeChange)
+        self.ui.volumeChangeLegend.visible = parameters.showVolumeChange
         self._landmarks.show(parameters.fixedLandmarks, parameters.movingLandmarks)
 
     def update(self) -> None:

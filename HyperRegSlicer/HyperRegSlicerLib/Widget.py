@@ -321,6 +321,7 @@ class RegistrationWidget(Panel):
 
     def _poll(self) -> None:
         super()._poll()
+        self.logic.settle()
         self.tuning.update_work()
 
     # What the form shows
@@ -345,6 +346,7 @@ class RegistrationWidget(Panel):
             ui.initialTransformSelector.enabled = parameters.initial is Initial.TRANSFORM
             ui.fadeSlider.enabled = parameters.comparison is Comparison.FADE
         self.tuning.update()
+        self.views.set_map(logic.volume_change_node)
         self._along_changed()
 
     def _status(self, reason: str) -> str:

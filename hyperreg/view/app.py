@@ -17,7 +17,7 @@ from hyperreg.view.connections import quiet_logs
 from hyperreg.view.messages import Messages
 from hyperreg.view.panels import Panel, Panels
 from hyperreg.view.private_files import PrivateFiles
-from hyperreg.view.state import PageState
+from hyperreg.view.state import PANEL, PageState
 from hyperreg.worker.client import WorkerClient
 from hyperreg.worker.fusion import RemoteFuser
 from hyperreg.worker.live import LiveRegistration
@@ -104,7 +104,7 @@ class App:
             )  # fmt: skip
             panels = [
                 Panel(
-                    "registration",
+                    PANEL,
                     "Registration",
                     lambda: page_registration.fill(self.controller),
                     lambda: page_registration.bar(self.controller),
@@ -152,6 +152,7 @@ class App:
             (("fuse_target", "fuse_map"), self.fusion.show),
             (("lines",), lambda: self.viewing.set_lines(state.lines)),
             (("in_3d",), self._change_3d),
+            (("volume_change",), lambda: self.controller.tuning.set_volume_change(state.volume_change)),
             (("second_plane",), lambda: self.viewing.set_second_plane(state.second_plane)),
         ):
             state.change(*names)(lambda action=action, **_: action())

@@ -21,7 +21,7 @@ from hyperreg.view.messages import Messages
 from hyperreg.view.pair import LABELS, OpenPair
 from hyperreg.view.panels import nothing
 from hyperreg.view.private_files import PrivateFiles
-from hyperreg.view.state import FADE, IDLE, LIVE, MODES, RUNNING, metric_rows, word
+from hyperreg.view.state import FADE, IDLE, LIVE, MODES, PANEL, RUNNING, metric_rows, word
 from hyperreg.view.tuning import TuningControls
 from hyperreg.worker.live_pair import Shown
 
@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 STEP_SECONDS = 0.01
 # λ rests when there was no preview for so long.
 REST_SECONDS = 0.25
-PANEL = "registration"
 REGIONS = "regions"
 
 
@@ -74,7 +73,7 @@ class Controller:
         self._preview_at = 0.0
         # Model and initial alignment of the registration that is being prepared, and of the one that is live.
         self._next = self._current = ("", "")
-        self.tuning = TuningControls(state, scene, self.logic, self._move_lambda, self.tell, views.set_outlines)
+        self.tuning = TuningControls(state, scene, self.logic, self._move_lambda, self.tell, views)
         choices.offer(state)
         self._begin_at_default()
         self.tuning.show_hyperparameters(state.model)

@@ -162,6 +162,7 @@ def _slider(controller: Controller) -> None:
             html.Span("rigid: keeps the shape")
         page_tuning.gamma()
         page_tuning.resolution(controller.tuning)
+        page_tuning.volume_change()
         html.Div("{{ contrast_note }}", v_if="contrast_note", classes="text-caption mt-1 hyperreg-contrast-note")
 
 

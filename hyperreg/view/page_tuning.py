@@ -82,6 +82,27 @@ def resolution(tuning: TuningControls) -> None:
         )
 
 
+def volume_change() -> None:
+    """The map of local volume change over the views, and its scale."""
+    with html.Div(v_if="phase === 'live'"):
+        v.VSwitch(
+            v_model=("volume_change",),
+            label="Show local volume change",
+            density="compact",
+            hide_details=True,
+            color="primary",
+            classes="hyperreg-volume-change",
+            title="Colours over the views, of exactly what is shown; while λ moves there are none.",
+        )
+        with html.Div(v_if="volume_change"):
+            html.Div(v_html=("volume_change_legend",), classes="hyperreg-legend")
+            html.Div(
+                "Blue: the moving image has less volume here than the fixed one; red: more. Beyond the linear "
+                "alignment; the line below the views has the % under the mouse.",
+                classes="text-caption text-medium-emphasis",
+            )
+
+
 def contrast() -> None:
     """What a registration takes the images for."""
     v.VSelect(

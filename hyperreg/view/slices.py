@@ -17,23 +17,15 @@ from slicer import (
     vtkMRMLSliceNode,
     vtkMRMLVolumeNode,
 )
-from trame.widgets import html
-from trame_slicer.app.logic import connect_slice_view_slider_to_state
-from trame_slicer.app.ui.slider import Slider
 from trame_slicer.core import LayoutManager, SlicerApp
 from trame_slicer.rca_view.rca_view_factory import RemoteViewFactory
 from trame_slicer.views import Layout, LayoutDirection, SliceView, ThreeDView, ViewLayoutDefinition, ViewType
 
 from hyperreg.view import layer_dm, mrml
-from hyperreg.view.reading import Mouse, scale_bar, slice_text
-from hyperreg.view.state import BOTH_VIEWS, FADE, MOVING_VIEWS, PLANES, SIDE_BY_SIDE
+from hyperreg.view.furniture import COLOURS, furnish, furnish_3d
+from hyperreg.view.reading import Mouse
+from hyperreg.view.state import BOTH_VIEWS, FADE, MOVING_VIEWS, PLANES, SIDE_BY_SIDE, SLICES
 
-# Which side of the patient the left, right and upper edge of the screen is (the patient's right is on the left).
-SIDES = {"Axial": "RLA", "Coronal": "RLS", "Sagittal": "APS"}
-COLOURS = {"Axial": "#F34A33", "Coronal": "#6DAD4A", "Sagittal": "#EFD64D"}
-# The axis across each plane: 0 to 2 for R, A, S.
-NORMALS = {"Axial": 2, "Coronal": 1, "Sagittal": 0}
-SLICES = {**BOTH_VIEWS, **MOVING_VIEWS}
 VIEW_3D, IN_3D = "Space", "in3d"
 
 FRAMES_PER_SECOND = 30.0
@@ -126,7 +118,7 @@ class SliceViews:
             server,
             CompareSliceView,
             ViewType.SLICE_VIEW,
-            populate_view_ui_f=_furnish,
+            populate_view_ui_f=furnish,
             target_fps=FRAMES_PER_SECOND,
             # The hand is on the slider beside the views, not over them: they must not slow down for that.
             blur_fps=FRAMES_PER_SECOND,
@@ -138,7 +130,7 @@ class SliceViews:
                 server,
                 ThreeDimensionalView,
                 ViewType.THREE_D_VIEW,
-                populate_view_ui_f=_furnish_3d,
+                populate_view_ui_f=furnish_3d,
                 target_fps=FRAMES_PER_SECOND,
                 interactive_quality=DRAG_QUALITY,
             )
@@ -233,8 +225,13 @@ class SliceViews:
         crosshair = self._scene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
         crosshair.SetCrosshairMode(crosshair.NoCrosshair)
 
+    def set_map(self, node: vtkMRMLVolumeNode | None) -> None:
+        """Draws a map over both images, in the place of outlines; None: takes it away."""
+        self._views.set_map(node)
+
     def set_outlines(self, label_map_id: str | None) -> None:
-        """Draws the outlines of a label map over all slices; None for none."""
+        """Draws the outlines of a label map over all slices, in the place of a map; None for none."""
+        self.set_map(None)
         for view in self._all():
             view.get_view_node().SetUseLabelOutline(True)
             view.slice_logic.GetSliceCompositeNode().SetLabelVolumeID(label_map_id)
@@ -353,37 +350,6 @@ def _layout_with_3d() -> Layout:
         LayoutDirection.Vertical,
         [Layout(LayoutDirection.Horizontal, [axial, space]), Layout(LayoutDirection.Horizontal, [coronal, sagittal])],
     )
-
-
-def _furnish_3d(_server: Any, _view_id: str, _view: ThreeDimensionalView) -> None:
-    with html.Div(classes="hyperreg-corner", style="border-color: #9fa8da"):
-        html.Span("3D")
-
-
-def _furnish(server: Any, view_id: str, view: CompareSliceView) -> None:
-    """What a view says: plane and slice, the patient's sides at the edges, a scale bar, the slider of the slices."""
-    orientation = SLICES[view_id]
-    colour = COLOURS[orientation]
-    read = f"reading_{view_id}"
-
-    def update(_view: Any = None) -> None:
-        server.state[read] = {"slice": slice_text(view, NORMALS[orientation]), **scale_bar(view)}
-
-    update()
-    view.modified.connect(update)
-    with html.Div(classes="hyperreg-corner", style=f"border-color: {colour}"):
-        html.Span(orientation)
-        what = "Moving" if view_id in MOVING_VIEWS else "Fixed"
-        html.Span(f" · {what}", v_if=f"mode === '{SIDE_BY_SIDE}'")
-        html.Span(f"{{{{ {read}.slice }}}}", classes="hyperreg-slice-text ml-2")
-    with html.Div(classes="hyperreg-scale", style=(f"`width: ${{{read}.percent}}%`",)):
-        html.Span(f"{{{{ {read}.text }}}}")
-    for side, edge in zip(SIDES[orientation], ("left", "right", "top"), strict=True):
-        html.Div(side, classes=f"hyperreg-side hyperreg-side-{edge}")
-    with html.Div(classes="hyperreg-slice-slider"):
-        Slider(
-            typed_state=connect_slice_view_slider_to_state(server, view), theme="dark", density="compact", color=colour
-        )
 
 
 @contextmanager

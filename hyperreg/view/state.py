@@ -12,6 +12,8 @@ from hyperreg.registration import catalogue
 DEFAULT_LAMBDA = catalogue.NONE.default_lambda
 
 IDLE, RUNNING, LIVE = "idle", "running", "live"
+# The panel of registration.
+PANEL = "registration"
 FADE, CHECKERBOARD, SIDE_BY_SIDE = "fade", "checkerboard", "sideBySide"
 MODES = (FADE, CHECKERBOARD, SIDE_BY_SIDE)
 IMAGE_ROLES = ("fixed", "moving")
@@ -25,6 +27,7 @@ OPACITY = 0.5
 # Names as in Slicer, so that its slice colours apply. The second row is for the moving volume.
 BOTH_VIEWS = {"Red": "Axial", "Green": "Coronal", "Yellow": "Sagittal"}
 MOVING_VIEWS = {"Red2": "Axial", "Green2": "Coronal", "Yellow2": "Sagittal"}
+SLICES = {**BOTH_VIEWS, **MOVING_VIEWS}
 
 # Below this λ the word applies; the same words as in the Slicer module.
 WORDS = ((0.1, "most flexible"), (0.35, "flexible"), (0.65, "balanced"), (0.9, "stiff"), (2.0, "most rigid"))
@@ -44,6 +47,7 @@ class PageState:
     uploading: the role whose file is on its way, or "". models, devices, alignments, contrasts: {title, value} to
     choose from. landmarks_note: how many pairs of landmarks there are, or what is missing.
     contrast_note: what the user should know of how the pair is registered.
+    volume_change: whether the map of local volume change lies over the views; volume_change_legend: its scale, SVG.
     worse: why what is shown is worse than the linear alignment, or "".
     sections: those of the registration panel that are unfolded. overlap_note: that the images do not overlap, or "".
     centred: whether their centres were aligned. probe: what lies under the mouse. windows: {title, value} to choose
@@ -81,6 +85,8 @@ class PageState:
     gamma_hint: str = ""
     contrast_note: str = ""
     worse: str = ""
+    volume_change: bool = False
+    volume_change_legend: str = ""
     response_svg: str = ""
     suggested: str = ""
     suggestion_reason: str = ""

@@ -17,7 +17,7 @@ from hyperreg.registration import contrast
 from hyperreg.registration.catalogue import find_model
 from hyperreg.view import chart, mrml, outlines
 from hyperreg.view.loading import POINTS
-from hyperreg.view.state import LIVE
+from hyperreg.view.state import LIVE, PANEL
 
 # As in the page: the fixed image's cyan, the moving one's orange.
 POINT_COLOURS = {"fixed_points": (0.2, 0.9, 1.0), "moving_points": (1.0, 0.6, 0.1)}
@@ -34,7 +34,7 @@ class TuningControls:
     """The controller's part for resolution, response, γ, regions and landmarks.
 
     state: the shared state. logic: the `RegistrationLogic`. move_lambda(lam): moves the slider. tell(text): an error.
-    show_outlines(id): draws the outlines of a label map, None for none.
+    views: the `SliceViews`.
     """
 
     def __init__(
@@ -44,15 +44,17 @@ class TuningControls:
         logic: Any,
         move_lambda: Callable[[float], None],
         tell: Callable[[str], None],
-        show_outlines: Callable[[str | None], None],
+        views: Any,
     ) -> None:
-        self._show_outlines = show_outlines
+        self._views = views
         self._state, self._scene, self._logic = state, scene, logic
         self._move_lambda, self._tell = move_lambda, tell
         self._regions_module = mrml.slicer_module("Regions")
         self._geometry = mrml.slicer_module("Geometry")
         self._points_kind = mrml.slicer_module("Landmarks").NODE_TYPE
         self._points: dict[str, Any] = dict.fromkeys(POINTS)
+        legend = mrml.slicer_module("VolumeChange").legend(chart.WIDTH, chart.INK)
+        state.volume_change_legend = chart.picture(legend[0], legend[1], "Scale of the local volume change")
         state.contrasts = [{"title": title, "value": name} for name, title in CONTRAST_TITLES.items()]
         # The regions' label map and its colours.
         self._node: Any = None
@@ -76,6 +78,11 @@ class TuningControls:
     def stop_full(self) -> None:
         """Gives full resolution up; what is shown stays."""
         self._try(self._logic.cancel_full)
+
+    def set_volume_change(self, on: Any) -> None:
+        """Whether a map of local volume change lies over the views."""
+        if isinstance(on, bool):
+            self._logic.set_volume_change(on)
 
     def use_suggested(self) -> None:
         if self._logic.suggestion is not None:
@@ -104,8 +111,10 @@ class TuningControls:
         self._gamma_wanted = float(gamma)
 
     def step(self) -> None:
-        """Takes the newest γ, and says what is being computed. Raises HyperRegError."""
+        """Takes the newest γ, says what is being computed, and keeps the map of volume change. Raises HyperRegError."""
         self._show_work()
+        self._logic.settle()
+        self._views.set_map(self._logic.volume_change_node if self._state.panel == PANEL else None)
         if self._gamma_wanted is not None:
             gamma, self._gamma_wanted = self._gamma_wanted, None
             self._logic.set_hyperparameter("gamma", gamma)
@@ -128,7 +137,7 @@ class TuningControls:
         except InputError:
             self.remove_regions()
             raise
-        self._show_outlines(node.GetID())
+        self._views.set_outlines(node.GetID())
         self._state.regions_name = volume.name
         self._state.regions = [
             {
@@ -180,7 +189,7 @@ class TuningControls:
         node, self._node = self._node, None
         colours, self._colours = self._colours, None
         if node is not None:
-            self._show_outlines(None)
+            self._views.set_outlines(None)
             self._logic.set_regions(None, {})
             self._scene.RemoveNode(node)
         if colours is not None:
