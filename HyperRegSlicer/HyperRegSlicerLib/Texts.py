@@ -54,6 +54,12 @@ def metrics_text(metrics: Mapping[str, Any], lam: float) -> str:
             folding=_folding(metrics["folding_percent"]),
         ),
     ]
+    if "volume_change_low_percent" in metrics:
+        lines.append(
+            _("Local volume changes by {low:+.0f} % to {high:+.0f} % in 9 of 10 places").format(
+                low=metrics["volume_change_low_percent"], high=metrics["volume_change_high_percent"]
+            )
+        )
     if metrics.get("dice"):
         lines.append(
             _("Overlap of label maps (Dice): {before:.3f} before, {after:.3f} now").format(

@@ -24,6 +24,8 @@ METRICS = {
     "displacement_max_mm": 9.3,
     "displacement_mean_mm": 2.1,
     "roughness": 0.01,
+    "volume_change_low_percent": -12.3,
+    "volume_change_high_percent": 18.4,
     "dice": {1: 0.8, 2: 0.6},
     "dice_mean": 0.7,
     "dice_mean_before": 0.4,
@@ -46,6 +48,8 @@ def metrics_at(lam: float, *, dice: bool = True) -> dict[str, Any]:
         **{name: value for name, value in METRICS.items() if not name.startswith("dice")},
         "similarity": 0.9 - 0.3 * lam,
         "folding_percent": 0.4 * (1 - lam) ** 6,
+        "volume_change_low_percent": -30 * (1 - lam),
+        "volume_change_high_percent": 50 * (1 - lam),
         **(best if dice else {}),
     }
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import slicer
 import vtk
-from fake_registration import FULL, METRICS, QUICK, wavy
+from fake_registration import FULL, METRICS, QUICK, metrics_at, wavy
 from slicer_module_bench import AFFINE, Module, host, module, opened  # noqa: F401
 
 from hyperreg.imaging.volume import Volume
@@ -51,7 +51,7 @@ def test_stages_improve_what_is_shown(module: Module) -> None:
     assert np.linalg.norm(full - quick) > 0.5
     np.testing.assert_allclose(shown_at(module, point), point + full, atol=1e-4)
     assert ui.metricsLabel.text.splitlines()[0] == "At λ = 0.30: not measured yet"
-    assert len(ui.metricsLabel.text.splitlines()) == 3, "what is below does not jump"
+    assert len(ui.metricsLabel.text.splitlines()) == 4, "what is below does not jump"
     assert ui.overlapLabel.text.splitlines()[0] == "At λ = 0.30: not measured yet"
     registration.on_metrics({**METRICS, "similarity": 0.95}, registration.shown)
     assert "0.950 now" in ui.metricsLabel.text
@@ -336,6 +336,30 @@ def test_an_unusable_region_node_is_explained(module: Module) -> None:
     module.ui.regionsSelector.setCurrentNode(node)
     assert "'nothing drawn' holds no segments" in module.ui.messageLabel.text
     assert module.registration.regions == (None, {})
+
+
+def test_the_price_is_drawn_as_a_range_beside_the_gain(module: Module) -> None:
+    from HyperRegSlicerLib import ResponsePlot
+
+    response = Response()
+    for lam in RESPONSE_LAMBDAS:
+        response.add(lam, metrics_at(lam))
+    shapes = ResponsePlot.draw(response, None, 0.3, 400, "#000000", METRICS)
+    colour = ResponsePlot.VOLUME_COLOUR
+    high, low = (s for s in shapes if isinstance(s, ResponsePlot.Line) and s.colour == colour)
+    assert (
+        [x for x, _ in high.points]
+        == [x for x, _ in low.points]
+        == [ResponsePlot.x_of(lam, 400) for lam in RESPONSE_LAMBDAS]
+    )
+    gaps = [below - above for (_, above), (_, below) in zip(high.points, low.points, strict=True)]
+    assert gaps[-1] == pytest.approx(0)
+    assert gaps == sorted(gaps, reverse=True)
+    assert gaps[0] > 20, "the price falls towards λ = 1"
+    texts = {s.text for s in shapes if isinstance(s, ResponsePlot.Text)}
+    assert {"Volume", "+50 %", "-30 %", "-12 … +18 %"} <= texts
+    unknown = ResponsePlot.draw(response, None, 0.3, 400, "#000000", {"volume_change_high_percent": 18.4})
+    assert "…" not in "".join(s.text for s in unknown if isinstance(s, ResponsePlot.Text)).replace("...", "")
 
 
 def test_what_is_drawn_where(module: Module) -> None:

@@ -262,6 +262,13 @@ def metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
             "{:.3f} %",
             "Voxels where the deformation folds over itself; 0 is best.",
         ),
+        _row(
+            "Local volume",
+            None,
+            metrics.get("volume_change_high_percent"),
+            f"{metrics.get('volume_change_low_percent', 0):+.0f} … {{:+.0f}} %",
+            "How much the deformation squeezes and stretches in 9 of 10 places; less is smoother.",
+        ),
         _row("Largest shift", None, metrics.get("displacement_max_mm"), "{:.1f} mm", "Beyond the linear alignment."),
         _row(
             "Mean shift",

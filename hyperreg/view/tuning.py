@@ -222,10 +222,10 @@ class TuningControls:
         state.suggested = "" if suggestion is None else f"{suggestion.lam:.2f}"
         state.suggestion_reason = "" if suggestion is None else suggestion.reason
         state.suggestion_taken = suggestion is not None and abs(suggestion.lam - logic.lam) < SAME_ON_SCREEN
-        drawn = (logic.response, len(logic.response.rows), suggestion, logic.lam)
+        drawn = (logic.response, len(logic.response.rows), suggestion, logic.lam, logic.metrics)
         if drawn != self._drawn:
             self._drawn = drawn
-            state.response_svg = chart.svg(logic.response, suggestion, logic.lam)
+            state.response_svg = chart.svg(logic.response, suggestion, logic.lam, logic.metrics)
 
     def _show_work(self) -> None:
         """Nobody tells when a field begins to be computed, or that nothing is left to do: this looks."""
