@@ -102,5 +102,5 @@ class PairFigures:
             overlap = dice(fixed.array, resample(moving, fixed.grid, transform, "nearest").array, self._shared)
             figures |= {"dice": overlap, "dice_mean": mean_dice(overlap)}
         if self._landmarks is not None:
-            figures["landmarks_mm"] = self._landmarks.distance(transform)
+            figures |= self._landmarks.figures(transform)
         return figures

@@ -19,6 +19,7 @@ from hyperreg.imaging.structures import LabelMap, Table, numbered_alike
 from hyperreg.imaging.transform_files import read_transform
 from hyperreg.imaging.volume import Volume
 from hyperreg.registration.catalogue import default_model
+from hyperreg.registration.constraints import Constraints
 from hyperreg.registration.contrast import AUTOMATIC
 from hyperreg.registration.session import LiveSession
 from hyperreg.reporting import Cancel, Progress
@@ -151,8 +152,6 @@ def open_session(
         images.moving,
         initial=images.initial,
         contrast=pair.contrast,
-        fixed_mask=images.fixed_mask,
-        moving_mask=images.moving_mask,
         fixed_labels=images.fixed_labels,
         moving_labels=images.moving_labels,
         fixed_points=images.fixed_points,
@@ -160,7 +159,14 @@ def open_session(
         progress=progress,
         cancelled=cancelled,
     )
-    session.set_regions(images.regions, pair.region_lambdas)
+    session.constrain(
+        Constraints(
+            fixed_mask=images.fixed_mask,
+            moving_mask=images.moving_mask,
+            regions=images.regions,
+            region_lambdas=pair.region_lambdas,
+        )
+    )
     return session
 
 

@@ -19,6 +19,7 @@ from hyperreg.imaging.volume import DisplacementField, Grid, Volume
 from hyperreg.machine import choose_device
 from hyperreg.registration.anchors import Anchors, Fields, check_lambda
 from hyperreg.registration.catalogue import ModelCard, find_model
+from hyperreg.registration.constraints import Constraints
 from hyperreg.registration.contrast import AUTOMATIC, check_contrast, contrast_text
 from hyperreg.registration.figures import Figures, PairFigures
 from hyperreg.registration.landmarks import outside_warnings, pair_landmarks
@@ -26,7 +27,6 @@ from hyperreg.registration.linear import align
 from hyperreg.registration.masks import check_masks
 from hyperreg.registration.model import RegistrationModel, load_model
 from hyperreg.registration.network import Network
-from hyperreg.registration.regions import Regions
 from hyperreg.registration.solver import Solver
 from hyperreg.registration.stages import Stage
 from hyperreg.reporting import Progress
@@ -46,13 +46,11 @@ class FieldMaker(Protocol):
     @property
     def images(self) -> list[torch.Tensor]: ...
 
-    def fields(
-        self, lam: float, stage: int, device: str, regions: Regions | None, tick: Callable[[float], None], /
-    ) -> Fields: ...
+    def fields(self, lam: float, stage: int, device: str, tick: Callable[[float], None], /) -> Fields: ...
 
-    def finest_fields(
-        self, lam: float, device: str, regions: Regions | None, tick: Callable[[float], None]
-    ) -> Fields: ...
+    def finest_fields(self, lam: float, device: str, tick: Callable[[float], None]) -> Fields: ...
+
+    def constrain(self, constraints: Constraints) -> list[str]: ...
 
     def forget(self) -> None: ...
 
@@ -85,7 +83,7 @@ class LiveSession:
         self.values: dict[str, float] = self.card.other_defaults
         self.contrast_note = ""
         self._maker: FieldMaker | None = None
-        self._regions: Regions | None = None
+        self.constraints = Constraints()
         self._fields: OrderedDict[tuple[float, int], Fields] = OrderedDict()
         self._prepared = False
 
@@ -116,8 +114,6 @@ class LiveSession:
         *,
         initial: str | npt.NDArray[np.float64] = "affine",
         contrast: str = AUTOMATIC,
-        fixed_mask: Volume | None = None,
-        moving_mask: Volume | None = None,
         fixed_labels: Volume | None = None,
         moving_labels: Volume | None = None,
         fixed_points: npt.NDArray | None = None,
@@ -129,8 +125,6 @@ class LiveSession:
 
         initial: "none", "com", "rigid", "affine", or a (4, 4) map of fixed RAS to moving RAS, mm.
         contrast: whether both images show tissues alike, one of `contrast.CONTRASTS`; only the solver minds.
-        fixed_mask, moving_mask: what of each image counts for the similarity (not 0), on any grid: a resection, a
-        lesion or metal is left out by 0. The field there is carried on from its surroundings.
         Label maps, if both are given, add Dice to `metrics`; fixed_points and moving_points, both (P, 3), RAS mm, row
         by row the same place, add the distance of landmarks. Raises InputError or Cancelled.
         """
@@ -138,7 +132,7 @@ class LiveSession:
         check_contrast(contrast)
         self._prepared = False
         self.warnings = []
-        self._regions = None
+        self.constraints = Constraints()
         self._maker = None
         self._forget_fields()
         report(0.0, "Checking the images")
@@ -149,9 +143,7 @@ class LiveSession:
         landmarks = pair_landmarks(fixed_points, moving_points)
         if landmarks is not None:
             self.warnings += outside_warnings(landmarks, fixed.grid, moving.grid)
-        check_masks(fixed, moving, fixed_mask, moving_mask)
-        if self.model is not None and not (fixed_mask is None and moving_mask is None):
-            raise InputError("A network cannot leave out parts of an image: choose no model (none) to use masks.")
+        self._images, self._contrast = (fixed, moving), contrast
         with self._timed("align"):
             self.linear = align(
                 fixed, moving, initial,
@@ -161,7 +153,7 @@ class LiveSession:
         with self._timed("resample"):
             self.foreground = body = Volume(foreground(fixed).astype(np.uint8), fixed.ijk_to_ras, "foreground")
             if self.model is None:
-                maker: FieldMaker = Solver(fixed, moving, self.linear, body, contrast, fixed_mask, moving_mask)
+                maker: FieldMaker = Solver(fixed, moving, self.linear, body, contrast)
             else:
                 maker = Network(self.model, self.card, self.values, fixed, moving, self.linear, body)
             self._maker, self.grid, self.stages = maker, maker.grid, maker.stages
@@ -178,16 +170,16 @@ class LiveSession:
         self.contrast_note = ""
         if isinstance(maker, Solver):
             with self._timed("contrast"):
-                self._compare_contrasts(maker, contrast, report)
+                self._compare_contrasts(maker, report)
         self._prepared = True
         report(1.0, "Ready")
 
-    def _compare_contrasts(self, solver: Solver, contrast: str, report: Progress) -> None:
+    def _compare_contrasts(self, solver: Solver, report: Progress) -> None:
         def tick(_fraction: float) -> None:
             report(0.9, "Comparing the contrasts")
 
         self._on_device(lambda: solver.find_contrast(self.device, tick))
-        self.contrast_note = contrast_text(contrast, bool(solver.same_contrast))
+        self.contrast_note = contrast_text(self._contrast, bool(solver.same_contrast))
 
     @property
     def linear_similarity(self) -> float:
@@ -211,24 +203,23 @@ class LiveSession:
             self.values.update({name: float(value) for name, value in values.items()})
             self._forget_fields()
 
-    def set_regions(self, labels: Volume | None, lambdas: Mapping[int, float]) -> None:
-        """Give labels of a map in the fixed image's space (any grid) a lambda of their own; see `Regions`.
+    def constrain(self, constraints: Constraints) -> None:
+        """Set what the user knows of the pair, instead of what was set before; `constraints` holds it.
 
-        All other voxels keep the slider's. None or {} clears. Fields and anchors are forgotten. Raises InputError,
-        changing nothing, before `prepare` and for what `Regions` refuses.
+        Fields and anchors are forgotten; nothing else is prepared again, except that other masks may tell another
+        contrast. Raises InputError, changing nothing, before `prepare` and for what cannot be used.
         """
-        self._check_prepared()
-        if labels is None or not lambdas:
-            if self._regions is None:
-                return
-            self._regions = None
-        elif self._regions is not None and self._regions.is_of(labels):
-            self._regions.set_lambdas(lambdas)
-        else:
-            self._regions = Regions(labels, lambdas, self.grid)
-        if self._regions is not None:
-            self.warnings += [text for text in self._regions.warnings if text not in self.warnings]
+        maker, before = self._check_prepared(), self.constraints
+        if constraints.same_as(before):
+            return
+        other_masks = not constraints.same_masks(before)
+        if other_masks:
+            check_masks(*self._images, constraints.fixed_mask, constraints.moving_mask)
+        self.warnings += [text for text in maker.constrain(constraints) if text not in self.warnings]
+        self.constraints = constraints
         self._forget_fields()
+        if other_masks and isinstance(maker, Solver):
+            self._compare_contrasts(maker, lambda _fraction, _text: None)
 
     def _forget_fields(self) -> None:
         self.anchors = Anchors()
@@ -278,7 +269,7 @@ class LiveSession:
         if (lam, stage) not in self._fields:
             tick = self._ticker(self.stages[stage], progress, cancelled)
             with self._timed(self.stages[stage].name):
-                found = self._on_device(lambda: maker.fields(lam, stage, self.device, self._regions, tick))
+                found = self._on_device(lambda: maker.fields(lam, stage, self.device, tick))
             self._fields[lam, stage] = found
             while len(self._fields) > KEPT_FIELDS:
                 self._fields.popitem(last=False)
@@ -295,7 +286,7 @@ class LiveSession:
         maker = self._check_prepared()
         tick = self._ticker(self.stages[-1], progress, cancelled)
         with self._timed(self.stages[-1].name):
-            return self._on_device(lambda: maker.finest_fields(lam, self.device, self._regions, tick))
+            return self._on_device(lambda: maker.finest_fields(lam, self.device, tick))
 
     def _ticker(
         self, stage: Stage, progress: Progress | None, cancelled: Callable[[], bool] | None

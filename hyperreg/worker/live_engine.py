@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -208,6 +209,8 @@ class LiveEngine:
             # Refused: back to the settings that are there, whose fields are needed again.
             self._filling = self._client.alive
             pair.settings.give_up()
+            if self.landmarks is not None and pair.settings.constraints.landmarks is None:
+                self.landmarks = replace(self.landmarks, pull=0.0)
 
         parameters, arrays = pair.settings.request()
         operation = pair.settings.next_operation or ""
@@ -260,8 +263,10 @@ class LiveEngine:
         self._full_at = None
 
     def _take_state(self, job: Job) -> None:
-        """The session's device and warnings, as they came with a result."""
+        """The session's device, note and warnings, as they came with a result."""
         self.device = job.result["device"]
+        if self._pair is not None:
+            self._pair.note = job.result["note"]
         self._warn(job.result["warnings"])
 
     def _warn(self, texts: Iterable[str]) -> None:

@@ -41,10 +41,31 @@ def whole(context: Context, name: str) -> int:
 
 def lam(context: Context) -> float:
     """The parameter "lambda", 0 to 1. Raises InputError."""
-    value = context.parameters.get("lambda")
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InputError("The parameter 'lambda' is missing or not a number.")
-    return check_lambda(value)
+    return check_lambda(number(context, "lambda"))
+
+
+def number(context: Context, name: str) -> float:
+    """A parameter that is a finite number. Raises InputError."""
+    value = context.parameters.get(name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise InputError(f"The parameter '{name}' is missing or not a number.")
+    return float(value)
+
+
+def texts(context: Context, name: str) -> list[str]:
+    """A parameter that is a list of texts. Raises InputError."""
+    value = context.parameters.get(name)
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise InputError(f"The parameter '{name}' is missing or no list of texts.")
+    return value
+
+
+def wholes(context: Context, name: str) -> tuple[int, ...]:
+    """A parameter that is a list of whole numbers. Raises InputError."""
+    value = context.parameters.get(name)
+    if not isinstance(value, list) or any(isinstance(item, bool) or not isinstance(item, int) for item in value):
+        raise InputError(f"The parameter '{name}' is missing or no list of whole numbers.")
+    return tuple(value)
 
 
 def numbers(context: Context, name: str) -> dict[str, float]:
