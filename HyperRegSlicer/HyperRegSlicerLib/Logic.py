@@ -298,6 +298,11 @@ class RegistrationLogic(Tuning):
             self.set_regions(None, {})
             self._tell_end(f"'{node.GetName()}' was deleted; its regions follow the slider again.")
             return
+        for left_out in self._left_out.values():
+            if leaving == left_out.node_id:
+                self.set_left_out(left_out.role, None)
+                self._tell_end(f"'{node.GetName()}' was deleted; all of the {left_out.role} volume counts again.")
+                return
         if leaving in self._landmark_ids:
             left = (None if node_id == leaving else self._node(node_id) for node_id in self._landmark_ids)
             self.set_landmarks(*left)
@@ -322,8 +327,10 @@ class RegistrationLogic(Tuning):
 
     def _scene_closing(self, _caller: Any, _event: str) -> None:
         self._end()
-        self._transform_id = self._regions_id = self._region_map = None
+        self._transform_id = self._regions_id = None
         self._region_lambdas = {}
+        for left_out in self._left_out.values():
+            left_out.wanted = None
         self._landmark_ids, self.landmarks_note = (None, None), ""
         self.on_change()
 

@@ -83,6 +83,8 @@ class RegistrationParameters:
     model: a name of the catalogue; "" until one was chosen.
     lam: λ, 0 (most flexible) to 1 (most rigid). gamma: γ, for models that declare it.
     regions: segmentation or label map whose segments may have a λ of their own; regionLambdas: see `Regions.to_text`.
+    fixedLeaveOut, movingLeaveOut: segmentation or label map of what does not count for the match;
+    fixedLeaveOutSegment, movingLeaveOutSegment: the key of one of its segments (see `Regions.Region`), "" for all.
     fixedLabels, movingLabels: label maps for the overlap measure; optional.
     fixedLandmarks, movingLandmarks: point lists, the same places in the same order; optional.
     transform: the live transform, so that a reopened scene finds it again.
@@ -102,6 +104,10 @@ class RegistrationParameters:
     gamma: Annotated[float, WithinRange(0, 1)] = 0.5
     regions: slicer.vtkMRMLDisplayableNode
     regionLambdas: str
+    fixedLeaveOut: slicer.vtkMRMLDisplayableNode
+    fixedLeaveOutSegment: str
+    movingLeaveOut: slicer.vtkMRMLDisplayableNode
+    movingLeaveOutSegment: str
     fixedLabels: slicer.vtkMRMLLabelMapVolumeNode
     movingLabels: slicer.vtkMRMLLabelMapVolumeNode
     fixedLandmarks: slicer.vtkMRMLMarkupsFiducialNode

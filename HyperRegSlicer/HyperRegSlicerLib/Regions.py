@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import slicer
@@ -85,6 +86,40 @@ def merged(node: slicer.vtkMRMLSegmentationNode, keys: Sequence[str], labels: Se
     array = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1]).T
     # A copy: the image is gone with this function. "World" is the segmentation's own space here.
     return Volume(array.copy(), Geometry.to_world(parent, f"'{node.GetName()}'") @ affine, node.GetName())
+
+
+class Drawing:
+    """Reads a segmentation or label map once: the same objects as long as nothing was drawn."""
+
+    def __init__(self) -> None:
+        self._read: tuple[Any, Volume, dict[str, int]] | None = None
+
+    @property
+    def labels(self) -> Volume | None:
+        """What was read last."""
+        return self._read[1] if self._read is not None else None
+
+    def read(self, node: slicer.vtkMRMLNode) -> tuple[Volume, dict[str, int]]:
+        """Label map of a node, see `label_volume`, and the label value of every region's key. Raises InputError."""
+        state = (node.GetID(), stamp(node))
+        if self._read is None or self._read[0] != state:
+            self._read = state, label_volume(node), {region.key: region.label for region in regions_of(node)}
+        return self._read[1], self._read[2]
+
+
+def observe(node: slicer.vtkMRMLNode, edited: Callable[[Any, Any], None]) -> list[tuple[Any, int]]:
+    """Calls `edited` after every change of what a node marks; observed objects and their tags, to end that."""
+    if node.IsA(SEGMENTATION):
+        changes, observed = slicer.vtkSegmentation, node.GetSegmentation()
+        events = (
+            changes.SourceRepresentationModified,
+            changes.SegmentModified,
+            changes.SegmentAdded,
+            changes.SegmentRemoved,
+        )
+    else:
+        observed, events = node, (slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent,)
+    return [(observed, observed.AddObserver(event, edited)) for event in events]
 
 
 def stamp(node: slicer.vtkMRMLNode) -> tuple[int, ...]:

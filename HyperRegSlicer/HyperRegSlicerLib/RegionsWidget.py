@@ -88,13 +88,7 @@ class RegionsPanel:
             self._stamp = Regions.stamp(node)
         except InputError as error:
             self._on_error(str(error))
-        if node.IsA(Regions.SEGMENTATION):
-            changes = slicer.vtkSegmentation
-            observed, events = node.GetSegmentation(), (changes.SourceRepresentationModified, changes.SegmentModified)
-            events = (*events, changes.SegmentAdded, changes.SegmentRemoved)
-        else:
-            observed, events = node, (slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent,)
-        self._observed = [(observed, observed.AddObserver(event, self._edited)) for event in events]
+        self._observed = Regions.observe(node, self._edited)
 
     def _fill(self) -> None:
         table = self.ui.regionsTable

@@ -17,7 +17,7 @@ from hyperreg.registration.anchors import SAME_LAMBDA, check_lambda
 from hyperreg.registration.contrast import AUTOMATIC
 from hyperreg.registration.response import Response, Suggestion, warning
 from hyperreg.worker.live_pair import Shown
-from HyperRegSlicerLib import Landmarks, Regions, Results, VolumeChange
+from HyperRegSlicerLib import Landmarks, Masks, Regions, Results, VolumeChange
 
 IDLE, RUNNING, LIVE = "idle", "running", "live"
 # What takes a moment is computed when nothing has moved for so long.
@@ -33,6 +33,7 @@ class Tuning:
 
     state: str
     is_solved: bool
+    pair: tuple[Any, Any]
     transform_node: slicer.vtkMRMLTransformNode | None
 
     def __init__(self, scene: slicer.vtkMRMLScene, registration: Any) -> None:
@@ -54,8 +55,8 @@ class Tuning:
         self._landmark_ids: tuple[str | None, str | None] = (None, None)
         self._regions_id: str | None = None
         self._region_lambdas: dict[str, float] = {}
-        # The state of the regions' node, its label map, and the label value of every region.
-        self._region_map: tuple[Any, Volume, dict[str, int]] | None = None
+        self._drawn_regions = Regions.Drawing()
+        self._left_out = {role: Masks.LeftOut(role) for role in Masks.ROLES}
 
         # The map of local volume change: whether it is wanted, what it is of, and when something moved last.
         self._change_wanted = False
@@ -68,11 +69,13 @@ class Tuning:
     @property
     def origin(self) -> Results.Origin:
         """λ and everything else that makes what the transform node shows."""
+        left_out = [role for role, area in self._left_out.items() if area.wanted is not None]
         values = [f"{name}={value:.2f}" for name, value in self.registration.values.items()]
         regions = [f"λ of {key}={lam:.2f}" for key, lam in self._region_lambdas.items()]
         contrast = [f"contrast={self.contrast}"] if self.contrast != AUTOMATIC else []
+        masks = [f"left out={'+'.join(left_out)}"] if left_out else []
         lam, stage = (self.shown.lam, self.shown.title) if self.shown is not None else (self.lam, "")
-        return Results.Origin(lam, stage, "; ".join([*values, *regions, *contrast]))
+        return Results.Origin(lam, stage, "; ".join([*values, *regions, *masks, *contrast]))
 
     @property
     def stage_text(self) -> str:
@@ -176,11 +179,23 @@ class Tuning:
         Raises InputError for a λ outside [0, 1] or a node that cannot be used; nothing has changed then.
         """
         wanted = {key: check_lambda(lam) for key, lam in lambdas.items()} if node is not None else {}
-        before = self._regions_id, self._region_lambdas, self._region_map
+        before = self._regions_id, self._region_lambdas, self._drawn_regions.labels
         if node is not None and wanted:
-            self._read_regions(node)
+            self._drawn_regions.read(node)
         self._regions_id, self._region_lambdas = node and node.GetID(), wanted
-        if (self._regions_id, self._region_lambdas, self._region_map) != before:
+        if (self._regions_id, self._region_lambdas, self._drawn_regions.labels) != before:
+            self._send_settings()
+
+    def set_left_out(self, role: str, node: slicer.vtkMRMLNode | None, key: str = "") -> None:
+        """Leaves what a segmentation or label map marks out of the match, live; to be called again when it was edited.
+
+        role: "fixed" or "moving", the volume that it was drawn on. key: of one segment (see `Regions.Region`), "" for
+        all. None: everything counts. What cannot be used is told by `on_error`, as soon as there is a registration.
+        """
+        left_out = self._left_out[role]
+        wanted = (node.GetID(), key, Regions.stamp(node)) if node is not None else None
+        if left_out.wanted != wanted:
+            left_out.wanted = wanted
             self._send_settings()
 
     def set_landmarks(self, fixed: slicer.vtkMRMLMarkupsNode | None, moving: slicer.vtkMRMLMarkupsNode | None) -> None:
@@ -228,31 +243,37 @@ class Tuning:
         """Brings the worker what is set besides λ; what it has already is no news to it."""
         if self.state != LIVE:
             return
-        try:
-            for name in self.registration.values:
-                if name in self._values:
-                    self.registration.set_hyperparameter(name, self._values[name])
-            node = self._node(self._regions_id)
-            if node is None or not self._region_lambdas:
-                self.registration.set_regions(None, {})
-            else:
-                labels, values = self._read_regions(node)
-                lambdas = {values[key]: lam for key, lam in self._region_lambdas.items() if key in values}
-                self.registration.set_regions(labels, lambdas)
-            self._send_landmarks()
-        except HyperRegError as error:
-            self.on_error(str(error))
+        for name in self.registration.values:
+            if name in self._values:
+                self.registration.set_hyperparameter(name, self._values[name])
+        for send in (self._send_regions, self._send_masks, self._send_landmarks):
+            try:
+                send()
+            except HyperRegError as error:
+                self.on_error(str(error))
         if self.registration.shown is None:
             self.shown, self.metrics = None, {}
         self.on_change()
 
-    def _read_regions(self, node: slicer.vtkMRMLNode) -> tuple[Volume, dict[str, int]]:
-        """Label map and label value per region key; the same objects as long as nothing was drawn."""
-        state = (node.GetID(), Regions.stamp(node))
-        if self._region_map is None or self._region_map[0] != state:
-            values = {region.key: region.label for region in Regions.regions_of(node)}
-            self._region_map = (state, Regions.label_volume(node), values)
-        return self._region_map[1], self._region_map[2]
+    def _send_regions(self) -> None:
+        node = self._node(self._regions_id)
+        if node is None or not self._region_lambdas:
+            self.registration.set_regions(None, {})
+            return
+        labels, values = self._drawn_regions.read(node)
+        lambdas = {values[key]: lam for key, lam in self._region_lambdas.items() if key in values}
+        self.registration.set_regions(labels, lambdas)
+
+    def _send_masks(self) -> None:
+        masks: list[Volume | None] = []
+        for image, left_out in zip(self.pair, self._left_out.values(), strict=True):
+            node = self._node(left_out.node_id)
+            try:
+                masks.append(None if node is None else left_out.mask(node, image))
+            except HyperRegError as error:
+                masks.append(None)  # an area from before would be worse than none
+                self.on_error(str(error))
+        self.registration.set_masks(*masks)
 
     def _node(self, node_id: str | None) -> Any:
         return self.scene.GetNodeByID(node_id) if node_id else None

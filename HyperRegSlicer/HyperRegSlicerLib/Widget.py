@@ -13,7 +13,9 @@ from hyperreg.registration import catalogue
 from HyperRegSlicerLib import Regions, Sample, Texts
 from HyperRegSlicerLib.AnatomyWidget import AnatomyPanel
 from HyperRegSlicerLib.InstallWidget import InstallPanel
+from HyperRegSlicerLib.LeaveOutWidget import LeaveOutPanel
 from HyperRegSlicerLib.Logic import LIVE, RUNNING, RegistrationLogic
+from HyperRegSlicerLib.Masks import ROLES
 from HyperRegSlicerLib.Panel import Panel
 from HyperRegSlicerLib.Parameters import Comparison, Initial, RegistrationParameters
 from HyperRegSlicerLib.RegionsWidget import RegionsPanel
@@ -53,6 +55,7 @@ class RegistrationWidget(Panel):
             ui, self.logic, self._guarded, self._try, self._move_lambda, self._set_full_automatically
         )
         self.regions = RegionsPanel(ui, self._regions_changed, self._show_message, self._told)
+        self.leave_out = LeaveOutPanel(ui, self._leave_out_chosen, self.logic.set_left_out, self._told)
         self.anatomy = AnatomyPanel(
             ui, connection.segmenter, self._segment_both, self._both_segmented, self._guarded, self._show_message
         )
@@ -112,6 +115,7 @@ class RegistrationWidget(Panel):
         self.anatomy.close()
         self.tuning.close()
         self.regions.close()
+        self.leave_out.close()
         self.release_parameters()
         self.views.forget()
         self.logic.close()
@@ -125,6 +129,9 @@ class RegistrationWidget(Panel):
             self.logic.set_lambda(parameters.lam)
             self.logic.set_hyperparameter("gamma", parameters.gamma)
             self._show_regions(parameters)
+            for role in ROLES:
+                chosen = (getattr(parameters, f"{role}{what}") for what in ("LeaveOut", "LeaveOutSegment"))
+                self._try(lambda: self.leave_out.show(role, *chosen))  # noqa: B023  called at once
             self.tuning.show(parameters)
             if self.logic.state == LIVE:
                 self._follow_views(parameters)
@@ -244,6 +251,15 @@ class RegistrationWidget(Panel):
         self._try(lambda: self.logic.set_regions(node, lambdas))
         self.update()
 
+    def _leave_out_chosen(self, role: str, node: Any, key: str) -> None:
+        if self.parameters is None:
+            return
+        self._show_message("")  # what was said of the one before
+        modifying = self.parameters.parameterNode.StartModify()
+        setattr(self.parameters, f"{role}LeaveOut", node)
+        setattr(self.parameters, f"{role}LeaveOutSegment", key)
+        self.parameters.parameterNode.EndModify(modifying)
+
     def _show_regions(self, parameters: RegistrationParameters) -> None:
         """What the parameter node says of regions, to form and logic; no news to them in most cases."""
         lambdas = Regions.from_text(parameters.regionLambdas)
@@ -266,6 +282,8 @@ class RegistrationWidget(Panel):
     def _reset(self) -> None:
         self.logic.reset()
         self.views.restore()
+        for role in ROLES:
+            self._leave_out_chosen(role, None, "")
 
     def _load_sample(self) -> None:
         qt.QApplication.setOverrideCursor(qt.Qt.WaitCursor)
