@@ -59,39 +59,49 @@ class _Area:
 
 
 class LeaveOutPanel:
-    """ui: the form's widgets. on_choice(role, node, key): the user chose; key of a segment, "" for all of them.
+    """What is left out, between form, parameter node and logic.
 
-    on_change(role, node, key): what is marked there is to be left out; also after an edit. told(slot): the slot; what
-    it raises is shown to the user.
+    ui: the form's widgets. parameters(): the parameter node, or None. set_left_out: see `RegistrationLogic`.
+    attempt: does an action and shows what it raises for the user; told: the same of a slot.
     """
 
     def __init__(
         self,
         ui: Any,
-        on_choice: Callable[[str, Any, str], None],
-        on_change: Callable[[str, Any, str], None],
+        parameters: Callable[[], Any],
+        set_left_out: Callable[[str, Any, str], None],
+        attempt: Callable[[Callable[[], Any]], None],
         told: Callable[[Callable[..., Any]], Callable[..., None]],
     ) -> None:
-        self._on_choice, self._on_change = on_choice, on_change
+        self._parameters, self._set_left_out, self._attempt = parameters, set_left_out, attempt
         self._areas = [_Area(ui, role, self, told) for role in ROLES]
         self._rest = qt.QTimer()
         self._rest.setSingleShot(True)
         self._rest.setInterval(REST_MS)
         self._rest.connect("timeout()", told(self._look_again))
 
-    def show(self, role: str, node: Any, key: str) -> None:
-        """What the parameter node says. Raises InputError for a node that cannot be used."""
-        area = self._areas[ROLES.index(role)]
-        if node is area.node and key == area.key:
-            return
-        try:
-            area.take(node, key)
-        finally:
-            self._on_change(role, node, key)
+    def show(self, parameters: Any) -> None:
+        """What the parameter node says, to form and logic."""
+        for area in self._areas:
+            node, key = (getattr(parameters, f"{area.role}{what}") for what in ("LeaveOut", "LeaveOutSegment"))
+            if node is not area.node or key != area.key:
+                self._attempt(lambda area=area, node=node, key=key: area.take(node, key))
+                self._set_left_out(area.role, node, key)
 
     def chosen(self, area: _Area, node: Any, key: str) -> None:
         """The user chose another node or segment."""
-        self._on_choice(area.role, node, key)
+        parameters = self._parameters()
+        if parameters is None:
+            return
+        modifying = parameters.parameterNode.StartModify()
+        setattr(parameters, f"{area.role}LeaveOut", node)
+        setattr(parameters, f"{area.role}LeaveOutSegment", key)
+        parameters.parameterNode.EndModify(modifying)
+
+    def clear(self) -> None:
+        """Nothing is left out any more; what was drawn stays."""
+        for area in self._areas:
+            self.chosen(area, None, "")
 
     def rest(self) -> None:
         """Somebody draws: looked at when the hand rests."""
@@ -108,5 +118,5 @@ class LeaveOutPanel:
             return
         for area in self._areas:
             if area.node is not None:
+                self._set_left_out(area.role, area.node, area.key)
                 area.fill()
-                self._on_change(area.role, area.node, area.key)

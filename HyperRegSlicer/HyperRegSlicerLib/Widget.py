@@ -15,7 +15,6 @@ from HyperRegSlicerLib.AnatomyWidget import AnatomyPanel
 from HyperRegSlicerLib.InstallWidget import InstallPanel
 from HyperRegSlicerLib.LeaveOutWidget import LeaveOutPanel
 from HyperRegSlicerLib.Logic import LIVE, RUNNING, RegistrationLogic
-from HyperRegSlicerLib.Masks import ROLES
 from HyperRegSlicerLib.Panel import Panel
 from HyperRegSlicerLib.Parameters import Comparison, Initial, RegistrationParameters
 from HyperRegSlicerLib.RegionsWidget import RegionsPanel
@@ -55,7 +54,7 @@ class RegistrationWidget(Panel):
             ui, self.logic, self._guarded, self._try, self._move_lambda, self._set_full_automatically
         )
         self.regions = RegionsPanel(ui, self._regions_changed, self._show_message, self._told)
-        self.leave_out = LeaveOutPanel(ui, self._leave_out_chosen, self.logic.set_left_out, self._told)
+        self.leave_out = LeaveOutPanel(ui, lambda: self.parameters, self.logic.set_left_out, self._try, self._told)
         self.anatomy = AnatomyPanel(
             ui, connection.segmenter, self._segment_both, self._both_segmented, self._guarded, self._show_message
         )
@@ -129,9 +128,7 @@ class RegistrationWidget(Panel):
             self.logic.set_lambda(parameters.lam)
             self.logic.set_hyperparameter("gamma", parameters.gamma)
             self._show_regions(parameters)
-            for role in ROLES:
-                chosen = (getattr(parameters, f"{role}{what}") for what in ("LeaveOut", "LeaveOutSegment"))
-                self._try(lambda: self.leave_out.show(role, *chosen))  # noqa: B023  called at once
+            self.leave_out.show(parameters)
             self.tuning.show(parameters)
             if self.logic.state == LIVE:
                 self._follow_views(parameters)
@@ -251,15 +248,6 @@ class RegistrationWidget(Panel):
         self._try(lambda: self.logic.set_regions(node, lambdas))
         self.update()
 
-    def _leave_out_chosen(self, role: str, node: Any, key: str) -> None:
-        if self.parameters is None:
-            return
-        self._show_message("")  # what was said of the one before
-        modifying = self.parameters.parameterNode.StartModify()
-        setattr(self.parameters, f"{role}LeaveOut", node)
-        setattr(self.parameters, f"{role}LeaveOutSegment", key)
-        self.parameters.parameterNode.EndModify(modifying)
-
     def _show_regions(self, parameters: RegistrationParameters) -> None:
         """What the parameter node says of regions, to form and logic; no news to them in most cases."""
         lambdas = Regions.from_text(parameters.regionLambdas)
@@ -282,8 +270,7 @@ class RegistrationWidget(Panel):
     def _reset(self) -> None:
         self.logic.reset()
         self.views.restore()
-        for role in ROLES:
-            self._leave_out_chosen(role, None, "")
+        self.leave_out.clear()
 
     def _load_sample(self) -> None:
         qt.QApplication.setOverrideCursor(qt.Qt.WaitCursor)

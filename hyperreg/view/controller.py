@@ -16,7 +16,7 @@ from hyperreg.imaging.volume import Volume
 from hyperreg.phantom import LABEL_NAMES, PhantomPair, head_phantom_pair
 from hyperreg.registration.contrast import check_contrast
 from hyperreg.view import choices, mrml, results
-from hyperreg.view.loading import IMAGES, POINTS, check_place, read_landmarks, read_role
+from hyperreg.view.loading import IMAGES, LEFT_OUT, POINTS, REGIONS, check_place, read_landmarks, read_role
 from hyperreg.view.messages import Messages
 from hyperreg.view.pair import LABELS, OpenPair
 from hyperreg.view.panels import nothing
@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 STEP_SECONDS = 0.01
 # λ rests when there was no preview for so long.
 REST_SECONDS = 0.25
-REGIONS = "regions"
 
 
 class Controller:
@@ -116,13 +115,11 @@ class Controller:
                 self._place_points(role, path)
                 return
             volume = await asyncio.get_running_loop().run_in_executor(None, read_role, role, path, notes.append)
-            if role not in IMAGES and role.removesuffix("_labels").replace(REGIONS, "fixed") not in self.pair.volumes:
-                raise InputError("Load the image first, then the label map that was drawn on it.")
             notes += check_place(role, volume, self.pair.volumes)
-            if role == REGIONS:
+            if role == REGIONS or role in LEFT_OUT:
                 with self._state:
                     self._state.error = ""
-                    self.tuning.place_regions(volume)
+                    self.tuning.place_area(role, volume)
                 return
         except HyperRegError as error:
             with self._state:
@@ -153,7 +150,7 @@ class Controller:
         with self._state:
             self._state.error = ""
             self.tuning.place_points(role, points, path.name)
-            self.tuning.put_moving_points_under(self.pair.shift_id)
+            self.tuning.put_moving_under(self.pair.shift_id)
 
     def remove_labels(self, role: str) -> None:
         """Forgets the label map of the "fixed" or "moving" image."""
@@ -172,7 +169,7 @@ class Controller:
     def _shift(self, move: Callable[[], None]) -> None:
         self._reset()
         move()
-        self.tuning.put_moving_points_under(self.pair.shift_id)
+        self.tuning.put_moving_under(self.pair.shift_id)
         self.show(fit=True)
 
     def use_fixed_labels(self) -> None:
@@ -210,6 +207,8 @@ class Controller:
     def reset(self) -> None:
         """Back to both images as they were loaded."""
         self._reset()
+        for role in LEFT_OUT:
+            self.tuning.remove_left_out(role)
         self._state.error = ""
 
     def ask_lambda(self, lam: Any) -> None:
@@ -389,5 +388,6 @@ class Controller:
             self.tuning.remove_regions()
         if role in IMAGES:
             self.tuning.remove_points(f"{role}_points")
+            self.tuning.remove_left_out(f"{role}_left_out")
         self.pair.place(role, volume)
         self.on_images()

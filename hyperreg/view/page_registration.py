@@ -7,7 +7,7 @@ from trame.widgets import vuetify3 as v
 
 from hyperreg.view import page_tuning
 from hyperreg.view.controller import Controller
-from hyperreg.view.parts import download_links, drop_target, section, sections, upload_button
+from hyperreg.view.parts import download_links, drop_target, file_row, section, sections, upload_button
 from hyperreg.view.state import IMAGE_ROLES
 
 STATE = (
@@ -29,6 +29,7 @@ def fill(controller: Controller) -> None:
         _metrics()
         page_tuning.response(controller.tuning)
         page_tuning.regions(controller, upload_button)
+        page_tuning.left_out(controller.tuning)
         _landmarks(controller)
         _settings(controller)
 
@@ -195,21 +196,14 @@ def _landmarks(controller: Controller) -> None:
     with section("labels", "Landmarks and label maps", "hyperreg-labels"):
         html.Div("Measured live: their distance and overlap.", classes="text-caption text-medium-emphasis mb-2")
         page_tuning.landmarks(controller.tuning)
-        for role, title in (("fixed", "Fixed label map"), ("moving", "Moving label map")):
-            with html.Div(classes="d-flex align-center"):
-                with html.Div(classes="flex-grow-1 overflow-hidden"):
-                    html.Div(title, classes="text-caption text-medium-emphasis")
-                    html.Div(f"{{{{ {role}_labels_name || 'none' }}}}", classes="text-truncate")
-                v.VBtn(
-                    icon="mdi-close",
-                    variant="text",
-                    size="small",
-                    v_if=f"{role}_labels_name",
-                    click=(controller.remove_labels, f"['{role}']"),
-                    title="Remove",
-                    aria_label=f"Remove the {role} label map",
-                )
-                upload_button(f"{role}_labels", f"Open a label map of the {role} image")
+        for role in IMAGE_ROLES:
+            file_row(
+                f"{role}_labels",
+                f"{role.capitalize()} label map",
+                f"{role} label map",
+                f"Open a label map of the {role} image",
+                (controller.remove_labels, f"['{role}']"),
+            )
 
 
 def _settings(controller: Controller) -> None:

@@ -10,6 +10,7 @@ from trame.widgets import vuetify3 as v
 from hyperreg.view import chart, parts
 from hyperreg.view.controller import Controller
 from hyperreg.view.parts import section
+from hyperreg.view.state import IMAGE_ROLES
 from hyperreg.view.tuning import TuningControls
 
 
@@ -117,23 +118,34 @@ def contrast() -> None:
 
 def landmarks(tuning: TuningControls) -> None:
     """The points of both images, and what they are good for."""
-    for role, title in (("fixed", "Fixed landmarks"), ("moving", "Moving landmarks")):
-        with html.Div(classes="d-flex align-center"):
-            with html.Div(classes="flex-grow-1 overflow-hidden"):
-                html.Div(title, classes="text-caption text-medium-emphasis")
-                html.Div(f"{{{{ {role}_points_name || 'none' }}}}", classes="text-truncate")
-            v.VBtn(
-                icon="mdi-close",
-                variant="text",
-                size="small",
-                v_if=f"{role}_points_name",
-                click=(tuning.remove_points, f"['{role}_points']"),
-                title="Remove",
-                aria_label=f"Remove the landmarks of the {role} image",
-            )
-            tip = f"Open a point list of the {role} image (.mrk.json, .fcsv, .csv)"
-            parts.upload_button(f"{role}_points", tip, parts.ACCEPTED_POINTS)
+    for role in IMAGE_ROLES:
+        parts.file_row(
+            f"{role}_points",
+            f"{role.capitalize()} landmarks",
+            f"landmarks of the {role} image",
+            f"Open a point list of the {role} image (.mrk.json, .fcsv, .csv)",
+            (tuning.remove_points, f"['{role}_points']"),
+            parts.ACCEPTED_POINTS,
+        )
     html.Div("{{ landmarks_note }}", v_if="landmarks_note", classes="text-caption mb-2 hyperreg-landmarks-note")
+
+
+def left_out(tuning: TuningControls) -> None:
+    """Areas of both images that do not count for the match, folded away."""
+    with section("left_out", "Leave out", "hyperreg-left-out"):
+        html.Div(
+            "Label maps of what has no counterpart in the other image: a resection, a lesion, metal, contrast agent. "
+            "What they mark does not count for the match; the deformation there is carried on from its surroundings.",
+            classes="text-caption text-medium-emphasis mb-2",
+        )
+        for role in IMAGE_ROLES:
+            parts.file_row(
+                f"{role}_left_out",
+                f"On the {role} image",
+                f"area that is left out of the {role} image",
+                f"Open a label map drawn on the {role} image; all that it marks is left out",
+                (tuning.remove_left_out, f"['{role}_left_out']"),
+            )
 
 
 def regions(controller: Controller, upload_button: Callable[[str, str], None]) -> None:

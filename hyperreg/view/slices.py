@@ -5,7 +5,7 @@ VTK renders them off screen; without a display it uses EGL, and Mesa's software 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,6 +35,8 @@ DRAG_QUALITY = 75
 DRAFT_SCALE = 0.5
 # Of a map over an image.
 MAP_OPACITY = 0.6
+# Of areas that are left out, and the first of the layers after background, foreground and label map.
+MARKED_OPACITY, MARKED_LAYER = 0.4, 3
 # Two window shapes within this ratio are the same: the zoom is kept.
 SAME_SHAPE = 0.02
 
@@ -150,6 +152,7 @@ class SliceViews:
         self._shown: tuple[str, str] | None = None
         self._pair: tuple[str, str] | None = None
         self._following = False
+        self._marked: list[str] = []
         for first, second in zip(BOTH_VIEWS, MOVING_VIEWS, strict=True):
             self._link(self.view(first), self.view(second))
             self._link(self.view(second), self.view(first))
@@ -228,6 +231,18 @@ class SliceViews:
     def set_map(self, node: vtkMRMLVolumeNode | None) -> None:
         """Draws a map over both images, in the place of outlines; None: takes it away."""
         self._views.set_map(node)
+
+    def set_marked(self, nodes: Sequence[vtkMRMLVolumeNode]) -> None:
+        """Draws label maps, faintly, below everything else that lies over the images: what is left out of the match."""
+        wanted = [node.GetID() for node in nodes]
+        if wanted == self._marked:
+            return
+        for view in self._all():
+            composite = view.slice_logic.GetSliceCompositeNode()
+            for number in range(max(len(wanted), len(self._marked))):
+                composite.SetNthLayerVolumeID(MARKED_LAYER + number, wanted[number] if number < len(wanted) else None)
+                composite.SetNthLayerOpacity(MARKED_LAYER + number, MARKED_OPACITY)
+        self._marked = wanted
 
     def set_outlines(self, label_map_id: str | None) -> None:
         """Draws the outlines of a label map over all slices, in the place of a map; None for none."""

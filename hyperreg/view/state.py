@@ -96,6 +96,8 @@ class PageState:
     fixed_points_name: str = ""
     moving_points_name: str = ""
     landmarks_note: str = ""
+    fixed_left_out_name: str = ""
+    moving_left_out_name: str = ""
     contrasts: list[dict[str, str]] = field(default_factory=list)
     contrast: str = "auto"
     mode: str = "fade"

@@ -16,7 +16,7 @@ from hyperreg.imaging.volume import Volume
 from hyperreg.registration import contrast
 from hyperreg.registration.catalogue import find_model
 from hyperreg.view import chart, mrml, outlines
-from hyperreg.view.loading import POINTS
+from hyperreg.view.loading import LEFT_OUT, POINTS, REGIONS
 from hyperreg.view.state import LIVE, PANEL
 
 # As in the page: the fixed image's cyan, the moving one's orange.
@@ -52,7 +52,11 @@ class TuningControls:
         self._regions_module = mrml.slicer_module("Regions")
         self._geometry = mrml.slicer_module("Geometry")
         self._points_kind = mrml.slicer_module("Landmarks").NODE_TYPE
+        self._companions = mrml.slicer_module("Companions")
         self._points: dict[str, Any] = dict.fromkeys(POINTS)
+        self._left_out: dict[str, Any] = dict.fromkeys(LEFT_OUT)
+        # The transform that the moving image is under before it is registered.
+        self._moving_under: str | None = None
         legend = mrml.slicer_module("VolumeChange").legend(chart.WIDTH, chart.INK)
         state.volume_change_legend = chart.picture(legend[0], legend[1], "Scale of the local volume change")
         state.contrasts = [{"title": title, "value": name} for name, title in CONTRAST_TITLES.items()]
@@ -114,10 +118,40 @@ class TuningControls:
         """Takes the newest γ, says what is being computed, and keeps the map of volume change. Raises HyperRegError."""
         self._show_work()
         self._logic.settle()
-        self._views.set_map(self._logic.volume_change_node if self._state.panel == PANEL else None)
+        mine = self._state.panel == PANEL
+        self._views.set_map(self._logic.volume_change_node if mine else None)
+        self._views.set_marked([node for node in self._left_out.values() if node is not None] if mine else [])
         if self._gamma_wanted is not None:
             gamma, self._gamma_wanted = self._gamma_wanted, None
             self._logic.set_hyperparameter("gamma", gamma)
+
+    def place_area(self, role: str, volume: Volume) -> None:
+        """Takes a label map of regions, or of what is left out of the match. Raises InputError if it marks nothing."""
+        if role == REGIONS:
+            self.place_regions(volume)
+            return
+        self.remove_left_out(role)
+        marked = Volume((volume.array != 0).astype(np.uint8), volume.ijk_to_ras, volume.name)
+        node = self._left_out[role] = self._label_map(marked)
+        outlines.draw_only(outlines.give_colours(node, [1], {1: "Left out"}), {1})
+        setattr(self._state, f"{role}_name", volume.name)
+        node.SetAndObserveTransformNodeID(self._moving_under if role.startswith("moving") else None)
+        self._try(lambda: self._logic.set_left_out(role.partition("_")[0], node))
+
+    def remove_left_out(self, role: Any) -> None:
+        """All of an image counts again; harmless if it does already. role: one of LEFT_OUT."""
+        if role in LEFT_OUT and self._left_out[role] is not None:
+            node, self._left_out[role] = self._left_out[role], None
+            setattr(self._state, f"{role}_name", "")
+            self._try(lambda: self._logic.set_left_out(role.partition("_")[0], None))
+            self._scene.RemoveNode(node.GetDisplayNode().GetColorNode())
+            self._scene.RemoveNode(node)
+
+    def _label_map(self, volume: Volume) -> Any:
+        node = self._scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", volume.name)
+        self._geometry.volume_to_node(volume, node)
+        node.CreateDefaultDisplayNodes()
+        return node
 
     def place_regions(self, volume: Volume, names: Mapping[int, str] | None = None) -> None:
         """Offers the labels of a label map of the fixed image as regions. names: of its labels, as far as known.
@@ -125,9 +159,7 @@ class TuningControls:
         Raises InputError if it has none.
         """
         self.remove_regions()
-        node = self._scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", volume.name)
-        self._geometry.volume_to_node(volume, node)
-        node.CreateDefaultDisplayNodes()
+        node = self._label_map(volume)
         node.GetDisplayNode().SetVisibility(False)
         labels = [int(label) for label in np.unique(volume.array) if label > 0]
         self._colours = outlines.give_colours(node, labels, names or {})
@@ -161,11 +193,13 @@ class TuningControls:
         setattr(self._state, f"{role}_name", name)
         self._measure_by_points()
 
-    def put_moving_points_under(self, transform_id: str | None) -> None:
-        """The moving image was moved as a whole, or put back: its points go with it."""
-        node = self._points["moving_points"]
-        if node is not None and node.GetTransformNodeID() != transform_id and self._state.phase != LIVE:
-            node.SetAndObserveTransformNodeID(transform_id)
+    def put_moving_under(self, transform_id: str | None) -> None:
+        """The moving image was moved as a whole, or put back: what belongs to it goes with it."""
+        self._moving_under = transform_id
+        for node in (self._points["moving_points"], self._left_out["moving_left_out"]):
+            if node is not None and self._state.phase != LIVE:
+                node.SetAndObserveTransformNodeID(transform_id)
+        if self._points["moving_points"] is not None:
             self._measure_by_points()
 
     def remove_points(self, role: str) -> None:
@@ -213,6 +247,9 @@ class TuningControls:
         """Shows what can be done, and the response with the slider in it."""
         state, logic = self._state, self._logic
         suggestion = logic.suggestion
+        moving, area = logic.pair[1], self._left_out["moving_left_out"]
+        if moving is not None and area is not None:
+            self._companions.accompany(moving, area)
         state.stage_text = logic.stage_text if state.phase == LIVE else ""
         state.contrast_note = logic.registration.note if state.phase == LIVE else ""
         state.full_automatically, state.can_request_full = logic.full_automatically, logic.can_request_full
