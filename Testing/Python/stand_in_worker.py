@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from hyperreg.errors import Cancelled, InputError
+from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
 from hyperreg.registration.anchors import Fields
 from hyperreg.registration.constraints import MAPS, Constraints
@@ -89,6 +90,9 @@ class StandInSession:
         self.grid = Grid(tuple(max(1, n // 2) for n in fixed.shape), fixed.ijk_to_ras @ np.diag([2, 2, 2, 1.0]))
         self.contrast_note = f"Told: {options['contrast']}." if options["contrast"] != "auto" else ""
         initial = options["initial"]
+        if isinstance(initial, Transform):  # says where it leads the origin to
+            self.contrast_note = f"Start: {np.round(initial.apply([[0.0, 0.0, 0.0]])[0], 3).tolist()}."
+            initial = initial.linear
         self.linear = np.eye(4) if isinstance(initial, str) else np.array(initial)
         if isinstance(initial, str):
             self.linear[:3, 3] = float(moving.array.mean()), 0, os.getpid() % 7 + 1

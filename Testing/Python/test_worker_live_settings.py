@@ -13,7 +13,8 @@ from stand_in_worker import DEADLY_LAMBDA, DEFAULT_GAMMA, set_field
 from worker_bench import AFFINE, Observed, client, fill, live, prepare, volume, wait_until  # noqa: F401
 
 from hyperreg.errors import InputError
-from hyperreg.imaging.volume import Volume
+from hyperreg.imaging.transform import Transform
+from hyperreg.imaging.volume import DisplacementField, Volume
 from hyperreg.registration.response import RESPONSE_LAMBDAS
 from hyperreg.worker.client import WorkerClient
 
@@ -146,6 +147,33 @@ def test_masks_change_live_cross_once_and_survive_the_worker(client: WorkerClien
     settle(client, live, 0.5 * plain)
     live.set_masks(None, None)
     settle(client, live, plain)
+
+
+def test_any_transform_is_a_start_also_after_the_worker_died(client: WorkerClient, live: Observed) -> None:
+    around = AFFINE.copy()
+    around[:3, 3] = -AFFINE[:3, :3] @ (2, 2, 2)
+    shift = np.eye(4)
+    shift[:3, 3] = (7, 0, -2)
+    field = np.full((3, 5, 5, 5), 1.5, dtype=np.float32)
+    start = Transform((DisplacementField(field, around), shift, DisplacementField(field * 2, AFFINE)))
+    expected = f"Start: {np.round(start.apply([[0.0, 0.0, 0.0]])[0], 3).tolist()}."
+    prepare(client, live, initial=start)
+    assert live.note == expected
+    fixed = volume(0).grid.to_ras([[5.0, 5, 5], [10, 10, 10]])
+    live.set_lambda(0.4)
+    live.set_landmarks(fixed, start.apply(fixed) + np.array((0, 3, 4)))
+    wait_until(client, lambda: bool(live.measured) and "landmarks_mm" in live.measured[-1][1])
+    assert live.measured[-1][1]["landmarks_mm_before"] == pytest.approx(5)
+    assert client.pid is not None
+    os.kill(client.pid, signal.SIGKILL)
+    wait_until(client, lambda: not client.alive)
+    client.poll()
+    live.errors.clear()
+    live.set_lambda(0.43)
+    wait_until(client, lambda: live.solved_lam == 0.43)
+    assert live.note == expected
+    prepare(client, live, initial=Transform((shift,)))
+    np.testing.assert_array_equal(live.linear, shift)
 
 
 def test_a_mask_that_the_engine_refuses_is_taken_back(client: WorkerClient, live: Observed) -> None:

@@ -131,6 +131,8 @@ _NAMES = {
     "similarity": "Similarity after (local NCC)",
     "landmarks_mm_before": "Landmarks before, mm",
     "landmarks_mm": "Landmarks after, mm",
+    "pulled_mm_before": "Landmarks that pull, before, mm",
+    "pulled_mm": "Landmarks that pull, after, mm",
     "displacement_mean_mm": "Displacement, mean, mm",
     "displacement_max_mm": "Displacement, maximum, mm",
     "volume_change_low_percent": "Local volume change, 5th percentile, %",

@@ -26,7 +26,7 @@ class PairFigures:
 
     fixed, moving: (1, 1, I, J, K), on `grid`, the moving one after `linear`, (4, 4) fixed RAS to moving RAS.
     fixed_volume, moving_volume: the images at their own resolution. foreground: the fixed image's, likewise.
-    labels: label maps of both, or None.
+    labels: label maps of both, or None. start: the field that the deformation starts from, if it is not zero.
     """
 
     def __init__(
@@ -40,19 +40,28 @@ class PairFigures:
         foreground: Volume,
         labels: tuple[Volume, Volume] | None,
         landmarks: Landmarks | None,
+        start: DisplacementField | None = None,
     ) -> None:
+        self._start = start
         self._fixed, self._moving, self._grid, self._linear = fixed, moving, grid, linear
         self._affine = torch.from_numpy(grid.ijk_to_ras.copy())
         self._foreground, self._volumes = foreground, (fixed_volume, moving_volume)
         self._inside = self._inside_of(grid)
         self._labels, self._landmarks = labels, landmarks
         self._shared = shared_labels(labels[0].array, labels[1].array) if labels is not None else []
+        self._pulling: Landmarks | None = None
         self._before: Figures = {}
 
+    def set_pulling(self, landmarks: Landmarks | None) -> None:
+        """Landmarks that pull, which are measured beside those that only measure."""
+        self._pulling = landmarks
+        self._before = {}
+
     def before(self, device: str) -> Figures:
-        """The figures of the linear alignment alone; computed once, on `device`."""
+        """The figures of the linear alignment, or the start, alone; computed once, on `device`."""
         if not self._before:
-            self._before = self._of_images(None, device) | self._of_truth(Transform((self._linear,)))
+            stages = (self._linear,) if self._start is None else (self._start, self._linear)
+            self._before = self._of_images(self._start, device) | self._of_truth(Transform(stages))
         return self._before
 
     @cached_property
@@ -101,6 +110,7 @@ class PairFigures:
             fixed, moving = self._labels
             overlap = dice(fixed.array, resample(moving, fixed.grid, transform, "nearest").array, self._shared)
             figures |= {"dice": overlap, "dice_mean": mean_dice(overlap)}
-        if self._landmarks is not None:
-            figures |= self._landmarks.figures(transform)
+        for landmarks in (self._landmarks, self._pulling):
+            if landmarks is not None:
+                figures |= landmarks.figures(transform)
         return figures

@@ -75,11 +75,15 @@ class Landmarks:
         return {name: part.distance(transform) for name, part in parts.items() if part is not None}
 
     def beside(
-        self, figures: Mapping[str, Any], forward: DisplacementField, linear: npt.NDArray[np.float64]
+        self,
+        figures: Mapping[str, Any],
+        forward: DisplacementField,
+        linear: npt.NDArray[np.float64],
+        start: Transform | None = None,
     ) -> dict[str, Any]:
-        """The figures with those of the landmarks by x -> linear @ (x + forward(x)) and by `linear` alone, as
-        `LiveSession.metrics` names them."""
-        before = {f"{name}_before": value for name, value in self.figures(Transform((linear,))).items()}
+        """The figures with those of the landmarks by x -> linear @ (x + forward(x)) and by the start, which is `linear`
+        alone by default, as `LiveSession.metrics` names them."""
+        before = {f"{name}_before": value for name, value in self.figures(start or Transform((linear,))).items()}
         return {**figures, **self.figures(Transform((forward, linear))), **before}
 
 
@@ -128,7 +132,7 @@ def check_pull(landmarks: Landmarks, linear: npt.NDArray[np.float64], fixed: Gri
     for what, points, grid in (("fixed", here, fixed), ("moving", there, moving)):
         if (outside := _outside(points, grid)).any():
             raise InputError(
-                f"Landmark {_numbered(every[outside])} lies outside of the {what} image, and cannot pull there. Do the "
+                f"Outside of the {what} image, where nothing can pull: landmark {_numbered(every[outside])}. Do the "
                 "points belong to this image, and are their coordinates in the system that the file names (RAS or LPS)?"
             )
     there = Transform((np.asarray(np.linalg.inv(linear), dtype=np.float64),)).apply(there)

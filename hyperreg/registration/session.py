@@ -22,13 +22,14 @@ from hyperreg.registration.catalogue import ModelCard, find_model
 from hyperreg.registration.constraints import Constraints
 from hyperreg.registration.contrast import AUTOMATIC, check_contrast, contrast_text
 from hyperreg.registration.figures import Figures, PairFigures
-from hyperreg.registration.landmarks import outside_warnings, pair_landmarks
+from hyperreg.registration.landmarks import check_pull, outside_warnings, pair_landmarks
 from hyperreg.registration.linear import align
 from hyperreg.registration.masks import check_masks
 from hyperreg.registration.model import RegistrationModel, load_model
 from hyperreg.registration.network import Network
 from hyperreg.registration.solver import Solver
 from hyperreg.registration.stages import Stage
+from hyperreg.registration.start import check_start, split
 from hyperreg.reporting import Progress
 
 _T = TypeVar("_T")
@@ -112,7 +113,7 @@ class LiveSession:
         fixed: Volume,
         moving: Volume,
         *,
-        initial: str | npt.NDArray[np.float64] = "affine",
+        initial: str | npt.NDArray[np.float64] | Transform = "affine",
         contrast: str = AUTOMATIC,
         fixed_labels: Volume | None = None,
         moving_labels: Volume | None = None,
@@ -123,7 +124,8 @@ class LiveSession:
     ) -> None:
         """Align linearly, and bring both images to one grid; everything before is forgotten.
 
-        initial: "none", "com", "rigid", "affine", or a (4, 4) map of fixed RAS to moving RAS, mm.
+        initial: one of `start.ALIGNMENTS`, a (4, 4) map of fixed RAS to moving RAS, mm, or any transform that maps so:
+        its linear part becomes the alignment, and the deformation starts from the rest, which is what lambda = 1 shows.
         contrast: whether both images show tissues alike, one of `contrast.CONTRASTS`; only the solver minds.
         Label maps, if both are given, add Dice to `metrics`; fixed_points and moving_points, both (P, 3), RAS mm, row
         by row the same place, add the distance of landmarks. Raises InputError or Cancelled.
@@ -145,15 +147,26 @@ class LiveSession:
             self.warnings += outside_warnings(landmarks, fixed.grid, moving.grid)
         self._images, self._contrast = (fixed, moving), contrast
         with self._timed("align"):
+            self.foreground = body = Volume(foreground(fixed).astype(np.uint8), fixed.ijk_to_ras, "foreground")
+            start = None
+            if isinstance(initial, Transform):
+                if initial.is_linear:
+                    initial = initial.linear
+                else:
+                    check_start(initial, body, moving.grid)
+                    initial, start = split(initial, body)
             self.linear = align(
                 fixed, moving, initial,
                 progress=lambda fraction, text: report(0.05 + 0.75 * fraction, text), cancelled=cancelled,
             )  # fmt: skip
         report(0.8, "Resampling both images to one grid")
         with self._timed("resample"):
-            self.foreground = body = Volume(foreground(fixed).astype(np.uint8), fixed.ijk_to_ras, "foreground")
             if self.model is None:
-                maker: FieldMaker = Solver(fixed, moving, self.linear, body, contrast)
+                maker: FieldMaker = Solver(fixed, moving, self.linear, body, contrast, start)
+            elif start is not None:
+                raise InputError(
+                    "A network starts from a linear alignment only: choose no model (none) for this start."
+                )
             else:
                 maker = Network(self.model, self.card, self.values, fixed, moving, self.linear, body)
             self._maker, self.grid, self.stages = maker, maker.grid, maker.stages
@@ -165,7 +178,8 @@ class LiveSession:
                 )
         labels = None if fixed_labels is None or moving_labels is None else (fixed_labels, moving_labels)
         self._figures = PairFigures(
-            images[0], images[1], self.grid, fixed, moving, self.linear, body, labels, landmarks
+            images[0], images[1], self.grid, fixed, moving, self.linear, body, labels, landmarks,
+            None if start is None else start.to_field(self.grid),
         )  # fmt: skip
         self.contrast_note = ""
         if isinstance(maker, Solver):
@@ -215,8 +229,12 @@ class LiveSession:
         other_masks = not constraints.same_masks(before)
         if other_masks:
             check_masks(*self._images, constraints.fixed_mask, constraints.moving_mask)
+        landmarks = constraints.landmarks
+        if landmarks is not None and not landmarks.same_as(before.landmarks):
+            check_pull(landmarks, self.linear, *(image.grid for image in self._images))
         self.warnings += [text for text in maker.constrain(constraints) if text not in self.warnings]
         self.constraints = constraints
+        self._figures.set_pulling(landmarks)
         self._forget_fields()
         if other_masks and isinstance(maker, Solver):
             self._compare_contrasts(maker, lambda _fraction, _text: None)
@@ -325,11 +343,12 @@ class LiveSession:
     def measure(self, field: DisplacementField) -> Figures:
         """Metrics of a forward field on any grid, RAS mm.
 
-        similarity and similarity_before (mean local NCC in the foreground, 0 to 1; before: linear alignment only),
+        similarity and similarity_before (mean local NCC in the foreground, 0 to 1; before: what was started from),
         detail and detail_before (the same of detail finer than `grid`, see `Detail`),
         folding_percent, displacement_max_mm, displacement_mean_mm, roughness, volume_change_low_percent and
         volume_change_high_percent (see `field_figures`); with label maps dice and dice_before (per label), dice_mean
-        and dice_mean_before; with landmarks landmarks_mm and landmarks_mm_before (mean distance, mm).
+        and dice_mean_before; with landmarks landmarks_mm and landmarks_mm_before (mean distance, mm); with landmarks
+        that pull pulled_mm and pulled_mm_before.
         """
         self._check_prepared()
         return self._on_device(lambda: self._figures.measure(field, self.device))

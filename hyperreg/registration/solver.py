@@ -25,12 +25,14 @@ from hyperreg.imaging.volume import DisplacementField, Grid, Volume
 from hyperreg.registration.anchors import Fields
 from hyperreg.registration.constraints import Constraints
 from hyperreg.registration.contrast import AUTOMATIC, SAME
-from hyperreg.registration.field import sample, to_ras
+from hyperreg.registration.field import compose, from_ras, sample, to_ras
+from hyperreg.registration.forces import Pull, at_points, on_level
 from hyperreg.registration.grids import coarser_grid, image_grid
 from hyperreg.registration.regions import Regions, regions_of
 from hyperreg.registration.similarity import LEAST_BALANCE, contrast_balance
 from hyperreg.registration.stages import Stage
 from hyperreg.registration.steps import (
+    INVERSE_STEPS,
     LEVELS,
     MARGIN_VOXELS,
     Tick,
@@ -68,7 +70,8 @@ class Solver:
     """A pair whose field can be found at any lambda, stage by stage.
 
     linear: (4, 4), fixed RAS to moving RAS, mm. foreground: the fixed image's, 1 inside, on its own grid.
-    contrast: one of `contrast.CONTRASTS`.
+    contrast: one of `contrast.CONTRASTS`. start: what comes before `linear`, fixed RAS to fixed RAS, see `split`. The
+    map that is solved for comes before both; it is the identity at lambda = 1. The fields hold it and the start.
     native_grid: as fine as the fixed image, around its foreground. grid: where fields are given, see FIELD_FACTOR.
     stages: coarse to fine; a stage is named by its place among them.
     same_contrast: whether both images were taken for one contrast; set by `find_contrast`.
@@ -81,6 +84,7 @@ class Solver:
         linear: npt.NDArray[np.float64],
         foreground: Volume,
         contrast: str = AUTOMATIC,
+        start: Transform | None = None,
     ) -> None:
         self.native_grid = image_grid(fixed.grid, foreground.array > 0, MARGIN_VOXELS, MULTIPLE, MAX_VOXELS)
         self.grid = coarser_grid(self.native_grid, FIELD_FACTOR)
@@ -94,15 +98,24 @@ class Solver:
             Stage(*STAGES[self._levels[n].factor], spacing_mm=spacing * self._levels[n].factor)
             for n in self._last_levels
         )
+        # From the fixed image's space to the moving image's, before anything is solved.
+        self._whole = Transform((*(start or Transform()).stages, linear))
         arrays = [
             resample_smoothed(fixed, self.native_grid).array,
-            resample_smoothed(moving, self.native_grid, Transform((linear,))).array,
+            resample_smoothed(moving, self.native_grid, self._whole).array,
         ]
         self._images = [torch.from_numpy(normalise(array))[None, None] for array in arrays]
+        self._aligned = None
+        if start is not None:
+            aligned = normalise(resample_smoothed(moving, self.grid, Transform((linear,))).array)
+            self._aligned = torch.from_numpy(aligned)[None, None]
         self._linear, self._foreground, self._contrast = linear, foreground, contrast
+        self._start = None if start is None else _Start(start, self.native_grid)
         self._constraints = Constraints()
         self._masks: tuple[Tensor | None, Tensor | None] = (None, None)
         self._regions: Regions | None = None
+        # Landmarks that pull, and where they should lead, voxels of native_grid.
+        self._pulled: tuple[Tensor, Tensor] | None = None
         self.same_contrast: bool | None = None
         self._shrunken: dict[int, list[Tensor]] = {}
         # Of a lambda, the level that is done, an index of _levels, and the map on its voxels.
@@ -111,7 +124,8 @@ class Solver:
     @property
     def images(self) -> list[Tensor]:
         """Fixed and moving image, after the linear alignment, on `grid`: (1, 1, I, J, K) in 0..1."""
-        return self._level(FIELD_FACTOR, "cpu")
+        fixed, moving = self._level(FIELD_FACTOR, "cpu")
+        return [fixed, moving if self._aligned is None else self._aligned]
 
     def forget(self) -> None:
         """Something other than lambda has changed: every lambda is solved anew."""
@@ -123,12 +137,22 @@ class Solver:
         regions = regions_of(constraints, self._regions, self.grid)
         if not constraints.same_masks(before):
             # The moving image's mask is carried along with the map.
-            grid, moving_mask = self.native_grid, _counted(constraints.moving_mask, self.native_grid, self._linear)
+            grid, moving_mask = self.native_grid, _counted(constraints.moving_mask, self.native_grid, self._whole)
             self._masks = _counted(constraints.fixed_mask, grid), moving_mask
             self._shrunken.clear()
+        warnings = [] if regions is None else list(regions.warnings)
+        self._pulled = None
+        if constraints.landmarks is not None:
+            back = Transform((np.asarray(np.linalg.inv(self._linear), dtype=np.float64),))
+            places = constraints.landmarks.fixed, back.apply(constraints.landmarks.moving)
+            here, there = (self.native_grid.to_ijk(points) for points in places)
+            wanted = torch.from_numpy(there).float()
+            self._pulled = torch.from_numpy(here).float(), wanted if self._start is None else self._start.before(wanted)
+            if beside := int(((here < 0) | (here > np.array(self.native_grid.shape) - 1)).any(axis=1).sum()):
+                warnings.append(f"{beside} landmarks lie outside of the registered part of the fixed image: no pull.")
         self._regions, self._constraints = regions, constraints
         self.forget()
-        return [] if regions is None else regions.warnings
+        return warnings
 
     @torch.inference_mode()
     def find_contrast(self, device: str, tick: Tick) -> None:
@@ -166,7 +190,8 @@ class Solver:
     def finest_fields(self, lam: float, device: str, tick: Tick) -> Fields:
         """Fields of the last stage: the forward one on `native_grid`, its inverse on `grid`."""
         level, displacement = self._solved(lam, len(self.stages) - 1, device, tick)
-        return Fields(_as_field(displacement, self.native_grid), self._fields(level, displacement).inverse)
+        finest = displacement if self._start is None else compose(self._start.finest.to(displacement), displacement)
+        return Fields(_as_field(finest, self.native_grid), self._fields(level, displacement).inverse)
 
     def _on(self, displacement: Tensor, level: int, factor: int) -> Tensor:
         own = self._levels[level].factor
@@ -176,8 +201,11 @@ class Solver:
         factor = self._levels[level].factor
         if factor < FIELD_FACTOR:
             displacement, factor = coarser(displacement, FIELD_FACTOR // factor), FIELD_FACTOR
-        both = displacement, inverse_of(displacement, factor)
-        return Fields(*(_as_field(finer(field, factor // FIELD_FACTOR), self.grid) for field in both))
+        both = [finer(field, factor // FIELD_FACTOR) for field in (displacement, inverse_of(displacement, factor))]
+        if self._start is not None:
+            forward, inverse = (start.to(displacement) for start in self._start.both)
+            both = [compose(forward, both[0]), compose(both[1], inverse)]
+        return Fields(*(_as_field(field, self.grid) for field in both))
 
     def _solved(self, lam: float, stage: int, device: str, tick: Tick) -> tuple[int, Tensor]:
         """The level, an index of _levels, and the map on it."""
@@ -206,7 +234,8 @@ class Solver:
                 here = everywhere if regions is None else stiffest(everywhere, factor)
                 part = partial(_tick_part, tick, spent, own)
                 counted = None if self._masks == (None, None) else partial(self._counted_on, factor)
-                displacement = climb(fixed, moving, displacement, here, smoothing_sd, level, part, counted)
+                pull = self._pull_on(level.factor, lam, here)
+                displacement = climb(fixed, moving, displacement, here, smoothing_sd, level, part, counted, pull)
             spent += own
             self._keep(lam, done + 1 + number, displacement)
         return last, displacement
@@ -222,6 +251,15 @@ class Solver:
         )
         carried = moving if moving.numel() == 1 else sample(moving, displacement, padding="border")
         return -F.max_pool3d(-fixed * carried, 5, stride=1, padding=2)
+
+    def _pull_on(self, factor: int, lam: float, lambdas: Tensor) -> Pull | None:
+        """The landmarks that pull on a level. lambdas: of its voxels, where the slider is at `lam`."""
+        if self._pulled is None or self._constraints.landmarks is None:
+            return None
+        here, there = (on_level(points, factor).to(lambdas) for points in self._pulled)
+        i, j, k = coarser_grid(self.native_grid, factor).shape
+        smoothing_sd = SMOOTHING_SD + SMOOTHING_SD_BY_LAMBDA * lam
+        return Pull(here, there, self._constraints.landmarks.pull, smoothing_sd, (i, j, k), lambdas)
 
     def _keep(self, lam: float, level: int, displacement: Tensor) -> None:
         """Keep a map for the next stage; those as fine as the images are too large, and have none."""
@@ -239,11 +277,30 @@ class Solver:
         return [image.to(device) for image in self._shrunken[factor]]
 
 
-def _counted(mask: Volume | None, grid: Grid, linear: npt.NDArray[np.float64] | None = None) -> Tensor | None:
+class _Start:
+    """The non-linear part of where a pair starts from, as displacements in voxels, (1, 3, I, J, K).
+
+    start: fixed RAS to fixed RAS, mm. finest: on `grid`. both: it and its inverse on voxels FIELD_FACTOR times as long.
+    """
+
+    def __init__(self, start: Transform, grid: Grid) -> None:
+        field = torch.from_numpy(start.to_field(grid).array)[None]
+        self.finest = from_ras(field, torch.from_numpy(grid.ijk_to_ras.copy()))
+        forward = coarser(self.finest, FIELD_FACTOR)
+        self.both = forward, inverse_of(forward, FIELD_FACTOR)
+
+    def before(self, points: Tensor) -> Tensor:
+        """Where the start takes points (P, 3), voxels of the finest grid, from."""
+        found = points
+        for _ in range(INVERSE_STEPS):
+            found = found - 0.5 * (found + at_points(self.finest, found) - points)
+        return found
+
+
+def _counted(mask: Volume | None, grid: Grid, transform: Transform | None = None) -> Tensor | None:
     """1 where a mask is not 0, on `grid`: (1, 1, I, J, K) float32."""
     if mask is None:
         return None
-    transform = None if linear is None else Transform((linear,))
     ones = Volume((mask.array != 0).astype(np.uint8), mask.ijk_to_ras, mask.name)
     return torch.from_numpy(resample(ones, grid, transform, "nearest").array.astype(np.float32))[None, None]
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from hyperreg.registration.field import compose, jacobian_determinant, sample
 from hyperreg.registration.filters import central_gradient, gaussian_kernel, separable
+from hyperreg.registration.forces import Pull
 from hyperreg.registration.grids import fade
 from hyperreg.registration.similarity import LEAST_SHARE, LocalCorrelation
 
@@ -123,6 +124,7 @@ def climb(
     level: Level,
     tick: Tick,
     counted: Callable[[Tensor], Tensor] | None = None,
+    pull: Pull | None = None,
 ) -> Tensor:
     """A map x + u(x) after the steps of one level: (1, 3, I, J, K), voxels of the level.
 
@@ -130,10 +132,12 @@ def climb(
     lam: lambda of every voxel, (1, 1, I, J, K), or (1, 1, 1, 1, 1). smoothing_sd: voxels. tick: called several times
     in every step with the fraction done; may raise, to cancel. counted: gives how much each voxel of the fixed image
     counts under a map, 0 to 1, (1, 1, I, J, K): where none does, the displacement is carried on from the surroundings.
+    pull: landmarks that pull.
     """
     correlation, smoothing = LocalCorrelation(fixed), gaussian_kernel(smoothing_sd)
     shape = (fixed.shape[2], fixed.shape[3], fixed.shape[4])
-    freedom = (1 - lam) * fade(shape, MARGIN_VOXELS / level.factor).to(fixed)
+    window = fade(shape, MARGIN_VOXELS / level.factor).to(fixed)
+    freedom = (1 - lam) * window
     diffusion = (DIFFUSION + DIFFUSION_BY_LAMBDA * lam) / EVENED_FRACTION
     room = nearby = torch.ones(1, 1, 1, 1, 1).to(fixed)
     for step in range(level.steps):
@@ -152,7 +156,10 @@ def climb(
         change = scaled(separable(force, smoothing, "zeros") / nearby) * room
         tick((step + 0.75) / level.steps)
         change += (diffusion + (1 - room)) * (separable(displacement, EVEN_OUT, "repeat") - displacement)
-        displacement = compose(displacement, change * freedom)
+        change *= freedom
+        if pull is not None:
+            change = (1 - pull.near) * change + pull.towards(displacement) * room * window
+        displacement = compose(displacement, change)
     return displacement
 
 

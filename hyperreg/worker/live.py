@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hyperreg.errors import InputError
+from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Grid, Volume
 from hyperreg.registration.anchors import Fields, check_lambda
 from hyperreg.registration.contrast import AUTOMATIC, check_contrast
@@ -23,9 +24,6 @@ from hyperreg.registration.stages import Stage
 from hyperreg.worker.jobs import Job
 from hyperreg.worker.live_engine import LiveEngine
 from hyperreg.worker.live_pair import key_of, prepare_request
-
-if TYPE_CHECKING:
-    from hyperreg.imaging.transform import Transform
 
 
 class LiveRegistration(LiveEngine):
@@ -114,12 +112,12 @@ class LiveRegistration(LiveEngine):
         *,
         model: str | None = None,
         device: str = "auto",
-        initial: str | npt.NDArray[np.float64] = "affine",
+        initial: str | npt.NDArray[np.float64] | Transform = "affine",
         contrast: str = AUTOMATIC,
         fixed_labels: Volume | None = None,
         moving_labels: Volume | None = None,
     ) -> Job:
-        """Starts preparing a pair; the images are copied. model: None for the default one.
+        """Starts preparing a pair; the images are copied. model: None for the default one. initial: see `LiveSession`.
 
         Until it is ready the pair before stays what it was, and comes back if this one fails or is cancelled (through
         the job). A newer call supersedes this one. Raises InputError for images that cannot be sent, OutOfMemory.
@@ -131,7 +129,8 @@ class LiveRegistration(LiveEngine):
         self._requests.job = None
         self._preparing = job
         self._prepared_in = 0
-        job.observers.append(lambda job: self._prepare_changed(job, parameters))
+        start = initial if isinstance(initial, Transform) and not initial.is_linear else None
+        job.observers.append(lambda job: self._prepare_changed(job, parameters, start))
         return job
 
     def set_lambda(self, lam: float) -> None:
@@ -257,14 +256,10 @@ class LiveRegistration(LiveEngine):
 
     def transform(self) -> Transform:
         """Fixed RAS to moving RAS of what is shown: x -> A(x + u(x)). Raises InputError unless it is solved."""
-        from hyperreg.imaging.transform import Transform
-
         return Transform((self._solved().forward, self.linear))
 
     def inverse_transform(self) -> Transform:
         """Moving RAS to fixed RAS, see `transform`. Raises InputError unless what is shown is solved."""
-        from hyperreg.imaging.transform import Transform
-
         back = np.asarray(np.linalg.inv(self.linear), dtype=np.float64)
         return Transform((back, self._solved().inverse))
 

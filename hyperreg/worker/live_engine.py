@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from hyperreg.errors import InputError
+from hyperreg.imaging.transform import Transform
 from hyperreg.registration.anchors import MAX_ANCHORS, SAME_LAMBDA, Fields
 from hyperreg.registration.landmarks import Landmarks
 from hyperreg.registration.response import RESPONSE_LAMBDAS, Response, Suggestion
@@ -70,8 +71,8 @@ class LiveEngine:
     def _running(self, operation: str) -> bool:
         return self._requests.job is not None and self._requests.job.operation == operation
 
-    def _prepare_changed(self, job: Job, parameters: dict[str, Any]) -> None:
-        """What becomes of a preparation that the user asked for."""
+    def _prepare_changed(self, job: Job, parameters: dict[str, Any], start: Transform | None) -> None:
+        """What becomes of a preparation that the user asked for. start: see `Pair`."""
         if job is not self._preparing:
             return
         if not job.ended:
@@ -79,7 +80,7 @@ class LiveEngine:
             return
         self._preparing = None
         if job.state == "done":
-            self._pair = Pair.prepared(job, parameters)
+            self._pair = Pair.prepared(job, parameters, start)
             self.shown, self.landmarks, self._full_at = None, None, None
             self._prepared_in, self._filling = job.generation, True
             self.warnings = []
@@ -303,7 +304,8 @@ class LiveEngine:
         """
         if self.landmarks is None or fields is None:
             return metrics
-        return self.landmarks.beside(metrics, fields.forward, self._prepared().linear)
+        pair = self._prepared()
+        return self.landmarks.beside(metrics, fields.forward, pair.linear, pair.start)
 
     def _add_to_curve(self, pair: Pair, lam: float) -> None:
         """The metrics of a quick field; landmarks are measured with the best field that is here."""

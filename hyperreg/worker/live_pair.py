@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
 from hyperreg.registration.anchors import MAX_ANCHORS, Anchors, Fields
 from hyperreg.registration.constraints import MAPS, Constraints
@@ -116,6 +117,7 @@ class Pair:
     """What is known of a prepared pair, apart from what the worker knows.
 
     arrays, parameters: what it was prepared from, to do it again in another worker. stages: coarse to fine.
+    start: fixed RAS to moving RAS, if the deformation started from a given transform that is not linear.
     anchors: the best fields that are known; previews are interpolated between them.
     known: stage and fields of every anchor, and of the shown λ where there was no room for another anchor.
     metrics: at each λ and stage that was measured. preview: the buffer that previews are written to.
@@ -128,6 +130,7 @@ class Pair:
     linear: npt.NDArray[np.float64]
     stages: tuple[Stage, ...]
     note: str = ""
+    start: Transform | None = None
     settings: Settings = field(default_factory=Settings)
     anchors: Anchors = field(default_factory=Anchors)
     known: dict[float, tuple[int, Fields]] = field(default_factory=dict)
@@ -136,14 +139,14 @@ class Pair:
     epoch: int = 0
 
     @classmethod
-    def prepared(cls, job: Job, parameters: dict[str, Any]) -> Pair:
-        """From a "prepare" that is done, and the parameters it was asked for with."""
+    def prepared(cls, job: Job, parameters: dict[str, Any], start: Transform | None) -> Pair:
+        """From a "prepare" that is done, the parameters it was asked for with, and the start that it was given."""
         result = job.result
-        # Prepared again, it has to start from the same alignment.
-        again = {**parameters, "initial": result["linear"]}
+        # Prepared again, it has to start from the same alignment; a start that was given is the same in any case.
+        again = parameters if start is not None else {**parameters, "initial": result["linear"]}
         grid = Grid(tuple(result["shape"]), np.array(result["ijk_to_ras"]))
         stages = tuple(stage_of(entry) for entry in result["stages"])
-        pair = cls(job.inputs, again, grid, np.array(result["linear"]), stages, result["note"])
+        pair = cls(job.inputs, again, grid, np.array(result["linear"]), stages, result["note"], start)
         pair.settings.started(result["values"])
         return pair
 
@@ -221,26 +224,38 @@ def prepare_request(
     session: str,
     model: str | None,
     device: str,
-    initial: str | npt.NDArray[np.float64],
+    initial: str | npt.NDArray[np.float64] | Transform,
     contrast: str,
     volumes: Mapping[str, Volume | None],
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray]]:
     """Parameters and arrays of a "prepare". volumes: by role; None is left out."""
-    given = {name: volume for name, volume in volumes.items() if volume is not None}
+    given: dict[str, Volume | DisplacementField] = {name: v for name, v in volumes.items() if v is not None}
+    stages: Any = initial
+    if isinstance(initial, Transform) and not initial.is_linear:
+        fields = {f"start_{n}": stage for n, stage in enumerate(initial.stages) if isinstance(stage, DisplacementField)}
+        given |= fields
+        names = {id(stage): name for name, stage in fields.items()}
+        stages = {"stages": [names.get(id(stage)) or np.asarray(stage).tolist() for stage in initial.stages]}
+    elif not isinstance(initial, str):
+        matrix = initial.linear if isinstance(initial, Transform) else initial
+        stages = np.asarray(matrix, dtype=np.float64).tolist()
     parameters = {
         "session": session,
         "model": model or "",
         "device": device,
-        "initial": initial if isinstance(initial, str) else np.asarray(initial, dtype=np.float64).tolist(),
+        "initial": stages,
         "contrast": contrast,
         "volumes": _places(given),
     }
     return parameters, {name: volume.array for name, volume in given.items()}
 
 
-def _places(volumes: Mapping[str, Volume]) -> dict[str, Any]:
+def _places(volumes: Mapping[str, Volume | DisplacementField]) -> dict[str, Any]:
     """Where volumes lie, as a request says it."""
-    return {name: {"name": v.name, "ijk_to_ras": v.ijk_to_ras.tolist()} for name, v in volumes.items()}
+    return {
+        name: {"name": getattr(volume, "name", name), "ijk_to_ras": volume.ijk_to_ras.tolist()}
+        for name, volume in volumes.items()
+    }
 
 
 def outputs_on(grid: Grid) -> dict[str, tuple[tuple[int, ...], type]]:

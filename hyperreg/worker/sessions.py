@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hyperreg.errors import SessionLost
+from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Volume
 from hyperreg.registration.constraints import MAPS, Constraints
 from hyperreg.registration.landmarks import pair_landmarks
@@ -43,7 +44,7 @@ class Session(Protocol):
         fixed: Volume,
         moving: Volume,
         *,
-        initial: str | npt.NDArray[np.float64],
+        initial: str | npt.NDArray[np.float64] | Transform,
         contrast: str,
         fixed_labels: Volume | None,
         moving_labels: Volume | None,
@@ -77,7 +78,7 @@ class _Pair:
     model: str
     fixed: Volume
     moving: Volume
-    initial: str | npt.NDArray[np.float64]
+    initial: str | npt.NDArray[np.float64] | Transform
     contrast: str
     fixed_labels: Volume | None
     moving_labels: Volume | None
@@ -106,12 +107,11 @@ class Sessions:
         """
         name = parameters.text(context, "session")
         self._drop(name)
-        initial = context.parameters.get("initial")
         pair = _Pair(
             model=parameters.text(context, "model"),
             fixed=parameters.volume(context, "fixed"),
             moving=parameters.volume(context, "moving"),
-            initial=initial if isinstance(initial, str) else parameters.matrix(initial),
+            initial=parameters.start(context),
             contrast=parameters.text(context, "contrast"),
             fixed_labels=_given(context, "fixed_labels"),
             moving_labels=_given(context, "moving_labels"),
@@ -207,7 +207,8 @@ class Sessions:
         values = attempt(lambda: compute(opened.session), on_cpu=opened.session.device == "cpu")
         if values is None:
             # The alignment found is kept: another one would move the image under the user's eyes.
-            opened.pair.initial = np.array(opened.session.linear, dtype=np.float64)
+            if not isinstance(opened.pair.initial, Transform):
+                opened.pair.initial = np.array(opened.session.linear, dtype=np.float64)
             pair, name = opened.pair, parameters.text(context, "session")
             del opened
             self._drop(name)
