@@ -24,7 +24,7 @@ from hyperreg.registration.anchors import SAME_LAMBDA, check_lambda
 from hyperreg.registration.contrast import AUTOMATIC
 from hyperreg.registration.response import Response
 from hyperreg.worker.live_pair import Shown
-from HyperRegSlicerLib import Companions, Geometry, Inputs, Regions, Results, VolumeChange
+from HyperRegSlicerLib import Companions, Geometry, Inputs, Landmarks, Regions, Results, VolumeChange
 from HyperRegSlicerLib.Tuning import IDLE, LIVE, RUNNING, Tuning, ignore
 
 
@@ -305,7 +305,7 @@ class RegistrationLogic(Tuning):
                 return
         if leaving in self._landmark_ids:
             left = (None if node_id == leaving else self._node(node_id) for node_id in self._landmark_ids)
-            self.set_landmarks(*left)
+            self.set_landmarks(*left, self._pull, self._measured_only)
             return
         if leaving == self._transform_id:
             was_live = self._run is not None
@@ -331,7 +331,7 @@ class RegistrationLogic(Tuning):
         self._region_lambdas = {}
         for left_out in self._left_out.values():
             left_out.wanted = None
-        self._landmark_ids, self.landmarks_note = (None, None), ""
+        self._landmark_ids, self._landmarks = (None, None), Landmarks.Chosen()
         self.on_change()
 
     # Small things

@@ -87,6 +87,8 @@ class RegistrationParameters:
     fixedLeaveOutSegment, movingLeaveOutSegment: the key of one of its segments (see `Regions.Region`), "" for all.
     fixedLabels, movingLabels: label maps for the overlap measure; optional.
     fixedLandmarks, movingLandmarks: point lists, the same places in the same order; optional.
+    pull: how much the landmarks attract each other, 0 (only measured) to 1; measuredOnly: ids of points that never do
+    (see `Regions.keys_to_text`).
     transform: the live transform, so that a reopened scene finds it again.
     fullAutomatically: whether full resolution comes by itself.
     showVolumeChange: whether the map of local volume change lies over the views.
@@ -112,6 +114,8 @@ class RegistrationParameters:
     movingLabels: slicer.vtkMRMLLabelMapVolumeNode
     fixedLandmarks: slicer.vtkMRMLMarkupsFiducialNode
     movingLandmarks: slicer.vtkMRMLMarkupsFiducialNode
+    pull: Annotated[float, WithinRange(0, 1)] = 0.0
+    measuredOnly: str
     fullAutomatically: bool = True
     transform: slicer.vtkMRMLTransformNode
     comparison: Comparison = Comparison.FADE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,6 +146,19 @@ def from_text(text: str) -> dict[str, float]:
         return {str(key): min(1.0, max(0.0, float(lam))) for key, lam in found.items()}
     except (ValueError, TypeError, AttributeError):
         return {}
+
+
+def keys_to_text(keys: Collection[str]) -> str:
+    """Keys of regions or points, as the parameter node keeps them."""
+    return json.dumps(sorted(keys)) if keys else ""
+
+
+def keys_from_text(text: str) -> set[str]:
+    """What `keys_to_text` wrote; empty for what is no such text."""
+    try:
+        return {str(key) for key in json.loads(text)} if text else set()
+    except (ValueError, TypeError):
+        return set()
 
 
 def segments_of(node: slicer.vtkMRMLSegmentationNode) -> list[Region]:

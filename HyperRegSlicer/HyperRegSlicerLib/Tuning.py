@@ -6,12 +6,14 @@ MRML only, no Qt; the part of `Logic.RegistrationLogic` that knows nothing of ho
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import numpy as np
 import slicer
 
 from hyperreg.errors import HyperRegError, InputError
+from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Volume
 from hyperreg.registration.anchors import SAME_LAMBDA, check_lambda
 from hyperreg.registration.contrast import AUTOMATIC
@@ -50,7 +52,9 @@ class Tuning:
         self.metrics: Mapping[str, Any] = {}
         self.response = Response()
         self.suggestion: Suggestion | None = None
-        self.landmarks_note = ""
+        self._landmarks = Landmarks.Chosen()
+        self._pull, self._measured_only = 0.0, frozenset[str]()
+        self._rows: tuple[Any, list[Landmarks.Row]] = (None, [])
         self._values: dict[str, float] = {}
         self._landmark_ids: tuple[str | None, str | None] = (None, None)
         self._regions_id: str | None = None
@@ -73,9 +77,10 @@ class Tuning:
         values = [f"{name}={value:.2f}" for name, value in self.registration.values.items()]
         regions = [f"λ of {key}={lam:.2f}" for key, lam in self._region_lambdas.items()]
         contrast = [f"contrast={self.contrast}"] if self.contrast != AUTOMATIC else []
+        pull = [f"pull={self._pull:.2f}"] if self._pull and self._landmarks.fixed is not None else []
         masks = [f"left out={'+'.join(left_out)}"] if left_out else []
         lam, stage = (self.shown.lam, self.shown.title) if self.shown is not None else (self.lam, "")
-        return Results.Origin(lam, stage, "; ".join([*values, *regions, *masks, *contrast]))
+        return Results.Origin(lam, stage, "; ".join([*values, *regions, *masks, *pull, *contrast]))
 
     @property
     def stage_text(self) -> str:
@@ -198,23 +203,69 @@ class Tuning:
             left_out.wanted = wanted
             self._send_settings()
 
-    def set_landmarks(self, fixed: slicer.vtkMRMLMarkupsNode | None, moving: slicer.vtkMRMLMarkupsNode | None) -> None:
-        """Measures by point lists of both volumes, live; to be called again when points have changed.
+    def set_landmarks(
+        self,
+        fixed: slicer.vtkMRMLMarkupsNode | None,
+        moving: slicer.vtkMRMLMarkupsNode | None,
+        pull: float = 0.0,
+        measured_only: Collection[str] = (),
+    ) -> None:
+        """Measures by point lists of both volumes, and lets their points attract each other, live.
 
-        `landmarks_note` tells what came of it. Raises InputError for a list that cannot be used.
+        pull: 0, only measured, to 1. measured_only: ids of the fixed list's points that never pull. To be called again
+        when points have changed; `landmarks_note` and `landmark_rows` tell what came of it. Raises InputError for a
+        list that cannot be used, and for points that cannot pull: they are only measured then.
         """
         self._landmark_ids = fixed and fixed.GetID(), moving and moving.GetID()
-        self._send_landmarks()
-        self.on_change()
+        self._pull, self._measured_only = pull, frozenset(measured_only)
+        try:
+            self._send_landmarks()
+        finally:
+            self._take_settings()
 
     def _send_landmarks(self) -> None:
-        found = Landmarks.Chosen(None, None, "")
+        self._landmarks = Landmarks.Chosen()
         try:
-            found = Landmarks.chosen(*(self._node(node_id) for node_id in self._landmark_ids))
+            self._landmarks = Landmarks.chosen(*(self._node(node_id) for node_id in self._landmark_ids))
         finally:
-            self.landmarks_note = found.note
             if self.state == LIVE:
-                self.registration.set_landmarks(found.fixed, found.moving)
+                pair = self._landmarks.fixed, self._landmarks.moving
+                try:
+                    rows = self._landmarks.rows(self._measured_only)
+                    self.registration.set_landmarks(*pair, self._pull, rows)
+                except InputError:
+                    self.registration.set_landmarks(*pair)
+                    raise
+
+    @property
+    def landmarks_note(self) -> str:
+        """How many pairs of landmarks there are, or what is missing, in words for the user; "" for none."""
+        return self._landmarks.note
+
+    @property
+    def landmark_rows(self) -> list[Landmarks.Row]:
+        """The pairs of landmarks with their distances by what is shown."""
+        state = (self._landmarks, self.shown, self._measured_only, self.state)
+        if self._rows[0] != state:
+            self._rows = state, self._landmark_rows()
+        return self._rows[1]
+
+    def _landmark_rows(self) -> list[Landmarks.Row]:
+        found = self._landmarks
+        distances: list[Any] = [[None] * len(found.points)] * 2
+        if self.state == LIVE and self.shown is not None and found.fixed is not None:
+            linear = self.registration.linear
+            ways = Transform((linear,)), Transform((self.shown.fields.forward, linear))
+            distances = [np.linalg.norm(way.apply(found.fixed) - found.moving, axis=1).tolist() for way in ways]
+        return [
+            Landmarks.Row(key, name, before, now, key in self._measured_only)
+            for (key, name), before, now in zip(found.points, *distances, strict=True)
+        ]
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the first field with the settings of now is still on its way."""
+        return self.state == LIVE and self.shown is None and bool(self.registration.busy)
 
     def set_full_automatically(self, on: bool) -> None:
         """Whether full resolution comes by itself, first at the shown λ; or only when `request_full` asks for it."""
@@ -251,7 +302,11 @@ class Tuning:
                 send()
             except HyperRegError as error:
                 self.on_error(str(error))
-        if self.registration.shown is None:
+        self._take_settings()
+
+    def _take_settings(self) -> None:
+        """What was shown with other settings is not the result of those of now."""
+        if self.state == LIVE and self.registration.shown is None:
             self.shown, self.metrics = None, {}
         self.on_change()
 

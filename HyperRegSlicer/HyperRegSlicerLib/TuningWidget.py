@@ -40,7 +40,7 @@ class TuningPanel:
     ) -> None:
         self.ui, self.logic = ui, logic
         self._set_lambda, self._set_automatic = set_lambda, set_automatic
-        self._landmarks = LandmarksPanel(ui, lambda fixed, moving: attempt(lambda: logic.set_landmarks(fixed, moving)))
+        self._landmarks = LandmarksPanel(ui, logic, attempt)
         self._picture = ResponsePicture(ui.responseLabel, set_lambda)
         self._legend = Picture(ui.volumeChangeLegend, VolumeChange.legend)
         logic.on_work = self._worked
@@ -59,7 +59,7 @@ class TuningPanel:
         self.logic.set_full_automatically(parameters.fullAutomatically)
         self.logic.set_volume_change(parameters.showVolumeChange)
         self.ui.volumeChangeLegend.visible = parameters.showVolumeChange
-        self._landmarks.show(parameters.fixedLandmarks, parameters.movingLandmarks)
+        self._landmarks.show(parameters)
 
     def update(self) -> None:
         """Shows the state."""
@@ -78,7 +78,7 @@ class TuningPanel:
             _("Use suggested λ") if suggestion is None else _("Use suggested λ = {lam:.2f}").format(lam=suggestion.lam)
         )
         ui.suggestionLabel.text = Texts.suggestion_text(suggestion)
-        self._landmarks.update(logic.landmarks_note, Texts.landmarks_text(logic.metrics))
+        self._landmarks.update(Texts.landmarks_text(logic.metrics))
         self._picture.show(logic.response, suggestion, logic.lam, logic.metrics)
 
     def update_work(self) -> None:

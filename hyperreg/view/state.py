@@ -258,6 +258,13 @@ def metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
             "Mean distance between where the deformation leads and the moving image's points; less is better.",
         ),
         _row(
+            "Pulled landmarks",
+            metrics.get("pulled_mm_before"),
+            metrics.get("pulled_mm"),
+            "{:.2f} mm",
+            "Mean distance of the landmarks that attract each other: they are no independent judges.",
+        ),
+        _row(
             "Folding",
             None,
             metrics.get("folding_percent"),
