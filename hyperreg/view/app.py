@@ -137,6 +137,7 @@ class App:
         state.change("panel")(lambda panel, **_: self.panels.choose(panel))
         state.change("lam")(lambda lam, **_: self.controller.ask_lambda(lam))
         state.change("gamma")(lambda gamma, **_: self.controller.tuning.ask_gamma(gamma))
+        state.change("pull")(lambda pull, **_: self.controller.tuning.ask_pull(pull))
         state.change("model")(lambda model, **_: self.controller.choose_model(model))
         state.change("full_automatically")(
             lambda full_automatically, **_: self.controller.tuning.set_full_automatically(full_automatically)

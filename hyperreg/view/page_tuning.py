@@ -128,6 +128,36 @@ def landmarks(tuning: TuningControls) -> None:
             parts.ACCEPTED_POINTS,
         )
     html.Div("{{ landmarks_note }}", v_if="landmarks_note", classes="text-caption mb-2 hyperreg-landmarks-note")
+    with html.Div(v_if="landmark_rows.length"):
+        with html.Div(classes="d-flex align-center", title="0: only measured; 1: at the points the images have no say"):
+            html.Span("Pull {{ pull ? Number(pull).toFixed(2) : '(only measured)' }}", classes="text-body-2 mr-2")
+            v.VSlider(
+                v_model=("pull",),
+                min=0,
+                max=1,
+                step=0.05,
+                density="compact",
+                hide_details=True,
+                classes="hyperreg-pull",
+                aria_label="How much the landmarks attract each other",
+            )
+        with html.Div(classes="hyperreg-segment-table"), v.VTable(density="compact", classes="hyperreg-metrics"):
+            with html.Thead(), html.Tr():
+                html.Th("pulls", title="Not ticked: this pair only measures, so that it can judge the result")
+                html.Th("before", classes="text-right", title="After the linear alignment alone, mm")
+                html.Th("now, mm", classes="text-right", title="By what the views show")
+            with html.Tbody(), html.Tr(v_for="row in landmark_rows", key="row.key"):
+                with html.Td(), html.Div(classes="d-flex align-center"):
+                    v.VCheckboxBtn(
+                        model_value=("row.pulls",),
+                        update_modelValue=(tuning.set_pulling, "[row.key, $event]"),
+                        density="compact",
+                        classes="flex-grow-0",
+                        aria_label=("'Landmark ' + row.name + ' pulls'",),
+                    )
+                    html.Span("{{ row.name }}")
+                html.Td("{{ row.before }}", classes="text-right text-medium-emphasis")
+                html.Td("{{ row.now }}", classes="text-right font-weight-medium")
 
 
 def left_out(tuning: TuningControls) -> None:

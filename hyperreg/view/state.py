@@ -46,6 +46,7 @@ class PageState:
     downloads: {title, name, url}.
     uploading: the role whose file is on its way, or "". models, devices, alignments, contrasts: {title, value} to
     choose from. landmarks_note: how many pairs of landmarks there are, or what is missing.
+    pull: how much the landmarks attract each other; landmark_rows: {key, name, before, now, pulls}, one per pair.
     contrast_note: what the user should know of how the pair is registered.
     volume_change: whether the map of local volume change lies over the views; volume_change_legend: its scale, SVG.
     worse: why what is shown is worse than the linear alignment, or "".
@@ -96,6 +97,8 @@ class PageState:
     fixed_points_name: str = ""
     moving_points_name: str = ""
     landmarks_note: str = ""
+    pull: float = 0.0
+    landmark_rows: list[dict[str, Any]] = field(default_factory=list)
     fixed_left_out_name: str = ""
     moving_left_out_name: str = ""
     contrasts: list[dict[str, str]] = field(default_factory=list)

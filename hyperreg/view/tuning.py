@@ -64,7 +64,10 @@ class TuningControls:
         self._node: Any = None
         self._colours: Any = None
         self._gamma_wanted: float | None = None
+        self._pull_wanted: float | None = None
+        self._pull, self._measured_only = 0.0, frozenset[str]()
         self._drawn: tuple[Any, ...] = ()
+        self._rows: Any = None
         logic.on_work = self._worked
         logic.on_response = self.update
 
@@ -124,6 +127,10 @@ class TuningControls:
         if self._gamma_wanted is not None:
             gamma, self._gamma_wanted = self._gamma_wanted, None
             self._logic.set_hyperparameter("gamma", gamma)
+        if self._pull_wanted not in (None, self._pull):
+            self._pull = self._pull_wanted
+            self._measure_by_points()
+        self._pull_wanted = None
 
     def place_area(self, role: str, volume: Volume) -> None:
         """Takes a label map of regions, or of what is left out of the match. Raises InputError if it marks nothing."""
@@ -214,8 +221,22 @@ class TuningControls:
         if node is not None:
             self._scene.RemoveNode(node)
 
+    def ask_pull(self, pull: Any) -> None:
+        """The pull of the landmarks was moved; the newest value is taken by the next `step`."""
+        if not _is_number(pull) or not 0 <= pull <= 1:
+            self._tell(f"The pull of the landmarks is a number between 0 (only measured) and 1, not {pull!r}.")
+            return
+        self._pull_wanted = float(pull)
+
+    def set_pulling(self, key: Any, on: Any) -> None:
+        """Whether a pair of landmarks pulls, or only measures."""
+        if isinstance(on, bool) and any(row["key"] == key for row in self._state.landmark_rows):
+            self._measured_only = self._measured_only - {key} if on else self._measured_only | {key}
+            self._measure_by_points()
+
     def _measure_by_points(self) -> None:
-        self._try(lambda: self._logic.set_landmarks(*(self._points[role] for role in POINTS)))
+        points = (self._points[role] for role in POINTS)
+        self._try(lambda: self._logic.set_landmarks(*points, self._pull, self._measured_only))
 
     def remove_regions(self) -> None:
         """Everything follows the slider again; the label map is forgotten."""
@@ -255,6 +276,18 @@ class TuningControls:
         state.full_automatically, state.can_request_full = logic.full_automatically, logic.can_request_full
         self._show_work()
         state.landmarks_note = logic.landmarks_note
+        if (rows := logic.landmark_rows) is not self._rows:
+            self._rows = rows
+            state.landmark_rows = [
+                {
+                    "key": row.key,
+                    "name": row.name,
+                    "before": _mm(row.before),
+                    "now": _mm(row.now),
+                    "pulls": not row.measured,
+                }
+                for row in rows
+            ]
         state.worse = logic.warning if state.phase == LIVE else ""
         state.suggested = "" if suggestion is None else f"{suggestion.lam:.2f}"
         state.suggestion_reason = "" if suggestion is None else suggestion.reason
@@ -308,6 +341,10 @@ def _declared_gamma(model: Any) -> Hyperparameter | None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _mm(distance: float | None) -> str:
+    return "" if distance is None else f"{distance:.1f}"
 
 
 def _hex(colour: tuple[float, float, float]) -> str:
