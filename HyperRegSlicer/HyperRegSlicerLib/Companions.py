@@ -46,7 +46,7 @@ def accompany(volume: slicer.vtkMRMLVolumeNode, node: slicer.vtkMRMLTransformabl
     """Puts what was made on a volume where the volume is: under its transform, also while λ moves it."""
     if node.GetParentTransformNode() is volume.GetParentTransformNode():
         return
-    parent = Results.original_parent(volume)
+    parent = Results.parent_before(volume)
     node.SetAndObserveTransformNodeID(parent and parent.GetID())
     if Results.is_live_transform(volume.GetParentTransformNode()):
         take_along(volume.GetParentTransformNode(), node)

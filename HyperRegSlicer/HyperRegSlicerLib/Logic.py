@@ -20,11 +20,13 @@ import slicer
 import vtk
 
 from hyperreg.errors import InputError
+from hyperreg.imaging.volume import Grid
 from hyperreg.registration.anchors import SAME_LAMBDA, check_lambda
+from hyperreg.registration.catalogue import NO_MODEL
 from hyperreg.registration.contrast import AUTOMATIC
 from hyperreg.registration.response import Response
 from hyperreg.worker.live_pair import Shown
-from HyperRegSlicerLib import Companions, Geometry, Inputs, Landmarks, Regions, Results, VolumeChange
+from HyperRegSlicerLib import Companions, Geometry, Inputs, Regions, Results, VolumeChange
 from HyperRegSlicerLib.Tuning import IDLE, LIVE, RUNNING, Tuning, ignore
 
 
@@ -37,6 +39,7 @@ class RegistrationLogic(Tuning):
     Callbacks, all optional, called on the thread that polls:
     on_change(): state, nodes or what can be done changed.
     on_live(): a registration has become live, a first one or another.
+    on_aligned(transform): an alignment is done, and the moving volume is under this linear transform.
     on_progress(fraction, text): while running.
     on_field(shown): the transform node now shows these fields.
     on_metrics(metrics, shown): see `LiveSession.measure`; of exactly what is shown.
@@ -47,6 +50,7 @@ class RegistrationLogic(Tuning):
 
     def __init__(self, scene: slicer.vtkMRMLScene, registration: Any) -> None:
         super().__init__(scene, registration)
+        self.on_aligned: Callable[[slicer.vtkMRMLTransformNode], None] = ignore
         self.on_live: Callable[[], None] = ignore
         self.on_progress: Callable[[float, str], None] = ignore
         self.on_field: Callable[[Shown], None] = ignore
@@ -57,6 +61,7 @@ class RegistrationLogic(Tuning):
         self._run: Results.Run | None = None
         self._live: Geometry.LiveTransform | None = None
         self._transform_id: str | None = None
+        self._alignment_id: str | None = None
 
         registration.on_progress = self._progressed
         registration.on_ready = self._ready
@@ -89,6 +94,12 @@ class RegistrationLogic(Tuning):
         return (self._node(self._run.fixed_id), self._node(self._run.moving_id)) if self._run else (None, None)
 
     @property
+    def grids(self) -> tuple[Grid, Grid]:
+        """Of the fixed and the moving volume, in the world. Only while live."""
+        assert self._run is not None
+        return self._run.fixed_grid, self._run.moving_grid
+
+    @property
     def label_names(self) -> Mapping[int, str]:
         """What the labels of the fixed label map are called; {} unless live with one."""
         return self._run.label_names if self._run is not None else {}
@@ -105,7 +116,14 @@ class RegistrationLogic(Tuning):
 
     @property
     def can_reset(self) -> bool:
-        return self.transform_node is not None and self.state != RUNNING
+        return (self.transform_node or self.alignment_node) is not None and self.state != RUNNING
+
+    @property
+    def alignment_node(self) -> slicer.vtkMRMLTransformNode | None:
+        """The result of `align` that the moving volume is under; None without one, and while λ moves the volume."""
+        node = self._node(self._alignment_id)
+        moving = Results.ends(node)[1] if node is not None else None
+        return node if moving is not None and moving.GetParentTransformNode() is node else None
 
     @property
     def companions(self) -> list[slicer.vtkMRMLTransformableNode]:
@@ -131,17 +149,17 @@ class RegistrationLogic(Tuning):
         """Starts a registration and returns at once; `on_change` tells when it is live.
 
         lam: 0 (most flexible) to 1 (most rigid): where to begin.
-        initial: "affine", "rigid", "com" (centre of mass), "none", or a linear transform node that carries the moving
-            volume onto the fixed one. If the moving volume is already under that node, it is not applied twice.
+        initial: one of `start.ALIGNMENTS`, or a transform node of any kind that carries the moving volume onto the
+            fixed one. If the moving volume is already under that node, it is not applied twice.
         contrast: whether both volumes show tissues alike, one of `contrast.CONTRASTS`.
         Raises InputError if the nodes cannot be registered, WeightsError without the model; nothing has changed then.
         """
         check_lambda(lam)
-        fixed_volume, moving_volume, run = Inputs.read_pair(fixed, moving, model)
+        fixed_volume, moving_volume, run = Inputs.read_pair(fixed, moving, model, initial)
         fixed_labels_volume, moving_labels_volume = Inputs.label_map(fixed_labels), Inputs.label_map(moving_labels)
         if fixed_labels is not None:
             run = dataclasses.replace(run, label_names=Regions.names_of(fixed_labels))
-        start = Inputs.initial_alignment(initial, Results.original_parent(moving))
+        start = Inputs.initial_alignment(initial, moving, fixed_volume.grid)
         parent = moving.GetParentTransformNode()
         if Results.is_live_transform(parent):
             self._transform_id = parent.GetID()
@@ -158,6 +176,24 @@ class RegistrationLogic(Tuning):
         )
         self.registration.set_lambda(lam)
         self._pending = run
+        self.on_change()
+
+    def align(
+        self,
+        fixed: slicer.vtkMRMLScalarVolumeNode,
+        moving: slicer.vtkMRMLScalarVolumeNode,
+        *,
+        method: str,
+        device: str = "auto",
+    ) -> None:
+        """Starts a linear alignment, without any deformation, and returns at once; `on_aligned` gives the result.
+
+        method: one of `start.ALIGNMENTS`. It ends what was live. Raises InputError; nothing has changed then.
+        """
+        fixed_volume, moving_volume, run = Inputs.read_pair(fixed, moving, NO_MODEL, method)
+        start = Inputs.initial_alignment(method, moving, fixed_volume.grid)
+        self.registration.prepare(fixed_volume, moving_volume, model=NO_MODEL, device=device, initial=start)
+        self._pending = dataclasses.replace(run, alignment=method)
         self.on_change()
 
     def cancel(self) -> None:
@@ -202,23 +238,29 @@ class RegistrationLogic(Tuning):
         self.on_change()
 
     def reset(self) -> None:
-        """Ends the registration and puts the scene back as it was before; kept results stay."""
+        """Ends the registration and puts the scene back as it was before; kept results stay.
+
+        After `align` alone the moving volume is put back where it was; the transform stays.
+        """
+        aligned = self.alignment_node
         self._end()
         self._remove_transform()
+        if aligned is not None:
+            Results.release(aligned)
+            before = aligned.GetNodeReference(Results.MOVING_PARENT_ROLE)
+            self._alignment_id = before.GetID() if Results.is_alignment(before) else None
         self.on_change()
 
     def adopt(self, transform: slicer.vtkMRMLTransformNode | None) -> None:
         """Takes up the transform of a reopened scene: it can be reset, and the next `register` goes on with it."""
-        if not Results.is_live_transform(transform) or self.state != IDLE:
+        if self.state != IDLE:
+            return
+        if Results.is_alignment(transform):
+            self._alignment_id = transform.GetID()
+        if not Results.is_live_transform(transform):
             return
         self._transform_id = transform.GetID()
-        # Slicer reads grids with cubic interpolation; the field is meant, and was saved, as a linear one.
-        general = vtk.vtkGeneralTransform.SafeDownCast(transform.GetTransformFromParent())
-        for index in range(general.GetNumberOfConcatenatedTransforms() if general else 0):
-            grid = slicer.vtkOrientedGridTransform.SafeDownCast(general.GetConcatenatedTransform(index))
-            if grid is not None:
-                grid.SetInterpolationModeToLinear()
-                general.Modified()
+        Results.interpolate_linearly(transform)
         self.on_change()
 
     def close(self) -> None:
@@ -239,6 +281,16 @@ class RegistrationLogic(Tuning):
         if self._pending is None:
             return
         run, self._pending, self._run = self._pending, None, None
+        if run.alignment:
+            linear = self.registration.linear
+            self.registration.reset()
+            self._end()
+            self._remove_transform()
+            node = Results.place_alignment(self.scene, run, linear)
+            self._alignment_id = node.GetID()
+            self.on_change()
+            self.on_aligned(node)
+            return
         moving = self._node(run.moving_id)
         into_parent = np.linalg.inv(run.parent_to_world)
         self._live = Geometry.LiveTransform(self.registration.grid, into_parent @ self.registration.linear)
@@ -294,18 +346,7 @@ class RegistrationLogic(Tuning):
         if self.scene.IsClosing():
             return
         leaving = node.GetID()
-        if leaving == self._regions_id:
-            self.set_regions(None, {})
-            self._tell_end(f"'{node.GetName()}' was deleted; its regions follow the slider again.")
-            return
-        for left_out in self._left_out.values():
-            if leaving == left_out.node_id:
-                self.set_left_out(left_out.role, None)
-                self._tell_end(f"'{node.GetName()}' was deleted; all of the {left_out.role} volume counts again.")
-                return
-        if leaving in self._landmark_ids:
-            left = (None if node_id == leaving else self._node(node_id) for node_id in self._landmark_ids)
-            self.set_landmarks(*left, self._pull, self._measured_only)
+        if self._marks_leave(node):
             return
         if leaving == self._transform_id:
             was_live = self._run is not None
@@ -327,11 +368,8 @@ class RegistrationLogic(Tuning):
 
     def _scene_closing(self, _caller: Any, _event: str) -> None:
         self._end()
-        self._transform_id = self._regions_id = None
-        self._region_lambdas = {}
-        for left_out in self._left_out.values():
-            left_out.wanted = None
-        self._landmark_ids, self._landmarks = (None, None), Landmarks.Chosen()
+        self._transform_id = self._alignment_id = None
+        self._forget_marks()
         self.on_change()
 
     # Small things
@@ -346,10 +384,6 @@ class RegistrationLogic(Tuning):
 
     def _describe(self, node: slicer.vtkMRMLNode) -> None:
         Results.describe(node, self._run, self.origin)
-
-    def _tell_end(self, message: str) -> None:
-        self.on_change()
-        self.on_error(message)
 
     def _remove_transform(self) -> None:
         transform = self.transform_node

@@ -9,7 +9,7 @@ import numpy as np
 from hyperreg.errors import InputError
 from hyperreg.imaging.resampling import resample
 from hyperreg.imaging.volume import Grid, Volume
-from HyperRegSlicerLib import Geometry, Regions, Results
+from HyperRegSlicerLib import Regions
 
 ROLES = ("fixed", "moving")
 
@@ -32,13 +32,12 @@ class LeftOut:
     def node_id(self) -> str | None:
         return self.wanted[0] if self.wanted is not None else None
 
-    def mask(self, node: Any, image: Any) -> Volume:
-        """What counts of a volume node: 1, and 0 where `node` marks it; uint8, on the volume's voxels, in the world.
+    def mask(self, node: Any, grid: Grid) -> Volume:
+        """What counts of a volume: 1, and 0 where `node` marks it; uint8, on the volume's grid in the world.
 
         Raises InputError for a node that marks nothing of the volume, or all of it.
         """
         labels, values = self._drawing.read(node)
-        grid = Geometry.volume_from_node(image, Results.original_parent(image)).grid
         key = self.wanted[1] if self.wanted is not None else ""
         made_from = (labels, key, grid.shape, grid.ijk_to_ras.tobytes())
         if self._made is None or self._made[0] != made_from:

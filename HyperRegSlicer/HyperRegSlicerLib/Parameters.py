@@ -11,13 +11,14 @@ from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
 from hyperreg.errors import InputError
 from hyperreg.registration import catalogue, contrast
-from HyperRegSlicerLib import Geometry, Results, Views
+from HyperRegSlicerLib import Geometry, Inputs, Results, Views
 
 
 class Initial(enum.Enum):
     """Where the registration begins; the value is what `RegistrationLogic.register` is told."""
 
     AFFINE = "affine"
+    SIMILARITY = "similarity"
     RIGID = "rigid"
     CENTRES = "com"
     NONE = "none"
@@ -26,10 +27,11 @@ class Initial(enum.Enum):
     def label(self) -> str:
         return {
             Initial.AFFINE: _("Affine (recommended)"),
+            Initial.SIMILARITY: _("Similarity: rigid and one scale"),
             Initial.RIGID: _("Rigid"),
             Initial.CENTRES: _("Centres of mass"),
             Initial.NONE: _("None: already aligned"),
-            Initial.TRANSFORM: _("A linear transform of the scene"),
+            Initial.TRANSFORM: _("A transform of the scene, of any kind"),
         }[self]
 
 
@@ -131,14 +133,15 @@ class RegistrationParameters:
             return False, _("The fixed and the moving volume are the same. Choose two different volumes.")
         for node in (self.fixed, self.moving):
             try:
-                Geometry.volume_from_node(node, Results.original_parent(node))
+                place = Inputs.parent_of(node, self.start) if node is self.moving else Results.parent_before(node)
+                Geometry.volume_from_node(node, place)
             except InputError as error:
                 return False, str(error)
-        if self.initial is Initial.TRANSFORM:
-            if self.initialTransform is None:
-                return False, _("Choose the transform to begin with, or another initial alignment.")
-            try:
-                Geometry.to_world(self.initialTransform, _("The initial alignment"))
-            except InputError as error:
-                return False, str(error)
+        if self.start is None:
+            return False, _("Choose the transform to begin with, or another initial alignment.")
         return True, ""
+
+    @property
+    def start(self) -> str | slicer.vtkMRMLTransformNode | None:
+        """Where the registration begins, as `RegistrationLogic.register` takes it; None: no transform is chosen."""
+        return self.initialTransform if self.initial is Initial.TRANSFORM else self.initial.value

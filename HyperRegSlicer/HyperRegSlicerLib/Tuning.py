@@ -14,7 +14,7 @@ import slicer
 
 from hyperreg.errors import HyperRegError, InputError
 from hyperreg.imaging.transform import Transform
-from hyperreg.imaging.volume import Volume
+from hyperreg.imaging.volume import Grid, Volume
 from hyperreg.registration.anchors import SAME_LAMBDA, check_lambda
 from hyperreg.registration.contrast import AUTOMATIC
 from hyperreg.registration.response import Response, Suggestion, warning
@@ -35,7 +35,7 @@ class Tuning:
 
     state: str
     is_solved: bool
-    pair: tuple[Any, Any]
+    grids: tuple[Grid, Grid]
     transform_node: slicer.vtkMRMLTransformNode | None
 
     def __init__(self, scene: slicer.vtkMRMLScene, registration: Any) -> None:
@@ -321,14 +321,43 @@ class Tuning:
 
     def _send_masks(self) -> None:
         masks: list[Volume | None] = []
-        for image, left_out in zip(self.pair, self._left_out.values(), strict=True):
+        for grid, left_out in zip(self.grids, self._left_out.values(), strict=True):
             node = self._node(left_out.node_id)
             try:
-                masks.append(None if node is None else left_out.mask(node, image))
+                masks.append(None if node is None else left_out.mask(node, grid))
             except HyperRegError as error:
                 masks.append(None)  # an area from before would be worse than none
                 self.on_error(str(error))
         self.registration.set_masks(*masks)
+
+    def _marks_leave(self, node: slicer.vtkMRMLNode) -> bool:
+        """Whether a node that leaves the scene held regions, landmarks or what is left out: it counts no more."""
+        leaving = node.GetID()
+        if leaving == self._regions_id:
+            self.set_regions(None, {})
+            self._tell_end(f"'{node.GetName()}' was deleted; its regions follow the slider again.")
+            return True
+        for role, left_out in self._left_out.items():
+            if leaving == left_out.node_id:
+                self.set_left_out(role, None)
+                self._tell_end(f"'{node.GetName()}' was deleted; all of the {role} volume counts again.")
+                return True
+        if leaving not in self._landmark_ids:
+            return False
+        left = (None if node_id == leaving else self._node(node_id) for node_id in self._landmark_ids)
+        self.set_landmarks(*left, self._pull, self._measured_only)
+        return True
+
+    def _forget_marks(self) -> None:
+        """The scene is closed."""
+        self._regions_id, self._region_lambdas = None, {}
+        for left_out in self._left_out.values():
+            left_out.wanted = None
+        self._landmark_ids, self._landmarks = (None, None), Landmarks.Chosen()
+
+    def _tell_end(self, message: str) -> None:
+        self.on_change()
+        self.on_error(message)
 
     def _node(self, node_id: str | None) -> Any:
         return self.scene.GetNodeByID(node_id) if node_id else None

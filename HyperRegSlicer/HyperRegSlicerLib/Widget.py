@@ -46,6 +46,7 @@ class RegistrationWidget(Panel):
         self._shown = (Comparison.FADE, 0.5)
         self.logic.on_change = self._logic_changed
         self.logic.on_live = self._became_live
+        self.logic.on_aligned = self._aligned
         self.logic.on_progress = self._progressed
         self.logic.on_metrics = lambda _metrics, _shown: self.update()
         self.logic.on_warning = self._show_message
@@ -70,6 +71,7 @@ class RegistrationWidget(Panel):
     def _connect_signals(self) -> None:
         for button, action in (
             ("registerButton", self._register_or_cancel),
+            ("alignButton", self._align),
             ("keepButton", self._keep),
             ("resetButton", self._reset),
             ("showButton", self._show_views),
@@ -184,7 +186,6 @@ class RegistrationWidget(Panel):
         if not self.installation.is_ready():
             return
         parameters = self.parameters
-        initial = parameters.initial
         asked = self._chosen()
         if self._registered is not None and self._registered[:2] != asked[:2]:
             self._set_default_lambda()
@@ -194,7 +195,7 @@ class RegistrationWidget(Panel):
             lam=parameters.lam,
             model=parameters.model,
             device=parameters.device.value,
-            initial=parameters.initialTransform if initial is Initial.TRANSFORM else initial.value,
+            initial=parameters.start,
             contrast=parameters.contrast.value,
             fixed_labels=parameters.fixedLabels,
             moving_labels=parameters.movingLabels,
@@ -203,11 +204,27 @@ class RegistrationWidget(Panel):
         self._progressed(0.0, _("Starting ..."))
         self._ask_devices()
 
+    def _align(self) -> None:
+        if self.installation.is_ready():
+            p = self.parameters
+            self.logic.align(p.fixed, p.moving, method=p.initial.value, device=p.device.value)
+            self._progressed(0.0, _("Starting ..."))
+
+    def _aligned(self, transform: Any) -> None:
+        self._registered = None
+        self.views.remember()
+        if self.parameters is not None:
+            self._show_views()
+        self._show_message(
+            _("Aligned by '{name}', which stays. Reset takes the moving volume out of it.").format(
+                name=transform.GetName()
+            )
+        )
+
     def _chosen(self) -> tuple[Any, ...]:
         """What a registration is told, besides what can be changed while it is live; the volumes first."""
         p = self.parameters
-        start = p.initialTransform if p.initial is Initial.TRANSFORM else p.initial
-        return p.fixed, p.moving, p.contrast, start, p.model, p.device, p.fixedLabels, p.movingLabels
+        return p.fixed, p.moving, p.contrast, p.start, p.model, p.device, p.fixedLabels, p.movingLabels
 
     def _segment_both(self, segment: Callable[[Any, Any, str], None]) -> None:
         if self.installation.is_ready():
@@ -337,6 +354,9 @@ class RegistrationWidget(Panel):
         valid, reason = parameters.isValid() if parameters is not None else (False, "")
         ui.registerButton.text = _("Cancel") if running else _("Register again") if live else _("Register")
         ui.registerButton.enabled = running or valid
+        ui.alignButton.visible = not running
+        method = parameters.initial if parameters is not None else None
+        ui.alignButton.enabled = valid and method not in (Initial.NONE, Initial.TRANSFORM)
         ui.progressBar.visible = running
         if not running:
             ui.progressBar.value = 0
@@ -363,6 +383,8 @@ class RegistrationWidget(Panel):
             return status
         if logic.transform_node is not None:
             return _("The moving volume is registered. Press Register to move λ again, or Reset to undo.")
+        if logic.alignment_node is not None:
+            return _("The moving volume is aligned. Press Register to deform it, too, or Reset to undo.")
         if slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 0:
             return _("Load two volumes to begin, or try the sample pair (last section).")
         return reason or _("Ready: press Register, then move λ.")
