@@ -16,6 +16,7 @@ from hyperreg.imaging.volume import Volume
 from hyperreg.phantom import LABEL_NAMES, PhantomPair, head_phantom_pair
 from hyperreg.registration.contrast import check_contrast
 from hyperreg.view import choices, mrml, results
+from hyperreg.view.alignment import AlignmentControls
 from hyperreg.view.loading import IMAGES, LEFT_OUT, POINTS, REGIONS, check_place, read_landmarks, read_role
 from hyperreg.view.messages import Messages
 from hyperreg.view.pair import LABELS, OpenPair
@@ -73,6 +74,7 @@ class Controller:
         # Model and initial alignment of the registration that is being prepared, and of the one that is live.
         self._next = self._current = ("", "")
         self.tuning = TuningControls(state, scene, self.logic, self._move_lambda, self.tell, views)
+        self.alignment = AlignmentControls(state, self.logic, self.pair, files, self.tell, self.show)
         choices.offer(state)
         self._begin_at_default()
         self.tuning.show_hyperparameters(state.model)
@@ -338,6 +340,7 @@ class Controller:
         if state.phase == LIVE:
             state.device_used = choices.DEVICES.get(self._live.device, self._live.device)
         self.tuning.update()
+        self.alignment.update()
 
     def _ready(self) -> None:
         self._forget_metrics()

@@ -70,6 +70,15 @@ def bar(controller: Controller) -> None:
             classes="flex-grow-1 hyperreg-register",
         )
         v.VBtn(
+            "Alignment only",
+            v_if="phase === 'idle'",
+            variant="tonal",
+            disabled=("!fixed_name || !moving_name || uploading !== '' || alignment === 'none'",),
+            click=controller.alignment.start,
+            classes="ml-2 hyperreg-align",
+            title="Only the linear alignment that is chosen in the settings, without a deformation",
+        )
+        v.VBtn(
             "Cancel",
             v_if="phase === 'running'",
             variant="tonal",
@@ -134,6 +143,20 @@ def _images(controller: Controller) -> None:
     with html.Div(v_if="centred", classes="d-flex align-center"):
         html.Span("Centres aligned", classes="text-caption flex-grow-1")
         v.VBtn("Undo", size="x-small", variant="text", click=controller.undo_centring, classes="hyperreg-undo-centring")
+
+    with html.Div(v_if="aligned && phase === 'idle'", classes="d-flex align-center hyperreg-aligned"):
+        html.Span("{{ aligned }} alignment", classes="text-caption flex-grow-1")
+        v.VBtn(
+            "Prepare downloads",
+            size="x-small",
+            variant="tonal",
+            loading=("saving",),
+            click=controller.alignment.save,
+            classes="hyperreg-save-alignment",
+        )
+        v.VBtn(
+            "Undo", size="x-small", variant="text", click=controller.alignment.undo, classes="hyperreg-undo-alignment"
+        )
 
 
 def _slider(controller: Controller) -> None:

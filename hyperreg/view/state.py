@@ -51,7 +51,8 @@ class PageState:
     volume_change: whether the map of local volume change lies over the views; volume_change_legend: its scale, SVG.
     worse: why what is shown is worse than the linear alignment, or "".
     sections: those of the registration panel that are unfolded. overlap_note: that the images do not overlap, or "".
-    centred: whether their centres were aligned. probe: what lies under the mouse. windows: {title, value} to choose
+    centred: whether their centres were aligned. aligned: the linear alignment that the
+    moving image has, or "". probe: what lies under the mouse. windows: {title, value} to choose
     from. lines, in_3d, second_plane, help: what the views' toolbar has switched on.
     suggested: a λ as text, or "". regions: {key, name, colour, own, lam}, one per label; own: whether it has its own λ.
     """
@@ -108,6 +109,7 @@ class PageState:
     sections: list[str] = field(default_factory=lambda: ["measures", "response"])
     overlap_note: str = ""
     centred: bool = False
+    aligned: str = ""
     probe: str = ""
     windows: list[dict[str, str]] = field(default_factory=list)
     lines: bool = False
