@@ -115,6 +115,7 @@ class LiveSession:
         *,
         initial: str | npt.NDArray[np.float64] | Transform = "affine",
         contrast: str = AUTOMATIC,
+        symmetric: bool = False,
         fixed_labels: Volume | None = None,
         moving_labels: Volume | None = None,
         fixed_points: npt.NDArray | None = None,
@@ -127,11 +128,14 @@ class LiveSession:
         initial: one of `start.ALIGNMENTS`, a (4, 4) map of fixed RAS to moving RAS, mm, or any transform that maps so:
         its linear part becomes the alignment, and the deformation starts from the rest, which is what lambda = 1 shows.
         contrast: whether both images show tissues alike, one of `contrast.CONTRASTS`; only the solver minds.
+        symmetric: neither image is preferred: the other way round, the result is the inverse. Only the solver can.
         Label maps, if both are given, add Dice to `metrics`; fixed_points and moving_points, both (P, 3), RAS mm, row
         by row the same place, add the distance of landmarks. Raises InputError or Cancelled.
         """
         report = self._reporter(progress, cancelled)
         check_contrast(contrast)
+        if symmetric and self.model is not None:
+            raise InputError("A network is not symmetric: choose no model (none) for that.")
         self._prepared = False
         self.warnings = []
         self.constraints = Constraints()
@@ -158,11 +162,12 @@ class LiveSession:
             self.linear = align(
                 fixed, moving, initial,
                 progress=lambda fraction, text: report(0.05 + 0.75 * fraction, text), cancelled=cancelled,
+                symmetric=symmetric,
             )  # fmt: skip
         report(0.8, "Resampling both images to one grid")
         with self._timed("resample"):
             if self.model is None:
-                maker: FieldMaker = Solver(fixed, moving, self.linear, body, contrast, start)
+                maker: FieldMaker = Solver(fixed, moving, self.linear, body, contrast, start, symmetric)
             elif start is not None:
                 raise InputError(
                     "A network starts from a linear alignment only: choose no model (none) for this start."

@@ -46,6 +46,7 @@ class Session(Protocol):
         *,
         initial: str | npt.NDArray[np.float64] | Transform,
         contrast: str,
+        symmetric: bool,
         fixed_labels: Volume | None,
         moving_labels: Volume | None,
         progress: Callable[[float, str], None] | None,
@@ -80,6 +81,7 @@ class _Pair:
     moving: Volume
     initial: str | npt.NDArray[np.float64] | Transform
     contrast: str
+    symmetric: bool
     fixed_labels: Volume | None
     moving_labels: Volume | None
     values: dict[str, float] = field(default_factory=dict)
@@ -113,6 +115,7 @@ class Sessions:
             moving=parameters.volume(context, "moving"),
             initial=parameters.start(context),
             contrast=parameters.text(context, "contrast"),
+            symmetric=parameters.flag(context, "symmetric"),
             fixed_labels=_given(context, "fixed_labels"),
             moving_labels=_given(context, "moving_labels"),
         )
@@ -224,6 +227,7 @@ class Sessions:
             pair.moving,
             initial=pair.initial,
             contrast=pair.contrast,
+            symmetric=pair.symmetric,
             fixed_labels=pair.fixed_labels,
             moving_labels=pair.moving_labels,
             progress=context.progress,
