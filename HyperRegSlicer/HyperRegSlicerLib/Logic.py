@@ -143,6 +143,7 @@ class RegistrationLogic(Tuning):
         device: str = "auto",
         initial: str | slicer.vtkMRMLTransformNode = "affine",
         contrast: str = AUTOMATIC,
+        symmetric: bool = False,
         fixed_labels: slicer.vtkMRMLLabelMapVolumeNode | None = None,
         moving_labels: slicer.vtkMRMLLabelMapVolumeNode | None = None,
     ) -> None:
@@ -151,7 +152,8 @@ class RegistrationLogic(Tuning):
         lam: 0 (most flexible) to 1 (most rigid): where to begin.
         initial: one of `start.ALIGNMENTS`, or a transform node of any kind that carries the moving volume onto the
             fixed one. If the moving volume is already under that node, it is not applied twice.
-        contrast: whether both volumes show tissues alike, one of `contrast.CONTRASTS`.
+        contrast: whether both volumes show tissues alike, one of `contrast.CONTRASTS`. symmetric: whether neither
+            volume is preferred, as for two visits of one person.
         Raises InputError if the nodes cannot be registered, WeightsError without the model; nothing has changed then.
         """
         check_lambda(lam)
@@ -163,7 +165,7 @@ class RegistrationLogic(Tuning):
         parent = moving.GetParentTransformNode()
         if Results.is_live_transform(parent):
             self._transform_id = parent.GetID()
-        self.lam, self.contrast = lam, contrast
+        self.lam, self.contrast, self.symmetric = lam, contrast, symmetric
         self.registration.prepare(
             fixed_volume,
             moving_volume,
@@ -171,6 +173,7 @@ class RegistrationLogic(Tuning):
             device=device,
             initial=start,
             contrast=contrast,
+            symmetric=symmetric,
             fixed_labels=fixed_labels_volume,
             moving_labels=moving_labels_volume,
         )

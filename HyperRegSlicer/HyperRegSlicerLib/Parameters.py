@@ -81,10 +81,11 @@ class RegistrationParameters:
     """The module's parameter node.
 
     initialTransform: for Initial.TRANSFORM.
-    contrast: whether both volumes show tissues alike.
+    contrast: whether both volumes show tissues alike. symmetric: whether neither is preferred.
     model: a name of the catalogue; "" until one was chosen.
     lam: λ, 0 (most flexible) to 1 (most rigid). gamma: γ, for models that declare it.
-    regions: segmentation or label map whose segments may have a λ of their own; regionLambdas: see `Regions.to_text`.
+    regions: segmentation or label map whose segments may have a λ of their own; regionLambdas: see `Regions.to_text`;
+    rigidRegions: those that move as one rigid body, see `Regions.keys_to_text`.
     fixedLeaveOut, movingLeaveOut: segmentation or label map of what does not count for the match;
     fixedLeaveOutSegment, movingLeaveOutSegment: the key of one of its segments (see `Regions.Region`), "" for all.
     fixedLabels, movingLabels: label maps for the overlap measure; optional.
@@ -100,6 +101,7 @@ class RegistrationParameters:
     fixed: slicer.vtkMRMLScalarVolumeNode
     moving: slicer.vtkMRMLScalarVolumeNode
     contrast: Contrast = Contrast.AUTO
+    symmetric: bool = False
     initial: Initial = Initial.AFFINE
     initialTransform: slicer.vtkMRMLTransformNode
     model: str
@@ -108,6 +110,7 @@ class RegistrationParameters:
     gamma: Annotated[float, WithinRange(0, 1)] = 0.5
     regions: slicer.vtkMRMLDisplayableNode
     regionLambdas: str
+    rigidRegions: str
     fixedLeaveOut: slicer.vtkMRMLDisplayableNode
     fixedLeaveOutSegment: str
     movingLeaveOut: slicer.vtkMRMLDisplayableNode

@@ -48,6 +48,7 @@ class Tuning:
 
         self.lam = 0.0
         self.contrast = AUTOMATIC
+        self.symmetric = False
         self.shown: Shown | None = None
         self.metrics: Mapping[str, Any] = {}
         self.response = Response()
@@ -59,6 +60,7 @@ class Tuning:
         self._landmark_ids: tuple[str | None, str | None] = (None, None)
         self._regions_id: str | None = None
         self._region_lambdas: dict[str, float] = {}
+        self._rigid: frozenset[str] = frozenset()
         self._drawn_regions = Regions.Drawing()
         self._left_out = {role: Masks.LeftOut(role) for role in Masks.ROLES}
 
@@ -76,7 +78,9 @@ class Tuning:
         left_out = [role for role, area in self._left_out.items() if area.wanted is not None]
         values = [f"{name}={value:.2f}" for name, value in self.registration.values.items()]
         regions = [f"λ of {key}={lam:.2f}" for key, lam in self._region_lambdas.items()]
+        regions += [f"rigid={'+'.join(sorted(self._rigid))}"] if self._rigid else []
         contrast = [f"contrast={self.contrast}"] if self.contrast != AUTOMATIC else []
+        contrast += ["symmetric"] if self.symmetric else []
         pull = [f"pull={self._pull:.2f}"] if self._pull and self._landmarks.fixed is not None else []
         masks = [f"left out={'+'.join(left_out)}"] if left_out else []
         lam, stage = (self.shown.lam, self.shown.title) if self.shown is not None else (self.lam, "")
@@ -177,18 +181,22 @@ class Tuning:
             self._values[name] = value
             self._send_settings()
 
-    def set_regions(self, node: slicer.vtkMRMLNode | None, lambdas: Mapping[str, float]) -> None:
-        """Gives segments of a segmentation or label map on the fixed volume a λ of their own, live.
+    def set_regions(
+        self, node: slicer.vtkMRMLNode | None, lambdas: Mapping[str, float], rigid: Collection[str] = ()
+    ) -> None:
+        """Gives segments of a segmentation or label map on the fixed volume their own λ, or makes them rigid, live.
 
         lambdas: by the keys of `Regions.regions_of`; what is not named follows the slider. None or {}: no regions.
+        rigid: keys of segments that move as one rigid body each.
         Raises InputError for a λ outside [0, 1] or a node that cannot be used; nothing has changed then.
         """
         wanted = {key: check_lambda(lam) for key, lam in lambdas.items()} if node is not None else {}
-        before = self._regions_id, self._region_lambdas, self._drawn_regions.labels
-        if node is not None and wanted:
+        stiff = frozenset(rigid) if node is not None else frozenset[str]()
+        before = self._regions_id, self._region_lambdas, self._rigid, self._drawn_regions.labels
+        if node is not None and (wanted or stiff):
             self._drawn_regions.read(node)
-        self._regions_id, self._region_lambdas = node and node.GetID(), wanted
-        if (self._regions_id, self._region_lambdas, self._drawn_regions.labels) != before:
+        self._regions_id, self._region_lambdas, self._rigid = node and node.GetID(), wanted, stiff
+        if (self._regions_id, self._region_lambdas, self._rigid, self._drawn_regions.labels) != before:
             self._send_settings()
 
     def set_left_out(self, role: str, node: slicer.vtkMRMLNode | None, key: str = "") -> None:
@@ -312,12 +320,13 @@ class Tuning:
 
     def _send_regions(self) -> None:
         node = self._node(self._regions_id)
-        if node is None or not self._region_lambdas:
-            self.registration.set_regions(None, {})
-            return
-        labels, values = self._drawn_regions.read(node)
+        labels, values = None, {}
+        if node is not None and (self._region_lambdas or self._rigid):
+            labels, values = self._drawn_regions.read(node)
         lambdas = {values[key]: lam for key, lam in self._region_lambdas.items() if key in values}
-        self.registration.set_regions(labels, lambdas)
+        rigid = sorted(values[key] for key in self._rigid if key in values)
+        self.registration.set_regions(labels if lambdas else None, lambdas)
+        self.registration.set_rigid(labels if rigid else None, rigid)
 
     def _send_masks(self) -> None:
         masks: list[Volume | None] = []
@@ -350,7 +359,7 @@ class Tuning:
 
     def _forget_marks(self) -> None:
         """The scene is closed."""
-        self._regions_id, self._region_lambdas = None, {}
+        self._regions_id, self._region_lambdas, self._rigid = None, {}, frozenset()
         for left_out in self._left_out.values():
             left_out.wanted = None
         self._landmark_ids, self._landmarks = (None, None), Landmarks.Chosen()

@@ -197,6 +197,7 @@ class RegistrationWidget(Panel):
             device=parameters.device.value,
             initial=parameters.start,
             contrast=parameters.contrast.value,
+            symmetric=parameters.symmetric,
             fixed_labels=parameters.fixedLabels,
             moving_labels=parameters.movingLabels,
         )
@@ -224,7 +225,7 @@ class RegistrationWidget(Panel):
     def _chosen(self) -> tuple[Any, ...]:
         """What a registration is told, besides what can be changed while it is live; the volumes first."""
         p = self.parameters
-        return p.fixed, p.moving, p.contrast, p.start, p.model, p.device, p.fixedLabels, p.movingLabels
+        return p.fixed, p.moving, p.contrast, p.symmetric, p.start, p.model, p.device, p.fixedLabels, p.movingLabels
 
     def _segment_both(self, segment: Callable[[Any, Any, str], None]) -> None:
         if self.installation.is_ready():
@@ -237,7 +238,7 @@ class RegistrationWidget(Panel):
             return
         modifying = self.parameters.parameterNode.StartModify()
         self.parameters.fixedLabels, self.parameters.movingLabels = fixed_labels, moving_labels
-        if not Regions.from_text(self.parameters.regionLambdas):  # else the user has regions already
+        if not self.parameters.regionLambdas and not self.parameters.rigidRegions:  # else the user has regions already
             self.parameters.regions = fixed_labels
         self.parameters.parameterNode.EndModify(modifying)
         self._show_message(
@@ -255,22 +256,23 @@ class RegistrationWidget(Panel):
         if self.parameters is not None:
             self.parameters.fullAutomatically = on
 
-    def _regions_changed(self, node: Any, lambdas: dict[str, float]) -> None:
+    def _regions_changed(self, node: Any, lambdas: dict[str, float], rigid: set[str]) -> None:
         if self.parameters is None:
             return
         modifying = self.parameters.parameterNode.StartModify()
         self.parameters.regions = self.ui.regionsSelector.currentNode()
         self.parameters.regionLambdas = Regions.to_text(lambdas)
+        self.parameters.rigidRegions = Regions.keys_to_text(rigid)
         self.parameters.parameterNode.EndModify(modifying)
-        self._try(lambda: self.logic.set_regions(node, lambdas))
+        self._try(lambda: self.logic.set_regions(node, lambdas, rigid))
         self.update()
 
     def _show_regions(self, parameters: RegistrationParameters) -> None:
         """What the parameter node says of regions, to form and logic; no news to them in most cases."""
-        lambdas = Regions.from_text(parameters.regionLambdas)
-        self.regions.show(parameters.regions, lambdas, parameters.lam)
+        lambdas, rigid = Regions.from_text(parameters.regionLambdas), Regions.keys_from_text(parameters.rigidRegions)
+        self.regions.show(parameters.regions, lambdas, rigid, parameters.lam)
         if parameters.regions is not None:
-            self._try(lambda: self.logic.set_regions(parameters.regions, lambdas))
+            self._try(lambda: self.logic.set_regions(parameters.regions, lambdas, rigid))
 
     def _keep(self) -> None:
         qt.QApplication.setOverrideCursor(qt.Qt.WaitCursor)

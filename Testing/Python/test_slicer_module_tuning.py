@@ -308,6 +308,39 @@ def test_segments_get_their_own_lambda(module: Module) -> None:
     assert not module.ui.clearRegionsButton.enabled
 
 
+def test_segments_move_as_rigid_bodies(module: Module) -> None:
+    import qt
+
+    ui, registration = module.ui, module.registration
+    module.go_live()
+    ui.regionsSelector.setCurrentNode(labels(module))
+    table = ui.regionsTable
+    table.item(1, 2).setCheckState(qt.Qt.Checked)
+    volume, values = registration.rigid
+    assert values == (5,)
+    np.testing.assert_allclose(volume.ijk_to_ras, AFFINE)
+    assert registration.regions == (None, {}), "a λ of its own is another thing"
+    assert not ui.keepButton.enabled
+    assert module.panel.logic.origin.settings == "rigid=5"
+    table.item(0, 0).setCheckState(qt.Qt.Checked)
+    assert registration.regions[0] is registration.rigid[0], "one label map for both"
+    module.widget.exit()
+    module.widget.enter()
+    assert table.item(1, 2).checkState() == qt.Qt.Checked
+    assert registration.rigid == (volume, (5,))
+    click(module, "clearRegionsButton")
+    assert (registration.rigid, registration.regions) == ((None, ()), (None, {}))
+
+
+def test_neither_volume_is_preferred_when_that_is_ticked(module: Module) -> None:
+    module.ui.symmetricBox.click()
+    module.go_live()
+    assert module.registration.prepared_with["symmetric"] is True
+    assert "symmetric" in module.panel.logic.origin.settings
+    module.ui.symmetricBox.click()
+    assert "Press Register again" in module.ui.statusLabel.text
+
+
 def test_regions_follow_the_scene(module: Module) -> None:
     import qt
     from vtk.util.numpy_support import vtk_to_numpy

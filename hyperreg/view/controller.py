@@ -197,6 +197,7 @@ class Controller:
                 device=state.device,
                 initial=state.alignment,
                 contrast=check_contrast(state.contrast),
+                symmetric=state.symmetric is True,
                 **self.pair.label_nodes(),
             )
         except HyperRegError as error:

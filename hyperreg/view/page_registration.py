@@ -234,6 +234,16 @@ def _settings(controller: Controller) -> None:
         html.Div("They take effect with the next Register.", classes="text-caption text-medium-emphasis mb-3")
         v.VSelect(v_model=("alignment",), items=("alignments",), label="Initial alignment", density="compact")
         page_tuning.contrast()
+        v.VSwitch(
+            v_model=("symmetric",),
+            label="Neither image is preferred",
+            density="compact",
+            hide_details=True,
+            color="primary",
+            classes="mb-2 hyperreg-symmetric",
+            title="For two visits of one person: the result does not depend on which image is the fixed one. "
+            "It takes longer.",
+        )
         v.VSelect(v_model=("model",), items=("models",), label="Model", density="compact", classes="hyperreg-model")
         v.VSelect(v_model=("device",), items=("devices",), label="Device", density="compact")
         html.Div("Runs on: {{ device_used }}", v_if="device_used", classes="text-caption mb-2")

@@ -181,10 +181,10 @@ def left_out(tuning: TuningControls) -> None:
 def regions(controller: Controller, upload_button: Callable[[str, str], None]) -> None:
     """Segments with a λ of their own, folded away."""
     tuning = controller.tuning
-    with section("regions", "Regions with their own λ", "hyperreg-regions"):
+    with section("regions", "Regions: own λ, rigid", "hyperreg-regions"):
         html.Div(
-            "Segments of the fixed image can have a λ of their own, such as stiff bone beside soft tissue. "
-            "Everything else follows the slider.",
+            "Segments of the fixed image can have a λ of their own, such as stiff cartilage beside soft tissue, or "
+            "move as one rigid body, such as a bone or an implant. Everything else follows the slider.",
             classes="text-caption text-medium-emphasis mb-2",
         )
         with html.Div(classes="d-flex align-center"):
@@ -236,4 +236,14 @@ def regions(controller: Controller, upload_button: Callable[[str, str], None]) -
             html.Span(
                 "{{ region.own ? Number(region.lam).toFixed(2) : 'slider' }}",
                 classes="text-caption hyperreg-region-lam",
+            )
+            v.VBtn(
+                icon=("region.rigid ? 'mdi-lock' : 'mdi-lock-open-variant-outline'",),
+                variant="text",
+                size="x-small",
+                color=("region.rigid ? 'primary' : undefined",),
+                click=(tuning.set_rigid, "[region.key, !region.rigid]"),
+                title=("region.rigid ? 'Rigid: click to let it bend' : 'Bends: click to make it one rigid body'",),
+                aria_label=("region.name + ' moves as one rigid body'",),
+                classes="hyperreg-region-rigid",
             )

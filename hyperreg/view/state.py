@@ -54,7 +54,8 @@ class PageState:
     centred: whether their centres were aligned. aligned: the linear alignment that the
     moving image has, or "". probe: what lies under the mouse. windows: {title, value} to choose
     from. lines, in_3d, second_plane, help: what the views' toolbar has switched on.
-    suggested: a λ as text, or "". regions: {key, name, colour, own, lam}, one per label; own: whether it has its own λ.
+    suggested: a λ as text, or "". regions: {key, name, colour, own, lam, rigid}, one per label; own: whether it has its
+    own λ. symmetric: whether neither image is preferred.
     """
 
     panel: str = ""
@@ -104,6 +105,7 @@ class PageState:
     moving_left_out_name: str = ""
     contrasts: list[dict[str, str]] = field(default_factory=list)
     contrast: str = "auto"
+    symmetric: bool = False
     mode: str = "fade"
     fade: float = 0.5
     sections: list[str] = field(default_factory=lambda: ["measures", "response"])

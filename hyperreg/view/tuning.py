@@ -185,6 +185,7 @@ class TuningControls:
                 "colour": _hex(region.colour),
                 "own": False,
                 "lam": None,
+                "rigid": False,
             }
             for region in found
         ]
@@ -256,11 +257,20 @@ class TuningControls:
         if not isinstance(own, bool) or not _is_number(lam) or not 0 <= lam <= 1:
             self._tell("The λ of a region is a number between 0 (most flexible) and 1 (most rigid).")
             return
-        rows = [{**row, "own": own, "lam": float(lam)} if row["key"] == key else row for row in self._state.regions]
+        self._change_region(key, {"own": own, "lam": float(lam)})
+
+    def set_rigid(self, key: Any, on: Any) -> None:
+        """A segment moves as one rigid body from now on, or bends again."""
+        if isinstance(on, bool):
+            self._change_region(key, {"rigid": on})
+
+    def _change_region(self, key: Any, changes: dict[str, Any]) -> None:
+        rows = [{**row, **changes} if row["key"] == key else row for row in self._state.regions]
         self._state.regions = rows
         lambdas = {row["key"]: row["lam"] for row in rows if row["own"]}
-        outlines.draw_only(self._colours, {int(other) for other in lambdas})
-        self._try(lambda: self._logic.set_regions(self._node, lambdas))
+        rigid = {row["key"] for row in rows if row["rigid"]}
+        outlines.draw_only(self._colours, {int(other) for other in rigid | set(lambdas)})
+        self._try(lambda: self._logic.set_regions(self._node, lambdas, rigid))
 
     # What the logic says
 
