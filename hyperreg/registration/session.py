@@ -364,9 +364,10 @@ class LiveSession:
 
         similarity and similarity_before (mean local NCC in the foreground, 0 to 1; before: what was started from),
         detail and detail_before (the same of detail finer than `grid`, see `Detail`),
-        folding_percent, displacement_max_mm, displacement_mean_mm, roughness (see `field_figures`); with label maps
-        dice and dice_before (per label), dice_mean and dice_mean_before; with landmarks landmarks_mm and
-        landmarks_mm_before (mean distance, mm); with landmarks that pull pulled_mm and pulled_mm_before.
+        folding_percent, displacement_max_mm, displacement_mean_mm, roughness, volume_change_low_percent and
+        volume_change_high_percent (see `field_figures`); with label maps dice and dice_before (per label), dice_mean
+        and dice_mean_before; with landmarks landmarks_mm and landmarks_mm_before (mean distance, mm); with landmarks
+        that pull pulled_mm and pulled_mm_before.
         """
         self._check_prepared()
         return self._on_device(lambda: self._figures.measure(field, self.device))
