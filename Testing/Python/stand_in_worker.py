@@ -100,7 +100,7 @@ class StandInSession:
             self.linear[:3, 3] = float(moving.array.mean()), 0, os.getpid() % 7 + 1
         self.labels = options["fixed_labels"] is not None and options["moving_labels"] is not None
 
-    def field(self, lam: float, stage: int, *, progress: Any = None, cancelled: Any = None) -> Fields:
+    def field(self, lam: float, stage: int, *, beside: Any = (), progress: Any = None, cancelled: Any = None) -> Fields:
         if stage == len(STAGES) - 1:
             return self._full(lam, progress, cancelled)
         self.fields += stage

@@ -107,7 +107,7 @@ def test_a_transform_to_begin_with(module):
     ui = module.ui
     module.choose_pair()
     assert not ui.initialTransformSelector.enabled
-    ui.initialCombo.currentIndex = ui.initialCombo.findText("A linear transform of the scene")
+    ui.initialCombo.currentIndex = ui.initialCombo.findText("A transform of the scene, of any kind")
     assert not ui.registerButton.enabled
     assert ui.statusLabel.text == "Choose the transform to begin with, or another initial alignment."
     shift = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "shift")
@@ -165,3 +165,25 @@ def test_sample_pair(module):
     assert parameters.movingLabels.GetDisplayNode().GetColorNode() is colours
     assert module.ui.registerButton.enabled
     assert module.composites()["Red"].GetBackgroundVolumeID() == parameters.fixed.GetID()
+
+
+def test_one_click_aligns_without_a_deformation(module):
+    ui = module.ui
+    module.choose_pair()
+    for choice, possible in (("None: already aligned", False), ("Rigid", True)):
+        ui.initialCombo.currentIndex = ui.initialCombo.findText(choice)
+        assert ui.alignButton.enabled is possible
+    ui.alignButton.click()
+    assert ui.registerButton.text == "Cancel"
+    assert module.registration.prepared_with["initial"] == "rigid"
+    module.registration.answer_ready()
+    moving = module.parameters.moving
+    node = moving.GetParentTransformNode()
+    assert node.IsA("vtkMRMLLinearTransformNode")
+    assert node.GetName() == "follow-up rigid alignment"
+    assert node.GetName() in ui.messageLabel.text
+    assert "is aligned" in ui.statusLabel.text
+    assert {c.GetForegroundVolumeID() for c in module.composites().values()} == {moving.GetID()}, "both are shown"
+    ui.resetButton.click()
+    assert moving.GetParentTransformNode() is None
+    assert slicer.mrmlScene.IsNodePresent(node)

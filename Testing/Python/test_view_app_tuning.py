@@ -226,6 +226,23 @@ def test_regions_of_the_fixed_label_map(app, pair) -> None:
     assert coloured(app).sum() == 0
 
 
+def test_regions_move_as_rigid_bodies(app) -> None:
+    state, tuning = app.server.state, app.controller.tuning
+    state.symmetric = True
+    register(app)
+    assert app.live.prepared_with["symmetric"] is True
+    state.symmetric = False
+    app.controller.use_fixed_labels()
+    key = state.regions[1]["key"]
+    tuning.set_rigid(key, True)
+    assert app.live.rigid[1] == (int(key),)
+    assert app.live.regions == (None, {})
+    assert coloured(app).sum() > 30, "its outline is drawn"
+    tuning.set_rigid(key, "yes")
+    tuning.set_rigid(key, False)
+    assert app.live.rigid == (None, ())
+
+
 def coloured(app) -> np.ndarray:
     """(SIZE, SIZE): where the axial view is not grey."""
     channels = picture(app, channels=True)

@@ -97,10 +97,10 @@ class PairFigures:
         """See `LiveSession.metrics`; of a field on any grid."""
         grid = field.grid
         inside = self._inside if grid.matches(self._grid) else self._inside_of(grid)
-        displacement, whole = torch.from_numpy(field.array)[None], Transform((field, self._linear))
+        whole = Transform((field, self._linear))
         return {
             **self._beside_before(self._of_images(field, device), device),
-            **field_figures(displacement, torch.from_numpy(grid.ijk_to_ras.astype(np.float32)), inside),
+            **field_figures(field, inside),
             **self._beside_before(self._of_truth(whole) | self._of_pull(whole), device),
         }
 

@@ -16,12 +16,13 @@ from hyperreg.imaging.volume import Volume
 from hyperreg.phantom import LABEL_NAMES, PhantomPair, head_phantom_pair
 from hyperreg.registration.contrast import check_contrast
 from hyperreg.view import choices, mrml, results
-from hyperreg.view.loading import IMAGES, POINTS, check_place, read_landmarks, read_role
+from hyperreg.view.alignment import AlignmentControls
+from hyperreg.view.loading import IMAGES, LEFT_OUT, POINTS, REGIONS, check_place, read_landmarks, read_role
 from hyperreg.view.messages import Messages
 from hyperreg.view.pair import LABELS, OpenPair
 from hyperreg.view.panels import nothing
 from hyperreg.view.private_files import PrivateFiles
-from hyperreg.view.state import FADE, IDLE, LIVE, MODES, RUNNING, metric_rows, word
+from hyperreg.view.state import FADE, IDLE, LIVE, MODES, PANEL, RUNNING, metric_rows, word
 from hyperreg.view.tuning import TuningControls
 from hyperreg.worker.live_pair import Shown
 
@@ -31,8 +32,6 @@ log = logging.getLogger(__name__)
 STEP_SECONDS = 0.01
 # λ rests when there was no preview for so long.
 REST_SECONDS = 0.25
-PANEL = "registration"
-REGIONS = "regions"
 
 
 class Controller:
@@ -74,7 +73,8 @@ class Controller:
         self._preview_at = 0.0
         # Model and initial alignment of the registration that is being prepared, and of the one that is live.
         self._next = self._current = ("", "")
-        self.tuning = TuningControls(state, scene, self.logic, self._move_lambda, self.tell, views.set_outlines)
+        self.tuning = TuningControls(state, scene, self.logic, self._move_lambda, self.tell, views)
+        self.alignment = AlignmentControls(state, self.logic, self.pair, files, self.tell, self.show)
         choices.offer(state)
         self._begin_at_default()
         self.tuning.show_hyperparameters(state.model)
@@ -117,13 +117,11 @@ class Controller:
                 self._place_points(role, path)
                 return
             volume, names = await asyncio.get_running_loop().run_in_executor(None, read_role, role, path, notes.append)
-            if role not in IMAGES and role.removesuffix("_labels").replace(REGIONS, "fixed") not in self.pair.volumes:
-                raise InputError("Load the image first, then the label map that was drawn on it.")
             notes += check_place(role, volume, self.pair.volumes)
-            if role == REGIONS:
+            if role == REGIONS or role in LEFT_OUT:
                 with self._state:
                     self._state.error = ""
-                    self.tuning.place_regions(volume, names)
+                    self.tuning.place_area(role, volume, names)
                 return
         except HyperRegError as error:
             with self._state:
@@ -154,7 +152,7 @@ class Controller:
         with self._state:
             self._state.error = ""
             self.tuning.place_points(role, points, path.name)
-            self.tuning.put_moving_points_under(self.pair.shift_id)
+            self.tuning.put_moving_under(self.pair.shift_id)
 
     def remove_labels(self, role: str) -> None:
         """Forgets the label map of the "fixed" or "moving" image."""
@@ -173,7 +171,7 @@ class Controller:
     def _shift(self, move: Callable[[], None]) -> None:
         self._reset()
         move()
-        self.tuning.put_moving_points_under(self.pair.shift_id)
+        self.tuning.put_moving_under(self.pair.shift_id)
         self.show(fit=True)
 
     def use_fixed_labels(self) -> None:
@@ -199,6 +197,7 @@ class Controller:
                 device=state.device,
                 initial=state.alignment,
                 contrast=check_contrast(state.contrast),
+                symmetric=state.symmetric is True,
                 **self.pair.label_nodes(),
             )
         except HyperRegError as error:
@@ -211,6 +210,8 @@ class Controller:
     def reset(self) -> None:
         """Back to both images as they were loaded."""
         self._reset()
+        for role in LEFT_OUT:
+            self.tuning.remove_left_out(role)
         self._state.error = ""
 
     def ask_lambda(self, lam: Any) -> None:
@@ -341,6 +342,7 @@ class Controller:
         if state.phase == LIVE:
             state.device_used = choices.DEVICES.get(self._live.device, self._live.device)
         self.tuning.update()
+        self.alignment.update()
 
     def _ready(self) -> None:
         self._forget_metrics()
@@ -391,5 +393,6 @@ class Controller:
             self.tuning.remove_regions()
         if role in IMAGES:
             self.tuning.remove_points(f"{role}_points")
+            self.tuning.remove_left_out(f"{role}_left_out")
         self.pair.place(role, volume, names or {})
         self.on_images()

@@ -20,6 +20,10 @@ from hyperreg.imaging.volume import Volume
 IMAGES = ("fixed", "moving")
 # The roles of landmarks.
 POINTS = ("fixed_points", "moving_points")
+# The role of a label map of regions with a λ of their own; it lies on the fixed image.
+REGIONS = "regions"
+# The roles of label maps of what is left out of the match.
+LEFT_OUT = ("fixed_left_out", "moving_left_out")
 
 
 def read_role(
@@ -45,7 +49,7 @@ def check_place(role: str, volume: Volume, loaded: Mapping[str, Volume]) -> list
     """
     if role in IMAGES:
         return []
-    image = loaded.get(role.removesuffix("_labels") if role.endswith("_labels") else "fixed")
+    image = loaded.get("moving" if role.startswith("moving") else "fixed")
     if image is None:
         raise InputError("Load the image first, then the label map that was drawn on it.")
     return check_on_image(volume, image)
