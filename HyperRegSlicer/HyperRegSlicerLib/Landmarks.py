@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import slicer
 
+from hyperreg.registration.landmarks import order_by_name
 from HyperRegSlicerLib import Geometry, Results
 
 NODE_TYPE = "vtkMRMLMarkupsFiducialNode"
@@ -43,6 +44,15 @@ def points_of(node: slicer.vtkMRMLMarkupsNode) -> npt.NDArray[np.float64]:
     return local @ world[:3, :3].T + world[:3, 3]
 
 
+def names_of(node: slicer.vtkMRMLMarkupsNode) -> list[str]:
+    """What the points of a list are called that have been placed, in its order."""
+    return [
+        node.GetNthControlPointLabel(index)
+        for index in range(node.GetNumberOfControlPoints())
+        if node.GetNthControlPointPositionStatus(index) == slicer.vtkMRMLMarkupsNode.PositionDefined
+    ]
+
+
 def chosen(fixed: Any, moving: Any) -> Chosen:
     """What the lists of the fixed and the moving volume give; either may be None. Raises InputError."""
     if fixed is None and moving is None:
@@ -52,6 +62,7 @@ def chosen(fixed: Any, moving: Any) -> Chosen:
     if fixed is moving:
         return Chosen(None, None, "The same list was chosen twice: each volume needs points of its own.")
     here, there = points_of(fixed), points_of(moving)
+    order = order_by_name(names_of(fixed), names_of(moving))
     if len(here) != len(there) or len(here) == 0:
         return Chosen(
             None,
@@ -59,4 +70,6 @@ def chosen(fixed: Any, moving: Any) -> Chosen:
             f"Points placed: {len(here)} on the fixed volume, {len(there)} on the moving one. Both lists need the same "
             "number, in the same order.",
         )
+    if order is not None:
+        return Chosen(here, there[order], f"{len(here)} pairs of landmarks, paired by name: the lists differ in order")
     return Chosen(here, there, f"{len(here)} pairs of landmarks" if len(here) > 1 else "1 pair of landmarks")

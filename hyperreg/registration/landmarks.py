@@ -3,7 +3,7 @@ Slicer."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,17 @@ def pair_landmarks(fixed_points: npt.NDArray | None, moving_points: npt.NDArray 
             "together in pairs, in the same order."
         )
     return Landmarks(*pair)
+
+
+def order_by_name(fixed: Sequence[str], moving: Sequence[str]) -> list[int] | None:
+    """Where in `moving` each name of `fixed` stands; None if names tell nothing: other ones, one twice, or in order.
+
+    Programs sort lists of points as they like; what both lists call alike is the same place.
+    """
+    if len(set(fixed)) < len(fixed) or set(fixed) != set(moving) or list(fixed) == list(moving):
+        return None
+    places = {name: place for place, name in enumerate(moving)}
+    return [places[name] for name in fixed] if len(places) == len(moving) else None
 
 
 def outside_warnings(landmarks: Landmarks, fixed: Grid, moving: Grid) -> list[str]:
