@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import slicer
 
+from hyperreg.registration.landmarks import order_by_name
 from HyperRegSlicerLib import Geometry, Results
 
 NODE_TYPE = "vtkMRMLMarkupsFiducialNode"
@@ -67,6 +68,11 @@ def _placed(node: slicer.vtkMRMLMarkupsNode) -> list[int]:
     return [index for index in range(count) if node.GetNthControlPointPositionStatus(index) == defined]
 
 
+def names_of(node: slicer.vtkMRMLMarkupsNode) -> list[str]:
+    """What the points of a list are called that have been placed, in its order."""
+    return [node.GetNthControlPointLabel(index) for index in _placed(node)]
+
+
 def chosen(fixed: Any, moving: Any) -> Chosen:
     """What the lists of the fixed and the moving volume give; either may be None. Raises InputError."""
     if fixed is None and moving is None:
@@ -76,11 +82,14 @@ def chosen(fixed: Any, moving: Any) -> Chosen:
     if fixed is moving:
         return Chosen(note="The same list was chosen twice: each volume needs points of its own.")
     here, there = points_of(fixed), points_of(moving)
+    order = order_by_name(names_of(fixed), names_of(moving))
     if len(here) != len(there) or len(here) == 0:
         return Chosen(
             note=f"Points placed: {len(here)} on the fixed volume, {len(there)} on the moving one. Both lists need the "
             "same number, in the same order.",
         )
-    points = tuple((fixed.GetNthControlPointID(n), fixed.GetNthControlPointLabel(n)) for n in _placed(fixed))
+    points = tuple(zip((fixed.GetNthControlPointID(n) for n in _placed(fixed)), names_of(fixed), strict=True))
     note = f"{len(here)} pairs of landmarks" if len(here) > 1 else "1 pair of landmarks"
+    if order is not None:
+        there, note = there[order], f"{note}, paired by name: the lists differ in order"
     return Chosen(here, there, note, points)

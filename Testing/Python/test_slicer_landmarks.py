@@ -55,6 +55,20 @@ def test_distances_are_in_mm_whatever_the_lists_are_under(bench: Bench) -> None:
     assert bench.logic.metrics["landmarks_mm"] == pytest.approx(5, abs=1e-4)
 
 
+def test_lists_in_another_order_are_paired_by_name(bench: Bench) -> None:
+    bench.go_live()
+    fixed, moving = (
+        place(bench.scene, "fixed points", WORLD),
+        place(bench.scene, "moving points", truth(bench, 0.25)[::-1]),
+    )
+    for number, name in enumerate(("a", "b", "c", "d")):
+        fixed.SetNthControlPointLabel(number, name)
+        moving.SetNthControlPointLabel(3 - number, name)
+    bench.logic.set_landmarks(fixed, moving)
+    assert "paired by name" in bench.logic.landmarks_note
+    assert bench.logic.metrics["landmarks_mm"] == pytest.approx(0, abs=1e-4)
+
+
 def test_lists_that_make_no_pairs_are_explained_and_not_measured(bench: Bench) -> None:
     fixed, moving = place(bench.scene, "fixed points", WORLD), place(bench.scene, "moving points", WORLD[:3])
     bench.logic.set_landmarks(fixed, None)

@@ -163,6 +163,17 @@ def _outside(points: npt.NDArray[np.float64], grid: Grid) -> npt.NDArray[np.bool
     return np.asarray(((index < -0.5) | (index > np.array(grid.shape) - 0.5)).any(axis=1))
 
 
+def order_by_name(fixed: Sequence[str], moving: Sequence[str]) -> list[int] | None:
+    """Where in `moving` each name of `fixed` stands; None if names tell nothing: other ones, one twice, or in order.
+
+    Programs sort lists of points as they like; what both lists call alike is the same place.
+    """
+    if len(set(fixed)) < len(fixed) or set(fixed) != set(moving) or list(fixed) == list(moving):
+        return None
+    places = {name: place for place, name in enumerate(moving)}
+    return [places[name] for name in fixed] if len(places) == len(moving) else None
+
+
 def outside_warnings(landmarks: Landmarks, fixed: Grid, moving: Grid) -> list[str]:
     """In words for the user, how many of the points lie outside of their image; [] if none does."""
     found = []

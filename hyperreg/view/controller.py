@@ -148,10 +148,10 @@ class Controller:
     def _place_points(self, role: str, path: Path) -> None:
         if role.removesuffix("_points") not in self.pair.volumes:
             raise InputError("Load the image first, then the landmarks that were placed on it.")
-        points = read_landmarks(path, self._warned)
+        points, names = read_landmarks(path, self._warned)
         with self._state:
             self._state.error = ""
-            self.tuning.place_points(role, points, path.name)
+            self.tuning.place_points(role, points, names, path.name)
             self.tuning.put_moving_under(self.pair.shift_id)
 
     def remove_labels(self, role: str) -> None:

@@ -55,13 +55,14 @@ def check_place(role: str, volume: Volume, loaded: Mapping[str, Volume]) -> list
     return check_on_image(volume, image)
 
 
-def read_landmarks(path: Path, warn: Callable[[str], None]) -> npt.NDArray[np.float64]:
-    """The points of a file: (P, 3), RAS mm."""
+def read_landmarks(path: Path, warn: Callable[[str], None]) -> tuple[npt.NDArray[np.float64], list[str]]:
+    """The points of a file, (P, 3), RAS mm, and what they are called: numbers from 1 where the file has no names."""
     notes: list[str] = []
-    points = read_points(path, notes)
+    names: list[str] = []
+    points = read_points(path, notes, names)
     for note in notes:
         warn(note)
-    return points
+    return points, names or [str(number) for number in range(1, len(points) + 1)]
 
 
 def read_image(path: Path, warn: Callable[[str], None], confined: bool = True) -> Volume:

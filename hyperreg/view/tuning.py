@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -193,15 +193,15 @@ class TuningControls:
             for region in found
         ]
 
-    def place_points(self, role: str, points: npt.NDArray[np.float64], name: str) -> None:
-        """Measures by landmarks of one of the images. role: one of POINTS; points: (P, 3), RAS mm."""
+    def place_points(self, role: str, points: npt.NDArray[np.float64], names: Sequence[str], file: str) -> None:
+        """Measures by landmarks of one of the images. role: one of POINTS; points: (P, 3), RAS mm; names: of each."""
         self._drop_points(role)
-        node = self._scene.AddNewNodeByClass(self._points_kind, name)
-        for number, point in enumerate(points, 1):
-            node.AddControlPoint(point.tolist(), str(number))
+        node = self._scene.AddNewNodeByClass(self._points_kind, file)
+        for point, name in zip(points, names, strict=True):
+            node.AddControlPoint(point.tolist(), name)
         _mark(node, POINT_COLOURS[role])
         self._points[role] = node
-        setattr(self._state, f"{role}_name", name)
+        setattr(self._state, f"{role}_name", file)
         self._measure_by_points()
 
     def put_moving_under(self, transform_id: str | None) -> None:

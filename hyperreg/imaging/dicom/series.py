@@ -367,6 +367,11 @@ def different_patients(first: Path, second: Path) -> str:
     return "The DICOM headers name different patients for the two images. Check that the right series were chosen."
 
 
+def frame_of_reference(path: Path) -> str:
+    """The Frame of Reference UID of a path that means a DICOM series; "" for other paths, and without one."""
+    return find_series(path)[0].first.text("FrameOfReferenceUID") if is_dicom_source(path) else ""
+
+
 def is_dicom_source(path: Path) -> bool:
     """Whether a path is a folder, a DICOM file or a zip (a `SOURCE#NUMBER` too). Raises OSError if unreadable."""
     path, _ = split_number(path)
