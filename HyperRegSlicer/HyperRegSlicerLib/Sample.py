@@ -13,7 +13,7 @@ CATEGORY = "HyperReg"
 
 
 def load() -> dict[str, Any]:
-    """Adds both volumes to the application's scene; nodes by role, "fixed" and "moving". Raises InputError if they are missing."""
+    """Adds both volumes to the application's scene; their nodes by role. Raises InputError if the files are missing."""
     return {
         image.role: slicer.util.loadVolume(str(image.path), {"name": image.name, "show": False}) for image in SAMPLE
     }
