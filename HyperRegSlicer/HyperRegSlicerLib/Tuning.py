@@ -75,16 +75,20 @@ class Tuning:
     @property
     def origin(self) -> Results.Origin:
         """λ and everything else that makes what the transform node shows."""
-        left_out = [role for role, area in self._left_out.items() if area.wanted is not None]
-        values = [f"{name}={value:.2f}" for name, value in self.registration.values.items()]
-        regions = [f"λ of {key}={lam:.2f}" for key, lam in self._region_lambdas.items()]
-        regions += [f"rigid={'+'.join(sorted(self._rigid))}"] if self._rigid else []
-        contrast = [f"contrast={self.contrast}"] if self.contrast != AUTOMATIC else []
-        contrast += ["symmetric"] if self.symmetric else []
-        pull = [f"pull={self._pull:.2f}"] if self._pull and self._landmarks.fixed is not None else []
-        masks = [f"left out={'+'.join(left_out)}"] if left_out else []
+        parts = [f"{name}={value:.2f}" for name, value in self.registration.values.items()]
+        parts += [f"λ of {key}={lam:.2f}" for key, lam in self._region_lambdas.items()]
+        if self._rigid:
+            parts.append(f"rigid={'+'.join(sorted(self._rigid))}")
+        if left_out := [role for role, area in self._left_out.items() if area.wanted is not None]:
+            parts.append(f"left out={'+'.join(left_out)}")
+        if self._pull and self._landmarks.fixed is not None:
+            parts.append(f"pull={self._pull:.2f}")
+        if self.contrast != AUTOMATIC:
+            parts.append(f"contrast={self.contrast}")
+        if self.symmetric:
+            parts.append("symmetric")
         lam, stage = (self.shown.lam, self.shown.title) if self.shown is not None else (self.lam, "")
-        return Results.Origin(lam, stage, "; ".join([*values, *regions, *masks, *pull, *contrast]))
+        return Results.Origin(lam, stage, "; ".join(parts))
 
     @property
     def stage_text(self) -> str:
