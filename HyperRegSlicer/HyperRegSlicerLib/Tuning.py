@@ -68,6 +68,8 @@ class Tuning:
         self._change_wanted = False
         self._change_of: Shown | None = None
         self._moved_at = 0.0
+        # Where the fixed volume shows the body, and on which grid.
+        self._body: tuple[Any, Any] = (None, None)
 
         registration.on_work = self._worked
         registration.on_response = self._response_changed
@@ -164,8 +166,13 @@ class Tuning:
         if not self._change_wanted or self.state != LIVE or not self.is_solved or node is None or self.shown is None:
             return
         if self.volume_change_node is None and time.monotonic() - self._moved_at >= REST_S:
-            found = VolumeChange.fill(node, self.shown.fields.forward)
-            found.SetName(f"{Results.ends(node)[1].GetName()} local volume change {self.origin.title} (%)")
+            fixed, moving = Results.ends(node)
+            field = self.shown.fields.forward
+            place = (fixed, fixed.GetMTime(), field.grid.shape, field.ijk_to_ras.tobytes())
+            if self._body[0] != place:
+                self._body = place, VolumeChange.body_of(fixed, field.grid)
+            found = VolumeChange.fill(node, field, self._body[1])
+            found.SetName(f"{moving.GetName()} local volume change {self.origin.title} (%)")
             self._describe(found)
             self._change_of = self.shown
             self.on_change()
