@@ -68,6 +68,8 @@ class Tuning:
         self._change_wanted = False
         self._change_of: Shown | None = None
         self._moved_at = 0.0
+        # Where the fixed volume shows the body, and on which grid.
+        self._body: tuple[Any, Any] = (None, None)
 
         registration.on_work = self._worked
         registration.on_response = self._response_changed
@@ -75,16 +77,20 @@ class Tuning:
     @property
     def origin(self) -> Results.Origin:
         """λ and everything else that makes what the transform node shows."""
-        left_out = [role for role, area in self._left_out.items() if area.wanted is not None]
-        values = [f"{name}={value:.2f}" for name, value in self.registration.values.items()]
-        regions = [f"λ of {key}={lam:.2f}" for key, lam in self._region_lambdas.items()]
-        regions += [f"rigid={'+'.join(sorted(self._rigid))}"] if self._rigid else []
-        contrast = [f"contrast={self.contrast}"] if self.contrast != AUTOMATIC else []
-        contrast += ["symmetric"] if self.symmetric else []
-        pull = [f"pull={self._pull:.2f}"] if self._pull and self._landmarks.fixed is not None else []
-        masks = [f"left out={'+'.join(left_out)}"] if left_out else []
+        parts = [f"{name}={value:.2f}" for name, value in self.registration.values.items()]
+        parts += [f"λ of {key}={lam:.2f}" for key, lam in self._region_lambdas.items()]
+        if self._rigid:
+            parts.append(f"rigid={'+'.join(sorted(self._rigid))}")
+        if left_out := [role for role, area in self._left_out.items() if area.wanted is not None]:
+            parts.append(f"left out={'+'.join(left_out)}")
+        if self._pull and self._landmarks.fixed is not None:
+            parts.append(f"pull={self._pull:.2f}")
+        if self.contrast != AUTOMATIC:
+            parts.append(f"contrast={self.contrast}")
+        if self.symmetric:
+            parts.append("symmetric")
         lam, stage = (self.shown.lam, self.shown.title) if self.shown is not None else (self.lam, "")
-        return Results.Origin(lam, stage, "; ".join([*values, *regions, *masks, *pull, *contrast]))
+        return Results.Origin(lam, stage, "; ".join(parts))
 
     @property
     def stage_text(self) -> str:
@@ -160,8 +166,13 @@ class Tuning:
         if not self._change_wanted or self.state != LIVE or not self.is_solved or node is None or self.shown is None:
             return
         if self.volume_change_node is None and time.monotonic() - self._moved_at >= REST_S:
-            found = VolumeChange.fill(node, self.shown.fields.forward)
-            found.SetName(f"{Results.ends(node)[1].GetName()} local volume change {self.origin.title} (%)")
+            fixed, moving = Results.ends(node)
+            field = self.shown.fields.forward
+            place = (fixed, fixed.GetMTime(), field.grid.shape, field.ijk_to_ras.tobytes())
+            if self._body[0] != place:
+                self._body = place, VolumeChange.body_of(fixed, field.grid)
+            found = VolumeChange.fill(node, field, self._body[1])
+            found.SetName(f"{moving.GetName()} local volume change {self.origin.title} (%)")
             self._describe(found)
             self._change_of = self.shown
             self.on_change()

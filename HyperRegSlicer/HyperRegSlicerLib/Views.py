@@ -20,7 +20,7 @@ CHECKER_PIXELS = 48
 # Pixels; larger than any slice view on an 8K screen.
 CHECKERBOARD_SIZE = 8192
 # Of a map over both volumes.
-MAP_OPACITY = 0.7
+MAP_OPACITY = 0.5
 # Slicer's side-by-side layout and its views.
 SIDE_BY_SIDE_LAYOUT = slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView
 LEFT, RIGHT = "Red", "Yellow"

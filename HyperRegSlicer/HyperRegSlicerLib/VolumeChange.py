@@ -10,9 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import slicer
 
-from hyperreg.imaging.volume import DisplacementField, Volume
+from hyperreg.imaging.intensity import foreground
+from hyperreg.imaging.resampling import resample
+from hyperreg.imaging.volume import DisplacementField, Grid, Volume
 from hyperreg.registration.volume_change import percent, volume_change
 from HyperRegSlicerLib import Geometry, Results
 from HyperRegSlicerLib.ResponsePlot import Line, Shape, Text
@@ -44,14 +47,25 @@ def node_of(transform: slicer.vtkMRMLTransformNode | None) -> slicer.vtkMRMLScal
     return transform.GetNodeReference(Results.VOLUME_CHANGE_ROLE) if transform is not None else None
 
 
-def fill(transform: slicer.vtkMRMLTransformNode, field: DisplacementField) -> slicer.vtkMRMLScalarVolumeNode:
-    """Puts the volume change of a field, in %, into the map of its live transform, which is made if there is none."""
+def body_of(node: slicer.vtkMRMLScalarVolumeNode, grid: Grid) -> npt.NDArray[np.bool_]:
+    """Where a volume shows the body, on a grid of the world: (I, J, K)."""
+    volume = Geometry.volume_from_node(node, Results.parent_before(node))
+    return foreground(resample(volume, grid, interpolation="nearest"))
+
+
+def fill(
+    transform: slicer.vtkMRMLTransformNode, field: DisplacementField, body: npt.NDArray[np.bool_]
+) -> slicer.vtkMRMLScalarVolumeNode:
+    """Puts the volume change of a field, in %, into the map of its live transform, which is made if there is none.
+
+    body: (I, J, K), on the field's grid; elsewhere, in the air, the map is 0 and not seen.
+    """
     scene, node = transform.GetScene(), node_of(transform)
     if node is None:
         node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
         transform.SetNodeReferenceID(Results.VOLUME_CHANGE_ROLE, node.GetID())
     change = volume_change(field)
-    Geometry.volume_to_node(Volume(percent(change.array), change.ijk_to_ras, node.GetName()), node)
+    Geometry.volume_to_node(Volume(np.where(body, percent(change.array), 0), change.ijk_to_ras, node.GetName()), node)
     if node.GetDisplayNode() is None:
         node.CreateDefaultDisplayNodes()
         display = node.GetDisplayNode()

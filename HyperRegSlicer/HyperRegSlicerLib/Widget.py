@@ -292,14 +292,10 @@ class RegistrationWidget(Panel):
         self.leave_out.clear()
 
     def _load_sample(self) -> None:
-        qt.QApplication.setOverrideCursor(qt.Qt.WaitCursor)
-        try:
-            sample = Sample.load(slicer.mrmlScene)
-        finally:
-            qt.QApplication.restoreOverrideCursor()
+        sample = Sample.load()
         parameters = self.parameters
-        parameters.fixed, parameters.moving = sample.fixed, sample.moving
-        parameters.fixedLabels, parameters.movingLabels = sample.fixed_labels, sample.moving_labels
+        parameters.fixed, parameters.moving = sample["fixed"], sample["moving"]
+        parameters.fixedLabels = parameters.movingLabels = None
         self._show_views()
 
     # The views

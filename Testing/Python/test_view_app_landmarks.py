@@ -15,7 +15,7 @@ pytest.importorskip("slicer", reason="skipped: slicer-core is not installed")
 pytest.importorskip("trame", reason="skipped: trame is not installed")
 
 from fake_registration import wavy
-from view_app_bench import App, app, module_app, pair, pair_files, register  # noqa: F401
+from view_app_bench import App, app, module_app, open_phantom, pair, pair_files, register  # noqa: F401
 
 from hyperreg.errors import FileError, HyperRegError, InputError
 from hyperreg.imaging.transform import Transform
@@ -59,7 +59,7 @@ def landmarks_row(app: App) -> dict[str, str] | None:
 
 def test_uploaded_landmarks_are_measured_in_mm(app: App, pair: PhantomPair, tmp_path: Path) -> None:
     state = app.server.state
-    app.controller.load_sample(in_place(pair))
+    open_phantom(app, in_place(pair))
     register(app)
     grid = app.live.grid
     points = grid.to_ras([[20.0, 25, 24], [30, 30, 20], [24, 36, 30]])
@@ -76,7 +76,7 @@ def test_uploaded_landmarks_are_measured_in_mm(app: App, pair: PhantomPair, tmp_
     app.controller.tuning.remove_points("moving_points")
     assert landmarks_row(app) is None
     assert (state.moving_points_name, app.live.landmarks) == ("", None)
-    app.controller.load_sample(pair)
+    open_phantom(app, pair)
     assert state.fixed_points_name == state.landmarks_note == "", "they belonged to the image before"
 
 

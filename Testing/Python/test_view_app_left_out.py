@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("slicer", reason="skipped: slicer-core is not installed")
 pytest.importorskip("trame", reason="skipped: trame is not installed")
 
-from view_app_bench import App, app, module_app, pair, pair_files, picture, register  # noqa: F401
+from view_app_bench import App, app, module_app, open_phantom, pair, pair_files, picture, register  # noqa: F401
 
 from hyperreg.errors import InputError
 from hyperreg.imaging.files import write_volume
@@ -70,7 +70,7 @@ def test_it_is_the_images_own_and_the_next_registrations(app: App, pair: Phantom
     moving = app.controller.pair.nodes["moving"]
     node = app.controller.tuning._left_out["moving_left_out"]
     assert node.GetParentTransformNode() is moving.GetParentTransformNode(), "it lies on the deformed image"
-    app.controller.load_sample(pair)
+    open_phantom(app, pair)
     assert app.server.state.moving_left_out_name == "", "another image has other areas"
 
 

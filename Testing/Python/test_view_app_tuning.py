@@ -15,7 +15,7 @@ pytest.importorskip("slicer", reason="skipped: slicer-core is not installed")
 pytest.importorskip("trame", reason="skipped: trame is not installed")
 
 from fake_registration import FULL, METRICS, QUICK
-from view_app_bench import app, module_app, pair, pair_files, picture, register  # noqa: F401
+from view_app_bench import app, module_app, open_phantom, pair, pair_files, picture, register  # noqa: F401
 
 from hyperreg.imaging.files import read_volume, write_volume
 from hyperreg.imaging.resampling import resample
@@ -258,5 +258,5 @@ def test_a_label_map_for_regions_is_uploaded_without_ending_the_registration(app
     assert app.server.state.regions_name == "organs.nii.gz"
     names = [row["name"] for row in app.server.state.regions]
     assert names == [f"Label {row['key']}" for row in app.server.state.regions], "nobody knows what they are"
-    app.controller.load_sample(pair)
+    open_phantom(app, pair)
     assert app.server.state.regions == [], "another fixed image has other regions"

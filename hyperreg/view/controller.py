@@ -6,15 +6,17 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import slicer
 
 from hyperreg.errors import HyperRegError, InputError
+from hyperreg.imaging.files import read_volume
 from hyperreg.imaging.volume import Volume
-from hyperreg.phantom import LABEL_NAMES, PhantomPair, head_phantom_pair
 from hyperreg.registration.contrast import check_contrast
+from hyperreg.sample import SAMPLE
 from hyperreg.view import choices, mrml, results
 from hyperreg.view.alignment import AlignmentControls
 from hyperreg.view.loading import IMAGES, LEFT_OUT, POINTS, REGIONS, check_place, read_landmarks, read_role
@@ -83,15 +85,15 @@ class Controller:
 
     # The user's actions
 
-    def load_sample(self, pair: PhantomPair | None = None) -> None:
-        """Opens the generated head and its known deformation."""
-        pair = pair or head_phantom_pair()
+    def load_sample(self) -> None:
+        """Opens two brain templates."""
+        self.open_pair({image.role: replace(read_volume(image.path), name=image.name) for image in SAMPLE})
+
+    def open_pair(self, volumes: Mapping[str, Volume], label_names: Mapping[int, str] | None = None) -> None:
+        """Opens images, and label maps if there are any, by role. label_names: what their labels are called."""
         self._reset()
-        for role, volume in (("fixed", pair.fixed), ("moving", pair.moving)):
-            self._place(role, volume)
-        names = {label: name.capitalize() for label, name in LABEL_NAMES.items()}
-        self._place("fixed_labels", pair.fixed_labels, names)
-        self._place("moving_labels", pair.moving_labels, names)
+        for role, volume in volumes.items():
+            self._place(role, volume, None if role in IMAGES else label_names)
         self._state.sample = True
         self._begin_at_default()
         self.show()

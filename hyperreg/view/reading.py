@@ -60,7 +60,7 @@ def _volume_change(layer: Any, xy: tuple[int, int]) -> float | None:
     if node is None or node.IsA("vtkMRMLLabelMapVolumeNode"):
         return None
     text = voxel(node.GetImageData(), layer.GetXYToIJKTransform().TransformPoint(*map(float, xy), 0.0))
-    return None if text == OUTSIDE else float(text)
+    return None if text in (OUTSIDE, "0") else float(text)  # in the air there is no volume to change
 
 
 def voxel(image: Any, ijk: tuple[float, float, float]) -> str:
