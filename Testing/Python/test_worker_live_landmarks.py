@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from stand_in_worker import DEADLY_LAMBDA, FULL_BY, true_field
@@ -147,9 +149,9 @@ def test_while_a_landmark_is_dragged_the_shown_lambda_comes_first(
     asked: list[tuple[float, int]] = []
     send = live._request_field
 
-    def request(pair: Pair, lam: float, stage: int) -> None:
+    def request(pair: Pair, lam: float, stage: int, **options: Any) -> None:
         asked.append((lam, stage))
-        send(pair, lam, stage)
+        send(pair, lam, stage, **options)
 
     monkeypatch.setattr(live, "_request_field", request)
     fill(client, live)
