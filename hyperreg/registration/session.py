@@ -23,7 +23,7 @@ from hyperreg.registration.contrast import AUTOMATIC, check_contrast, contrast_t
 from hyperreg.registration.figures import Figures, PairFigures
 from hyperreg.registration.grids import beyond_model
 from hyperreg.registration.landmarks import outside_warnings, pair_landmarks
-from hyperreg.registration.linear import align
+from hyperreg.registration.linear import align, direction_warnings
 from hyperreg.registration.masks import check_masks
 from hyperreg.registration.model import RegistrationModel, load_model
 from hyperreg.registration.network import Network
@@ -158,6 +158,8 @@ class LiveSession:
                 fixed, moving, initial,
                 progress=lambda fraction, text: report(0.05 + 0.75 * fraction, text), cancelled=cancelled,
             )  # fmt: skip
+            if not isinstance(initial, str):
+                self.warnings += direction_warnings(fixed, moving, self.linear)
         report(0.8, "Resampling both images to one grid")
         with self._timed("resample"):
             self.foreground = body = Volume(foreground(fixed).astype(np.uint8), fixed.ijk_to_ras, "foreground")
