@@ -142,7 +142,7 @@ def direction_warnings(fixed: Volume, moving: Volume, matrix: Matrix) -> list[st
     Programs differ in which way round they save a transform.
     """
     sides = _prepare(fixed), _prepare(moving)
-    inverse: Matrix = np.linalg.inv(matrix)
+    inverse = checked_matrix(np.linalg.inv(matrix))
     if agreement(*sides, inverse) <= OTHER_WAY * agreement(*sides, matrix) + LEAST_GAIN:
         return []
     text = (
