@@ -24,7 +24,7 @@ from hyperreg.registration.contrast import AUTOMATIC, check_contrast, contrast_t
 from hyperreg.registration.figures import Figures, PairFigures
 from hyperreg.registration.grids import beyond_model
 from hyperreg.registration.landmarks import check_pull, outside_warnings, pair_landmarks
-from hyperreg.registration.linear import align
+from hyperreg.registration.linear import align, direction_warnings
 from hyperreg.registration.masks import check_masks
 from hyperreg.registration.model import RegistrationModel, load_model
 from hyperreg.registration.network import Network
@@ -166,6 +166,8 @@ class LiveSession:
                 progress=lambda fraction, text: report(0.05 + 0.75 * fraction, text), cancelled=cancelled,
                 symmetric=symmetric,
             )  # fmt: skip
+            if not isinstance(initial, str):
+                self.warnings += direction_warnings(fixed, moving, self.linear)
         report(0.8, "Resampling both images to one grid")
         with self._timed("resample"):
             if self.model is None:

@@ -250,7 +250,7 @@ def _listing(entries: Sequence[Entry], warnings: Sequence[str] = ()) -> Listing:
 def _lost(unmarked: Sequence[Entry], read: Sequence[Entry]) -> list[str]:
     """The names of files without DICOM's mark that must have been DICOM: called like those that are.
 
-    Where these have no ending, about as large, too.
+    Where these have no ending, about as large, too. Hidden files are a system's own, such as macOS' "._" ones.
     """
     kinds: dict[str, list[int]] = {}
     for entry in read:
@@ -258,7 +258,8 @@ def _lost(unmarked: Sequence[Entry], read: Sequence[Entry]) -> list[str]:
     return [
         entry.name
         for entry in unmarked
-        if (sizes := kinds.get(_ending(entry)))
+        if not Path(entry.name).name.startswith(".")
+        and (sizes := kinds.get(_ending(entry)))
         and (_ending(entry) or SMALLEST * min(sizes) <= entry.size <= max(sizes) / SMALLEST)
     ]
 
