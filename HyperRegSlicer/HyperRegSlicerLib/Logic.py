@@ -26,7 +26,7 @@ from hyperreg.registration.catalogue import NO_MODEL
 from hyperreg.registration.contrast import AUTOMATIC
 from hyperreg.registration.response import Response
 from hyperreg.worker.live_pair import Shown
-from HyperRegSlicerLib import Companions, Geometry, Inputs, Regions, Results, VolumeChange
+from HyperRegSlicerLib import Companions, Geometry, Inputs, Results, VolumeChange
 from HyperRegSlicerLib.Tuning import IDLE, LIVE, RUNNING, Tuning, ignore
 
 
@@ -101,7 +101,7 @@ class RegistrationLogic(Tuning):
 
     @property
     def label_names(self) -> Mapping[int, str]:
-        """What the labels of the fixed label map are called; {} unless live with one."""
+        """What the labels of the label maps are called, by the numbers in `metrics`; {} unless live with one."""
         return self._run.label_names if self._run is not None else {}
 
     @property
@@ -158,9 +158,8 @@ class RegistrationLogic(Tuning):
         """
         check_lambda(lam)
         fixed_volume, moving_volume, run = Inputs.read_pair(fixed, moving, model, initial)
-        fixed_labels_volume, moving_labels_volume = Inputs.label_map(fixed_labels), Inputs.label_map(moving_labels)
-        if fixed_labels is not None:
-            run = dataclasses.replace(run, label_names=Regions.names_of(fixed_labels))
+        labels, names, notes = Inputs.label_maps((fixed_labels, moving_labels), (fixed_volume, moving_volume))
+        run = dataclasses.replace(run, label_names=names)
         start = Inputs.initial_alignment(initial, moving, fixed_volume.grid)
         parent = moving.GetParentTransformNode()
         if Results.is_live_transform(parent):
@@ -174,12 +173,14 @@ class RegistrationLogic(Tuning):
             initial=start,
             contrast=contrast,
             symmetric=symmetric,
-            fixed_labels=fixed_labels_volume,
-            moving_labels=moving_labels_volume,
+            fixed_labels=labels[0],
+            moving_labels=labels[1],
         )
         self.registration.set_lambda(lam)
         self._pending = run
         self.on_change()
+        for note in notes:
+            self.on_warning(note)
 
     def align(
         self,

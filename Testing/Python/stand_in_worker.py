@@ -100,7 +100,7 @@ class StandInSession:
             self.linear[:3, 3] = float(moving.array.mean()), 0, os.getpid() % 7 + 1
         self.labels = options["fixed_labels"] is not None and options["moving_labels"] is not None
 
-    def field(self, lam: float, stage: int, *, progress: Any = None, cancelled: Any = None) -> Fields:
+    def field(self, lam: float, stage: int, *, beside: Any = (), progress: Any = None, cancelled: Any = None) -> Fields:
         if stage == len(STAGES) - 1:
             return self._full(lam, progress, cancelled)
         self.fields += stage
@@ -151,6 +151,8 @@ class StandInSession:
     def constrain(self, constraints: Constraints) -> None:
         if constraints.fixed_mask is not None and not constraints.fixed_mask.array.any():
             raise InputError("The mask of the fixed image is 0 everywhere.")
+        if constraints.landmarks is not None and constraints.landmarks.pull == DEADLY_LAMBDA:
+            raise InputError("This pull is refused.")
         self.maps_sent += sum(
             getattr(constraints, name) is not None and getattr(constraints, name) is not getattr(self.constraints, name)
             for name in MAPS

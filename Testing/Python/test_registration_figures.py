@@ -8,7 +8,10 @@ from cli_pair import grid, head
 
 from hyperreg.errors import InputError
 from hyperreg.imaging.resampling import resample
+from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
+from hyperreg.registration.catalogue import NO_MODEL
+from hyperreg.registration.constraints import Constraints
 from hyperreg.registration.response import automatic_lambda
 from hyperreg.registration.session import LiveSession
 
@@ -89,6 +92,33 @@ def test_landmarks_outside_of_their_image_are_told_of(tiny_model: str) -> None:
     assert "1 of 4 landmarks lie outside of the fixed image" in warning
 
 
+def test_images_are_compared_where_the_masks_let_them_count() -> None:
+    """One image has stripes where the other has none: masked, they do not count against the alignment."""
+    fixed, moving = images()
+
+    places = Transform((np.linalg.inv(LINEAR),)).apply(moving.grid.points().reshape(-1, 3)).reshape(*moving.shape, 3)
+    for volume, where in ((fixed, fixed.grid.points()), (moving, places)):
+        inside = np.linalg.norm(where - np.array((10, -20, 30)), axis=-1) < 20
+        damaged = [image if image is not volume else striped(image, inside) for image in (fixed, moving)]
+        mask = Volume((~inside).astype(np.uint8), volume.ijk_to_ras, "mask")
+        session = LiveSession(NO_MODEL, "cpu")
+        session.prepare(*damaged, initial=LINEAR, contrast="same")
+        plain = session.metrics(1.0, 0)
+        session.constrain(Constraints(**{"fixed_mask" if volume is fixed else "moving_mask": mask}))
+        masked = session.metrics(1.0, 0)
+        for name in ("similarity", "similarity_before", "detail"):
+            assert masked[name] > plain[name] + 0.03
+        assert masked["roughness"] == plain["roughness"]
+        session.constrain(Constraints())
+        assert session.metrics(1.0, 0) == plain
+
+
+def striped(image: Volume, inside: np.ndarray) -> Volume:
+    stripes = 100 * (1 + np.sin(image.grid.points()[..., 0] / 3))
+    array = np.where(inside, stripes, image.array).astype(np.float32)
+    return Volume(array, image.ijk_to_ras, image.name)
+
+
 def test_a_field_on_another_grid_is_measured_in_the_foreground_there(tiny_model: str) -> None:
     """1 mm in the foreground, 9 mm outside of it, on a grid of the network grid's shape with voxels twice as long."""
     session = prepared(tiny_model)
@@ -104,3 +134,28 @@ def test_a_field_on_another_grid_is_measured_in_the_foreground_there(tiny_model:
     array[2] = np.where(inside, 1.0, 9.0)
     field = DisplacementField(array, coarse.ijk_to_ras)
     assert session._figures.measure(field, "cpu")["displacement_mean_mm"] == pytest.approx(1, abs=0.15)
+
+
+def test_overlap_is_measured_in_all_of_the_image_whatever_the_label_map_was_cut_to(tiny_model: str) -> None:
+    """A segmentation saved as its own bounding box gives the Dice of the whole one."""
+    fixed, moving = images()
+    drawn = [
+        Volume((image.array > 0.4 * image.array.max()).astype(np.uint8), image.ijk_to_ras) for image in (fixed, moving)
+    ]
+    inside = np.argwhere(drawn[0].array)
+    low, high = inside.min(axis=0) + 5, inside.max(axis=0) - 4
+    whole = drawn[0].array.copy()
+    for axis in range(3):
+        np.moveaxis(whole, axis, 0)[: low[axis]] = 0
+        np.moveaxis(whole, axis, 0)[high[axis] :] = 0
+    start = fixed.ijk_to_ras.copy()
+    start[:3, 3] = fixed.grid.to_ras(low)
+    cut = whole[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    found = []
+    for labels in (Volume(whole, fixed.ijk_to_ras), Volume(cut, start)):
+        session = LiveSession(tiny_model, "cpu")
+        session.prepare(fixed, moving, initial=LINEAR, fixed_labels=labels, moving_labels=drawn[1])
+        found.append(session.metrics(0.5))
+    assert found[1]["dice"] == found[0]["dice"]
+    assert found[1]["dice_before"] == found[0]["dice_before"]
+    assert 0.3 < found[0]["dice_mean"] < 0.98

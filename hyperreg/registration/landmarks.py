@@ -16,9 +16,9 @@ from hyperreg.imaging.volume import DisplacementField, Grid
 
 # Landmarks nearer than this fraction of a voxel are at one place.
 SAME_PLACE = 0.1
-# Landmarks that are further apart than this many voxels in both images should not change places: nearer ones may, by
-# the error of placing them.
-APART = 3.0
+# Landmarks that are further apart than this many voxels in both images cannot change places: nearer ones may, by the
+# error of placing them; they are brought as near as space allows without folding.
+APART = 8.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +137,7 @@ def check_pull(landmarks: Landmarks, linear: npt.NDArray[np.float64], fixed: Gri
             )
     there = Transform((np.asarray(np.linalg.inv(linear), dtype=np.float64),)).apply(there)
     offsets = [points[None] - points[:, None] for points in (here, there)]
-    voxel = float(fixed.spacing.max())
+    voxel = float(fixed.spacing.min())
     lengths = np.stack([np.linalg.norm(offset, axis=-1) for offset in offsets]) / voxel
     doubled = (lengths.min(axis=0) < SAME_PLACE) & (lengths.max(axis=0) > 1)
     if (found := np.argwhere(np.triu(doubled, 1))).size:

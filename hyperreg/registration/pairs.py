@@ -15,7 +15,7 @@ from hyperreg.imaging.files import read_label_map, read_volume
 from hyperreg.imaging.intensity import check_image
 from hyperreg.imaging.label_maps import check_on_image, read_structures
 from hyperreg.imaging.points import read_points
-from hyperreg.imaging.structures import LabelMap, Table, numbered_alike
+from hyperreg.imaging.structures import LabelMap, Table, compared
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.transform_files import read_transform
 from hyperreg.imaging.volume import Volume
@@ -105,11 +105,11 @@ def load_pair(pair: Pair) -> LoadedPair:
         _structures(pair.moving_labels, moving, warnings),
         _structures(pair.regions, fixed, warnings),
     ]
-    alike, table, texts = numbered_alike([labels for labels in drawn[:2] if labels is not None])
-    compared = dict(zip([n for n in (0, 1) if drawn[n] is not None], alike, strict=True))
-    if len(compared) == 2:
+    table: Table = {}
+    alike = drawn[:2]
+    if drawn[0] is not None and drawn[1] is not None:
+        alike[0], alike[1], table, texts = compared(drawn[0], drawn[1])
         warnings += texts
-        _check_comparable(compared[0], compared[1])
     landmarks = pair_landmarks(
         read_points(pair.fixed_points, warnings) if pair.fixed_points else None,
         read_points(pair.moving_points, warnings) if pair.moving_points else None,
@@ -118,8 +118,8 @@ def load_pair(pair: Pair) -> LoadedPair:
     return LoadedPair(
         fixed=fixed,
         moving=moving,
-        fixed_labels=compared[0].flat if 0 in compared else None,
-        moving_labels=compared[1].flat if 1 in compared else None,
+        fixed_labels=None if alike[0] is None else alike[0].flat,
+        moving_labels=None if alike[1] is None else alike[1].flat,
         table=table,
         drawn=drawn[1],
         landmarks=landmarks,
@@ -140,17 +140,6 @@ def _structures(path: Path | None, image: Volume, warnings: list[str], measured_
         raise InputError(f"The label map '{path.name}' is empty: no voxel has a label.")
     warnings += [*labels.warnings, *check_on_image(labels.flat, image, measured_only)]
     return labels
-
-
-def _check_comparable(fixed: LabelMap, moving: LabelMap) -> None:
-    """Raise InputError if nothing of both label maps can be compared."""
-    if set(fixed.labels) & set(moving.labels):
-        return
-    held = [", ".join(labels.name_of(label) for label in labels.labels[:8]) for labels in (fixed, moving)]
-    raise InputError(
-        f"The label maps have no structure in common: '{fixed.name}' holds {held[0]}; '{moving.name}' holds {held[1]}. "
-        "Give label maps of the same structures under the same numbers or names."
-    )
 
 
 def open_session(

@@ -117,6 +117,11 @@ def register(
     card = find_model(pair.model or default_model())
     if only_linear and lam is not None:
         raise InputError("The linear alignment alone has no λ: leave --lam out, or --only.")
+    if only_linear and (pair.pull or pair.rigid or pair.fixed_mask or pair.moving_mask):
+        raise InputError(
+            "The linear alignment alone minds neither masks nor rigid regions, and landmarks do not pull at it: leave "
+            "--fixed-mask, --moving-mask, --rigid and --pull out, or --only."
+        )
     choice = Suggestion(1.0, "The linear alignment alone.", "user") if only_linear else _given_lambda(card, lam)
     _check_request(pair, outputs)
     ready = PREPARING_TO_SEARCH * FIELD if choice is None else FIELD

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
@@ -22,11 +22,13 @@ from hyperreg.registration.catalogue import ModelCard, find_model
 from hyperreg.registration.constraints import Constraints
 from hyperreg.registration.contrast import AUTOMATIC, check_contrast, contrast_text
 from hyperreg.registration.figures import Figures, PairFigures
+from hyperreg.registration.grids import beyond_model
 from hyperreg.registration.landmarks import check_pull, outside_warnings, pair_landmarks
 from hyperreg.registration.linear import align
 from hyperreg.registration.masks import check_masks
 from hyperreg.registration.model import RegistrationModel, load_model
 from hyperreg.registration.network import Network
+from hyperreg.registration.parallel import side_by_side
 from hyperreg.registration.solver import Solver
 from hyperreg.registration.stages import Stage
 from hyperreg.registration.start import check_start, split
@@ -174,6 +176,7 @@ class LiveSession:
                 )
             else:
                 maker = Network(self.model, self.card, self.values, fixed, moving, self.linear, body)
+                self.warnings += beyond_model(fixed, body.array > 0, self.card)
             self._maker, self.grid, self.stages = maker, maker.grid, maker.stages
             images = maker.images
             if float(np.ptp(images[1].numpy())) == 0:
@@ -239,7 +242,7 @@ class LiveSession:
             check_pull(landmarks, self.linear, *(image.grid for image in self._images))
         self.warnings += [text for text in maker.constrain(constraints) if text not in self.warnings]
         self.constraints = constraints
-        self._figures.set_pulling(landmarks)
+        self._figures.constrain(constraints)
         self._forget_fields()
         if other_masks and isinstance(maker, Solver):
             self._compare_contrasts(maker, lambda _fraction, _text: None)
@@ -276,13 +279,15 @@ class LiveSession:
         lam: float,
         stage: int | None = None,
         *,
+        beside: Sequence[float] = (),
         progress: Progress | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Fields:
         """The fields at lambda, RAS mm, on `grid`; the last few are kept.
 
-        stage: a place in `stages`; None: the last, the best. Raises InputError for lambda outside [0, 1], a stage that
-        is none, or before `prepare`; Cancelled; OutOfMemory.
+        stage: a place in `stages`; None: the last, the best. beside: what will be asked for next at this stage; where
+        the cores allow it, it is solved at the same time and kept. Raises InputError for lambda outside [0, 1], a stage
+        that is none, or before `prepare`; Cancelled; OutOfMemory.
         """
         lam = round(check_lambda(lam), 6)
         maker = self._check_prepared()
@@ -291,9 +296,18 @@ class LiveSession:
             raise InputError(f"There is no stage {stage}; this registration has {len(self.stages)}.")
         if (lam, stage) not in self._fields:
             tick = self._ticker(self.stages[stage], progress, cancelled)
+            wanted = [lam]
+            if self.model is None and self.device == "cpu":
+                rounded = (round(check_lambda(other), 6) for other in beside)
+                wanted += [other for other in rounded if other != lam and (other, stage) not in self._fields]
+
+            def solve(at: float, tick: Callable[[float], None]) -> Fields:
+                return maker.fields(at, stage, self.device, tick)
+
             with self._timed(self.stages[stage].name):
-                found = self._on_device(lambda: maker.fields(lam, stage, self.device, tick))
-            self._fields[lam, stage] = found
+                found = self._on_device(lambda: side_by_side(solve, wanted, tick))
+            for at in reversed(found):  # lambda itself is the newest
+                self._fields[at, stage] = found[at]
             while len(self._fields) > KEPT_FIELDS:
                 self._fields.popitem(last=False)
         return self._fields[lam, stage]

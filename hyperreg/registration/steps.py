@@ -34,14 +34,17 @@ class Level:
 
 
 # A stage is the levels up to its own; the last one is as fine as the images.
-LEVELS = (Level(8, 20), Level(4, 20), Level(2, 20), Level(1, 5))
+LEVELS = (Level(8, 20), Level(4, 14), Level(2, 16), Level(1, 5))
 # Room around the foreground. Steps fade to zero over all of it: where a neck leaves the picture, what lies outside
 # may be displaced by many voxels, and would fold on a shorter way.
 MARGIN_VOXELS = 8
-# The length of a step at lambda = 0, voxels of the level: 99 of 100 vectors are shorter, and none is longer. (Scaled by
-# the longest vector alone, all others wait for a single voxel.)
-STEP_VOXELS = 0.6
+# The length of the first and of the last step of a level at lambda = 0, voxels of the level: 99 of 100 vectors are
+# shorter, and none is longer. (Scaled by the longest vector alone, all others wait for a single voxel.)
+FIRST_STEP_VOXELS, LAST_STEP_VOXELS = 0.84, 0.3
 STEP_QUANTILE = 0.99
+# How much of the direction of a step is that of the one before. Steps of one length go back and forth across the
+# optimum; this evens them out, so that fewer come further.
+MOMENTUM = 0.5
 # A quantile of this many of the vectors is exact enough.
 QUANTILE_SAMPLES = 20_000
 # Diffusion per step, as a fraction of the difference to each neighbour: at lambda = 0, and what lambda = 1 adds.
@@ -95,13 +98,13 @@ def stiffest(lam: Tensor, factor: int) -> Tensor:
 
 
 def scaled(step: Tensor) -> Tensor:
-    """A step (1, 3, I, J, K) whose STEP_QUANTILE of lengths is STEP_VOXELS; longer vectors are cut to that length."""
+    """A step (1, 3, I, J, K) whose STEP_QUANTILE of lengths is 1; longer vectors are cut to that length."""
     length = step.square().sum(1, keepdim=True).sqrt()
     some = length.flatten()[:: max(1, length.numel() // QUANTILE_SAMPLES)]
     typical = torch.quantile(some, STEP_QUANTILE)
     # Where nearly nothing has a gradient (a small organ in a large field of view) the longest vector decides.
     typical = torch.where(typical > 0.01 * length.max(), typical, length.max()).clamp_min(1e-12)
-    return step * (STEP_VOXELS / length.clamp_min(typical))
+    return step / length.clamp_min(typical)
 
 
 def room_to_compress(displacement: Tensor) -> Tensor:
@@ -147,6 +150,8 @@ def climb(
     here: Tensor | None = None
     middle = len(displacement) > 1
     images = torch.cat((moving, fixed)) if middle else moving
+    lengths = torch.linspace(FIRST_STEP_VOXELS, LAST_STEP_VOXELS, level.steps).tolist()
+    direction: Tensor | None = None
     for step in range(level.steps):
         # On the finest level a step takes a second or two: too long for a cancel to wait.
         tick(step / level.steps)
@@ -165,7 +170,9 @@ def climb(
         tick((step + 0.5) / level.steps)
         if look:
             room = room_to_compress(displacement).amin(dim=0, keepdim=True)
-        change = _shared(scaled(separable(force, smoothing, "zeros") / nearby) * room, middle)
+        uphill = scaled(separable(force, smoothing, "zeros") / nearby)
+        direction = uphill if direction is None else torch.lerp(uphill, direction, MOMENTUM)
+        change = _shared(direction * (lengths[step] * room), middle)
         tick((step + 0.75) / level.steps)
         change += (diffusion + (1 - room)) * (separable(displacement, EVEN_OUT, "repeat") - displacement)
         change *= freedom

@@ -90,11 +90,10 @@ class Controller:
         self.open_pair({image.role: replace(read_volume(image.path), name=image.name) for image in SAMPLE})
 
     def open_pair(self, volumes: Mapping[str, Volume], label_names: Mapping[int, str] | None = None) -> None:
-        """Opens images, and label maps if there are any, by role. label_names: what the fixed labels are called."""
+        """Opens images, and label maps if there are any, by role. label_names: what their labels are called."""
         self._reset()
         for role, volume in volumes.items():
-            self._place(role, volume)
-        self.pair.label_names = dict(label_names or {})
+            self._place(role, volume, None if role in IMAGES else label_names)
         self._state.sample = True
         self._begin_at_default()
         self.show()
@@ -105,8 +104,8 @@ class Controller:
             raise InputError("Give both images, FIXED=... and MOVING=..., or neither to see the sample pair.")
         given = (("fixed", fixed), ("moving", moving))
         read = {role: read_role(role, path, self._warned, confined=False) for role, path in given}
-        for role, volume in read.items():
-            self._place(role, volume)
+        for role, (volume, names) in read.items():
+            self._place(role, volume, names)
         self._begin_at_default()
         self.show()
 
@@ -119,12 +118,12 @@ class Controller:
             if role in POINTS:
                 self._place_points(role, path)
                 return
-            volume = await asyncio.get_running_loop().run_in_executor(None, read_role, role, path, notes.append)
+            volume, names = await asyncio.get_running_loop().run_in_executor(None, read_role, role, path, notes.append)
             notes += check_place(role, volume, self.pair.volumes)
             if role == REGIONS or role in LEFT_OUT:
                 with self._state:
                     self._state.error = ""
-                    self.tuning.place_area(role, volume)
+                    self.tuning.place_area(role, volume, names)
                 return
         except HyperRegError as error:
             with self._state:
@@ -141,7 +140,7 @@ class Controller:
                 for other in ("fixed_labels", "moving_labels"):
                     self.pair.remove(other)
                 self._state.sample = False
-            self._place(role, volume)
+            self._place(role, volume, names)
             if role in IMAGES:
                 self._begin_at_default()
             for note in notes:
@@ -181,7 +180,7 @@ class Controller:
         """Takes the fixed image's label map for regions too."""
         if LABELS["fixed"] in self.pair.volumes:
             try:
-                self.tuning.place_regions(self.pair.volumes[LABELS["fixed"]], self.pair.label_names)
+                self.tuning.place_regions(self.pair.volumes[LABELS["fixed"]], self.pair.fixed_names)
             except InputError as error:
                 self.tell(str(error))
 
@@ -269,6 +268,7 @@ class Controller:
             transform=forward,
             inverse=inverse,
             metrics=dict(self.logic.metrics),
+            names=self.logic.label_names,
             model=model,
             device=self._live.device,
             initial=initial,
@@ -389,12 +389,12 @@ class Controller:
             state.downloads, state.downloads_title = self._files.offer([]), ""
         state.rows, state.fresh, state.device_used = [], False, ""
 
-    def _place(self, role: str, volume: Volume) -> None:
+    def _place(self, role: str, volume: Volume, names: Mapping[int, str] | None = None) -> None:
         """Opens a volume in the place of the one that had the role; what belonged to that one goes with it."""
         if role == "fixed":
             self.tuning.remove_regions()
         if role in IMAGES:
             self.tuning.remove_points(f"{role}_points")
             self.tuning.remove_left_out(f"{role}_left_out")
-        self.pair.place(role, volume)
+        self.pair.place(role, volume, names or {})
         self.on_images()

@@ -132,10 +132,13 @@ class TuningControls:
             self._measure_by_points()
         self._pull_wanted = None
 
-    def place_area(self, role: str, volume: Volume) -> None:
-        """Takes a label map of regions, or of what is left out of the match. Raises InputError if it marks nothing."""
+    def place_area(self, role: str, volume: Volume, names: Mapping[int, str]) -> None:
+        """Takes a label map of regions, or of what is left out of the match. names: of its labels, as far as known.
+
+        Raises InputError if it marks nothing.
+        """
         if role == REGIONS:
-            self.place_regions(volume)
+            self.place_regions(volume, names)
             return
         self.remove_left_out(role)
         marked = Volume((volume.array != 0).astype(np.uint8), volume.ijk_to_ras, volume.name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -58,6 +58,7 @@ class Session(Protocol):
         lam: float,
         stage: int,
         *,
+        beside: Sequence[float],
         progress: Callable[[float, str], None] | None,
         cancelled: Callable[[], bool] | None,
     ) -> Fields: ...
@@ -139,11 +140,13 @@ class Sessions:
         }
 
     def field(self, context: Context) -> dict[str, Any]:
-        """lambda, stage -> fills the outputs forward and inverse. Can be cancelled."""
+        """lambda, stage, beside (λ that will be asked for next) -> fills the outputs forward and inverse. Can be
+        cancelled."""
         lam, stage = parameters.lam(context), parameters.whole(context, "stage")
+        beside = parameters.lambdas(context, "beside")
 
         def fill(session: Session) -> dict[str, Any]:
-            fields = session.field(lam, stage, progress=context.progress, cancelled=context.cancelled)
+            fields = session.field(lam, stage, beside=beside, progress=context.progress, cancelled=context.cancelled)
             context.check()
             context.outputs["forward"][...] = fields.forward.array
             context.outputs["inverse"][...] = fields.inverse.array
