@@ -21,7 +21,7 @@ STRIP, GAP, AXIS = 40.0, 9.0, 20.0
 # A click this near to a suggested or measured λ means it.
 SNAP_PIXELS = 5.0
 SIMILARITY_COLOUR, DICE_COLOUR, FOLDING_COLOUR = "#3d8fe0", "#2fa35a", "#d9544f"
-LANDMARKS_COLOUR, VOLUME_COLOUR = "#a26fd0", "#c98a1b"
+LANDMARKS_COLOUR, VOLUME_COLOUR = "#a26fd0", "#1fa7a0"
 SUGGESTED_COLOUR = "#e39a1f"
 
 
@@ -49,7 +49,7 @@ class _Measure:
         known = [values.get(column) for column in reversed(self.columns)]
         if any(value is None or not math.isfinite(value) for value in known):
             return ""
-        return self.form.format(known[-1]) if len(known) == 1 else f"{known[0]:+.0f} … {self.form.format(known[1])}"
+        return self.form.format(known[-1]) if len(known) == 1 else f"{known[0]:+.0f}…{self.form.format(known[1])}"
 
 
 MEASURES = (

@@ -352,21 +352,21 @@ class Tuning:
 
     def _marks_leave(self, node: slicer.vtkMRMLNode) -> bool:
         """Whether a node that leaves the scene held regions, landmarks or what is left out: it counts no more."""
-        leaving = node.GetID()
+        leaving, found = node.GetID(), False
         if leaving == self._regions_id:
+            found = True
             self.set_regions(None, {})
             self._tell_end(f"'{node.GetName()}' was deleted; its regions follow the slider again.")
-            return True
         for role, left_out in self._left_out.items():
             if leaving == left_out.node_id:
+                found = True
                 self.set_left_out(role, None)
                 self._tell_end(f"'{node.GetName()}' was deleted; all of the {role} volume counts again.")
-                return True
-        if leaving not in self._landmark_ids:
-            return False
-        left = (None if node_id == leaving else self._node(node_id) for node_id in self._landmark_ids)
-        self.set_landmarks(*left, self._pull, self._measured_only)
-        return True
+        if leaving in self._landmark_ids:
+            found = True
+            left = (None if node_id == leaving else self._node(node_id) for node_id in self._landmark_ids)
+            self.set_landmarks(*left, self._pull, self._measured_only)
+        return found
 
     def _forget_marks(self) -> None:
         """The scene is closed."""

@@ -1,6 +1,6 @@
 """Where the shown deformation gives or takes volume: a map over the slices, in %, and its scale. MRML only, no Qt.
 
-The colours follow the logarithm of the volume, so that halved and doubled are equally strong; unchanged is transparent.
+The colours follow the logarithm of the volume, so that halved and doubled are equally strong; unchanged is white.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ STOPS = (
     (1.0, (0.60, 0.0, 0.10)),
 )
 COLOURS = 512
-# Of the scale: smaller changes (2 %) are as good as none; the map fades in up to there.
-FADED = 0.03
+# What lies below is none: the air, which has no number, is not drawn.
+LEAST_DRAWN = -1e6
 TABLE_NAME = "Local volume change"
 BAR, MARGIN, HEIGHT = 10.0, 22.0, 34
 
@@ -58,20 +58,24 @@ def fill(
 ) -> slicer.vtkMRMLScalarVolumeNode:
     """Puts the volume change of a field, in %, into the map of its live transform, which is made if there is none.
 
-    body: (I, J, K), on the field's grid; elsewhere, in the air, the map is 0 and not seen.
+    body: (I, J, K), on the field's grid; elsewhere, in the air, the map has no number (NaN) and is not seen.
     """
     scene, node = transform.GetScene(), node_of(transform)
     if node is None:
         node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
         transform.SetNodeReferenceID(Results.VOLUME_CHANGE_ROLE, node.GetID())
     change = volume_change(field)
-    Geometry.volume_to_node(Volume(np.where(body, percent(change.array), 0), change.ijk_to_ras, node.GetName()), node)
+    Geometry.volume_to_node(
+        Volume(np.where(body, percent(change.array), np.float32(np.nan)), change.ijk_to_ras, node.GetName()), node
+    )
     if node.GetDisplayNode() is None:
         node.CreateDefaultDisplayNodes()
         display = node.GetDisplayNode()
         display.SetAndObserveColorNodeID(_colours(scene).GetID())
         display.SetAutoWindowLevel(False)
         display.SetWindowLevelMinMax(LEAST, MOST)
+        display.SetThreshold(LEAST_DRAWN, -LEAST_DRAWN)
+        display.SetApplyThreshold(True)  # no number lies in no range
     return node
 
 
@@ -87,7 +91,7 @@ def legend(width: float, ink: str) -> tuple[int, Sequence[Shape]]:
     shapes: list[Shape] = []
     across = width - 2 * MARGIN
     for x in range(round(across)):
-        red, green, blue = (round(255 * part) for part in _colour(2 * x / across - 1)[:3])
+        red, green, blue = (round(255 * part) for part in _colour(2 * x / across - 1))
         shapes.append(Line(((MARGIN + x, 2.0), (MARGIN + x, 2.0 + BAR)), f"#{red:02x}{green:02x}{blue:02x}", 1.5))
     for change, text in TICKS:
         x = MARGIN + across * (_strength(change) + 1) / 2
@@ -100,11 +104,11 @@ def _strength(change: float) -> float:
     return math.log2(1 + change / 100)
 
 
-def _colour(strength: float) -> tuple[float, float, float, float]:
-    """Red, green, blue and opacity, 0 to 1, at a place of the scale."""
+def _colour(strength: float) -> tuple[float, float, float]:
+    """Red, green and blue, 0 to 1, at a place of the scale."""
     places, colours = zip(*STOPS, strict=True)
     red, green, blue = (float(np.interp(strength, places, part)) for part in zip(*colours, strict=True))
-    return red, green, blue, min(1.0, abs(strength) / FADED)
+    return red, green, blue
 
 
 def _colours(scene: Any) -> slicer.vtkMRMLColorTableNode:
@@ -117,5 +121,5 @@ def _colours(scene: Any) -> slicer.vtkMRMLColorTableNode:
     table.SetTypeToUser()
     table.SetNumberOfColors(COLOURS)
     for index, change in enumerate(np.linspace(LEAST, MOST, COLOURS)):
-        table.SetColor(index, f"{change:+.0f} %", *_colour(_strength(float(change))))
+        table.SetColor(index, f"{change:+.0f} %", *_colour(_strength(float(change))), 1.0)
     return table

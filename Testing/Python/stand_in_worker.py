@@ -167,6 +167,8 @@ class StandInSession:
             "displacement_max_mm": 8 * (1 - lam) ** 3,
             "displacement_mean_mm": 4 * (1 - lam) ** 3,
             "roughness": 0.1 * (1 - lam),
+            "volume_change_low_percent": -20 * (1 - lam),
+            "volume_change_high_percent": 30 * (1 - lam),
             "smoothness": float("nan"),
             "fields": self.fields,
             "stage": stage,

@@ -71,9 +71,11 @@ def test_it_is_live_and_given_up(bench: Bench) -> None:
     slicer.util.arrayFromVolumeModified(node)
     logic.set_left_out("fixed", node)
     assert registration.masks[0].array[0, 0, 0] == 0
+    logic.set_left_out("moving", node)
     bench.scene.RemoveNode(node)
     assert registration.masks == (None, None)
-    assert bench.errors[-1] == "'resection' was deleted; all of the fixed volume counts again."
+    assert bench.errors[0] == "'resection' was deleted; all of the fixed volume counts again."
+    assert bench.errors[-1] == "'resection' was deleted; all of the moving volume counts again."
     assert "left out" not in logic.origin.settings
 
 

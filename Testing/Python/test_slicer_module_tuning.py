@@ -390,7 +390,7 @@ def test_the_price_is_drawn_as_a_range_beside_the_gain(module: Module) -> None:
     assert gaps == sorted(gaps, reverse=True)
     assert gaps[0] > 20, "the price falls towards λ = 1"
     texts = {s.text for s in shapes if isinstance(s, ResponsePlot.Text)}
-    assert {"Volume", "+50 %", "-30 %", "-12 … +18 %"} <= texts
+    assert {"Volume", "+50 %", "-30 %", "-12…+18 %"} <= texts
     unknown = ResponsePlot.draw(response, None, 0.3, 400, "#000000", {"volume_change_high_percent": 18.4})
     assert "…" not in "".join(s.text for s in unknown if isinstance(s, ResponsePlot.Text)).replace("...", "")
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 LENGTHS_MM = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
 LONGEST = 0.25
 # Of a place that no voxel covers.
-OUTSIDE = "outside"
+OUTSIDE, NO_NUMBER = "outside", "nan"
 # The patient's sides towards which R, A and S count, and the other ones.
 SIDES = (("R", "L"), ("A", "P"), ("S", "I"))
 
@@ -60,7 +60,7 @@ def _volume_change(layer: Any, xy: tuple[int, int]) -> float | None:
     if node is None or node.IsA("vtkMRMLLabelMapVolumeNode"):
         return None
     text = voxel(node.GetImageData(), layer.GetXYToIJKTransform().TransformPoint(*map(float, xy), 0.0))
-    return None if text in (OUTSIDE, "0") else float(text)  # in the air there is no volume to change
+    return None if text in (OUTSIDE, NO_NUMBER) else float(text)  # the air has none
 
 
 def voxel(image: Any, ijk: tuple[float, float, float]) -> str:
@@ -69,7 +69,7 @@ def voxel(image: Any, ijk: tuple[float, float, float]) -> str:
     if image is None or any(not 0 <= part < n for part, n in zip(index, image.GetDimensions(), strict=True)):
         return OUTSIDE
     value = image.GetScalarComponentAsDouble(*index, 0)
-    return f"{value:.0f}" if value == round(value) else f"{value:.4g}"
+    return f"{value:.0f}" if value.is_integer() else f"{value:.4g}"
 
 
 def slice_text(view: Any, axis: int) -> str:
