@@ -60,17 +60,17 @@ def test_landmarks_in_another_order_are_paired_by_name(files: PairFiles, tmp_pat
     fixed, moving = fcsv(tmp_path / "fixed.fcsv", [0, 1, 2, 3]), fcsv(tmp_path / "moving.fcsv", [2, 0, 3, 1])
     pair = Pair(files.fixed, files.moving, fixed_points=fixed, moving_points=moving)
     loaded = load_pair(pair)
-    np.testing.assert_allclose(loaded.fixed_points, POINTS)
-    np.testing.assert_allclose(loaded.moving_points, POINTS)
+    np.testing.assert_allclose(loaded.landmarks.fixed, POINTS)
+    np.testing.assert_allclose(loaded.landmarks.moving, POINTS)
     assert any("in another order: they were paired by name" in text for text in loaded.warnings)
     fcsv(moving, [2, 0, 3, 1], tuple(f"F-{n}" for n in range(4)))  # names that say nothing
     loaded = load_pair(pair)
-    np.testing.assert_allclose(loaded.moving_points, POINTS[[2, 0, 3, 1]])
+    np.testing.assert_allclose(loaded.landmarks.moving, POINTS[[2, 0, 3, 1]])
     assert not any("order" in text for text in loaded.warnings)
     (tmp_path / "moving.csv").write_text("label,l,p,s\n" + "".join(
         f"{NAMES[n]},{-POINTS[n][0]},{-POINTS[n][1]},{POINTS[n][2]}\n" for n in (1, 3, 0, 2)
     ))  # fmt: skip
-    np.testing.assert_allclose(load_pair(replace(pair, moving_points=tmp_path / "moving.csv")).moving_points, POINTS)
+    np.testing.assert_allclose(load_pair(replace(pair, moving_points=tmp_path / "moving.csv")).landmarks.moving, POINTS)
 
 
 def test_structures_that_only_one_label_map_has_are_told(files: PairFiles, tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_registration_object_of_the_other_direction_is_refused(series: Pair, t
     for name, ends in (("right", (fixed, moving)), ("swapped", (moving, fixed))):
         registration_objects.write_registration(Transform((SHIFT,)), *ends, tmp_path / f"{name}.dcm", grid)
     loaded = load_pair(replace(series, initial=str(tmp_path / "right.dcm")))
-    np.testing.assert_allclose(loaded.initial, SHIFT, atol=1e-6)
+    np.testing.assert_allclose(loaded.initial.linear, SHIFT, atol=1e-6)
     assert not any("frames of reference" in text for text in loaded.warnings)
     with pytest.raises(InputError, match="the other way round"):
         load_pair(replace(series, initial=str(tmp_path / "swapped.dcm")))
