@@ -116,12 +116,12 @@ def test_metrics_are_shown_with_what_they_were_before(app):
 def test_no_model_is_offered_first_and_every_new_pair_begins_with_its_default(app, pair):
     state = app.server.state
     assert state.models[0] == {"title": "None (solver alone)", "value": "none"}
-    assert PageState().lam == FusionState().fuse_lam == find_model("none").default_lambda == 0.1
+    assert PageState().lam == FusionState().fuse_lam == find_model("none").default_lambda
     before = state.model
     try:
         state.model = "none"
         app.controller.choose_model("none")
-        assert state.lam == 0.1
+        assert state.lam == PageState().lam
         app.controller.ask_lambda(0.8)
         app.controller.step()
         register(app)
@@ -129,7 +129,7 @@ def test_no_model_is_offered_first_and_every_new_pair_begins_with_its_default(ap
         app.controller.choose_model(before)
         assert app.live.lam != find_model(before).default_lambda, "a choice for the next registration moves nothing now"
         open_phantom(app, pair)
-        assert state.lam == 0.1
+        assert state.lam == PageState().lam
     finally:
         state.model = before
 

@@ -32,7 +32,7 @@ def test_the_pair_is_open_and_in_sight_at_the_start(app, pair):
 
 
 def test_the_letters_at_the_edges_are_the_patients_sides(app):
-    from hyperreg.view.slices import SIDES  # trame-slicer can be imported once an app was made
+    from hyperreg.view.furniture import SIDES  # trame-slicer can be imported once an app was made
 
     letters = {"L": (-1, 0, 0), "R": (1, 0, 0), "P": (0, -1, 0), "A": (0, 1, 0), "S": (0, 0, 1)}
     for name, orientation in BOTH_VIEWS.items():
