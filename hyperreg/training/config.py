@@ -39,6 +39,7 @@ class SynthesisConfig(BaseModel):
     stripped: float = Field(default=0.6, ge=0, le=1)
     strength: tuple[float, float] = (1.0, 1.0)
     look: Appearance = Appearance()
+    repeat: int = Field(default=1, ge=1, description="So many steps in a row learn from one pair: making it takes long")
     on_device: bool = Field(default=False, description="Make the pairs where the network trains (a GPU, say)")
 
 
@@ -124,6 +125,7 @@ class TrainingConfig(RunConfig):
     start_from: str | None = Field(default=None, description="A model's name, or its folder: its weights come first")
     synthesis: SynthesisConfig
     validation: ValidationConfig = ValidationConfig()
+    towards_zero: float = Field(default=1.0, ge=1, description="λ is a uniform draw to this power: more of it near 0")
     smoothness_weight: float = Field(default=8.0, gt=0, description="Calibrates the middle of the slider")
     later_pass: float = Field(default=0.3, ge=0, le=1, description="Share of pairs that one pass has warped already")
     ends: float = Field(default=0.2, ge=0, le=1, description="Share of each hyperparameter drawn from {0, 1}")

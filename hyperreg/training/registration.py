@@ -11,10 +11,12 @@ import torch
 from hyperreg.errors import InputError
 from hyperreg.nets.warm_start import start_from
 from hyperreg.registration.catalogue import find_model, read_card
+from hyperreg.registration.learned import UpdateModel
 from hyperreg.registration.model import (
     RegistrationModel,
     hyperparameter_entries,
     load_model,
+    make_model,
     new_card,
     save_model,
 )
@@ -22,6 +24,7 @@ from hyperreg.training import engine
 from hyperreg.training.config import SynthesisConfig, TrainingConfig, read_config
 from hyperreg.training.label_maps import LabelMap, brain_from_file, random_shapes
 from hyperreg.training.objective import Objective, draw_value
+from hyperreg.training.solver_objective import PLAIN_STEPS, SolverObjective, validate_solver
 from hyperreg.training.synthesis import PairSynthesiser, Stage, SyntheticPair
 from hyperreg.training.validation import validate, validation_pairs
 
@@ -43,7 +46,7 @@ class Trainer(engine.Trainer[SyntheticPair]):
     """A run of a registration model: see `engine.Trainer`."""
 
     config: TrainingConfig
-    model: RegistrationModel
+    model: RegistrationModel | UpdateModel
 
     def __init__(self, config: TrainingConfig, fabric: Fabric | None = None) -> None:
         super().__init__(config, fabric)
@@ -64,15 +67,16 @@ class Trainer(engine.Trainer[SyntheticPair]):
             strength=synthesis.strength,
             look=synthesis.look,
             device=str(self.device) if synthesis.on_device else "cpu",
+            repeat=synthesis.repeat,
         )
 
     @property
-    def averaged(self) -> RegistrationModel:
-        return cast(RegistrationModel, self.average.module)
+    def averaged(self) -> RegistrationModel | UpdateModel:
+        return cast("RegistrationModel | UpdateModel", self.average.module)
 
-    def first_model(self) -> RegistrationModel:
+    def first_model(self) -> RegistrationModel | UpdateModel:
         config = self.config
-        model = RegistrationModel(config.network, len(config.defaults))
+        model = make_model(config.network, len(config.defaults))
         if config.start_from is not None:
             folder = Path(config.start_from)
             card = read_card(folder) if folder.is_dir() else find_model(config.start_from)
@@ -86,18 +90,25 @@ class Trainer(engine.Trainer[SyntheticPair]):
         self.model.precision = getattr(torch, self.config.precision)
         if self.config.compile:
             self.model.compile()
+        if isinstance(self.model, UpdateModel):
+            return SolverObjective(self.model, self.config)
         return Objective(self.model, self.config)
 
     def draw_values(self, generator: torch.Generator) -> list[float]:
         """The hyperparameters of one step: lambda, and gamma if the model declares it."""
         if self.config.fixed_lambda is not None:
             return [self.config.fixed_lambda]
-        return [draw_value(self.config.ends, generator) for _ in self.config.defaults]
+        lam, *others = (draw_value(self.config.ends, generator) for _ in self.config.defaults)
+        return [lam**self.config.towards_zero, *others]
 
     def losses(
         self, sample: SyntheticPair, generator: torch.Generator
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[str, float]]:
         values = self.draw_values(generator)
+        if isinstance(self.model, UpdateModel):
+            steps = torch.randint(*PLAIN_STEPS, (1 + len(self.model.levels),), generator=generator).tolist()
+            loss, parts = self.objective(sample, values, steps)
+            return loss, parts, dict(zip(self.config.defaults, values, strict=True))
         later_pass = float(torch.rand(1, generator=generator)) < self.config.later_pass
         loss, parts = self.objective(sample, values, later_pass)
         return loss, parts, dict(zip(self.config.defaults, values, strict=True))
@@ -110,6 +121,8 @@ class Trainer(engine.Trainer[SyntheticPair]):
         return validation_pairs(self.pairs, maps, config.validation.pairs)
 
     def validate(self, held_out: Sequence[SyntheticPair]) -> list[dict[str, float]]:
+        if isinstance(self.averaged, UpdateModel):
+            return validate_solver(SolverObjective(self.averaged, self.config), held_out, self.config.validation.lambdas)
         others = list(self.config.defaults.values())[1:]
         return validate(self.averaged, held_out, self.config.validation.lambdas, others)
 
