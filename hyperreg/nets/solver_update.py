@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ NEIGHBOURS = ((0, 0, 0), (-1, 0, 0), (1, 0, 0), (0, -1, 0), (0, 1, 0), (0, 0, -1
 SHARPNESS = 8.0
 # The last convolutions start almost at zero: untrained, nothing is added.
 LAST_SD = 1e-5
-# What is added is nowhere longer than this, voxels: after the solver's Gaussian (SD of 2 voxels or more) it cannot fold.
+# What is added is nowhere longer than this, voxels: after the solver's Gaussian, SD of 2 voxels or more, no step folds.
 LONGEST = 1.0
 # Channels beside the features of both images: correlations, soft argmax, demons step, its trust, plain step, diffusion.
 SHOWN = len(NEIGHBOURS) + 3 + 3 + 1 + 3 + 3
@@ -37,9 +38,9 @@ class SolverUpdate(nn.Module):
             channels, width = int(level["channels"]), int(level["width"])
             self.encoders.append(_convolutions(int(level["detail"]) ** 3, channels, channels, channels))
             self.updates.append(_convolutions(SHOWN + 2 * channels, width, width, 3))
-            last = self.updates[-1][-1]
-            nn.init.normal_(last.weight, 0, LAST_SD)  # type: ignore[union-attr, arg-type]
-            nn.init.zeros_(last.bias)  # type: ignore[union-attr, arg-type]
+            weight, bias = list(self.updates[-1].parameters())[-2:]
+            nn.init.normal_(weight, 0, LAST_SD)
+            nn.init.zeros_(bias)
             self.gains.append(nn.Parameter(torch.zeros(1)))
         self.detail = [int(level["detail"]) for level in levels]
 
@@ -66,7 +67,7 @@ class SolverUpdate(nn.Module):
 
 def _convolutions(*channels: int) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for before, after in zip(channels[:-1], channels[1:], strict=True):
+    for before, after in pairwise(channels):
         layers += [nn.Conv3d(before, after, 3, padding=1), nn.LeakyReLU(0.2)]
     return nn.Sequential(*layers[:-1])
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,10 @@ class UpdateModel(nn.Module):
         self.hyper = HyperNetwork(backbone, hyperparameters, hidden, fixed=shared, rank=rank)
         self.precision = torch.float32
 
+    @property
+    def backbone(self) -> SolverUpdate:
+        return cast(SolverUpdate, self.hyper.backbone)
+
     def weights(self, hyperparameters: Tensor) -> dict[str, Tensor]:
         """The generated weights for hyperparameters (H,) in [0, 1]."""
         return self.hyper.generate(hyperparameters)
@@ -59,18 +63,15 @@ class UpdateModel(nn.Module):
 
     def detail(self, level: int) -> int:
         """The images that the level's features are made of are so many times finer than the level."""
-        assert isinstance(self.hyper.backbone, SolverUpdate)
-        return self.hyper.backbone.detail[level]
+        return self.backbone.detail[level]
 
     def update(
         self, level: int, weights: dict[str, Tensor], fixed: Tensor, detailed_fixed: Tensor, detailed_moving: Tensor
     ) -> LevelUpdate:
-        """What is added on that level. fixed: the image on the level's voxels; the detailed ones `detail` times finer."""
-        backbone = self.hyper.backbone
-        assert isinstance(backbone, SolverUpdate)
+        """What is added on that level. fixed: on the level's voxels; the detailed images: `detail` times finer."""
         with self.cast(fixed):
-            features = [backbone.encode(level, image) for image in (detailed_fixed, detailed_moving)]
-        return LevelUpdate(self, level, weights, fixed, *features, self.levels[level][1])
+            features = [self.backbone.encode(level, image) for image in (detailed_fixed, detailed_moving)]
+        return LevelUpdate(self, level, weights, fixed, features[0], features[1], self.levels[level][1])
 
     def cast(self, image: Tensor) -> torch.autocast:
         return torch.autocast(image.device.type, self.precision, enabled=self.precision != torch.float32)
@@ -88,14 +89,12 @@ class LevelUpdate:
     moving_features: Tensor
     steps: int
 
-    def __call__(
-        self, warped: Tensor, displacement: Tensor, plain: Tensor, diffusion: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, warped: Tensor, displacement: Tensor, plain: Tensor, diffusion: Tensor) -> tuple[Tensor, Tensor]:
         """See `SolverUpdate.forward`. warped: the moving image under the map x + `displacement`."""
         demons = torch.cat(demons_step(self.fixed, warped), dim=1)
         features = sample(self.moving_features, displacement, padding="border")
         with self.model.cast(warped):
-            found = self.model.hyper.run(
+            found: tuple[Tensor, Tensor] = self.model.hyper.run(
                 self.weights, self.level, self.fixed_features, features, demons, plain, diffusion
             )
         return found

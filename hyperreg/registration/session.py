@@ -22,6 +22,7 @@ from hyperreg.registration.catalogue import ModelCard, find_model
 from hyperreg.registration.contrast import AUTOMATIC, check_contrast, contrast_text
 from hyperreg.registration.figures import Figures, PairFigures
 from hyperreg.registration.landmarks import outside_warnings, pair_landmarks
+from hyperreg.registration.learned import UpdateModel
 from hyperreg.registration.linear import align
 from hyperreg.registration.masks import check_masks
 from hyperreg.registration.model import RegistrationModel, load_model
@@ -76,7 +77,7 @@ class LiveSession:
         started = time.perf_counter()
         self.card = find_model(model) if isinstance(model, str) else model
         self.device = choose_device(device)
-        self.model: RegistrationModel | None = None
+        self.model: RegistrationModel | UpdateModel | None = None
         if self.card.has_network:
             self.model = load_model(self.card, self.device)
         self.warnings: list[str] = []
@@ -150,7 +151,7 @@ class LiveSession:
         if landmarks is not None:
             self.warnings += outside_warnings(landmarks, fixed.grid, moving.grid)
         check_masks(fixed, moving, fixed_mask, moving_mask)
-        if self.model is not None and not (fixed_mask is None and moving_mask is None):
+        if isinstance(self.model, RegistrationModel) and not (fixed_mask is None and moving_mask is None):
             raise InputError("A network cannot leave out parts of an image: choose no model (none) to use masks.")
         with self._timed("align"):
             self.linear = align(
@@ -160,10 +161,10 @@ class LiveSession:
         report(0.8, "Resampling both images to one grid")
         with self._timed("resample"):
             self.foreground = body = Volume(foreground(fixed).astype(np.uint8), fixed.ijk_to_ras, "foreground")
-            if self.model is None:
-                maker: FieldMaker = Solver(fixed, moving, self.linear, body, contrast, fixed_mask, moving_mask)
+            if isinstance(self.model, RegistrationModel):
+                maker: FieldMaker = Network(self.model, self.card, self.values, fixed, moving, self.linear, body)
             else:
-                maker = Network(self.model, self.card, self.values, fixed, moving, self.linear, body)
+                maker = Solver(fixed, moving, self.linear, body, contrast, fixed_mask, moving_mask, self.model)
             self._maker, self.grid, self.stages = maker, maker.grid, maker.stages
             images = maker.images
             if float(np.ptp(images[1].numpy())) == 0:

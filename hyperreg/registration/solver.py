@@ -363,7 +363,9 @@ class Solver:
         if self._model is None or known is None or factor % (detail := self._model.detail(known)):
             return None
         weights = self._model.weights(torch.tensor([lam], device=device))
-        return self._model.update(known, weights, self._level(factor, device)[0], *self._level(factor // detail, device))
+        return self._model.update(
+            known, weights, self._level(factor, device)[0], *self._level(factor // detail, device)
+        )
 
     def _counted_on(self, factor: int, displacement: Tensor) -> Tensor:
         """How much each voxel of a level counts under a map: (1, 1, I, J, K).

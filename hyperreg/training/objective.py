@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from hyperreg.registration import losses
 from hyperreg.registration.field import compose, integrate, jacobian_determinant, sample
 from hyperreg.registration.model import RegistrationModel
-from hyperreg.training.config import TrainingConfig
+from hyperreg.training.config import RegistrationConfig
 from hyperreg.training.synthesis import SyntheticPair
 
 # The overlap is also measured on structures averaged over cubes of this many voxels.
@@ -25,7 +25,7 @@ def draw_value(ends: float, generator: torch.Generator) -> float:
 class Loss(nn.Module):
     """HyperMorph's loss of a field, with the terms of a configuration."""
 
-    def __init__(self, config: TrainingConfig) -> None:
+    def __init__(self, config: RegistrationConfig) -> None:
         super().__init__()
         self.config = config
 
@@ -37,15 +37,18 @@ class Loss(nn.Module):
         rough: the field whose smoothness counts: a velocity, or the displacement itself. values: lambda, and gamma.
         """
         images = self.image_term(pair, sample(pair.images[:, 1:], displacement))
-        structures = sample(pair.moving_structures, displacement)
+        structures = sample(pair.moving_structures, displacement) if pair.has_structures else pair.moving_structures
         overlap = losses.dice_loss(pair.fixed_structures, structures)
         # Structures that do not touch yet pull on each other only after a blur.
-        coarse = losses.dice_loss(F.avg_pool3d(pair.fixed_structures, COARSE), F.avg_pool3d(structures, COARSE))
+        coarse = overlap
+        if pair.has_structures:
+            coarse = losses.dice_loss(F.avg_pool3d(pair.fixed_structures, COARSE), F.avg_pool3d(structures, COARSE))
         labels = self.config.overlap_weight * (overlap + coarse) / 2
         error, truth = self.truth_term(pair, displacement)
         smoothness = losses.diffusion(rough)
         weighted = self.config.smoothness_weight * smoothness
-        if len(values) == 1:
+        if len(values) == 1 or not pair.has_structures:
+            # Where no structures are known the images count fully, whatever gamma is.
             loss = losses.hyper_loss(images + labels + truth, weighted, values[0])
         else:
             # The true field is neither an image nor a label map: it counts whatever gamma is.
@@ -85,7 +88,7 @@ class Loss(nn.Module):
 class Objective(Loss):
     """A network and the loss that trains it; a module, so that engines can wrap it."""
 
-    def __init__(self, model: RegistrationModel, config: TrainingConfig) -> None:
+    def __init__(self, model: RegistrationModel, config: RegistrationConfig) -> None:
         super().__init__(config)
         self.model = model
 

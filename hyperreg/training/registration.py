@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -21,7 +21,7 @@ from hyperreg.registration.model import (
     save_model,
 )
 from hyperreg.training import engine
-from hyperreg.training.config import SynthesisConfig, TrainingConfig, read_config
+from hyperreg.training.config import RegistrationConfig, SynthesisConfig, TrainingConfig, read_config
 from hyperreg.training.label_maps import LabelMap, brain_from_file, random_shapes
 from hyperreg.training.objective import Objective, draw_value
 from hyperreg.training.solver_objective import PLAIN_STEPS, SolverObjective, validate_solver
@@ -42,33 +42,12 @@ def make_maps(synthesis: SynthesisConfig, shape_maps: int, seed: int) -> list[La
     ]
 
 
-class Trainer(engine.Trainer[SyntheticPair]):
-    """A run of a registration model: see `engine.Trainer`."""
+class PairTrainer(engine.Trainer[SyntheticPair]):
+    """A run of a registration model, whatever its pairs are: see `engine.Trainer`."""
 
-    config: TrainingConfig
+    config: RegistrationConfig
+    lambdas: Sequence[float]
     model: RegistrationModel | UpdateModel
-
-    def __init__(self, config: TrainingConfig, fabric: Fabric | None = None) -> None:
-        super().__init__(config, fabric)
-        synthesis = config.synthesis
-        maps = make_maps(synthesis, synthesis.shape_maps, config.seed)
-        if not maps:
-            raise InputError(
-                "The configuration names no label maps and no random shapes: there is nothing to train on."
-            )
-        self.samples = self.pairs = PairSynthesiser(
-            maps,
-            [Stage(stage.until, stage.shape, stage.spacing_mm) for stage in synthesis.stages],
-            config.seed,
-            two_maps=synthesis.two_maps,
-            same_contrast=synthesis.same_contrast,
-            stripped=synthesis.stripped,
-            shapes=synthesis.shapes,
-            strength=synthesis.strength,
-            look=synthesis.look,
-            device=str(self.device) if synthesis.on_device else "cpu",
-            repeat=synthesis.repeat,
-        )
 
     @property
     def averaged(self) -> RegistrationModel | UpdateModel:
@@ -105,31 +84,29 @@ class Trainer(engine.Trainer[SyntheticPair]):
         self, sample: SyntheticPair, generator: torch.Generator
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[str, float]]:
         values = self.draw_values(generator)
+        how: list[int] | bool
         if isinstance(self.model, UpdateModel):
-            steps = torch.randint(*PLAIN_STEPS, (1 + len(self.model.levels),), generator=generator).tolist()
-            loss, parts = self.objective(sample, values, steps)
-            return loss, parts, dict(zip(self.config.defaults, values, strict=True))
-        later_pass = float(torch.rand(1, generator=generator)) < self.config.later_pass
-        loss, parts = self.objective(sample, values, later_pass)
+            how = torch.randint(*PLAIN_STEPS, (1 + len(self.model.levels),), generator=generator).tolist()
+        else:
+            how = float(torch.rand(1, generator=generator)) < self.config.later_pass
+        loss, parts = self.objective(sample, values, how)
         return loss, parts, dict(zip(self.config.defaults, values, strict=True))
 
-    def held_out(self) -> list[SyntheticPair]:
-        config = self.config
-        if not config.validation.pairs:
-            return []
-        maps = make_maps(config.synthesis, config.validation.shape_maps, config.seed + engine.SEED_OFFSET)
-        return validation_pairs(self.pairs, maps, config.validation.pairs)
-
     def validate(self, held_out: Sequence[SyntheticPair]) -> list[dict[str, float]]:
+        """A row of metrics per value of `lambdas`."""
         if isinstance(self.averaged, UpdateModel):
-            return validate_solver(SolverObjective(self.averaged, self.config), held_out, self.config.validation.lambdas)
+            return validate_solver(SolverObjective(self.averaged, self.config), held_out, self.lambdas)
         others = list(self.config.defaults.values())[1:]
-        return validate(self.averaged, held_out, self.config.validation.lambdas, others)
+        return validate(self.averaged, held_out, self.lambdas, others)
 
     def export(self) -> None:
         """Write the averaged model with its card into the output folder."""
+        save_model(self.averaged, self.card(), self.config.output)
+
+    def card(self) -> dict[str, Any]:
+        """The model's card, as it is now."""
         config = self.config
-        card = new_card(
+        return new_card(
             config.name,
             config.network,
             title=config.title,
@@ -140,7 +117,42 @@ class Trainer(engine.Trainer[SyntheticPair]):
             seed=config.seed,
             recipe=self.recipe(),
         )
-        save_model(self.averaged, card, config.output)
+
+
+class Trainer(PairTrainer):
+    """A run on synthetic pairs."""
+
+    config: TrainingConfig
+
+    def __init__(self, config: TrainingConfig, fabric: Fabric | None = None) -> None:
+        super().__init__(config, fabric)
+        self.lambdas = config.validation.lambdas
+        synthesis = config.synthesis
+        maps = make_maps(synthesis, synthesis.shape_maps, config.seed)
+        if not maps:
+            raise InputError(
+                "The configuration names no label maps and no random shapes: there is nothing to train on."
+            )
+        self.samples = self.pairs = PairSynthesiser(
+            maps,
+            [Stage(stage.until, stage.shape, stage.spacing_mm) for stage in synthesis.stages],
+            config.seed,
+            two_maps=synthesis.two_maps,
+            same_contrast=synthesis.same_contrast,
+            stripped=synthesis.stripped,
+            shapes=synthesis.shapes,
+            strength=synthesis.strength,
+            look=synthesis.look,
+            device=str(self.device) if synthesis.on_device else "cpu",
+            repeat=synthesis.repeat,
+        )
+
+    def held_out(self) -> list[SyntheticPair]:
+        config = self.config
+        if not config.validation.pairs:
+            return []
+        maps = make_maps(config.synthesis, config.validation.shape_maps, config.seed + engine.SEED_OFFSET)
+        return validation_pairs(self.pairs, maps, config.validation.pairs)
 
 
 def train(config_path: Path, resume: bool = False) -> Path:

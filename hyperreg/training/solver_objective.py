@@ -11,12 +11,12 @@ from torch import Tensor
 
 from hyperreg.registration.learned import LevelUpdate, UpdateModel
 from hyperreg.registration.solver import LEVELS, Level, climb, coarser, finer, shrink, smoothing_of
-from hyperreg.training.config import TrainingConfig
+from hyperreg.training.config import RegistrationConfig
 from hyperreg.training.objective import Loss
 from hyperreg.training.synthesis import SyntheticPair
 
 # Plain steps before the learned ones of a level; drawn, so that the update does not count on a certain state.
-PLAIN_STEPS = (3, 10)
+PLAIN_STEPS = (2, 7)
 # Pairs are cut out of heads: steps fade over a single voxel at the border, as on the coarsest level.
 COARSEST = LEVELS[0].factor
 # The weight of a level's loss falls so fast with the level.
@@ -40,7 +40,7 @@ def coarser_pair(pair: SyntheticPair, factor: int) -> SyntheticPair:
 class SolverObjective(Loss):
     """The learned solver and the loss that trains it. Voxels of the pairs are as long as the card's grid says."""
 
-    def __init__(self, model: UpdateModel, config: TrainingConfig) -> None:
+    def __init__(self, model: UpdateModel, config: RegistrationConfig) -> None:
         super().__init__(config)
         self.model = model
         finest = float(config.grid["spacing_mm"])
@@ -49,8 +49,9 @@ class SolverObjective(Loss):
     def forward(
         self, pair: SyntheticPair, values: list[float], plain_steps: list[int]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of all levels, and the parts of the last one's; plain_steps: on twice as coarse a level as the first that
-        is learned, then before the learned ones of every level.
+        """Loss of all levels, and the parts of the last one's.
+
+        plain_steps: on a level twice as coarse as the first that is learned, then before the learned ones on each.
         """
         loss = pair.images.new_zeros(())
         parts: dict[str, Tensor] = {}

@@ -23,7 +23,8 @@ CENTRED = 0.7
 
 @dataclass(frozen=True)
 class SyntheticPair:
-    """images: (1, 2, I, J, K) fixed and moving, 0..1; structures: two (1, L, I, J, K) maps of fractions per voxel.
+    """images: (1, 2, I, J, K) fixed and moving, 0..1; structures: two (1, L, I, J, K) maps of fractions per voxel, with
+    L = 0 where none are known.
 
     displacement: the true pull-back field (1, 3, I, J, K), voxels; None if the pair is made of two label maps.
     same_contrast: whether an intensity loss such as LNCC makes sense for this pair.
@@ -34,6 +35,10 @@ class SyntheticPair:
     moving_structures: Tensor
     displacement: Tensor | None
     same_contrast: bool
+
+    @property
+    def has_structures(self) -> bool:
+        return self.fixed_structures.shape[1] > 0
 
     def to(self, device: torch.device | str) -> SyntheticPair:
         """The same pair on another device."""

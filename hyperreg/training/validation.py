@@ -49,11 +49,12 @@ def _figures(model: RegistrationModel, weights: dict[str, torch.Tensor], pair: S
     fixed, moving = pair.images.split(1, dim=1)
     found = displacement(model.velocities(weights, fixed, moving))
     figures = {
-        "dice": 1 - losses.dice_loss(pair.fixed_structures, sample(pair.moving_structures, found)),
-        "dice_before": 1 - losses.dice_loss(pair.fixed_structures, pair.moving_structures),
         "smoothness": losses.diffusion(found),
         "folding_percent": (jacobian_determinant(found) <= 0).float().mean() * 100,
     }
+    if pair.has_structures:
+        figures["dice"] = 1 - losses.dice_loss(pair.fixed_structures, sample(pair.moving_structures, found))
+        figures["dice_before"] = 1 - losses.dice_loss(pair.fixed_structures, pair.moving_structures)
     if pair.same_contrast:
         figures["similarity"] = 1 - losses.lncc_loss(fixed, sample(moving, found))
     if pair.displacement is not None:
