@@ -54,6 +54,7 @@ def run(prepared: Path, tmp_path: Path) -> Path:
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The user's folder of models, with a model that displaces at random."""
     monkeypatch.setenv("HYPERREG_MODELS", str(tmp_path / "models"))
+    monkeypatch.setattr(own_images, "MOST_PAIRS", 2)
     save_untrained(tmp_path / "models", BASE, strength=0.3)
     return tmp_path / "models"
 

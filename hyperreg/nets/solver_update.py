@@ -16,6 +16,9 @@ NEIGHBOURS = ((0, 0, 0), (-1, 0, 0), (1, 0, 0), (0, -1, 0), (0, 1, 0), (0, 0, -1
 SHARPNESS = 8.0
 # The last convolutions start almost at zero: untrained, nothing is added.
 LAST_SD = 1e-5
+# The convolutions' output is multiplied with this: Adam's first steps change all weights alike, and would otherwise
+# add whole voxels everywhere.
+SCALE = 0.1
 # What is added is nowhere longer than this, voxels: after the solver's Gaussian, SD of 2 voxels or more, no step folds.
 LONGEST = 1.0
 # Channels beside the features of both images: correlations, soft argmax, demons step, its trust, plain step, diffusion.
@@ -61,7 +64,7 @@ class SolverUpdate(nn.Module):
         offsets = torch.tensor(NEIGHBOURS, dtype=fixed.dtype, device=fixed.device)
         argmax = torch.einsum("bnijk,nc->bcijk", torch.softmax(SHARPNESS * correlations, dim=1), offsets)
         shown = torch.cat((correlations, argmax, demons, plain, diffusion, fixed, warped), dim=1)
-        found = self.updates[level](shown.contiguous(memory_format=torch.channels_last_3d)).float()
+        found = SCALE * self.updates[level](shown.contiguous(memory_format=torch.channels_last_3d)).float()
         return 1 + self.gains[level], LONGEST * found / (1 + found.square().sum(1, keepdim=True)).sqrt()
 
 

@@ -66,12 +66,21 @@ class UpdateModel(nn.Module):
         return self.backbone.detail[level]
 
     def update(
-        self, level: int, weights: dict[str, Tensor], fixed: Tensor, detailed_fixed: Tensor, detailed_moving: Tensor
+        self,
+        level: int,
+        weights: dict[str, Tensor],
+        smoothing_sd: float,
+        fixed: Tensor,
+        detailed_fixed: Tensor,
+        detailed_moving: Tensor,
     ) -> LevelUpdate:
-        """What is added on that level. fixed: on the level's voxels; the detailed images: `detail` times finer."""
+        """What is added on that level. fixed: on the level's voxels; the detailed images: `detail` times finer.
+
+        smoothing_sd: see `LevelUpdate`.
+        """
         with self.cast(fixed):
             features = [self.backbone.encode(level, image) for image in (detailed_fixed, detailed_moving)]
-        return LevelUpdate(self, level, weights, fixed, features[0], features[1], self.levels[level][1])
+        return LevelUpdate(self, level, weights, smoothing_sd, fixed, features[0], features[1], self.levels[level][1])
 
     def cast(self, image: Tensor) -> torch.autocast:
         return torch.autocast(image.device.type, self.precision, enabled=self.precision != torch.float32)
@@ -79,11 +88,16 @@ class UpdateModel(nn.Module):
 
 @dataclass(frozen=True)
 class LevelUpdate:
-    """The learned update on one level of one pair; `steps`: so many last steps of the level have it."""
+    """The learned update on one level of one pair.
+
+    smoothing_sd: what is added is smoothed so much, voxels; as between images of one contrast, whatever they are.
+    steps: so many last steps of the level have it.
+    """
 
     model: UpdateModel
     level: int
     weights: dict[str, Tensor]
+    smoothing_sd: float
     fixed: Tensor
     fixed_features: Tensor
     moving_features: Tensor

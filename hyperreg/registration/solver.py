@@ -199,7 +199,7 @@ def climb(
         evened = separable(displacement, EVEN_OUT, "repeat") - displacement
         if update is not None and step >= level.steps - update.steps:
             gain, added = update(warped, now, change, evened.detach())
-            change = gain * change + separable(added * here, smoothing, "zeros") / nearby
+            change = gain * change + separable(added * here, gaussian_kernel(update.smoothing_sd), "zeros") / nearby
         tick((step + 0.75) / level.steps)
         change = change * room + (diffusion + (1 - room)) * evened
         displacement = compose(displacement, change * freedom)
@@ -363,9 +363,8 @@ class Solver:
         if self._model is None or known is None or factor % (detail := self._model.detail(known)):
             return None
         weights = self._model.weights(torch.tensor([lam], device=device))
-        return self._model.update(
-            known, weights, self._level(factor, device)[0], *self._level(factor // detail, device)
-        )
+        fixed, detailed = self._level(factor, device)[0], self._level(factor // detail, device)
+        return self._model.update(known, weights, smoothing_of(lam, same_contrast=True), fixed, *detailed)
 
     def _counted_on(self, factor: int, displacement: Tensor) -> Tensor:
         """How much each voxel of a level counts under a map: (1, 1, I, J, K).

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hyperreg.errors import InputError
 from hyperreg.registration.learned import LevelUpdate, UpdateModel
 from hyperreg.registration.solver import LEVELS, Level, climb, coarser, finer, shrink, smoothing_of
 from hyperreg.training.config import RegistrationConfig
@@ -45,6 +46,8 @@ class SolverObjective(Loss):
         self.model = model
         finest = float(config.grid["spacing_mm"])
         self.factors = [round(spacing / finest) for spacing, _steps in model.levels]
+        if any(factor < model.detail(number) for number, factor in enumerate(self.factors)):
+            raise InputError(f"Pairs with voxels of {finest:g} mm are too coarse for the network's levels and detail.")
 
     def forward(
         self, pair: SyntheticPair, values: list[float], plain_steps: list[int]
@@ -87,7 +90,7 @@ class SolverObjective(Loss):
                 detail = self.model.detail(number)
                 fixed = shrink(images[0], factor)
                 detailed = (shrink(image, factor // detail) for image in images)
-                update = self.model.update(number, weights, fixed, *detailed)
+                update = self.model.update(number, weights, smoothing_of(lam, same_contrast=True), fixed, *detailed)
                 displacement = steps(factor, count, displacement, update)
             before = factor
             yield coarser_pair(pair, factor), displacement
