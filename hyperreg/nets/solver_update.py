@@ -35,8 +35,6 @@ class SolverUpdate(nn.Module):
     def __init__(self, *, levels: Sequence[Mapping[str, Any]]) -> None:
         super().__init__()
         self.encoders, self.updates = nn.ModuleList(), nn.ModuleList()
-        # What the plain step is multiplied with is 1 + gain.
-        self.gains = nn.ParameterList()
         for level in levels:
             channels, width = int(level["channels"]), int(level["width"])
             self.encoders.append(_convolutions(int(level["detail"]) ** 3, channels, channels, channels))
@@ -44,7 +42,6 @@ class SolverUpdate(nn.Module):
             weight, bias = list(self.updates[-1].parameters())[-2:]
             nn.init.normal_(weight, 0, LAST_SD)
             nn.init.zeros_(bias)
-            self.gains.append(nn.Parameter(torch.zeros(1)))
         self.detail = [int(level["detail"]) for level in levels]
 
     def encode(self, level: int, image: Tensor) -> Tensor:
@@ -54,8 +51,8 @@ class SolverUpdate(nn.Module):
 
     def forward(
         self, level: int, fixed: Tensor, warped: Tensor, demons: Tensor, plain: Tensor, diffusion: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The factor of the plain step (1,), and what is added to it before smoothing: (1, 3, I, J, K), voxels.
+    ) -> Tensor:
+        """What is added to the plain step, before smoothing: (1, 3, I, J, K), voxels.
 
         fixed, warped: features of both images, the moving one's warped. demons: step and trust (1, 4, I, J, K).
         plain, diffusion: steps (1, 3, I, J, K).
@@ -65,7 +62,7 @@ class SolverUpdate(nn.Module):
         argmax = torch.einsum("bnijk,nc->bcijk", torch.softmax(SHARPNESS * correlations, dim=1), offsets)
         shown = torch.cat((correlations, argmax, demons, plain, diffusion, fixed, warped), dim=1)
         found = SCALE * self.updates[level](shown.contiguous(memory_format=torch.channels_last_3d)).float()
-        return 1 + self.gains[level], LONGEST * found / (1 + found.square().sum(1, keepdim=True)).sqrt()
+        return LONGEST * found / (1 + found.square().sum(1, keepdim=True)).sqrt()
 
 
 def _convolutions(*channels: int) -> nn.Sequential:

@@ -1,14 +1,13 @@
 """The learned solver: the solver's steps, and what a hypernetwork adds to the last of them on the levels it knows.
 
-d = (1 - lambda) (alpha(lambda) g + G_sigma(lambda) * B_theta(lambda)(...)): g is the plain step, G its Gaussian, alpha
-and B are made from lambda (see `nets.solver_update`). Untrained it is the plain solver.
+After the plain step follows u <- u o (id + (1 - lambda) G_sigma(lambda) * B_theta(lambda)(...)): G is the Gaussian of
+the solver, B's weights are made from lambda (see `nets.solver_update`). Untrained it is the plain solver.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -19,11 +18,14 @@ from hyperreg.errors import WeightsError
 from hyperreg.nets.hypernetwork import HyperNetwork
 from hyperreg.nets.solver_update import SolverUpdate
 from hyperreg.registration.features import demons_step
-from hyperreg.registration.field import sample
+from hyperreg.registration.field import compose, sample
+from hyperreg.registration.filters import gaussian_kernel, separable
 
 BACKBONE = "solver_update"
 # A level is as one that was trained if its voxels are no more than this many times as long or short.
 SAME_SIZE = math.sqrt(2)
+# How the displacement would be evened out is shown to the model: a filter of the nearest neighbours.
+EVEN_OUT = (0.25, 0.5, 0.25)
 
 
 class UpdateModel(nn.Module):
@@ -65,50 +67,44 @@ class UpdateModel(nn.Module):
         """The images that the level's features are made of are so many times finer than the level."""
         return self.backbone.detail[level]
 
-    def update(
-        self,
-        level: int,
-        weights: dict[str, Tensor],
-        smoothing_sd: float,
-        fixed: Tensor,
-        detailed_fixed: Tensor,
-        detailed_moving: Tensor,
-    ) -> LevelUpdate:
-        """What is added on that level. fixed: on the level's voxels; the detailed images: `detail` times finer.
-
-        smoothing_sd: see `LevelUpdate`.
-        """
-        with self.cast(fixed):
-            features = [self.backbone.encode(level, image) for image in (detailed_fixed, detailed_moving)]
-        return LevelUpdate(self, level, weights, smoothing_sd, fixed, features[0], features[1], self.levels[level][1])
-
     def cast(self, image: Tensor) -> torch.autocast:
         return torch.autocast(image.device.type, self.precision, enabled=self.precision != torch.float32)
 
 
-@dataclass(frozen=True)
-class LevelUpdate:
-    """The learned update on one level of one pair.
+def learned_steps(
+    model: UpdateModel,
+    level: int,
+    weights: Mapping[str, Tensor],
+    images: Sequence[Tensor],
+    detailed: Sequence[Tensor],
+    displacement: Tensor,
+    freedom: Tensor,
+    smoothing_sd: float,
+    plain_step: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """A map x + u(x) after the learned steps of one level: (1, 3, I, J, K), voxels of the level.
 
-    smoothing_sd: what is added is smoothed so much, voxels; as between images of one contrast, whatever they are.
-    steps: so many last steps of the level have it.
+    Each is a plain step and what the model adds to it. Gradients flow through the maps and what is added; for them the
+    plain step is the identity.
+    level, weights: of the model. images: fixed and moving on the level's voxels, (1, 1, I, J, K) in 0..1; detailed: the
+    same so many times finer as `model.detail` says. displacement: u to start from. freedom: what is added is multiplied
+    with, 1 - lambda, fading to zero at the border. smoothing_sd: of what is added, voxels. plain_step: the map after
+    one more step of the solver.
     """
-
-    model: UpdateModel
-    level: int
-    weights: dict[str, Tensor]
-    smoothing_sd: float
-    fixed: Tensor
-    fixed_features: Tensor
-    moving_features: Tensor
-    steps: int
-
-    def __call__(self, warped: Tensor, displacement: Tensor, plain: Tensor, diffusion: Tensor) -> tuple[Tensor, Tensor]:
-        """See `SolverUpdate.forward`. warped: the moving image under the map x + `displacement`."""
-        demons = torch.cat(demons_step(self.fixed, warped), dim=1)
-        features = sample(self.moving_features, displacement, padding="border")
-        with self.model.cast(warped):
-            found: tuple[Tensor, Tensor] = self.model.hyper.run(
-                self.weights, self.level, self.fixed_features, features, demons, plain, diffusion
-            )
-        return found
+    fixed, moving = images
+    smoothing = gaussian_kernel(smoothing_sd)
+    with model.cast(fixed):
+        fixed_features, moving_features = (model.backbone.encode(level, image) for image in detailed)
+    for _ in range(model.levels[level][1]):
+        with torch.no_grad():
+            now = plain_step(displacement.detach())
+            plain = now - displacement
+            evened = separable(now, EVEN_OUT, "repeat") - now
+            demons = torch.cat(demons_step(fixed, sample(moving, now, padding="border")), dim=1)
+        features = sample(moving_features, now, padding="border")
+        with model.cast(fixed):
+            added: Tensor = model.hyper.run(dict(weights), level, fixed_features, features, demons, plain, evened)
+        # The same values as `now`, with the gradient of the map before.
+        displacement = now + (displacement - displacement.detach())
+        displacement = compose(displacement, separable(added, smoothing, "zeros") * freedom)
+    return displacement

@@ -35,7 +35,6 @@ from hyperreg.registration.contrast import AUTOMATIC, SAME
 from hyperreg.registration.field import compose, jacobian_determinant, sample, to_ras
 from hyperreg.registration.filters import central_gradient, gaussian_kernel, separable
 from hyperreg.registration.grids import coarser_grid, fade, image_grid
-from hyperreg.registration.learned import LevelUpdate, UpdateModel
 from hyperreg.registration.regions import Regions
 from hyperreg.registration.similarity import LEAST_BALANCE, LEAST_SHARE, LocalCorrelation, contrast_balance
 from hyperreg.registration.stages import Stage
@@ -130,11 +129,6 @@ def stiffest(lam: Tensor, factor: int) -> Tensor:
     return F.max_pool3d(F.max_pool3d(lam, factor), 3, stride=1, padding=1)
 
 
-def smoothing_of(lam: float, same_contrast: bool) -> float:
-    """SD of the Gaussian that smooths a step, voxels of the level."""
-    return (SMOOTHING_SD + SMOOTHING_SD_BY_LAMBDA * lam) * (1 if same_contrast else WIDER_ACROSS_CONTRASTS)
-
-
 def scaled(step: Tensor) -> Tensor:
     """A step (1, 3, I, J, K) whose STEP_QUANTILE of lengths is STEP_VOXELS; longer vectors are cut to that length."""
     length = step.square().sum(1, keepdim=True).sqrt()
@@ -166,7 +160,6 @@ def climb(
     level: Level,
     tick: Tick,
     counted: Callable[[Tensor], Tensor] | None = None,
-    update: LevelUpdate | None = None,
 ) -> Tensor:
     """A map x + u(x) after the steps of one level: (1, 3, I, J, K), voxels of the level.
 
@@ -174,34 +167,28 @@ def climb(
     lam: lambda of every voxel, (1, 1, I, J, K), or (1, 1, 1, 1, 1). smoothing_sd: voxels. tick: called several times
     in every step with the fraction done; may raise, to cancel. counted: gives how much each voxel of the fixed image
     counts under a map, 0 to 1, (1, 1, I, J, K): where none does, the displacement is carried on from the surroundings.
-    update: what a model adds to the last steps; gradients flow through it and the maps, not through the plain steps.
     """
     correlation, smoothing = LocalCorrelation(fixed), gaussian_kernel(smoothing_sd)
     shape = (fixed.shape[2], fixed.shape[3], fixed.shape[4])
     freedom = (1 - lam) * fade(shape, MARGIN_VOXELS / level.factor).to(fixed)
     diffusion = (DIFFUSION + DIFFUSION_BY_LAMBDA * lam) / EVENED_FRACTION
-    room = nearby = here = torch.ones(1, 1, 1, 1, 1).to(fixed)
+    room = nearby = torch.ones(1, 1, 1, 1, 1).to(fixed)
     for step in range(level.steps):
         # On the finest level a step takes a second or two: too long for a cancel to wait.
         tick(step / level.steps)
-        now = displacement.detach()
-        warped = sample(moving, now, padding="border")
+        warped = sample(moving, displacement, padding="border")
         if counted is not None and step % LOOK_EVERY == 0:
-            here = counted(now)
+            here = counted(displacement)
             correlation = LocalCorrelation(fixed, counted=here)
             nearby = separable(here, smoothing, "zeros").clamp_min(LEAST_NEARBY)
         tick((step + 0.25) / level.steps)
         force = correlation.gradient(warped) * central_gradient(warped)
         tick((step + 0.5) / level.steps)
         if step % LOOK_EVERY == 0:
-            room = room_to_compress(now)
-        change = scaled(separable(force, smoothing, "zeros") / nearby)
-        evened = separable(displacement, EVEN_OUT, "repeat") - displacement
-        if update is not None and step >= level.steps - update.steps:
-            gain, added = update(warped, now, change, evened.detach())
-            change = gain * change + separable(added * here, gaussian_kernel(update.smoothing_sd), "zeros") / nearby
+            room = room_to_compress(displacement)
+        change = scaled(separable(force, smoothing, "zeros") / nearby) * room
         tick((step + 0.75) / level.steps)
-        change = change * room + (diffusion + (1 - room)) * evened
+        change += (diffusion + (1 - room)) * (separable(displacement, EVEN_OUT, "repeat") - displacement)
         displacement = compose(displacement, change * freedom)
     return displacement
 
@@ -240,9 +227,7 @@ class Solver:
         contrast: str = AUTOMATIC,
         fixed_mask: Volume | None = None,
         moving_mask: Volume | None = None,
-        model: UpdateModel | None = None,
     ) -> None:
-        self._model = model
         self.native_grid = image_grid(fixed.grid, foreground.array > 0, MARGIN_VOXELS, MULTIPLE, MAX_VOXELS)
         self.grid = coarser_grid(self.native_grid, FIELD_FACTOR)
         spacing, voxels = float(self.native_grid.spacing.min()), int(np.prod(self.native_grid.shape))
@@ -338,7 +323,9 @@ class Solver:
         if regions is not None:
             lambdas = resample(regions.lambda_map(lam), self.native_grid, fill=lam).array.astype(np.float32)
             everywhere = torch.from_numpy(lambdas)[None, None].to(device)
-        smoothing_sd = smoothing_of(lam, self.same_contrast is not False)
+        smoothing_sd = SMOOTHING_SD + SMOOTHING_SD_BY_LAMBDA * lam
+        if self.same_contrast is False:
+            smoothing_sd *= WIDER_ACROSS_CONTRASTS
         to_do = self._levels[done + 1 : last + 1]
         whole = sum(level.steps / level.factor**3 for level in to_do)
         spent, factor = 0.0, self._levels[max(done, 0)].factor
@@ -350,21 +337,10 @@ class Solver:
                 here = everywhere if regions is None else stiffest(everywhere, factor)
                 part = partial(_tick_part, tick, spent, own)
                 counted = None if self._masks == (None, None) else partial(self._counted_on, factor)
-                update = self._update(lam, factor, device)
-                displacement = climb(fixed, moving, displacement, here, smoothing_sd, level, part, counted, update)
+                displacement = climb(fixed, moving, displacement, here, smoothing_sd, level, part, counted)
             spent += own
             self._keep(lam, done + 1 + number, displacement)
         return last, displacement
-
-    def _update(self, lam: float, factor: int, device: str) -> LevelUpdate | None:
-        """What the model adds on a level; None without a model, or where it knows no such level."""
-        spacing = float(self.native_grid.spacing.min()) * factor
-        known = None if self._model is None else self._model.level_of(spacing)
-        if self._model is None or known is None or factor % (detail := self._model.detail(known)):
-            return None
-        weights = self._model.weights(torch.tensor([lam], device=device))
-        fixed, detailed = self._level(factor, device)[0], self._level(factor // detail, device)
-        return self._model.update(known, weights, smoothing_of(lam, same_contrast=True), fixed, *detailed)
 
     def _counted_on(self, factor: int, displacement: Tensor) -> Tensor:
         """How much each voxel of a level counts under a map: (1, 1, I, J, K).
