@@ -18,6 +18,7 @@ from typing import Any
 import hyperreg
 from hyperreg.catalogue import Card, card_folders, kind_of, model_folders
 from hyperreg.errors import WeightsError
+from hyperreg.imaging.dicom.pixels import unreadable_compressions
 from hyperreg.machine import main_memory
 from hyperreg.registration import catalogue as registration
 from hyperreg.registration.catalogue import default_model
@@ -88,6 +89,7 @@ def diagnose() -> Diagnosis:
     parts: tuple[tuple[str, Callable[[], list[Check]]], ...] = (
         ("system", _system),
         ("packages", _packages),
+        ("DICOM compressions", _compressions),
         ("memory", _memory),
         ("GPU", _gpu),
         ("disk", _disk),
@@ -128,6 +130,18 @@ def _packages() -> list[Check]:
         except metadata.PackageNotFoundError:
             checks.append(Check(name, State.NOTE, f"missing; only needed for {purpose}"))
     return checks
+
+
+def _compressions() -> list[Check]:
+    try:
+        missing = unreadable_compressions()
+    except ImportError:
+        return []  # without pydicom, no DICOM at all
+    checks = []
+    for remedy in sorted(set(missing.values())):
+        names = ", ".join(name for name, own in missing.items() if own == remedy)
+        checks.append(Check("DICOM compressions", State.NOTE, f"not read here: {names}; read with: {remedy}"))
+    return checks or [Check("DICOM compressions", State.OK, "all are read that pydicom knows")]
 
 
 def _memory() -> list[Check]:

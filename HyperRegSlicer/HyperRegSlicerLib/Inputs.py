@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import slicer
 
 from hyperreg.errors import InputError
+from hyperreg.imaging.files import as_labels
+from hyperreg.imaging.label_maps import check_is_label_map, check_on_image
+from hyperreg.imaging.structures import LabelMap, Meaning, compared
 from hyperreg.imaging.volume import Volume
 from hyperreg.registration.catalogue import find_model
-from HyperRegSlicerLib import Geometry, Results
+from HyperRegSlicerLib import Geometry, Regions, Results
 
 INITIAL_METHODS = ("affine", "rigid", "com", "none")
 
@@ -42,13 +47,36 @@ def read_pair(
     return fixed_volume, moving_volume, run
 
 
-def label_map(node: slicer.vtkMRMLLabelMapVolumeNode | None) -> Volume | None:
-    """The voxels of a label map node in the world; None for no node. Raises InputError for an empty one."""
+def label_maps(
+    nodes: Sequence[slicer.vtkMRMLLabelMapVolumeNode | None], images: Sequence[Volume]
+) -> tuple[list[Volume | None], dict[int, str], list[str]]:
+    """The label maps of the fixed and the moving image in the world, what they are called, and what the user should
+    know.
+
+    They are numbered alike where both name their structures; names are by these numbers. Raises InputError for one that
+    is empty, no label map, or not of its image, and for two without a structure in common.
+    """
+    notes: list[str] = []
+    drawn = [_label_map(node, image, notes) for node, image in zip(nodes, images, strict=True)]
+    if drawn[0] is not None and drawn[1] is not None:
+        drawn[0], drawn[1], table, texts = compared(drawn[0], drawn[1])
+        notes += texts
+    else:
+        table = {label: meaning for one in drawn if one is not None for label, meaning in one.table.items()}
+    volumes = [None if one is None else one.layers[0] for one in drawn]
+    return volumes, {label: meaning.name for label, meaning in table.items()}, notes
+
+
+def _label_map(node: slicer.vtkMRMLLabelMapVolumeNode | None, image: Volume, notes: list[str]) -> LabelMap | None:
     if node is None:
         return None
     if node.GetImageData() is None:
         raise InputError(f"The label map '{node.GetName()}' is empty. Choose another one or none.")
-    return Geometry.volume_from_node(node, Results.original_parent(node))
+    volume = Geometry.volume_from_node(node, Results.original_parent(node))
+    labels = dataclasses.replace(volume, array=as_labels(volume))
+    check_is_label_map(labels.array, labels.name)
+    notes += check_on_image(labels, image, measured_only=True)
+    return LabelMap((labels,), {label: Meaning(name) for label, name in Regions.names_of(node).items()})
 
 
 def initial_alignment(initial: str | slicer.vtkMRMLTransformNode, moving_parent: Any) -> str | np.ndarray:

@@ -23,7 +23,7 @@ from hyperreg.registration.anchors import SAME_LAMBDA, check_lambda
 from hyperreg.registration.contrast import AUTOMATIC
 from hyperreg.registration.response import Response
 from hyperreg.worker.live_pair import Shown
-from HyperRegSlicerLib import Companions, Geometry, Inputs, Regions, Results
+from HyperRegSlicerLib import Companions, Geometry, Inputs, Results
 from HyperRegSlicerLib.Tuning import IDLE, LIVE, RUNNING, Tuning, ignore
 
 
@@ -89,7 +89,7 @@ class RegistrationLogic(Tuning):
 
     @property
     def label_names(self) -> Mapping[int, str]:
-        """What the labels of the fixed label map are called; {} unless live with one."""
+        """What the labels of the label maps are called, by the numbers in `metrics`; {} unless live with one."""
         return self._run.label_names if self._run is not None else {}
 
     @property
@@ -137,9 +137,8 @@ class RegistrationLogic(Tuning):
         """
         check_lambda(lam)
         fixed_volume, moving_volume, run = Inputs.read_pair(fixed, moving, model)
-        fixed_labels_volume, moving_labels_volume = Inputs.label_map(fixed_labels), Inputs.label_map(moving_labels)
-        if fixed_labels is not None:
-            run = dataclasses.replace(run, label_names=Regions.names_of(fixed_labels))
+        labels, names, notes = Inputs.label_maps((fixed_labels, moving_labels), (fixed_volume, moving_volume))
+        run = dataclasses.replace(run, label_names=names)
         start = Inputs.initial_alignment(initial, Results.original_parent(moving))
         parent = moving.GetParentTransformNode()
         if Results.is_live_transform(parent):
@@ -152,12 +151,14 @@ class RegistrationLogic(Tuning):
             device=device,
             initial=start,
             contrast=contrast,
-            fixed_labels=fixed_labels_volume,
-            moving_labels=moving_labels_volume,
+            fixed_labels=labels[0],
+            moving_labels=labels[1],
         )
         self.registration.set_lambda(lam)
         self._pending = run
         self.on_change()
+        for note in notes:
+            self.on_warning(note)
 
     def cancel(self) -> None:
         """Gives up the registration that is running; the scene and an earlier live registration stay as they were."""

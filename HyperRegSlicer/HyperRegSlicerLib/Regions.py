@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import slicer
@@ -17,6 +18,8 @@ from HyperRegSlicerLib import Geometry, Results
 
 SEGMENTATION, LABEL_MAP = "vtkMRMLSegmentationNode", "vtkMRMLLabelMapVolumeNode"
 NODE_TYPES = (SEGMENTATION, LABEL_MAP)
+# What Slicer gives a label map of which nothing is known, read from a file of its own.
+PALETTES = ("GenericColors",)
 # More rows than this are no choice any more but a measurement; and each costs a weight map.
 MAX_REGIONS = 64
 
@@ -156,6 +159,23 @@ def names_of(node: slicer.vtkMRMLNode) -> dict[int, str]:
     return {value: name for value, name in names.items() if name}
 
 
+def name_labels(node: slicer.vtkMRMLLabelMapVolumeNode, names: Mapping[int, str], title: str) -> Any:
+    """Gives the labels of a label map names, for `names_of`; colours stay. Returns the colour table."""
+    display = node.GetDisplayNode()
+    before = display.GetColorNode()
+    table = node.GetScene().AddNewNodeByClass("vtkMRMLColorTableNode", title)
+    table.SetTypeToUser()
+    table.SetNumberOfColors(max(names) + 1)
+    for label, name in names.items():
+        rgba = [0.6, 0.6, 0.6, 1.0]
+        if before is not None:
+            before.GetColor(label, rgba)
+        table.SetColor(label, name, *rgba)
+    display.SetAndObserveColorNodeID(table.GetID())
+    return table
+
+
 def _names_structures(colours: slicer.vtkMRMLColorNode) -> bool:
     """Whether a colour table was made or loaded by someone: the built-in ones only name colours, such as "Peach"."""
-    return bool(colours.GetType() in (slicer.vtkMRMLColorTableNode.User, slicer.vtkMRMLColorTableNode.File))
+    kinds = (slicer.vtkMRMLColorTableNode.User, slicer.vtkMRMLColorTableNode.File)
+    return bool(colours.GetType() in kinds and colours.GetName() not in PALETTES)

@@ -33,7 +33,7 @@ class Run:
 
     moving_parent_id: the transform that the moving volume was under before; parent_to_world: (4, 4), its map, RAS mm.
     fixed_grid: the fixed image's voxels in the world. model, model_version: as on the model's card.
-    label_names: of the labels of the fixed label map, where they are named.
+    label_names: of the labels that both label maps have in the worker, where they are named.
     """
 
     fixed_id: str

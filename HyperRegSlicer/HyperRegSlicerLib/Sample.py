@@ -8,7 +8,7 @@ import slicer
 
 from hyperreg.imaging.volume import Volume
 from hyperreg.phantom import LABEL_NAMES, head_phantom_pair
-from HyperRegSlicerLib import Geometry
+from HyperRegSlicerLib import Geometry, Regions
 
 # The colour table that names the structures.
 COLOURS = "Sample structures"
@@ -34,8 +34,12 @@ def load(scene: slicer.vtkMRMLScene) -> Sample:
         fixed_labels=_node(scene, label_map, "Sample fixed labels", pair.fixed_labels),
         moving_labels=_node(scene, label_map, "Sample moving labels", pair.moving_labels),
     )
+    names = {value: name.capitalize() for value, name in LABEL_NAMES.items()}
     for labels in (sample.fixed_labels, sample.moving_labels):
-        _name_labels(scene, labels)
+        if table := scene.GetFirstNodeByName(COLOURS):
+            labels.GetDisplayNode().SetAndObserveColorNodeID(table.GetID())
+        else:
+            Regions.name_labels(labels, names, COLOURS)
     return sample
 
 
@@ -44,19 +48,3 @@ def _node(scene: slicer.vtkMRMLScene, kind: str, name: str, volume: Volume) -> s
     Geometry.volume_to_node(volume, node)
     node.CreateDefaultDisplayNodes()
     return node
-
-
-def _name_labels(scene: slicer.vtkMRMLScene, labels: slicer.vtkMRMLLabelMapVolumeNode) -> None:
-    """The structures' names instead of those of the colours, which stay."""
-    table = scene.GetFirstNodeByName(COLOURS)
-    if table is None:
-        table = scene.AddNewNodeByClass("vtkMRMLColorTableNode", COLOURS)
-        table.SetTypeToUser()
-        table.SetNumberOfColors(max(LABEL_NAMES) + 1)
-        colours = labels.GetDisplayNode().GetColorNode()
-        for value, name in LABEL_NAMES.items():
-            rgba = [0.6, 0.6, 0.6, 1.0]
-            if colours is not None:
-                colours.GetColor(value, rgba)
-            table.SetColor(value, name.capitalize(), *rgba)
-    labels.GetDisplayNode().SetAndObserveColorNodeID(table.GetID())

@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 
 from hyperreg.errors import Cancelled, InputError
+from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
 from hyperreg.registration.anchors import Fields
+from hyperreg.registration.constraints import MAPS, Constraints
 from hyperreg.registration.stages import Stage
 from hyperreg.worker.operations import standard_operations
 from hyperreg.worker.server import Context, main
@@ -61,8 +63,8 @@ def set_field(grid: Grid, lam: float, gamma: float = 0.0, labels: Volume | None 
 class StandInSession:
     def __init__(self, model: str, device: str) -> None:
         self.values: dict[str, float] = {"gamma": DEFAULT_GAMMA} if model.startswith("gamma") else {}
-        self.regions: tuple[Volume | None, Mapping[int, float]] = (None, {})
-        self.region_maps = 0
+        self.constraints = Constraints()
+        self.maps_sent = 0
         self.behaviour = model
         self.device = "cuda" if device in ("auto", "cuda") and model.startswith("gpu") else "cpu"
         self.warnings: list[str] = []
@@ -88,6 +90,9 @@ class StandInSession:
         self.grid = Grid(tuple(max(1, n // 2) for n in fixed.shape), fixed.ijk_to_ras @ np.diag([2, 2, 2, 1.0]))
         self.contrast_note = f"Told: {options['contrast']}." if options["contrast"] != "auto" else ""
         initial = options["initial"]
+        if isinstance(initial, Transform):  # says where it leads the origin to
+            self.contrast_note = f"Start: {np.round(initial.apply([[0.0, 0.0, 0.0]])[0], 3).tolist()}."
+            initial = initial.linear
         self.linear = np.eye(4) if isinstance(initial, str) else np.array(initial)
         if isinstance(initial, str):
             self.linear[:3, 3] = float(moving.array.mean()), 0, os.getpid() % 7 + 1
@@ -110,7 +115,12 @@ class StandInSession:
         return self._made(lam, DRAFT_BY if stage == 0 else 1.0)
 
     def _made(self, lam: float, by: float) -> Fields:
-        array = by * set_field(self.grid, lam, self.values.get("gamma", 0.0), *self.regions)
+        given = self.constraints
+        array = by * set_field(self.grid, lam, self.values.get("gamma", 0.0), given.regions, given.region_lambdas)
+        if given.fixed_mask is not None:  # a mask changes the field in proportion to what counts
+            array = array * float((given.fixed_mask.array != 0).mean())
+        if given.landmarks is not None:
+            array = array + given.landmarks.pull
         return Fields(*(DisplacementField(sign * array, self.grid.ijk_to_ras) for sign in (1, -1)))
 
     def _full(self, lam: float, progress: Any, cancelled: Any) -> Fields:
@@ -134,9 +144,14 @@ class StandInSession:
             raise InputError("This γ is refused.")
         self.values = {**self.values, **values}
 
-    def set_regions(self, labels: Volume | None, lambdas: Mapping[int, float]) -> None:
-        self.region_maps += labels is not self.regions[0]
-        self.regions = (labels, dict(lambdas)) if labels is not None else (None, {})
+    def constrain(self, constraints: Constraints) -> None:
+        if constraints.fixed_mask is not None and not constraints.fixed_mask.array.any():
+            raise InputError("The mask of the fixed image is 0 everywhere.")
+        self.maps_sent += sum(
+            getattr(constraints, name) is not None and getattr(constraints, name) is not getattr(self.constraints, name)
+            for name in MAPS
+        )
+        self.constraints = constraints
 
     def metrics(self, lam: float, stage: int) -> dict[str, Any]:
         found: dict[str, Any] = {
@@ -149,7 +164,7 @@ class StandInSession:
             "smoothness": float("nan"),
             "fields": self.fields,
             "stage": stage,
-            "region_maps": self.region_maps,
+            "maps_sent": self.maps_sent,
         }
         if self.labels:
             found |= {"dice": {1: 0.5, 27: lam}, "dice_before": {1: 0.4, 27: 0.1}}

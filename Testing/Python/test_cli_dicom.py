@@ -74,7 +74,7 @@ def test_register_from_dicom_to_dicom(pair: PairFiles, tiny_model: str, tmp_path
     assert values["Model"].startswith("tiny-untrained")
     assert values["Fixed: series"] == "CT fixed"
     assert values["Note"] == "For research; not for diagnosis."
-    assert values["Volume of label 12"].startswith("fixed ")
+    assert values["Volume of Label 12"].startswith("fixed ")
     with open(out / "report.csv", newline="", encoding="utf-8") as file:
         assert [row["key"] for row in csv.DictReader(file)] == list(values)
     assert (out / "report.pdf").read_bytes()[:5] == b"%PDF-"

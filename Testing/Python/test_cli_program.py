@@ -14,6 +14,7 @@ import hyperreg
 from hyperreg import catalogue, doctor
 from hyperreg.cli.console import EXIT_CODES, ExitCode, exit_code, progress_bar
 from hyperreg.errors import Cancelled, FileError, HyperRegError, InputError, OutOfMemory, WeightsError, WorkerError
+from hyperreg.imaging.dicom import pixels
 from hyperreg.registration import run as run_module
 from hyperreg.registration.model import save_untrained
 
@@ -140,6 +141,17 @@ def test_doctor_says_what_works_without_any_model(
     assert run("doctor") == 0
     notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[note ] models: none found")]
     assert len(notes) == 1 and "registration works without" in notes[0]
+
+
+def test_doctor_names_the_dicom_compressions_that_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without any decoder of pydicom, what GDCM has no codec for is left; with all of them, nothing."""
+    monkeypatch.setattr(pixels, "_pydicom_decodes", lambda _syntax: False)
+    (first, second) = doctor._compressions()
+    assert (first.state, second.state) == (doctor.State.NOTE, doctor.State.NOTE)
+    assert "High-Throughput JPEG 2000" in first.text and "pip install pylibjpeg pylibjpeg-openjpeg" in first.text
+    assert "RLE Lossless" in second.text and "JPEG Baseline" not in first.text + second.text
+    monkeypatch.setattr(pixels, "_pydicom_decodes", lambda _syntax: True)
+    assert [check.state for check in doctor._compressions()] == [doctor.State.OK]
 
 
 @pytest.mark.parametrize("harm", ["weights", "card"])

@@ -14,10 +14,12 @@ from imaging_examples import affine, oblique_grid, smooth_field
 from pydicom.uid import CTImageStorage, MRImageStorage, generate_uid
 
 from hyperreg.errors import InputError, OutOfMemory
-from hyperreg.imaging import dicom
-from hyperreg.imaging.dicom import derived, identity, registration_objects, segmentation_objects, segmentations
-from hyperreg.imaging.dicom.sources import Entry
+from hyperreg.imaging import dicom, segment_files
+from hyperreg.imaging.dicom import derived, identity, registration_objects, segmentation_objects
 from hyperreg.imaging.files import read_label_map, read_volume
+from hyperreg.imaging.label_grids import pasted
+from hyperreg.imaging.label_maps import read_structures
+from hyperreg.imaging.structures import compared
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Volume
 from hyperreg.segmentation.catalogue import Code, Structure, Terminology
@@ -100,15 +102,41 @@ def test_names_colours_and_codes_come_back(tmp_path: Path) -> None:
     path = tmp_path / "segmentation.dcm"
     labels = _label_map(read_volume(tmp_path / "ct"))
     segmentation_objects.write_segmentation(labels, STRUCTURES, sources, path, ALGORITHM)
-    read = segmentations.read_segments(Entry(path.name, path.stat().st_size, path))
-    for number, (segment, structure) in enumerate(zip(read, STRUCTURES, strict=True), 1):
-        assert (segment.number, segment.name) == (number, structure.name)
-        assert np.abs(np.array(segment.colour) - structure.colour).max() <= 2
+    read = read_structures(path)
+    assert [read.name_of(label) for label in read.labels] == ["Liver", "Something new"]
+    for number, structure in enumerate(STRUCTURES, 1):
+        meaning = read.table[number]
+        assert meaning.name == structure.name
+        assert np.abs(np.array(meaning.colour) - structure.colour).max() <= 2
         if structure.terminology is not None:
-            assert segment.type.value == structure.terminology.type.value
-    assert read[2].modifier is not None
-    assert read[2].modifier.meaning == "Left"
-    assert read[0].modifier is None
+            assert meaning.terminology == structure.terminology
+
+
+def test_a_segmentation_object_and_a_file_of_other_numbers_are_compared_by_name(tmp_path: Path) -> None:
+    sources = _sources(tmp_path / "ct")
+    labels = _label_map(read_volume(tmp_path / "ct"))
+    segmentation_objects.write_segmentation(labels, STRUCTURES, sources, tmp_path / "a.dcm", ALGORITHM)
+    segment_files.write_segmentation(labels, STRUCTURES, tmp_path / "a.seg.nrrd")
+    one, other, table, texts = compared(*(read_structures(tmp_path / name) for name in ("a.dcm", "a.seg.nrrd")))
+    whole = pasted(one.flat, labels.grid)  # frames without labels are not in the object
+    assert whole.grid.matches(labels.grid)
+    np.testing.assert_array_equal(whole.array, other.flat.array)
+    assert [table[number].name for number in one.labels] == [table[number].name for number in other.labels]
+    assert any("matched by name" in text for text in texts)
+
+
+def test_several_segmentation_objects_of_one_series_are_not_one_label_map(tmp_path: Path) -> None:
+    sources = _sources(tmp_path / "ct")
+    labels = _label_map(read_volume(tmp_path / "ct"))
+    (tmp_path / "seg").mkdir()
+    path = tmp_path / "seg" / "a.dcm"
+    segmentation_objects.write_segmentation(labels, STRUCTURES, sources, path, ALGORITHM)
+    assert read_structures(tmp_path / "seg").labels == [1, 2]  # the folder of one
+    second = pydicom.dcmread(path)
+    second.SOPInstanceUID = second.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    second.save_as(tmp_path / "seg" / "b.dcm")
+    with pytest.raises(InputError, match=r"holds 2 segmentation objects.*such as 'a\.dcm'"):
+        read_structures(tmp_path / "seg")
 
 
 def test_each_frame_of_a_segmentation_refers_to_the_slice_in_its_place(tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from hyperreg.errors import FileError, InputError
 from hyperreg.imaging import dicom
-from hyperreg.imaging.dicom import segmentations
 from hyperreg.imaging.dicom.sources import Entry
 from hyperreg.imaging.files import read_label_map, read_volume
+from hyperreg.imaging.label_maps import read_structures
 
 
 @pytest.fixture
@@ -210,6 +210,13 @@ def test_compressed_by_itk(tmp_path: Path, compressor: str, syntax: str, sign: i
     check(read_volume(tmp_path), sign * values())
 
 
+def test_gdcm_works_in_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _compressed_by_itk(tmp_path, "JPEG", 1)
+    for name in ("ReadImage", "ImageFileReader"):
+        monkeypatch.setattr(sitk, name, None)
+    check(read_volume(tmp_path), values())
+
+
 @pytest.mark.parametrize("compressor", ["JPEG", "JPEG2000"])
 def test_a_compressed_slice_that_is_cut_is_not_read_as_grey(tmp_path: Path, compressor: str) -> None:
     _compressed_by_itk(tmp_path, compressor, 1)
@@ -305,11 +312,28 @@ def test_what_is_no_label_map(objects: Path, name: str, words: str) -> None:
 
 
 def test_names_and_codes_of_segments(objects: Path) -> None:
-    path = objects / "dcmqi" / "liver.dcm"
-    (liver,) = segmentations.read_segments(Entry(path.name, path.stat().st_size, path))
-    assert (liver.number, liver.name) == (1, "Liver")
-    assert liver.category.meaning == "Tissue"
-    assert liver.type.meaning == "Liver"
+    liver = read_structures(objects / "dcmqi" / "liver.dcm")
+    assert liver.labels == [1]
+    assert liver.table[1].name == "Liver"
+    assert liver.table[1].terminology is not None
+    assert liver.table[1].terminology.category.meaning == "Tissue"
+    assert liver.table[1].terminology.type.meaning == "Liver"
+
+
+def test_segments_that_overlap_come_in_layers(objects: Path) -> None:
+    """Against the label maps that the authors of the object exported, segment by segment, in mm."""
+    found = read_structures(objects / "dcmqi" / "partial_overlaps.dcm")
+    assert len(found.layers) > 1
+    truth = {}
+    for number in (1, 2, 3):
+        labels = read_label_map(objects / "dcmqi" / f"partial_overlaps-{number}.nrrd")
+        for label in np.unique(labels.array[labels.array > 0]):
+            truth[int(label)] = labels.grid.to_ras(np.argwhere(labels.array == label))
+    assert found.labels == sorted(truth)
+    for label, points in truth.items():
+        own = np.concatenate([layer.grid.to_ras(np.argwhere(layer.array == label)) for layer in found.layers])
+        order, other = (np.lexsort(np.round(p, 1).T) for p in (own, points))
+        np.testing.assert_allclose(own[order], points[other], atol=0.011)
 
 
 def test_a_multi_frame_image_agrees_with_its_slices(objects: Path) -> None:

@@ -16,7 +16,6 @@ from hyperreg.errors import FileError, InputError
 from hyperreg.imaging import guarded
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.transform_files import read_transform, write_transform
-from hyperreg.registration.linear import read_initial
 
 LINEAR = affine(20, (0, 1, 1), (12.0, -7.0, 30.0), (1.1, 0.9, 1.05))
 FLIP = np.array([-1.0, -1.0, 1.0])
@@ -122,7 +121,7 @@ def test_linear_files_of_other_tools(tmp_path, ending):
 
 def test_the_initial_transform_is_the_linear_part(tmp_path, transform):
     write_transform(transform, tmp_path / "t.h5")
-    np.testing.assert_allclose(read_initial(tmp_path / "t.h5"), LINEAR, atol=1e-9)
+    np.testing.assert_allclose(read_transform(tmp_path / "t.h5").linear, LINEAR, atol=1e-9)
 
 
 def test_a_linear_transform_needs_a_grid_to_become_a_field(tmp_path):

@@ -104,3 +104,28 @@ def test_a_field_on_another_grid_is_measured_in_the_foreground_there(tiny_model:
     array[2] = np.where(inside, 1.0, 9.0)
     field = DisplacementField(array, coarse.ijk_to_ras)
     assert session._figures.measure(field, "cpu")["displacement_mean_mm"] == pytest.approx(1, abs=0.15)
+
+
+def test_overlap_is_measured_in_all_of_the_image_whatever_the_label_map_was_cut_to(tiny_model: str) -> None:
+    """A segmentation saved as its own bounding box gives the Dice of the whole one."""
+    fixed, moving = images()
+    drawn = [
+        Volume((image.array > 0.4 * image.array.max()).astype(np.uint8), image.ijk_to_ras) for image in (fixed, moving)
+    ]
+    inside = np.argwhere(drawn[0].array)
+    low, high = inside.min(axis=0) + 5, inside.max(axis=0) - 4
+    whole = drawn[0].array.copy()
+    for axis in range(3):
+        np.moveaxis(whole, axis, 0)[: low[axis]] = 0
+        np.moveaxis(whole, axis, 0)[high[axis] :] = 0
+    start = fixed.ijk_to_ras.copy()
+    start[:3, 3] = fixed.grid.to_ras(low)
+    cut = whole[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    found = []
+    for labels in (Volume(whole, fixed.ijk_to_ras), Volume(cut, start)):
+        session = LiveSession(tiny_model, "cpu")
+        session.prepare(fixed, moving, initial=LINEAR, fixed_labels=labels, moving_labels=drawn[1])
+        found.append(session.metrics(0.5))
+    assert found[1]["dice"] == found[0]["dice"]
+    assert found[1]["dice_before"] == found[0]["dice_before"]
+    assert 0.3 < found[0]["dice_mean"] < 0.98

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from imaging_examples import affine, blobs, oblique_grid, points_inside
 
-from hyperreg.errors import Cancelled, FileError, InputError
+from hyperreg.errors import Cancelled, InputError
 from hyperreg.imaging.files import read_label_map, read_volume
 from hyperreg.imaging.resampling import resample
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Grid, Volume
-from hyperreg.registration.linear import align, is_plausible, overlap, read_initial
+from hyperreg.registration.linear import align, is_plausible, overlap
 
 SIZE = 90.0
 
@@ -42,11 +42,14 @@ def _error(found: np.ndarray, true: np.ndarray, grid: Grid) -> float:
 
 
 RIGID = affine(14, (1, 2, 0), (9.0, -14.0, 6.0))
+SCALED = affine(14, (1, 2, 0), (9.0, -14.0, 6.0), (0.9, 0.9, 0.9))
 FULL = affine(10, (0, 1, 1), (-35.0, 20.0, 28.0), (1.08, 0.94, 1.03))
 
 
 @pytest.mark.parametrize(
-    ("true", "method", "limit"), [(RIGID, "rigid", 0.5), (FULL, "affine", 0.5)], ids=["rigid", "affine"]
+    ("true", "method", "limit"),
+    [(RIGID, "rigid", 0.5), (SCALED, "similarity", 0.5), (FULL, "affine", 0.5)],
+    ids=["rigid", "similarity", "affine"],
 )
 def test_a_known_map_is_found(true, method, limit):
     fixed, moving = _pair(true)
@@ -55,6 +58,10 @@ def test_a_known_map_is_found(true, method, limit):
     assert _error(found, true, fixed.grid) < limit  # mm, of voxels of 2.5 to 3.2 mm
     if method == "rigid":
         np.testing.assert_allclose(found[:3, :3] @ found[:3, :3].T, np.eye(3), atol=1e-6)
+    if method == "similarity":
+        scale = np.cbrt(np.linalg.det(found[:3, :3]))
+        assert abs(scale - 0.9) < 0.01
+        np.testing.assert_allclose(found[:3, :3] @ found[:3, :3].T, scale**2 * np.eye(3), atol=1e-6)
 
 
 def test_other_contrast_is_aligned_too():
@@ -117,8 +124,6 @@ def test_a_given_matrix_is_handed_back_and_checked():
         align(fixed, moving, np.diag([1.0, 1.0, 0.0, 1.0]))
     with pytest.raises(InputError, match="Unknown initial alignment 'elastic'"):
         align(fixed, moving, "elastic")
-    with pytest.raises(FileError, match="does not exist"):
-        read_initial("missing.h5")
 
 
 def test_progress_rises_to_one_and_cancelling_stops_at_once():

@@ -12,6 +12,7 @@ from hyperreg.errors import InputError
 from hyperreg.imaging.volume import Volume
 from hyperreg.phantom import head_phantom_pair
 from hyperreg.registration.anchors import difference_mm
+from hyperreg.registration.constraints import Constraints
 from hyperreg.registration.network import Network
 from hyperreg.registration.regions import Regions
 from hyperreg.registration.session import LiveSession
@@ -45,7 +46,7 @@ def prepared(tiny_models: object) -> LiveSession:
 @pytest.fixture
 def session(prepared: LiveSession) -> LiveSession:
     """Without regions, and without anything computed before."""
-    prepared.set_regions(None, {})
+    prepared.constrain(Constraints())
     prepared.warnings.clear()
     prepared._forget_fields()
     return prepared
@@ -84,11 +85,11 @@ def test_weights_add_up_to_one_everywhere(session: LiveSession) -> None:
 
 
 def test_velocities_are_each_region_s_own_away_from_its_border(session: LiveSession) -> None:
-    session.set_regions(ball(OTHER), {STIFF: 0.9})
-    regions = session._regions
-    assert regions is not None
+    session.constrain(Constraints(regions=ball(OTHER), region_lambdas={STIFF: 0.9}))
     maker = session._maker
     assert isinstance(maker, Network)
+    regions = maker._regions
+    assert regions is not None
 
     def network(lam: float) -> list[torch.Tensor]:
         return maker._network(lam, "cpu")
@@ -104,16 +105,16 @@ def test_velocities_are_each_region_s_own_away_from_its_border(session: LiveSess
 
 def test_a_region_at_the_slider_s_lambda_changes_nothing(session: LiveSession) -> None:
     before = session.field(0.4).forward.array.copy()
-    session.set_regions(ball(FIXED), {STIFF: 0.4})
+    session.constrain(Constraints(regions=ball(FIXED), region_lambdas={STIFF: 0.4}))
     np.testing.assert_array_equal(session.field(0.4).forward.array, before)
     # And it keeps its own when the slider moves on.
     moved = session.field(0.9).forward
-    session.set_regions(None, {})
+    session.constrain(Constraints())
     assert difference_mm(moved, session.field(0.9).forward)[0] > 1e-3
 
 
 def test_the_inverse_leads_back_in_mm(session: LiveSession) -> None:
-    session.set_regions(ball(OTHER), {STIFF: 1.0, SOFT: 0.0})
+    session.constrain(Constraints(regions=ball(OTHER), region_lambdas={STIFF: 1.0, SOFT: 0.0}))
     body = FIXED.to_ras(np.argwhere(ball(FIXED).array > 0)[::53])
     there = session.transform(0.5).apply(body)
     back = session.transforms(session.field(0.5))[1].apply(there)
@@ -128,19 +129,21 @@ def test_other_lambdas_for_the_same_regions_cost_one_run_of_the_network_at_most(
     runs = counted(session, monkeypatch)
     session.field(0.21)
     assert len(runs) == 1
-    session.set_regions(ball(OTHER), {STIFF: 0.92, SOFT: 0.62})
+    session.constrain(Constraints(regions=ball(OTHER), region_lambdas={STIFF: 0.92, SOFT: 0.62}))
     stiff = session.field(0.21).forward.array.copy()
     assert len(runs) == 3
-    session.set_regions(ball(OTHER), {STIFF: 0.72, SOFT: 0.62})  # an equal map, as it comes from another process
+    session.constrain(
+        Constraints(regions=ball(OTHER), region_lambdas={STIFF: 0.72, SOFT: 0.62})
+    )  # an equal map, as it comes from another process
     assert not np.array_equal(session.field(0.21).forward.array, stiff)
     assert len(runs) == 4
-    session.set_regions(ball(OTHER), {STIFF: 0.92, SOFT: 0.62})
+    session.constrain(Constraints(regions=ball(OTHER), region_lambdas={STIFF: 0.92, SOFT: 0.62}))
     np.testing.assert_array_equal(session.field(0.21).forward.array, stiff)
-    session.set_regions(None, {})
+    session.constrain(Constraints())
     session.field(0.21)
     assert len(runs) == 4
     # The slider moves far: what the regions need stays.
-    session.set_regions(ball(OTHER), {STIFF: 0.92})
+    session.constrain(Constraints(regions=ball(OTHER), region_lambdas={STIFF: 0.92}))
     for lam in np.linspace(0.3, 0.8, 11):
         session.field(float(lam))
     runs.clear()
@@ -150,7 +153,7 @@ def test_other_lambdas_for_the_same_regions_cost_one_run_of_the_network_at_most(
 
 def test_previews_follow_the_regions(session: LiveSession) -> None:
     session.fill_anchors()
-    session.set_regions(ball(FIXED), {STIFF: 1.0})
+    session.constrain(Constraints(regions=ball(FIXED), region_lambdas={STIFF: 1.0}))
     assert len(session.anchors) == 0
     with pytest.raises(InputError, match="no field to preview"):
         session.preview(0.2)
@@ -160,17 +163,17 @@ def test_previews_follow_the_regions(session: LiveSession) -> None:
 
 
 def test_a_new_pair_has_no_regions(session: LiveSession) -> None:
-    session.set_regions(ball(FIXED), {STIFF: 1.0})
+    session.constrain(Constraints(regions=ball(FIXED), region_lambdas={STIFF: 1.0}))
     fixed, _ = head(FIXED, (34, 40, 34), "fixed")
     moving, _ = head(MOVING, (37, 38, 32), "moving")
     session.prepare(fixed, moving, initial="com")
     plain = session.field(0.2).forward.array.copy()
-    session.set_regions(None, {STIFF: 1.0})
+    session.constrain(Constraints(regions=None, region_lambdas={STIFF: 1.0}))
     np.testing.assert_array_equal(session.field(0.2).forward.array, plain)
 
 
 def test_what_cannot_be_used_is_refused_and_changes_nothing(session: LiveSession) -> None:
-    session.set_regions(ball(FIXED), {STIFF: 1.0})
+    session.constrain(Constraints(regions=ball(FIXED), region_lambdas={STIFF: 1.0}))
     before = session.field(0.2)
     labels = ball(FIXED)
     away = labels.ijk_to_ras.copy()
@@ -184,27 +187,31 @@ def test_what_cannot_be_used_is_refused_and_changes_nothing(session: LiveSession
     ]
     for volume, lambdas, said in wrong:
         with pytest.raises(InputError, match=said):
-            session.set_regions(volume, lambdas)
+            session.constrain(Constraints(regions=volume, region_lambdas=lambdas))
         assert session.field(0.2).forward is before.forward
 
 
 def test_whole_numbers_stored_as_floats_are_labels(session: LiveSession) -> None:
     labels = ball(FIXED)
-    session.set_regions(labels, {STIFF: 0.9})
+    session.constrain(Constraints(regions=labels, region_lambdas={STIFF: 0.9}))
     expected = session.field(0.2).forward.array.copy()
-    session.set_regions(Volume(labels.array.astype(np.float32), labels.ijk_to_ras), {STIFF: 0.9})
+    session.constrain(
+        Constraints(regions=Volume(labels.array.astype(np.float32), labels.ijk_to_ras), region_lambdas={STIFF: 0.9})
+    )
     np.testing.assert_array_equal(session.field(0.2).forward.array, expected)
 
 
 def test_regions_come_after_the_pair(tiny_model: str) -> None:
     with pytest.raises(InputError, match="No pair"):
-        LiveSession(tiny_model, "cpu").set_regions(ball(FIXED), {STIFF: 1.0})
+        LiveSession(tiny_model, "cpu").constrain(Constraints(regions=ball(FIXED), region_lambdas={STIFF: 1.0}))
 
 
 def test_a_region_too_small_for_the_grid_is_said_to_have_no_effect(session: LiveSession) -> None:
     labels = ball(FIXED).array.copy()
     labels[0, 0, 0] = 12
-    session.set_regions(Volume(labels, FIXED.ijk_to_ras, "regions"), {STIFF: 0.9, 12: 0.9})
+    session.constrain(
+        Constraints(regions=Volume(labels, FIXED.ijk_to_ras, "regions"), region_lambdas={STIFF: 0.9, 12: 0.9})
+    )
     assert [text for text in session.warnings if "Region 12" in text and "no effect" in text]
     assert not [text for text in session.warnings if "Region 3" in text]
 
@@ -219,7 +226,7 @@ def test_a_trained_model_stays_stiff_inside_a_stiff_region_and_keeps_the_rest(mo
     points = session.grid.points()
     distance = np.linalg.norm(points - pair.fixed.grid.centre, axis=-1)
     labels = Volume((distance < 45).astype(np.uint8), session.grid.ijk_to_ras, "regions")
-    session.set_regions(labels, {1: 1.0})
+    session.constrain(Constraints(regions=labels, region_lambdas={1: 1.0}))
     blended = session.field(0.1).forward
 
     def roughness(array: np.ndarray, where: np.ndarray) -> float:

@@ -12,6 +12,7 @@ from hyperreg.errors import Cancelled, InputError
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Volume
 from hyperreg.registration.catalogue import NO_MODEL
+from hyperreg.registration.constraints import Constraints
 from hyperreg.registration.session import LiveSession
 from hyperreg.registration.verification import inverse_errors
 
@@ -103,14 +104,38 @@ def test_regions_of_lambda_one_stay_where_the_linear_alignment_put_them() -> Non
     labels = phantom.fixed_labels
     stiff = {int(label): 1.0 for label in np.unique(labels.array[labels.array > 0])}
     linear = Transform((session.linear,)).apply(phantom.points)
-    session.set_regions(labels, stiff)
+    session.constrain(Constraints(regions=labels, region_lambdas=stiff))
     held = session.transform(LAMBDA).apply(phantom.points)
-    session.set_regions(None, {})
+    session.constrain(Constraints())
     free = session.transform(LAMBDA).apply(phantom.points)
     index = np.round(labels.grid.to_ijk(phantom.points)).astype(int)
     inside = labels.array[tuple(index.T)] > 0
     moved, unheld = (np.median(np.linalg.norm(points - linear, axis=1)[inside]) for points in (held, free))
     assert moved < 0.25 * unheld
+
+
+def test_masks_are_set_and_taken_away_without_preparing_again() -> None:
+    phantom = oblique_phantom(COARSE)
+    session = prepared(phantom, NO_MODEL)
+    free = session.field(LAMBDA, QUICK).forward.array.copy()
+    labels = phantom.fixed_labels
+    body = Volume((labels.array > 0).astype(np.uint8), labels.ijk_to_ras, "body")
+    session.constrain(Constraints(fixed_mask=body))
+    assert np.abs(session.field(LAMBDA, QUICK).forward.array - free).max() > 0.5
+    nothing = Volume(np.zeros_like(body.array), body.ijk_to_ras, "nothing")
+    with pytest.raises(InputError, match="'nothing', is 0 everywhere"):
+        session.constrain(Constraints(fixed_mask=body, moving_mask=nothing))
+    assert session.constraints.fixed_mask is body and session.constraints.moving_mask is None
+    session.constrain(Constraints())
+    np.testing.assert_array_equal(session.field(LAMBDA, QUICK).forward.array, free)
+
+
+def test_a_network_minds_regions_only(tiny_model: str) -> None:
+    phantom = oblique_phantom(COARSE)
+    session, mask = prepared(phantom, tiny_model), phantom.moving_labels
+    with pytest.raises(InputError, match=r"A network cannot mind masks: choose no model \(none\)"):
+        session.constrain(Constraints(moving_mask=mask))
+    assert session.constraints.moving_mask is None
 
 
 @pytest.mark.parametrize(("shape", "spacing"), [((96, 80, 4), (1.0, 1.0, 8.0)), ((160, 4, 4), (1.0, 6.0, 6.0))])

@@ -10,14 +10,15 @@ from hyperreg.errors import Cancelled, InputError
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Grid, Volume
 from hyperreg.registration.anchors import Fields
+from hyperreg.registration.constraints import Constraints
 from hyperreg.registration.contrast import AUTOMATIC, DIFFERENT, SAME
 from hyperreg.registration.field import from_ras
 from hyperreg.registration.filters import gaussian_kernel, separable
 from hyperreg.registration.masks import check_masks
 from hyperreg.registration.metrics import jacobian_determinant
-from hyperreg.registration.regions import Regions
 from hyperreg.registration.similarity import LEAST_BALANCE, LocalCorrelation, contrast_balance
-from hyperreg.registration.solver import STEP_VOXELS, Solver, room_to_compress, scaled
+from hyperreg.registration.solver import Solver
+from hyperreg.registration.steps import STEP_VOXELS, room_to_compress, scaled
 from hyperreg.registration.verification import inverse_errors
 
 FULL = 2
@@ -96,8 +97,8 @@ class Pair:
         self.solver = Solver(self.fixed, self.moving, np.eye(4), foreground, told)
         self.solver.find_contrast("cpu", ignore)
 
-    def solve(self, lam: float, stage: int = FULL, regions: Regions | None = None) -> Fields:
-        return self.solver.fields(lam, stage, "cpu", regions, ignore)
+    def solve(self, lam: float, stage: int = FULL) -> Fields:
+        return self.solver.fields(lam, stage, "cpu", ignore)
 
     def mean_near_centre(self, found: Fields) -> np.ndarray:
         near = np.linalg.norm(self.solver.grid.points() - oblique().centre, axis=-1) < 10
@@ -133,7 +134,7 @@ def test_every_stage_is_nearer_to_the_truth_and_goes_on_from_the_one_before() ->
 
 def test_the_finest_field_lies_on_the_images_own_voxels_and_is_the_same_map() -> None:
     pair = Pair((2.0, -1.5, 1.0))
-    finest = pair.solver.finest_fields(0.2, "cpu", None, ignore)
+    finest = pair.solver.finest_fields(0.2, "cpu", ignore)
     assert finest.forward.grid.matches(pair.solver.native_grid)
     np.testing.assert_allclose(pair.solver.native_grid.spacing, 1)
     np.testing.assert_allclose(pair.solver.grid.spacing, 2)
@@ -151,8 +152,9 @@ def test_a_stiff_region_stays_where_it_is() -> None:
     pair = Pair((2.0, 0.0, 0.0))
     points, centre = pair.fixed.grid.points(), oblique().centre
     right = (points[..., 0] > centre[0]).astype(np.uint8)
-    regions = Regions(Volume(right, pair.fixed.ijk_to_ras, "right"), {1: 1.0}, pair.solver.grid)
-    field = np.abs(pair.solve(0.1, FULL, regions).forward.array).max(axis=0)
+    regions = Volume(right, pair.fixed.ijk_to_ras, "right")
+    pair.solver.constrain(Constraints(regions=regions, region_lambdas={1: 1.0}))
+    field = np.abs(pair.solve(0.1).forward.array).max(axis=0)
     x = pair.solver.grid.points()[..., 0]
     assert field[x > centre[0] + 6].max() < 0.4
     assert field[x < centre[0] - 4].max() > 1.2
@@ -170,7 +172,7 @@ def test_at_lambda_one_nothing_moves_and_a_run_can_be_cancelled() -> None:
             raise Cancelled("enough")
 
     with pytest.raises(Cancelled):
-        pair.solver.fields(0.3, FULL, "cpu", None, stop)
+        pair.solver.fields(0.3, FULL, "cpu", stop)
     assert seen == sorted(seen) and seen[0] == 0 and seen[-1] < 1
 
 
@@ -186,7 +188,7 @@ def test_a_body_cut_by_the_border_does_not_fold_there() -> None:
     foreground = Volume(np.ones(grid.shape, np.uint8), grid.ijk_to_ras, "foreground")
     solver = Solver(fixed, moving, np.eye(4), foreground, SAME)
     solver.find_contrast("cpu", ignore)
-    found = solver.finest_fields(0.0, "cpu", None, ignore).forward
+    found = solver.finest_fields(0.0, "cpu", ignore).forward
     displacement = from_ras(torch.from_numpy(found.array)[None], torch.from_numpy(found.ijk_to_ras.copy()))
     assert float(displacement.abs().max()) > 1, "it has to try"
     assert float(jacobian_determinant(displacement).min()) > 0
@@ -233,9 +235,10 @@ def test_what_is_masked_has_no_say_and_is_carried_along() -> None:
     foreground = Volume((images[0] > 0.1).astype(np.uint8), grid.ijk_to_ras, "foreground")
     errors = []
     for moving_mask in (mask, None):
-        solver = Solver(fixed, moving, np.eye(4), foreground, SAME, moving_mask=moving_mask)
+        solver = Solver(fixed, moving, np.eye(4), foreground, SAME)
+        solver.constrain(Constraints(moving_mask=moving_mask))
         solver.find_contrast("cpu", ignore)
-        found = solver.fields(0.1, FULL, "cpu", None, ignore).forward
+        found = solver.fields(0.1, FULL, "cpu", ignore).forward
         inside = np.linalg.norm(solver.grid.points() - centre - place + shift, axis=-1) < 5
         errors.append(np.linalg.norm(found.array[:, inside].T - shift, axis=1).mean())
     assert errors[0] < 1.3 < errors[1]

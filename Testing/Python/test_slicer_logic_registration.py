@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "HyperRegSlicer"))
 from hyperreg.errors import InputError
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Volume
-from HyperRegSlicerLib import Geometry, Results
+from HyperRegSlicerLib import Geometry, Regions, Results
 from HyperRegSlicerLib.Logic import IDLE, LIVE, RUNNING
 
 
@@ -185,3 +185,37 @@ def test_labels_are_handed_over_with_their_place(bench):
     np.testing.assert_allclose(given["fixed_labels"].ijk_to_ras, affine)
     assert given["fixed_labels"].array.dtype == np.uint8
     assert given["moving_labels"] is None
+
+
+def test_label_maps_are_compared_by_the_names_of_their_structures(bench):
+    """Two programs number the same structures differently: the worker compares numbers, so it is given the same."""
+    told = []
+    bench.logic.on_warning = told.append
+    drawn = np.zeros((5, 6, 7), np.uint8)
+    nodes = []
+    for name, affine, (first, second) in (("one", FIXED, (1, 2)), ("two", MOVING, (2, 1))):
+        array = drawn.copy()
+        array[1], array[3] = first, second
+        node = bench.volume(name, array, affine, "vtkMRMLLabelMapVolumeNode")
+        node.CreateDefaultDisplayNodes()
+        Regions.name_labels(node, {first: "Liver", second: "Left Kidney"}, f"{name} names")
+        nodes.append(node)
+    bench.register(fixed_labels=nodes[0], moving_labels=nodes[1])
+    given = bench.registration.prepared_with
+    np.testing.assert_array_equal(given["fixed_labels"].array, given["moving_labels"].array)
+    np.testing.assert_allclose(given["moving_labels"].ijk_to_ras, MOVING)
+    liver, kidney = given["fixed_labels"].array[1, 0, 0], given["fixed_labels"].array[3, 0, 0]
+    assert any("matched by name" in text for text in told)
+    bench.registration.answer_ready()
+    assert bench.logic.label_names == {liver: "Liver", kidney: "Left Kidney"}
+
+
+def test_label_maps_without_a_common_structure_are_refused(bench):
+    nodes = []
+    for name, affine, label in (("one", FIXED, "Liver"), ("two", MOVING, "Spleen")):
+        nodes.append(bench.volume(name, np.ones((5, 6, 7), np.uint8), affine, "vtkMRMLLabelMapVolumeNode"))
+        nodes[-1].CreateDefaultDisplayNodes()
+        Regions.name_labels(nodes[-1], {1: label}, f"{name} names")
+    with pytest.raises(InputError, match="no structure in common: 'one' holds Liver; 'two' holds Spleen"):
+        bench.register(fixed_labels=nodes[0], moving_labels=nodes[1])
+    assert bench.logic.state == IDLE

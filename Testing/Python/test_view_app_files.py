@@ -20,6 +20,8 @@ from view_app_bench import app, module_app, pair, pair_files, picture, register 
 
 from hyperreg.errors import HyperRegError
 from hyperreg.imaging.files import write_volume
+from hyperreg.imaging.segment_files import write_segmentation
+from hyperreg.imaging.structures import Meaning, structures_of
 from hyperreg.imaging.transform_files import read_transform
 from hyperreg.imaging.volume import Volume
 from hyperreg.phantom import PhantomPair, head_phantom_pair
@@ -179,3 +181,27 @@ def test_an_image_as_a_label_map_is_refused(app, pair, tmp_path):
     with pytest.raises(HyperRegError):
         upload(app, "moving_labels", tmp_path / "image.nii.gz")
     assert "is not a label map" in app.server.state.error
+
+
+def test_uploaded_label_maps_are_compared_by_the_names_of_their_structures(app, pair, tmp_path):
+    labels = [int(label) for label in np.unique(pair.fixed_labels.array) if label]
+    other = {label: labels[-1 - place] for place, label in enumerate(labels)}
+    turned = np.zeros_like(pair.moving_labels.array)
+    for label, number in other.items():
+        turned[pair.moving_labels.array == label] = number
+    names = {label: Meaning(f"Part {label}") for label in labels}
+    by_other = {number: names[label] for label, number in other.items()}
+    moving = Volume(turned, pair.moving_labels.ijk_to_ras, "moving")
+    write_segmentation(pair.fixed_labels, structures_of(labels, names), tmp_path / "fixed.seg.nrrd")
+    write_segmentation(moving, structures_of(sorted(by_other), by_other), tmp_path / "moving.seg.nrrd")
+    for role in ("fixed_labels", "moving_labels"):
+        upload(app, role, tmp_path / f"{role.partition('_')[0]}.seg.nrrd")
+    register(app)
+    given = app.live.prepared_with
+    called = app.controller.logic.label_names
+    for label in labels:
+        (number,) = [number for number, name in called.items() if name == f"Part {label}"]
+        np.testing.assert_array_equal(given["fixed_labels"].array == number, pair.fixed_labels.array == label)
+        np.testing.assert_array_equal(given["moving_labels"].array == number, pair.moving_labels.array == label)
+    app.controller.use_fixed_labels()
+    assert [region["name"] for region in app.server.state.regions] == [f"Part {label}" for label in labels]

@@ -111,6 +111,44 @@ def test_full_resolution_is_measured_by_landmarks(client: WorkerClient, live: Ob
     assert "landmarks_mm" not in live.measured[-1][1]
 
 
+def test_landmarks_that_pull_change_the_field_and_are_measured_apart(client: WorkerClient, live: Observed) -> None:
+    """The stand-in moves everything by the weight of the pull, in mm along R, A and S."""
+    go_to(client, live, LAM)
+    fixed, moving = pairs(live)
+    live.set_landmarks(fixed, moving, 0.5, [0])
+    assert live.shown is None
+    wait_until(client, lambda: live.solved_lam == LAM and "pulled_mm" in live.measured[-1][1])
+    np.testing.assert_allclose(live.last.forward.array, true_field(live.grid, LAM) + 0.5, atol=1e-5)
+    metrics = live.measured[-1][1]
+    linear = np.asarray(live.linear[:3, :3])
+    here, there = (true_field(live.grid, lam)[:, IJK[:, 0], IJK[:, 1], IJK[:, 2]].T for lam in (LAM, TRUE_LAM))
+    off = np.linalg.norm((here + 0.5 - there) @ linear.T, axis=1)
+    assert metrics["landmarks_mm"] == pytest.approx(off[0], abs=1e-4)
+    assert metrics["pulled_mm"] == pytest.approx(off[1:].mean(), abs=1e-4)
+    assert metrics["pulled_mm_before"] > 0
+    live.set_landmarks(fixed, moving + np.array((0, 0, 1.0)), 0.5, [0])
+    fill(client, live)
+    assert live.suggestion is not None and live.suggestion.by == "landmarks", "by the one that is left out"
+    live.set_landmarks(fixed, moving, 0.5)
+    fill(client, live)
+    assert live.suggestion is not None and live.suggestion.by != "landmarks", "those that pull are no judges"
+    live.set_landmarks(fixed, moving)
+    wait_until(client, lambda: live.solved_lam == LAM and "pulled_mm" not in live.measured[-1][1])
+    np.testing.assert_allclose(live.last.forward.array, true_field(live.grid, LAM), atol=1e-5)
+    assert live.errors == []
+
+
+def test_landmarks_that_cannot_pull_change_nothing(client: WorkerClient, live: Observed) -> None:
+    go_to(client, live, LAM)
+    fixed, moving = pairs(live)
+    live.set_landmarks(fixed, moving)
+    with pytest.raises(InputError, match="Outside of the moving image"):
+        live.set_landmarks(fixed, moving + np.array((0, 500, 0)), 1.0)
+    assert live.landmarks is not None and live.landmarks.pull == 0
+    np.testing.assert_array_equal(live.landmarks.moving, moving)
+    assert live.shown is not None
+
+
 def test_the_engine_is_told_the_contrast(client: WorkerClient, live: Observed) -> None:
     prepare(client, live, contrast="different")
     assert live.note == "Told: different."

@@ -13,7 +13,8 @@ from stand_in_worker import DEADLY_LAMBDA, DEFAULT_GAMMA, set_field
 from worker_bench import AFFINE, Observed, client, fill, live, prepare, volume, wait_until  # noqa: F401
 
 from hyperreg.errors import InputError
-from hyperreg.imaging.volume import Volume
+from hyperreg.imaging.transform import Transform
+from hyperreg.imaging.volume import DisplacementField, Volume
 from hyperreg.registration.response import RESPONSE_LAMBDAS
 from hyperreg.worker.client import WorkerClient
 
@@ -112,11 +113,75 @@ def test_regions_have_their_own_lambda(client: WorkerClient, live: Observed) -> 
         client.poll()
     settle(client, live, set_field(live.grid, 0.9, 0.0, labels, {3: 0.8}))
     fill(client, live)
-    assert live.measured[-1][1]["region_maps"] == 1, "the label map crossed once"
+    assert live.measured[-1][1]["maps_sent"] == 1, "the label map crossed once"
     live.set_regions(None, {})
     settle(client, live, set_field(live.grid, 0.9))
     with pytest.raises(InputError, match="λ"):
         live.set_regions(labels, {3: 1.2})
+
+
+def test_masks_change_live_cross_once_and_survive_the_worker(client: WorkerClient, live: Observed) -> None:
+    with pytest.raises(InputError, match="registered yet"):
+        live.set_masks(None, None)
+    go_to(client, live, 0.4)
+    half = np.zeros((24, 20, 16), dtype=np.uint8)
+    half[:12] = 1
+    mask, plain = Volume(half, AFFINE, "mask"), set_field(live.grid, 0.4)
+    live.set_masks(mask, None)
+    settle(client, live, 0.5 * plain)
+    live.set_masks(mask, Volume(half, AFFINE, "other"))
+    live.set_regions(regions(), {3: 0.9})
+    settle(client, live, 0.5 * set_field(live.grid, 0.4, 0.0, regions(), {3: 0.9}))
+    fill(client, live)
+    assert live.measured[-1][1]["maps_sent"] == 3, "each map crossed once"
+    told = len(live.fields)
+    live.set_masks(live._prepared().settings.constraints.fixed_mask, live._prepared().settings.constraints.moving_mask)
+    fill(client, live)
+    assert len(live.fields) == told, "the same objects are no news"
+    assert client.pid is not None
+    os.kill(client.pid, signal.SIGKILL)
+    wait_until(client, lambda: not client.alive)
+    client.poll()
+    live.errors.clear()
+    live.set_regions(None, {})
+    settle(client, live, 0.5 * plain)
+    live.set_masks(None, None)
+    settle(client, live, plain)
+
+
+def test_any_transform_is_a_start_also_after_the_worker_died(client: WorkerClient, live: Observed) -> None:
+    around = AFFINE.copy()
+    around[:3, 3] = -AFFINE[:3, :3] @ (2, 2, 2)
+    shift = np.eye(4)
+    shift[:3, 3] = (7, 0, -2)
+    field = np.full((3, 5, 5, 5), 1.5, dtype=np.float32)
+    start = Transform((DisplacementField(field, around), shift, DisplacementField(field * 2, AFFINE)))
+    expected = f"Start: {np.round(start.apply([[0.0, 0.0, 0.0]])[0], 3).tolist()}."
+    prepare(client, live, initial=start)
+    assert live.note == expected
+    fixed = volume(0).grid.to_ras([[5.0, 5, 5], [10, 10, 10]])
+    live.set_lambda(0.4)
+    live.set_landmarks(fixed, start.apply(fixed) + np.array((0, 3, 4)))
+    wait_until(client, lambda: bool(live.measured) and "landmarks_mm" in live.measured[-1][1])
+    assert live.measured[-1][1]["landmarks_mm_before"] == pytest.approx(5)
+    assert client.pid is not None
+    os.kill(client.pid, signal.SIGKILL)
+    wait_until(client, lambda: not client.alive)
+    client.poll()
+    live.errors.clear()
+    live.set_lambda(0.43)
+    wait_until(client, lambda: live.solved_lam == 0.43)
+    assert live.note == expected
+    prepare(client, live, initial=Transform((shift,)))
+    np.testing.assert_array_equal(live.linear, shift)
+
+
+def test_a_mask_that_the_engine_refuses_is_taken_back(client: WorkerClient, live: Observed) -> None:
+    go_to(client, live, 0.4)
+    live.set_masks(Volume(np.zeros((24, 20, 16), np.uint8), AFFINE, "nothing"), None)
+    wait_until(client, lambda: bool(live.errors) and live.solved_lam == 0.4)
+    assert live.errors == ["The mask of the fixed image is 0 everywhere."]
+    np.testing.assert_allclose(live.last.forward.array, set_field(live.grid, 0.4), atol=1e-5)
 
 
 def test_full_resolution_ends_with_the_settings_it_was_made_for(client: WorkerClient, live: Observed) -> None:

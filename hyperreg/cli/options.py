@@ -41,7 +41,7 @@ FixedPoints = Annotated[
     typer.Option(
         "--fixed-points",
         help="Landmarks of FIXED: a point list of 3D Slicer (.mrk.json, .fcsv), or a table x,y,z in RAS mm (.csv). "
-        "With --moving-points, their distance is measured.",
+        "With --moving-points, their distance is measured, and --pull brings them together.",
     ),
 ]
 MovingPoints = Annotated[
@@ -55,9 +55,10 @@ Initial = Annotated[
     str,
     typer.Option(
         "--init",
-        metavar="none|com|rigid|affine|FILE",
-        help="Linear alignment before the deformation: none, centres of mass, rigid, affine, or a transform file "
-        "(.tfm, .h5, .txt, .mat) that maps fixed to moving space.",
+        metavar="none|com|rigid|similarity|affine|landmarks|FILE",
+        help="What the deformation starts from: the images as they lie (none), centres of mass, a rigid map, one with "
+        "a scale, an affine one, the landmarks alone, or the file of any transform from fixed to moving space, linear "
+        "(.tfm, .h5, .txt, .mat) or not (also .nii.gz, .nrrd, .mha): λ = 1 shows that start.",
     ),
 ]
 Model = Annotated[

@@ -20,6 +20,9 @@ hyperreg register fixed.nii.gz moving.nii.gz --init rigid --fixed-labels fl.nii.
 
 hyperreg register fixed.nii.gz moving.nii.gz --regions bones.nii.gz --region-lambda 1=1 --out-volume warped.nii.gz
 
+hyperreg register fixed.nii.gz moving.nii.gz --fixed-points f.mrk.json --moving-points m.mrk.json --pull 0.5
+--out-volume warped.nii.gz
+
 hyperreg register fixed.nii.gz moving.nii.gz --lam auto --fast --out-volume warped.nii.gz --report report.json
 
 hyperreg register FIRST_STUDY SECOND_STUDY#2 --out-dicom registered --leave-out-patient-data
@@ -31,6 +34,7 @@ Outputs are checked for writability first, appear together at the end, and repla
 class Linear(str, Enum):
     com = "com"
     rigid = "rigid"
+    similarity = "similarity"
     affine = "affine"
 
 
@@ -82,6 +86,15 @@ def command(
     fixed_labels: options.FixedLabels = None,
     fixed_points: options.FixedPoints = None,
     moving_points: options.MovingPoints = None,
+    pull: Annotated[
+        float,
+        typer.Option(
+            "--pull",
+            metavar="WEIGHT",
+            help="How much the landmarks pull at each other: 0, they are only measured, to 1, at the points the images "
+            "have no say. They bring the points together at every λ below 1.",
+        ),
+    ] = 0.0,
     initial: options.Initial = "affine",
     fixed_mask: options.FixedMask = None,
     moving_mask: options.MovingMask = None,
@@ -130,7 +143,7 @@ def command(
     pair = Pair(
         fixed, moving, fixed_labels, moving_labels, only.value if only else initial, model, device.value,
         options.chosen(gamma), regions, options.region_lambdas(region_lambda), fixed_points, moving_points,
-        contrast.value, fixed_mask, moving_mask,
+        contrast.value, fixed_mask, moving_mask, pull,
     )  # fmt: skip
     dicom = options.dicom_request(out_dicom, leave_out_patient_data)
     outputs = Outputs(out_volume, out_transform, out_inverse, out_labels, report, out_jacobian, dicom)
@@ -151,10 +164,11 @@ def _print_summary(report: dict[str, Any]) -> None:
     metrics = report["metrics"]
     model = report["model"]
     choice = report["lambda_choice"]
+    before = "at the start" if report["deformed_start"] else "after the linear alignment"
     lines = [
         f"λ {report['lambda']:g}, model {model['name']} {model['version']}, on {report['device']}",
         f"Stage         {report['stage']['title']} ({report['stage']['spacing_mm']:.2g} mm)",
-        f"Similarity    {metrics['similarity_before']:.4f} after the linear alignment, {metrics['similarity']:.4f} now",
+        f"Similarity    {metrics['similarity_before']:.4f} {before}, {metrics['similarity']:.4f} now",
         f"Displacement  {metrics['displacement_mean_mm']:.2f} mm mean, {metrics['displacement_max_mm']:.2f} mm at most",
         f"Folding       {metrics['folding_percent']:.4f} % of the voxels",
     ]
@@ -167,14 +181,12 @@ def _print_summary(report: dict[str, Any]) -> None:
         lines.insert(2, f"Contrast      {report['contrast']['note']}")
     if dice := report["dice"]:
         lines.append(
-            f"Dice          {dice['mean_before']:.4f} after the linear alignment, {dice['mean_after']:.4f} now "
+            f"Dice          {dice['mean_before']:.4f} {before}, {dice['mean_after']:.4f} now "
             f"(mean over {len(dice['labels'])} labels)"
         )
-    if "landmarks_mm" in metrics:
-        lines.append(
-            f"Landmarks     {metrics['landmarks_mm_before']:.2f} mm apart after the linear alignment, "
-            f"{metrics['landmarks_mm']:.2f} now"
-        )
+    for name, title in (("landmarks_mm", "Landmarks    "), ("pulled_mm", "Pulled points")):
+        if name in metrics:
+            lines.append(f"{title} {metrics[f'{name}_before']:.2f} mm apart {before}, {metrics[name]:.2f} now")
     seconds = {name: value for name, value in report["timing_s"].items() if not isinstance(value, dict)}
     lines.append(
         f"Time          {sum(seconds.values()):.1f} s ({', '.join(f'{n} {s:.1f}' for n, s in seconds.items())})"

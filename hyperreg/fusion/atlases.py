@@ -170,7 +170,7 @@ def carry(
         labels.append(Volume(carried.array, carried.ijk_to_ras, name))
         if with_images:
             images.append(resample(atlas.image, target.grid, transform))
-    stack = stack_labels(labels, target.grid)
+    stack = stack_labels(labels, target.grid, loader.table)
     left = [f"{row.name} ({row.reason.rstrip('.')})" for row in rows.values() if row.state == "left out"]
     warnings = [*loader.warnings, *([f"Left out: {listed(left)}."] if left else []), *stack.warnings]
     if registrar.cache.problem:

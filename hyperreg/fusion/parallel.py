@@ -5,12 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from functools import partial
+from multiprocessing import resource_tracker
 from queue import Empty
 from typing import Any
 
@@ -81,6 +83,9 @@ def _in_processes(
 ) -> Iterator[tuple[Task, Result]]:
     # Not by fork: torch's threads do not survive it.
     context = multiprocessing.get_context("spawn")
+    if sys.platform != "win32":
+        # Before there is a semaphore, which a kill would leave behind until the tracker has started.
+        resource_tracker.ensure_running()
     news = context.Queue()
     threads = max(1, (os.cpu_count() or 1) // jobs)
     before = multiprocessing.active_children()

@@ -40,6 +40,20 @@ def pasted(volume: Volume, grid: Grid) -> Volume:
     return Volume(array, grid.ijk_to_ras, volume.name)
 
 
+def covering(volume: Volume, grid: Grid) -> Volume | None:
+    """The map in its own voxels, 0 around it, made large enough for all places of `grid`; None if that is far larger.
+
+    Programs save segmentations cut to what is drawn: what is compared with them there is more than that.
+    """
+    index = np.rint(volume.grid.to_ijk(grid.corners)).astype(np.int64)
+    low, high = np.minimum(index.min(axis=0), 0), np.maximum(index.max(axis=0) + 1, volume.shape)
+    size = high - low
+    most = MOST_GROWTH * max(np.prod(one.shape, dtype=float) for one in (volume.grid, grid))
+    if float(np.prod(size, dtype=float)) > most:
+        return None
+    return pasted(volume, Grid((int(size[0]), int(size[1]), int(size[2])), _shifted(volume.ijk_to_ras, low)))
+
+
 def common_grid(maps: Sequence[Volume]) -> Grid:
     """The grid of most of the maps, made larger where labels of others lie outside of it.
 

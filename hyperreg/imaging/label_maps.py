@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hyperreg.errors import FileError, InputError
-from hyperreg.imaging import files
+from hyperreg.imaging import dicom, files
 from hyperreg.imaging.label_tables import ENDINGS, FOLDER_TABLES, MOST_BYTES, read_table
 from hyperreg.imaging.resampling import resample
 from hyperreg.imaging.segment_files import SEGMENTATION, read_segments
@@ -32,7 +32,7 @@ MOST_TABLES = 20
 
 
 def read_structures(path: Path, *, folder_table: bool = True, confined: bool = False) -> LabelMap:
-    """A label map and what its numbers mean: by its own header (.seg.nrrd), or by a table of names beside it.
+    """A label map and what its numbers mean: by its own header (.seg.nrrd, DICOM SEG), or by a table beside it.
 
     Tables are looked for under the name of the label map, then (folder_table) under the usual names for a folder, then
     any one table in the folder that names every structure; see `label_tables.read_table` for their formats.
@@ -40,7 +40,10 @@ def read_structures(path: Path, *, folder_table: bool = True, confined: bool = F
     InputError as that does, and InputError for values that are not whole numbers, and for an image.
     """
     path = Path(path)
-    found = read_segments(path, confined)
+    try:
+        found = read_segments(path, confined) or dicom.read_segmentation(path)
+    except OSError as error:
+        raise FileError(f"'{path}' cannot be opened: {error.strerror or error}.") from error
     if found is not None:
         return found
     volume = files.read_label_map(path, confined=confined)

@@ -178,9 +178,9 @@ def _colour(values: Iterable[str]) -> tuple[int, int, int]:
     parts = [float(value) for value in words]
     if max(parts) <= 1 and any("." in word for word in words):
         parts = [255 * part for part in parts]
-    red, green, blue = (round(part) for part in parts)
-    if min(red, green, blue) < 0 or max(red, green, blue) > 255:
+    if not all(-0.5 <= part <= 255.5 for part in parts):
         raise ValueError("colours are numbers from 0 to 255")
+    red, green, blue = (min(255, max(0, round(part))) for part in parts)
     return red, green, blue
 
 

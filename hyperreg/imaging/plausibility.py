@@ -19,6 +19,8 @@ LARGEST_ASPECT = 1000.0
 # Sides of an image: a building's would be larger. Positions: scanners and stages count from points in the same room.
 LARGEST_EXTENT_MM = 10_000.0
 FARTHEST_MM = 100_000.0
+# Of a linear map: from micrometres to millimetres.
+LARGEST_STRETCH = 1000.0
 # Images whose longest side is outside of this show no part of a human body: a mouse, a unit that is not mm.
 HUMAN_EXTENT_MM = (20.0, 2500.0)
 # Grey values: far above any physical unit (Bq/ml: 1e9), below where squares leave float32 (1.8e19).

@@ -227,6 +227,21 @@ def numbered_alike(
     return changed, table, texts
 
 
+def compared(fixed: LabelMap, moving: LabelMap) -> tuple[LabelMap, LabelMap, Table, list[str]]:
+    """The label maps of two images, numbered alike, what their numbers mean, and what was changed, in words.
+
+    Raises InputError if they have no structure in common: neither a name, nor, where one has no names, a number.
+    """
+    (one, other), table, texts = numbered_alike([fixed, moving])
+    if not set(one.labels) & set(other.labels):
+        held = [", ".join(labels.name_of(label) for label in labels.labels[:NAMED]) for labels in (one, other)]
+        raise InputError(
+            f"The label maps have no structure in common: '{fixed.name}' holds {held[0]}; '{moving.name}' holds "
+            f"{held[1]}. Give label maps of the same structures under the same numbers or names."
+        )
+    return one, other, table, texts
+
+
 def _meanings(
     one: LabelMap, index: int, maps: Sequence[LabelMap], common: Mapping[int, Meaning]
 ) -> tuple[dict[int, Meaning], list[int]]:

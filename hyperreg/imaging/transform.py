@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hyperreg.errors import InputError
-from hyperreg.imaging.plausibility import check_reach
+from hyperreg.imaging.plausibility import LARGEST_STRETCH, check_reach
 from hyperreg.imaging.volume import DisplacementField, Grid
 
 if TYPE_CHECKING:
@@ -47,7 +47,12 @@ def checked_matrix(matrix: npt.ArrayLike, name: str = "The linear transform") ->
         raise InputError(f"{name} is not a 4x4 matrix of finite numbers (its shape is {array.shape}).")
     if not np.allclose(array[3], (0, 0, 0, 1), atol=1e-9):
         raise InputError(f"{name} is not an affine map: its last row must be 0 0 0 1.")
-    check_reach(array[:3], f"{name} moves or stretches space")
+    check_reach(array[:3, 3], f"{name} moves space")
+    if np.abs(array[:3, :3]).max() > LARGEST_STRETCH:
+        raise InputError(
+            f"{name} stretches space {np.abs(array[:3, :3]).max():.3g} times: the file is damaged, or not in mm. "
+            "Export it again."
+        )
     if abs(np.linalg.det(array[:3, :3])) < SMALLEST_DETERMINANT:
         raise InputError(f"{name} cannot be inverted (it squeezes space flat).")
     return array

@@ -16,6 +16,7 @@ from hyperreg.imaging.dicom import derived, identity, registration_objects
 from hyperreg.imaging.dicom.results import DicomRequest, about_series, series_of, warning_rows
 from hyperreg.imaging.output import replacing_folder
 from hyperreg.imaging.resampling import resample
+from hyperreg.imaging.structures import name_of
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Grid, Volume
 from hyperreg.registration.pairs import LoadedPair, Pair
@@ -131,6 +132,8 @@ _NAMES = {
     "similarity": "Similarity after (local NCC)",
     "landmarks_mm_before": "Landmarks before, mm",
     "landmarks_mm": "Landmarks after, mm",
+    "pulled_mm_before": "Landmarks that pull, before, mm",
+    "pulled_mm": "Landmarks that pull, after, mm",
     "displacement_mean_mm": "Displacement, mean, mm",
     "displacement_max_mm": "Displacement, maximum, mm",
     "folding_percent": "Folding, % of the voxels",
@@ -148,7 +151,7 @@ def _volume_changes(images: LoadedPair) -> dict[str, str]:
         volumes.append(dict(zip(values.tolist(), (counts * voxel_ml).tolist(), strict=True)))
     fixed, moving = volumes
     return {
-        f"Volume of label {label}": f"fixed {fixed[label]:.2f} ml, moving {moving[label]:.2f} ml "
+        f"Volume of {name_of(label, images.table)}": f"fixed {fixed[label]:.2f} ml, moving {moving[label]:.2f} ml "
         f"({100 * (moving[label] / fixed[label] - 1):+.1f} %)"
         for label in sorted((fixed.keys() & moving.keys()) - {0})
     }

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hyperreg.imaging.label_grids import covering
 from hyperreg.imaging.resampling import resample
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
@@ -26,7 +27,7 @@ class PairFigures:
 
     fixed, moving: (1, 1, I, J, K), on `grid`, the moving one after `linear`, (4, 4) fixed RAS to moving RAS.
     fixed_volume, moving_volume: the images at their own resolution. foreground: the fixed image's, likewise.
-    labels: label maps of both, or None.
+    labels: label maps of both, or None. start: the field that the deformation starts from, if it is not zero.
     """
 
     def __init__(
@@ -40,19 +41,32 @@ class PairFigures:
         foreground: Volume,
         labels: tuple[Volume, Volume] | None,
         landmarks: Landmarks | None,
+        start: DisplacementField | None = None,
     ) -> None:
+        self._start = start
         self._fixed, self._moving, self._grid, self._linear = fixed, moving, grid, linear
         self._affine = torch.from_numpy(grid.ijk_to_ras.copy())
         self._foreground, self._volumes = foreground, (fixed_volume, moving_volume)
         self._inside = self._inside_of(grid)
-        self._labels, self._landmarks = labels, landmarks
+        self._labels, self._landmarks = None, landmarks
+        if labels is not None:
+            # All of the image counts, not only the part that a segmentation was cut to.
+            whole = covering(labels[0], fixed_volume.grid)
+            self._labels = (whole or resample(labels[0], fixed_volume.grid, interpolation="nearest"), labels[1])
         self._shared = shared_labels(labels[0].array, labels[1].array) if labels is not None else []
+        self._pulling: Landmarks | None = None
         self._before: Figures = {}
 
+    def set_pulling(self, landmarks: Landmarks | None) -> None:
+        """Landmarks that pull, which are measured beside those that only measure."""
+        self._pulling = landmarks
+        self._before = {}
+
     def before(self, device: str) -> Figures:
-        """The figures of the linear alignment alone; computed once, on `device`."""
+        """The figures of the linear alignment, or the start, alone; computed once, on `device`."""
         if not self._before:
-            self._before = self._of_images(None, device) | self._of_truth(Transform((self._linear,)))
+            stages = (self._linear,) if self._start is None else (self._start, self._linear)
+            self._before = self._of_images(self._start, device) | self._of_truth(Transform(stages))
         return self._before
 
     @cached_property
@@ -102,6 +116,7 @@ class PairFigures:
             fixed, moving = self._labels
             overlap = dice(fixed.array, resample(moving, fixed.grid, transform, "nearest").array, self._shared)
             figures |= {"dice": overlap, "dice_mean": mean_dice(overlap)}
-        if self._landmarks is not None:
-            figures["landmarks_mm"] = self._landmarks.distance(transform)
+        for landmarks in (self._landmarks, self._pulling):
+            if landmarks is not None:
+                figures |= landmarks.figures(transform)
         return figures

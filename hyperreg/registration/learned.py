@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -71,40 +72,47 @@ class UpdateModel(nn.Module):
         return torch.autocast(image.device.type, self.precision, enabled=self.precision != torch.float32)
 
 
-def learned_steps(
-    model: UpdateModel,
-    level: int,
-    weights: Mapping[str, Tensor],
-    images: Sequence[Tensor],
-    detailed: Sequence[Tensor],
-    displacement: Tensor,
-    freedom: Tensor,
-    smoothing_sd: float,
-    plain_step: Callable[[Tensor], Tensor],
-) -> Tensor:
-    """A map x + u(x) after the learned steps of one level: (1, 3, I, J, K), voxels of the level.
+@dataclass(frozen=True)
+class LearnedSteps:
+    """The last steps of one level of one pair: each is a plain step and what the model adds to it.
 
-    Each is a plain step and what the model adds to it. Gradients flow through the maps and what is added; for them the
-    plain step is the identity.
-    level, weights: of the model. images: fixed and moving on the level's voxels, (1, 1, I, J, K) in 0..1; detailed: the
-    same so many times finer as `model.detail` says. displacement: u to start from. freedom: what is added is multiplied
-    with, 1 - lambda, fading to zero at the border. smoothing_sd: of what is added, voxels. plain_step: the map after
-    one more step of the solver.
+    level, weights: of the model. fixed, moving: on the level's voxels, (1, 1, I, J, K) in 0..1; detailed: both, so many
+    times finer as `UpdateModel.detail` says. freedom: what is added is multiplied with, 1 - lambda, fading to zero at
+    the border. smoothing_sd: of what is added, voxels.
     """
-    fixed, moving = images
-    smoothing = gaussian_kernel(smoothing_sd)
-    with model.cast(fixed):
-        fixed_features, moving_features = (model.backbone.encode(level, image) for image in detailed)
-    for _ in range(model.levels[level][1]):
-        with torch.no_grad():
-            now = plain_step(displacement.detach())
-            plain = now - displacement
-            evened = separable(now, EVEN_OUT, "repeat") - now
-            demons = torch.cat(demons_step(fixed, sample(moving, now, padding="border")), dim=1)
-        features = sample(moving_features, now, padding="border")
-        with model.cast(fixed):
-            added: Tensor = model.hyper.run(dict(weights), level, fixed_features, features, demons, plain, evened)
-        # The same values as `now`, with the gradient of the map before.
-        displacement = now + (displacement - displacement.detach())
-        displacement = compose(displacement, separable(added, smoothing, "zeros") * freedom)
-    return displacement
+
+    model: UpdateModel
+    level: int
+    weights: dict[str, Tensor]
+    fixed: Tensor
+    moving: Tensor
+    detailed: Sequence[Tensor]
+    freedom: Tensor
+    smoothing_sd: float
+
+    @property
+    def count(self) -> int:
+        return self.model.levels[self.level][1]
+
+    def __call__(self, displacement: Tensor, plain_step: Callable[[Tensor], Tensor]) -> Tensor:
+        """The map x + u(x) after these steps: (1, 3, I, J, K), voxels of the level.
+
+        displacement: u to start from. plain_step: the map after one more step of the solver. Gradients flow through the
+        maps and what is added; for them the plain step is the identity.
+        """
+        smoothing = gaussian_kernel(self.smoothing_sd)
+        with self.model.cast(self.fixed):
+            fixed, moving = (self.model.backbone.encode(self.level, image) for image in self.detailed)
+        for _ in range(self.count):
+            with torch.no_grad():
+                now = plain_step(displacement.detach())
+                plain = now - displacement
+                evened = separable(now, EVEN_OUT, "repeat") - now
+                demons = torch.cat(demons_step(self.fixed, sample(self.moving, now, padding="border")), dim=1)
+            warped = sample(moving, now, padding="border")
+            with self.model.cast(self.fixed):
+                added: Tensor = self.model.hyper.run(self.weights, self.level, fixed, warped, demons, plain, evened)
+            # The values of `now`, with the gradient of the map before.
+            displacement = now + (displacement - displacement.detach())
+            displacement = compose(displacement, separable(added, smoothing, "zeros") * self.freedom)
+        return displacement

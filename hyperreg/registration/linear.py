@@ -1,14 +1,13 @@
-"""Linear alignment before the network: centre of mass, then rigid, then affine, each only if it helps.
+"""Linear alignment before the network: centre of mass, then rigid, then similarity or affine, each only if it helps.
 
 Starts are searched and stages accepted by a mutual information of our own, taken symmetrically over both images'
-content with
-the outside counting as background: unlike the optimiser's metric it cannot be improved by pushing the images apart.
+content with the outside counting as background: unlike the optimiser's metric it cannot be improved by pushing the
+images apart.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,12 +21,11 @@ from hyperreg.imaging.intensity import foreground, normalise
 from hyperreg.imaging.orientation import closest_directions
 from hyperreg.imaging.resampling import resample, resample_smoothed
 from hyperreg.imaging.transform import Matrix, checked_matrix
-from hyperreg.imaging.transform_files import read_transform
 from hyperreg.imaging.volume import Grid, Volume
+from hyperreg.registration.start import ALIGNMENTS
 from hyperreg.reporting import Progress
 
 Array = npt.NDArray[np.float64]
-METHODS = ("none", "com", "rigid", "affine")
 
 # Images are aligned at about this many voxels (2 mm for a head): finer brings no accuracy to twelve parameters.
 WORKING_VOXELS = 700_000
@@ -68,7 +66,11 @@ class _Stage:
 
 
 RIGID = _Stage("Aligning: rigid", (0.04, 0.02), (8_000, 12_000), 60, 0.25, 0.5)
+SIMILARITY = _Stage("Aligning: rigid and scale", (0.03, 0.015), (8_000, 15_000), 60, 0.5, 1.0)
 AFFINE = _Stage("Aligning: affine", (0.03, 0.015, 0.0), (8_000, 15_000, 25_000), 60, 0.5, 1.0)
+
+# What each method optimises, one after the other; the others end before.
+STAGES = {"rigid": (RIGID,), "similarity": (RIGID, SIMILARITY), "affine": (RIGID, AFFINE)}
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,8 @@ def align(
 ) -> Matrix:
     """The linear map of fixed RAS points to moving RAS points, mm: (4, 4).
 
-    method: "none" (as the headers say), "com" (centres of mass), "rigid" or "affine" (both start from the best of the
-    former), or a (4, 4) matrix, which is checked and handed back.
+    method: "none" (as the headers say), "com" (centres of mass), "rigid", "similarity" (rigid and one scale) or
+    "affine" (these start from the best of the former), or a (4, 4) matrix, which is checked and handed back.
     progress: called with a share of 0..1 and a text. cancelled: asked at every iteration; True raises Cancelled.
     Raises InputError if the images do not overlap ("none" or a given matrix), or for an unknown method.
     """
@@ -109,8 +111,8 @@ def align(
         matrix = checked_matrix(method, "The initial transform")
         _check_overlap(fixed, moving, matrix, "With the given initial transform the images do not overlap.")
         return matrix
-    if method not in METHODS:
-        raise InputError(f"Unknown initial alignment '{method}'. Use one of {', '.join(METHODS)}.")
+    if method not in ALIGNMENTS:
+        raise InputError(f"Unknown initial alignment '{method}'. Use one of {', '.join(ALIGNMENTS)}.")
     if method == "none":
         _check_overlap(fixed, moving, np.eye(4), "The fixed and the moving image do not overlap in space.")
         return np.eye(4)
@@ -121,17 +123,12 @@ def align(
     matrix = _best_start(*sides)
     if method != "com":
         matrix = _search(*sides, matrix, watch)
-        for stage in (RIGID,) if method == "rigid" else (RIGID, AFFINE):
+        for stage in STAGES[method]:
             proposal = _optimise(*sides, matrix, stage, watch)
             if is_plausible(proposal) and agreement(*sides, proposal) > agreement(*sides, matrix) + LEAST_GAIN:
                 matrix = proposal
     watch.report(1.0, "Aligned")
     return matrix
-
-
-def read_initial(path: str | os.PathLike[str]) -> Matrix:
-    """The linear part of a transform file, fixed RAS to moving RAS: (4, 4). Raises FileError or InputError."""
-    return read_transform(path).linear
 
 
 def overlap(fixed: Grid, moving: Grid, matrix: Matrix) -> float:
@@ -333,11 +330,14 @@ def _optimise(fixed: _Side, moving: _Side, start: Matrix, stage: _Stage, watch: 
     method.SetSmoothingSigmasAreSpecifiedInPhysicalUnits(True)
     method.SetInterpolator(sitk.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(FIRST_STEP * size, LAST_STEP * size, stage.iterations, 0.75)
-    moved = sitk.VersorRigid3DTransform() if stage is RIGID else sitk.AffineTransform(3)
     # How far, squared, a unit of each parameter moves the content: a versor turns by twice its length.
-    method.SetOptimizerScales(
-        [4.0] * 3 + [1.0] * 3 if stage is RIGID else [*(fixed.spread / unit) ** 2] * 3 + [1.0] * 3
-    )
+    spread = (fixed.spread / unit) ** 2
+    moved, scales = {
+        RIGID: (sitk.VersorRigid3DTransform(), [4.0] * 3 + [1.0] * 3),
+        SIMILARITY: (sitk.Similarity3DTransform(), [4.0] * 3 + [1.0] * 3 + [float(spread.sum())]),
+        AFFINE: (sitk.AffineTransform(3), [*spread] * 3 + [1.0] * 3),
+    }[stage]
+    method.SetOptimizerScales(scales)
     method.SetInitialTransform(moved, inPlace=True)
     method.SetMovingInitialTransform(itk.affine_to_itk(moving_units @ start @ np.linalg.inv(fixed_units)))
     done = 0

@@ -10,16 +10,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hyperreg.errors import InputError
 from hyperreg.imaging.intensity import normalise
 from hyperreg.imaging.resampling import resample_smoothed
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Volume
 from hyperreg.registration.anchors import Fields
 from hyperreg.registration.catalogue import ModelCard
+from hyperreg.registration.constraints import Constraints
 from hyperreg.registration.field import to_ras
 from hyperreg.registration.grids import fade, network_grid
 from hyperreg.registration.model import RegistrationModel, displacement, inverse_displacement
-from hyperreg.registration.regions import Regions
+from hyperreg.registration.regions import Regions, regions_of
 from hyperreg.registration.stages import Stage
 
 # The velocities of the latest lambdas that are kept.
@@ -53,30 +55,36 @@ class Network:
         self.images = [torch.from_numpy(normalise(array))[None, None] for array in arrays]
         self._fade = fade(self.grid.shape)
         self._affine = torch.from_numpy(self.grid.ijk_to_ras.copy())
+        self._regions: Regions | None = None
         self._velocities: OrderedDict[tuple[float | str, ...], list[Tensor]] = OrderedDict()
 
     def forget(self) -> None:
         """Nothing to do: what is kept is of one lambda everywhere, whatever the regions are."""
 
+    def constrain(self, constraints: Constraints) -> list[str]:
+        """Take the regions into account from now on; returns warnings. Raises InputError for any other constraint."""
+        if refused := constraints.forces:
+            raise InputError(f"A network cannot mind {' and '.join(refused)}: choose no model (none) for that.")
+        self._regions = regions_of(constraints, self._regions, self.grid)
+        return [] if self._regions is None else self._regions.warnings
+
     @torch.inference_mode()
-    def fields(
-        self, lam: float, _stage: int, device: str, regions: Regions | None, tick: Callable[[float], None]
-    ) -> Fields:
+    def fields(self, lam: float, _stage: int, device: str, tick: Callable[[float], None]) -> Fields:
         """Fields at lambda, RAS mm. _stage: the only one, 0. tick: called once; may raise, to cancel."""
         tick(0.0)
 
         def network(lam: float) -> list[Tensor]:
             return self._network(lam, device)
 
-        velocities = network(lam) if regions is None else regions.blend(lam, network)
+        velocities = network(lam) if self._regions is None else self._regions.blend(lam, network)
         window = self._fade.to(device)
         velocities = [velocity * window for velocity in velocities]
         both = displacement(velocities), inverse_displacement(velocities)
         return Fields(*(self._as_field(field) for field in both))
 
-    def finest_fields(self, lam: float, device: str, regions: Regions | None, tick: Callable[[float], None]) -> Fields:
+    def finest_fields(self, lam: float, device: str, tick: Callable[[float], None]) -> Fields:
         """The same: the network knows no finer grid."""
-        return self.fields(lam, 0, device, regions, tick)
+        return self.fields(lam, 0, device, tick)
 
     def _as_field(self, found: Tensor) -> DisplacementField:
         array = to_ras(found, self._affine)[0].float().cpu().numpy()

@@ -15,23 +15,26 @@ from hyperreg.imaging.files import read_label_map, read_volume
 from hyperreg.imaging.intensity import check_image
 from hyperreg.imaging.label_maps import check_on_image, read_structures
 from hyperreg.imaging.points import read_points
-from hyperreg.imaging.structures import LabelMap, Table, numbered_alike
+from hyperreg.imaging.structures import LabelMap, Table, compared
+from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.transform_files import read_transform
 from hyperreg.imaging.volume import Volume
 from hyperreg.registration.catalogue import default_model
+from hyperreg.registration.constraints import Constraints
 from hyperreg.registration.contrast import AUTOMATIC
+from hyperreg.registration.landmarks import Landmarks, pair_landmarks
 from hyperreg.registration.session import LiveSession
+from hyperreg.registration.start import ALIGNMENTS, BY_LANDMARKS, landmark_alignment
 from hyperreg.reporting import Cancel, Progress
-
-INITIAL_METHODS = ("none", "com", "rigid", "affine")
 
 
 @dataclass(frozen=True)
 class Pair:
     """What is registered, and how: two images, what belongs to them, the start, the model and the device.
 
-    fixed_labels, moving_labels; fixed_points, moving_points: label maps and landmarks, to measure against only.
-    initial: one of INITIAL_METHODS, or the file of a transform from fixed to moving space.
+    fixed_labels, moving_labels: label maps to measure against only. fixed_points, moving_points: landmarks, to measure
+    against if `pull` is 0; else they pull at each other with this weight, up to 1.
+    initial: one of ALIGNMENTS, "landmarks", or the file of any transform from fixed to moving space.
     model: a name from the catalogue, or None for the default one.
     device: "auto", "cpu" or "cuda".
     values: hyperparameters other than lambda, by name; the model's defaults for those that are not named.
@@ -55,6 +58,7 @@ class Pair:
     contrast: str = AUTOMATIC
     fixed_mask: Path | None = None
     moving_mask: Path | None = None
+    pull: float = 0.0
 
     @property
     def files(self) -> tuple[Path | None, ...]:
@@ -70,7 +74,7 @@ class LoadedPair:
 
     fixed_labels, moving_labels: numbered alike where both name their structures, to be compared. table: what their
     numbers mean. drawn: the moving label map as its file has it, to be carried over.
-    fixed_points, moving_points: (P, 3), RAS mm. warnings: what had to be mended, and what the user should know.
+    landmarks: None if there are none. warnings: what had to be mended, and what the user should know.
     """
 
     fixed: Volume
@@ -79,10 +83,9 @@ class LoadedPair:
     moving_labels: Volume | None
     table: Table
     drawn: LabelMap | None
-    fixed_points: npt.NDArray[np.float64] | None
-    moving_points: npt.NDArray[np.float64] | None
+    landmarks: Landmarks | None
     regions: Volume | None
-    initial: str | npt.NDArray[np.float64]
+    initial: str | npt.NDArray[np.float64] | Transform
     fixed_mask: Volume | None
     moving_mask: Volume | None
     warnings: list[str]
@@ -97,22 +100,26 @@ def load_pair(pair: Pair) -> LoadedPair:
         _structures(pair.moving_labels, moving, warnings),
         _structures(pair.regions, fixed, warnings),
     ]
-    alike, table, texts = numbered_alike([labels for labels in drawn[:2] if labels is not None])
-    compared = dict(zip([n for n in (0, 1) if drawn[n] is not None], alike, strict=True))
-    if len(compared) == 2:
+    table: Table = {}
+    alike = drawn[:2]
+    if drawn[0] is not None and drawn[1] is not None:
+        alike[0], alike[1], table, texts = compared(drawn[0], drawn[1])
         warnings += texts
-        _check_comparable(compared[0], compared[1])
+    landmarks = pair_landmarks(
+        read_points(pair.fixed_points, warnings) if pair.fixed_points else None,
+        read_points(pair.moving_points, warnings) if pair.moving_points else None,
+        pair.pull,
+    )
     return LoadedPair(
         fixed=fixed,
         moving=moving,
-        fixed_labels=compared[0].flat if 0 in compared else None,
-        moving_labels=compared[1].flat if 1 in compared else None,
+        fixed_labels=None if alike[0] is None else alike[0].flat,
+        moving_labels=None if alike[1] is None else alike[1].flat,
         table=table,
         drawn=drawn[1],
-        fixed_points=read_points(pair.fixed_points, warnings) if pair.fixed_points else None,
-        moving_points=read_points(pair.moving_points, warnings) if pair.moving_points else None,
+        landmarks=landmarks,
         regions=None if drawn[2] is None else drawn[2].flat,
-        initial=_initial(pair.initial),
+        initial=_initial(pair.initial, landmarks),
         fixed_mask=read_label_map(pair.fixed_mask) if pair.fixed_mask else None,
         moving_mask=read_label_map(pair.moving_mask) if pair.moving_mask else None,
         warnings=warnings,
@@ -129,21 +136,12 @@ def _structures(path: Path | None, image: Volume, warnings: list[str], measured_
     return labels
 
 
-def _check_comparable(fixed: LabelMap, moving: LabelMap) -> None:
-    """Raise InputError if nothing of both label maps can be compared."""
-    if set(fixed.labels) & set(moving.labels):
-        return
-    held = [", ".join(labels.name_of(label) for label in labels.labels[:8]) for labels in (fixed, moving)]
-    raise InputError(
-        f"The label maps have no structure in common: '{fixed.name}' holds {held[0]}; '{moving.name}' holds {held[1]}. "
-        "Give label maps of the same structures under the same numbers or names."
-    )
-
-
 def open_session(
     pair: Pair, images: LoadedPair, progress: Progress | None = None, cancelled: Cancel | None = None
 ) -> LiveSession:
     """A session in which the pair is prepared: any lambda can be asked for."""
+    landmarks = images.landmarks
+    measuring = None if landmarks is None else landmarks.measuring
     session = LiveSession(pair.model or default_model(), device=pair.device)
     session.choose(pair.values)
     session.prepare(
@@ -151,31 +149,39 @@ def open_session(
         images.moving,
         initial=images.initial,
         contrast=pair.contrast,
-        fixed_mask=images.fixed_mask,
-        moving_mask=images.moving_mask,
         fixed_labels=images.fixed_labels,
         moving_labels=images.moving_labels,
-        fixed_points=images.fixed_points,
-        moving_points=images.moving_points,
+        fixed_points=None if measuring is None else measuring.fixed,
+        moving_points=None if measuring is None else measuring.moving,
         progress=progress,
         cancelled=cancelled,
     )
-    session.set_regions(images.regions, pair.region_lambdas)
+    session.constrain(
+        Constraints(
+            fixed_mask=images.fixed_mask,
+            moving_mask=images.moving_mask,
+            landmarks=None if landmarks is None else landmarks.pulling,
+            regions=images.regions,
+            region_lambdas=pair.region_lambdas,
+        )
+    )
     return session
 
 
 def _initial_file(initial: str) -> Path | None:
-    return None if initial in INITIAL_METHODS else Path(initial)
+    return None if initial in (*ALIGNMENTS, BY_LANDMARKS) else Path(initial)
 
 
-def _initial(initial: str) -> str | npt.NDArray[np.float64]:
-    """A method's name as it is, or the linear map read from a transform file."""
+def _initial(initial: str, landmarks: Landmarks | None) -> str | npt.NDArray[np.float64] | Transform:
+    """A method's name as it is, what the landmarks say, or the transform of a file."""
     path = _initial_file(initial)
-    if path is None:
+    if path is not None:
+        if not path.exists():
+            known = ", ".join((*ALIGNMENTS, BY_LANDMARKS))
+            raise FileError(f"'{initial}' is neither one of {known} nor a transform file that exists.")
+        return read_transform(path)
+    if initial != BY_LANDMARKS:
         return initial
-    if not path.exists():
-        raise FileError(f"'{initial}' is neither one of {', '.join(INITIAL_METHODS)} nor a transform file that exists.")
-    transform = read_transform(path)
-    if not transform.is_linear:
-        raise InputError(f"'{path}' holds a deformation; the initial alignment must be linear (rigid or affine).")
-    return transform.linear
+    if landmarks is None:
+        raise InputError("To start from landmarks give them: --fixed-points and --moving-points, in the same order.")
+    return landmark_alignment(landmarks)

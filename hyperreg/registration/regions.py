@@ -18,6 +18,7 @@ from hyperreg.imaging.files import as_labels
 from hyperreg.imaging.resampling import resample
 from hyperreg.imaging.volume import Grid, Volume
 from hyperreg.registration.anchors import check_lambda
+from hyperreg.registration.constraints import Constraints
 from hyperreg.registration.losses import box_mean
 
 # Two boxes of this width (voxels of the network's grid, odd), one on top of the other: the border between two regions
@@ -34,6 +35,19 @@ def check_region_lambdas(lambdas: Mapping[int, float]) -> dict[int, float]:
         except InputError as error:
             raise InputError(f"Region {label}: {error}") from error
     return checked
+
+
+def regions_of(constraints: Constraints, before: Regions | None, grid: Grid) -> Regions | None:
+    """The regions that the constraints name, on `grid`; what `before` knows of the same label map is kept.
+
+    Raises InputError, see `Regions`.
+    """
+    if constraints.regions is None or not constraints.region_lambdas:
+        return None
+    if before is not None and before.is_of(constraints.regions):
+        before.set_lambdas(constraints.region_lambdas)
+        return before
+    return Regions(constraints.regions, constraints.region_lambdas, grid)
 
 
 class Regions:

@@ -160,12 +160,18 @@ def register(
                 "file": str(pair.regions) if pair.regions else None,
                 "lambdas": {str(label): value for label, value in pair.region_lambdas.items()},
             },
+            "constraints": {
+                "fixed_mask": str(pair.fixed_mask) if pair.fixed_mask else None,
+                "moving_mask": str(pair.moving_mask) if pair.moving_mask else None,
+                "pull": pair.pull,
+            },
             "stage": result.stage.describe(),
             "contrast": {"chosen": pair.contrast, "note": session.contrast_note},
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "fixed": describe_image(pair.fixed, images.fixed),
             "moving": describe_image(pair.moving, images.moving),
             "initial": pair.initial,
+            "deformed_start": isinstance(images.initial, Transform) and not images.initial.is_linear,
             "linear_ras": np.asarray(session.linear).tolist(),
             "model": card.describe(),
             "device": session.device,
@@ -231,6 +237,10 @@ def _check_request(pair: Pair, outputs: Outputs) -> None:
     check_region_lambdas(pair.region_lambdas)
     if (pair.fixed_points is None) != (pair.moving_points is None):
         raise InputError("Landmarks of one image only: give --fixed-points and --moving-points, in the same order.")
+    if pair.pull and not pair.fixed_points:
+        raise InputError(
+            "--pull needs landmarks that pull: give --fixed-points and --moving-points, in the same order."
+        )
     if outputs.labels and not pair.moving_labels:
         raise InputError("A warped label map was asked for, but no moving label map was given.")
     for path, known in (

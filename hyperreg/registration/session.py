@@ -19,17 +19,18 @@ from hyperreg.imaging.volume import DisplacementField, Grid, Volume
 from hyperreg.machine import choose_device
 from hyperreg.registration.anchors import Anchors, Fields, check_lambda
 from hyperreg.registration.catalogue import ModelCard, find_model
+from hyperreg.registration.constraints import Constraints
 from hyperreg.registration.contrast import AUTOMATIC, check_contrast, contrast_text
 from hyperreg.registration.figures import Figures, PairFigures
-from hyperreg.registration.landmarks import outside_warnings, pair_landmarks
+from hyperreg.registration.landmarks import check_pull, outside_warnings, pair_landmarks
 from hyperreg.registration.learned import UpdateModel
 from hyperreg.registration.linear import align
 from hyperreg.registration.masks import check_masks
 from hyperreg.registration.model import RegistrationModel, load_model
 from hyperreg.registration.network import Network
-from hyperreg.registration.regions import Regions
 from hyperreg.registration.solver import Solver
 from hyperreg.registration.stages import Stage
+from hyperreg.registration.start import check_start, split
 from hyperreg.reporting import Progress
 
 _T = TypeVar("_T")
@@ -47,13 +48,11 @@ class FieldMaker(Protocol):
     @property
     def images(self) -> list[torch.Tensor]: ...
 
-    def fields(
-        self, lam: float, stage: int, device: str, regions: Regions | None, tick: Callable[[float], None], /
-    ) -> Fields: ...
+    def fields(self, lam: float, stage: int, device: str, tick: Callable[[float], None], /) -> Fields: ...
 
-    def finest_fields(
-        self, lam: float, device: str, regions: Regions | None, tick: Callable[[float], None]
-    ) -> Fields: ...
+    def finest_fields(self, lam: float, device: str, tick: Callable[[float], None]) -> Fields: ...
+
+    def constrain(self, constraints: Constraints) -> list[str]: ...
 
     def forget(self) -> None: ...
 
@@ -86,7 +85,7 @@ class LiveSession:
         self.values: dict[str, float] = self.card.other_defaults
         self.contrast_note = ""
         self._maker: FieldMaker | None = None
-        self._regions: Regions | None = None
+        self.constraints = Constraints()
         self._fields: OrderedDict[tuple[float, int], Fields] = OrderedDict()
         self._prepared = False
 
@@ -115,10 +114,8 @@ class LiveSession:
         fixed: Volume,
         moving: Volume,
         *,
-        initial: str | npt.NDArray[np.float64] = "affine",
+        initial: str | npt.NDArray[np.float64] | Transform = "affine",
         contrast: str = AUTOMATIC,
-        fixed_mask: Volume | None = None,
-        moving_mask: Volume | None = None,
         fixed_labels: Volume | None = None,
         moving_labels: Volume | None = None,
         fixed_points: npt.NDArray | None = None,
@@ -128,10 +125,9 @@ class LiveSession:
     ) -> None:
         """Align linearly, and bring both images to one grid; everything before is forgotten.
 
-        initial: "none", "com", "rigid", "affine", or a (4, 4) map of fixed RAS to moving RAS, mm.
+        initial: one of `start.ALIGNMENTS`, a (4, 4) map of fixed RAS to moving RAS, mm, or any transform that maps so:
+        its linear part becomes the alignment, and the deformation starts from the rest, which is what lambda = 1 shows.
         contrast: whether both images show tissues alike, one of `contrast.CONTRASTS`; only the solver minds.
-        fixed_mask, moving_mask: what of each image counts for the similarity (not 0), on any grid: a resection, a
-        lesion or metal is left out by 0. The field there is carried on from its surroundings.
         Label maps, if both are given, add Dice to `metrics`; fixed_points and moving_points, both (P, 3), RAS mm, row
         by row the same place, add the distance of landmarks. Raises InputError or Cancelled.
         """
@@ -139,7 +135,7 @@ class LiveSession:
         check_contrast(contrast)
         self._prepared = False
         self.warnings = []
-        self._regions = None
+        self.constraints = Constraints()
         self._maker = None
         self._forget_fields()
         report(0.0, "Checking the images")
@@ -150,21 +146,30 @@ class LiveSession:
         landmarks = pair_landmarks(fixed_points, moving_points)
         if landmarks is not None:
             self.warnings += outside_warnings(landmarks, fixed.grid, moving.grid)
-        check_masks(fixed, moving, fixed_mask, moving_mask)
-        if isinstance(self.model, RegistrationModel) and not (fixed_mask is None and moving_mask is None):
-            raise InputError("A network cannot leave out parts of an image: choose no model (none) to use masks.")
+        self._images, self._contrast = (fixed, moving), contrast
         with self._timed("align"):
+            self.foreground = body = Volume(foreground(fixed).astype(np.uint8), fixed.ijk_to_ras, "foreground")
+            start = None
+            if isinstance(initial, Transform):
+                if initial.is_linear:
+                    initial = initial.linear
+                else:
+                    check_start(initial, body, moving.grid)
+                    initial, start = split(initial, body)
             self.linear = align(
                 fixed, moving, initial,
                 progress=lambda fraction, text: report(0.05 + 0.75 * fraction, text), cancelled=cancelled,
             )  # fmt: skip
         report(0.8, "Resampling both images to one grid")
         with self._timed("resample"):
-            self.foreground = body = Volume(foreground(fixed).astype(np.uint8), fixed.ijk_to_ras, "foreground")
-            if isinstance(self.model, RegistrationModel):
-                maker: FieldMaker = Network(self.model, self.card, self.values, fixed, moving, self.linear, body)
+            if not isinstance(self.model, RegistrationModel):
+                maker: FieldMaker = Solver(fixed, moving, self.linear, body, contrast, start, self.model)
+            elif start is not None:
+                raise InputError(
+                    "A network starts from a linear alignment only: choose no model (none) for this start."
+                )
             else:
-                maker = Solver(fixed, moving, self.linear, body, contrast, fixed_mask, moving_mask, self.model)
+                maker = Network(self.model, self.card, self.values, fixed, moving, self.linear, body)
             self._maker, self.grid, self.stages = maker, maker.grid, maker.stages
             images = maker.images
             if float(np.ptp(images[1].numpy())) == 0:
@@ -174,21 +179,22 @@ class LiveSession:
                 )
         labels = None if fixed_labels is None or moving_labels is None else (fixed_labels, moving_labels)
         self._figures = PairFigures(
-            images[0], images[1], self.grid, fixed, moving, self.linear, body, labels, landmarks
+            images[0], images[1], self.grid, fixed, moving, self.linear, body, labels, landmarks,
+            None if start is None else start.to_field(self.grid),
         )  # fmt: skip
         self.contrast_note = ""
         if isinstance(maker, Solver):
             with self._timed("contrast"):
-                self._compare_contrasts(maker, contrast, report)
+                self._compare_contrasts(maker, report)
         self._prepared = True
         report(1.0, "Ready")
 
-    def _compare_contrasts(self, solver: Solver, contrast: str, report: Progress) -> None:
+    def _compare_contrasts(self, solver: Solver, report: Progress) -> None:
         def tick(_fraction: float) -> None:
             report(0.9, "Comparing the contrasts")
 
         self._on_device(lambda: solver.find_contrast(self.device, tick))
-        self.contrast_note = contrast_text(contrast, bool(solver.same_contrast))
+        self.contrast_note = contrast_text(self._contrast, bool(solver.same_contrast))
 
     @property
     def linear_similarity(self) -> float:
@@ -212,24 +218,27 @@ class LiveSession:
             self.values.update({name: float(value) for name, value in values.items()})
             self._forget_fields()
 
-    def set_regions(self, labels: Volume | None, lambdas: Mapping[int, float]) -> None:
-        """Give labels of a map in the fixed image's space (any grid) a lambda of their own; see `Regions`.
+    def constrain(self, constraints: Constraints) -> None:
+        """Set what the user knows of the pair, instead of what was set before; `constraints` holds it.
 
-        All other voxels keep the slider's. None or {} clears. Fields and anchors are forgotten. Raises InputError,
-        changing nothing, before `prepare` and for what `Regions` refuses.
+        Fields and anchors are forgotten; nothing else is prepared again, except that other masks may tell another
+        contrast. Raises InputError, changing nothing, before `prepare` and for what cannot be used.
         """
-        self._check_prepared()
-        if labels is None or not lambdas:
-            if self._regions is None:
-                return
-            self._regions = None
-        elif self._regions is not None and self._regions.is_of(labels):
-            self._regions.set_lambdas(lambdas)
-        else:
-            self._regions = Regions(labels, lambdas, self.grid)
-        if self._regions is not None:
-            self.warnings += [text for text in self._regions.warnings if text not in self.warnings]
+        maker, before = self._check_prepared(), self.constraints
+        if constraints.same_as(before):
+            return
+        other_masks = not constraints.same_masks(before)
+        if other_masks:
+            check_masks(*self._images, constraints.fixed_mask, constraints.moving_mask)
+        landmarks = constraints.landmarks
+        if landmarks is not None and not landmarks.same_as(before.landmarks):
+            check_pull(landmarks, self.linear, *(image.grid for image in self._images))
+        self.warnings += [text for text in maker.constrain(constraints) if text not in self.warnings]
+        self.constraints = constraints
+        self._figures.set_pulling(landmarks)
         self._forget_fields()
+        if other_masks and isinstance(maker, Solver):
+            self._compare_contrasts(maker, lambda _fraction, _text: None)
 
     def _forget_fields(self) -> None:
         self.anchors = Anchors()
@@ -279,7 +288,7 @@ class LiveSession:
         if (lam, stage) not in self._fields:
             tick = self._ticker(self.stages[stage], progress, cancelled)
             with self._timed(self.stages[stage].name):
-                found = self._on_device(lambda: maker.fields(lam, stage, self.device, self._regions, tick))
+                found = self._on_device(lambda: maker.fields(lam, stage, self.device, tick))
             self._fields[lam, stage] = found
             while len(self._fields) > KEPT_FIELDS:
                 self._fields.popitem(last=False)
@@ -296,7 +305,7 @@ class LiveSession:
         maker = self._check_prepared()
         tick = self._ticker(self.stages[-1], progress, cancelled)
         with self._timed(self.stages[-1].name):
-            return self._on_device(lambda: maker.finest_fields(lam, self.device, self._regions, tick))
+            return self._on_device(lambda: maker.finest_fields(lam, self.device, tick))
 
     def _ticker(
         self, stage: Stage, progress: Progress | None, cancelled: Callable[[], bool] | None
@@ -335,11 +344,11 @@ class LiveSession:
     def measure(self, field: DisplacementField) -> Figures:
         """Metrics of a forward field on any grid, RAS mm.
 
-        similarity and similarity_before (mean local NCC in the foreground, 0 to 1; before: linear alignment only),
+        similarity and similarity_before (mean local NCC in the foreground, 0 to 1; before: what was started from),
         detail and detail_before (the same of detail finer than `grid`, see `Detail`),
         folding_percent, displacement_max_mm, displacement_mean_mm, roughness (see `field_figures`); with label maps
         dice and dice_before (per label), dice_mean and dice_mean_before; with landmarks landmarks_mm and
-        landmarks_mm_before (mean distance, mm).
+        landmarks_mm_before (mean distance, mm); with landmarks that pull pulled_mm and pulled_mm_before.
         """
         self._check_prepared()
         return self._on_device(lambda: self._figures.measure(field, self.device))

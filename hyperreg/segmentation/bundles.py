@@ -203,6 +203,8 @@ def _checkpoint(path: Path) -> Any:
             with zipfile.ZipFile(path) as archive:
                 if sum(member.file_size for member in archive.infolist()) > LARGEST_GROWTH * path.stat().st_size:
                     raise ValueError("it is compressed, which torch's files are not")
+                if archive.testzip() is not None:  # torch does not look at the checksums
+                    raise ValueError("its checksums do not fit")
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise WeightsError(
@@ -239,7 +241,7 @@ def _json(path: Path) -> dict[str, Any]:
             "the file to JSON."
         ) from error
     except ValueError as error:
-        raise WeightsError(f"'{path.name}' of the bundle is not JSON: {error}") from error
+        raise WeightsError(f"'{path.name}' of the bundle is not JSON ({error}).") from error
     if not isinstance(content, dict):
         raise WeightsError(f"'{path.name}' of the bundle is not a JSON object.")
     return content

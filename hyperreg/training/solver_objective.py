@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hyperreg.errors import InputError
-from hyperreg.registration.learned import LevelUpdate, UpdateModel
-from hyperreg.registration.solver import LEVELS, Level, climb, coarser, finer, shrink, smoothing_of
+from hyperreg.registration.grids import fade
+from hyperreg.registration.learned import LearnedSteps, UpdateModel
+from hyperreg.registration.solver import smoothing_of
+from hyperreg.registration.steps import LEVELS, Level, climb, coarser, finer, shrink
 from hyperreg.training.config import RegistrationConfig
 from hyperreg.training.objective import Loss
 from hyperreg.training.synthesis import SyntheticPair
@@ -73,25 +76,26 @@ class SolverObjective(Loss):
         everywhere = pair.images.new_full((1, 1, 1, 1, 1), lam)
         sd = smoothing_of(lam, pair.same_contrast)
 
-        def steps(factor: int, count: int, start: Tensor, update: LevelUpdate | None = None) -> Tensor:
+        def climbed(factor: int, count: int, start: Tensor) -> Tensor:
             fixed, moving = (shrink(image, factor) for image in images)
-            return climb(fixed, moving, start, everywhere, sd, Level(COARSEST, count), _ignore, None, update)
+            return climb(fixed, moving, start, everywhere, sd, Level(COARSEST, count), _ignore)
 
         before = 2 * self.factors[0]
         nothing = torch.zeros_like(shrink(images[0], before)).expand(-1, 3, -1, -1, -1)
         with torch.no_grad():
-            displacement = steps(before, plain_steps[0], nothing)
+            displacement = climbed(before, plain_steps[0], nothing)
         for number, (factor, plain) in enumerate(zip(self.factors, plain_steps[1:], strict=True)):
             count = self.model.levels[number][1]
             with torch.no_grad():
                 displacement = finer(displacement.detach(), before // factor)
-                displacement = steps(factor, plain if learned else plain + count, displacement)
+                displacement = climbed(factor, plain if learned else plain + count, displacement)
             if learned:
-                detail = self.model.detail(number)
-                fixed = shrink(images[0], factor)
-                detailed = (shrink(image, factor // detail) for image in images)
-                update = self.model.update(number, weights, smoothing_of(lam, same_contrast=True), fixed, *detailed)
-                displacement = steps(factor, count, displacement, update)
+                fixed, moving = (shrink(image, factor) for image in images)
+                detailed = [shrink(image, factor // self.model.detail(number)) for image in images]
+                i, j, k = fixed.shape[2:]
+                freedom = (1 - lam) * fade((i, j, k), 1.0).to(fixed)
+                steps = LearnedSteps(self.model, number, weights, fixed, moving, detailed, freedom, smoothing_of(lam))
+                displacement = steps(displacement, partial(climbed, factor, 1))
             before = factor
             yield coarser_pair(pair, factor), displacement
 

@@ -89,9 +89,9 @@ class Controller:
         self._reset()
         for role, volume in (("fixed", pair.fixed), ("moving", pair.moving)):
             self._place(role, volume)
-        self._place("fixed_labels", pair.fixed_labels)
-        self._place("moving_labels", pair.moving_labels)
-        self.pair.label_names = {label: name.capitalize() for label, name in LABEL_NAMES.items()}
+        names = {label: name.capitalize() for label, name in LABEL_NAMES.items()}
+        self._place("fixed_labels", pair.fixed_labels, names)
+        self._place("moving_labels", pair.moving_labels, names)
         self._state.sample = True
         self._begin_at_default()
         self.show()
@@ -102,8 +102,8 @@ class Controller:
             raise InputError("Give both images, FIXED=... and MOVING=..., or neither to see the sample pair.")
         given = (("fixed", fixed), ("moving", moving))
         read = {role: read_role(role, path, self._warned, confined=False) for role, path in given}
-        for role, volume in read.items():
-            self._place(role, volume)
+        for role, (volume, names) in read.items():
+            self._place(role, volume, names)
         self._begin_at_default()
         self.show()
 
@@ -116,14 +116,14 @@ class Controller:
             if role in POINTS:
                 self._place_points(role, path)
                 return
-            volume = await asyncio.get_running_loop().run_in_executor(None, read_role, role, path, notes.append)
+            volume, names = await asyncio.get_running_loop().run_in_executor(None, read_role, role, path, notes.append)
             if role not in IMAGES and role.removesuffix("_labels").replace(REGIONS, "fixed") not in self.pair.volumes:
                 raise InputError("Load the image first, then the label map that was drawn on it.")
             notes += check_place(role, volume, self.pair.volumes)
             if role == REGIONS:
                 with self._state:
                     self._state.error = ""
-                    self.tuning.place_regions(volume)
+                    self.tuning.place_regions(volume, names)
                 return
         except HyperRegError as error:
             with self._state:
@@ -140,7 +140,7 @@ class Controller:
                 for other in ("fixed_labels", "moving_labels"):
                     self.pair.remove(other)
                 self._state.sample = False
-            self._place(role, volume)
+            self._place(role, volume, names)
             if role in IMAGES:
                 self._begin_at_default()
             for note in notes:
@@ -180,7 +180,7 @@ class Controller:
         """Takes the fixed image's label map for regions too."""
         if LABELS["fixed"] in self.pair.volumes:
             try:
-                self.tuning.place_regions(self.pair.volumes[LABELS["fixed"]], self.pair.label_names)
+                self.tuning.place_regions(self.pair.volumes[LABELS["fixed"]], self.pair.fixed_names)
             except InputError as error:
                 self.tell(str(error))
 
@@ -265,6 +265,7 @@ class Controller:
             transform=forward,
             inverse=inverse,
             metrics=dict(self.logic.metrics),
+            names=self.logic.label_names,
             model=model,
             device=self._live.device,
             initial=initial,
@@ -384,11 +385,11 @@ class Controller:
             state.downloads, state.downloads_title = self._files.offer([]), ""
         state.rows, state.fresh, state.device_used = [], False, ""
 
-    def _place(self, role: str, volume: Volume) -> None:
+    def _place(self, role: str, volume: Volume, names: Mapping[int, str] | None = None) -> None:
         """Opens a volume in the place of the one that had the role; what belonged to that one goes with it."""
         if role == "fixed":
             self.tuning.remove_regions()
         if role in IMAGES:
             self.tuning.remove_points(f"{role}_points")
-        self.pair.place(role, volume)
+        self.pair.place(role, volume, names or {})
         self.on_images()

@@ -22,17 +22,20 @@ IMAGES = ("fixed", "moving")
 POINTS = ("fixed_points", "moving_points")
 
 
-def read_role(role: str, path: Path, warn: Callable[[str], None], confined: bool = True) -> Volume:
+def read_role(
+    role: str, path: Path, warn: Callable[[str], None], confined: bool = True
+) -> tuple[Volume, dict[int, str]]:
     """Reads and checks an image or label map; messages and names carry the file's name without its folder.
 
+    Returns also what the labels are called, as far as the file says it.
     confined: an upload, whose header may name no other file of this machine (see `read_volume`).
     """
     if role in IMAGES:
-        return read_image(path, warn, confined)
+        return read_image(path, warn, confined), {}
     labels = read_structures(path, folder_table=False, confined=confined)
     for note in labels.warnings:
         warn(note)
-    return replace(labels.flat, name=path.name)
+    return replace(labels.flat, name=path.name), {label: meaning.name for label, meaning in labels.table.items()}
 
 
 def check_place(role: str, volume: Volume, loaded: Mapping[str, Volume]) -> list[str]:

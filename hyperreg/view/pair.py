@@ -11,7 +11,7 @@ import slicer
 
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Grid, Volume
-from hyperreg.view import mrml
+from hyperreg.view import mrml, outlines
 from hyperreg.view.loading import IMAGES, describe
 
 LABELS = {"fixed": "fixed_labels", "moving": "moving_labels"}
@@ -34,12 +34,16 @@ class OpenPair:
         self._geometry = mrml.slicer_module("Geometry")
         self.volumes: dict[str, Volume] = {}
         self.nodes: dict[str, Any] = {}
-        self.label_names: dict[int, str] = {}
+        self._regions = mrml.slicer_module("Regions")
+        self._names: dict[str, Any] = {}
         self._shift_node: Any = None
         self._shift = np.eye(4)
 
-    def place(self, role: str, volume: Volume) -> None:
-        """Makes a node of a volume, in the place of the one that had the role; an image's label map goes, too."""
+    def place(self, role: str, volume: Volume, names: Mapping[int, str]) -> None:
+        """Makes a node of a volume, in the place of the one that had the role; an image's label map goes, too.
+
+        names: of the labels of a label map, as far as they are known.
+        """
         self.remove(role)
         if role in IMAGES:
             self.remove(LABELS[role])
@@ -48,6 +52,8 @@ class OpenPair:
         node = self._scene.AddNewNodeByClass(kind, volume.name)
         self._geometry.volume_to_node(volume, node)
         node.CreateDefaultDisplayNodes()
+        if names and max(names) <= outlines.LARGEST_LABEL:
+            self._names[role] = self._regions.name_labels(node, names, f"{volume.name} names")
         self.nodes[role], self.volumes[role] = node, volume
         if role in MOVING:
             node.SetAndObserveTransformNodeID(self.shift_id)
@@ -59,14 +65,19 @@ class OpenPair:
     def remove(self, role: str) -> None:
         """Forgets the image or label map of a role; harmless if there is none."""
         self.volumes.pop(role, None)
-        if role == LABELS["fixed"]:
-            self.label_names = {}
-        node = self.nodes.pop(role, None)
+        node, names = self.nodes.pop(role, None), self._names.pop(role, None)
         setattr(self._state, f"{role}_name", "")
         if role in IMAGES:
             setattr(self._state, f"{role}_info", "")
-        if node is not None:
-            self._scene.RemoveNode(node)
+        for one in (node, names):
+            if one is not None:
+                self._scene.RemoveNode(one)
+
+    @property
+    def fixed_names(self) -> dict[int, str]:
+        """What the labels of the fixed image's label map are called, as far as that is known."""
+        node = self.nodes.get(LABELS["fixed"])
+        return self._regions.names_of(node) if node is not None else {}
 
     @property
     def is_complete(self) -> bool:

@@ -30,6 +30,7 @@ class Result:
     """Everything that is needed to write one result, taken at one moment.
 
     transform: fixed to moving RAS; inverse: moving to fixed RAS. metrics: of what is shown, or empty.
+    names: of the labels in the metrics, as far as they are known.
     stage: how far the field was improved; settings: what was set besides λ, in words.
     """
 
@@ -42,6 +43,7 @@ class Result:
     transform: Transform
     inverse: Transform
     metrics: Mapping[str, Any]
+    names: Mapping[int, str]
     model: str
     device: str
     initial: str
@@ -99,7 +101,12 @@ def _report(result: Result, files: list[tuple[str, Path]]) -> dict[str, Any]:
         "metrics": {name: _plain(value) for name, value in metrics.items() if not name.startswith("dice")},
         "dice": {
             "labels": {
-                str(label): {"before": _plain(before.get(label)), "after": _plain(dice[label])} for label in dice
+                str(label): {
+                    "name": result.names.get(int(label), f"Label {label}"),
+                    "before": _plain(before.get(label)),
+                    "after": _plain(dice[label]),
+                }
+                for label in dice
             },
             "mean_before": _plain(metrics.get("dice_mean_before")),
             "mean_after": _plain(metrics.get("dice_mean")),

@@ -129,6 +129,11 @@ class Link:
 
 
 def _clean(process: WorkerProcess, workspace: Workspace) -> None:
-    if workspace.is_mine:
+    if not workspace.is_mine:
+        return
+    try:
         process.kill()
+    except KeyboardInterrupt:  # a second Ctrl+C while the interpreter ends
+        process.kill(tidy_s=0)
+    finally:
         workspace.close()

@@ -6,25 +6,24 @@ memory, this process interpolates by itself: that is the preview which follows t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hyperreg.errors import InputError
+from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Grid, Volume
 from hyperreg.registration.anchors import Fields, check_lambda
 from hyperreg.registration.contrast import AUTOMATIC, check_contrast
-from hyperreg.registration.landmarks import outside_warnings, pair_landmarks
+from hyperreg.registration.landmarks import check_pull, outside_warnings, pair_landmarks
 from hyperreg.registration.response import Response, Suggestion
 from hyperreg.registration.stages import Stage
 from hyperreg.worker.jobs import Job
 from hyperreg.worker.live_engine import LiveEngine
 from hyperreg.worker.live_pair import key_of, prepare_request
-
-if TYPE_CHECKING:
-    from hyperreg.imaging.transform import Transform
 
 
 class LiveRegistration(LiveEngine):
@@ -113,12 +112,12 @@ class LiveRegistration(LiveEngine):
         *,
         model: str | None = None,
         device: str = "auto",
-        initial: str | npt.NDArray[np.float64] = "affine",
+        initial: str | npt.NDArray[np.float64] | Transform = "affine",
         contrast: str = AUTOMATIC,
         fixed_labels: Volume | None = None,
         moving_labels: Volume | None = None,
     ) -> Job:
-        """Starts preparing a pair; the images are copied. model: None for the default one.
+        """Starts preparing a pair; the images are copied. model: None for the default one. initial: see `LiveSession`.
 
         Until it is ready the pair before stays what it was, and comes back if this one fails or is cancelled (through
         the job). A newer call supersedes this one. Raises InputError for images that cannot be sent, OutOfMemory.
@@ -130,7 +129,8 @@ class LiveRegistration(LiveEngine):
         self._requests.job = None
         self._preparing = job
         self._prepared_in = 0
-        job.observers.append(lambda job: self._prepare_changed(job, parameters))
+        start = initial if isinstance(initial, Transform) and not initial.is_linear else None
+        job.observers.append(lambda job: self._prepare_changed(job, parameters, start))
         return job
 
     def set_lambda(self, lam: float) -> None:
@@ -194,28 +194,59 @@ class LiveRegistration(LiveEngine):
         The same Volume object again costs little; only then. Raises InputError before a pair is prepared or outside
         [0, 1].
         """
-        settings = self._prepared().settings
+        self._prepared()
         wanted = {int(label): check_lambda(lam) for label, lam in lambdas.items()}
         if labels is None or not wanted:
             labels, wanted = None, {}
-        if settings.labels is not labels or settings.lambdas != wanted:
-            settings.labels, settings.lambdas = labels, wanted
-            self._settings_changed()
+        self._constrain(regions=labels, region_lambdas=wanted)
 
-    def set_landmarks(self, fixed_points: npt.NDArray | None, moving_points: npt.NDArray | None) -> None:
-        """Measures by landmarks: points (P, 3), RAS mm, row by row the same place; None, None: without any.
+    def set_masks(self, fixed_mask: Volume | None, moving_mask: Volume | None) -> None:
+        """Says what of each image counts for the similarity: not 0 counts, 0 is left out; None: everything counts.
 
-        They count for the pair that is prepared now, in metrics and response; no field changes.
-        Raises InputError before a pair is prepared and for points that make no pairs.
+        Label maps in the space of either image. The same Volume object again is unchanged. A mask that leaves nothing,
+        or lies elsewhere, is refused through on_error. Raises InputError before a pair is prepared.
+        """
+        self._constrain(fixed_mask=fixed_mask, moving_mask=moving_mask)
+
+    def _constrain(self, **changes: Any) -> bool:
+        """Changes some of the constraints, see `Constraints`; whether anything has changed.
+
+        Raises InputError before a pair is prepared.
+        """
+        settings = self._prepared().settings
+        wanted = replace(settings.constraints, **changes)
+        if wanted.same_as(settings.constraints):
+            return False
+        settings.constraints = wanted
+        self._settings_changed()
+        return True
+
+    def set_landmarks(
+        self,
+        fixed_points: npt.NDArray | None,
+        moving_points: npt.NDArray | None,
+        pull: float = 0.0,
+        left_out: Sequence[int] = (),
+    ) -> None:
+        """Points (P, 3), RAS mm, row by row the same place of the anatomy; None, None: without any.
+
+        pull: 0, they are only measured and no field changes, to 1, at the points the images have no say. left_out: rows
+        that never pull, so that their distance judges the result: landmarks_mm; that of the others is pulled_mm.
+        They count for the pair that is prepared now, in metrics and response. Raises InputError before a pair is
+        prepared, for points that make no pairs, and for those that cannot pull (see `check_pull`).
         """
         pair = self._prepared()
-        landmarks = pair_landmarks(fixed_points, moving_points)
+        landmarks = pair_landmarks(fixed_points, moving_points, pull, left_out)
         if landmarks is self.landmarks or (landmarks is not None and landmarks.same_as(self.landmarks)):
             return
+        pulling = None if landmarks is None else landmarks.pulling
+        if landmarks is not None and pulling is not None:
+            check_pull(landmarks, self.linear, *pair.image_grids)
         self.landmarks = landmarks
         if landmarks is not None:
             self._warn(outside_warnings(landmarks, *pair.image_grids))
-        self._landmarks_changed()
+        if not self._constrain(landmarks=pulling):
+            self._landmarks_changed()
 
     def cancel(self) -> None:
         """Gives up preparing, if that is going on."""
@@ -225,14 +256,10 @@ class LiveRegistration(LiveEngine):
 
     def transform(self) -> Transform:
         """Fixed RAS to moving RAS of what is shown: x -> A(x + u(x)). Raises InputError unless it is solved."""
-        from hyperreg.imaging.transform import Transform
-
         return Transform((self._solved().forward, self.linear))
 
     def inverse_transform(self) -> Transform:
         """Moving RAS to fixed RAS, see `transform`. Raises InputError unless what is shown is solved."""
-        from hyperreg.imaging.transform import Transform
-
         back = np.asarray(np.linalg.inv(self.linear), dtype=np.float64)
         return Transform((back, self._solved().inverse))
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from hyperreg.errors import InputError
+from hyperreg.imaging.transform import Transform
 from hyperreg.registration.anchors import MAX_ANCHORS, SAME_LAMBDA, Fields
 from hyperreg.registration.landmarks import Landmarks
 from hyperreg.registration.response import RESPONSE_LAMBDAS, Response, Suggestion
@@ -69,8 +71,8 @@ class LiveEngine:
     def _running(self, operation: str) -> bool:
         return self._requests.job is not None and self._requests.job.operation == operation
 
-    def _prepare_changed(self, job: Job, parameters: dict[str, Any]) -> None:
-        """What becomes of a preparation that the user asked for."""
+    def _prepare_changed(self, job: Job, parameters: dict[str, Any], start: Transform | None) -> None:
+        """What becomes of a preparation that the user asked for. start: see `Pair`."""
         if job is not self._preparing:
             return
         if not job.ended:
@@ -78,7 +80,7 @@ class LiveEngine:
             return
         self._preparing = None
         if job.state == "done":
-            self._pair = Pair.prepared(job, parameters)
+            self._pair = Pair.prepared(job, parameters, start)
             self.shown, self.landmarks, self._full_at = None, None, None
             self._prepared_in, self._filling = job.generation, True
             self.warnings = []
@@ -208,6 +210,8 @@ class LiveEngine:
             # Refused: back to the settings that are there, whose fields are needed again.
             self._filling = self._client.alive
             pair.settings.give_up()
+            if self.landmarks is not None and pair.settings.constraints.landmarks is None:
+                self.landmarks = replace(self.landmarks, pull=0.0)
 
         parameters, arrays = pair.settings.request()
         operation = pair.settings.next_operation or ""
@@ -260,8 +264,10 @@ class LiveEngine:
         self._full_at = None
 
     def _take_state(self, job: Job) -> None:
-        """The session's device and warnings, as they came with a result."""
+        """The session's device, note and warnings, as they came with a result."""
         self.device = job.result["device"]
+        if self._pair is not None:
+            self._pair.note = job.result["note"]
         self._warn(job.result["warnings"])
 
     def _warn(self, texts: Iterable[str]) -> None:
@@ -298,7 +304,8 @@ class LiveEngine:
         """
         if self.landmarks is None or fields is None:
             return metrics
-        return self.landmarks.beside(metrics, fields.forward, self._prepared().linear)
+        pair = self._prepared()
+        return self.landmarks.beside(metrics, fields.forward, pair.linear, pair.start)
 
     def _add_to_curve(self, pair: Pair, lam: float) -> None:
         """The metrics of a quick field; landmarks are measured with the best field that is here."""

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
 from hyperreg.registration.anchors import MAX_ANCHORS, Anchors, Fields
+from hyperreg.registration.constraints import MAPS, Constraints
 from hyperreg.registration.response import RESPONSE_LAMBDAS
 from hyperreg.registration.stages import BETWEEN_TEXT, Stage, stage_of
 from hyperreg.worker.jobs import Job
@@ -25,61 +27,61 @@ FIELDS = ("forward", "inverse")
 class Settings:
     """What is set besides λ, and which of it the worker's session has.
 
-    values: hyperparameters other than λ by name. labels, lambdas: label map of the regions, λ of each label value.
+    values: hyperparameters other than λ by name. constraints: everything else.
     """
 
     values: dict[str, float] = field(default_factory=dict)
-    labels: Volume | None = None
-    lambdas: dict[int, float] = field(default_factory=dict)
+    constraints: Constraints = field(default_factory=Constraints)
     _values_there: dict[str, float] = field(default_factory=dict)
-    _labels_there: Volume | None = None
-    _lambdas_there: dict[int, float] = field(default_factory=dict)
+    _constraints_there: Constraints = field(default_factory=Constraints)
 
     def started(self, values: Mapping[str, float]) -> None:
-        """The worker has prepared a new session, with these values and no regions."""
+        """The worker has prepared a new session, with these values and no constraints."""
         self._values_there = dict(values)
         self.values = {**values, **{name: value for name, value in self.values.items() if name in values}}
-        self._labels_there, self._lambdas_there = None, {}
+        self._constraints_there = Constraints()
 
     @property
     def next_operation(self) -> str | None:
         """The operation that brings the session nearer to what is set; None if it has everything."""
         if self.values != self._values_there:
             return "choose"
-        if self.labels is not self._labels_there or self.lambdas != self._lambdas_there:
-            return "regions"
-        return None
+        return None if self.constraints.same_as(self._constraints_there) else "constrain"
 
     def request(self) -> tuple[dict[str, Any], dict[str, npt.NDArray]]:
-        """Parameters (without the session) and arrays of `next_operation`."""
+        """Parameters (without the session) and arrays of `next_operation`; label maps that are there stay there."""
         if self.next_operation == "choose":
             return {"values": self.values}, {}
-        parameters: dict[str, Any] = {"lambdas": {str(label): lam for label, lam in self.lambdas.items()}}
-        if self.labels is None:
-            return {**parameters, "labels": "none"}, {}
-        if self.labels is self._labels_there:
-            return {**parameters, "labels": "same"}, {}
-        volumes = {"regions": {"name": self.labels.name, "ijk_to_ras": self.labels.ijk_to_ras.tolist()}}
-        return {**parameters, "labels": "given", "volumes": volumes}, {"regions": self.labels.array}
+        wanted, there = self.constraints, self._constraints_there
+        maps = {name: volume for name in MAPS if (volume := getattr(wanted, name)) is not None}
+        same = [name for name, volume in maps.items() if volume is getattr(there, name)]
+        given = {name: volume for name, volume in maps.items() if name not in same}
+        parameters = {
+            "same": same,
+            "volumes": _places(given),
+            "pull": 0.0 if wanted.landmarks is None else wanted.landmarks.pull,
+            "rigid_values": list(wanted.rigid_values),
+            "region_lambdas": {str(label): lam for label, lam in wanted.region_lambdas.items()},
+        }
+        arrays = {name: volume.array for name, volume in given.items()}
+        if wanted.landmarks is not None:
+            arrays |= {"fixed_points": wanted.landmarks.fixed, "moving_points": wanted.landmarks.moving}
+        return parameters, arrays
 
     def sent(self, before: Settings) -> None:
         """The session has taken over what `before`, a copy from when it was asked, says."""
         if before.next_operation == "choose":
             self._values_there = dict(before.values)
         else:
-            self._labels_there, self._lambdas_there = before.labels, dict(before.lambdas)
+            self._constraints_there = before.constraints
 
     def copy(self) -> Settings:
         """A copy that later changes do not reach."""
-        return Settings(
-            dict(self.values), self.labels, dict(self.lambdas),
-            dict(self._values_there), self._labels_there, dict(self._lambdas_there),
-        )  # fmt: skip
+        return Settings(dict(self.values), self.constraints, dict(self._values_there), self._constraints_there)
 
     def give_up(self) -> None:
         """Back to what the session has: it refused the rest."""
-        self.values = dict(self._values_there)
-        self.labels, self.lambdas = self._labels_there, dict(self._lambdas_there)
+        self.values, self.constraints = dict(self._values_there), self._constraints_there
 
 
 @dataclass(eq=False)
@@ -115,6 +117,7 @@ class Pair:
     """What is known of a prepared pair, apart from what the worker knows.
 
     arrays, parameters: what it was prepared from, to do it again in another worker. stages: coarse to fine.
+    start: fixed RAS to moving RAS, if the deformation started from a given transform that is not linear.
     anchors: the best fields that are known; previews are interpolated between them.
     known: stage and fields of every anchor, and of the shown λ where there was no room for another anchor.
     metrics: at each λ and stage that was measured. preview: the buffer that previews are written to.
@@ -127,6 +130,7 @@ class Pair:
     linear: npt.NDArray[np.float64]
     stages: tuple[Stage, ...]
     note: str = ""
+    start: Transform | None = None
     settings: Settings = field(default_factory=Settings)
     anchors: Anchors = field(default_factory=Anchors)
     known: dict[float, tuple[int, Fields]] = field(default_factory=dict)
@@ -135,14 +139,14 @@ class Pair:
     epoch: int = 0
 
     @classmethod
-    def prepared(cls, job: Job, parameters: dict[str, Any]) -> Pair:
-        """From a "prepare" that is done, and the parameters it was asked for with."""
+    def prepared(cls, job: Job, parameters: dict[str, Any], start: Transform | None) -> Pair:
+        """From a "prepare" that is done, the parameters it was asked for with, and the start that it was given."""
         result = job.result
-        # Prepared again, it has to start from the same alignment.
-        again = {**parameters, "initial": result["linear"]}
+        # Prepared again, it has to start from the same alignment; a start that was given is the same in any case.
+        again = parameters if start is not None else {**parameters, "initial": result["linear"]}
         grid = Grid(tuple(result["shape"]), np.array(result["ijk_to_ras"]))
         stages = tuple(stage_of(entry) for entry in result["stages"])
-        pair = cls(job.inputs, again, grid, np.array(result["linear"]), stages, result["note"])
+        pair = cls(job.inputs, again, grid, np.array(result["linear"]), stages, result["note"], start)
         pair.settings.started(result["values"])
         return pair
 
@@ -220,21 +224,38 @@ def prepare_request(
     session: str,
     model: str | None,
     device: str,
-    initial: str | npt.NDArray[np.float64],
+    initial: str | npt.NDArray[np.float64] | Transform,
     contrast: str,
     volumes: Mapping[str, Volume | None],
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray]]:
     """Parameters and arrays of a "prepare". volumes: by role; None is left out."""
-    given = {name: volume for name, volume in volumes.items() if volume is not None}
+    given: dict[str, Volume | DisplacementField] = {name: v for name, v in volumes.items() if v is not None}
+    stages: Any = initial
+    if isinstance(initial, Transform) and not initial.is_linear:
+        fields = {f"start_{n}": stage for n, stage in enumerate(initial.stages) if isinstance(stage, DisplacementField)}
+        given |= fields
+        names = {id(stage): name for name, stage in fields.items()}
+        stages = {"stages": [names.get(id(stage)) or np.asarray(stage).tolist() for stage in initial.stages]}
+    elif not isinstance(initial, str):
+        matrix = initial.linear if isinstance(initial, Transform) else initial
+        stages = np.asarray(matrix, dtype=np.float64).tolist()
     parameters = {
         "session": session,
         "model": model or "",
         "device": device,
-        "initial": initial if isinstance(initial, str) else np.asarray(initial, dtype=np.float64).tolist(),
+        "initial": stages,
         "contrast": contrast,
-        "volumes": {name: {"name": v.name, "ijk_to_ras": v.ijk_to_ras.tolist()} for name, v in given.items()},
+        "volumes": _places(given),
     }
     return parameters, {name: volume.array for name, volume in given.items()}
+
+
+def _places(volumes: Mapping[str, Volume | DisplacementField]) -> dict[str, Any]:
+    """Where volumes lie, as a request says it."""
+    return {
+        name: {"name": getattr(volume, "name", name), "ijk_to_ras": volume.ijk_to_ras.tolist()}
+        for name, volume in volumes.items()
+    }
 
 
 def outputs_on(grid: Grid) -> dict[str, tuple[tuple[int, ...], type]]:

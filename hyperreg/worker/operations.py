@@ -33,7 +33,7 @@ def standard_operations(factory: SessionFactory = open_live_session) -> dict[str
         "field": sessions.field,
         "metrics": sessions.metrics,
         "choose": sessions.choose,
-        "regions": sessions.regions,
+        "constrain": sessions.constrain,
         "close": sessions.close,
         "segment": Segmenters().segment,
         "recognise_inputs": recognise_inputs,

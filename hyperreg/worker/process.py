@@ -23,7 +23,7 @@ _GRACE_S = 1.0
 # Exit code of a worker that has no room for its libraries.
 EXIT_NO_MEMORY = 71
 # How long what is left of the worker's group may take to tidy up.
-_TRACKER_S = 0.5
+_TIDY_S = 0.5
 
 
 class WorkerProcess:
@@ -88,8 +88,8 @@ class WorkerProcess:
             return False
         return True
 
-    def kill(self) -> None:
-        """Ends it and all its children now."""
+    def kill(self, tidy_s: float = _TIDY_S) -> None:
+        """Ends it and all its children now. tidy_s: how long what is left of its group may take to tidy up."""
         if sys.platform == "win32":
             if self._process.poll() is None:
                 subprocess.run(
@@ -102,7 +102,7 @@ class WorkerProcess:
             # Also when the worker itself has ended: its children share its group. First in a way that Python's resource
             # tracker survives: it removes the semaphores of parallel registrations once all others are gone.
             self._signal_group(signal.SIGTERM)
-            deadline = time.monotonic() + _TRACKER_S
+            deadline = time.monotonic() + tidy_s
             while self._signal_group(0) and time.monotonic() < deadline:
                 self._process.poll()
                 time.sleep(0.01)

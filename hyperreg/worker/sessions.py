@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from hyperreg.errors import InputError, SessionLost
+from hyperreg.errors import SessionLost
+from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Volume
+from hyperreg.registration.constraints import MAPS, Constraints
+from hyperreg.registration.landmarks import pair_landmarks
 from hyperreg.worker import parameters
 from hyperreg.worker.device import FELL_BACK, attempt, free_memory
 from hyperreg.worker.parameters import plain
@@ -20,9 +23,6 @@ if TYPE_CHECKING:
     from hyperreg.imaging.volume import Grid
     from hyperreg.registration.anchors import Fields
     from hyperreg.registration.stages import Stage
-
-# What the request "regions" says of its label map: it comes along, it is the one of the request before, there is none.
-LABELS_GIVEN, LABELS_SAME, LABELS_NONE = "given", "same", "none"
 
 
 class Session(Protocol):
@@ -44,7 +44,7 @@ class Session(Protocol):
         fixed: Volume,
         moving: Volume,
         *,
-        initial: str | npt.NDArray[np.float64],
+        initial: str | npt.NDArray[np.float64] | Transform,
         contrast: str,
         fixed_labels: Volume | None,
         moving_labels: Volume | None,
@@ -65,7 +65,7 @@ class Session(Protocol):
 
     def choose(self, values: Mapping[str, float]) -> None: ...
 
-    def set_regions(self, labels: Volume | None, lambdas: Mapping[int, float]) -> None: ...
+    def constrain(self, constraints: Constraints) -> None: ...
 
 
 SessionFactory = Callable[[str, str], Session]
@@ -78,13 +78,12 @@ class _Pair:
     model: str
     fixed: Volume
     moving: Volume
-    initial: str | npt.NDArray[np.float64]
+    initial: str | npt.NDArray[np.float64] | Transform
     contrast: str
     fixed_labels: Volume | None
     moving_labels: Volume | None
     values: dict[str, float] = field(default_factory=dict)
-    regions: Volume | None = None
-    region_lambdas: dict[int, float] = field(default_factory=dict)
+    constraints: Constraints = field(default_factory=Constraints)
 
 
 @dataclass
@@ -108,12 +107,11 @@ class Sessions:
         """
         name = parameters.text(context, "session")
         self._drop(name)
-        initial = context.parameters.get("initial")
         pair = _Pair(
             model=parameters.text(context, "model"),
             fixed=parameters.volume(context, "fixed"),
             moving=parameters.volume(context, "moving"),
-            initial=initial if isinstance(initial, str) else parameters.matrix(initial),
+            initial=parameters.start(context),
             contrast=parameters.text(context, "contrast"),
             fixed_labels=_given(context, "fixed_labels"),
             moving_labels=_given(context, "moving_labels"),
@@ -131,7 +129,6 @@ class Sessions:
             "shape": [int(n) for n in session.grid.shape],
             "ijk_to_ras": np.asarray(session.grid.ijk_to_ras).tolist(),
             "stages": [stage.describe() for stage in session.stages],
-            "note": session.contrast_note,
             "linear": np.asarray(session.linear, dtype=np.float64).tolist(),
             "timing": plain(session.timing),
             "values": plain(session.values),
@@ -168,25 +165,30 @@ class Sessions:
         self._opened(context).pair.values |= values
         return result
 
-    def regions(self, context: Context) -> dict[str, Any]:
-        """labels ("given" with the volume "regions", "same", "none"), lambdas: label value -> λ."""
-        lambdas = parameters.labelled_numbers(context, "lambdas")
-        wanted = parameters.text(context, "labels")
-        pair = self._opened(context).pair
-        if wanted not in (LABELS_GIVEN, LABELS_SAME, LABELS_NONE):
-            raise InputError("The parameter 'labels' says neither given, same nor none.")
-        if wanted == LABELS_GIVEN:
-            labels: Volume | None = parameters.volume(context, "regions")
-        else:
+    def constrain(self, context: Context) -> dict[str, Any]:
+        """Sets `Constraints`: label maps come along as volumes, or are named in "same", if they are those of before.
+
+        fixed_points, moving_points: arrays, with the number "pull". rigid_values: label values. region_lambdas: label
+        value -> λ.
+        """
+        opened = self._opened(context)
+        before = opened.pair.constraints
+        same = parameters.texts(context, "same")
+        fixed_points, moving_points = (context.inputs.get(name) for name in ("fixed_points", "moving_points"))
+        wanted = Constraints(
             # The same object again: the session keeps what it computed for it.
-            labels = pair.regions if wanted == LABELS_SAME else None
+            **{name: getattr(before, name) if name in same else _given(context, name) for name in MAPS},
+            landmarks=pair_landmarks(fixed_points, moving_points, parameters.number(context, "pull")),
+            rigid_values=parameters.wholes(context, "rigid_values"),
+            region_lambdas=parameters.labelled_numbers(context, "region_lambdas"),
+        )
 
         def compute(session: Session) -> dict[str, Any]:
-            session.set_regions(labels, lambdas)
+            session.constrain(wanted)
             return {}
 
         result = self._with_session(context, compute)
-        pair.regions, pair.region_lambdas = labels, lambdas
+        self._opened(context).pair.constraints = wanted
         return result
 
     def close(self, context: Context) -> dict[str, Any]:
@@ -205,7 +207,8 @@ class Sessions:
         values = attempt(lambda: compute(opened.session), on_cpu=opened.session.device == "cpu")
         if values is None:
             # The alignment found is kept: another one would move the image under the user's eyes.
-            opened.pair.initial = np.array(opened.session.linear, dtype=np.float64)
+            if not isinstance(opened.pair.initial, Transform):
+                opened.pair.initial = np.array(opened.session.linear, dtype=np.float64)
             pair, name = opened.pair, parameters.text(context, "session")
             del opened
             self._drop(name)
@@ -228,8 +231,7 @@ class Sessions:
         )
         if pair.values:
             session.choose(pair.values)
-        if pair.regions is not None:
-            session.set_regions(pair.regions, pair.region_lambdas)
+        session.constrain(pair.constraints)
         return _Open(pair, session)
 
     def _drop(self, name: str) -> None:
@@ -241,7 +243,8 @@ def _state(opened: _Open) -> dict[str, Any]:
     warnings = [str(text) for text in opened.session.warnings]
     if opened.fell_back:
         warnings.append(FELL_BACK)
-    return {"device": str(opened.session.device), "warnings": warnings}
+    session = opened.session
+    return {"device": str(session.device), "warnings": warnings, "note": session.contrast_note}
 
 
 def _given(context: Context, name: str) -> Volume | None:

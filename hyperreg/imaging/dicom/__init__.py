@@ -8,6 +8,7 @@ from hyperreg.imaging.dicom.series import (
     is_dicom_source,
     list_series,
     read_dicom,
+    read_segmentation,
     read_series,
     split_number,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "is_dicom_source",
     "list_series",
     "read_dicom",
+    "read_segmentation",
     "read_series",
     "split_number",
 ]

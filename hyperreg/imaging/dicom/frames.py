@@ -57,8 +57,8 @@ def frames_of(instance: Instance) -> list[Frame]:
     Raises InputError if a frame does not say where in the patient it lies, or has values that no slope explains;
     FileError if the header is damaged.
     """
-    _check_pixels(instance)
     with parsing(instance.name):
+        _check_pixels(instance)
         return list(_frames(instance))
 
 

@@ -36,6 +36,8 @@ NO_IMAGES = {
     "1.2.840.10008.5.1.4.1.1.77.1.6": "a whole-slide microscopy image",
 }
 GROUP_LENGTH_END = 144
+# The groups that may come behind the pixels: private data, digital signatures, padding.
+PIXEL_DATA, MAY_FOLLOW, UNDEFINED = 0x7FE00010, (0x7FE1, 0xFFFA, 0xFFFC), 0xFFFFFFFF
 MOST_META_BYTES = 2**16
 MOST_DEFLATED_BYTES = 2**31
 
@@ -98,6 +100,13 @@ class Instance:
             return "other"
         return "image"
 
+    @property
+    def is_image_class(self) -> bool:
+        """Whether the header says that this is an image, whatever else it has."""
+        from pydicom.uid import UID
+
+        return self.sop_class not in NO_IMAGES and "Image Storage" in UID(self.sop_class).name
+
     @cached_property
     def transfer_syntax(self) -> str:
         with parsing(self.name):
@@ -136,28 +145,55 @@ class Instance:
 def read_header(entry: Entry) -> Instance:
     """The header of a DICOM file. Raises FileError if it is damaged."""
     from pydicom import dcmread
+    from pydicom.uid import UID
 
     with parsing(entry.name):
         _check_deflated(entry)
         with entry.open() as file:
             header = dcmread(file, stop_before_pixels=True, specific_tags=list(_KEYWORDS))
         instance = Instance(entry, header)
-        if not instance.sop_class:
+        if not UID(instance.sop_class).is_valid:
             raise FileError(
                 f"'{entry.name}' is damaged or was cut short: its DICOM header does not say what it is (SOP Class UID)."
             )
+        if instance.kind == "other" and instance.is_image_class:
+            raise FileError(f"'{entry.name}' is damaged or was cut short: a DICOM image without a number of pixels.")
         return instance
 
 
-def read_whole(entry: Entry) -> Dataset:
-    """All of a DICOM file, pixels included. Raises FileError if it is damaged."""
+def read_whole(entry: Entry, warnings: list[str] | None = None) -> Dataset:
+    """All of a DICOM file, pixels included. warnings: is told of zeros behind them.
+
+    Raises FileError if it is damaged.
+    """
     from pydicom import dcmread
 
     with parsing(entry.name):
         _check_deflated(entry)
-        if entry.path is not None:
-            return dcmread(entry.path)
-        return dcmread(BytesIO(entry.read()))
+        dataset = dcmread(entry.path if entry.path is not None else BytesIO(entry.read()))
+        if (note := _surplus(dataset, entry)) and warnings is not None:
+            warnings.append(note)
+        return dataset
+
+
+def _surplus(dataset: Dataset, entry: Entry) -> str:
+    """What to say of bytes behind the pixels: nothing of what DICOM has there, a warning of zeros.
+
+    Raises FileError for others: the pixels are not what the file was written with, but moved by what was inserted.
+    """
+    pixels = dataset.get_item(PIXEL_DATA) if PIXEL_DATA in dataset else None
+    place, length = getattr(pixels, "value_tell", 0), getattr(pixels, "length", UNDEFINED)
+    if dataset.file_meta.get("TransferSyntaxUID") == DEFLATED.decode() or not place or length in (None, UNDEFINED):
+        return ""
+    with entry.open() as file:
+        file.seek(place + length)
+        behind = file.read(MOST_META_BYTES)
+    order: Literal["little", "big"] = "little" if dataset.original_encoding[1] else "big"
+    if not behind or int.from_bytes(behind[:2], order) in MAY_FOLLOW:
+        return ""
+    if behind.strip(b"\0"):
+        raise FileError(f"'{entry.name}' is damaged: bytes were inserted or lost in it. Copy or export it again.")
+    return f"'{entry.name}' has {len(behind)} zeros behind its pixels. Does the image look right?"
 
 
 def _check_deflated(entry: Entry) -> None:

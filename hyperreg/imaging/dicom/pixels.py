@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hyperreg.errors import FileError, InputError, OutOfMemory
+from hyperreg.imaging import guarded
 from hyperreg.imaging.dicom.frames import Frame
 from hyperreg.imaging.dicom.headers import Instance, parsing, read_whole
 from hyperreg.machine import main_memory
+from hyperreg.scratch import ScratchFolder
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -47,12 +47,31 @@ def check_decodable(instance: Instance) -> None:
         )
 
 
-def values_of(frames: Sequence[Frame], name: str) -> np.ndarray:
+def unreadable_compressions() -> dict[str, str]:
+    """Compressions of DICOM images that no codec here reads, by name, and what would read them."""
+    from pydicom import uid
+
+    known = (
+        uid.RLETransferSyntaxes,
+        uid.JPEGTransferSyntaxes,
+        uid.JPEGLSTransferSyntaxes,
+        uid.JPEG2000TransferSyntaxes,
+    )
+    return {
+        uid.UID(syntax).name: f"pip install {packages}"
+        for syntax in dict.fromkeys(one for kind in known for one in kind)
+        if not _pydicom_decodes(syntax) and syntax not in GDCM_SYNTAXES and (packages := _packages(syntax))
+    }
+
+
+def values_of(frames: Sequence[Frame], name: str, warnings: list[str]) -> np.ndarray:
     """The values of all frames, slopes and intercepts applied: (frames, rows, columns), in the order of `frames`.
 
     Whole numbers stay whole numbers where all slopes and intercepts are whole; otherwise float32 (float64 for 32-bit
-    pixels). Raises FileError if pixels are damaged or cut, InputError if no codec reads them, OutOfMemory before
-    anything is read if they cannot fit.
+    pixels). warnings: is told of files that go on behind their pixels.
+
+    Raises FileError if pixels are damaged or cut, InputError if no codec reads them, OutOfMemory before anything is
+    read if they cannot fit.
     """
     instances = list({id(frame.instance): frame.instance for frame in frames}.values())
     for instance in instances:
@@ -62,14 +81,19 @@ def values_of(frames: Sequence[Frame], name: str) -> np.ndarray:
     for index, frame in enumerate(frames):
         wanted.setdefault(id(frame.instance), []).append(index)
     target = _type_of(frames)
+    notes: list[str] = []
     values: np.ndarray | None = None
     for instance in instances:
-        stored = _stored(instance)
+        stored = _stored(instance, notes)
         if values is None:
             values = np.empty((len(frames), *stored.shape[1:]), dtype=target)
         for index in wanted[id(instance)]:
             frame = frames[index]
             values[index] = _scaled(stored[frame.number], frame, target)
+    warnings += [
+        *notes[:1],
+        *([f"The same is true of {len(notes) - 1} other file(s) of '{name}'."] if notes[1:] else []),
+    ]
     assert values is not None  # noqa: S101 (there is at least one frame)
     return _narrowed(values)
 
@@ -117,17 +141,17 @@ def _narrowed(values: np.ndarray) -> np.ndarray:
     return values.astype(np.int16) if values.min() >= ends.min and values.max() <= ends.max else values
 
 
-def _stored(instance: Instance) -> np.ndarray:
+def _stored(instance: Instance, warnings: list[str]) -> np.ndarray:
     """The stored pixels of a file: (frames, rows, columns). Raises FileError if they are damaged or cut."""
     rows, columns, count = instance.whole_number("Rows"), instance.whole_number("Columns"), instance.frame_count
     with parsing(instance.name):
-        dataset = read_whole(instance.entry)
+        dataset = read_whole(instance.entry, warnings)
         syntax = instance.transfer_syntax
         # Pillow reads only the 8-bit form of JPEG Extended.
         if _pydicom_decodes(syntax) and not (syntax == JPEG_EXTENDED and dataset.BitsStored > 8):
             pixels = dataset.pixel_array
         else:
-            pixels = _decoded_by_gdcm(dataset)
+            pixels = _decoded_by_gdcm(dataset, instance.name)
         return _without_overlays(np.asarray(pixels).reshape(count, rows, columns), dataset)
 
 
@@ -141,17 +165,14 @@ def _without_overlays(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
     return (stored << free) >> free
 
 
-def _decoded_by_gdcm(dataset: Dataset) -> np.ndarray:
-    """The stored pixels, as GDCM decodes them.
+def _decoded_by_gdcm(dataset: Dataset, name: str) -> np.ndarray:
+    """The stored pixels, as GDCM decodes them, in a process that damaged ones may end.
 
     GDCM applies slopes and sorts out geometry in its own way, so it is given a secondary capture that holds nothing but
-    the pixels.
+    the pixels. Raises FileError if they are damaged.
     """
-    import SimpleITK as sitk
     from pydicom import Dataset
     from pydicom.dataset import FileMetaDataset
-
-    from hyperreg.imaging import itk
 
     bare = Dataset()
     bare.file_meta = FileMetaDataset()
@@ -166,10 +187,16 @@ def _decoded_by_gdcm(dataset: Dataset) -> np.ndarray:
         if keyword in dataset:
             bare[keyword] = dataset[keyword]
     bare.add(dataset["PixelData"])
-    with tempfile.TemporaryDirectory(prefix="hyperreg-") as folder, itk.quiet():
-        path = Path(folder) / "pixels.dcm"
+    with ScratchFolder("hyperreg-pixels-") as folder:
+        path = folder / "pixels.dcm"
         bare.save_as(path, enforce_file_format=True)
-        return sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="GDCMImageIO"))
+        try:
+            _facts, (pixels,) = guarded.call("hyperreg.imaging.itk:read_image", path, "GDCMImageIO")
+        except (FileError, RuntimeError) as error:
+            raise FileError(
+                f"'{name}' is damaged or was cut short: its compressed pixels cannot be read. Copy or export it again."
+            ) from error
+    return pixels
 
 
 def _check_memory(instances: Sequence[Instance], frames: int, name: str) -> None:
@@ -211,15 +238,19 @@ def _pydicom_decodes(syntax: str) -> bool:
 
 def _remedy(syntax: str) -> str:
     """What would make the pixels readable: a package if pydicom knows one, else a conversion."""
+    convert = "convert the series to an uncompressed one (dcmdjpeg of DCMTK, or gdcmconv --raw)"
+    if packages := _packages(syntax):
+        return f"Install a codec (pip install {packages}), or {convert}."
+    return f"No Python package that HyperReg knows does; {convert}."
+
+
+def _packages(syntax: str) -> str:
+    """The packages with which pydicom would decode a transfer syntax; "" if it knows none."""
     from pydicom.pixels import get_decoder
 
     try:
         missing = get_decoder(syntax).missing_dependencies
     except (NotImplementedError, ValueError, AttributeError):
-        missing = []
-    convert = "convert the series to an uncompressed one (dcmdjpeg of DCMTK, or gdcmconv --raw)"
-    if not missing:
-        return f"No Python package that HyperReg knows does; {convert}."
+        return ""
     names = sorted({word.strip(",") for text in missing for word in text.split() if word.startswith("pylibjpeg")})
-    packages = [name.partition(">")[0] for name in names] or ["python-gdcm"]
-    return f"Install a codec (pip install {' '.join(dict.fromkeys(packages))}), or {convert}."
+    return " ".join(dict.fromkeys(name.partition(">")[0] for name in names)) or ("python-gdcm" if missing else "")

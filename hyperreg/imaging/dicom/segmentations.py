@@ -1,8 +1,8 @@
-"""DICOM segmentation objects (SEG) as label maps, read by highdicom: values are segment numbers, with their names."""
+"""DICOM segmentation objects (SEG) as label maps, read by highdicom: numbers are segment numbers, with their names."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,10 +11,12 @@ from hyperreg.errors import FileError, InputError, OutOfMemory
 from hyperreg.imaging.dicom.headers import parsing, read_whole
 from hyperreg.imaging.dicom.sources import Entry
 from hyperreg.imaging.itk import RAS_LPS
+from hyperreg.imaging.structures import Code, LabelMap, Meaning, Terminology, unique_names
 from hyperreg.imaging.volume import Volume
 from hyperreg.machine import main_memory
 
 if TYPE_CHECKING:
+    from highdicom import Volume as HighdicomVolume
     from highdicom.seg import Segmentation
     from pydicom import Dataset
 
@@ -25,41 +27,21 @@ BACKGROUND_CODE = "125040"
 SEGMENT_NUMBER, SEGMENT_IDENTIFICATION = 0x0062000B, 0x0062000A
 
 
-@dataclass(frozen=True)
-class CodedName:
-    """One coded concept: scheme ("SCT" for SNOMED CT), value, meaning."""
+def read_segmentation(entry: Entry, name: str) -> LabelMap:
+    """A segmentation object over the slices from its first to its last, with names, colours and codes by number.
 
-    scheme: str
-    value: str
-    meaning: str
-
-
-@dataclass(frozen=True)
-class Segment:
-    """One segment of a SEG object. number: its value in the label map. colour: 0..255, None if it has none.
-
-    category, type, modifier: what it is; a modifier is, for example, its side.
-    """
-
-    number: int
-    name: str
-    colour: tuple[int, int, int] | None
-    category: CodedName
-    type: CodedName
-    modifier: CodedName | None
-
-
-def read_label_map(entry: Entry, name: str) -> Volume:
-    """A segmentation object as a label map over the slices from its first to its last.
-
-    Raises InputError if segments overlap or are fractional (a label map cannot hold that), or if its slices are no
-    volume; OutOfMemory if that cannot fit; FileError if it is damaged or highdicom is missing.
+    Segments that overlap come in layers. Raises InputError if segments are fractional (a label map cannot hold that),
+    or if its slices are no volume; OutOfMemory if that cannot fit; FileError if it is damaged or highdicom is missing.
     """
     with parsing(entry.name):
         segmentation = _open(entry)
         if segmentation.SegmentationType == "FRACTIONAL":
             _check_binary(segmentation, name)
-        _check_background(segmentation, name)
+        table = {
+            int(item.SegmentNumber): _meaning(item)
+            for item in segmentation.SegmentSequence
+            if not _is_background(item, name)
+        }
         geometry = segmentation.get_volume_geometry()
         if geometry is None:
             raise InputError(
@@ -67,49 +49,60 @@ def read_label_map(entry: Entry, name: str) -> Volume:
             )
         _check_memory(geometry.spatial_shape, name)
         try:
-            volume = segmentation.get_volume(combine_segments=True)
+            volumes = [segmentation.get_volume(combine_segments=True)]
         except RuntimeError as error:
-            if "overlap" in str(error).lower():
-                raise InputError(
-                    f"Segments of the DICOM segmentation '{name}' overlap, which one label map cannot hold. Export "
-                    "each segment, or those that do not overlap, as a file of its own."
-                ) from error
-            raise
-        # highdicom's axes are slices, rows, columns; ours are columns, rows, slices along the normal, as of images.
-        array = np.asarray(volume.array).transpose(2, 1, 0)
-        lps = volume.affine[:, [2, 1, 0, 3]]
-        if np.linalg.det(lps[:3, :3]) < 0:
-            array = array[:, :, ::-1]
-            lps[:3, 3] += lps[:3, 2] * (array.shape[2] - 1)
-            lps[:3, 2] *= -1
+            if "overlap" not in str(error).lower():
+                raise
+            # Opened anew: what failed keeps its tables locked.
+            volumes = _apart(_open(entry), sorted(table))
+        return LabelMap(tuple(_in_our_axes(one, name) for one in volumes), unique_names(table))
+
+
+def _apart(segmentation: Segmentation, numbers: Sequence[int]) -> list[HighdicomVolume]:
+    """Segments that overlap, in as few volumes as it takes to put one after the other where there is room."""
+    volumes: list[HighdicomVolume] = []
+    for number in numbers:
+        one = segmentation.get_volume(segment_numbers=[number], combine_segments=True)
+        inside = one.array != 0
+        place = next((volume for volume in volumes if not volume.array[inside].any()), None)
+        if place is None:
+            volumes.append(one)
+        else:
+            place.array[inside] = one.array[inside]
+    return volumes
+
+
+def _in_our_axes(volume: HighdicomVolume, name: str) -> Volume:
+    """highdicom's axes are slices, rows, columns; ours are columns, rows, slices along the normal, as of images."""
+    array = np.asarray(volume.array).transpose(2, 1, 0)
+    lps = volume.affine[:, [2, 1, 0, 3]]
+    if np.linalg.det(lps[:3, :3]) < 0:
+        array = array[:, :, ::-1]
+        lps[:3, 3] += lps[:3, 2] * (array.shape[2] - 1)
+        lps[:3, 2] *= -1
     return Volume(_compact(np.ascontiguousarray(array)), RAS_LPS @ lps, name)
 
 
-def read_segments(entry: Entry) -> list[Segment]:
-    """The segments of a segmentation object, by number. Raises FileError if it is damaged."""
-    with parsing(entry.name):
-        return [_segment(item) for item in _open(entry).SegmentSequence if int(item.SegmentNumber) != BACKGROUND]
-
-
-def _segment(item: Dataset) -> Segment:
+def _meaning(item: Dataset) -> Meaning:
     from highdicom.color import CIELabColor
 
     kind = item.SegmentedPropertyTypeCodeSequence[0]
     modifiers = kind.get("SegmentedPropertyTypeModifierCodeSequence")
     lab = item.get("RecommendedDisplayCIELabValue")
     red, green, blue = CIELabColor.from_dicom_value(lab).to_rgb(clip=True) if lab else (0, 0, 0)
-    return Segment(
-        int(item.SegmentNumber),
-        str(item.SegmentLabel),
+    return Meaning(
+        " ".join(str(item.SegmentLabel).split()) or f"Label {item.SegmentNumber}",
         (red, green, blue) if lab else None,
-        _code(item.SegmentedPropertyCategoryCodeSequence[0]),
-        _code(kind),
-        _code(modifiers[0]) if modifiers else None,
+        Terminology(
+            _code(item.SegmentedPropertyCategoryCodeSequence[0]),
+            _code(kind),
+            _code(modifiers[0]) if modifiers else None,
+        ),
     )
 
 
-def _code(code: Dataset) -> CodedName:
-    return CodedName(str(code.CodingSchemeDesignator), str(code.CodeValue), str(code.CodeMeaning))
+def _code(code: Dataset) -> Code:
+    return Code(str(code.CodingSchemeDesignator), str(code.CodeValue), str(code.CodeMeaning))
 
 
 def _open(entry: Entry) -> Segmentation:
@@ -170,14 +163,16 @@ def _check_binary(segmentation: Segmentation, name: str) -> None:
         )
 
 
-def _check_background(segmentation: Segmentation, name: str) -> None:
-    """Raise InputError if number 0 is a structure, which a label map cannot hold."""
-    for item in segmentation.SegmentSequence:
-        if int(item.SegmentNumber) == BACKGROUND and _segment(item).type.value != BACKGROUND_CODE:
-            raise InputError(
-                f"The DICOM segmentation '{name}' gives number 0 to '{item.SegmentLabel}'; label maps have nothing "
-                "there. Export it as NRRD with other numbers."
-            )
+def _is_background(item: Dataset, name: str) -> bool:
+    """Whether a segment has number 0. Raises InputError if it is a structure, which a label map cannot hold."""
+    if int(item.SegmentNumber) != BACKGROUND:
+        return False
+    if str(item.SegmentedPropertyTypeCodeSequence[0].CodeValue) != BACKGROUND_CODE:
+        raise InputError(
+            f"The DICOM segmentation '{name}' gives number 0 to '{item.SegmentLabel}'; label maps have nothing "
+            "there. Export it as NRRD with other numbers."
+        )
+    return True
 
 
 def _compact(array: np.ndarray) -> np.ndarray:

@@ -22,11 +22,14 @@ from hyperreg.imaging.dicom.sources import (
     is_dicom_file,
     is_zip_file,
 )
+from hyperreg.imaging.structures import LabelMap
 from hyperreg.imaging.volume import Volume
 
 # Series with fewer slices are localisers or single images: not taken where another series is a volume.
 FEWEST_SLICES = 4
 MOST_LISTED = 12
+# A file that was damaged or cut has at least this share of what others of its kind have.
+SMALLEST = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,9 +166,7 @@ def read_dicom(path: Path) -> Volume:
     Raises InputError if it is no volume or no codec reads it, FileError if it is damaged, OutOfMemory if it cannot fit.
     """
     series, notes = find_series(path)
-    source, _ = split_number(path)
-    volume = read_series(series, source.stem if source.is_file() else source.absolute().name)
-    return _with_warnings(volume, notes)
+    return _with_warnings(read_series(series, _name_of(path)), notes)
 
 
 def split_number(path: Path) -> tuple[Path, int | None]:
@@ -179,15 +180,42 @@ def split_number(path: Path) -> tuple[Path, int | None]:
 def read_series(series: Series, name: str) -> Volume:
     """A series of images as a volume, in RAS mm. Raises what `geometry.stack` and `pixels.values_of` raise."""
     if series.kind == "segmentation":
-        from hyperreg.imaging.dicom.segmentations import read_label_map
-
-        return read_label_map(series.first.entry, name)
+        return _segments(series, name).flat
     warnings = _check_copies(series, name)
     frames = series.frames()
     stack = geometry.stack(frames, name)
-    values = pixels.values_of([frames[index] for index in stack.order], name)
+    values = pixels.values_of([frames[index] for index in stack.order], name, warnings)
     array = np.ascontiguousarray(values.transpose(2, 1, 0))
     return _with_warnings(Volume(array, stack.ijk_to_ras, name), [*warnings, *stack.warnings])
+
+
+def read_segmentation(path: Path) -> LabelMap | None:
+    """The segments of a path that means a segmentation object, with their names; None for all other paths.
+
+    Raises as `read_dicom`.
+    """
+    if not is_dicom_source(path):
+        return None
+    series, notes = find_series(path)
+    if series.kind != "segmentation":
+        return None
+    return replace(_segments(series, _name_of(path)), warnings=tuple(notes))
+
+
+def _segments(series: Series, name: str) -> LabelMap:
+    from hyperreg.imaging.dicom.segmentations import read_segmentation
+
+    if len(series.unique) > 1:
+        raise InputError(
+            f"The DICOM series '{name}' holds {len(series.unique)} segmentation objects. Give the file of one of them, "
+            f"such as '{series.example}'."
+        )
+    return read_segmentation(series.first.entry, name)
+
+
+def _name_of(path: Path) -> str:
+    source, _ = split_number(path)
+    return source.stem if source.is_file() else source.absolute().name
 
 
 def _with_warnings(volume: Volume, warnings: Sequence[str]) -> Volume:
@@ -197,9 +225,11 @@ def _with_warnings(volume: Volume, warnings: Sequence[str]) -> Volume:
 def _listing(entries: Sequence[Entry], warnings: Sequence[str] = ()) -> Listing:
     groups: dict[tuple[str, ...], list[Instance]] = {}
     unreadable: list[str] = []
+    unmarked: list[Entry] = []
     for entry in entries:
         try:
             if not entry.is_dicom():
+                unmarked.append(entry)
                 continue
             instance = read_header(entry)
             # What is listed later must not fail later.
@@ -210,10 +240,29 @@ def _listing(entries: Sequence[Entry], warnings: Sequence[str] = ()) -> Listing:
             continue
         if instance.kind != "directory":
             groups.setdefault(key, []).append(instance)
+    unreadable += _lost(unmarked, [instance.entry for group in groups.values() for instance in group])
     if unreadable:
         warnings = [*warnings, f"{len(unreadable)} file(s) cannot be read and were left out, e.g. {unreadable[0]}."]
     series = [Series(tuple(sorted(group, key=_number))) for group in groups.values()]
     return Listing(tuple(sorted(series, key=_order)), tuple(warnings))
+
+
+def _lost(unmarked: Sequence[Entry], read: Sequence[Entry]) -> list[str]:
+    """The names of files without DICOM's mark that must have been DICOM: called like those that are, and as large."""
+    kinds: dict[str, list[int]] = {}
+    for entry in read:
+        kinds.setdefault(_ending(entry), []).append(entry.size)
+    return [
+        entry.name
+        for entry in unmarked
+        if (sizes := kinds.get(_ending(entry))) and SMALLEST * min(sizes) <= entry.size <= max(sizes) / SMALLEST
+    ]
+
+
+def _ending(entry: Entry) -> str:
+    """ ".dcm"; "" for names that end in numbers (UIDs) or have no ending."""
+    ending = Path(entry.name).suffix.lower()
+    return "" if ending[1:].isdecimal() else ending
 
 
 def _number(instance: Instance) -> tuple[int, str]:
@@ -244,6 +293,9 @@ def _chosen(listing: Listing, path: Path, number: int | None) -> tuple[Series, l
             )
         return series, list(listing.warnings)
     images = [series for series in listing.series if series.kind == "image"]
+    drawn = [series for series in listing.series if series.kind == "segmentation"]
+    if not images and len(drawn) == 1:
+        return drawn[0], list(listing.warnings)
     if not images:
         others = sorted({series.first.what for series in listing.series})
         held = f", only {', '.join(others)}" if others else ""

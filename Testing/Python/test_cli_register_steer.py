@@ -1,0 +1,101 @@
+"""`hyperreg register` steered by what the user knows, on oblique, anisotropic, flipped grids, in mm."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cli_pair import PairFiles, run, write_pair
+
+from hyperreg.imaging.transform_files import read_transform
+
+# Points in the fixed ellipsoid, RAS mm, and where the user wants them in the moving one.
+HERE = np.array([[10, -20, 30], [25, -20, 30], [0, -40, 38], [18, -8, 20], [4, -10, 44], [14, -30, 14]], dtype=float)
+THERE = HERE + np.array((2, 2, -1)) + np.array([[3, 0, 0], [0, 3, 0], [0, 0, 3], [-3, 0, 0], [0, -3, 0], [2, 2, 0]])
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> PairFiles:
+    return write_pair(tmp_path)
+
+
+def ask(files: PairFiles, *options: str) -> int:
+    outputs = ["--out-transform", str(files.results / "t.h5"), "--report", str(files.results / "r.json")]
+    return run("register", *files.images, "-q", "--fast", *outputs, *options)
+
+
+def report_of(files: PairFiles) -> dict[str, Any]:
+    return json.loads((files.results / "r.json").read_text(encoding="utf-8"))
+
+
+def points(files: PairFiles, there: np.ndarray = THERE) -> list[str]:
+    """The options that name HERE and `there` as landmarks."""
+    named = []
+    for option, places in (("--fixed-points", HERE), ("--moving-points", there)):
+        path = files.results.parent / f"{option[2:]}.csv"
+        np.savetxt(path, places, delimiter=",", header="r,a,s", comments="")
+        named += [option, str(path)]
+    return named
+
+
+def apart(files: PairFiles) -> float:
+    return float(np.linalg.norm(read_transform(files.results / "t.h5").apply(HERE) - THERE, axis=1).mean())
+
+
+def test_landmarks_pull_the_written_transform(pair: PairFiles, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--init", "com", "--lam", "0.3", *points(pair)]
+    assert ask(pair, *asked) == 0
+    measured, unpulled = report_of(pair)["metrics"]["landmarks_mm"], apart(pair)
+    assert measured == pytest.approx(unpulled, abs=1e-3)
+    assert "pulled_mm" not in report_of(pair)["metrics"]
+    assert ask(pair, *asked, "--pull", "1") == 0
+    report = report_of(pair)
+    assert report["constraints"]["pull"] == 1
+    assert report["metrics"]["pulled_mm"] == pytest.approx(apart(pair), abs=1e-3)
+    assert report["metrics"]["pulled_mm_before"] > 2.5
+    assert apart(pair) < 1.5 < unpulled, "the voxels of this stage are 4 mm long"
+    assert report["metrics"]["folding_percent"] == 0
+    for options, said in (
+        (["--pull", "0.5"], "--pull needs landmarks"),
+        ([*points(pair), "--pull", "1.5"], "between 0"),
+        ([*points(pair, THERE + np.array((0, 300, 0))), "--pull", "0.5"], "Outside of the moving image"),
+    ):
+        assert ask(pair, "--init", "com", *options) == 2
+        assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_any_transform_is_a_start_and_lambda_one_shows_it(pair: PairFiles, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask(pair, "--init", "com", "--lam", "0.3") == 0
+    start = pair.results.parent / "start.h5"
+    first = read_transform(pair.results / "t.h5")
+    (pair.results / "t.h5").rename(start)
+    assert ask(pair, "--init", str(start), "--lam", "1") == 0
+    again = read_transform(pair.results / "t.h5")
+    assert np.linalg.norm(again.apply(HERE) - first.apply(HERE), axis=1).max() < 0.05
+    report = report_of(pair)
+    assert report["deformed_start"] is True and report["initial"] == str(start)
+    for options, said in (
+        (["--init", "landmarks"], "To start from landmarks give them"),
+        (["--init", str(start), "--model", "any"], "A network starts from a linear alignment only"),
+        (["--init", "elastic"], "neither one of none, com, rigid, similarity, affine, landmarks nor"),
+    ):
+        assert ask(pair, *options) != 0
+        assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_landmarks_alone_are_a_start(pair: PairFiles) -> None:
+    assert ask(pair, "--init", "landmarks", "--lam", "1", *points(pair)) == 0
+    report = report_of(pair)
+    homogeneous = np.c_[HERE, np.ones(len(HERE))]
+    fitted = homogeneous @ np.linalg.lstsq(homogeneous, THERE, rcond=None)[0]
+    assert apart(pair) == pytest.approx(np.linalg.norm(fitted - THERE, axis=1).mean(), abs=1e-3)
+    assert report["metrics"]["landmarks_mm"] == pytest.approx(apart(pair), abs=1e-3)
+
+
+def test_the_alignment_alone_with_one_scale(pair: PairFiles) -> None:
+    assert ask(pair, "--only", "similarity") == 0
+    linear = read_transform(pair.results / "t.h5").linear[:3, :3]
+    np.testing.assert_allclose(linear @ linear.T, np.cbrt(np.linalg.det(linear)) ** 2 * np.eye(3), atol=1e-6)

@@ -1,0 +1,177 @@
+"""The steps of the solver on one level, and the inverse of a map: pure functions of tensors, in voxels.
+
+The map grows by many small steps: phi <- phi o (id + d). As in greedy diffeomorphic registration (Joshi et al. 2004;
+Yushkevich et al. 2016), d follows the gradient of the squared local correlation, which minds neither sign nor scale of
+intensities, smoothed with a Gaussian and scaled to a fixed length.
+
+Steps cannot fold: d fades to zero towards the border of the grid, where displacements that do not would tear, and where
+the map compresses space most, less of the similarity's step is taken and the displacement is evened out instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hyperreg.registration.field import compose, jacobian_determinant, sample
+from hyperreg.registration.filters import central_gradient, gaussian_kernel, separable
+from hyperreg.registration.forces import Pull
+from hyperreg.registration.grids import fade
+from hyperreg.registration.similarity import LEAST_SHARE, LocalCorrelation
+
+
+@dataclass(frozen=True)
+class Level:
+    """Voxels of the image along each axis of a voxel of the level, and how many steps it gets."""
+
+    factor: int
+    steps: int
+
+
+# A stage is the levels up to its own; the last one is as fine as the images.
+LEVELS = (Level(8, 20), Level(4, 20), Level(2, 20), Level(1, 5))
+# Room around the foreground. Steps fade to zero over all of it: where a neck leaves the picture, what lies outside
+# may be displaced by many voxels, and would fold on a shorter way.
+MARGIN_VOXELS = 8
+# The length of a step at lambda = 0, voxels of the level: 99 of 100 vectors are shorter, and none is longer. (Scaled by
+# the longest vector alone, all others wait for a single voxel.)
+STEP_VOXELS = 0.6
+STEP_QUANTILE = 0.99
+# A quantile of this many of the vectors is exact enough.
+QUANTILE_SAMPLES = 20_000
+# Diffusion per step, as a fraction of the difference to each neighbour: at lambda = 0, and what lambda = 1 adds.
+DIFFUSION, DIFFUSION_BY_LAMBDA = 0.03, 0.25
+# A filter that evens out this fraction of the differences.
+EVENED_FRACTION = 0.15
+EVEN_OUT = (EVENED_FRACTION, 1 - 2 * EVENED_FRACTION, EVENED_FRACTION)
+# Local volume (Jacobian determinant) from which on space counts as compressed, and at which the similarity has no say
+# any more.
+COMPRESSED, FULLY_COMPRESSED = 0.35, 0.1
+# Compression and masks are looked at before every so many steps.
+LOOK_EVERY = 3
+# Beside voxels that do not count, a smoothed gradient is divided by how much counts around it, but by no less than
+# this: deep inside such a region only diffusion acts.
+LEAST_NEARBY = 0.1
+# Damped fixed-point steps towards the inverse: on the coarsest grid, and on each finer one.
+INVERSE_STEPS, INVERSE_STEPS_FINER = 20, 6
+
+Tick = Callable[[float], None]
+
+
+def shrink(image: Tensor, factor: int, mask: Tensor | None = None) -> Tensor:
+    """`image` on voxels `factor` times as long, after a low-pass of half their length. mask: 1 where it counts: what is
+    left out has no share in the means."""
+    if factor == 1:
+        return image
+    if mask is not None:
+        return shrink(image * mask, factor) / shrink(mask, factor).clamp_min(LEAST_SHARE)
+    smooth = separable(image, gaussian_kernel(0.5 * factor), "repeat")
+    return F.interpolate(smooth, scale_factor=1 / factor, mode="trilinear", align_corners=False)
+
+
+def finer(field: Tensor, factor: int) -> Tensor:
+    """A field in voxels on voxels that are `factor` times shorter."""
+    if factor == 1:
+        return field
+    return factor * F.interpolate(field, scale_factor=factor, mode="trilinear", align_corners=False)
+
+
+def coarser(field: Tensor, factor: int) -> Tensor:
+    """A field in voxels on voxels that are `factor` times longer: the mean of each."""
+    return field if factor == 1 else F.avg_pool3d(field, factor) / factor
+
+
+def stiffest(lam: Tensor, factor: int) -> Tensor:
+    """Lambda (1, 1, I, J, K) on a coarse level, so that what moves there does not reach into stiff regions when it is
+    brought to finer ones: the largest in and beside each of its voxels."""
+    if factor == 1:
+        return lam
+    return F.max_pool3d(F.max_pool3d(lam, factor), 3, stride=1, padding=1)
+
+
+def scaled(step: Tensor) -> Tensor:
+    """A step (1, 3, I, J, K) whose STEP_QUANTILE of lengths is STEP_VOXELS; longer vectors are cut to that length."""
+    length = step.square().sum(1, keepdim=True).sqrt()
+    some = length.flatten()[:: max(1, length.numel() // QUANTILE_SAMPLES)]
+    typical = torch.quantile(some, STEP_QUANTILE)
+    # Where nearly nothing has a gradient (a small organ in a large field of view) the longest vector decides.
+    typical = torch.where(typical > 0.01 * length.max(), typical, length.max()).clamp_min(1e-12)
+    return step * (STEP_VOXELS / length.clamp_min(typical))
+
+
+def room_to_compress(displacement: Tensor) -> Tensor:
+    """How much of a step each voxel may take, 0 to 1: (1, 1, I, J, K); less where the map x + u(x), (1, 3, I, J, K),
+    compresses space to less than COMPRESSED of its volume."""
+    # A determinant of forward differences is one of the cell between a voxel and the next ones.
+    volume = F.pad(jacobian_determinant(displacement)[:, None], (0, 1, 0, 1, 0, 1), mode="replicate")
+    largest = -volume
+    for size in ((3, 1, 1), (1, 3, 1), (1, 1, 3)):  # axis by axis: a third of the time of the whole cube at once
+        largest = F.max_pool3d(largest, size, stride=1, padding=tuple(n // 2 for n in size))
+    room = ((-largest - FULLY_COMPRESSED) / (COMPRESSED - FULLY_COMPRESSED)).clamp(0, 1)
+    return separable(room, (0.25, 0.5, 0.25), "repeat")
+
+
+def climb(
+    fixed: Tensor,
+    moving: Tensor,
+    displacement: Tensor,
+    lam: Tensor,
+    smoothing_sd: float,
+    level: Level,
+    tick: Tick,
+    counted: Callable[[Tensor], Tensor] | None = None,
+    pull: Pull | None = None,
+) -> Tensor:
+    """A map x + u(x) after the steps of one level: (1, 3, I, J, K), voxels of the level.
+
+    fixed, moving: (1, 1, I, J, K) in 0..1, on the level's voxels. displacement: u to start from.
+    lam: lambda of every voxel, (1, 1, I, J, K), or (1, 1, 1, 1, 1). smoothing_sd: voxels. tick: called several times
+    in every step with the fraction done; may raise, to cancel. counted: gives how much each voxel of the fixed image
+    counts under a map, 0 to 1, (1, 1, I, J, K): where none does, the displacement is carried on from the surroundings.
+    pull: landmarks that pull.
+    """
+    correlation, smoothing = LocalCorrelation(fixed), gaussian_kernel(smoothing_sd)
+    shape = (fixed.shape[2], fixed.shape[3], fixed.shape[4])
+    window = fade(shape, MARGIN_VOXELS / level.factor).to(fixed)
+    freedom = (1 - lam) * window
+    diffusion = (DIFFUSION + DIFFUSION_BY_LAMBDA * lam) / EVENED_FRACTION
+    room = nearby = torch.ones(1, 1, 1, 1, 1).to(fixed)
+    for step in range(level.steps):
+        # On the finest level a step takes a second or two: too long for a cancel to wait.
+        tick(step / level.steps)
+        warped = sample(moving, displacement, padding="border")
+        if counted is not None and step % LOOK_EVERY == 0:
+            here = counted(displacement)
+            correlation = LocalCorrelation(fixed, counted=here)
+            nearby = separable(here, smoothing, "zeros").clamp_min(LEAST_NEARBY)
+        tick((step + 0.25) / level.steps)
+        force = correlation.gradient(warped) * central_gradient(warped)
+        tick((step + 0.5) / level.steps)
+        if step % LOOK_EVERY == 0:
+            room = room_to_compress(displacement)
+        change = scaled(separable(force, smoothing, "zeros") / nearby) * room
+        tick((step + 0.75) / level.steps)
+        change += (diffusion + (1 - room)) * (separable(displacement, EVEN_OUT, "repeat") - displacement)
+        change *= freedom
+        if pull is not None:
+            change = (1 - pull.near) * change + pull.towards(displacement) * room * window
+        displacement = compose(displacement, change)
+    return displacement
+
+
+def inverse_of(displacement: Tensor, factor: int, coarsest: int = LEVELS[0].factor) -> Tensor:
+    """w with w(y) + u(y + w(y)) = 0, coarse to fine: (1, 3, I, J, K), voxels.
+
+    displacement: u, on voxels of `factor` of the image; its shape is divisible down to those of `coarsest`.
+    """
+    if factor >= coarsest:
+        found, steps = -displacement, INVERSE_STEPS
+    else:
+        found, steps = finer(inverse_of(coarser(displacement, 2), 2 * factor, coarsest), 2), INVERSE_STEPS_FINER
+    for _ in range(steps):
+        found = found - 0.5 * (found + sample(displacement, found, padding="border"))
+    return found
