@@ -56,7 +56,7 @@ def run_case(case: Case, card: ModelCard, lam: float) -> list[Row]:
         raise typer.BadParameter(f"'{card.name}' is no learned solver.")
     levels, rows = solver._levels, []
     for method in (PLAIN, LEARNED, LONGER):
-        solver._model = model if method == LEARNED else None
+        solver.model = model if method == LEARNED else None
         more = rows[1].cpu_s / rows[0].cpu_s if method == LONGER else 1.0
         solver._levels = [replace(level, steps=math.ceil(level.steps * max(1.0, more))) for level in levels]
         session._forget_fields()

@@ -14,6 +14,7 @@ from hyperreg.errors import InputError, WeightsError
 from hyperreg.imaging.intensity import foreground
 from hyperreg.imaging.volume import Volume
 from hyperreg.nets.solver_update import LONGEST, NEIGHBOURS, SolverUpdate, neighbours_correlation, space_to_depth
+from hyperreg.registration import steps
 from hyperreg.registration.catalogue import read_card
 from hyperreg.registration.contrast import SAME
 from hyperreg.registration.learned import UpdateModel
@@ -22,7 +23,7 @@ from hyperreg.registration.session import LiveSession
 from hyperreg.registration.solver import Solver
 from hyperreg.training.config import read_config
 from hyperreg.training.registration import Trainer
-from hyperreg.training.solver_objective import SolverObjective, validate_solver
+from hyperreg.training.solver_objective import PLAIN_STEPS, SolverObjective, validate_solver
 
 # The phantom's voxels are 4 mm: its levels have 32, 16, 8 and 4 mm.
 LEVELS = [
@@ -60,12 +61,16 @@ def solvers() -> dict[str, Solver]:
 
 
 def field(solver: Solver, lam: float) -> np.ndarray:
-    found: np.ndarray = solver.fields(lam, len(solver.stages) - 1, "cpu", None, lambda _done: None).forward.array
+    found: np.ndarray = solver.fields(lam, len(solver.stages) - 1, "cpu", lambda _done: None).forward.array
     return found
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.4])
-def test_untrained_it_is_the_plain_solver(solvers: dict[str, Solver], lam: float) -> None:
+def test_untrained_it_is_the_plain_solver(
+    solvers: dict[str, Solver], lam: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The learned steps look for compressed space at every step.
+    monkeypatch.setattr(steps, "LOOK_EVERY", 1)
     plain, learned = (field(solvers[name], lam) for name in ("plain", "untrained"))
     assert np.abs(plain).max() > 3
     assert np.linalg.norm(learned - plain, axis=0).max() < 0.05
@@ -80,7 +85,7 @@ def test_whatever_the_weights_are_the_map_does_not_fold(solvers: dict[str, Solve
     phantom = oblique_phantom(COARSE)
     session = LiveSession("none", "cpu")
     session.prepare(phantom.fixed, phantom.moving, initial=phantom.linear, contrast=SAME)
-    session._maker._model = strong()  # type: ignore[union-attr]
+    session._maker.model = strong()  # type: ignore[union-attr]
     assert session.metrics(0.0)["folding_percent"] == 0
 
 
@@ -91,8 +96,7 @@ def test_what_is_added_is_bounded_and_depends_on_lambda() -> None:
     shown = (fixed, warped, torch.rand(1, 4, 6, 7, 8), torch.rand(1, 3, 6, 7, 8), torch.rand(1, 3, 6, 7, 8))
     found = []
     for lam in (0.1, 0.9):
-        gain, added = model.hyper.run(model.weights(torch.tensor([lam])), 0, *shown)
-        assert float(gain) == pytest.approx(1, abs=0.01)
+        added = model.hyper.run(model.weights(torch.tensor([lam])), 0, *shown)
         assert 0.05 < float(added.norm(dim=1).max()) < LONGEST
         found.append(added)
     assert not torch.allclose(*found)
@@ -142,7 +146,7 @@ def test_training_lowers_the_loss_and_leaves_the_encoders_to_lambda(tmp_path: Pa
     pair = trainer.pairs[0]
     losses = []
     for _ in range(30):
-        loss, _parts = objective(pair, [0.1], [4, 4, 4])
+        loss, _parts = objective(pair, [0.1], [PLAIN_STEPS[1]] * 3)
         trainer.optimiser.zero_grad()
         loss.backward()
         trainer.optimiser.step()
@@ -157,4 +161,4 @@ def test_training_lowers_the_loss_and_leaves_the_encoders_to_lambda(tmp_path: Pa
 
 def test_the_backbone_has_a_part_for_every_level() -> None:
     backbone = SolverUpdate(levels=LEVELS)
-    assert len(backbone.encoders) == len(backbone.updates) == len(backbone.gains) == 2
+    assert len(backbone.encoders) == len(backbone.updates) == 2
