@@ -145,7 +145,7 @@ def test_training_lowers_the_loss_and_leaves_the_encoders_to_lambda(tmp_path: Pa
     assert not any(name.startswith("encoders") for name in model.hyper.generated)
     pair = trainer.pairs[0]
     losses = []
-    for _ in range(30):
+    for _ in range(41):
         loss, _parts = objective(pair, [0.1], [PLAIN_STEPS[1]] * 3)
         trainer.optimiser.zero_grad()
         loss.backward()

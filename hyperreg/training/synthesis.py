@@ -85,6 +85,8 @@ class PairSynthesiser(Dataset[SyntheticPair]):
     _last: tuple[int, SyntheticPair] | None = field(default=None, repr=False)
 
     def __getitem__(self, number: int) -> SyntheticPair:
+        if self.repeat == 1:
+            return self._made(number)
         first = number - number % self.repeat
         if self._last is None or self._last[0] != first:
             self._last = first, self._made(first)
