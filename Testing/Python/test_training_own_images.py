@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cli_pair import run as run_program
 
+from hyperreg.cli.console import ExitCode
 from hyperreg.errors import FileError, InputError
 from hyperreg.imaging.files import write_volume
 from hyperreg.imaging.volume import Volume
@@ -151,3 +153,15 @@ def test_names_and_models_are_checked_first(heads: Path, own: Path) -> None:
 def test_similarity_must_not_be_bought_with_folding_or_roughness(changes: dict[str, float], expected: bool) -> None:
     before = {"lambda": 0.3, "similarity": 0.5, "smoothness": 0.01, "folding_percent": 0.0}
     assert is_better([before], [{**before, **changes}], 20.0) is expected
+
+
+def test_the_command_adapts_in_one_line_and_tells_the_outcome(
+    heads: Path, own: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", "registration", "--images", str(heads), "--model", BASE, "--minutes", "0.01"]
+    assert run_program(*arguments, "--output", str(run)) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "10 images" in told and "λ 0.3: similarity" in told and "Nothing was gained" in told
+    assert run_program("train", "registration") == ExitCode.INPUT
+    assert run_program("train", "registration", "--images", str(own)) == ExitCode.INPUT
+    assert "10 or more" in " ".join(capsys.readouterr().err.split())
