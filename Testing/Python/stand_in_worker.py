@@ -89,6 +89,8 @@ class StandInSession:
         options["progress"](0.5, "Aligning")
         self.grid = Grid(tuple(max(1, n // 2) for n in fixed.shape), fixed.ijk_to_ras @ np.diag([2, 2, 2, 1.0]))
         self.contrast_note = f"Told: {options['contrast']}." if options["contrast"] != "auto" else ""
+        if options["symmetric"]:
+            self.contrast_note = "Symmetric."
         initial = options["initial"]
         if isinstance(initial, Transform):  # says where it leads the origin to
             self.contrast_note = f"Start: {np.round(initial.apply([[0.0, 0.0, 0.0]])[0], 3).tolist()}."
@@ -98,7 +100,7 @@ class StandInSession:
             self.linear[:3, 3] = float(moving.array.mean()), 0, os.getpid() % 7 + 1
         self.labels = options["fixed_labels"] is not None and options["moving_labels"] is not None
 
-    def field(self, lam: float, stage: int, *, progress: Any = None, cancelled: Any = None) -> Fields:
+    def field(self, lam: float, stage: int, *, beside: Any = (), progress: Any = None, cancelled: Any = None) -> Fields:
         if stage == len(STAGES) - 1:
             return self._full(lam, progress, cancelled)
         self.fields += stage
@@ -121,6 +123,8 @@ class StandInSession:
             array = array * float((given.fixed_mask.array != 0).mean())
         if given.landmarks is not None:
             array = array + given.landmarks.pull
+        if given.rigid is not None:
+            array = array - sum(given.rigid_values)
         return Fields(*(DisplacementField(sign * array, self.grid.ijk_to_ras) for sign in (1, -1)))
 
     def _full(self, lam: float, progress: Any, cancelled: Any) -> Fields:

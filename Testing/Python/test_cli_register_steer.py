@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from cli_pair import PairFiles, run, write_pair
 
+from hyperreg.imaging.files import read_volume, write_volume
 from hyperreg.imaging.transform_files import read_transform
+from hyperreg.imaging.volume import Volume
 
 # Points in the fixed ellipsoid, RAS mm, and where the user wants them in the moving one.
 HERE = np.array([[10, -20, 30], [25, -20, 30], [0, -40, 38], [18, -8, 20], [4, -10, 44], [14, -30, 14]], dtype=float)
@@ -99,3 +101,36 @@ def test_the_alignment_alone_with_one_scale(pair: PairFiles) -> None:
     assert ask(pair, "--only", "similarity") == 0
     linear = read_transform(pair.results / "t.h5").linear[:3, :3]
     np.testing.assert_allclose(linear @ linear.T, np.cbrt(np.linalg.det(linear)) ** 2 * np.eye(3), atol=1e-6)
+
+
+def test_a_rigid_region_keeps_its_distances_in_the_written_transform(
+    pair: PairFiles, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The core of the ellipsoid, label 12, beside 3 and 7, which the label map of the rigid regions does not hold."""
+    labels = read_volume(pair.fixed_labels)
+    core = pair.results.parent / "core.nii.gz"
+    write_volume(Volume(np.where(labels.array == 12, labels.array, 0), labels.ijk_to_ras, "core"), core)
+    points = labels.grid.to_ras(np.argwhere(labels.array == 12)[::23])
+
+    def bent() -> float:
+        moved = read_transform(pair.results / "t.h5").apply(points)
+        lengths = (np.linalg.norm(p[None] - p[:, None], axis=-1) for p in (points, moved))
+        return float(np.abs(np.subtract(*lengths)).max())
+
+    assert ask(pair, "--init", "com", "--lam", "0.1") == 0
+    free = bent()
+    assert ask(pair, "--init", "com", "--lam", "0.1", "--rigid", str(core)) == 0
+    assert bent() < 0.2 < 0.3 * free
+    assert report_of(pair)["constraints"]["rigid"] == {"file": str(core), "labels": [12]}
+    assert ask(pair, "--init", "com", "--rigid", str(core), "--symmetric") != 0
+    assert "symmetric mode prefers none" in " ".join(capsys.readouterr().err.split())
+
+
+def test_swapped_in_symmetric_mode_the_written_transforms_undo_each_other(pair: PairFiles) -> None:
+    swapped = PairFiles(pair.moving, pair.fixed, pair.moving_labels, pair.fixed_labels, pair.results)
+    found = []
+    for files in (pair, swapped):
+        assert ask(files, "--init", "rigid", "--lam", "0.2", "--symmetric") == 0
+        found.append(read_transform(pair.results / "t.h5"))
+    assert report_of(pair)["constraints"]["symmetric"] is True
+    assert np.linalg.norm(found[1].apply(found[0].apply(HERE)) - HERE, axis=1).mean() < 0.3

@@ -40,6 +40,10 @@ def test_bytes_that_came_into_a_file_or_behind_its_pixels(tmp_path: Path) -> Non
     "harm",
     [
         lambda raw: raw[:128] + b"DIXM" + raw[132:],  # no mark: no DICOM
+        lambda raw: raw[:81],
+        lambda raw: raw.replace(b"1.2.840.10008.5.1.4.1.1.2", b"1.2.840.10008.5.1.4.1.1.0")[
+            : raw.index(b"\x08\0\x60\0")
+        ],  # of no known kind, and of no series
         lambda raw: raw.replace(b"\x28\0\x10\0US", b"\x28\0\x10\1US", 1),  # no Rows: no image
         lambda raw: raw[:900].replace(b"1.2.840.10008.5.1.4.1.1.2", b"1.2.8*0.10008.5.1.4.1.1.2") + raw[900:],
     ],

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from header_files import ARRAY, MATRIX, check, nifti_file
 from imaging_examples import oblique_grid, scene
 
-from hyperreg.errors import InputError
+from hyperreg.errors import FileError, InputError
 from hyperreg.imaging import files
 from hyperreg.imaging.files import as_labels, read_components, read_label_map, read_volume, write_volume
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
@@ -201,3 +201,44 @@ def test_the_table_of_the_developer_guide_names_tests_that_exist():
     )
     defined |= {path.stem for path in tests.glob("test_*.py")}
     assert len(named) > 20 and not named - defined
+
+
+@pytest.mark.parametrize(("ending", "line"), [(".mha", b"Offset"), (".nrrd", b"space origin")])
+def test_a_missing_position_is_told(tmp_path, ending, line):
+    at_zero = MATRIX.copy()
+    at_zero[:3, 3] = 0
+    write_volume(Volume(ARRAY, MATRIX), tmp_path / f"a{ending}")
+    raw = (tmp_path / f"a{ending}").read_bytes()
+    start = raw.index(line)
+    (tmp_path / f"a{ending}").write_bytes(raw[:start] + raw[raw.index(b"\n", start) + 1 :])
+    check(read_volume(tmp_path / f"a{ending}"), at_zero, warned="where the image lies")
+
+
+def test_a_nrrd_of_sizes_that_are_no_numbers_is_told(tmp_path):
+    head = b"NRRD0004\ntype: short\ndimension: 3\nsizes: 7 6 5\nspacings: 1 1 nan\nencoding: raw\nendian: little\n\n"
+    (tmp_path / "a.nrrd").write_bytes(head + ARRAY.tobytes(order="F"))
+    check(read_volume(tmp_path / "a.nrrd"), np.diag([-1.0, -1, 1, 1]), warned="how large")
+
+
+def test_values_that_metaimage_wants_scaled_are_told(tmp_path):
+    """ITK, and so 3D Slicer, leave them as they are."""
+    write_volume(Volume(ARRAY, MATRIX), tmp_path / "a.mha")
+    raw = (tmp_path / "a.mha").read_bytes()
+    scaled = b"\nElementToIntensityFunctionSlope = 2\nElementToIntensityFunctionOffset = 5\nDimSize"
+    (tmp_path / "a.mha").write_bytes(raw.replace(b"\nDimSize", scaled))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "a.mha"))), ARRAY.T)
+    check(read_volume(tmp_path / "a.mha"), warned="slope 2, offset 5")
+
+
+def test_a_qform_without_a_hand_is_right_handed(tmp_path):
+    """nifti1.h: pixdim[0] is 1 unless it is -1; old conversions leave 0 there."""
+    path = nifti_file(tmp_path / "a.nii", sform=None, qform=np.diag([1.5, 2, 3, 1]), pixdim=[0, 1.5, 2, 3, 1, 1, 1, 1])
+    direction = np.array(sitk.ReadImage(str(path)).GetDirection()).reshape(3, 3)
+    expected = np.diag([-1.0, -1, 1]) @ direction * (1.5, 2, 3)
+    np.testing.assert_allclose(read_volume(path).ijk_to_ras[:3, :3], expected, atol=1e-6)
+
+
+def test_one_file_that_claims_to_be_a_pair_is_refused(tmp_path):
+    path = nifti_file(tmp_path / "a.nii", magic=b"ni1")
+    with pytest.raises(FileError, match=r"voxels are in a file \.img"):
+        read_volume(path)

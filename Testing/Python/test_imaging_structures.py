@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -16,7 +17,7 @@ from hyperreg.imaging.files import write_volume
 from hyperreg.imaging.label_maps import check_is_label_map, check_on_image, read_structures
 from hyperreg.imaging.label_tables import read_table
 from hyperreg.imaging.segment_files import read_segments, write_segmentation
-from hyperreg.imaging.structures import Code, LabelMap, Meaning, Structure, Terminology, numbered_alike
+from hyperreg.imaging.structures import Code, LabelMap, Meaning, Structure, Terminology, compared, numbered_alike
 from hyperreg.imaging.volume import Volume
 
 GRID = oblique_grid((8, 7, 6), (1.5, 1.5, 2))
@@ -239,6 +240,15 @@ def test_damaged_headers_of_segments_are_refused(tmp_path: Path, key: str, value
         read_segments(tmp_path / "x.seg.nrrd")
 
 
+def test_a_header_that_lost_its_segments_leaves_numbers(tmp_path: Path) -> None:
+    image = sitk.GetImageFromArray(np.ones((4, 4, 4), np.uint8))
+    image.SetMetaData("Segment0_Color", "1 0 0")
+    sitk.WriteImage(image, str(tmp_path / "x.seg.nrrd"))
+    found = read_structures(tmp_path / "x.seg.nrrd")
+    assert (found.labels, found.table) == ([1], {})
+    assert "belong to none of its segments (1)" in found.warnings[0]
+
+
 def test_values_that_belong_to_no_segment_are_told(tmp_path: Path) -> None:
     image = sitk.GetImageFromArray(np.array([[[0, 1, 4]]], np.uint8))
     for word, text in {"Segment0_ID": "S", "Segment0_Name": "Liver", "Segment0_LabelValue": "1"}.items():
@@ -334,3 +344,40 @@ def test_a_label_map_is_compared_with_its_image() -> None:
     finer[:3, :3] *= 0.95
     finer[:3, 3] += grid.centre - type(grid)(grid.shape, finer).centre
     assert check_on_image(body(type(grid)(grid.shape, finer)), image) == []
+
+
+def caret(names: dict[int, str], more: str = "") -> nibabel.nifti1.Nifti1Extension:
+    rows = "".join(
+        f'<Label Key="{n}" Red="1.0" Green="0.5" Blue="0" Alpha="1"><![CDATA[{name}]]></Label>\n'
+        for n, name in names.items()
+    )
+    text = f'<?xml version="1.0"?> <CaretExtension><VolumeInformation Index="0"><LabelTable>{rows}{more}</LabelTable>'
+    return nibabel.nifti1.Nifti1Extension(0, f"{text}</VolumeInformation></CaretExtension>".encode())
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_names_in_the_header_of_a_nifti_label_map(tmp_path: Path, ending: str) -> None:
+    """As TotalSegmentator and Connectome Workbench write them; whose first two versions number organs differently."""
+    for name, numbers in (("one", {1: "spleen", 2: "kidney_right"}), ("two", {1: "kidney right", 7: "Spleen", 0: "-"})):
+        array = np.repeat(list(numbers), 9).reshape(-1, 3, 3).astype(np.uint8)
+        image = nibabel.Nifti1Image(array, np.diag([2, 2, 3, 1]))
+        image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"other things"))
+        image.header.extensions.append(caret(numbers))
+        nibabel.save(image, tmp_path / f"{name}{ending}")
+    one, two = (read_structures(tmp_path / f"{name}{ending}") for name in ("one", "two"))
+    assert one.table[1] == Meaning("spleen", (255, 128, 0))
+    assert set(two.table) == {1, 7}
+    alike, other, table, _texts = compared(one, two)
+    assert sorted(table[n].key for n in alike.labels) == ["kidney right", "spleen"]
+    assert other.labels == alike.labels
+    (tmp_path / "one.csv").write_text("label,name\n1,Liver\n2,Lung\n")
+    assert read_structures(tmp_path / f"one{ending}").name_of(1) == "Liver"  # a table of its own stands above it
+
+
+def test_a_damaged_table_in_a_header_is_told(tmp_path: Path) -> None:
+    image = nibabel.Nifti1Image(np.ones((3, 3, 3), np.uint8), np.eye(4))
+    image.header.extensions.append(caret({1: "spleen"}, '<Label Key="one">x</Label>'))
+    nibabel.save(image, tmp_path / "a.nii.gz")
+    found = read_structures(tmp_path / "a.nii.gz")
+    assert (found.labels, found.table) == ([1], {})
+    assert "table of labels in its header is damaged" in found.warnings[-1]

@@ -96,7 +96,7 @@ def test_reset_forgets_and_close_is_silent(client: WorkerClient, live: Observed)
     with pytest.raises(InputError):
         _ = live.grid
     events = len(live.events)
-    closing = client.submit("field", {"session": live._name, "lambda": 0.5, "stage": 0})
+    closing = client.submit("field", {"session": live._name, "lambda": 0.5, "stage": 0, "beside": []})
     assert closing.wait(LONG_S)
     assert "not prepared" in closing.error, "the worker has freed the session too"
     assert len(live.events) == events

@@ -149,6 +149,24 @@ def test_masks_change_live_cross_once_and_survive_the_worker(client: WorkerClien
     settle(client, live, plain)
 
 
+def test_rigid_regions_change_live_and_symmetric_is_told(client: WorkerClient, live: Observed) -> None:
+    """The stand-in subtracts the label values that are rigid, in mm."""
+    with pytest.raises(InputError, match="registered yet"):
+        live.set_rigid(None, ())
+    go_to(client, live, 0.4)
+    labels, plain = regions(), set_field(live.grid, 0.4)
+    live.set_rigid(labels, [7, 3, 3])
+    settle(client, live, plain - 10)
+    live.set_rigid(labels, (3,))
+    settle(client, live, plain - 3)
+    fill(client, live)
+    assert live.measured[-1][1]["maps_sent"] == 1, "the label map crossed once"
+    live.set_rigid(labels, ())
+    settle(client, live, plain)
+    prepare(client, live, symmetric=True)
+    assert live.note == "Symmetric."
+
+
 def test_any_transform_is_a_start_also_after_the_worker_died(client: WorkerClient, live: Observed) -> None:
     around = AFFINE.copy()
     around[:3, 3] = -AFFINE[:3, :3] @ (2, 2, 2)

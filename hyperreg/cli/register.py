@@ -23,6 +23,10 @@ hyperreg register fixed.nii.gz moving.nii.gz --regions bones.nii.gz --region-lam
 hyperreg register fixed.nii.gz moving.nii.gz --fixed-points f.mrk.json --moving-points m.mrk.json --pull 0.5
 --out-volume warped.nii.gz
 
+hyperreg register first-visit.nii.gz second-visit.nii.gz --init rigid --symmetric --out-jacobian change.nii.gz
+
+hyperreg register fixed.nii.gz moving.nii.gz --rigid vertebrae.seg.nrrd --out-transform warp.h5
+
 hyperreg register fixed.nii.gz moving.nii.gz --lam auto --fast --out-volume warped.nii.gz --report report.json
 
 hyperreg register FIRST_STUDY SECOND_STUDY#2 --out-dicom registered --leave-out-patient-data
@@ -98,6 +102,22 @@ def command(
     initial: options.Initial = "affine",
     fixed_mask: options.FixedMask = None,
     moving_mask: options.MovingMask = None,
+    rigid: Annotated[
+        Path | None,
+        typer.Option(
+            "--rigid",
+            metavar="LABELMAP",
+            help="Label map in FIXED's space: each of its labels (a vertebra, an implant) moves as one rigid body.",
+        ),
+    ] = None,
+    symmetric: Annotated[
+        bool,
+        typer.Option(
+            "--symmetric",
+            help="Prefer neither image: with FIXED and MOVING swapped, the result is the inverse. For follow-up scans; "
+            "takes about twice the time.",
+        ),
+    ] = False,
     model: options.Model = None,
     gamma: options.Gamma = None,
     regions: options.Regions = None,
@@ -143,7 +163,7 @@ def command(
     pair = Pair(
         fixed, moving, fixed_labels, moving_labels, only.value if only else initial, model, device.value,
         options.chosen(gamma), regions, options.region_lambdas(region_lambda), fixed_points, moving_points,
-        contrast.value, fixed_mask, moving_mask, pull,
+        contrast.value, fixed_mask, moving_mask, pull, rigid, symmetric,
     )  # fmt: skip
     dicom = options.dicom_request(out_dicom, leave_out_patient_data)
     outputs = Outputs(out_volume, out_transform, out_inverse, out_labels, report, out_jacobian, dicom)

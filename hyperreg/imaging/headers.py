@@ -154,6 +154,14 @@ def _meta(path: Path, start: bytes) -> Header:
     unit, warnings = _unit(path, [fields.get("DistanceUnits", "mm")])
     if not fields.keys() & {"ElementSpacing", "ElementSize"}:
         warnings.append(_no_size(path))
+    if not fields.keys() & {"Offset", "Position", "Origin"}:
+        warnings.append(_no_place(path))
+    scaling = (fields.get("ElementToIntensityFunctionSlope", "1"), fields.get("ElementToIntensityFunctionOffset", "0"))
+    if tuple(float(number) for number in scaling) != (1, 0):
+        warnings.append(
+            f"The header of '{path.name}' says how to scale its values (slope {scaling[0]}, offset {scaling[1]}): they "
+            "were left as they are, as in 3D Slicer."
+        )
     return Header(
         reader="MetaImageIO",
         sizes=sizes,
@@ -207,13 +215,16 @@ def _nrrd(path: Path, start: bytes) -> Header:
         raise InputError(f"The voxels of '{path.name}' are spread over several files; save it as one.")
     units = re.findall(r'"([^"]*)"|(\S+)', fields.get("space units", fields.get("units", "")))
     unit, warnings = _unit(path, [quoted or word for quoted, word in units])
-    if not fields.keys() & {"space directions", "spacings"}:
+    sides = [float(number) for number in fields.get("spacings", "").split()]
+    if "space directions" not in fields and sum(math.isfinite(side) for side in sides) < min(3, len(sizes)):
         warnings.append(_no_size(path))
     elif fields.get("space", "").lower() not in _NRRD_SPACES | {s + "-time" for s in _NRRD_SPACES}:
         warnings.append(
             f"The header of '{path.name}' does not say which of its directions are left and right, front and back: "
             "left-posterior-superior was taken, as in 3D Slicer."
         )
+    elif "space origin" not in fields:
+        warnings.append(_no_place(path))
     return Header(
         reader="NrrdImageIO",
         sizes=sizes,
@@ -258,6 +269,10 @@ def _unit(path: Path, names: list[str]) -> tuple[float, list[str]]:
         f"{1 / _MM[unit]:g} times as large."
     )
     return _MM[unit], [text]
+
+
+def _no_place(path: Path) -> str:
+    return f"The header of '{path.name}' does not say where the image lies: its first voxel was put at 0, 0, 0."
 
 
 def _no_size(path: Path) -> str:

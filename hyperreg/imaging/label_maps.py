@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hyperreg.errors import FileError, InputError
-from hyperreg.imaging import dicom, files
-from hyperreg.imaging.label_tables import ENDINGS, FOLDER_TABLES, MOST_BYTES, read_table
+from hyperreg.imaging import dicom, files, nifti
+from hyperreg.imaging.label_tables import ENDINGS, FOLDER_TABLES, MOST_BYTES, read_extension, read_table
 from hyperreg.imaging.resampling import resample
 from hyperreg.imaging.segment_files import SEGMENTATION, read_segments
 from hyperreg.imaging.structures import LabelMap, Table, places_in, values_of
@@ -34,8 +34,8 @@ MOST_TABLES = 20
 def read_structures(path: Path, *, folder_table: bool = True, confined: bool = False) -> LabelMap:
     """A label map and what its numbers mean: by its own header (.seg.nrrd, DICOM SEG), or by a table beside it.
 
-    Tables are looked for under the name of the label map, then (folder_table) under the usual names for a folder, then
-    any one table in the folder that names every structure; see `label_tables.read_table` for their formats.
+    Tables are looked for under the name of the label map, then in its header (NIfTI), then (folder_table) under the
+    usual names for a folder, then any one table in the folder that names every structure; see `label_tables`.
     A background that is not 0 becomes 0, with a warning. confined: see `files.read_volume`. Raises FileError or
     InputError as that does, and InputError for values that are not whole numbers, and for an image.
     """
@@ -165,6 +165,11 @@ def _table_beside(path: Path, labels: list[int], folder_table: bool) -> tuple[Ta
                 return _fitting(read_table(beside), beside, path, labels)
             except FileError as error:
                 return {}, [f"The names of the structures of '{path.name}' are not known: {error}"]
+    try:
+        if own := read_extension(nifti.read_extensions(path)):
+            return _fitting(own, path, path, labels)
+    except FileError as error:
+        return {}, [f"The names of the structures of '{path.name}' are not known: {error}"]
     if not folder_table or not labels:
         return {}, []
     for name in FOLDER_TABLES:

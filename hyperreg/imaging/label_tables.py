@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -54,6 +55,31 @@ def read_table(path: Path) -> Table:
     if not table:
         raise FileError(f"The table of labels '{path}' has no rows.")
     return unique_names(table)
+
+
+def read_extension(raw: bytes) -> Table:
+    """The table of labels in an extension of a NIfTI header, as Connectome Workbench and TotalSegmentator write it.
+
+    {} without one. Raises FileError for one that is damaged.
+    """
+    found = re.search(rb"<LabelTable\b.*?</LabelTable>", raw, re.DOTALL)
+    if found is None:
+        return {}
+    table: Table = {}
+    try:
+        # Within an element, no entities can be declared.
+        for entry in ET.fromstring(found.group()).iter("Label"):  # noqa: S314
+            shades = [entry.get(name, "") for name in ("Red", "Green", "Blue")]
+            number, name = int(entry.attrib["Key"]), _clean(entry.text or "")
+            if number != 0 and name:
+                table[number] = Meaning(name, _fractions(shades) if all(shades) else None)
+    except (ET.ParseError, KeyError, ValueError) as error:
+        raise FileError("the table of labels in its header is damaged.") from error
+    return unique_names(table)
+
+
+def _fractions(words: Sequence[str]) -> tuple[int, int, int]:
+    return _colour(str(255 * float(word)) for word in words)
 
 
 def _text(raw: bytes) -> str:

@@ -39,6 +39,8 @@ _KINDS = {
 }
 # Where the mark of a header of that size is.
 _MARKS = {348: 344, 540: 4}
+# Of extensions; Workbench's are of some kB.
+MOST_BYTES = 1 << 22
 _PAIRS = {".hdr": ".img", ".img": ".hdr"}
 
 
@@ -100,14 +102,16 @@ def read_header(path: Path) -> Header | None:
         raise FileError(f"'{path}' is damaged: its NIfTI header makes no sense ({error}). Export it again.") from error
 
 
-def check_readable(path: Path, header: Header) -> None:
-    """Raise InputError for voxels or axes that HyperReg does not take, FileError for a cut or damaged file."""
-    _check_kind(path, header)
-    with streams.reading(header.data_file) as file:
-        wanted = header.offset + header.data_bytes
-        if streams.skip(file, wanted) < wanted:
-            raise streams.damaged(header.data_file)
-        header.warnings.extend(streams.check_surplus(header.data_file, *streams.rest(file)))
+def read_extensions(path: Path) -> bytes:
+    """What lies between the header and the voxels of a file: the text of its extensions, at most MOST_BYTES of it.
+
+    b"" for other files, and for pairs of files. Raises as `read_header`.
+    """
+    header = read_header(path)
+    if header is None or header.data_file != path or path.suffix.lower() == ".img":
+        return b""
+    with streams.reading(path) as file:
+        return file.read(min(header.offset, MOST_BYTES))
 
 
 def read_voxels(path: Path, header: Header) -> npt.NDArray:
@@ -129,7 +133,7 @@ def read_voxels(path: Path, header: Header) -> npt.NDArray:
     slope, intercept = header.scale
     narrow = header.dtype.itemsize <= 2 or (header.dtype.itemsize == 4 and header.dtype.kind == "f")
     values = np.ascontiguousarray(stored, dtype=np.float32 if narrow else np.float64)
-    with np.errstate(over="ignore"):  # infinite voxels are told where images are checked
+    with np.errstate(over="ignore", invalid="ignore"):  # told where images are checked
         values *= slope
         values += intercept
     return values
@@ -209,6 +213,8 @@ def _checked(fields: Any, path: Path, header_file: Path) -> Header:
     if not 0 <= start <= 1 << 40 or start != int(start):
         raise ValueError(f"voxels that begin at byte {start}")
     pair = not fields.is_single
+    if pair and header_file.suffix.lower() not in _PAIRS:
+        raise ValueError("it says that its voxels are in a file .img beside it")
     if not pair and 0 < start < fields.single_vox_offset:
         raise ValueError(f"voxels that begin at byte {start:.0f}, in the header")
     data_file = _partner(header_file) if pair and path == header_file else path
@@ -223,6 +229,8 @@ def _checked(fields: Any, path: Path, header_file: Path) -> Header:
 def _place(fields: Any, name: str, shape: tuple[int, ...]) -> tuple[npt.NDArray[np.float64], list[str]]:
     """The (4, 4) ijk-to-RAS matrix in mm, and how the header contradicts itself."""
     warnings = []
+    if fields["pixdim"][0] == 0:  # as nifti1.h has it
+        fields["pixdim"][0] = 1
     pixdim = np.asarray(fields["pixdim"][1:4], dtype=np.float64)
     by_sform, by_qform = int(fields["sform_code"]) > 0, int(fields["qform_code"]) > 0
     if by_sform or by_qform:

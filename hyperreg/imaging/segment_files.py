@@ -73,7 +73,7 @@ def read_segments(path: Path, confined: bool = False) -> LabelMap | None:
     labels = [segment.value if distinct else n for n, segment in enumerate(segments, 1)]
     table = {label: segment.meaning for label, segment in zip(labels, segments, strict=True)}
     layers, warnings = [], list(header.warnings)
-    free = max(0, *labels) + 1
+    free = max([0, *labels]) + 1
     for number, array in enumerate(arrays):
         own = {s.value: label for s, label in zip(segments, labels, strict=True) if s.layer == number}
         values = values_of(array)
@@ -85,7 +85,7 @@ def read_segments(path: Path, confined: bool = False) -> LabelMap | None:
             )
         for value in strange:
             own[value], free = (value, free) if len(arrays) == 1 else (free, free + 1)
-        kind = np.result_type(array.dtype, np.min_scalar_type(max(0, *own.values())))
+        kind = np.result_type(array.dtype, np.min_scalar_type(max([0, *own.values()])))
         fresh = np.array([own.get(int(value), 0) for value in values], dtype=kind)
         layers.append(Volume(fresh[places_in(values, array)], grid.ijk_to_ras, name))
     drawn = tuple(layer for layer in layers if layer.array.any()) or tuple(layers[:1])

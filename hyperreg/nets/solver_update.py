@@ -1,4 +1,4 @@
-"""The backbone of the learned solver: what is added to the plain step of the solver, from features of both images."""
+"""The backbone of the learned solver: a step that follows the solver's own, from learned features of both images."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch import Tensor, nn
 NEIGHBOURS = ((0, 0, 0), (-1, 0, 0), (1, 0, 0), (0, -1, 0), (0, 1, 0), (0, 0, -1), (0, 0, 1))
 # Correlations lie in -1..1; the soft argmax sees them so many times as large.
 SHARPNESS = 8.0
-# The last convolutions start almost at zero: untrained, nothing is added.
+# The last convolutions start almost at zero: untrained, nothing is changed.
 LAST_SD = 1e-5
 # The convolutions' output is multiplied with this: Adam's first steps change all weights alike, and would otherwise
 # add whole voxels everywhere.
 SCALE = 0.1
-# What is added is nowhere longer than this, voxels: after the solver's Gaussian, SD of 2 voxels or more, no step folds.
+# A step is nowhere longer than this, voxels: after the solver's Gaussian, SD of 2 voxels or more, no step folds.
 LONGEST = 1.0
-# Channels beside the features of both images: correlations, soft argmax, demons step, its trust, plain step, diffusion.
-SHOWN = len(NEIGHBOURS) + 3 + 3 + 1 + 3 + 3
+# Channels beside the features of both images: correlations, soft argmax, demons step, its trust, diffusion.
+SHOWN = len(NEIGHBOURS) + 3 + 3 + 1 + 3
 
 
 class SolverUpdate(nn.Module):
@@ -49,18 +49,16 @@ class SolverUpdate(nn.Module):
         found = F.instance_norm(self.encoders[level](space_to_depth(image, self.detail[level])).float())
         return found / found.square().sum(1, keepdim=True).add(1e-4).sqrt()
 
-    def forward(
-        self, level: int, fixed: Tensor, warped: Tensor, demons: Tensor, plain: Tensor, diffusion: Tensor
-    ) -> Tensor:
-        """What is added to the plain step, before smoothing: (1, 3, I, J, K), voxels.
+    def forward(self, level: int, fixed: Tensor, warped: Tensor, demons: Tensor, diffusion: Tensor) -> Tensor:
+        """A step before smoothing: (1, 3, I, J, K), voxels.
 
         fixed, warped: features of both images, the moving one's warped. demons: step and trust (1, 4, I, J, K).
-        plain, diffusion: steps (1, 3, I, J, K).
+        diffusion: a step (1, 3, I, J, K).
         """
         correlations = neighbours_correlation(fixed, warped)
         offsets = torch.tensor(NEIGHBOURS, dtype=fixed.dtype, device=fixed.device)
         argmax = torch.einsum("bnijk,nc->bcijk", torch.softmax(SHARPNESS * correlations, dim=1), offsets)
-        shown = torch.cat((correlations, argmax, demons, plain, diffusion, fixed, warped), dim=1)
+        shown = torch.cat((correlations, argmax, demons, diffusion, fixed, warped), dim=1)
         found = SCALE * self.updates[level](shown.contiguous(memory_format=torch.channels_last_3d)).float()
         return LONGEST * found / (1 + found.square().sum(1, keepdim=True)).sqrt()
 

@@ -1,8 +1,9 @@
 """Separable filters of images and fields (B, C, I, J, K), as products with a banded matrix per axis.
 
-On a CPU that is many times as fast as torch's average pooling; on a GPU it is what the hardware does best. On a CPU the
-products are made of small pieces, which leaves out most of the matrices' zeros, and of one slab of the image after the
-other, which stays in the cache along all three axes: together a third of the time of whole products.
+On a CPU that is many times as fast as torch's average pooling; on a GPU it is what the hardware does best. Of large
+images on a CPU the products are made of small pieces, which leaves out most of the matrices' zeros, and of one slab of
+the image after the other, which stays in the cache along all three axes: together a third of the time of whole
+products. Of smaller ones, whole products cost no more, and their threads wait less for each other.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from torch import Tensor
 # Planes of the image that are filtered along all axes before the next ones (CPU), and rows of a piece of a matrix.
 SLAB = 8
 PIECE = 32
+# The longest axis of an image that is filtered by whole products.
+WHOLE = 112
 
 
 @lru_cache(maxsize=64)
@@ -40,7 +43,7 @@ def separable(image: Tensor, kernel: tuple[float, ...], border: str) -> Tensor:
     """
     with torch.inference_mode(False):  # the matrices are kept, for training too
         bands = [_band(size, kernel, border, image.device, image.dtype) for size in image.shape[2:]]
-    if image.device.type != "cpu":
+    if image.device.type != "cpu" or max(image.shape[2:]) <= WHOLE:
         first = (bands[0] @ image.flatten(3)).view(image.shape)
         return bands[1] @ first @ bands[2].T
     radius = len(kernel) // 2

@@ -10,6 +10,8 @@ from hyperreg.registration.filters import gaussian_kernel, separable
 
 # Of what a landmark is off, this fraction is made up for in a step: more would overshoot where space is stretched.
 PULL_RATE = 0.5
+# Where a fixed point lies between two images that are both moved is found in so many steps, from where it was last.
+MIDDLE_STEPS = 2
 # No landmark is pulled farther than that in a step, voxels of the level: as the similarity's steps.
 MOST_PULL_VOXELS = 0.6
 # From this fraction of the Gaussian's height on, a landmark has the whole say.
@@ -57,25 +59,29 @@ class Pull:
 
     here, there: (P, 3), voxels of the level: the fixed points, and where the map should lead them. weight: 0 to 1.
     smoothing_sd: of the Gaussian with which a pull spreads, voxels. lam: lambda of every voxel.
-    near: (1, 1, I, J, K), how much the landmarks have the say instead of the images, 0 to `weight`.
     """
 
-    def __init__(
-        self, here: Tensor, there: Tensor, weight: float, smoothing_sd: float, shape: tuple[int, int, int], lam: Tensor
-    ) -> None:
-        self._here, self._there, self._shape = here, there, shape
+    def __init__(self, here: Tensor, there: Tensor, weight: float, smoothing_sd: float, lam: Tensor) -> None:
+        self._here, self._there, self._middle = here, there, here
         self._smoothing = gaussian_kernel(smoothing_sd)
         # Around a landmark, wherever between the voxels it lies, its share is 1; several add up to no more.
-        peak = FULL_SHARE * max(self._smoothing) ** 3
-        density = separable(spread(torch.ones(len(here), 1).to(here), here, shape), self._smoothing, "zeros")
-        self._density = density.clamp_min(peak)
+        self._peak = FULL_SHARE * max(self._smoothing) ** 3
         self._insistence = weight * insistence(lam)
-        self.near = density / self._density * self._insistence
 
-    def towards(self, displacement: Tensor) -> Tensor:
-        """The step of the map x + u(x), (1, 3, I, J, K), towards the landmarks: (1, 3, I, J, K)."""
-        missing = PULL_RATE * (self._there - self._here - at_points(displacement, self._here))
+    def step(self, displacement: Tensor) -> tuple[Tensor, Tensor]:
+        """How much the landmarks have the say instead of the images, 0 to 1, (1, 1, I, J, K), and their step towards
+        each other, (1, 3, I, J, K), times that.
+
+        displacement: of the moving image, (1, 3, I, J, K); or of the moving and the fixed one, (2, 3, I, J, K).
+        """
+        if len(displacement) > 1:
+            for _ in range(MIDDLE_STEPS):
+                self._middle = self._here - at_points(displacement[1:], self._middle)
+        missing = PULL_RATE * (self._there - self._middle - at_points(displacement[:1], self._middle))
         length = missing.norm(dim=1, keepdim=True)
         missing = missing * (MOST_PULL_VOXELS / length.clamp_min(MOST_PULL_VOXELS))
-        pulled = separable(spread(missing, self._here, self._shape), self._smoothing, "zeros")
-        return pulled / self._density * self._insistence
+        values = torch.cat((torch.ones_like(length), missing), dim=1)
+        i, j, k = displacement.shape[2:]
+        shared = separable(spread(values, self._middle, (i, j, k)), self._smoothing, "zeros")
+        density = shared[:, :1].clamp_min(self._peak)
+        return shared[:, :1] / density * self._insistence, shared[:, 1:] / density * self._insistence

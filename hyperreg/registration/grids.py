@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hyperreg.imaging.orientation import closest_directions
-from hyperreg.imaging.volume import Grid
+from hyperreg.imaging.volume import Grid, Volume
 from hyperreg.registration.catalogue import ModelCard
 
 # Room around the head for what moves in from outside, and for the border over which the field fades to zero.
@@ -17,6 +17,8 @@ FADE_VOXELS = 3.0
 # A small organ is shown to the network at least this large (share of the longest side of the model's largest grid): the
 # network knows anatomy at that size.
 LEAST_EXTENT = 0.6
+# Voxels that fit the body, as multiples of those of the training: with a model of brains, heads need less, trunks more.
+MOST_COARSER = 1.4
 
 
 def network_grid(fixed: Grid, inside: npt.NDArray[np.bool_], card: ModelCard) -> Grid:
@@ -27,11 +29,30 @@ def network_grid(fixed: Grid, inside: npt.NDArray[np.bool_], card: ModelCard) ->
     """
     directions, low, high = _extent(fixed, inside)
     extent = high - low
-    largest = np.array(card.max_shape)
-    small = float(extent.max()) / (LEAST_EXTENT * float(largest.max()))
-    spacing = max(min(card.spacing_mm, small), float(fixed.spacing.min()))
-    spacing = max(spacing, float((extent / (largest - 2 * MARGIN_VOXELS)).max()))
+    small = float(extent.max()) / (LEAST_EXTENT * max(card.max_shape))
+    spacing = max(min(card.spacing_mm, small), float(fixed.spacing.min()), _fitting(extent, card))
     return _around(directions, low, high, spacing, MARGIN_VOXELS, card.multiple)
+
+
+def beyond_model(fixed: Volume, inside: npt.NDArray[np.bool_], card: ModelCard) -> list[str]:
+    """A text if the body (inside: the fixed image's foreground) is far larger than what the model was trained on.
+
+    What is no larger than that, and another part of the body all the same, is not told.
+    """
+    _, low, high = _extent(fixed.grid, inside)
+    if _fitting(high - low, card) <= MOST_COARSER * card.spacing_mm:
+        return []
+    size = " x ".join(f"{side:.0f}" for side in high - low)
+    text = (
+        f"The body in '{fixed.name}' ({size} mm) is larger than what the model '{card.name}' was made for. If it is "
+        "another part of the body, choose no model."
+    )
+    return [text]
+
+
+def _fitting(extent: npt.NDArray[np.float64], card: ModelCard) -> float:
+    """How large voxels must be for the model's largest grid to hold a body, mm."""
+    return float((extent / (np.array(card.max_shape) - 2 * MARGIN_VOXELS)).max())
 
 
 def image_grid(

@@ -1,13 +1,14 @@
-"""The learned solver: the solver's steps, and what a hypernetwork adds to the last of them on the levels it knows.
+"""The learned solver: the solver's steps, and after them, on the levels it knows, steps that a hypernetwork makes.
 
-After the plain step follows u <- u o (id + (1 - lambda) G_sigma(lambda) * B_theta(lambda)(...)): G is the Gaussian of
-the solver, B's weights are made from lambda (see `nets.solver_update`). Untrained it is the plain solver.
+A learned step is u <- u o (id + (1 - lambda) G_sigma(lambda) * B_theta(lambda)(...)): G is the Gaussian of
+the solver, B's
+weights are made from lambda (see `nets.solver_update`). Untrained it is the plain solver.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -74,7 +75,7 @@ class UpdateModel(nn.Module):
 
 @dataclass(frozen=True)
 class LearnedSteps:
-    """The last steps of one level of one pair: each is a plain step and what the model adds to it.
+    """The learned steps of one level of one pair, after the solver's own.
 
     level, weights: of the model. fixed, moving: on the level's voxels, (1, 1, I, J, K) in 0..1; detailed: both, so many
     times finer as `UpdateModel.detail` says. freedom: what is added is multiplied with, 1 - lambda, fading to zero at
@@ -90,29 +91,18 @@ class LearnedSteps:
     freedom: Tensor
     smoothing_sd: float
 
-    @property
-    def count(self) -> int:
-        return self.model.levels[self.level][1]
-
-    def __call__(self, displacement: Tensor, plain_step: Callable[[Tensor], Tensor]) -> Tensor:
-        """The map x + u(x) after these steps: (1, 3, I, J, K), voxels of the level.
-
-        displacement: u to start from. plain_step: the map after one more step of the solver. Gradients flow through the
-        maps and what is added; for them the plain step is the identity.
-        """
+    def __call__(self, displacement: Tensor) -> Tensor:
+        """The map x + u(x) after these steps: (1, 3, I, J, K), voxels of the level. displacement: u to start from."""
         smoothing = gaussian_kernel(self.smoothing_sd)
         with self.model.cast(self.fixed):
             fixed, moving = (self.model.backbone.encode(self.level, image) for image in self.detailed)
-        for _ in range(self.count):
-            with torch.no_grad():
-                now = plain_step(displacement.detach())
-                plain = now - displacement
-                evened = separable(now, EVEN_OUT, "repeat") - now
-                demons = torch.cat(demons_step(self.fixed, sample(self.moving, now, padding="border")), dim=1)
+        for _ in range(self.model.levels[self.level][1]):
+            # What the steps see of the map has no gradient; the maps that they make have.
+            now = displacement.detach()
+            evened = separable(now, EVEN_OUT, "repeat") - now
+            demons = torch.cat(demons_step(self.fixed, sample(self.moving, now, padding="border")), dim=1)
             warped = sample(moving, now, padding="border")
             with self.model.cast(self.fixed):
-                added: Tensor = self.model.hyper.run(self.weights, self.level, fixed, warped, demons, plain, evened)
-            # The values of `now`, with the gradient of the map before.
-            displacement = now + (displacement - displacement.detach())
+                added: Tensor = self.model.hyper.run(self.weights, self.level, fixed, warped, demons, evened)
             displacement = compose(displacement, separable(added, smoothing, "zeros") * self.freedom)
         return displacement

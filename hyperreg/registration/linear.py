@@ -45,6 +45,8 @@ LEAST_GAIN = 1e-4
 # Limits of the plausible: stretch along any direction, and change of volume, between two people or two visits.
 STRETCH = (0.6, 1.0 / 0.6)
 VOLUME_CHANGE = (0.4, 2.5)
+# Steps towards the square root of a matrix that is near to the identity: it converges quadratically.
+ROOT_STEPS = 10
 # The optimiser's first and last step, as shares of the content's size (4 mm and 0.004 mm for a head).
 FIRST_STEP, LAST_STEP = 0.02, 2e-5
 
@@ -99,12 +101,15 @@ def align(
     method: str | npt.ArrayLike = "affine",
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
+    *,
+    symmetric: bool = False,
 ) -> Matrix:
     """The linear map of fixed RAS points to moving RAS points, mm: (4, 4).
 
     method: "none" (as the headers say), "com" (centres of mass), "rigid", "similarity" (rigid and one scale) or
     "affine" (these start from the best of the former), or a (4, 4) matrix, which is checked and handed back.
     progress: called with a share of 0..1 and a text. cancelled: asked at every iteration; True raises Cancelled.
+    symmetric: the mean of the maps that are found in both directions, so that neither image is preferred.
     Raises InputError if the images do not overlap ("none" or a given matrix), or for an unknown method.
     """
     if not isinstance(method, str):
@@ -116,6 +121,11 @@ def align(
     if method == "none":
         _check_overlap(fixed, moving, np.eye(4), "The fixed and the moving image do not overlap in space.")
         return np.eye(4)
+    if symmetric:
+        tell = progress or (lambda _fraction, _text: None)
+        there = align(fixed, moving, method, lambda fraction, text: tell(fraction / 2, text), cancelled)
+        back = align(moving, fixed, method, lambda fraction, text: tell((1 + fraction) / 2, text), cancelled)
+        return middle_of(there, np.asarray(np.linalg.inv(back), dtype=np.float64))
     watch = _Watch(progress, cancelled)
     watch.report(0.0, "Aligning: looking at the images")
     sides = _prepare(fixed), _prepare(moving)
@@ -129,6 +139,18 @@ def align(
                 matrix = proposal
     watch.report(1.0, "Aligned")
     return matrix
+
+
+def middle_of(first: Matrix, second: Matrix) -> Matrix:
+    """The map halfway between two that are near each other: first (first^-1 second)^(1/2), (4, 4).
+
+    The same in either order, the inverse of the middle of the inverses, and rigid between rigid maps. The root is that
+    of Denman and Beavers (1976).
+    """
+    root, other = np.linalg.inv(first) @ second, np.eye(4)
+    for _ in range(ROOT_STEPS):
+        root, other = (root + np.linalg.inv(other)) / 2, (other + np.linalg.inv(root)) / 2
+    return np.asarray(first @ root, dtype=np.float64)
 
 
 def overlap(fixed: Grid, moving: Grid, matrix: Matrix) -> float:

@@ -41,6 +41,8 @@ class Pair:
     regions: a label map in the fixed image's space; region_lambdas: lambdas for some of its labels.
     contrast: whether both images show tissues alike, one of `contrast.CONTRASTS`.
     fixed_mask, moving_mask: label maps, not 0 where an image counts for the similarity.
+    rigid: a label map in the fixed image's space, whose labels move as one rigid body each. symmetric: neither image is
+    preferred.
     """
 
     fixed: Path
@@ -59,12 +61,14 @@ class Pair:
     fixed_mask: Path | None = None
     moving_mask: Path | None = None
     pull: float = 0.0
+    rigid: Path | None = None
+    symmetric: bool = False
 
     @property
     def files(self) -> tuple[Path | None, ...]:
         """Everything that is read: no output may replace it."""
         measured = self.fixed_labels, self.moving_labels, self.fixed_points, self.moving_points
-        others = _initial_file(self.initial), self.regions, self.fixed_mask, self.moving_mask
+        others = _initial_file(self.initial), self.regions, self.fixed_mask, self.moving_mask, self.rigid
         return self.fixed, self.moving, *measured, *others
 
 
@@ -88,6 +92,7 @@ class LoadedPair:
     initial: str | npt.NDArray[np.float64] | Transform
     fixed_mask: Volume | None
     moving_mask: Volume | None
+    rigid: LabelMap | None
     warnings: list[str]
 
 
@@ -122,6 +127,7 @@ def load_pair(pair: Pair) -> LoadedPair:
         initial=_initial(pair.initial, landmarks),
         fixed_mask=read_label_map(pair.fixed_mask) if pair.fixed_mask else None,
         moving_mask=read_label_map(pair.moving_mask) if pair.moving_mask else None,
+        rigid=_structures(pair.rigid, fixed, warnings),
         warnings=warnings,
     )
 
@@ -149,6 +155,7 @@ def open_session(
         images.moving,
         initial=images.initial,
         contrast=pair.contrast,
+        symmetric=pair.symmetric,
         fixed_labels=images.fixed_labels,
         moving_labels=images.moving_labels,
         fixed_points=None if measuring is None else measuring.fixed,
@@ -161,6 +168,8 @@ def open_session(
             fixed_mask=images.fixed_mask,
             moving_mask=images.moving_mask,
             landmarks=None if landmarks is None else landmarks.pulling,
+            rigid=None if images.rigid is None else images.rigid.flat,
+            rigid_values=() if images.rigid is None else tuple(images.rigid.labels),
             regions=images.regions,
             region_lambdas=pair.region_lambdas,
         )

@@ -164,6 +164,10 @@ def register(
                 "fixed_mask": str(pair.fixed_mask) if pair.fixed_mask else None,
                 "moving_mask": str(pair.moving_mask) if pair.moving_mask else None,
                 "pull": pair.pull,
+                "rigid": None
+                if images.rigid is None
+                else {"file": str(pair.rigid), "labels": list(images.rigid.labels)},
+                "symmetric": pair.symmetric,
             },
             "stage": result.stage.describe(),
             "contrast": {"chosen": pair.contrast, "note": session.contrast_note},

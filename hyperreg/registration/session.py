@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
@@ -22,12 +22,14 @@ from hyperreg.registration.catalogue import ModelCard, find_model
 from hyperreg.registration.constraints import Constraints
 from hyperreg.registration.contrast import AUTOMATIC, check_contrast, contrast_text
 from hyperreg.registration.figures import Figures, PairFigures
+from hyperreg.registration.grids import beyond_model
 from hyperreg.registration.landmarks import check_pull, outside_warnings, pair_landmarks
 from hyperreg.registration.learned import UpdateModel
 from hyperreg.registration.linear import align
 from hyperreg.registration.masks import check_masks
 from hyperreg.registration.model import RegistrationModel, load_model
 from hyperreg.registration.network import Network
+from hyperreg.registration.parallel import side_by_side
 from hyperreg.registration.solver import Solver
 from hyperreg.registration.stages import Stage
 from hyperreg.registration.start import check_start, split
@@ -116,6 +118,7 @@ class LiveSession:
         *,
         initial: str | npt.NDArray[np.float64] | Transform = "affine",
         contrast: str = AUTOMATIC,
+        symmetric: bool = False,
         fixed_labels: Volume | None = None,
         moving_labels: Volume | None = None,
         fixed_points: npt.NDArray | None = None,
@@ -128,11 +131,14 @@ class LiveSession:
         initial: one of `start.ALIGNMENTS`, a (4, 4) map of fixed RAS to moving RAS, mm, or any transform that maps so:
         its linear part becomes the alignment, and the deformation starts from the rest, which is what lambda = 1 shows.
         contrast: whether both images show tissues alike, one of `contrast.CONTRASTS`; only the solver minds.
+        symmetric: neither image is preferred: the other way round, the result is the inverse. Only the solver can.
         Label maps, if both are given, add Dice to `metrics`; fixed_points and moving_points, both (P, 3), RAS mm, row
         by row the same place, add the distance of landmarks. Raises InputError or Cancelled.
         """
         report = self._reporter(progress, cancelled)
         check_contrast(contrast)
+        if symmetric and self.model is not None:
+            raise InputError("A network is not symmetric: choose no model (none) for that.")
         self._prepared = False
         self.warnings = []
         self.constraints = Constraints()
@@ -159,17 +165,19 @@ class LiveSession:
             self.linear = align(
                 fixed, moving, initial,
                 progress=lambda fraction, text: report(0.05 + 0.75 * fraction, text), cancelled=cancelled,
+                symmetric=symmetric,
             )  # fmt: skip
         report(0.8, "Resampling both images to one grid")
         with self._timed("resample"):
             if not isinstance(self.model, RegistrationModel):
-                maker: FieldMaker = Solver(fixed, moving, self.linear, body, contrast, start, self.model)
+                maker: FieldMaker = Solver(fixed, moving, self.linear, body, contrast, start, symmetric, self.model)
             elif start is not None:
                 raise InputError(
                     "A network starts from a linear alignment only: choose no model (none) for this start."
                 )
             else:
                 maker = Network(self.model, self.card, self.values, fixed, moving, self.linear, body)
+                self.warnings += beyond_model(fixed, body.array > 0, self.card)
             self._maker, self.grid, self.stages = maker, maker.grid, maker.stages
             images = maker.images
             if float(np.ptp(images[1].numpy())) == 0:
@@ -272,13 +280,15 @@ class LiveSession:
         lam: float,
         stage: int | None = None,
         *,
+        beside: Sequence[float] = (),
         progress: Progress | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Fields:
         """The fields at lambda, RAS mm, on `grid`; the last few are kept.
 
-        stage: a place in `stages`; None: the last, the best. Raises InputError for lambda outside [0, 1], a stage that
-        is none, or before `prepare`; Cancelled; OutOfMemory.
+        stage: a place in `stages`; None: the last, the best. beside: what will be asked for next at this stage; where
+        the cores allow it, it is solved at the same time and kept. Raises InputError for lambda outside [0, 1], a stage
+        that is none, or before `prepare`; Cancelled; OutOfMemory.
         """
         lam = round(check_lambda(lam), 6)
         maker = self._check_prepared()
@@ -287,9 +297,18 @@ class LiveSession:
             raise InputError(f"There is no stage {stage}; this registration has {len(self.stages)}.")
         if (lam, stage) not in self._fields:
             tick = self._ticker(self.stages[stage], progress, cancelled)
+            wanted = [lam]
+            if self.model is None and self.device == "cpu":
+                rounded = (round(check_lambda(other), 6) for other in beside)
+                wanted += [other for other in rounded if other != lam and (other, stage) not in self._fields]
+
+            def solve(at: float, tick: Callable[[float], None]) -> Fields:
+                return maker.fields(at, stage, self.device, tick)
+
             with self._timed(self.stages[stage].name):
-                found = self._on_device(lambda: maker.fields(lam, stage, self.device, tick))
-            self._fields[lam, stage] = found
+                found = self._on_device(lambda: side_by_side(solve, wanted, tick))
+            for at in reversed(found):  # lambda itself is the newest
+                self._fields[at, stage] = found[at]
             while len(self._fields) > KEPT_FIELDS:
                 self._fields.popitem(last=False)
         return self._fields[lam, stage]

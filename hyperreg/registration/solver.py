@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hyperreg.errors import InputError
 from hyperreg.imaging.intensity import normalise
 from hyperreg.imaging.resampling import resample, resample_smoothed
 from hyperreg.imaging.transform import Transform
@@ -30,13 +31,13 @@ from hyperreg.registration.forces import Pull, at_points, on_level
 from hyperreg.registration.grids import coarser_grid, fade, image_grid
 from hyperreg.registration.learned import LearnedSteps, UpdateModel
 from hyperreg.registration.regions import Regions, regions_of
+from hyperreg.registration.rigid import Body, RigidMotion, bodies_of
 from hyperreg.registration.similarity import LEAST_BALANCE, contrast_balance
 from hyperreg.registration.stages import Stage
 from hyperreg.registration.steps import (
     INVERSE_STEPS,
     LEVELS,
     MARGIN_VOXELS,
-    Level,
     Tick,
     climb,
     coarser,
@@ -79,6 +80,7 @@ class Solver:
     linear: (4, 4), fixed RAS to moving RAS, mm. foreground: the fixed image's, 1 inside, on its own grid.
     contrast: one of `contrast.CONTRASTS`. start: what comes before `linear`, fixed RAS to fixed RAS, see `split`. The
     map that is solved for comes before both; it is the identity at lambda = 1. The fields hold it and the start.
+    symmetric: both images move towards a middle, instead of one of them to the other.
     model: of the learned solver; see `LearnedSteps`.
     native_grid: as fine as the fixed image, around its foreground. grid: where fields are given, see FIELD_FACTOR.
     stages: coarse to fine; a stage is named by its place among them.
@@ -93,6 +95,7 @@ class Solver:
         foreground: Volume,
         contrast: str = AUTOMATIC,
         start: Transform | None = None,
+        symmetric: bool = False,
         model: UpdateModel | None = None,
     ) -> None:
         self.model = model
@@ -126,9 +129,12 @@ class Solver:
         self._regions: Regions | None = None
         # Landmarks that pull, and where they should lead, voxels of native_grid.
         self._pulled: tuple[Tensor, Tensor] | None = None
+        self._bodies: list[Body] = []
         self.same_contrast: bool | None = None
         self._shrunken: dict[int, list[Tensor]] = {}
-        # Of a lambda, the level that is done, an index of _levels, and the map on its voxels.
+        # How many maps grow: the moving image's, and in symmetric mode the fixed image's.
+        self._moved = 2 if symmetric else 1
+        # Of a lambda, the level that is done, an index of _levels, and the maps on its voxels.
         self._maps: OrderedDict[float, tuple[int, Tensor]] = OrderedDict()
 
     @property
@@ -144,6 +150,7 @@ class Solver:
     def constrain(self, constraints: Constraints) -> list[str]:
         """Take the constraints into account from now on; returns warnings. Raises InputError, changing nothing."""
         before = self._constraints
+        bodies = self._bodies_of(constraints)
         regions = regions_of(constraints, self._regions, self.grid)
         if not constraints.same_masks(before):
             # The moving image's mask is carried along with the map.
@@ -160,9 +167,23 @@ class Solver:
             self._pulled = torch.from_numpy(here).float(), wanted if self._start is None else self._start.before(wanted)
             if beside := int(((here < 0) | (here > np.array(self.native_grid.shape) - 1)).any(axis=1).sum()):
                 warnings.append(f"{beside} landmarks lie outside of the registered part of the fixed image: no pull.")
-        self._regions, self._constraints = regions, constraints
+        self._regions, self._bodies, self._constraints = regions, bodies, constraints
         self.forget()
         return warnings
+
+    def _bodies_of(self, constraints: Constraints) -> list[Body]:
+        before = self._constraints
+        if constraints.rigid is None or not constraints.rigid_values:
+            return []
+        if constraints.rigid is before.rigid and constraints.rigid_values == before.rigid_values:
+            return self._bodies
+        if self._moved > 1:
+            raise InputError("Rigid regions are drawn on the fixed image, and symmetric mode prefers none: use one.")
+        if self.model is not None:
+            raise InputError("A learned solver does not know rigid regions: choose no model (none) for them.")
+        if self._start is not None:
+            raise InputError("Rigid regions need a linear start: choose an alignment without deformation for them.")
+        return bodies_of(constraints.rigid, constraints.rigid_values, self._foreground, self.native_grid, MULTIPLE)
 
     @torch.inference_mode()
     def find_contrast(self, device: str, tick: Tick) -> None:
@@ -181,7 +202,7 @@ class Solver:
         """
         self.same_contrast = False
         level, displacement = self._solved(CONTRAST_LAMBDA, 0, device, tick)
-        displacement = self._on(displacement, level, CONTRAST_FACTOR)
+        displacement = _both_ways(self._on(displacement, level, CONTRAST_FACTOR), CONTRAST_FACTOR)[0]
         fixed, moving = self._level(CONTRAST_FACTOR, device)
         grid = coarser_grid(self.native_grid, CONTRAST_FACTOR)
         inside = torch.from_numpy(resample(self._foreground, grid, interpolation="nearest").array > 0)
@@ -200,8 +221,12 @@ class Solver:
     def finest_fields(self, lam: float, device: str, tick: Tick) -> Fields:
         """Fields of the last stage: the forward one on `native_grid`, its inverse on `grid`."""
         level, displacement = self._solved(lam, len(self.stages) - 1, device, tick)
+        inverse = self._fields(level, displacement).inverse
+        if self._moved > 1:
+            of_fixed = inverse_of(coarser(displacement[1:], FIELD_FACTOR), FIELD_FACTOR)
+            displacement = compose(displacement[:1], finer(of_fixed, FIELD_FACTOR))
         finest = displacement if self._start is None else compose(self._start.finest.to(displacement), displacement)
-        return Fields(_as_field(finest, self.native_grid), self._fields(level, displacement).inverse)
+        return Fields(_as_field(finest, self.native_grid), inverse)
 
     def _on(self, displacement: Tensor, level: int, factor: int) -> Tensor:
         own = self._levels[level].factor
@@ -211,20 +236,20 @@ class Solver:
         factor = self._levels[level].factor
         if factor < FIELD_FACTOR:
             displacement, factor = coarser(displacement, FIELD_FACTOR // factor), FIELD_FACTOR
-        both = [finer(field, factor // FIELD_FACTOR) for field in (displacement, inverse_of(displacement, factor))]
+        both = [finer(field, factor // FIELD_FACTOR) for field in _both_ways(displacement, factor)]
         if self._start is not None:
             forward, inverse = (start.to(displacement) for start in self._start.both)
             both = [compose(forward, both[0]), compose(both[1], inverse)]
         return Fields(*(_as_field(field, self.grid) for field in both))
 
     def _solved(self, lam: float, stage: int, device: str, tick: Tick) -> tuple[int, Tensor]:
-        """The level, an index of _levels, and the map on it."""
+        """The level, an index of _levels, and the maps on it."""
         lam = round(lam, 6)
         last = self._last_levels[stage]
         done, displacement = self._maps.get(lam, (-1, None))
         if displacement is None or done > last:
             coarsest = coarser_grid(self.native_grid, self._levels[0].factor)
-            done, displacement = -1, torch.zeros(1, 3, *coarsest.shape)
+            done, displacement = -1, torch.zeros(self._moved, 3, *coarsest.shape)
         displacement = displacement.to(device)
         everywhere, regions = torch.full((1, 1, 1, 1, 1), lam, device=device), self._regions
         if regions is not None:
@@ -242,14 +267,12 @@ class Solver:
                 here = everywhere if regions is None else stiffest(everywhere, factor)
                 part = partial(_tick_part, tick, spent, own)
                 counted = None if self._masks == (None, None) else partial(self._counted_on, factor)
-                pull = self._pull_on(level.factor, lam, here)
-                learned = self._learned(lam, factor, here, device)
-                step = partial(climb, fixed, moving, lam=here, smoothing_sd=smoothing_sd, counted=counted, pull=pull)
-                plain = Level(factor, level.steps - (0 if learned is None else learned.count))
-                displacement = step(displacement, level=plain, tick=part)
-                if learned is not None:
-                    end = partial(_tick_part, tick, spent + own, 0.0)
-                    displacement = learned(displacement, partial(step, level=Level(factor, 1), tick=end))
+                pull = self._pull_on(factor, lam, here)
+                rigid = partial(self._rigid_on, factor, here) if self._bodies else None
+                displacement = climb(fixed, moving, displacement, here, smoothing_sd, level, part, counted, pull, rigid)
+                freedom = 1 - here if counted is None else (1 - here) * counted(displacement)
+                if (learned := self._learned(lam, factor, freedom, device)) is not None:
+                    displacement = learned(displacement)
             spent += own
             self._keep(lam, done + 1 + number, displacement)
         return last, displacement
@@ -263,7 +286,9 @@ class Solver:
             torch.ones(1, 1, 1, 1, 1).to(displacement) if mask is None else F.avg_pool3d(mask, factor).to(displacement)
             for mask in self._masks
         )
-        carried = moving if moving.numel() == 1 else sample(moving, displacement, padding="border")
+        carried = moving if moving.numel() == 1 else sample(moving, displacement[:1], padding="border")
+        if self._moved > 1 and fixed.numel() > 1:
+            fixed = sample(fixed, displacement[1:], padding="border")
         return -F.max_pool3d(-fixed * carried, 5, stride=1, padding=2)
 
     def _pull_on(self, factor: int, lam: float, lambdas: Tensor) -> Pull | None:
@@ -271,21 +296,24 @@ class Solver:
         if self._pulled is None or self._constraints.landmarks is None:
             return None
         here, there = (on_level(points, factor).to(lambdas) for points in self._pulled)
-        i, j, k = coarser_grid(self.native_grid, factor).shape
-        return Pull(here, there, self._constraints.landmarks.pull, smoothing_of(lam), (i, j, k), lambdas)
+        return Pull(here, there, self._constraints.landmarks.pull, smoothing_of(lam), lambdas)
 
-    def _learned(self, lam: float, factor: int, lambdas: Tensor, device: str) -> LearnedSteps | None:
-        """The learned steps of a level; None without a model, or where it knows no such level."""
+    def _learned(self, lam: float, factor: int, freedom: Tensor, device: str) -> LearnedSteps | None:
+        """The learned steps of a level, times `freedom`; None without a model, or where it knows no such level."""
         spacing = float(self.native_grid.spacing.min()) * factor
         known = None if self.model is None else self.model.level_of(spacing)
         if self.model is None or known is None or factor % (detail := self.model.detail(known)):
             return None
         fixed, moving = self._level(factor, device)
         i, j, k = coarser_grid(self.native_grid, factor).shape
-        freedom = (1 - lambdas) * fade((i, j, k), MARGIN_VOXELS / factor).to(fixed)
+        freedom = freedom * fade((i, j, k), MARGIN_VOXELS / factor).to(fixed)
         weights = self.model.weights(torch.tensor([lam], device=device))
         detailed = self._level(factor // detail, device)
         return LearnedSteps(self.model, known, weights, fixed, moving, detailed, freedom, smoothing_of(lam))
+
+    def _rigid_on(self, factor: int, lambdas: Tensor, window: Tensor) -> RigidMotion:
+        to_fixed = self.native_grid.ijk_to_ras
+        return RigidMotion(self._bodies, to_fixed, self._linear @ to_fixed, factor, lambdas, window)
 
     def _keep(self, lam: float, level: int, displacement: Tensor) -> None:
         """Keep a map for the next stage; those as fine as the images are too large, and have none."""
@@ -329,6 +357,17 @@ def _counted(mask: Volume | None, grid: Grid, transform: Transform | None = None
         return None
     ones = Volume((mask.array != 0).astype(np.uint8), mask.ijk_to_ras, mask.name)
     return torch.from_numpy(resample(ones, grid, transform, "nearest").array.astype(np.float32))[None, None]
+
+
+def _both_ways(displacement: Tensor, factor: int) -> tuple[Tensor, Tensor]:
+    """The map from the fixed to the moving image and its inverse, (1, 3, I, J, K), on voxels of `factor` of the image.
+
+    displacement: that map; or, in symmetric mode, those from the middle to the moving and to the fixed image.
+    """
+    back = inverse_of(displacement, factor)
+    if len(displacement) == 1:
+        return displacement, back
+    return compose(displacement[:1], back[1:]), compose(displacement[1:], back[:1])
 
 
 def _tick_part(tick: Tick, start: float, length: float, fraction: float) -> None:

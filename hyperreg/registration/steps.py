@@ -21,6 +21,7 @@ from hyperreg.registration.field import compose, jacobian_determinant, sample
 from hyperreg.registration.filters import central_gradient, gaussian_kernel, separable
 from hyperreg.registration.forces import Pull
 from hyperreg.registration.grids import fade
+from hyperreg.registration.rigid import RigidMotion
 from hyperreg.registration.similarity import LEAST_SHARE, LocalCorrelation
 
 
@@ -33,14 +34,17 @@ class Level:
 
 
 # A stage is the levels up to its own; the last one is as fine as the images.
-LEVELS = (Level(8, 20), Level(4, 20), Level(2, 20), Level(1, 5))
+LEVELS = (Level(8, 20), Level(4, 14), Level(2, 16), Level(1, 5))
 # Room around the foreground. Steps fade to zero over all of it: where a neck leaves the picture, what lies outside
 # may be displaced by many voxels, and would fold on a shorter way.
 MARGIN_VOXELS = 8
-# The length of a step at lambda = 0, voxels of the level: 99 of 100 vectors are shorter, and none is longer. (Scaled by
-# the longest vector alone, all others wait for a single voxel.)
-STEP_VOXELS = 0.6
+# The length of the first and of the last step of a level at lambda = 0, voxels of the level: 99 of 100 vectors are
+# shorter, and none is longer. (Scaled by the longest vector alone, all others wait for a single voxel.)
+FIRST_STEP_VOXELS, LAST_STEP_VOXELS = 0.84, 0.3
 STEP_QUANTILE = 0.99
+# How much of the direction of a step is that of the one before. Steps of one length go back and forth across the
+# optimum; this evens them out, so that fewer come further.
+MOMENTUM = 0.5
 # A quantile of this many of the vectors is exact enough.
 QUANTILE_SAMPLES = 20_000
 # Diffusion per step, as a fraction of the difference to each neighbour: at lambda = 0, and what lambda = 1 adds.
@@ -94,13 +98,13 @@ def stiffest(lam: Tensor, factor: int) -> Tensor:
 
 
 def scaled(step: Tensor) -> Tensor:
-    """A step (1, 3, I, J, K) whose STEP_QUANTILE of lengths is STEP_VOXELS; longer vectors are cut to that length."""
+    """A step (1, 3, I, J, K) whose STEP_QUANTILE of lengths is 1; longer vectors are cut to that length."""
     length = step.square().sum(1, keepdim=True).sqrt()
     some = length.flatten()[:: max(1, length.numel() // QUANTILE_SAMPLES)]
     typical = torch.quantile(some, STEP_QUANTILE)
     # Where nearly nothing has a gradient (a small organ in a large field of view) the longest vector decides.
     typical = torch.where(typical > 0.01 * length.max(), typical, length.max()).clamp_min(1e-12)
-    return step * (STEP_VOXELS / length.clamp_min(typical))
+    return step / length.clamp_min(typical)
 
 
 def room_to_compress(displacement: Tensor) -> Tensor:
@@ -125,42 +129,67 @@ def climb(
     tick: Tick,
     counted: Callable[[Tensor], Tensor] | None = None,
     pull: Pull | None = None,
+    rigid: Callable[[Tensor], RigidMotion] | None = None,
 ) -> Tensor:
-    """A map x + u(x) after the steps of one level: (1, 3, I, J, K), voxels of the level.
+    """A map x + u(x) after the steps of one level: the shape of `displacement`, voxels of the level.
 
-    fixed, moving: (1, 1, I, J, K) in 0..1, on the level's voxels. displacement: u to start from.
+    fixed, moving: (1, 1, I, J, K) in 0..1, on the level's voxels. displacement: u to start from, (1, 3, I, J, K); or
+    two, (2, 3, I, J, K), if both images move towards a middle, first that of the moving and then that of the fixed one.
     lam: lambda of every voxel, (1, 1, I, J, K), or (1, 1, 1, 1, 1). smoothing_sd: voxels. tick: called several times
-    in every step with the fraction done; may raise, to cancel. counted: gives how much each voxel of the fixed image
-    counts under a map, 0 to 1, (1, 1, I, J, K): where none does, the displacement is carried on from the surroundings.
-    pull: landmarks that pull.
+    in every step with the fraction done; may raise, to cancel. counted: gives how much each voxel counts under a map,
+    0 to 1, (1, 1, I, J, K): where none does, the displacement is carried on from the surroundings.
+    pull: landmarks that pull. rigid: gives the bodies on the level; it is told where steps fade to zero, (I, J, K).
     """
     correlation, smoothing = LocalCorrelation(fixed), gaussian_kernel(smoothing_sd)
     shape = (fixed.shape[2], fixed.shape[3], fixed.shape[4])
     window = fade(shape, MARGIN_VOXELS / level.factor).to(fixed)
     freedom = (1 - lam) * window
+    bodies = None if rigid is None else rigid(window)
     diffusion = (DIFFUSION + DIFFUSION_BY_LAMBDA * lam) / EVENED_FRACTION
     room = nearby = torch.ones(1, 1, 1, 1, 1).to(fixed)
+    here: Tensor | None = None
+    middle = len(displacement) > 1
+    images = torch.cat((moving, fixed)) if middle else moving
+    lengths = torch.linspace(FIRST_STEP_VOXELS, LAST_STEP_VOXELS, level.steps).tolist()
+    direction: Tensor | None = None
     for step in range(level.steps):
         # On the finest level a step takes a second or two: too long for a cancel to wait.
         tick(step / level.steps)
-        warped = sample(moving, displacement, padding="border")
-        if counted is not None and step % LOOK_EVERY == 0:
+        warped = sample(images, displacement, padding="border")
+        look = step % LOOK_EVERY == 0
+        if counted is not None and look:
             here = counted(displacement)
-            correlation = LocalCorrelation(fixed, counted=here)
             nearby = separable(here, smoothing, "zeros").clamp_min(LEAST_NEARBY)
+        if middle or (counted is not None and look):
+            correlation = LocalCorrelation(warped[1:] if middle else fixed, counted=here)
         tick((step + 0.25) / level.steps)
-        force = correlation.gradient(warped) * central_gradient(warped)
+        force = correlation.gradient(warped[:1]) * central_gradient(warped[:1])
+        if middle:
+            other = LocalCorrelation(warped[:1], counted=here)
+            force -= other.gradient(warped[1:]) * central_gradient(warped[1:])
         tick((step + 0.5) / level.steps)
-        if step % LOOK_EVERY == 0:
-            room = room_to_compress(displacement)
-        change = scaled(separable(force, smoothing, "zeros") / nearby) * room
+        if look:
+            room = room_to_compress(displacement).amin(dim=0, keepdim=True)
+        uphill = scaled(separable(force, smoothing, "zeros") / nearby)
+        direction = uphill if direction is None else torch.lerp(uphill, direction, MOMENTUM)
+        change = _shared(direction * (lengths[step] * room), middle)
         tick((step + 0.75) / level.steps)
         change += (diffusion + (1 - room)) * (separable(displacement, EVEN_OUT, "repeat") - displacement)
         change *= freedom
         if pull is not None:
-            change = (1 - pull.near) * change + pull.towards(displacement) * room * window
+            near, towards = pull.step(displacement)
+            change = (1 - near) * change + _shared(towards * room * window, middle)
+        if bodies is not None:
+            change = bodies.stiffen(change)
         displacement = compose(displacement, change)
+        if bodies is not None:
+            displacement = bodies.correct(displacement)
     return displacement
+
+
+def _shared(step: Tensor, middle: bool) -> Tensor:
+    """A step of the moving image, or half of it for each image: (1, 3, I, J, K) or (2, 3, I, J, K)."""
+    return torch.cat((step / 2, step / -2)) if middle else step
 
 
 def inverse_of(displacement: Tensor, factor: int, coarsest: int = LEVELS[0].factor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -84,18 +83,16 @@ class SolverObjective(Loss):
         nothing = torch.zeros_like(shrink(images[0], before)).expand(-1, 3, -1, -1, -1)
         with torch.no_grad():
             displacement = climbed(before, plain_steps[0], nothing)
-        for number, (factor, plain) in enumerate(zip(self.factors, plain_steps[1:], strict=True)):
-            count = self.model.levels[number][1]
+        for number, (factor, count) in enumerate(zip(self.factors, plain_steps[1:], strict=True)):
             with torch.no_grad():
-                displacement = finer(displacement.detach(), before // factor)
-                displacement = climbed(factor, plain if learned else plain + count, displacement)
+                displacement = climbed(factor, count, finer(displacement.detach(), before // factor))
             if learned:
                 fixed, moving = (shrink(image, factor) for image in images)
                 detailed = [shrink(image, factor // self.model.detail(number)) for image in images]
                 i, j, k = fixed.shape[2:]
                 freedom = (1 - lam) * fade((i, j, k), 1.0).to(fixed)
                 steps = LearnedSteps(self.model, number, weights, fixed, moving, detailed, freedom, smoothing_of(lam))
-                displacement = steps(displacement, partial(climbed, factor, 1))
+                displacement = steps(displacement)
             before = factor
             yield coarser_pair(pair, factor), displacement
 

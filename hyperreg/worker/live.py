@@ -114,16 +114,20 @@ class LiveRegistration(LiveEngine):
         device: str = "auto",
         initial: str | npt.NDArray[np.float64] | Transform = "affine",
         contrast: str = AUTOMATIC,
+        symmetric: bool = False,
         fixed_labels: Volume | None = None,
         moving_labels: Volume | None = None,
     ) -> Job:
-        """Starts preparing a pair; the images are copied. model: None for the default one. initial: see `LiveSession`.
+        """Starts preparing a pair; the images are copied. model: None for the default one. initial, contrast and
+        symmetric: see `LiveSession.prepare`.
 
         Until it is ready the pair before stays what it was, and comes back if this one fails or is cancelled (through
         the job). A newer call supersedes this one. Raises InputError for images that cannot be sent, OutOfMemory.
         """
         volumes = {"fixed": fixed, "moving": moving, "fixed_labels": fixed_labels, "moving_labels": moving_labels}
-        parameters, arrays = prepare_request(self._name, model, device, initial, check_contrast(contrast), volumes)
+        parameters, arrays = prepare_request(
+            self._name, model, device, initial, check_contrast(contrast), symmetric, volumes
+        )
         job = self._client.submit("prepare", parameters, arrays, stream=self._name)
         self._cancel_field()
         self._requests.job = None
@@ -207,6 +211,17 @@ class LiveRegistration(LiveEngine):
         or lies elsewhere, is refused through on_error. Raises InputError before a pair is prepared.
         """
         self._constrain(fixed_mask=fixed_mask, moving_mask=moving_mask)
+
+    def set_rigid(self, labels: Volume | None, values: Sequence[int]) -> None:
+        """Makes label values of a label map in the fixed image's space move as one rigid body each; None or (): none.
+
+        The same Volume object again is unchanged. What cannot be used is refused through on_error. Raises InputError
+        before a pair is prepared.
+        """
+        wanted = tuple(sorted({int(value) for value in values}))
+        if labels is None or not wanted:
+            labels, wanted = None, ()
+        self._constrain(rigid=labels, rigid_values=wanted)
 
     def _constrain(self, **changes: Any) -> bool:
         """Changes some of the constraints, see `Constraints`; whether anything has changed.

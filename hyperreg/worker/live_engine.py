@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -153,9 +153,9 @@ class LiveEngine:
         if (work := self._metrics_of(pair, lam)) is not None:
             return work
         to_full = self._wants_full(lam) and pair.stage_at(lam) < last
-        anchor = self._next_anchor(pair, lam)
-        if anchor is not None and not (to_full and self._full_at is not None):
-            return partial(self._request_field, pair, anchor, quick)
+        anchors = self._next_anchors(pair, lam)
+        if anchors and not (to_full and self._full_at is not None):
+            return partial(self._request_field, pair, anchors[0], quick, beside=anchors[1:])
         if to_full:
             return lambda: self._request_field(pair, lam, last)
         if (measured := self._curve.next_lambda()) is not None:
@@ -175,12 +175,13 @@ class LiveEngine:
             return None
         return lambda: self._request_metrics(pair, lam, stage)
 
-    def _next_anchor(self, pair: Pair, lam: float) -> float | None:
-        """The λ whose quick field helps most: of the response's, the nearest to λ; then where previews are worst."""
+    def _next_anchors(self, pair: Pair, lam: float) -> list[float]:
+        """The λ whose quick fields help most: of the response's, the nearest to λ; then where previews are worst."""
         missing = [other for other in RESPONSE_LAMBDAS if pair.stage_at(other) < pair.quick_stage]
         if missing:
-            return min(missing, key=lambda other: abs(other - lam))
-        return pair.anchors.next_lambda() if len(pair.anchors) < MAX_ANCHORS else None
+            return sorted(missing, key=lambda other: abs(other - lam))
+        worst = pair.anchors.next_lambda() if len(pair.anchors) < MAX_ANCHORS else None
+        return [] if worst is None else [worst]
 
     def _prepare_again(self, pair: Pair) -> None:
         def done(job: Job) -> None:
@@ -217,7 +218,7 @@ class LiveEngine:
         operation = pair.settings.next_operation or ""
         self._requests.send(operation, {"session": self._name, **parameters}, done, ended, arrays=arrays)
 
-    def _request_field(self, pair: Pair, lam: float, stage: int) -> None:
+    def _request_field(self, pair: Pair, lam: float, stage: int, beside: Sequence[float] = ()) -> None:
         epoch = pair.epoch
 
         def done(job: Job) -> None:
@@ -235,7 +236,11 @@ class LiveEngine:
 
         self._sent = lam, stage
         self._requests.send(
-            "field", {"session": self._name, "lambda": lam, "stage": stage}, done, ended, outputs=outputs_on(pair.grid)
+            "field",
+            {"session": self._name, "lambda": lam, "stage": stage, "beside": list(beside)},
+            done,
+            ended,
+            outputs=outputs_on(pair.grid),
         )
 
     def _request_metrics(self, pair: Pair, lam: float, stage: int) -> None:

@@ -226,6 +226,7 @@ def prepare_request(
     device: str,
     initial: str | npt.NDArray[np.float64] | Transform,
     contrast: str,
+    symmetric: bool,
     volumes: Mapping[str, Volume | None],
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray]]:
     """Parameters and arrays of a "prepare". volumes: by role; None is left out."""
@@ -245,6 +246,7 @@ def prepare_request(
         "device": device,
         "initial": stages,
         "contrast": contrast,
+        "symmetric": symmetric,
         "volumes": _places(given),
     }
     return parameters, {name: volume.array for name, volume in given.items()}

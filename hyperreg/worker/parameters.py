@@ -45,6 +45,16 @@ def lam(context: Context) -> float:
     return check_lambda(number(context, "lambda"))
 
 
+def lambdas(context: Context, name: str) -> tuple[float, ...]:
+    """A parameter that is a list of values of λ, 0 to 1. Raises InputError."""
+    value = context.parameters.get(name)
+    if not isinstance(value, list) or any(
+        isinstance(item, bool) or not isinstance(item, (int, float)) for item in value
+    ):
+        raise InputError(f"The parameter '{name}' is missing or no list of numbers.")
+    return tuple(check_lambda(item) for item in value)
+
+
 def number(context: Context, name: str) -> float:
     """A parameter that is a finite number. Raises InputError."""
     value = context.parameters.get(name)

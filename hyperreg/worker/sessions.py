@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -46,6 +46,7 @@ class Session(Protocol):
         *,
         initial: str | npt.NDArray[np.float64] | Transform,
         contrast: str,
+        symmetric: bool,
         fixed_labels: Volume | None,
         moving_labels: Volume | None,
         progress: Callable[[float, str], None] | None,
@@ -57,6 +58,7 @@ class Session(Protocol):
         lam: float,
         stage: int,
         *,
+        beside: Sequence[float],
         progress: Callable[[float, str], None] | None,
         cancelled: Callable[[], bool] | None,
     ) -> Fields: ...
@@ -80,6 +82,7 @@ class _Pair:
     moving: Volume
     initial: str | npt.NDArray[np.float64] | Transform
     contrast: str
+    symmetric: bool
     fixed_labels: Volume | None
     moving_labels: Volume | None
     values: dict[str, float] = field(default_factory=dict)
@@ -113,6 +116,7 @@ class Sessions:
             moving=parameters.volume(context, "moving"),
             initial=parameters.start(context),
             contrast=parameters.text(context, "contrast"),
+            symmetric=parameters.flag(context, "symmetric"),
             fixed_labels=_given(context, "fixed_labels"),
             moving_labels=_given(context, "moving_labels"),
         )
@@ -136,11 +140,13 @@ class Sessions:
         }
 
     def field(self, context: Context) -> dict[str, Any]:
-        """lambda, stage -> fills the outputs forward and inverse. Can be cancelled."""
+        """lambda, stage, beside (λ that will be asked for next) -> fills the outputs forward and inverse. Can be
+        cancelled."""
         lam, stage = parameters.lam(context), parameters.whole(context, "stage")
+        beside = parameters.lambdas(context, "beside")
 
         def fill(session: Session) -> dict[str, Any]:
-            fields = session.field(lam, stage, progress=context.progress, cancelled=context.cancelled)
+            fields = session.field(lam, stage, beside=beside, progress=context.progress, cancelled=context.cancelled)
             context.check()
             context.outputs["forward"][...] = fields.forward.array
             context.outputs["inverse"][...] = fields.inverse.array
@@ -224,6 +230,7 @@ class Sessions:
             pair.moving,
             initial=pair.initial,
             contrast=pair.contrast,
+            symmetric=pair.symmetric,
             fixed_labels=pair.fixed_labels,
             moving_labels=pair.moving_labels,
             progress=context.progress,

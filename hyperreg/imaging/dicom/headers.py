@@ -156,8 +156,11 @@ def read_header(entry: Entry) -> Instance:
             raise FileError(
                 f"'{entry.name}' is damaged or was cut short: its DICOM header does not say what it is (SOP Class UID)."
             )
-        if instance.kind == "other" and instance.is_image_class:
-            raise FileError(f"'{entry.name}' is damaged or was cut short: a DICOM image without a number of pixels.")
+        if instance.kind == "other" and (instance.is_image_class or not instance.text("SeriesInstanceUID")):
+            raise FileError(
+                f"'{entry.name}' is damaged or was cut short: its DICOM header lacks the series or the number of "
+                "pixels."
+            )
         return instance
 
 

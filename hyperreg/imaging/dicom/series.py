@@ -248,14 +248,18 @@ def _listing(entries: Sequence[Entry], warnings: Sequence[str] = ()) -> Listing:
 
 
 def _lost(unmarked: Sequence[Entry], read: Sequence[Entry]) -> list[str]:
-    """The names of files without DICOM's mark that must have been DICOM: called like those that are, and as large."""
+    """The names of files without DICOM's mark that must have been DICOM: called like those that are.
+
+    Where these have no ending, about as large, too.
+    """
     kinds: dict[str, list[int]] = {}
     for entry in read:
         kinds.setdefault(_ending(entry), []).append(entry.size)
     return [
         entry.name
         for entry in unmarked
-        if (sizes := kinds.get(_ending(entry))) and SMALLEST * min(sizes) <= entry.size <= max(sizes) / SMALLEST
+        if (sizes := kinds.get(_ending(entry)))
+        and (_ending(entry) or SMALLEST * min(sizes) <= entry.size <= max(sizes) / SMALLEST)
     ]
 
 
