@@ -24,7 +24,8 @@ from hyperreg.training.config import read_config
 from hyperreg.training.registration import Trainer
 from hyperreg.training.solver_objective import PLAIN_STEPS, SolverObjective, validate_solver
 
-# The phantom's voxels are 4 mm: its levels have 32, 16, 8 and 4 mm.
+# The phantom's voxels are 4 mm: its levels have 32, 16, 8 and 4 mm; the quick result ends with 8 mm.
+QUICK = 1
 LEVELS = [
     {"spacing_mm": 16, "detail": 2, "channels": 4, "width": 4, "steps": 2},
     {"spacing_mm": 8, "detail": 2, "channels": 4, "width": 4, "steps": 2},
@@ -43,7 +44,7 @@ def strong() -> UpdateModel:
     """Last convolutions that are heard."""
     model = untrained()
     for update in model.backbone.updates:
-        torch.nn.init.normal_(list(update.parameters())[-2], 0, 0.3)
+        torch.nn.init.normal_(list(update.parameters())[-2], 0, 3.0)
     return model
 
 
@@ -60,7 +61,7 @@ def solvers() -> dict[str, Solver]:
 
 
 def field(solver: Solver, lam: float) -> np.ndarray:
-    found: np.ndarray = solver.fields(lam, len(solver.stages) - 1, "cpu", lambda _done: None).forward.array
+    found: np.ndarray = solver.fields(lam, QUICK, "cpu", lambda _done: None).forward.array
     return found
 
 
@@ -81,7 +82,7 @@ def test_whatever_the_weights_are_the_map_does_not_fold(solvers: dict[str, Solve
     session = LiveSession("none", "cpu")
     session.prepare(phantom.fixed, phantom.moving, initial=phantom.linear, contrast=SAME)
     session._maker.model = strong()  # type: ignore[union-attr]
-    assert session.metrics(0.0)["folding_percent"] == 0
+    assert session.metrics(0.0, QUICK)["folding_percent"] == 0
 
 
 def test_what_is_added_is_bounded_and_depends_on_lambda() -> None:

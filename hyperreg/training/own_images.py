@@ -164,7 +164,8 @@ def adapt(
     trainer = Adaptation(config, images)
     before = trainer.validate(trainer.held_out())
     engine.run(trainer, resume, lambda fraction, text: tell(0.1 + 0.9 * fraction, text))
-    after = trainer.validate(trainer.held_out())
+    # The run has measured its last step, unless it was over before.
+    after = trainer.validation or trainer.validate(trainer.held_out())
     if not is_better(before, after, config.smoothness_weight):
         return Adapted(None, before, after)
     make_folder(own_models())
