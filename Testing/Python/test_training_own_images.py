@@ -17,7 +17,8 @@ from hyperreg.imaging.files import write_volume
 from hyperreg.imaging.volume import Volume
 from hyperreg.phantom import head_phantom_pair
 from hyperreg.registration.catalogue import find_model, list_models, read_card
-from hyperreg.registration.model import load_model, save_untrained
+from hyperreg.registration.linear import align
+from hyperreg.registration.model import load_model, make_model, new_card, save_model, save_untrained
 from hyperreg.training import own_images
 from hyperreg.training.own_images import FEWEST_IMAGES, adapt, find_images, is_better, pair_of, prepare
 from hyperreg.training.validation import validate
@@ -41,9 +42,16 @@ def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prepared(heads: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run's folder in which the images are prepared."""
     folder = tmp_path_factory.mktemp("prepared")
-    card = save_untrained(folder, BASE)
-    prepare(find_images(heads), card, folder / "run", lambda _done, _text: None)
+    card = save_untrained(folder, BASE, strength=0.3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(own_images, "align", quickly_aligned)
+        prepare(find_images(heads), card, folder / "run", lambda _done, _text: None)
     return folder / "run"
+
+
+def quickly_aligned(fixed: Volume, moving: Volume) -> np.ndarray:
+    """By the centres of mass: the affine alignment has its own tests, and takes seconds."""
+    return align(fixed, moving, "com")
 
 
 @pytest.fixture
@@ -57,6 +65,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The user's folder of models, with a model that displaces at random."""
     monkeypatch.setenv("HYPERREG_MODELS", str(tmp_path / "models"))
     monkeypatch.setattr(own_images, "MOST_PAIRS", 2)
+    monkeypatch.setattr(own_images, "align", quickly_aligned)
     save_untrained(tmp_path / "models", BASE, strength=0.3)
     return tmp_path / "models"
 
@@ -103,9 +112,12 @@ def test_pairs_are_aligned(heads: Path, own: Path, run: Path) -> None:
     apart = pair_of(first, own_images.PreparedImage(second.image, np.eye(4)))
     difference, before = ((one.images[:, 0] - one.images[:, 1]).abs().mean() for one in (pair, apart))
     assert float(difference) < 0.8 * float(before)
-    # Kept for a next time, and the same.
+    # Kept for a next time, and the same; but not for another first image.
     again = prepare(find_images(heads)[:2], card, run, lambda _done, _text: None)
     assert torch.equal(pair.images, pair_of(*again).images)
+    swapped = prepare(find_images(heads)[1::-1], card, run, lambda _done, _text: None)
+    np.testing.assert_array_equal(swapped[0].linear, np.eye(4))
+    np.testing.assert_allclose(swapped[1].linear, np.linalg.inv(second.linear), atol=3)
 
 
 def test_folders_that_cannot_be_learned_from_are_refused(heads: Path, own: Path, run: Path, tmp_path: Path) -> None:
@@ -137,6 +149,11 @@ def test_names_and_models_are_checked_first(heads: Path, own: Path) -> None:
         adapt(heads, BASE, "../ours", 1)
     with pytest.raises(InputError, match="without a network"):
         adapt(heads, "none", "ours", 1)
+    level = {"spacing_mm": 4, "detail": 2, "channels": 4, "width": 4, "steps": 1}
+    network = {"backbone": "solver_update", "options": {"levels": [level]}, "hidden": [4], "passes": 1}
+    save_model(make_model(network), new_card("learned", network), own / "learned")
+    with pytest.raises(InputError, match="learns from label maps"):
+        adapt(heads, "learned", "ours", 1)
     assert not (heads / "hyperreg").exists()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -53,7 +54,8 @@ def registration(
         raise InputError("Give --config FILE to train, or --images FOLDER to adapt a model to your own images.")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     if images is not None:
-        _adapt(images, model, name or f"{model}-{images.resolve().name}", minutes, folder, resume)
+        name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", f"{model}-{images.resolve().name}")
+        _adapt(images, model, name, minutes, folder, resume)
     elif config is not None:
         from hyperreg.training.registration import train
 

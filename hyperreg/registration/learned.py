@@ -1,8 +1,7 @@
 """The learned solver: the solver's steps, and after them, on the levels it knows, steps that a hypernetwork makes.
 
-A learned step is u <- u o (id + (1 - lambda) G_sigma(lambda) * B_theta(lambda)(...)): G is the Gaussian of
-the solver, B's
-weights are made from lambda (see `nets.solver_update`). Untrained it is the plain solver.
+A learned step is u <- u o (id + (1 - lambda) G_sigma(lambda) * B_theta(lambda)(...)): G is the Gaussian of the solver,
+the weights of B are made from lambda (see `nets.solver_update`). Untrained it is the plain solver.
 """
 
 from __future__ import annotations
@@ -26,7 +25,8 @@ from hyperreg.registration.filters import gaussian_kernel, separable
 BACKBONE = "solver_update"
 # A level is as one that was trained if its voxels are no more than this many times as long or short.
 SAME_SIZE = math.sqrt(2)
-# How the displacement would be evened out is shown to the model: a filter of the nearest neighbours.
+# How the displacement would be evened out is shown to the model: a filter of the nearest neighbours. Its own, so that
+# tuning the solver does not change what a trained model sees.
 EVEN_OUT = (0.25, 0.5, 0.25)
 
 

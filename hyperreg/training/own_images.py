@@ -32,6 +32,7 @@ from hyperreg.machine import choose_device
 from hyperreg.nets.weights import fast_precision
 from hyperreg.registration.catalogue import ModelCard, find_model, list_models, read_card
 from hyperreg.registration.grids import network_grid
+from hyperreg.registration.learned import BACKBONE as SOLVER_UPDATE
 from hyperreg.registration.linear import align
 from hyperreg.registration.model import save_model
 from hyperreg.reporting import Progress
@@ -151,6 +152,8 @@ def adapt(
     base = find_model(model)
     if not base.has_network:
         raise InputError("There is nothing to adapt without a network: name a model ('hyperreg models' lists them).")
+    if base.network.get("backbone") == SOLVER_UPDATE:
+        raise InputError(f"'{model}' is a learned solver, which learns from label maps; adapt a network to images.")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise InputError(f"'{name}' cannot be a model's name: use letters, digits, - and _, as in 'my-brains'.")
     if name in {card.name for card in list_models()}:
@@ -219,7 +222,8 @@ def prepare(files: Sequence[Path], card: ModelCard, output: Path, tell: Progress
         about = f"; about {in_time(left)} left" if number else ""
         tell(number / len(files), f"Aligning image {number + 1} of {len(files)}{about}")
         file = kept / f"{path.name}.npz"
-        prepared = _kept(file, path.name)
+        key = " ".join([card.sha256, *(f"{one.stat().st_size} {one.stat().st_mtime_ns}" for one in (files[0], path))])
+        prepared = _kept(file, path.name, key)
         if prepared is None:
             try:
                 image = check_image(read_volume(path))
@@ -234,7 +238,7 @@ def prepare(files: Sequence[Path], card: ModelCard, output: Path, tell: Progress
             with replacing(file) as target, target.open("wb") as stream:
                 np.savez_compressed(
                     stream, array=prepared.image.array.astype(np.float16), ijk_to_ras=prepared.image.ijk_to_ras,
-                    linear=prepared.linear,
+                    linear=prepared.linear, key=np.array(key),
                 )  # fmt: skip
         found.append(prepared)
     problems += [
@@ -255,10 +259,12 @@ def _prepared(image: Volume, first: Volume, card: ModelCard) -> PreparedImage:
     return PreparedImage(Volume(array, grid.ijk_to_ras, image.name), linear)
 
 
-def _kept(file: Path, name: str) -> PreparedImage | None:
-    """An image that was prepared before; None if there is none that can be read."""
+def _kept(file: Path, name: str, key: str) -> PreparedImage | None:
+    """An image that was prepared before, of the same file, first image and model; None if there is none."""
     try:
         with np.load(file, allow_pickle=False) as kept:
+            if str(kept["key"]) != key:
+                return None
             return PreparedImage(Volume(kept["array"], kept["ijk_to_ras"], name), kept["linear"])
     except (OSError, ValueError, KeyError, BadZipFile, HyperRegError):
         return None
