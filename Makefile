@@ -1,7 +1,7 @@
 # make run    sets up .venv and opens the browser application (FIXED=head1.nii.gz MOVING=head2.nii.gz to open your own images)
 # make test   sets up .venv and runs the tests
 # make bench  sets up .venv with other people's registration and compares on two real pairs (in ../shared/data)
-# make fuzz   damages thousands of image files and looks whether any is read wrong or without words (FUZZ=count)
+# make fuzz   damages thousands of files of all kinds and looks whether any is read wrong or without words (FUZZ=count)
 # make kills  ends the program at random moments and looks at what is left behind (KILLS=count)
 # make lint   sets up .venv and runs the style and type checks
 # Needs Python 3.10 or newer; the system packages that are missing are named (`make missing-packages` lists them).

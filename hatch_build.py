@@ -1,4 +1,4 @@
-"""Build hook: the wheel carries the models and what the browser app shares with the Slicer modules inside the package.
+"""Build hook: the wheel carries the models, the sample pair, and what the browser app shares with the Slicer modules.
 
 An editable install reads them from the source tree, so nothing is copied there.
 """
@@ -16,6 +16,9 @@ class ModelsHook(BuildHookInterface):
         models = Path(self.root) / "Resources" / "Models"
         if version == "standard" and models.is_dir():
             build_data["force_include"][str(models)] = "hyperreg/models"
+        sample = Path(self.root) / "Resources" / "SampleData"
+        if version == "standard" and sample.is_dir():
+            build_data["force_include"][str(sample)] = "hyperreg/sample_data"
         for module in ("HyperRegSlicer", "SegmentationModule"):
             shared = Path(self.root) / module / f"{module}Lib"
             if version == "standard" and shared.is_dir():

@@ -38,6 +38,14 @@ class HyperRegSlicer(ScriptedLoadableModule):
         self.parent.acknowledgementText = _(
             "Based on HyperMorph (Hoopes et al., MELBA 2022) and VoxelMorph (Balakrishnan et al., IEEE TMI 2019)."
         )
+        slicer.app.connect("startupCompleted()", registerSampleData)
+
+
+def registerSampleData():
+    """Offers the sample pair in the Sample Data module; it lies on this computer."""
+    from HyperRegSlicerLib import Sample
+
+    Sample.register(Path(__file__).resolve().parent / "Resources" / "Icons" / "HyperRegSlicer.png")
 
 
 class HyperRegSlicerLogic(ScriptedLoadableModuleLogic):

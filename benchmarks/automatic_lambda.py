@@ -235,7 +235,7 @@ def run(cases: Sequence[Case], output: Path, model: str | None = None) -> list[M
 def write(measured: Sequence[Measured], folder: Path, options: str = "") -> str:
     """Tables, rows and figure into `folder`; returns the text."""
     folder.mkdir(parents=True, exist_ok=True)
-    models = sorted({f"'{one.model}' (weights {one.sha256[:12]})" for one in measured})
+    models = sorted({f"'{one.model}'" + (f" (weights {one.sha256[:12]})" if one.sha256 else "") for one in measured})
     setting = (
         f"`python -m benchmarks automatic-lambda{options}`: {', '.join(models)}, quick results, on {len(measured)} "
         "pairs of `benchmarks registration`. Truth: mean Dice over manual labels, landmarks, or the error against the "

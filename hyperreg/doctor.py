@@ -18,7 +18,6 @@ from typing import Any
 import hyperreg
 from hyperreg.catalogue import Card, card_folders, kind_of, model_folders
 from hyperreg.errors import WeightsError
-from hyperreg.imaging.dicom.pixels import unreadable_compressions
 from hyperreg.machine import main_memory
 from hyperreg.registration import catalogue as registration
 from hyperreg.registration.catalogue import default_model
@@ -133,6 +132,8 @@ def _packages() -> list[Check]:
 
 
 def _compressions() -> list[Check]:
+    from hyperreg.imaging.dicom.pixels import unreadable_compressions
+
     try:
         missing = unreadable_compressions()
     except ImportError:

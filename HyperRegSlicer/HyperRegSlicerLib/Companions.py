@@ -44,7 +44,9 @@ def leave_behind(transform: slicer.vtkMRMLTransformNode | None, node: slicer.vtk
 
 def accompany(volume: slicer.vtkMRMLVolumeNode, node: slicer.vtkMRMLTransformableNode) -> None:
     """Puts what was made on a volume where the volume is: under its transform, also while λ moves it."""
-    parent = Results.original_parent(volume)
+    if node.GetParentTransformNode() is volume.GetParentTransformNode():
+        return
+    parent = Results.parent_before(volume)
     node.SetAndObserveTransformNodeID(parent and parent.GetID())
     if Results.is_live_transform(volume.GetParentTransformNode()):
         take_along(volume.GetParentTransformNode(), node)

@@ -78,6 +78,19 @@ def to_world(transform_node: slicer.vtkMRMLTransformNode | None, of_what: str) -
     return to_numpy(matrix)
 
 
+def sampled(transform_node: slicer.vtkMRMLTransformNode, grid: Grid) -> DisplacementField:
+    """The map from the world to the space below a transform of any kind, at the points of a grid, RAS mm."""
+    transform = vtk.vtkGeneralTransform()
+    transform_node.GetTransformFromWorld(transform)
+    places = grid.points().reshape(-1, 3)
+    given, found = vtk.vtkPoints(), vtk.vtkPoints()
+    given.SetData(numpy_to_vtk(np.ascontiguousarray(places), deep=True))
+    found.SetDataTypeToDouble()
+    transform.TransformPoints(given, found)
+    moved = vtk_to_numpy(found.GetData()) - places
+    return DisplacementField(moved.astype(np.float32).T.reshape(3, *grid.shape), grid.ijk_to_ras)
+
+
 def volume_from_node(node: slicer.vtkMRMLScalarVolumeNode, parent: slicer.vtkMRMLTransformNode | None) -> Volume:
     """The image of a scalar volume or label map node, placed in the world through the linear transform `parent`.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import slicer
@@ -13,17 +12,23 @@ from hyperreg.errors import InputError
 from hyperreg.imaging.files import as_labels
 from hyperreg.imaging.label_maps import check_is_label_map, check_on_image
 from hyperreg.imaging.structures import LabelMap, Meaning, compared
-from hyperreg.imaging.volume import Volume
+from hyperreg.imaging.transform import Transform
+from hyperreg.imaging.volume import Grid, Volume
 from hyperreg.registration.catalogue import find_model
+from hyperreg.registration.start import ALIGNMENTS
 from HyperRegSlicerLib import Geometry, Regions, Results
 
-INITIAL_METHODS = ("affine", "rigid", "com", "none")
+# A transform that is not linear is taken over at about this many points.
+SAMPLES = 500_000
 
 
 def read_pair(
-    fixed: slicer.vtkMRMLScalarVolumeNode, moving: slicer.vtkMRMLScalarVolumeNode, model: str
+    fixed: slicer.vtkMRMLScalarVolumeNode,
+    moving: slicer.vtkMRMLScalarVolumeNode,
+    model: str,
+    initial: str | slicer.vtkMRMLTransformNode,
 ) -> tuple[Volume, Volume, Results.Run]:
-    """Both volumes in the world, without a live transform, and the run that they make.
+    """Both volumes in the world, without a live transform, and the run that they make. initial: see `parent_of`.
 
     Raises InputError if the nodes cannot be registered, WeightsError without the model.
     """
@@ -32,15 +37,16 @@ def read_pair(
             raise InputError(reason)
     if fixed is moving:
         raise InputError("The fixed and the moving volume are the same. Choose two different volumes.")
-    moving_parent = Results.original_parent(moving)
-    fixed_volume = Geometry.volume_from_node(fixed, Results.original_parent(fixed))
+    before, moving_parent = Results.parent_before(moving), parent_of(moving, initial)
+    fixed_volume = Geometry.volume_from_node(fixed, Results.parent_before(fixed))
     moving_volume = Geometry.volume_from_node(moving, moving_parent)
     run = Results.Run(
         fixed_id=fixed.GetID(),
         moving_id=moving.GetID(),
-        moving_parent_id=moving_parent and moving_parent.GetID(),
+        moving_parent_id=before and before.GetID(),
         parent_to_world=Geometry.to_world(moving_parent, f"'{moving.GetName()}'"),
         fixed_grid=fixed_volume.grid,
+        moving_grid=moving_volume.grid,
         model=model,
         model_version=find_model(model).version,
     )
@@ -79,15 +85,47 @@ def _label_map(node: slicer.vtkMRMLLabelMapVolumeNode | None, image: Volume, not
     return LabelMap((labels,), {label: Meaning(name) for label, name in Regions.names_of(node).items()})
 
 
-def initial_alignment(initial: str | slicer.vtkMRMLTransformNode, moving_parent: Any) -> str | np.ndarray:
-    """What the worker is told to begin with: a method, or (4, 4) fixed RAS -> moving RAS."""
+def initial_alignment(
+    initial: str | slicer.vtkMRMLTransformNode, moving: slicer.vtkMRMLScalarVolumeNode, fixed: Grid
+) -> str | np.ndarray | Transform:
+    """What the worker is told to begin with: a method, or the map of fixed RAS to moving RAS of a transform node.
+
+    initial: carries the moving volume onto the fixed one; above the moving volume, as it is there or on top of that.
+    fixed: the fixed volume's grid in the world. Raises InputError for an unknown method.
+    """
     if isinstance(initial, str):
-        if initial not in INITIAL_METHODS:
-            raise InputError(f"Unknown initial alignment '{initial}'. Choose one of {', '.join(INITIAL_METHODS)}.")
+        if initial not in ALIGNMENTS:
+            raise InputError(f"Unknown initial alignment '{initial}'. Choose one of {', '.join(ALIGNMENTS)}.")
         return initial
-    above = moving_parent
-    while above is not None:
-        if above is initial:
-            return np.eye(4)
-        above = above.GetParentTransformNode()
-    return np.linalg.inv(Geometry.to_world(initial, "The initial alignment"))
+    above, place = Results.parent_before(moving), parent_of(moving, initial)
+    # Of a volume that is under the start already, the start is taken for itself: the volume is read without it.
+    to_place = Geometry.to_world(place, f"'{moving.GetName()}'") if above is initial is not place else np.eye(4)
+    if is_linear(initial):
+        while place is not None:
+            if place is initial:
+                return np.eye(4)
+            place = place.GetParentTransformNode()
+        return to_place @ np.linalg.inv(Geometry.to_world(initial, "The initial alignment"))
+    coarser = max(1.0, (np.prod(fixed.shape) / SAMPLES) ** (1 / 3))
+    affine = fixed.ijk_to_ras.copy()
+    affine[:3, :3] *= coarser
+    grid = Grid(tuple(int(np.ceil((n - 1) / coarser)) + 1 for n in fixed.shape), affine)
+    return Transform((Geometry.sampled(initial, grid), to_place))
+
+
+def is_linear(transform: slicer.vtkMRMLTransformNode) -> bool:
+    """Whether a transform and all above it are linear."""
+    return bool(transform.IsTransformToWorldLinear())
+
+
+def parent_of(
+    moving: slicer.vtkMRMLScalarVolumeNode, initial: str | slicer.vtkMRMLTransformNode
+) -> slicer.vtkMRMLTransformNode | None:
+    """The transform that places the moving volume before anything is registered.
+
+    A nonlinear transform that is to be started from is not part of that place.
+    """
+    parent = Results.original_parent(moving)
+    if parent is not None and parent is initial and not is_linear(parent):
+        return parent.GetParentTransformNode()
+    return parent

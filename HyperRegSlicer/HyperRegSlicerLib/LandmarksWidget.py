@@ -7,38 +7,81 @@ from typing import Any
 
 import qt
 import slicer
+from slicer.i18n import tr as _
 
-# Dragging a point changes it many times a second; it is measured when the hand rests.
-REST_MS = 300
+from HyperRegSlicerLib import Regions
+from HyperRegSlicerLib.Logic import RegistrationLogic
+
+# Dragging a point changes it many times a second: what changes is taken so often, and no sooner than the field of the
+# last time is there.
+EVERY_MS = 300
+NAME_COLUMN, BEFORE_COLUMN, NOW_COLUMN = range(3)
+ROWS_SHOWN, ROW_PIXELS = 8, 24
 
 
 class LandmarksPanel:
-    """ui: the form's widgets. on_change(fixed, moving): other lists were chosen, or their points have changed."""
+    """Point lists, how much they pull, and a table of their distances.
 
-    def __init__(self, ui: Any, on_change: Callable[[Any, Any], None]) -> None:
-        self.ui = ui
-        self._on_change = on_change
+    ui: the form's widgets. attempt: does an action and shows what it raises for the user.
+    """
+
+    def __init__(self, ui: Any, logic: RegistrationLogic, attempt: Callable[[Callable[[], Any]], None]) -> None:
+        self.ui, self._logic, self._attempt = ui, logic, attempt
+        self._parameters: Any = None
         self._nodes: tuple[Any, Any] = (None, None)
+        self._said: tuple[Any, ...] = ()
+        self._rows: list[Any] = []
+        self._filling = False
         self._observed: list[tuple[Any, int]] = []
-        self._rest = qt.QTimer()
-        self._rest.setSingleShot(True)
-        self._rest.setInterval(REST_MS)
-        self._rest.connect("timeout()", self._tell)
+        self._soon = qt.QTimer()
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(EVERY_MS)
+        self._soon.connect("timeout()", self._changed_before)
+        table = ui.landmarksTable
+        table.setColumnCount(3)
+        table.setHorizontalHeaderLabels([_("Pulls"), _("before"), _("now, mm")])
+        table.horizontalHeader().setSectionResizeMode(NAME_COLUMN, qt.QHeaderView.Stretch)
+        table.verticalHeader().setVisible(False)
+        table.connect("itemChanged(QTableWidgetItem*)", self._ticked)
 
-    def show(self, fixed: Any, moving: Any) -> None:
-        """What the parameter node says."""
-        if fixed is self._nodes[0] and moving is self._nodes[1]:
+    def show(self, parameters: Any) -> None:
+        """What the parameter node says, to form and logic."""
+        self._parameters = parameters
+        nodes = parameters.fixedLandmarks, parameters.movingLandmarks
+        if (*nodes, parameters.pull, parameters.measuredOnly) != self._said:
+            self._said = (*nodes, parameters.pull, parameters.measuredOnly)
+            if nodes != self._nodes:
+                self._take(*nodes)
+            self._tell()
+
+    def update(self, distance: str) -> None:
+        """Shows the state. distance: of all landmarks, in words, or ""."""
+        ui, logic = self.ui, self._logic
+        ui.landmarksNoteLabel.text = "\n".join(filter(None, (logic.landmarks_note, distance)))
+        rows = logic.landmark_rows
+        if rows is self._rows:
             return
-        self._take(fixed, moving)
-        self._tell()
-
-    def update(self, note: str, distance: str) -> None:
-        """note: how many pairs there are, or what is missing. distance: in mm, or ""."""
-        self.ui.landmarksNoteLabel.text = "\n".join(filter(None, (note, distance)))
+        self._rows = rows
+        table = ui.landmarksTable
+        self._filling = True
+        table.setRowCount(len(rows))
+        for index, row in enumerate(rows):
+            name = qt.QTableWidgetItem(row.name)
+            name.setFlags(qt.Qt.ItemIsUserCheckable | qt.Qt.ItemIsEnabled)
+            name.setCheckState(qt.Qt.Unchecked if row.measured else qt.Qt.Checked)
+            name.setToolTip(_("Not ticked: this pair only measures, so that it can judge the result."))
+            table.setItem(index, NAME_COLUMN, name)
+            for column, value in ((BEFORE_COLUMN, row.before), (NOW_COLUMN, row.now)):
+                item = qt.QTableWidgetItem("" if value is None else f"{value:.1f}")
+                item.setFlags(qt.Qt.ItemIsEnabled)
+                table.setItem(index, column, item)
+        self._filling = False
+        table.visible = bool(rows)
+        table.minimumHeight = table.maximumHeight = (min(len(rows), ROWS_SHOWN) + 1) * ROW_PIXELS + 4
 
     def close(self) -> None:
         """Ends listening."""
-        self._rest.stop()
+        self._soon.stop()
         self._take(None, None)
 
     def _take(self, fixed: Any, moving: Any) -> None:
@@ -58,8 +101,23 @@ class LandmarksPanel:
         ]
 
     def _changed(self, _caller: Any, _event: Any) -> None:
-        self._rest.start()
+        if not self._soon.isActive():
+            self._soon.start()
+
+    def _changed_before(self) -> None:
+        if self._logic.is_waiting:
+            self._soon.start()  # else a field that takes long would never be there while a point is dragged
+        else:
+            self._tell()
 
     def _tell(self) -> None:
-        if not slicer.mrmlScene.IsClosing():
-            self._on_change(*self._nodes)
+        if not slicer.mrmlScene.IsClosing() and self._parameters is not None:
+            pull, only = self._parameters.pull, Regions.keys_from_text(self._parameters.measuredOnly)
+            self._attempt(lambda: self._logic.set_landmarks(*self._nodes, pull, only))
+
+    def _ticked(self, item: qt.QTableWidgetItem) -> None:
+        if self._filling or item.column() != NAME_COLUMN or self._parameters is None:
+            return
+        key, only = self._rows[item.row()].key, Regions.keys_from_text(self._parameters.measuredOnly)
+        only = only - {key} if item.checkState() == qt.Qt.Checked else only | {key}
+        self._parameters.measuredOnly = Regions.keys_to_text(only)

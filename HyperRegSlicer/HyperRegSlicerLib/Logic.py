@@ -11,6 +11,7 @@ Somebody has to call the worker client's `poll` regularly (in Slicer a QTimer do
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,11 +20,13 @@ import slicer
 import vtk
 
 from hyperreg.errors import InputError
+from hyperreg.imaging.volume import Grid
 from hyperreg.registration.anchors import SAME_LAMBDA, check_lambda
+from hyperreg.registration.catalogue import NO_MODEL
 from hyperreg.registration.contrast import AUTOMATIC
 from hyperreg.registration.response import Response
 from hyperreg.worker.live_pair import Shown
-from HyperRegSlicerLib import Companions, Geometry, Inputs, Results
+from HyperRegSlicerLib import Companions, Geometry, Inputs, Results, VolumeChange
 from HyperRegSlicerLib.Tuning import IDLE, LIVE, RUNNING, Tuning, ignore
 
 
@@ -36,6 +39,7 @@ class RegistrationLogic(Tuning):
     Callbacks, all optional, called on the thread that polls:
     on_change(): state, nodes or what can be done changed.
     on_live(): a registration has become live, a first one or another.
+    on_aligned(transform): an alignment is done, and the moving volume is under this linear transform.
     on_progress(fraction, text): while running.
     on_field(shown): the transform node now shows these fields.
     on_metrics(metrics, shown): see `LiveSession.measure`; of exactly what is shown.
@@ -46,6 +50,7 @@ class RegistrationLogic(Tuning):
 
     def __init__(self, scene: slicer.vtkMRMLScene, registration: Any) -> None:
         super().__init__(scene, registration)
+        self.on_aligned: Callable[[slicer.vtkMRMLTransformNode], None] = ignore
         self.on_live: Callable[[], None] = ignore
         self.on_progress: Callable[[float, str], None] = ignore
         self.on_field: Callable[[Shown], None] = ignore
@@ -56,6 +61,7 @@ class RegistrationLogic(Tuning):
         self._run: Results.Run | None = None
         self._live: Geometry.LiveTransform | None = None
         self._transform_id: str | None = None
+        self._alignment_id: str | None = None
 
         registration.on_progress = self._progressed
         registration.on_ready = self._ready
@@ -88,6 +94,12 @@ class RegistrationLogic(Tuning):
         return (self._node(self._run.fixed_id), self._node(self._run.moving_id)) if self._run else (None, None)
 
     @property
+    def grids(self) -> tuple[Grid, Grid]:
+        """Of the fixed and the moving volume, in the world. Only while live."""
+        assert self._run is not None
+        return self._run.fixed_grid, self._run.moving_grid
+
+    @property
     def label_names(self) -> Mapping[int, str]:
         """What the labels of the label maps are called, by the numbers in `metrics`; {} unless live with one."""
         return self._run.label_names if self._run is not None else {}
@@ -104,7 +116,14 @@ class RegistrationLogic(Tuning):
 
     @property
     def can_reset(self) -> bool:
-        return self.transform_node is not None and self.state != RUNNING
+        return (self.transform_node or self.alignment_node) is not None and self.state != RUNNING
+
+    @property
+    def alignment_node(self) -> slicer.vtkMRMLTransformNode | None:
+        """The result of `align` that the moving volume is under; None without one, and while λ moves the volume."""
+        node = self._node(self._alignment_id)
+        moving = Results.ends(node)[1] if node is not None else None
+        return node if moving is not None and moving.GetParentTransformNode() is node else None
 
     @property
     def companions(self) -> list[slicer.vtkMRMLTransformableNode]:
@@ -124,26 +143,28 @@ class RegistrationLogic(Tuning):
         device: str = "auto",
         initial: str | slicer.vtkMRMLTransformNode = "affine",
         contrast: str = AUTOMATIC,
+        symmetric: bool = False,
         fixed_labels: slicer.vtkMRMLLabelMapVolumeNode | None = None,
         moving_labels: slicer.vtkMRMLLabelMapVolumeNode | None = None,
     ) -> None:
         """Starts a registration and returns at once; `on_change` tells when it is live.
 
         lam: 0 (most flexible) to 1 (most rigid): where to begin.
-        initial: "affine", "rigid", "com" (centre of mass), "none", or a linear transform node that carries the moving
-            volume onto the fixed one. If the moving volume is already under that node, it is not applied twice.
-        contrast: whether both volumes show tissues alike, one of `contrast.CONTRASTS`.
+        initial: one of `start.ALIGNMENTS`, or a transform node of any kind that carries the moving volume onto the
+            fixed one. If the moving volume is already under that node, it is not applied twice.
+        contrast: whether both volumes show tissues alike, one of `contrast.CONTRASTS`. symmetric: whether neither
+            volume is preferred, as for two visits of one person.
         Raises InputError if the nodes cannot be registered, WeightsError without the model; nothing has changed then.
         """
         check_lambda(lam)
-        fixed_volume, moving_volume, run = Inputs.read_pair(fixed, moving, model)
+        fixed_volume, moving_volume, run = Inputs.read_pair(fixed, moving, model, initial)
         labels, names, notes = Inputs.label_maps((fixed_labels, moving_labels), (fixed_volume, moving_volume))
         run = dataclasses.replace(run, label_names=names)
-        start = Inputs.initial_alignment(initial, Results.original_parent(moving))
+        start = Inputs.initial_alignment(initial, moving, fixed_volume.grid)
         parent = moving.GetParentTransformNode()
         if Results.is_live_transform(parent):
             self._transform_id = parent.GetID()
-        self.lam, self.contrast = lam, contrast
+        self.lam, self.contrast, self.symmetric = lam, contrast, symmetric
         self.registration.prepare(
             fixed_volume,
             moving_volume,
@@ -151,6 +172,7 @@ class RegistrationLogic(Tuning):
             device=device,
             initial=start,
             contrast=contrast,
+            symmetric=symmetric,
             fixed_labels=labels[0],
             moving_labels=labels[1],
         )
@@ -159,6 +181,24 @@ class RegistrationLogic(Tuning):
         self.on_change()
         for note in notes:
             self.on_warning(note)
+
+    def align(
+        self,
+        fixed: slicer.vtkMRMLScalarVolumeNode,
+        moving: slicer.vtkMRMLScalarVolumeNode,
+        *,
+        method: str,
+        device: str = "auto",
+    ) -> None:
+        """Starts a linear alignment, without any deformation, and returns at once; `on_aligned` gives the result.
+
+        method: one of `start.ALIGNMENTS`. It ends what was live. Raises InputError; nothing has changed then.
+        """
+        fixed_volume, moving_volume, run = Inputs.read_pair(fixed, moving, NO_MODEL, method)
+        start = Inputs.initial_alignment(method, moving, fixed_volume.grid)
+        self.registration.prepare(fixed_volume, moving_volume, model=NO_MODEL, device=device, initial=start)
+        self._pending = dataclasses.replace(run, alignment=method)
+        self.on_change()
 
     def cancel(self) -> None:
         """Gives up the registration that is running; the scene and an earlier live registration stay as they were."""
@@ -202,23 +242,29 @@ class RegistrationLogic(Tuning):
         self.on_change()
 
     def reset(self) -> None:
-        """Ends the registration and puts the scene back as it was before; kept results stay."""
+        """Ends the registration and puts the scene back as it was before; kept results stay.
+
+        After `align` alone the moving volume is put back where it was; the transform stays.
+        """
+        aligned = self.alignment_node
         self._end()
         self._remove_transform()
+        if aligned is not None:
+            Results.release(aligned)
+            before = aligned.GetNodeReference(Results.MOVING_PARENT_ROLE)
+            self._alignment_id = before.GetID() if Results.is_alignment(before) else None
         self.on_change()
 
     def adopt(self, transform: slicer.vtkMRMLTransformNode | None) -> None:
         """Takes up the transform of a reopened scene: it can be reset, and the next `register` goes on with it."""
-        if not Results.is_live_transform(transform) or self.state != IDLE:
+        if self.state != IDLE:
+            return
+        if Results.is_alignment(transform):
+            self._alignment_id = transform.GetID()
+        if not Results.is_live_transform(transform):
             return
         self._transform_id = transform.GetID()
-        # Slicer reads grids with cubic interpolation; the field is meant, and was saved, as a linear one.
-        general = vtk.vtkGeneralTransform.SafeDownCast(transform.GetTransformFromParent())
-        for index in range(general.GetNumberOfConcatenatedTransforms() if general else 0):
-            grid = slicer.vtkOrientedGridTransform.SafeDownCast(general.GetConcatenatedTransform(index))
-            if grid is not None:
-                grid.SetInterpolationModeToLinear()
-                general.Modified()
+        Results.interpolate_linearly(transform)
         self.on_change()
 
     def close(self) -> None:
@@ -239,6 +285,16 @@ class RegistrationLogic(Tuning):
         if self._pending is None:
             return
         run, self._pending, self._run = self._pending, None, None
+        if run.alignment:
+            linear = self.registration.linear
+            self.registration.reset()
+            self._end()
+            self._remove_transform()
+            node = Results.place_alignment(self.scene, run, linear)
+            self._alignment_id = node.GetID()
+            self.on_change()
+            self.on_aligned(node)
+            return
         moving = self._node(run.moving_id)
         into_parent = np.linalg.inv(run.parent_to_world)
         self._live = Geometry.LiveTransform(self.registration.grid, into_parent @ self.registration.linear)
@@ -257,7 +313,7 @@ class RegistrationLogic(Tuning):
         node.EndModify(modifying)
         moving.SetAndObserveTransformNodeID(node.GetID())
         self._run, self.shown, self.metrics = run, None, {}
-        Results.describe(node, run, self.origin)
+        self._describe(node)
         self._send_settings()
         self.on_live()
         self.on_change()
@@ -268,8 +324,9 @@ class RegistrationLogic(Tuning):
             return
         self._live.fill(shown.fields.forward)
         self.shown, self.metrics = shown, {}
+        self._moved_at = time.monotonic()
         if shown.solved:
-            Results.describe(node, self._run, self.origin)
+            self._describe(node)
         self.on_field(shown)
         self.on_change()
 
@@ -293,17 +350,12 @@ class RegistrationLogic(Tuning):
         if self.scene.IsClosing():
             return
         leaving = node.GetID()
-        if leaving == self._regions_id:
-            self.set_regions(None, {})
-            self._tell_end(f"'{node.GetName()}' was deleted; its regions follow the slider again.")
-            return
-        if leaving in self._landmark_ids:
-            left = (None if node_id == leaving else self._node(node_id) for node_id in self._landmark_ids)
-            self.set_landmarks(*left)
+        if self._marks_leave(node):
             return
         if leaving == self._transform_id:
             was_live = self._run is not None
             Results.release(node)
+            VolumeChange.remove(node)
             self._transform_id = None
             self._run = self._live = None
             if was_live and self._pending is None:
@@ -320,9 +372,8 @@ class RegistrationLogic(Tuning):
 
     def _scene_closing(self, _caller: Any, _event: str) -> None:
         self._end()
-        self._transform_id = self._regions_id = self._region_map = None
-        self._region_lambdas = {}
-        self._landmark_ids, self.landmarks_note = (None, None), ""
+        self._transform_id = self._alignment_id = None
+        self._forget_marks()
         self.on_change()
 
     # Small things
@@ -332,16 +383,16 @@ class RegistrationLogic(Tuning):
         if self.state != IDLE:
             self.registration.reset()
         self._pending = self._run = self._live = None
-        self.shown, self.metrics = None, {}
+        self.shown, self.metrics, self._change_of = None, {}, None
         self._response_changed(Response(), None)
 
-    def _tell_end(self, message: str) -> None:
-        self.on_change()
-        self.on_error(message)
+    def _describe(self, node: slicer.vtkMRMLNode) -> None:
+        Results.describe(node, self._run, self.origin)
 
     def _remove_transform(self) -> None:
         transform = self.transform_node
         if transform is not None:
             Results.release(transform)
+            VolumeChange.remove(transform)
             self._transform_id = None
             self.scene.RemoveNode(transform)

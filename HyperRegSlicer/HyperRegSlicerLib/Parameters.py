@@ -11,13 +11,14 @@ from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
 from hyperreg.errors import InputError
 from hyperreg.registration import catalogue, contrast
-from HyperRegSlicerLib import Geometry, Results, Views
+from HyperRegSlicerLib import Geometry, Inputs, Results, Views
 
 
 class Initial(enum.Enum):
     """Where the registration begins; the value is what `RegistrationLogic.register` is told."""
 
     AFFINE = "affine"
+    SIMILARITY = "similarity"
     RIGID = "rigid"
     CENTRES = "com"
     NONE = "none"
@@ -26,10 +27,11 @@ class Initial(enum.Enum):
     def label(self) -> str:
         return {
             Initial.AFFINE: _("Affine (recommended)"),
+            Initial.SIMILARITY: _("Similarity: rigid and one scale"),
             Initial.RIGID: _("Rigid"),
             Initial.CENTRES: _("Centres of mass"),
             Initial.NONE: _("None: already aligned"),
-            Initial.TRANSFORM: _("A linear transform of the scene"),
+            Initial.TRANSFORM: _("A transform of the scene, of any kind"),
         }[self]
 
 
@@ -79,20 +81,27 @@ class RegistrationParameters:
     """The module's parameter node.
 
     initialTransform: for Initial.TRANSFORM.
-    contrast: whether both volumes show tissues alike.
+    contrast: whether both volumes show tissues alike. symmetric: whether neither is preferred.
     model: a name of the catalogue; "" until one was chosen.
     lam: λ, 0 (most flexible) to 1 (most rigid). gamma: γ, for models that declare it.
-    regions: segmentation or label map whose segments may have a λ of their own; regionLambdas: see `Regions.to_text`.
+    regions: segmentation or label map whose segments may have a λ of their own; regionLambdas: see `Regions.to_text`;
+    rigidRegions: those that move as one rigid body, see `Regions.keys_to_text`.
+    fixedLeaveOut, movingLeaveOut: segmentation or label map of what does not count for the match;
+    fixedLeaveOutSegment, movingLeaveOutSegment: the key of one of its segments (see `Regions.Region`), "" for all.
     fixedLabels, movingLabels: label maps for the overlap measure; optional.
     fixedLandmarks, movingLandmarks: point lists, the same places in the same order; optional.
+    pull: how much the landmarks attract each other, 0 (only measured) to 1; measuredOnly: ids of points that never do
+    (see `Regions.keys_to_text`).
     transform: the live transform, so that a reopened scene finds it again.
     fullAutomatically: whether full resolution comes by itself.
+    showVolumeChange: whether the map of local volume change lies over the views.
     fade: share of the moving volume in the views, 0 to 1.
     """
 
     fixed: slicer.vtkMRMLScalarVolumeNode
     moving: slicer.vtkMRMLScalarVolumeNode
     contrast: Contrast = Contrast.AUTO
+    symmetric: bool = False
     initial: Initial = Initial.AFFINE
     initialTransform: slicer.vtkMRMLTransformNode
     model: str
@@ -101,13 +110,21 @@ class RegistrationParameters:
     gamma: Annotated[float, WithinRange(0, 1)] = 0.5
     regions: slicer.vtkMRMLDisplayableNode
     regionLambdas: str
+    rigidRegions: str
+    fixedLeaveOut: slicer.vtkMRMLDisplayableNode
+    fixedLeaveOutSegment: str
+    movingLeaveOut: slicer.vtkMRMLDisplayableNode
+    movingLeaveOutSegment: str
     fixedLabels: slicer.vtkMRMLLabelMapVolumeNode
     movingLabels: slicer.vtkMRMLLabelMapVolumeNode
     fixedLandmarks: slicer.vtkMRMLMarkupsFiducialNode
     movingLandmarks: slicer.vtkMRMLMarkupsFiducialNode
+    pull: Annotated[float, WithinRange(0, 1)] = 0.0
+    measuredOnly: str
     fullAutomatically: bool = True
     transform: slicer.vtkMRMLTransformNode
     comparison: Comparison = Comparison.FADE
+    showVolumeChange: bool = False
     fade: Annotated[float, WithinRange(0, 1)] = 0.5
 
     def isValid(self) -> tuple[bool, str]:
@@ -119,14 +136,15 @@ class RegistrationParameters:
             return False, _("The fixed and the moving volume are the same. Choose two different volumes.")
         for node in (self.fixed, self.moving):
             try:
-                Geometry.volume_from_node(node, Results.original_parent(node))
+                place = Inputs.parent_of(node, self.start) if node is self.moving else Results.parent_before(node)
+                Geometry.volume_from_node(node, place)
             except InputError as error:
                 return False, str(error)
-        if self.initial is Initial.TRANSFORM:
-            if self.initialTransform is None:
-                return False, _("Choose the transform to begin with, or another initial alignment.")
-            try:
-                Geometry.to_world(self.initialTransform, _("The initial alignment"))
-            except InputError as error:
-                return False, str(error)
+        if self.start is None:
+            return False, _("Choose the transform to begin with, or another initial alignment.")
         return True, ""
+
+    @property
+    def start(self) -> str | slicer.vtkMRMLTransformNode | None:
+        """Where the registration begins, as `RegistrationLogic.register` takes it; None: no transform is chosen."""
+        return self.initialTransform if self.initial is Initial.TRANSFORM else self.initial.value

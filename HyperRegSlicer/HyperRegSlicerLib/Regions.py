@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,6 +90,40 @@ def merged(node: slicer.vtkMRMLSegmentationNode, keys: Sequence[str], labels: Se
     return Volume(array.copy(), Geometry.to_world(parent, f"'{node.GetName()}'") @ affine, node.GetName())
 
 
+class Drawing:
+    """Reads a segmentation or label map once: the same objects as long as nothing was drawn."""
+
+    def __init__(self) -> None:
+        self._read: tuple[Any, Volume, dict[str, int]] | None = None
+
+    @property
+    def labels(self) -> Volume | None:
+        """What was read last."""
+        return self._read[1] if self._read is not None else None
+
+    def read(self, node: slicer.vtkMRMLNode) -> tuple[Volume, dict[str, int]]:
+        """Label map of a node, see `label_volume`, and the label value of every region's key. Raises InputError."""
+        state = (node.GetID(), stamp(node))
+        if self._read is None or self._read[0] != state:
+            self._read = state, label_volume(node), {region.key: region.label for region in regions_of(node)}
+        return self._read[1], self._read[2]
+
+
+def observe(node: slicer.vtkMRMLNode, edited: Callable[[Any, Any], None]) -> list[tuple[Any, int]]:
+    """Calls `edited` after every change of what a node marks; observed objects and their tags, to end that."""
+    if node.IsA(SEGMENTATION):
+        changes, observed = slicer.vtkSegmentation, node.GetSegmentation()
+        events = (
+            changes.SourceRepresentationModified,
+            changes.SegmentModified,
+            changes.SegmentAdded,
+            changes.SegmentRemoved,
+        )
+    else:
+        observed, events = node, (slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent,)
+    return [(observed, observed.AddObserver(event, edited)) for event in events]
+
+
 def stamp(node: slicer.vtkMRMLNode) -> tuple[int, ...]:
     """Differs when `label_volume` would: changes with every edit of the segments or the label map."""
     above = node.GetParentTransformNode()
@@ -114,6 +148,19 @@ def from_text(text: str) -> dict[str, float]:
         return {str(key): min(1.0, max(0.0, float(lam))) for key, lam in found.items()}
     except (ValueError, TypeError, AttributeError):
         return {}
+
+
+def keys_to_text(keys: Collection[str]) -> str:
+    """Keys of regions or points, as the parameter node keeps them."""
+    return json.dumps(sorted(keys)) if keys else ""
+
+
+def keys_from_text(text: str) -> set[str]:
+    """What `keys_to_text` wrote; empty for what is no such text."""
+    try:
+        return {str(key) for key in json.loads(text)} if text else set()
+    except (ValueError, TypeError):
+        return set()
 
 
 def segments_of(node: slicer.vtkMRMLSegmentationNode) -> list[Region]:

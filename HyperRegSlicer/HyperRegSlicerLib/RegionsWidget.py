@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 from hyperreg.errors import InputError
 from HyperRegSlicerLib import Regions
 
-NAME_COLUMN, LAMBDA_COLUMN = 0, 1
+NAME_COLUMN, LAMBDA_COLUMN, RIGID_COLUMN = range(3)
 SWATCH_PIXELS = 14
 ROWS_SHOWN = 6
 ROW_PIXELS = 26
@@ -23,14 +23,15 @@ REST_MS = 600
 class RegionsPanel:
     """Selector, table and button of the regions.
 
-    ui: the form's widgets. on_change(node, lambdas): the user chose; lambdas by region key, of the checked ones only.
+    ui: the form's widgets. on_change(node, lambdas, rigid): the user chose; lambdas by region key, of the checked ones
+    only; rigid: keys of those that move as one rigid body.
     on_error(text): a node that cannot be used. told(slot): the slot; what it raises is shown to the user.
     """
 
     def __init__(
         self,
         ui: Any,
-        on_change: Callable[[Any, dict[str, float]], None],
+        on_change: Callable[[Any, dict[str, float], set[str]], None],
         on_error: Callable[[str], None],
         told: Callable[[Callable[..., Any]], Callable[..., None]],
     ) -> None:
@@ -40,6 +41,7 @@ class RegionsPanel:
         self._stamp: tuple[int, ...] = ()
         self._regions: list[Regions.Region] = []
         self._lambdas: dict[str, float] = {}
+        self._rigid: set[str] = set()
         # λ of regions that are not checked now, for when they are again.
         self._last: dict[str, float] = {}
         self._slider = 0.0
@@ -50,22 +52,23 @@ class RegionsPanel:
         self._rest.setInterval(REST_MS)
         self._rest.connect("timeout()", told(self._look_again))
         table = ui.regionsTable
-        table.setColumnCount(2)
-        table.setHorizontalHeaderLabels([_("Own λ for"), "λ"])
+        table.setColumnCount(3)
+        table.setHorizontalHeaderLabels([_("Own λ for"), "λ", _("Rigid")])
         table.horizontalHeader().setSectionResizeMode(NAME_COLUMN, qt.QHeaderView.Stretch)
         table.horizontalHeader().setSectionResizeMode(LAMBDA_COLUMN, qt.QHeaderView.ResizeToContents)
+        table.horizontalHeader().setSectionResizeMode(RIGID_COLUMN, qt.QHeaderView.ResizeToContents)
         table.verticalHeader().setVisible(False)
         table.connect("itemChanged(QTableWidgetItem*)", told(self._checked))
         ui.regionsSelector.connect("currentNodeChanged(vtkMRMLNode*)", told(self._chosen))
         ui.clearRegionsButton.connect("clicked()", told(self._clear))
         self._fill()
 
-    def show(self, node: Any, lambdas: dict[str, float], slider: float) -> None:
+    def show(self, node: Any, lambdas: dict[str, float], rigid: set[str], slider: float) -> None:
         """What the parameter node says. slider: λ of everything else."""
         self._slider = slider
-        if node is self._node and lambdas == self._lambdas:
+        if node is self._node and lambdas == self._lambdas and rigid == self._rigid:
             return
-        self._lambdas = dict(lambdas)
+        self._lambdas, self._rigid = dict(lambdas), set(rigid)
         self._take(node)
         was = self.ui.regionsSelector.blockSignals(True)
         self.ui.regionsSelector.setCurrentNode(node)
@@ -88,13 +91,7 @@ class RegionsPanel:
             self._stamp = Regions.stamp(node)
         except InputError as error:
             self._on_error(str(error))
-        if node.IsA(Regions.SEGMENTATION):
-            changes = slicer.vtkSegmentation
-            observed, events = node.GetSegmentation(), (changes.SourceRepresentationModified, changes.SegmentModified)
-            events = (*events, changes.SegmentAdded, changes.SegmentRemoved)
-        else:
-            observed, events = node, (slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent,)
-        self._observed = [(observed, observed.AddObserver(event, self._edited)) for event in events]
+        self._observed = Regions.observe(node, self._edited)
 
     def _fill(self) -> None:
         table = self.ui.regionsTable
@@ -108,11 +105,16 @@ class RegionsPanel:
             item.setToolTip(_("Checked: this segment has the λ beside it. Unchecked: it follows the slider."))
             table.setItem(row, NAME_COLUMN, item)
             table.setCellWidget(row, LAMBDA_COLUMN, self._spin_box(region.key))
+            rigid = qt.QTableWidgetItem()
+            rigid.setFlags(qt.Qt.ItemIsUserCheckable | qt.Qt.ItemIsEnabled)
+            rigid.setCheckState(qt.Qt.Checked if region.key in self._rigid else qt.Qt.Unchecked)
+            rigid.setToolTip(_("Checked: this segment moves as one rigid body, such as a bone or an implant."))
+            table.setItem(row, RIGID_COLUMN, rigid)
         self._filling = False
         rows = min(len(self._regions), ROWS_SHOWN)
         table.visible = bool(self._regions)
         table.minimumHeight = table.maximumHeight = (rows + 1) * ROW_PIXELS + 4
-        self.ui.clearRegionsButton.enabled = bool(self._lambdas)
+        self.ui.clearRegionsButton.enabled = bool(self._lambdas or self._rigid)
 
     def _spin_box(self, key: str) -> qt.QDoubleSpinBox:
         box = qt.QDoubleSpinBox()
@@ -126,9 +128,13 @@ class RegionsPanel:
         return box
 
     def _checked(self, item: qt.QTableWidgetItem) -> None:
-        if self._filling or item.column() != NAME_COLUMN:
+        if self._filling or item.column() == LAMBDA_COLUMN:
             return
         key = self._regions[item.row()].key
+        if item.column() == RIGID_COLUMN:
+            self._rigid = self._rigid | {key} if item.checkState() == qt.Qt.Checked else self._rigid - {key}
+            self._tell()
+            return
         box = self.ui.regionsTable.cellWidget(item.row(), LAMBDA_COLUMN)
         box.setEnabled(item.checkState() == qt.Qt.Checked)
         if item.checkState() == qt.Qt.Checked:
@@ -143,14 +149,14 @@ class RegionsPanel:
 
     def _clear(self) -> None:
         self._last |= self._lambdas
-        self._lambdas = {}
+        self._lambdas, self._rigid = {}, set()
         self._fill()
         self._tell()
 
     def _chosen(self, node: Any) -> None:
         if node is self._node:
             return
-        self._lambdas, self._last = {}, {}
+        self._lambdas, self._last, self._rigid = {}, {}, set()
         if node is not None:
             self._on_error("")  # what was said of the one before
         self._take(node)
@@ -158,8 +164,8 @@ class RegionsPanel:
         self._tell()
 
     def _tell(self) -> None:
-        self.ui.clearRegionsButton.enabled = bool(self._lambdas)
-        self._on_change(self._node if self._regions else None, dict(self._lambdas))
+        self.ui.clearRegionsButton.enabled = bool(self._lambdas or self._rigid)
+        self._on_change(self._node if self._regions else None, dict(self._lambdas), set(self._rigid))
 
     def _edited(self, _caller: Any, _event: Any) -> None:
         self._rest.start()
@@ -170,6 +176,7 @@ class RegionsPanel:
         self._take(self._node)
         keys = {region.key for region in self._regions}
         self._lambdas = {key: lam for key, lam in self._lambdas.items() if key in keys}
+        self._rigid &= keys
         self._fill()
         self._tell()
 

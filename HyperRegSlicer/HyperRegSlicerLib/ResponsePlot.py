@@ -21,13 +21,16 @@ STRIP, GAP, AXIS = 40.0, 9.0, 20.0
 # A click this near to a suggested or measured λ means it.
 SNAP_PIXELS = 5.0
 SIMILARITY_COLOUR, DICE_COLOUR, FOLDING_COLOUR = "#3d8fe0", "#2fa35a", "#d9544f"
-LANDMARKS_COLOUR = "#a26fd0"
+LANDMARKS_COLOUR, VOLUME_COLOUR = "#a26fd0", "#1fa7a0"
 SUGGESTED_COLOUR = "#e39a1f"
 
 
 @dataclass(frozen=True)
 class _Measure:
-    """column: of the response. least_span: smaller differences than this are not blown up to the whole strip."""
+    """column: of the response. least_span: smaller differences than this are not blown up to the whole strip.
+
+    low: the column of a second curve below the first, where a measure is a range; "" for none.
+    """
 
     column: str
     name: str
@@ -35,12 +38,26 @@ class _Measure:
     form: str
     least_span: float
     from_zero: bool = False
+    low: str = ""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.column, self.low) if self.low else (self.column,)
+
+    def text(self, values: Mapping[str, Any]) -> str:
+        """The numbers of one λ; "" if one is missing."""
+        known = [values.get(column) for column in reversed(self.columns)]
+        if any(value is None or not math.isfinite(value) for value in known):
+            return ""
+        return self.form.format(known[-1]) if len(known) == 1 else f"{known[0]:+.0f}…{self.form.format(known[1])}"
 
 
 MEASURES = (
     _Measure("similarity", "Similarity", SIMILARITY_COLOUR, "{:.3f}", 0.02),
     _Measure("dice_mean", "Dice", DICE_COLOUR, "{:.3f}", 0.02),
     _Measure("landmarks_mm", "Landmarks", LANDMARKS_COLOUR, "{:.2f} mm", 0.5),
+    # The price: how much the deformation squeezes and stretches, and where it tears.
+    _Measure("volume_change_high_percent", "Volume", VOLUME_COLOUR, "{:+.0f} %", 10.0, low="volume_change_low_percent"),
     _Measure("folding_percent", "Folding", FOLDING_COLOUR, "{:.2f} %", 0.05, from_zero=True),
 )
 
@@ -135,13 +152,14 @@ def draw(
 
 
 def _known(response: Response) -> list[_Measure]:
-    return [measure for measure in MEASURES if response.knows(measure.column)]
+    return [measure for measure in MEASURES if all(map(response.knows, measure.columns))]
 
 
 def _strip(
     response: Response, measure: _Measure, top: float, width: float, ink: str, metrics: Mapping[str, Any]
 ) -> list[Shape]:
-    values = response.column(measure.column)
+    curves = [response.column(column) for column in measure.columns]
+    values = [value for curve in curves for value in curve]
     low, high = min(values), max(values)
     if measure.from_zero:
         low = 0.0
@@ -152,18 +170,17 @@ def _strip(
     def y_of(value: float) -> float:
         return top + STRIP - inset - (value - low) / (high - low) * (STRIP - 2 * inset)
 
-    points = tuple((x_of(x, width), y_of(y)) for x, y in zip(response.lambdas, values, strict=True))
+    places = [x_of(lam, width) for lam in response.lambdas]
     left, right = x_of(0, width), x_of(1, width)
-    now = metrics.get(measure.column)
     shapes: list[Shape] = [
         Line(((left, top + STRIP), (right, top + STRIP)), ink, 0.3),
         Text(4, top + STRIP / 2 - 7, measure.name, measure.colour),
-        Line(points, measure.colour, 2),
-        *(Dot(x, y, 2.2, measure.colour) for x, y in points),
+        *(Line(tuple(zip(places, map(y_of, curve), strict=True)), measure.colour, 2) for curve in curves),
+        *(Dot(x, y_of(y), 2.2, measure.colour) for curve in curves for x, y in zip(places, curve, strict=True)),
         Text(right + 6, y_of(max(values)), measure.form.format(max(values)), measure.colour),
     ]
-    if now is not None and math.isfinite(now):
-        shapes.append(Text(4, top + STRIP / 2 + 8, measure.form.format(now), ink))
+    if now := measure.text(metrics):
+        shapes.append(Text(4, top + STRIP / 2 + 8, now, ink))
     if y_of(min(values)) - y_of(max(values)) >= 14:
         shapes.append(Text(right + 6, y_of(min(values)), measure.form.format(min(values)), measure.colour))
     return shapes

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import slicer
+import vtk
 
 import hyperreg
 from hyperreg.imaging.resampling import resample
@@ -23,8 +24,10 @@ VERSION_ATTRIBUTE = "HyperReg.version"
 STAGE_ATTRIBUTE = "HyperReg.stage"
 SETTINGS_ATTRIBUTE = "HyperReg.settings"
 LIVE_ATTRIBUTE = "HyperReg.live"
+ALIGNMENT_ATTRIBUTE = "HyperReg.alignment"
 MOVING_PARENT_ROLE = "HyperReg.movingParent"
 COMPANION_ROLE = "HyperReg.companion"
+VOLUME_CHANGE_ROLE = "HyperReg.volumeChange"
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,9 @@ class Run:
     """One registration: its nodes' ids and what the worker was given.
 
     moving_parent_id: the transform that the moving volume was under before; parent_to_world: (4, 4), its map, RAS mm.
-    fixed_grid: the fixed image's voxels in the world. model, model_version: as on the model's card.
+    fixed_grid, moving_grid: the images' voxels in the world. model, model_version: as on the model's card.
     label_names: of the labels that both label maps have in the worker, where they are named.
+    alignment: the method, where nothing but a linear alignment was asked for; else "".
     """
 
     fixed_id: str
@@ -41,9 +45,11 @@ class Run:
     moving_parent_id: str | None
     parent_to_world: np.ndarray
     fixed_grid: Grid
+    moving_grid: Grid
     model: str
     model_version: str
     label_names: Mapping[int, str] = field(default_factory=dict)
+    alignment: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,39 @@ def keep(scene: slicer.vtkMRMLScene, run: Run, origin: Origin, forward: Transfor
     return Kept(volume, *transforms)
 
 
+def place_alignment(scene: slicer.vtkMRMLScene, run: Run, linear: np.ndarray) -> slicer.vtkMRMLTransformNode:
+    """Puts the moving volume under a linear transform of its own, by which it lies on the fixed one; the node stays.
+
+    linear: (4, 4), fixed RAS -> moving RAS, both in the world.
+    """
+    moving = scene.GetNodeByID(run.moving_id)
+    name = scene.GenerateUniqueName(f"{moving.GetName()} {run.alignment} alignment")
+    node = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", name)
+    # In the place of the transform that the volume was under, as in `keep`.
+    node.SetMatrixTransformFromParent(Geometry.to_vtk(np.linalg.inv(run.parent_to_world) @ linear))
+    node.SetAttribute(ALIGNMENT_ATTRIBUTE, run.alignment)
+    node.SetAttribute(VERSION_ATTRIBUTE, hyperreg.__version__)
+    node.SetNodeReferenceID(MOVING_PARENT_ROLE, run.moving_parent_id)
+    set_ends(node, run.fixed_id, run.moving_id)
+    moving.SetAndObserveTransformNodeID(node.GetID())
+    return node
+
+
+def interpolate_linearly(transform: slicer.vtkMRMLTransformNode) -> None:
+    """Corrects a transform of a reopened scene: Slicer reads grids with cubic interpolation, but this one is linear."""
+    general = vtk.vtkGeneralTransform.SafeDownCast(transform.GetTransformFromParent())
+    for index in range(general.GetNumberOfConcatenatedTransforms() if general else 0):
+        grid = slicer.vtkOrientedGridTransform.SafeDownCast(general.GetConcatenatedTransform(index))
+        if grid is not None:
+            grid.SetInterpolationModeToLinear()
+            general.Modified()
+
+
+def is_alignment(node: slicer.vtkMRMLNode | None) -> bool:
+    """Whether a node was made by `place_alignment`."""
+    return node is not None and node.GetAttribute(ALIGNMENT_ATTRIBUTE) is not None
+
+
 def describe(node: slicer.vtkMRMLNode, run: Run, origin: Origin) -> None:
     """Writes on a node which λ (and what else), model and version it comes from; one event."""
     modifying = node.StartModify()
@@ -138,10 +177,18 @@ def is_live_transform(node: slicer.vtkMRMLNode | None) -> bool:
     return node is not None and node.IsA("vtkMRMLTransformNode") and node.GetAttribute(LIVE_ATTRIBUTE) is not None
 
 
-def original_parent(node: slicer.vtkMRMLTransformableNode) -> slicer.vtkMRMLTransformNode | None:
+def parent_before(node: slicer.vtkMRMLTransformableNode) -> slicer.vtkMRMLTransformNode | None:
     """The transform a node is under; for a node under a live transform, the one that it was under before."""
     parent = node.GetParentTransformNode()
     return parent.GetNodeReference(MOVING_PARENT_ROLE) if is_live_transform(parent) else parent
+
+
+def original_parent(node: slicer.vtkMRMLTransformableNode) -> slicer.vtkMRMLTransformNode | None:
+    """The transform a node was under before anything was registered, by a live transform or by an alignment."""
+    parent = parent_before(node)
+    while is_alignment(parent):
+        parent = parent.GetNodeReference(MOVING_PARENT_ROLE)
+    return parent
 
 
 def companions(transform: slicer.vtkMRMLTransformNode) -> list[slicer.vtkMRMLTransformableNode]:

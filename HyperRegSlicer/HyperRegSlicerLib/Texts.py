@@ -54,6 +54,12 @@ def metrics_text(metrics: Mapping[str, Any], lam: float) -> str:
             folding=_folding(metrics["folding_percent"]),
         ),
     ]
+    if "volume_change_low_percent" in metrics:
+        lines.append(
+            _("Local volume changes by {low:+.0f} % to {high:+.0f} % in 9 of 10 places").format(
+                low=metrics["volume_change_low_percent"], high=metrics["volume_change_high_percent"]
+            )
+        )
     if metrics.get("dice"):
         lines.append(
             _("Overlap of label maps (Dice): {before:.3f} before, {after:.3f} now").format(
@@ -67,10 +73,14 @@ def metrics_text(metrics: Mapping[str, Any], lam: float) -> str:
 
 def landmarks_text(metrics: Mapping[str, Any]) -> str:
     """The distance of the landmarks; "" if there are none."""
-    if "landmarks_mm" not in metrics:
-        return ""
-    return _("Distance of landmarks: {before:.2f} mm before, {after:.2f} mm now").format(
-        before=metrics["landmarks_mm_before"], after=metrics["landmarks_mm"]
+    titles = {
+        "landmarks_mm": _("Distance of landmarks: {before:.2f} mm before, {after:.2f} mm now"),
+        "pulled_mm": _("Distance of landmarks that pull: {before:.2f} mm before, {after:.2f} mm now"),
+    }
+    return "\n".join(
+        title.format(before=metrics[f"{name}_before"], after=metrics[name])
+        for name, title in titles.items()
+        if name in metrics
     )
 
 

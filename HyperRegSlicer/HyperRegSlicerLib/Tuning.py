@@ -5,20 +5,25 @@ MRML only, no Qt; the part of `Logic.RegistrationLogic` that knows nothing of ho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import numpy as np
 import slicer
 
 from hyperreg.errors import HyperRegError, InputError
-from hyperreg.imaging.volume import Volume
+from hyperreg.imaging.transform import Transform
+from hyperreg.imaging.volume import Grid, Volume
 from hyperreg.registration.anchors import SAME_LAMBDA, check_lambda
 from hyperreg.registration.contrast import AUTOMATIC
 from hyperreg.registration.response import Response, Suggestion, warning
 from hyperreg.worker.live_pair import Shown
-from HyperRegSlicerLib import Landmarks, Regions, Results
+from HyperRegSlicerLib import Landmarks, Masks, Regions, Results, VolumeChange
 
 IDLE, RUNNING, LIVE = "idle", "running", "live"
+# What takes a moment is computed when nothing has moved for so long.
+REST_S = 0.15
 
 
 def ignore(*_anything: Any) -> None:
@@ -29,6 +34,9 @@ class Tuning:
     """The base of `RegistrationLogic`; the callbacks are described there."""
 
     state: str
+    is_solved: bool
+    grids: tuple[Grid, Grid]
+    transform_node: slicer.vtkMRMLTransformNode | None
 
     def __init__(self, scene: slicer.vtkMRMLScene, registration: Any) -> None:
         self.scene = scene
@@ -40,17 +48,28 @@ class Tuning:
 
         self.lam = 0.0
         self.contrast = AUTOMATIC
+        self.symmetric = False
         self.shown: Shown | None = None
         self.metrics: Mapping[str, Any] = {}
         self.response = Response()
         self.suggestion: Suggestion | None = None
-        self.landmarks_note = ""
+        self._landmarks = Landmarks.Chosen()
+        self._pull, self._measured_only = 0.0, frozenset[str]()
+        self._rows: tuple[Any, list[Landmarks.Row]] = (None, [])
         self._values: dict[str, float] = {}
         self._landmark_ids: tuple[str | None, str | None] = (None, None)
         self._regions_id: str | None = None
         self._region_lambdas: dict[str, float] = {}
-        # The state of the regions' node, its label map, and the label value of every region.
-        self._region_map: tuple[Any, Volume, dict[str, int]] | None = None
+        self._rigid: frozenset[str] = frozenset()
+        self._drawn_regions = Regions.Drawing()
+        self._left_out = {role: Masks.LeftOut(role) for role in Masks.ROLES}
+
+        # The map of local volume change: whether it is wanted, what it is of, and when something moved last.
+        self._change_wanted = False
+        self._change_of: Shown | None = None
+        self._moved_at = 0.0
+        # Where the fixed volume shows the body, and on which grid.
+        self._body: tuple[Any, Any] = (None, None)
 
         registration.on_work = self._worked
         registration.on_response = self._response_changed
@@ -58,11 +77,20 @@ class Tuning:
     @property
     def origin(self) -> Results.Origin:
         """λ and everything else that makes what the transform node shows."""
-        values = [f"{name}={value:.2f}" for name, value in self.registration.values.items()]
-        regions = [f"λ of {key}={lam:.2f}" for key, lam in self._region_lambdas.items()]
-        contrast = [f"contrast={self.contrast}"] if self.contrast != AUTOMATIC else []
+        parts = [f"{name}={value:.2f}" for name, value in self.registration.values.items()]
+        parts += [f"λ of {key}={lam:.2f}" for key, lam in self._region_lambdas.items()]
+        if self._rigid:
+            parts.append(f"rigid={'+'.join(sorted(self._rigid))}")
+        if left_out := [role for role, area in self._left_out.items() if area.wanted is not None]:
+            parts.append(f"left out={'+'.join(left_out)}")
+        if self._pull and self._landmarks.fixed is not None:
+            parts.append(f"pull={self._pull:.2f}")
+        if self.contrast != AUTOMATIC:
+            parts.append(f"contrast={self.contrast}")
+        if self.symmetric:
+            parts.append("symmetric")
         lam, stage = (self.shown.lam, self.shown.title) if self.shown is not None else (self.lam, "")
-        return Results.Origin(lam, stage, "; ".join([*values, *regions, *contrast]))
+        return Results.Origin(lam, stage, "; ".join(parts))
 
     @property
     def stage_text(self) -> str:
@@ -116,6 +144,43 @@ class Tuning:
         """In words for the user, if what is shown is worse than the linear alignment alone; else ""."""
         return warning(self.metrics) or ""
 
+    @property
+    def volume_change_node(self) -> slicer.vtkMRMLScalarVolumeNode | None:
+        """The map of local volume change, %, of exactly what is shown; None where there is none (yet)."""
+        if not self._change_wanted or not self.is_solved or self._change_of is not self.shown:
+            return None
+        return VolumeChange.node_of(self.transform_node)
+
+    def set_volume_change(self, on: bool) -> None:
+        """Whether there is a map of local volume change, made by `settle`; without one none stays in the scene."""
+        if on == self._change_wanted:
+            return
+        self._change_wanted = on
+        if not on:
+            VolumeChange.remove(self.transform_node)
+        self.on_change()
+
+    def settle(self) -> None:
+        """To be called regularly: does what has to wait until nothing moves."""
+        node = self.transform_node
+        if not self._change_wanted or self.state != LIVE or not self.is_solved or node is None or self.shown is None:
+            return
+        if self.volume_change_node is None and time.monotonic() - self._moved_at >= REST_S:
+            fixed, moving = Results.ends(node)
+            field = self.shown.fields.forward
+            place = (fixed, fixed.GetMTime(), field.grid.shape, field.ijk_to_ras.tobytes())
+            if self._body[0] != place:
+                self._body = place, VolumeChange.body_of(fixed, field.grid)
+            found = VolumeChange.fill(node, field, self._body[1])
+            found.SetName(f"{moving.GetName()} local volume change {self.origin.title} (%)")
+            self._describe(found)
+            self._change_of = self.shown
+            self.on_change()
+
+    def _describe(self, node: slicer.vtkMRMLNode) -> None:
+        """Writes on a node what it was made with."""
+        raise NotImplementedError
+
     def set_hyperparameter(self, name: str, value: float) -> None:
         """Sets a hyperparameter other than λ, also for registrations to come; models that have it not ignore it.
 
@@ -127,37 +192,99 @@ class Tuning:
             self._values[name] = value
             self._send_settings()
 
-    def set_regions(self, node: slicer.vtkMRMLNode | None, lambdas: Mapping[str, float]) -> None:
-        """Gives segments of a segmentation or label map on the fixed volume a λ of their own, live.
+    def set_regions(
+        self, node: slicer.vtkMRMLNode | None, lambdas: Mapping[str, float], rigid: Collection[str] = ()
+    ) -> None:
+        """Gives segments of a segmentation or label map on the fixed volume their own λ, or makes them rigid, live.
 
         lambdas: by the keys of `Regions.regions_of`; what is not named follows the slider. None or {}: no regions.
+        rigid: keys of segments that move as one rigid body each.
         Raises InputError for a λ outside [0, 1] or a node that cannot be used; nothing has changed then.
         """
         wanted = {key: check_lambda(lam) for key, lam in lambdas.items()} if node is not None else {}
-        before = self._regions_id, self._region_lambdas, self._region_map
-        if node is not None and wanted:
-            self._read_regions(node)
-        self._regions_id, self._region_lambdas = node and node.GetID(), wanted
-        if (self._regions_id, self._region_lambdas, self._region_map) != before:
+        stiff = frozenset(rigid) if node is not None else frozenset[str]()
+        before = self._regions_id, self._region_lambdas, self._rigid, self._drawn_regions.labels
+        if node is not None and (wanted or stiff):
+            self._drawn_regions.read(node)
+        self._regions_id, self._region_lambdas, self._rigid = node and node.GetID(), wanted, stiff
+        if (self._regions_id, self._region_lambdas, self._rigid, self._drawn_regions.labels) != before:
             self._send_settings()
 
-    def set_landmarks(self, fixed: slicer.vtkMRMLMarkupsNode | None, moving: slicer.vtkMRMLMarkupsNode | None) -> None:
-        """Measures by point lists of both volumes, live; to be called again when points have changed.
+    def set_left_out(self, role: str, node: slicer.vtkMRMLNode | None, key: str = "") -> None:
+        """Leaves what a segmentation or label map marks out of the match, live; to be called again when it was edited.
 
-        `landmarks_note` tells what came of it. Raises InputError for a list that cannot be used.
+        role: "fixed" or "moving", the volume that it was drawn on. key: of one segment (see `Regions.Region`), "" for
+        all. None: everything counts. What cannot be used is told by `on_error`, as soon as there is a registration.
+        """
+        left_out = self._left_out[role]
+        wanted = (node.GetID(), key, Regions.stamp(node)) if node is not None else None
+        if left_out.wanted != wanted:
+            left_out.wanted = wanted
+            self._send_settings()
+
+    def set_landmarks(
+        self,
+        fixed: slicer.vtkMRMLMarkupsNode | None,
+        moving: slicer.vtkMRMLMarkupsNode | None,
+        pull: float = 0.0,
+        measured_only: Collection[str] = (),
+    ) -> None:
+        """Measures by point lists of both volumes, and lets their points attract each other, live.
+
+        pull: 0, only measured, to 1. measured_only: ids of the fixed list's points that never pull. To be called again
+        when points have changed; `landmarks_note` and `landmark_rows` tell what came of it. Raises InputError for a
+        list that cannot be used, and for points that cannot pull: they are only measured then.
         """
         self._landmark_ids = fixed and fixed.GetID(), moving and moving.GetID()
-        self._send_landmarks()
-        self.on_change()
+        self._pull, self._measured_only = pull, frozenset(measured_only)
+        try:
+            self._send_landmarks()
+        finally:
+            self._take_settings()
 
     def _send_landmarks(self) -> None:
-        found = Landmarks.Chosen(None, None, "")
+        self._landmarks = Landmarks.Chosen()
         try:
-            found = Landmarks.chosen(*(self._node(node_id) for node_id in self._landmark_ids))
+            self._landmarks = Landmarks.chosen(*(self._node(node_id) for node_id in self._landmark_ids))
         finally:
-            self.landmarks_note = found.note
             if self.state == LIVE:
-                self.registration.set_landmarks(found.fixed, found.moving)
+                pair = self._landmarks.fixed, self._landmarks.moving
+                try:
+                    rows = self._landmarks.rows(self._measured_only)
+                    self.registration.set_landmarks(*pair, self._pull, rows)
+                except InputError:
+                    self.registration.set_landmarks(*pair)
+                    raise
+
+    @property
+    def landmarks_note(self) -> str:
+        """How many pairs of landmarks there are, or what is missing, in words for the user; "" for none."""
+        return self._landmarks.note
+
+    @property
+    def landmark_rows(self) -> list[Landmarks.Row]:
+        """The pairs of landmarks with their distances by what is shown."""
+        state = (self._landmarks, self.shown, self._measured_only, self.state)
+        if self._rows[0] != state:
+            self._rows = state, self._landmark_rows()
+        return self._rows[1]
+
+    def _landmark_rows(self) -> list[Landmarks.Row]:
+        found = self._landmarks
+        distances: list[Any] = [[None] * len(found.points)] * 2
+        if self.state == LIVE and self.shown is not None and found.fixed is not None:
+            linear = self.registration.linear
+            ways = Transform((linear,)), Transform((self.shown.fields.forward, linear))
+            distances = [np.linalg.norm(way.apply(found.fixed) - found.moving, axis=1).tolist() for way in ways]
+        return [
+            Landmarks.Row(key, name, before, now, key in self._measured_only)
+            for (key, name), before, now in zip(found.points, *distances, strict=True)
+        ]
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the first field with the settings of now is still on its way."""
+        return self.state == LIVE and self.shown is None and bool(self.registration.busy)
 
     def set_full_automatically(self, on: bool) -> None:
         """Whether full resolution comes by itself, first at the shown λ; or only when `request_full` asks for it."""
@@ -186,31 +313,71 @@ class Tuning:
         """Brings the worker what is set besides λ; what it has already is no news to it."""
         if self.state != LIVE:
             return
-        try:
-            for name in self.registration.values:
-                if name in self._values:
-                    self.registration.set_hyperparameter(name, self._values[name])
-            node = self._node(self._regions_id)
-            if node is None or not self._region_lambdas:
-                self.registration.set_regions(None, {})
-            else:
-                labels, values = self._read_regions(node)
-                lambdas = {values[key]: lam for key, lam in self._region_lambdas.items() if key in values}
-                self.registration.set_regions(labels, lambdas)
-            self._send_landmarks()
-        except HyperRegError as error:
-            self.on_error(str(error))
-        if self.registration.shown is None:
+        for name in self.registration.values:
+            if name in self._values:
+                self.registration.set_hyperparameter(name, self._values[name])
+        for send in (self._send_regions, self._send_masks, self._send_landmarks):
+            try:
+                send()
+            except HyperRegError as error:
+                self.on_error(str(error))
+        self._take_settings()
+
+    def _take_settings(self) -> None:
+        """What was shown with other settings is not the result of those of now."""
+        if self.state == LIVE and self.registration.shown is None:
             self.shown, self.metrics = None, {}
         self.on_change()
 
-    def _read_regions(self, node: slicer.vtkMRMLNode) -> tuple[Volume, dict[str, int]]:
-        """Label map and label value per region key; the same objects as long as nothing was drawn."""
-        state = (node.GetID(), Regions.stamp(node))
-        if self._region_map is None or self._region_map[0] != state:
-            values = {region.key: region.label for region in Regions.regions_of(node)}
-            self._region_map = (state, Regions.label_volume(node), values)
-        return self._region_map[1], self._region_map[2]
+    def _send_regions(self) -> None:
+        node = self._node(self._regions_id)
+        labels, values = None, {}
+        if node is not None and (self._region_lambdas or self._rigid):
+            labels, values = self._drawn_regions.read(node)
+        lambdas = {values[key]: lam for key, lam in self._region_lambdas.items() if key in values}
+        rigid = sorted(values[key] for key in self._rigid if key in values)
+        self.registration.set_regions(labels if lambdas else None, lambdas)
+        self.registration.set_rigid(labels if rigid else None, rigid)
+
+    def _send_masks(self) -> None:
+        masks: list[Volume | None] = []
+        for grid, left_out in zip(self.grids, self._left_out.values(), strict=True):
+            node = self._node(left_out.node_id)
+            try:
+                masks.append(None if node is None else left_out.mask(node, grid))
+            except HyperRegError as error:
+                masks.append(None)  # an area from before would be worse than none
+                self.on_error(str(error))
+        self.registration.set_masks(*masks)
+
+    def _marks_leave(self, node: slicer.vtkMRMLNode) -> bool:
+        """Whether a node that leaves the scene held regions, landmarks or what is left out: it counts no more."""
+        leaving, found = node.GetID(), False
+        if leaving == self._regions_id:
+            found = True
+            self.set_regions(None, {})
+            self._tell_end(f"'{node.GetName()}' was deleted; its regions follow the slider again.")
+        for role, left_out in self._left_out.items():
+            if leaving == left_out.node_id:
+                found = True
+                self.set_left_out(role, None)
+                self._tell_end(f"'{node.GetName()}' was deleted; all of the {role} volume counts again.")
+        if leaving in self._landmark_ids:
+            found = True
+            left = (None if node_id == leaving else self._node(node_id) for node_id in self._landmark_ids)
+            self.set_landmarks(*left, self._pull, self._measured_only)
+        return found
+
+    def _forget_marks(self) -> None:
+        """The scene is closed."""
+        self._regions_id, self._region_lambdas, self._rigid = None, {}, frozenset()
+        for left_out in self._left_out.values():
+            left_out.wanted = None
+        self._landmark_ids, self._landmarks = (None, None), Landmarks.Chosen()
+
+    def _tell_end(self, message: str) -> None:
+        self.on_change()
+        self.on_error(message)
 
     def _node(self, node_id: str | None) -> Any:
         return self.scene.GetNodeByID(node_id) if node_id else None

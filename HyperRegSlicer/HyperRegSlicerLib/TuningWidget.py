@@ -10,10 +10,11 @@ from slicer.i18n import tr as _
 from hyperreg.catalogue import Hyperparameter
 from hyperreg.errors import WeightsError
 from hyperreg.registration import catalogue
-from HyperRegSlicerLib import Texts
+from HyperRegSlicerLib import Texts, VolumeChange
 from HyperRegSlicerLib.LandmarksWidget import LandmarksPanel
 from HyperRegSlicerLib.Logic import LIVE, RegistrationLogic
 from HyperRegSlicerLib.Parameters import RegistrationParameters
+from HyperRegSlicerLib.PictureWidget import Picture
 from HyperRegSlicerLib.ResponseWidget import ResponsePicture
 
 # Hyperparameters other than λ that the form has a slider for, with the names of its widgets.
@@ -39,8 +40,9 @@ class TuningPanel:
     ) -> None:
         self.ui, self.logic = ui, logic
         self._set_lambda, self._set_automatic = set_lambda, set_automatic
-        self._landmarks = LandmarksPanel(ui, lambda fixed, moving: attempt(lambda: logic.set_landmarks(fixed, moving)))
+        self._landmarks = LandmarksPanel(ui, logic, attempt)
         self._picture = ResponsePicture(ui.responseLabel, set_lambda)
+        self._legend = Picture(ui.volumeChangeLegend, VolumeChange.legend)
         logic.on_work = self._worked
         logic.on_response = self.update
         ui.fullButton.connect("clicked()", guarded(self._full_or_stop))
@@ -49,12 +51,15 @@ class TuningPanel:
     def close(self) -> None:
         """Ends listening."""
         self._picture.close()
+        self._legend.close()
         self._landmarks.close()
 
     def show(self, parameters: RegistrationParameters) -> None:
         """What the parameter node says."""
         self.logic.set_full_automatically(parameters.fullAutomatically)
-        self._landmarks.show(parameters.fixedLandmarks, parameters.movingLandmarks)
+        self.logic.set_volume_change(parameters.showVolumeChange)
+        self.ui.volumeChangeLegend.visible = parameters.showVolumeChange
+        self._landmarks.show(parameters)
 
     def update(self) -> None:
         """Shows the state."""
@@ -73,7 +78,7 @@ class TuningPanel:
             _("Use suggested λ") if suggestion is None else _("Use suggested λ = {lam:.2f}").format(lam=suggestion.lam)
         )
         ui.suggestionLabel.text = Texts.suggestion_text(suggestion)
-        self._landmarks.update(logic.landmarks_note, Texts.landmarks_text(logic.metrics))
+        self._landmarks.update(Texts.landmarks_text(logic.metrics))
         self._picture.show(logic.response, suggestion, logic.lam, logic.metrics)
 
     def update_work(self) -> None:

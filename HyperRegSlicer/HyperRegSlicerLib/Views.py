@@ -19,6 +19,8 @@ MODES = (FADE, CHECKERBOARD, SIDE_BY_SIDE)
 CHECKER_PIXELS = 48
 # Pixels; larger than any slice view on an 8K screen.
 CHECKERBOARD_SIZE = 8192
+# Of a map over both volumes.
+MAP_OPACITY = 0.5
 # Slicer's side-by-side layout and its views.
 SIDE_BY_SIDE_LAYOUT = slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView
 LEFT, RIGHT = "Red", "Yellow"
@@ -77,6 +79,9 @@ class Views:
         self._aside: tuple[int, _Slice] | None = None
         # Label maps that lay over the views, by composite node: as opaque as Slicer loads them they hide all else.
         self._labels: dict[str, str] = {}
+        # The map over the views, and the label maps in its place: which, how opaque, whether as outlines.
+        self._map_id: str | None = None
+        self._under: dict[str, tuple[str | None, float, bool]] = {}
         # Whether views were put side by side and have not been fitted to their new size yet.
         self._unfitted = False
         self._checkerboard: vtk.vtkImageToImageStencil | None = None
@@ -123,7 +128,8 @@ class Views:
             composite.SetCompositing(slicer.vtkMRMLSliceCompositeNode.Alpha)
             composite.SetLinkedControl(True)
             labels = composite.GetLabelVolumeID()
-            if labels and self._labels.get(composite.GetID()) != labels:  # else somebody has put it there again
+            # A map of ours stays; else, if it was taken away before, somebody has put it there again.
+            if labels not in (None, self._map_id) and self._labels.get(composite.GetID()) != labels:
                 self._labels[composite.GetID()] = labels
                 composite.SetLabelVolumeID(None)
             logic = self._logic_of(composite)
@@ -149,8 +155,34 @@ class Views:
         for composite in self._composites():
             composite.SetForegroundOpacity(fade)
 
+    def set_map(self, node: slicer.vtkMRMLVolumeNode | None) -> None:
+        """Draws a map, such as one of volume change, over both volumes in every view; None: takes it away.
+
+        It lies where label maps do: there Slicer's data probe reads its values.
+        """
+        wanted = node.GetID() if node is not None else None
+        if wanted == self._map_id:
+            return
+        for composite in self._composites():
+            slice_node = self._slice_node(composite)
+            if wanted is not None:
+                under = (composite.GetLabelVolumeID(), composite.GetLabelOpacity(), slice_node.GetUseLabelOutline())
+                self._under.setdefault(composite.GetID(), under)
+                slice_node.SetUseLabelOutline(False)
+                composite.SetLabelOpacity(MAP_OPACITY)
+                composite.SetLabelVolumeID(wanted)
+            elif composite.GetID() in self._under:
+                labels, opacity, outline = self._under[composite.GetID()]
+                composite.SetLabelVolumeID(labels if labels and self.scene.GetNodeByID(labels) else None)
+                composite.SetLabelOpacity(opacity)
+                slice_node.SetUseLabelOutline(outline)
+        if wanted is None:
+            self._under = {}
+        self._map_id = wanted
+
     def restore(self) -> None:
         """Puts layout and views back as `remember` found them."""
+        self.set_map(None)
         self._set_stencil(None)
         layout = self._layout()
         if layout is not None and self._layout_before is not None:
@@ -182,6 +214,7 @@ class Views:
         """Drops what was remembered, for a scene that was closed."""
         self._set_stencil(None)
         self._before, self._labels, self._layout_before, self._aside = {}, {}, None, None
+        self._map_id, self._under = None, {}
         self._unfitted = False
 
     def _arrange(self, mode: str) -> None:

@@ -13,6 +13,7 @@ from hyperreg.registration import catalogue
 from HyperRegSlicerLib import Regions, Sample, Texts
 from HyperRegSlicerLib.AnatomyWidget import AnatomyPanel
 from HyperRegSlicerLib.InstallWidget import InstallPanel
+from HyperRegSlicerLib.LeaveOutWidget import LeaveOutPanel
 from HyperRegSlicerLib.Logic import LIVE, RUNNING, RegistrationLogic
 from HyperRegSlicerLib.Panel import Panel
 from HyperRegSlicerLib.Parameters import Comparison, Initial, RegistrationParameters
@@ -45,6 +46,7 @@ class RegistrationWidget(Panel):
         self._shown = (Comparison.FADE, 0.5)
         self.logic.on_change = self._logic_changed
         self.logic.on_live = self._became_live
+        self.logic.on_aligned = self._aligned
         self.logic.on_progress = self._progressed
         self.logic.on_metrics = lambda _metrics, _shown: self.update()
         self.logic.on_warning = self._show_message
@@ -53,6 +55,7 @@ class RegistrationWidget(Panel):
             ui, self.logic, self._guarded, self._try, self._move_lambda, self._set_full_automatically
         )
         self.regions = RegionsPanel(ui, self._regions_changed, self._show_message, self._told)
+        self.leave_out = LeaveOutPanel(ui, lambda: self.parameters, self.logic.set_left_out, self._try, self._told)
         self.anatomy = AnatomyPanel(
             ui, connection.segmenter, self._segment_both, self._both_segmented, self._guarded, self._show_message
         )
@@ -68,6 +71,7 @@ class RegistrationWidget(Panel):
     def _connect_signals(self) -> None:
         for button, action in (
             ("registerButton", self._register_or_cancel),
+            ("alignButton", self._align),
             ("keepButton", self._keep),
             ("resetButton", self._reset),
             ("showButton", self._show_views),
@@ -112,6 +116,7 @@ class RegistrationWidget(Panel):
         self.anatomy.close()
         self.tuning.close()
         self.regions.close()
+        self.leave_out.close()
         self.release_parameters()
         self.views.forget()
         self.logic.close()
@@ -125,6 +130,7 @@ class RegistrationWidget(Panel):
             self.logic.set_lambda(parameters.lam)
             self.logic.set_hyperparameter("gamma", parameters.gamma)
             self._show_regions(parameters)
+            self.leave_out.show(parameters)
             self.tuning.show(parameters)
             if self.logic.state == LIVE:
                 self._follow_views(parameters)
@@ -180,7 +186,6 @@ class RegistrationWidget(Panel):
         if not self.installation.is_ready():
             return
         parameters = self.parameters
-        initial = parameters.initial
         asked = self._chosen()
         if self._registered is not None and self._registered[:2] != asked[:2]:
             self._set_default_lambda()
@@ -190,8 +195,9 @@ class RegistrationWidget(Panel):
             lam=parameters.lam,
             model=parameters.model,
             device=parameters.device.value,
-            initial=parameters.initialTransform if initial is Initial.TRANSFORM else initial.value,
+            initial=parameters.start,
             contrast=parameters.contrast.value,
+            symmetric=parameters.symmetric,
             fixed_labels=parameters.fixedLabels,
             moving_labels=parameters.movingLabels,
         )
@@ -199,11 +205,27 @@ class RegistrationWidget(Panel):
         self._progressed(0.0, _("Starting ..."))
         self._ask_devices()
 
+    def _align(self) -> None:
+        if self.installation.is_ready():
+            p = self.parameters
+            self.logic.align(p.fixed, p.moving, method=p.initial.value, device=p.device.value)
+            self._progressed(0.0, _("Starting ..."))
+
+    def _aligned(self, transform: Any) -> None:
+        self._registered = None
+        self.views.remember()
+        if self.parameters is not None:
+            self._show_views()
+        self._show_message(
+            _("Aligned by '{name}', which stays. Reset takes the moving volume out of it.").format(
+                name=transform.GetName()
+            )
+        )
+
     def _chosen(self) -> tuple[Any, ...]:
         """What a registration is told, besides what can be changed while it is live; the volumes first."""
         p = self.parameters
-        start = p.initialTransform if p.initial is Initial.TRANSFORM else p.initial
-        return p.fixed, p.moving, p.contrast, start, p.model, p.device, p.fixedLabels, p.movingLabels
+        return p.fixed, p.moving, p.contrast, p.symmetric, p.start, p.model, p.device, p.fixedLabels, p.movingLabels
 
     def _segment_both(self, segment: Callable[[Any, Any, str], None]) -> None:
         if self.installation.is_ready():
@@ -216,7 +238,7 @@ class RegistrationWidget(Panel):
             return
         modifying = self.parameters.parameterNode.StartModify()
         self.parameters.fixedLabels, self.parameters.movingLabels = fixed_labels, moving_labels
-        if not Regions.from_text(self.parameters.regionLambdas):  # else the user has regions already
+        if not self.parameters.regionLambdas and not self.parameters.rigidRegions:  # else the user has regions already
             self.parameters.regions = fixed_labels
         self.parameters.parameterNode.EndModify(modifying)
         self._show_message(
@@ -234,22 +256,23 @@ class RegistrationWidget(Panel):
         if self.parameters is not None:
             self.parameters.fullAutomatically = on
 
-    def _regions_changed(self, node: Any, lambdas: dict[str, float]) -> None:
+    def _regions_changed(self, node: Any, lambdas: dict[str, float], rigid: set[str]) -> None:
         if self.parameters is None:
             return
         modifying = self.parameters.parameterNode.StartModify()
         self.parameters.regions = self.ui.regionsSelector.currentNode()
         self.parameters.regionLambdas = Regions.to_text(lambdas)
+        self.parameters.rigidRegions = Regions.keys_to_text(rigid)
         self.parameters.parameterNode.EndModify(modifying)
-        self._try(lambda: self.logic.set_regions(node, lambdas))
+        self._try(lambda: self.logic.set_regions(node, lambdas, rigid))
         self.update()
 
     def _show_regions(self, parameters: RegistrationParameters) -> None:
         """What the parameter node says of regions, to form and logic; no news to them in most cases."""
-        lambdas = Regions.from_text(parameters.regionLambdas)
-        self.regions.show(parameters.regions, lambdas, parameters.lam)
+        lambdas, rigid = Regions.from_text(parameters.regionLambdas), Regions.keys_from_text(parameters.rigidRegions)
+        self.regions.show(parameters.regions, lambdas, rigid, parameters.lam)
         if parameters.regions is not None:
-            self._try(lambda: self.logic.set_regions(parameters.regions, lambdas))
+            self._try(lambda: self.logic.set_regions(parameters.regions, lambdas, rigid))
 
     def _keep(self) -> None:
         qt.QApplication.setOverrideCursor(qt.Qt.WaitCursor)
@@ -266,16 +289,13 @@ class RegistrationWidget(Panel):
     def _reset(self) -> None:
         self.logic.reset()
         self.views.restore()
+        self.leave_out.clear()
 
     def _load_sample(self) -> None:
-        qt.QApplication.setOverrideCursor(qt.Qt.WaitCursor)
-        try:
-            sample = Sample.load(slicer.mrmlScene)
-        finally:
-            qt.QApplication.restoreOverrideCursor()
+        sample = Sample.load()
         parameters = self.parameters
-        parameters.fixed, parameters.moving = sample.fixed, sample.moving
-        parameters.fixedLabels, parameters.movingLabels = sample.fixed_labels, sample.moving_labels
+        parameters.fixed, parameters.moving = sample["fixed"], sample["moving"]
+        parameters.fixedLabels = parameters.movingLabels = None
         self._show_views()
 
     # The views
@@ -321,6 +341,7 @@ class RegistrationWidget(Panel):
 
     def _poll(self) -> None:
         super()._poll()
+        self.logic.settle()
         self.tuning.update_work()
 
     # What the form shows
@@ -331,6 +352,9 @@ class RegistrationWidget(Panel):
         valid, reason = parameters.isValid() if parameters is not None else (False, "")
         ui.registerButton.text = _("Cancel") if running else _("Register again") if live else _("Register")
         ui.registerButton.enabled = running or valid
+        ui.alignButton.visible = not running
+        method = parameters.initial if parameters is not None else None
+        ui.alignButton.enabled = valid and method not in (Initial.NONE, Initial.TRANSFORM)
         ui.progressBar.visible = running
         if not running:
             ui.progressBar.value = 0
@@ -345,6 +369,7 @@ class RegistrationWidget(Panel):
             ui.initialTransformSelector.enabled = parameters.initial is Initial.TRANSFORM
             ui.fadeSlider.enabled = parameters.comparison is Comparison.FADE
         self.tuning.update()
+        self.views.set_map(logic.volume_change_node)
         self._along_changed()
 
     def _status(self, reason: str) -> str:
@@ -356,6 +381,8 @@ class RegistrationWidget(Panel):
             return status
         if logic.transform_node is not None:
             return _("The moving volume is registered. Press Register to move λ again, or Reset to undo.")
+        if logic.alignment_node is not None:
+            return _("The moving volume is aligned. Press Register to deform it, too, or Reset to undo.")
         if slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 0:
             return _("Load two volumes to begin, or try the sample pair (last section).")
         return reason or _("Ready: press Register, then move λ.")

@@ -24,8 +24,6 @@ PICTURES = {
     "app-side-by-side": (0.2, "sideBySide"),
 }
 SMALL = {"width": 1024, "height": 700}
-# Rows of the table of regions -> λ: white matter and the ventricle on the left.
-REGIONS = {0: 0.9, 2: 0.05}
 # The browser's own λ may be ahead of what the views show.
 SETTLED = """() => {
   const get = name => window.trame.state.get(name);
@@ -53,8 +51,8 @@ def take(page: Any, folder: Path, pictures: dict[str, tuple[float, str]]) -> Non
 
 
 def take_tuned(page: Any, folder: Path) -> None:
-    """Uses the suggested λ once the response is complete, waits for full resolution, gives two regions a λ;
-    a picture of each."""
+    """Uses the suggested λ once the response is complete, waits for full resolution, shows the volume change; pictures
+    of all."""
     page.wait_for_function("window.trame.state.get('suggested') !== ''")
     if not page.evaluate("window.trame.state.get('suggestion_taken')"):
         page.click(".hyperreg-use-suggested")
@@ -64,16 +62,10 @@ def take_tuned(page: Any, folder: Path) -> None:
     page.wait_for_function("window.trame.state.get('stage_text').startsWith('Full resolution')")
     page.wait_for_function(SETTLED)
     save(page, folder / "app-full-resolution.png")
-    page.click(".hyperreg-response-section .v-expansion-panel-title")
-    page.click(".hyperreg-regions .v-expansion-panel-title")
-    page.click(".hyperreg-use-fixed-labels")
-    for number, lam in REGIONS.items():
-        page.locator(".hyperreg-region input[type=checkbox]").nth(number).click()
-        page.wait_for_function(f"window.trame.state.get('regions')[{number}].own")
-        drag(page, f".hyperreg-region >> nth={number}", lam)
-    page.wait_for_function(SETTLED)
-    page.locator(".hyperreg-metrics").scroll_into_view_if_needed()
-    save(page, folder / "app-regions.png")
+    page.click(".hyperreg-volume-change input")
+    page.wait_for_timeout(1000)  # the map comes when nothing has moved for a moment
+    save(page, folder / "app-volume-change.png")
+    page.click(".hyperreg-volume-change input")
 
 
 def take_segmentation(page: Any, folder: Path, model: str) -> None:

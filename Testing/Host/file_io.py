@@ -63,7 +63,11 @@ class qSlicerCoreIOManager(QtCore.QObject):  # noqa: N801 (C++ name)
         if kind == "VolumeFile":
             logic = slicer.app.moduleLogic("Volumes")
             options = 1 if properties.get("labelmap") else 0
-            return logic.AddArchetypeVolume(path, name, options)
+            node = logic.AddArchetypeVolume(path, name, options)
+            display = node.GetDisplayNode() if node is not None else None
+            if display is not None and display.GetColorNode() is None:  # Slicer's colour logic gives one
+                display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
+            return node
         if kind not in _CLASSES:
             return None
         storage_class, node_class = _CLASSES[kind]

@@ -1,4 +1,5 @@
-"""Makes the pictures of the Slicer module: the sample pair at several λ, its response, landmarks, regions.
+"""Makes the pictures of the Slicer module: the sample pair at several λ, its response and volume change; landmarks and
+regions of a generated head.
 
     python -m Testing.Host.screenshots [--model NAME] [--output FOLDER]
 
@@ -14,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from hyperreg.imaging.transform import Transform
+from hyperreg.phantom import LABEL_NAMES, PhantomPair, head_phantom_pair
 from Testing.Host.host import Host, start
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -35,11 +38,39 @@ def register_sample(host: Host, model: str | None) -> Any:
     if model is not None:
         widget.panel.parameters.model = model
     ui.sampleButton.click()
-    ui.registerButton.click()
-    host.wait_until(lambda: ui.messageLabel.text or widget.panel.logic.can_keep, PATIENCE_S)
-    if not widget.panel.logic.can_keep:
-        raise RuntimeError(ui.messageLabel.text)
+    register(host, widget)
     return widget
+
+
+def register(host: Host, widget: Any) -> None:
+    """Press the button and wait. Raises RuntimeError with the module's own message if it does not become live."""
+    ui, logic = widget.ui, widget.panel.logic
+    ui.resetButton.click()
+    ui.registerButton.click()
+    host.wait_until(lambda: ui.messageLabel.text or logic.can_keep, PATIENCE_S)
+    if not logic.can_keep:
+        raise RuntimeError(ui.messageLabel.text)
+
+
+def register_head(host: Host, widget: Any) -> PhantomPair:
+    """Register the generated head, whose deformation and structures are known."""
+    import slicer
+
+    from HyperRegSlicerLib import Geometry
+
+    pair, parameters = head_phantom_pair(), widget.panel.parameters
+    for role, kind, parameter in (
+        ("fixed", "ScalarVolume", "fixed"),
+        ("moving", "ScalarVolume", "moving"),
+        ("fixed_labels", "LabelMapVolume", "fixedLabels"),
+        ("moving_labels", "LabelMapVolume", "movingLabels"),
+    ):
+        node = slicer.mrmlScene.AddNewNodeByClass(f"vtkMRML{kind}Node", f"Head {role.replace('_', ' ')}")
+        Geometry.volume_to_node(getattr(pair, role), node)
+        node.CreateDefaultDisplayNodes()
+        setattr(parameters, parameter, node)
+    register(host, widget)
+    return pair
 
 
 def move_to(host: Host, widget: Any, lam: float) -> None:
@@ -61,14 +92,10 @@ def show_response(host: Host, widget: Any) -> None:
     move_to(host, widget, widget.panel.logic.suggestion.lam)
 
 
-def place_landmarks(host: Host, widget: Any) -> None:
-    """Centres of structures of the sample, and where its known deformation leads, as point lists that are measured."""
+def place_landmarks(host: Host, widget: Any, pair: PhantomPair) -> None:
+    """Centres of structures of the head, and where its known deformation leads, as point lists that are measured."""
     import slicer
 
-    from hyperreg.imaging.transform import Transform
-    from hyperreg.phantom import LABEL_NAMES, head_phantom_pair
-
-    pair = head_phantom_pair()
     inside = [pair.fixed_labels.array == label for label in LABEL_NAMES if LABEL_NAMES[label] in LANDMARKS]
     fixed = np.array([pair.fixed.grid.to_ras(np.argwhere(mask).mean(0)) for mask in inside])
     nodes = []
@@ -82,9 +109,17 @@ def place_landmarks(host: Host, widget: Any) -> None:
     host.process_events()
 
 
-def show_landmarks(host: Host, widget: Any, output: Path) -> None:
+def show_volume_change(host: Host, widget: Any, output: Path) -> None:
+    """Take the picture of the map of local volume change."""
+    widget.ui.volumeChangeBox.click()
+    host.wait_until(lambda: widget.panel.logic.volume_change_node is not None, PATIENCE_S)
+    print(host.screenshot(output / "slicer-volume-change.png", size=SIZE))
+    widget.ui.volumeChangeBox.click()
+
+
+def show_landmarks(host: Host, widget: Any, output: Path, pair: PhantomPair) -> None:
     """Place landmarks and take their picture."""
-    place_landmarks(host, widget)
+    place_landmarks(host, widget, pair)
     ui = widget.ui
     ui.landmarksSection.collapsed = False
     print(host.screenshot(output / "slicer-landmarks.png", size=SIZE), ui.metricsLabel.text, sep="\n")
@@ -100,7 +135,7 @@ def end(host: Host, widget: Any) -> int:
 
 
 def give_regions(host: Host, widget: Any, lambdas: dict[int, float]) -> None:
-    """Give rows of the sample's own label map a λ each."""
+    """Give rows of the head's own label map a λ each."""
     import qt
 
     ui = widget.ui
@@ -122,8 +157,9 @@ def main(arguments: list[str] | None = None) -> int:
     widget = register_sample(host, options.model)
     ui = widget.ui
     if options.only_landmarks:
+        pair = register_head(host, widget)
         move_to(host, widget, PICTURES["middle"])
-        show_landmarks(host, widget, options.output)
+        show_landmarks(host, widget, options.output, pair)
         return end(host, widget)
     ui.compareSection.collapsed = False
     ui.fadeSlider.value = 0.5
@@ -137,7 +173,10 @@ def main(arguments: list[str] | None = None) -> int:
     ui.compareSection.collapsed = True
     show_response(host, widget)
     print(host.screenshot(options.output / "slicer-response.png", size=SIZE), ui.suggestionLabel.text, sep="\n")
-    show_landmarks(host, widget, options.output)
+    show_volume_change(host, widget, options.output)
+    pair = register_head(host, widget)
+    move_to(host, widget, PICTURES["middle"])
+    show_landmarks(host, widget, options.output, pair)
     ui.responseSection.collapsed = ui.landmarksSection.collapsed = True
     ui.regionsSection.collapsed = False
     give_regions(host, widget, {0: 0.9, 2: 0.1})

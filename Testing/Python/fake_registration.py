@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,8 @@ METRICS = {
     "displacement_max_mm": 9.3,
     "displacement_mean_mm": 2.1,
     "roughness": 0.01,
+    "volume_change_low_percent": -12.3,
+    "volume_change_high_percent": 18.4,
     "dice": {1: 0.8, 2: 0.6},
     "dice_mean": 0.7,
     "dice_mean_before": 0.4,
@@ -46,6 +48,8 @@ def metrics_at(lam: float, *, dice: bool = True) -> dict[str, Any]:
         **{name: value for name, value in METRICS.items() if not name.startswith("dice")},
         "similarity": 0.9 - 0.3 * lam,
         "folding_percent": 0.4 * (1 - lam) ** 6,
+        "volume_change_low_percent": -30 * (1 - lam),
+        "volume_change_high_percent": 50 * (1 - lam),
         **(best if dice else {}),
     }
 
@@ -90,6 +94,9 @@ class FakeRegistration:
         self.regions: tuple[Volume | None, dict[int, float]] = (None, {})
         self.regions_set: list[tuple[Volume | None, dict[int, float]]] = []
         self.landmarks: Landmarks | None = None
+        self.masks: tuple[Volume | None, Volume | None] = (None, None)
+        self.rigid: tuple[Volume | None, tuple[int, ...]] = (None, ())
+        self.busy = False
 
     @property
     def grid(self) -> Grid:
@@ -131,9 +138,29 @@ class FakeRegistration:
             self.regions_set.append(self.regions)
             self._settings_changed()
 
-    def set_landmarks(self, fixed_points: np.ndarray | None, moving_points: np.ndarray | None) -> None:
-        before, self.landmarks = self.landmarks, pair_landmarks(fixed_points, moving_points)
-        if before is self.landmarks is None:
+    def set_masks(self, fixed_mask: Volume | None, moving_mask: Volume | None) -> None:
+        if any(new is not old for new, old in zip((fixed_mask, moving_mask), self.masks, strict=True)):
+            self.masks = (fixed_mask, moving_mask)
+            self._settings_changed()
+
+    def set_rigid(self, labels: Volume | None, values: Sequence[int]) -> None:
+        if self.rigid != (labels, tuple(values)):
+            self.rigid = (labels, tuple(values))
+            self._settings_changed()
+
+    def set_landmarks(
+        self,
+        fixed_points: np.ndarray | None,
+        moving_points: np.ndarray | None,
+        pull: float = 0.0,
+        left_out: Sequence[int] = (),
+    ) -> None:
+        before, self.landmarks = self.landmarks, pair_landmarks(fixed_points, moving_points, pull, left_out)
+        if before is self.landmarks is None or (before is not None and before.same_as(self.landmarks)):
+            return
+        pulling = [None if points is None else points.pulling for points in (before, self.landmarks)]
+        if pulling[0] is not pulling[1] and (pulling[1] is None or not pulling[1].same_as(pulling[0])):
+            self._settings_changed()
             return
         if self.shown is not None and self.shown.solved:
             self.on_metrics(self.measured(), self.shown)

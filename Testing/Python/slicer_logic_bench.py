@@ -71,6 +71,11 @@ class Bench:
         node.SetMatrixTransformToParent(Geometry.to_vtk(to_parent))
         return node
 
+    def fixed_points(self) -> np.ndarray:
+        """(P, 3): voxels of the fixed volume, away from its edges, RAS mm."""
+        inside = np.stack(np.meshgrid([4, 9, 13], [5, 10, 14], [4, 8, 11], indexing="ij"), -1).reshape(-1, 3)
+        return inside @ FIXED[:3, :3].T + FIXED[:3, 3]
+
     def register(self, **options) -> None:
         self.logic.register(self.fixed, self.moving, **{"lam": 0.25, "model": self.model, **options})
 

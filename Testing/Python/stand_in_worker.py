@@ -151,6 +151,8 @@ class StandInSession:
     def constrain(self, constraints: Constraints) -> None:
         if constraints.fixed_mask is not None and not constraints.fixed_mask.array.any():
             raise InputError("The mask of the fixed image is 0 everywhere.")
+        if constraints.landmarks is not None and constraints.landmarks.pull == DEADLY_LAMBDA:
+            raise InputError("This pull is refused.")
         self.maps_sent += sum(
             getattr(constraints, name) is not None and getattr(constraints, name) is not getattr(self.constraints, name)
             for name in MAPS
@@ -165,6 +167,8 @@ class StandInSession:
             "displacement_max_mm": 8 * (1 - lam) ** 3,
             "displacement_mean_mm": 4 * (1 - lam) ** 3,
             "roughness": 0.1 * (1 - lam),
+            "volume_change_low_percent": -20 * (1 - lam),
+            "volume_change_high_percent": 30 * (1 - lam),
             "smoothness": float("nan"),
             "fields": self.fields,
             "stage": stage,

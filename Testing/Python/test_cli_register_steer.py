@@ -97,10 +97,12 @@ def test_landmarks_alone_are_a_start(pair: PairFiles) -> None:
     assert report["metrics"]["landmarks_mm"] == pytest.approx(apart(pair), abs=1e-3)
 
 
-def test_the_alignment_alone_with_one_scale(pair: PairFiles) -> None:
+def test_the_alignment_alone_with_one_scale(pair: PairFiles, capsys: pytest.CaptureFixture[str]) -> None:
     assert ask(pair, "--only", "similarity") == 0
     linear = read_transform(pair.results / "t.h5").linear[:3, :3]
     np.testing.assert_allclose(linear @ linear.T, np.cbrt(np.linalg.det(linear)) ** 2 * np.eye(3), atol=1e-6)
+    assert ask(pair, "--only", "similarity", "--fixed-mask", str(pair.fixed_labels)) == 2
+    assert "minds neither masks" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_rigid_region_keeps_its_distances_in_the_written_transform(

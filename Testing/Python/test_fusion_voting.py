@@ -236,3 +236,11 @@ def test_the_temperature_says_how_much_the_best_counts() -> None:
             softmax_weights([1, 2], temperature)
     with pytest.raises(InputError, match="one finite number each"):
         softmax_weights([1, np.inf])
+
+
+def test_copies_among_the_raters_are_told() -> None:
+    """A copy is no second opinion; it outvotes. Empty maps are alike without being copies."""
+    maps = [line(1, 2, 0), line(1, 2, 0), line(1, 0, 0), line(0, 0, 0), line(0, 0, 0)]
+    (text,) = [text for text in stack_labels(maps).warnings if "copies" in text]
+    assert text.endswith(": map = map (2).")
+    assert not any("copies" in text for text in stack_labels(maps[1:]).warnings)

@@ -59,4 +59,5 @@ def test_a_damaged_slice_at_the_end_is_not_left_out_without_a_word(
     assert volume.shape[2] == 11
     assert any("1 file(s) cannot be read and were left out" in text for text in volume.warnings)
     (tmp_path / "notes.txt").write_text("not DICOM, and not called so\n" * 60)
+    (tmp_path / "._slice003.dcm").write_bytes(b"\0\5\26\7" + bytes(200))  # what macOS leaves beside every file
     assert read_volume(tmp_path).warnings == volume.warnings

@@ -102,7 +102,11 @@ def installed(build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_file_of_the_extension_is_installed_and_nothing_else(repository: Path, installed: Path) -> None:
-    expected = {name for name in tracked(repository, "hyperreg", "Resources/Models") if not name.endswith("py.typed")}
+    expected = {
+        name
+        for name in tracked(repository, "hyperreg", "Resources/Models", "Resources/SampleData")
+        if not name.endswith("py.typed")
+    }
     for module in MODULES:
         files = [name for name in tracked(repository, module) if not name.endswith("CMakeLists.txt")]
         expected |= {name.removeprefix(f"{module}/") for name in files}
@@ -241,6 +245,8 @@ def test_the_wheel_carries_models_and_every_file_of_the_package(
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(repository / name, source / name)
     shutil.copytree(tiny_models, source / "Resources" / "Models")
+    shutil.copytree(repository / "Resources" / "SampleData", source / "Resources" / "SampleData")
+    sample = {f"hyperreg/sample_data/{path.name}" for path in (source / "Resources" / "SampleData").iterdir()}
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     process = subprocess.run(command, cwd=source, capture_output=True, text=True, timeout=120)
     assert process.returncode == 0, process.stderr
@@ -249,7 +255,7 @@ def test_the_wheel_carries_models_and_every_file_of_the_package(
     found = {path.relative_to(unpacked).as_posix() for path in unpacked.rglob("*") if path.is_file()}
     model = {f"hyperreg/models/tiny-untrained/{name}" for name in ("card.json", "weights.safetensors")}
     shared = {f"hyperreg/slicer_module/{name.partition('/')[2]}" for name in library}
-    assert {name for name in found if name.startswith("hyperreg/")} == set(package) | model | shared
+    assert {name for name in found if name.startswith("hyperreg/")} == set(package) | model | shared | sample
     variables = {name: value for name, value in os.environ.items() if name != "HYPERREG_MODELS"}
     process = subprocess.run(
         [sys.executable, "-c", LIST_MODEL_FOLDERS], cwd=tmp_path, capture_output=True, text=True, timeout=60,

@@ -10,7 +10,7 @@ import torch
 
 from hyperreg.imaging.volume import DisplacementField, Grid
 from hyperreg.registration.field import compose, from_ras, integrate, jacobian_determinant, sample, to_ras
-from hyperreg.registration.metrics import volume_change
+from hyperreg.registration.volume_change import percent, spread, volume_change
 
 SHAPE = (20, 24, 28)
 
@@ -110,3 +110,12 @@ def test_the_change_of_volume_is_that_of_the_map_in_mm_on_an_oblique_grid() -> N
     change = volume_change(DisplacementField(array, affine))
     assert change.grid.matches(grid)
     np.testing.assert_allclose(change.array, np.linalg.det(stretch), atol=1e-4)
+    np.testing.assert_allclose(percent(change.array), 100 * (np.linalg.det(stretch) - 1), atol=1e-2)
+
+
+def test_the_spread_of_the_change_is_that_of_most_voxels() -> None:
+    change = np.linspace(0.5, 2.0, 1501, dtype=np.float32)
+    assert spread(change) == {
+        "volume_change_low_percent": pytest.approx(-42.5, abs=0.1),
+        "volume_change_high_percent": pytest.approx(92.5, abs=0.1),
+    }

@@ -8,7 +8,10 @@ from cli_pair import grid, head
 
 from hyperreg.errors import InputError
 from hyperreg.imaging.resampling import resample
+from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
+from hyperreg.registration.catalogue import NO_MODEL
+from hyperreg.registration.constraints import Constraints
 from hyperreg.registration.response import automatic_lambda
 from hyperreg.registration.session import LiveSession
 
@@ -87,6 +90,33 @@ def test_landmarks_outside_of_their_image_are_told_of(tiny_model: str) -> None:
     session = prepared(tiny_model, POINTS * (-1, -1, 1), POINTS + LINEAR[:3, 3])
     (warning,) = session.warnings
     assert "1 of 4 landmarks lie outside of the fixed image" in warning
+
+
+def test_images_are_compared_where_the_masks_let_them_count() -> None:
+    """One image has stripes where the other has none: masked, they do not count against the alignment."""
+    fixed, moving = images()
+
+    places = Transform((np.linalg.inv(LINEAR),)).apply(moving.grid.points().reshape(-1, 3)).reshape(*moving.shape, 3)
+    for volume, where in ((fixed, fixed.grid.points()), (moving, places)):
+        inside = np.linalg.norm(where - np.array((10, -20, 30)), axis=-1) < 20
+        damaged = [image if image is not volume else striped(image, inside) for image in (fixed, moving)]
+        mask = Volume((~inside).astype(np.uint8), volume.ijk_to_ras, "mask")
+        session = LiveSession(NO_MODEL, "cpu")
+        session.prepare(*damaged, initial=LINEAR, contrast="same")
+        plain = session.metrics(1.0, 0)
+        session.constrain(Constraints(**{"fixed_mask" if volume is fixed else "moving_mask": mask}))
+        masked = session.metrics(1.0, 0)
+        for name in ("similarity", "similarity_before", "detail"):
+            assert masked[name] > plain[name] + 0.03
+        assert masked["roughness"] == plain["roughness"]
+        session.constrain(Constraints())
+        assert session.metrics(1.0, 0) == plain
+
+
+def striped(image: Volume, inside: np.ndarray) -> Volume:
+    stripes = 100 * (1 + np.sin(image.grid.points()[..., 0] / 3))
+    array = np.where(inside, stripes, image.array).astype(np.float32)
+    return Volume(array, image.ijk_to_ras, image.name)
 
 
 def test_a_field_on_another_grid_is_measured_in_the_foreground_there(tiny_model: str) -> None:

@@ -13,7 +13,7 @@ from hyperreg.imaging.files import read_label_map, read_volume
 from hyperreg.imaging.resampling import resample
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Grid, Volume
-from hyperreg.registration.linear import align, is_plausible, overlap
+from hyperreg.registration.linear import align, direction_warnings, is_plausible, overlap
 
 SIZE = 90.0
 
@@ -124,6 +124,15 @@ def test_a_given_matrix_is_handed_back_and_checked():
         align(fixed, moving, np.diag([1.0, 1.0, 0.0, 1.0]))
     with pytest.raises(InputError, match="Unknown initial alignment 'elastic'"):
         align(fixed, moving, "elastic")
+
+
+def test_a_given_map_of_the_other_direction_is_told():
+    """Between two images, and in the right direction, nothing is said; nor where both directions are the same."""
+    fixed, moving = _pair(FULL)
+    assert direction_warnings(fixed, moving, FULL) == []
+    assert direction_warnings(fixed, fixed, np.eye(4)) == []
+    (text,) = direction_warnings(fixed, moving, np.linalg.inv(FULL))
+    assert "inverse of the given initial transform" in text
 
 
 def test_progress_rises_to_one_and_cancelling_stops_at_once():

@@ -164,3 +164,18 @@ def test_slicer_can_import_it_without_torch() -> None:
     code = "import sys, hyperreg.registration.response; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_the_linear_alignment_is_suggested_where_no_deformation_mends_anything():
+    response = Response()
+    for lam, detail in ((0.0, 0.102), (0.5, 0.08), (1.0, 0.093)):
+        response.add(lam, {"detail": detail, "detail_before": 0.093})
+    assert suggest(response).lam == 1.0
+    response.add(0.0, {"detail": 0.2, "detail_before": 0.093})
+    assert suggest(response).lam == 0.0
+
+
+def test_nothing_is_said_of_a_deformation_that_is_none():
+    same = {"detail": 0.2, "detail_before": 0.2}
+    assert warning({**same, "displacement_max_mm": 0.0}) is None
+    assert warning({**same, "displacement_max_mm": 2.0}) is not None

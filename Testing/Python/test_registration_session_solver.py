@@ -118,6 +118,7 @@ def test_masks_are_set_and_taken_away_without_preparing_again() -> None:
     phantom = oblique_phantom(COARSE)
     session = prepared(phantom, NO_MODEL)
     free = session.field(LAMBDA, QUICK).forward.array.copy()
+    plain = session.metrics(LAMBDA, QUICK)
     labels = phantom.fixed_labels
     body = Volume((labels.array > 0).astype(np.uint8), labels.ijk_to_ras, "body")
     session.constrain(Constraints(fixed_mask=body))
@@ -128,6 +129,7 @@ def test_masks_are_set_and_taken_away_without_preparing_again() -> None:
     assert session.constraints.fixed_mask is body and session.constraints.moving_mask is None
     session.constrain(Constraints())
     np.testing.assert_array_equal(session.field(LAMBDA, QUICK).forward.array, free)
+    assert session.metrics(LAMBDA, QUICK) == plain
 
 
 def test_a_network_minds_regions_only(tiny_model: str) -> None:

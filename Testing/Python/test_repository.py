@@ -31,6 +31,7 @@ ALLOWED = {
     "imaging": FOUNDATION,
     "phantom": FOUNDATION | {"phantom_anatomy"},
     "phantom_anatomy": FOUNDATION,
+    "sample": {"", "errors"},
     "sheet": FOUNDATION,
     "nets": FOUNDATION,
     "registration": FOUNDATION | {"nets", "sheet"},
@@ -40,7 +41,7 @@ ALLOWED = {
     "training": FOUNDATION | {"fusion", "nets", "registration", "segmentation"},
     "automl": FOUNDATION | {"nets", "segmentation", "training"},
     "doctor": FOUNDATION | {"registration", "segmentation", "worker"},
-    "view": FOUNDATION | {"fusion", "phantom", "registration", "segmentation", "worker"},
+    "view": FOUNDATION | {"fusion", "registration", "sample", "segmentation", "worker"},
     "cli": FOUNDATION
     | {"automl", "doctor", "fusion", "phantom", "registration", "segmentation", "training", "view", "worker"},
 }

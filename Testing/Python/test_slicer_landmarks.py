@@ -55,6 +55,20 @@ def test_distances_are_in_mm_whatever_the_lists_are_under(bench: Bench) -> None:
     assert bench.logic.metrics["landmarks_mm"] == pytest.approx(5, abs=1e-4)
 
 
+def test_lists_in_another_order_are_paired_by_name(bench: Bench) -> None:
+    bench.go_live()
+    fixed, moving = (
+        place(bench.scene, "fixed points", WORLD),
+        place(bench.scene, "moving points", truth(bench, 0.25)[::-1]),
+    )
+    for number, name in enumerate(("a", "b", "c", "d")):
+        fixed.SetNthControlPointLabel(number, name)
+        moving.SetNthControlPointLabel(3 - number, name)
+    bench.logic.set_landmarks(fixed, moving)
+    assert "paired by name" in bench.logic.landmarks_note
+    assert bench.logic.metrics["landmarks_mm"] == pytest.approx(0, abs=1e-4)
+
+
 def test_lists_that_make_no_pairs_are_explained_and_not_measured(bench: Bench) -> None:
     fixed, moving = place(bench.scene, "fixed points", WORLD), place(bench.scene, "moving points", WORLD[:3])
     bench.logic.set_landmarks(fixed, None)
@@ -110,8 +124,7 @@ def test_the_panel_follows_points_while_they_are_placed(module: Module) -> None:
     assert module.parameters.movingLandmarks is moving
     assert "2 on the fixed volume, 1 on the moving one" in module.ui.landmarksNoteLabel.text
     moving.AddControlPoint([float(value) for value in leads[1] + OFFSET])
-    module.panel.tuning._landmarks._rest.stop()  # the hand rests
-    module.panel.tuning._landmarks._tell()
+    module.host.wait_until(lambda: module.ui.landmarksNoteLabel.text.startswith("2 pairs"), 20)
     assert module.ui.landmarksNoteLabel.text.startswith("2 pairs of landmarks\nDistance of landmarks: ")
     assert module.ui.landmarksNoteLabel.text.endswith(" before, 5.00 mm now")
     assert "5.00 mm now" in module.ui.metricsLabel.text
@@ -126,8 +139,84 @@ def test_a_point_that_moves_is_waited_for(module: Module) -> None:
     fixed, moving = place(slicer.mrmlScene, "f", points), place(slicer.mrmlScene, "m", points)
     module.ui.fixedLandmarksSelector.setCurrentNode(fixed)
     module.ui.movingLandmarksSelector.setCurrentNode(moving)
-    rest = module.panel.tuning._landmarks._rest
+    rest = module.panel.tuning._landmarks._soon
     assert not rest.isActive()
     moving.SetNthControlPointPosition(0, [1.0, 2.0, 3.0])
     assert rest.isActive()
     np.testing.assert_allclose(module.registration.landmarks.moving, points)
+
+
+def test_points_pull_but_for_those_that_only_measure(bench: Bench) -> None:
+    logic, registration = bench.logic, bench.registration
+    bench.go_live()
+    fixed, moving = place(bench.scene, "fixed points", WORLD), place(bench.scene, "moving points", truth(bench, 0.25))
+    logic.set_landmarks(fixed, moving)
+    assert logic.can_keep, "measuring changes no field"
+    rows = logic.landmark_rows
+    assert [row.now for row in rows] == pytest.approx([0.0] * 4, abs=1e-4)
+    before = np.linalg.norm(WORLD @ LINEAR[:3, :3].T + LINEAR[:3, 3] - truth(bench, 0.25), axis=1)
+    assert [row.before for row in rows] == pytest.approx(before, abs=1e-4)
+    logic.set_landmarks(fixed, moving, 0.5, {rows[2].key})
+    assert (registration.landmarks.pull, registration.landmarks.left_out) == (0.5, (2,))
+    assert not logic.can_keep, "another field is on its way"
+    assert [row.measured for row in logic.landmark_rows] == [False, False, True, False]
+    assert {row.now for row in logic.landmark_rows} == {None}, "of what is shown, and nothing is yet"
+    assert "pull=0.50" in logic.origin.settings
+    registration.answer_solved()
+    assert logic.landmark_rows[0].now == pytest.approx(0.0, abs=1e-4)
+    assert "pulled_mm" in logic.metrics and "landmarks_mm" in logic.metrics
+    logic.set_lambda(0.9)
+    assert logic.landmark_rows[0].now > 0.5
+    bench.scene.RemoveNode(moving)
+    assert logic.landmark_rows == []
+    assert "pull" not in logic.origin.settings
+
+
+def test_points_that_cannot_pull_are_told_and_only_measured(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.go_live()
+    fixed, moving = place(bench.scene, "fixed points", WORLD), place(bench.scene, "moving points", WORLD)
+    take = bench.registration.set_landmarks
+
+    def refuse(here, there, pull=0.0, left_out=()) -> None:
+        if pull:
+            raise InputError("Landmarks 1 and 2 change places between the images.")
+        take(here, there, pull, left_out)
+
+    monkeypatch.setattr(bench.registration, "set_landmarks", refuse)
+    with pytest.raises(InputError, match="change places"):
+        bench.logic.set_landmarks(fixed, moving, 0.5)
+    assert (len(bench.registration.landmarks), bench.registration.landmarks.pull) == (4, 0.0)
+
+
+def test_a_dragged_point_pulls_while_it_is_dragged(module: Module) -> None:
+    import qt
+
+    ui, registration = module.ui, module.registration
+    module.go_live()
+    points = registration.grid.to_ras([[3.0, 4, 5], [8, 9, 4]])
+    fixed, moving = place(slicer.mrmlScene, "f", points), place(slicer.mrmlScene, "m", points)
+    ui.fixedLandmarksSelector.setCurrentNode(fixed)
+    ui.movingLandmarksSelector.setCurrentNode(moving)
+    ui.pullSlider.value = 0.6
+    assert registration.landmarks.pull == pytest.approx(0.6)
+    table = ui.landmarksTable
+    assert table.rowCount == 2
+    registration.answer_solved()
+    assert float(table.item(0, 2).text()) > 0
+    moving.SetNthControlPointPosition(0, *map(float, points[0] + OFFSET))
+    module.host.wait_until(lambda: np.allclose(registration.landmarks.moving[0], points[0] + OFFSET), 20)
+    registration.busy = True
+    moving.SetNthControlPointPosition(0, *map(float, points[0] + 2 * OFFSET))
+    module.host.process_events(0.5)
+    assert np.allclose(registration.landmarks.moving[0], points[0] + OFFSET), "the field of before is waited for"
+    registration.answer_solved()
+    module.host.wait_until(lambda: np.allclose(registration.landmarks.moving[0], points[0] + 2 * OFFSET), 20)
+    table.item(1, 0).setCheckState(qt.Qt.Unchecked)
+    assert registration.landmarks.left_out == (1,)
+    assert module.parameters.measuredOnly
+    table.item(1, 0).setCheckState(qt.Qt.Checked)
+    assert registration.landmarks.left_out == ()
+    module.widget.exit()
+    module.widget.enter()
+    assert ui.pullSlider.value == pytest.approx(0.6)
+    assert registration.landmarks.pull == pytest.approx(0.6)

@@ -126,16 +126,122 @@ def test_initial_transform_node_is_used_once(bench):
     np.testing.assert_allclose(bench.registration.prepared_with["moving"].ijk_to_ras, to_parent @ MOVING)
 
 
-def test_nonlinear_initial_and_nonlinear_parent_are_refused(bench):
+def warp_node(bench):
+    """A smooth warp of the world, up to 6 mm, with a linear part."""
+    field = wavy(Volume(np.zeros((18, 20, 16)), FIXED).grid, 0)
     warp = bench.scene.AddNewNodeByClass(TRANSFORM_CLASS, "warp")
-    warp.SetAndObserveTransformFromParent(Geometry.vtk_transform([wavy(Volume(np.zeros((5, 5, 5)), FIXED).grid, 0)]))
-    with pytest.raises(InputError, match="'warp', which is not linear"):
-        bench.register(initial=warp)
+    warp.SetAndObserveTransformFromParent(Geometry.vtk_transform([field, LINEAR]))
+    return warp, Transform((field, LINEAR))
+
+
+def test_any_transform_is_a_start(bench):
+    warp, truth = warp_node(bench)
+    bench.register(initial=warp)
+    given = bench.registration.prepared_with["initial"]
+    places = bench.registration.prepared_with["fixed"].grid.points().reshape(-1, 3)
+    np.testing.assert_allclose(given.apply(places), truth.apply(places), atol=1e-3)
+    np.testing.assert_allclose(bench.registration.prepared_with["moving"].ijk_to_ras, MOVING)
+
+
+def test_a_large_image_has_the_start_sampled_less_often(bench, monkeypatch):
+    from HyperRegSlicerLib import Inputs
+
+    monkeypatch.setattr(Inputs, "SAMPLES", 400)
+    warp, truth = warp_node(bench)
+    bench.register(initial=warp)
+    given = bench.registration.prepared_with["initial"]
+    assert np.prod(given.stages[0].grid.shape) < 1000
+    places = bench.registration.prepared_with["fixed"].grid.points()[2:-2, 2:-2, 2:-2].reshape(-1, 3)
+    assert np.linalg.norm(given.apply(places) - truth.apply(places), axis=1).mean() < 0.3
+
+
+def test_a_start_that_the_moving_volume_is_under_is_used_once_and_comes_back(bench):
+    warp, _truth = warp_node(bench)
+    above = bench.transform(turned(12, (1, 1, 1), (1, 1, 1), (3.0, -4.0, 5.0)))
+    warp.SetAndObserveTransformNodeID(above.GetID())
+    bench.moving.SetAndObserveTransformNodeID(warp.GetID())
+    places = bench.fixed_points()
+    shown = bench.shown_at(places)
+    bench.go_live(initial=warp, lam=1.0)  # the stand-in's field is zero there
+    given = bench.registration.prepared_with
+    leads = given["initial"].apply(places)
+    back = np.linalg.inv(given["moving"].ijk_to_ras) @ np.c_[leads, np.ones(len(leads))].T
+    inner = (MOVING @ back).T[:, :3]
+    np.testing.assert_allclose(inner, shown, atol=1e-2)
+    bench.logic.reset()
+    assert bench.moving.GetParentTransformNode() is warp
+
+
+def test_a_nonlinear_parent_that_is_no_start_is_refused(bench):
+    warp, _truth = warp_node(bench)
     bench.moving.SetAndObserveTransformNodeID(warp.GetID())
     with pytest.raises(InputError, match="'follow-up' is under the transform 'warp'"):
         bench.register()
     assert bench.logic.state == IDLE
     assert bench.registration.calls == []
+
+
+@pytest.mark.parametrize("method", ["com", "rigid", "similarity", "affine"])
+def test_alignment_only_is_a_linear_transform_that_stays(bench, method):
+    made = []
+    bench.logic.on_aligned = made.append
+    to_world = turned(10, (1, 1, 1), (1, 1, 1), (4.0, 5.0, 6.0))
+    before = bench.transform(to_world)
+    bench.moving.SetAndObserveTransformNodeID(before.GetID())
+    bench.logic.align(bench.fixed, bench.moving, method=method)
+    assert bench.logic.state == RUNNING
+    assert bench.registration.prepared_with["initial"] == method
+    bench.registration.answer_ready()
+    assert bench.logic.state == IDLE
+    assert bench.registration.calls[-1] == "reset", "no deformation is computed"
+    [node] = made
+    assert bench.moving.GetParentTransformNode() is node
+    assert node.IsTransformToWorldLinear()
+    places = bench.fixed_points()
+    expected = np.c_[places, np.ones(len(places))] @ (np.linalg.inv(to_world) @ LINEAR).T
+    np.testing.assert_allclose(bench.shown_at(places), expected[:, :3], atol=1e-6)
+    assert node.GetAttribute("HyperReg.alignment") == method
+    assert bench.logic.can_reset
+    bench.logic.reset()
+    assert bench.moving.GetParentTransformNode() is before
+    assert bench.scene.IsNodePresent(node), "it stays"
+    assert not bench.logic.can_reset
+
+
+def test_a_registration_goes_on_from_an_alignment_and_resets_to_it(bench):
+    bench.logic.align(bench.fixed, bench.moving, method="rigid")
+    bench.registration.answer_ready()
+    aligned = bench.moving.GetParentTransformNode()
+    bench.go_live()
+    np.testing.assert_allclose(bench.registration.prepared_with["moving"].ijk_to_ras, MOVING, atol=1e-9)
+    assert bench.registration.prepared_with["initial"] == "affine", "aligned anew, as if it had not been"
+    bench.logic.reset()
+    bench.go_live(initial=aligned)
+    np.testing.assert_allclose(bench.registration.prepared_with["initial"], LINEAR, atol=1e-9)
+    bench.logic.reset()
+    assert bench.moving.GetParentTransformNode() is aligned
+    bench.go_live()
+    bench.logic.align(bench.fixed, bench.moving, method="affine")
+    bench.registration.answer_ready()
+    again = bench.moving.GetParentTransformNode()
+    assert again is not aligned
+    assert bench.logic.transform_node is None, "the live one is gone"
+    bench.logic.reset()
+    assert bench.moving.GetParentTransformNode() is aligned
+    bench.logic.reset()
+    assert bench.moving.GetParentTransformNode() is None
+
+
+def test_an_alignment_that_is_cancelled_or_impossible_changes_nothing(bench):
+    with pytest.raises(InputError, match="Unknown initial alignment 'bspline'"):
+        bench.logic.align(bench.fixed, bench.moving, method="bspline")
+    before = bench.content()
+    bench.logic.align(bench.fixed, bench.moving, method="affine")
+    bench.logic.cancel()
+    bench.logic.align(bench.fixed, bench.moving, method="affine")
+    bench.registration.fail("The images do not overlap.")
+    assert bench.logic.state == IDLE
+    assert bench.content() == before
 
 
 def test_same_volume_twice_is_refused(bench):

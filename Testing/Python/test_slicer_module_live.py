@@ -23,6 +23,7 @@ def test_the_slider_is_live(module):
     assert ui.metricsLabel.text.splitlines() == [
         "At λ = 0.30: similarity 0.500 before, 0.900 now",
         "Moves up to 9.3 mm (2.1 mm on average); folding in 0.02 % of the voxels",
+        "Local volume changes by -12 % to +18 % in 9 of 10 places",
         "Overlap of label maps (Dice): 0.400 before, 0.700 now",
     ]
     assert ui.overlapLabel.text == "Label 1: 0.800\nLabel 2: 0.600"

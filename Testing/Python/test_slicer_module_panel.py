@@ -107,7 +107,7 @@ def test_a_transform_to_begin_with(module):
     ui = module.ui
     module.choose_pair()
     assert not ui.initialTransformSelector.enabled
-    ui.initialCombo.currentIndex = ui.initialCombo.findText("A linear transform of the scene")
+    ui.initialCombo.currentIndex = ui.initialCombo.findText("A transform of the scene, of any kind")
     assert not ui.registerButton.enabled
     assert ui.statusLabel.text == "Choose the transform to begin with, or another initial alignment."
     shift = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "shift")
@@ -158,10 +158,50 @@ def test_a_model_that_is_not_installed_here_is_told(module):
 def test_sample_pair(module):
     module.ui.sampleButton.click()
     parameters = module.parameters
-    assert (parameters.fixed.GetName(), parameters.moving.GetName()) == ("Sample fixed", "Sample moving")
-    assert parameters.fixedLabels.GetName() == "Sample fixed labels"
-    colours = parameters.fixedLabels.GetDisplayNode().GetColorNode()
-    assert colours.GetColorName(10) == "Left thalamus"
-    assert parameters.movingLabels.GetDisplayNode().GetColorNode() is colours
+    assert (parameters.fixed.GetName(), parameters.moving.GetName()) == ("MNI152", "Colin27")
+    # Where the anterior commissure is 0 in MNI space: both brains are around it, in mm.
+    for node in (parameters.fixed, parameters.moving):
+        bounds = [0.0] * 6
+        node.GetRASBounds(bounds)
+        assert all(low < -60 and high > 80 for low, high in zip(bounds[::2], bounds[1::2], strict=True))
+        assert node.GetSpacing() == pytest.approx((2, 2, 2))
     assert module.ui.registerButton.enabled
     assert module.composites()["Red"].GetBackgroundVolumeID() == parameters.fixed.GetID()
+
+
+def test_one_click_aligns_without_a_deformation(module):
+    ui = module.ui
+    module.choose_pair()
+    for choice, possible in (("None: already aligned", False), ("Rigid", True)):
+        ui.initialCombo.currentIndex = ui.initialCombo.findText(choice)
+        assert ui.alignButton.enabled is possible
+    ui.alignButton.click()
+    assert ui.registerButton.text == "Cancel"
+    assert module.registration.prepared_with["initial"] == "rigid"
+    module.registration.answer_ready()
+    moving = module.parameters.moving
+    node = moving.GetParentTransformNode()
+    assert node.IsA("vtkMRMLLinearTransformNode")
+    assert node.GetName() == "follow-up rigid alignment"
+    assert node.GetName() in ui.messageLabel.text
+    assert "is aligned" in ui.statusLabel.text
+    assert {c.GetForegroundVolumeID() for c in module.composites().values()} == {moving.GetID()}, "both are shown"
+    ui.resetButton.click()
+    assert moving.GetParentTransformNode() is None
+    assert slicer.mrmlScene.IsNodePresent(node)
+
+
+def test_the_sample_pair_is_offered_by_sample_data_too(module):
+    import hashlib
+    from pathlib import Path
+    from urllib.parse import urlparse
+
+    module.host.start_up()
+    offered = module.host.records.sample_data["BrainTemplates"]
+    assert offered["category"] == "HyperReg"
+    assert Path(offered["thumbnailFileName"]).is_file()
+    assert offered["nodeNames"] == ["MNI152", "Colin27"]
+    for uri, name, checksum in zip(offered["uris"], offered["fileNames"], offered["checksums"], strict=True):
+        path = Path(urlparse(uri).path)
+        assert path.name == name
+        assert checksum == f"SHA256:{hashlib.sha256(path.read_bytes()).hexdigest()}"

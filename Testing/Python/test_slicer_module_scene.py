@@ -133,7 +133,7 @@ def test_the_module_has_no_threads_and_no_torch():
         text = path.read_text(encoding="utf-8")
         assert "import torch" not in text.replace("importing torch", ""), path
         assert "threading" not in text, path
-    for name in ("Geometry", "Logic", "Results", "Views", "Sample"):
+    for name in ("Geometry", "Logic", "Results", "Views", "VolumeChange"):
         text = (folder / "HyperRegSlicerLib" / f"{name}.py").read_text(encoding="utf-8")
         assert "import qt" not in text, name
         assert "slicer.app" not in text, name
@@ -143,7 +143,7 @@ def test_the_module_has_no_threads_and_no_torch():
 def test_qt_is_not_needed_by_what_the_browser_app_shares():
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); "
-        "from HyperRegSlicerLib import Geometry, Logic, Results, Sample, Views; "
+        "from HyperRegSlicerLib import Geometry, Logic, Results, Views, VolumeChange; "
         "print(sorted({'qt', 'ctk', 'torch', 'PySide6', 'slicer.i18n'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(MODULE.parent)], capture_output=True, text=True, check=True)

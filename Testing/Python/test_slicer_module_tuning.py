@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import slicer
 import vtk
-from fake_registration import FULL, METRICS, QUICK, wavy
+from fake_registration import FULL, METRICS, QUICK, metrics_at, wavy
 from slicer_module_bench import AFFINE, Module, host, module, opened  # noqa: F401
 
 from hyperreg.imaging.volume import Volume
@@ -51,7 +51,7 @@ def test_stages_improve_what_is_shown(module: Module) -> None:
     assert np.linalg.norm(full - quick) > 0.5
     np.testing.assert_allclose(shown_at(module, point), point + full, atol=1e-4)
     assert ui.metricsLabel.text.splitlines()[0] == "At λ = 0.30: not measured yet"
-    assert len(ui.metricsLabel.text.splitlines()) == 3, "what is below does not jump"
+    assert len(ui.metricsLabel.text.splitlines()) == 4, "what is below does not jump"
     assert ui.overlapLabel.text.splitlines()[0] == "At λ = 0.30: not measured yet"
     registration.on_metrics({**METRICS, "similarity": 0.95}, registration.shown)
     assert "0.950 now" in ui.metricsLabel.text
@@ -308,6 +308,39 @@ def test_segments_get_their_own_lambda(module: Module) -> None:
     assert not module.ui.clearRegionsButton.enabled
 
 
+def test_segments_move_as_rigid_bodies(module: Module) -> None:
+    import qt
+
+    ui, registration = module.ui, module.registration
+    module.go_live()
+    ui.regionsSelector.setCurrentNode(labels(module))
+    table = ui.regionsTable
+    table.item(1, 2).setCheckState(qt.Qt.Checked)
+    volume, values = registration.rigid
+    assert values == (5,)
+    np.testing.assert_allclose(volume.ijk_to_ras, AFFINE)
+    assert registration.regions == (None, {}), "a λ of its own is another thing"
+    assert not ui.keepButton.enabled
+    assert module.panel.logic.origin.settings == "rigid=5"
+    table.item(0, 0).setCheckState(qt.Qt.Checked)
+    assert registration.regions[0] is registration.rigid[0], "one label map for both"
+    module.widget.exit()
+    module.widget.enter()
+    assert table.item(1, 2).checkState() == qt.Qt.Checked
+    assert registration.rigid == (volume, (5,))
+    click(module, "clearRegionsButton")
+    assert (registration.rigid, registration.regions) == ((None, ()), (None, {}))
+
+
+def test_neither_volume_is_preferred_when_that_is_ticked(module: Module) -> None:
+    module.ui.symmetricBox.click()
+    module.go_live()
+    assert module.registration.prepared_with["symmetric"] is True
+    assert "symmetric" in module.panel.logic.origin.settings
+    module.ui.symmetricBox.click()
+    assert "Press Register again" in module.ui.statusLabel.text
+
+
 def test_regions_follow_the_scene(module: Module) -> None:
     import qt
     from vtk.util.numpy_support import vtk_to_numpy
@@ -336,6 +369,30 @@ def test_an_unusable_region_node_is_explained(module: Module) -> None:
     module.ui.regionsSelector.setCurrentNode(node)
     assert "'nothing drawn' holds no segments" in module.ui.messageLabel.text
     assert module.registration.regions == (None, {})
+
+
+def test_the_price_is_drawn_as_a_range_beside_the_gain(module: Module) -> None:
+    from HyperRegSlicerLib import ResponsePlot
+
+    response = Response()
+    for lam in RESPONSE_LAMBDAS:
+        response.add(lam, metrics_at(lam))
+    shapes = ResponsePlot.draw(response, None, 0.3, 400, "#000000", METRICS)
+    colour = ResponsePlot.VOLUME_COLOUR
+    high, low = (s for s in shapes if isinstance(s, ResponsePlot.Line) and s.colour == colour)
+    assert (
+        [x for x, _ in high.points]
+        == [x for x, _ in low.points]
+        == [ResponsePlot.x_of(lam, 400) for lam in RESPONSE_LAMBDAS]
+    )
+    gaps = [below - above for (_, above), (_, below) in zip(high.points, low.points, strict=True)]
+    assert gaps[-1] == pytest.approx(0)
+    assert gaps == sorted(gaps, reverse=True)
+    assert gaps[0] > 20, "the price falls towards λ = 1"
+    texts = {s.text for s in shapes if isinstance(s, ResponsePlot.Text)}
+    assert {"Volume", "+50 %", "-30 %", "-12…+18 %"} <= texts
+    unknown = ResponsePlot.draw(response, None, 0.3, 400, "#000000", {"volume_change_high_percent": 18.4})
+    assert "…" not in "".join(s.text for s in unknown if isinstance(s, ResponsePlot.Text)).replace("...", "")
 
 
 def test_what_is_drawn_where(module: Module) -> None:

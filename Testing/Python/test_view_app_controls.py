@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("slicer", reason="skipped: slicer-core is not installed")
 pytest.importorskip("trame", reason="skipped: trame is not installed")
 
-from view_app_bench import app, module_app, pair, pair_files, register  # noqa: F401
+from view_app_bench import app, module_app, open_phantom, pair, pair_files, register  # noqa: F401
 
 from hyperreg.errors import InputError
 from hyperreg.imaging.volume import Volume
@@ -128,7 +128,7 @@ def test_no_model_is_offered_first_and_every_new_pair_begins_with_its_default(ap
         assert app.live.prepared_with["model"] == "none"
         app.controller.choose_model(before)
         assert app.live.lam != find_model(before).default_lambda, "a choice for the next registration moves nothing now"
-        app.controller.load_sample(pair)
+        open_phantom(app, pair)
         assert state.lam == 0.1
     finally:
         state.model = before

@@ -15,7 +15,7 @@ pytest.importorskip("slicer", reason="skipped: slicer-core is not installed")
 pytest.importorskip("trame", reason="skipped: trame is not installed")
 
 from fake_registration import wavy
-from view_app_bench import App, app, module_app, pair, pair_files, register  # noqa: F401
+from view_app_bench import App, app, module_app, open_phantom, pair, pair_files, register  # noqa: F401
 
 from hyperreg.errors import FileError, HyperRegError, InputError
 from hyperreg.imaging.transform import Transform
@@ -59,7 +59,7 @@ def landmarks_row(app: App) -> dict[str, str] | None:
 
 def test_uploaded_landmarks_are_measured_in_mm(app: App, pair: PhantomPair, tmp_path: Path) -> None:
     state = app.server.state
-    app.controller.load_sample(in_place(pair))
+    open_phantom(app, in_place(pair))
     register(app)
     grid = app.live.grid
     points = grid.to_ras([[20.0, 25, 24], [30, 30, 20], [24, 36, 30]])
@@ -76,7 +76,7 @@ def test_uploaded_landmarks_are_measured_in_mm(app: App, pair: PhantomPair, tmp_
     app.controller.tuning.remove_points("moving_points")
     assert landmarks_row(app) is None
     assert (state.moving_points_name, app.live.landmarks) == ("", None)
-    app.controller.load_sample(pair)
+    open_phantom(app, pair)
     assert state.fixed_points_name == state.landmarks_note == "", "they belonged to the image before"
 
 
@@ -93,6 +93,39 @@ def test_what_cannot_be_used_is_refused_and_changes_nothing(app: App, tmp_path: 
     with pytest.raises(InputError, match="Load the image first"):
         upload(app, "fixed_points", point_list(tmp_path / "fixed.mrk.json", np.zeros((2, 3))))
     assert app.controller.tuning._points["fixed_points"] is None
+
+
+def test_landmarks_pull_but_for_those_that_are_not_ticked(app: App, tmp_path: Path) -> None:
+    state, tuning = app.server.state, app.controller.tuning
+    register(app)
+    points = app.live.grid.to_ras([[20.0, 25, 24], [30, 30, 20], [24, 36, 30]])
+    upload(app, "fixed_points", point_list(tmp_path / "fixed.mrk.json", points))
+    upload(app, "moving_points", point_list(tmp_path / "moving.mrk.json", points + OFFSET))
+    assert [row["before"] for row in state.landmark_rows] == ["5.0"] * 3
+    assert state.can_save
+    for pull in (0.1, 0.2, 0.4):
+        tuning.ask_pull(pull)
+    app.controller.step()
+    assert app.live.landmarks.pull == 0.4
+    assert not state.can_save
+    assert {row["now"] for row in state.landmark_rows} == {""}
+    app.client.news.append(app.live.answer_solved)
+    app.controller.step()
+    leads = Transform((app.live.shown.fields.forward, app.live.linear)).apply(points)
+    now = np.linalg.norm(leads - points - OFFSET, axis=1)
+    assert [row["now"] for row in state.landmark_rows] == [f"{value:.1f}" for value in now]
+    assert next(row["now"] for row in state.rows if row["name"] == "Pulled landmarks") == f"{now.mean():.2f} mm"
+    tuning.set_pulling(state.landmark_rows[1]["key"], False)
+    assert app.live.landmarks.left_out == (1,)
+    assert [row["pulls"] for row in state.landmark_rows] == [True, False, True]
+    for nonsense in (-1, "0.3", float("nan"), True):
+        state.error = ""
+        tuning.ask_pull(nonsense)
+        assert "between 0" in state.error
+    tuning.set_pulling("none of them", True)
+    tuning.ask_pull(0.0)
+    app.controller.step()
+    assert app.live.landmarks.pull == 0
 
 
 def test_only_point_lists_and_images_can_be_sent() -> None:

@@ -15,7 +15,7 @@ pytest.importorskip("slicer", reason="skipped: slicer-core is not installed")
 pytest.importorskip("trame", reason="skipped: trame is not installed")
 
 from fake_registration import FULL, METRICS, QUICK
-from view_app_bench import app, module_app, pair, pair_files, picture, register  # noqa: F401
+from view_app_bench import app, module_app, open_phantom, pair, pair_files, picture, register  # noqa: F401
 
 from hyperreg.imaging.files import read_volume, write_volume
 from hyperreg.imaging.resampling import resample
@@ -226,6 +226,23 @@ def test_regions_of_the_fixed_label_map(app, pair) -> None:
     assert coloured(app).sum() == 0
 
 
+def test_regions_move_as_rigid_bodies(app) -> None:
+    state, tuning = app.server.state, app.controller.tuning
+    state.symmetric = True
+    register(app)
+    assert app.live.prepared_with["symmetric"] is True
+    state.symmetric = False
+    app.controller.use_fixed_labels()
+    key = state.regions[1]["key"]
+    tuning.set_rigid(key, True)
+    assert app.live.rigid[1] == (int(key),)
+    assert app.live.regions == (None, {})
+    assert coloured(app).sum() > 30, "its outline is drawn"
+    tuning.set_rigid(key, "yes")
+    tuning.set_rigid(key, False)
+    assert app.live.rigid == (None, ())
+
+
 def coloured(app) -> np.ndarray:
     """(SIZE, SIZE): where the axial view is not grey."""
     channels = picture(app, channels=True)
@@ -241,5 +258,5 @@ def test_a_label_map_for_regions_is_uploaded_without_ending_the_registration(app
     assert app.server.state.regions_name == "organs.nii.gz"
     names = [row["name"] for row in app.server.state.regions]
     assert names == [f"Label {row['key']}" for row in app.server.state.regions], "nobody knows what they are"
-    app.controller.load_sample(pair)
+    open_phantom(app, pair)
     assert app.server.state.regions == [], "another fixed image has other regions"

@@ -16,7 +16,7 @@ pytest.importorskip("slicer", reason="skipped: slicer-core is not installed")
 pytest.importorskip("trame", reason="skipped: trame is not installed")
 
 from fake_registration import wavy
-from view_app_bench import SIZE, App, app, module_app, pair, pair_files, picture, register  # noqa: F401
+from view_app_bench import SIZE, App, app, module_app, open_phantom, pair, pair_files, picture, register  # noqa: F401
 
 from hyperreg.imaging.files import write_volume
 from hyperreg.imaging.transform import Transform
@@ -50,7 +50,7 @@ def back(app: App, pair: PhantomPair) -> Iterator[App]:
     yield app
     app.server.state.panel = "registration"
     app.viewing.set_window("auto")
-    app.controller.load_sample(pair)
+    open_phantom(app, pair)
 
 
 def in_sight(app: App) -> None:
@@ -186,7 +186,7 @@ def test_shift_and_double_click_show_the_place_in_every_view(back: App) -> None:
 
 
 def test_slices_are_counted_and_the_bar_is_as_long_as_it_says(back: App, pair: PhantomPair) -> None:
-    back.controller.load_sample(pair)
+    open_phantom(back, pair)
     view, state = back.views.view("Red"), back.server.state
     low, high = view.get_slice_range()
     view.set_slice_value(low)

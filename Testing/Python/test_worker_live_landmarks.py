@@ -4,14 +4,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
-from stand_in_worker import FULL_BY, true_field
-from worker_bench import AFFINE, FULL, Observed, client, fill, live, prepare, volume, wait_until  # noqa: F401
+from stand_in_worker import DEADLY_LAMBDA, FULL_BY, true_field
+from worker_bench import AFFINE, FULL, QUICK, Observed, client, fill, live, prepare, volume, wait_until  # noqa: F401
 
 from hyperreg.errors import InputError
 from hyperreg.registration.response import RESPONSE_LAMBDAS
 from hyperreg.worker.client import WorkerClient
+from hyperreg.worker.live_pair import Pair
 
 LAM = 0.4
 # Where the moving points lie is where the true field at this lambda leads: the response has its best there.
@@ -136,6 +139,41 @@ def test_landmarks_that_pull_change_the_field_and_are_measured_apart(client: Wor
     wait_until(client, lambda: live.solved_lam == LAM and "pulled_mm" not in live.measured[-1][1])
     np.testing.assert_allclose(live.last.forward.array, true_field(live.grid, LAM), atol=1e-5)
     assert live.errors == []
+
+
+def test_while_a_landmark_is_dragged_the_shown_lambda_comes_first(
+    client: WorkerClient, live: Observed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_to(client, live, LAM)
+    fixed, moving = pairs(live)
+    asked: list[tuple[float, int]] = []
+    send = live._request_field
+
+    def request(pair: Pair, lam: float, stage: int, **options: Any) -> None:
+        asked.append((lam, stage))
+        send(pair, lam, stage, **options)
+
+    monkeypatch.setattr(live, "_request_field", request)
+    fill(client, live)
+    asked.clear()
+    for step in range(5):
+        live.set_landmarks(fixed, moving + np.array((0, 0, 0.1 * step)), 0.5)
+        client.poll()
+    fill(client, live)
+    last = asked[-len(set(asked)) :]
+    assert last[:4] == [(LAM, 0), (LAM, QUICK), (1.0, 0), (0.0, 0)]
+    assert live.landmarks is not None and live.landmarks.moving[0, 2] == pytest.approx(moving[0, 2] + 0.4)
+
+
+def test_when_the_engine_refuses_the_pull_they_only_measure(client: WorkerClient, live: Observed) -> None:
+    go_to(client, live, LAM)
+    fixed, moving = pairs(live)
+    live.set_landmarks(fixed, moving, DEADLY_LAMBDA)
+    wait_until(client, lambda: bool(live.errors) and live.solved_lam == LAM)
+    assert live.errors == ["This pull is refused."]
+    assert live.landmarks is not None and live.landmarks.pull == 0
+    fill(client, live)
+    assert "landmarks_mm" in live.measured[-1][1] and "pulled_mm" not in live.measured[-1][1]
 
 
 def test_landmarks_that_cannot_pull_change_nothing(client: WorkerClient, live: Observed) -> None:

@@ -12,7 +12,7 @@ from fake_registration import FakeRegistration
 from vtk.util.numpy_support import vtk_to_numpy
 
 from hyperreg.imaging.files import write_volume
-from hyperreg.phantom import PhantomPair, head_phantom_pair
+from hyperreg.phantom import LABEL_NAMES, PhantomPair, head_phantom_pair
 from hyperreg.view.app import App, Options
 from hyperreg.view.state import BOTH_VIEWS, MOVING_VIEWS
 
@@ -74,12 +74,18 @@ def app(module_app: App, pair: PhantomPair):
     module_app.live.set_full_automatically(True)
     module_app.live.working_at = None
     module_app.live.calls.clear()
-    module_app.controller.load_sample(pair)
+    open_phantom(module_app, pair)
     module_app.server.state.lam = 0.3
     module_app.controller.ask_lambda(0.3)
     module_app.views.set_draft(False)
     module_app.controller.step()
     return module_app
+
+
+def open_phantom(app: App, pair: PhantomPair) -> None:
+    """Opens the generated head with its label maps as a pair of the program's own."""
+    volumes = {role: getattr(pair, role) for role in ("fixed", "moving", "fixed_labels", "moving_labels")}
+    app.controller.open_pair(volumes, {label: name.capitalize() for label, name in LABEL_NAMES.items()})
 
 
 def register(app: App) -> None:

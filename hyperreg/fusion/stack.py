@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -150,7 +151,7 @@ def stack_labels(
     codes = np.empty((len(arrays), *grid.shape), dtype=np.uint8 if labels.size <= 255 else np.uint16)
     for target, array in zip(codes, arrays, strict=True):
         _encode(array, labels, target)
-    warnings += _about_labels(labels[1:], present, names, table or {})
+    warnings += [*_about_copies(codes, names), *_about_labels(labels[1:], present, names, table or {})]
     return LabelStack(codes, labels, names, grid.ijk_to_ras, warnings)
 
 
@@ -222,6 +223,20 @@ def _encode(array: npt.NDArray[np.integer], labels: npt.NDArray[np.int64], targe
     inside = np.flatnonzero((labels >= low) & (labels <= high))
     table[labels[inside] - low] = inside
     target[...] = table[array.astype(np.int64) - low]
+
+
+def _about_copies(codes: Codes, names: Sequence[str]) -> list[str]:
+    """A text that names label maps that are the same in every voxel: a copy is no second opinion."""
+    groups: dict[int, list[str]] = {}
+    for array, name in zip(codes, names, strict=True):
+        if array.any():
+            groups.setdefault(zlib.crc32(np.ascontiguousarray(array).data), []).append(name)
+    same = [" = ".join(group[:NAMED]) for group in groups.values() if len(group) > 1]
+    return (
+        [f"Some label maps agree in every voxel, as copies do, and each of them counts: {listed(same)}."]
+        if same
+        else []
+    )
 
 
 def _about_labels(

@@ -24,16 +24,21 @@ from hyperreg.imaging.plausibility import check_reach
 READABLE = (".mrk.json", ".fcsv", ".csv")
 # What turns the coordinates of a system to RAS. Slicer before 4.11 wrote numbers into .fcsv files.
 TO_RAS = {"RAS": (1, 1, 1), "LPS": (-1, -1, 1), "0": (1, 1, 1), "1": (-1, -1, 1)}
+# Of the columns of .fcsv: id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID.
+FCSV_LABEL = 11
 # The columns of a .csv file with a header line: of Slicer's exported tables, of ANTs, or x, y, z in RAS.
 COLUMNS = {("r", "a", "s"): "RAS", ("l", "p", "s"): "LPS", ("x", "y", "z", "t"): "LPS", ("x", "y", "z"): "RAS"}
 
 
-def read_points(path: PathLike, warnings: list[str] | None = None) -> npt.NDArray[np.float64]:
+def read_points(
+    path: PathLike, warnings: list[str] | None = None, names: list[str] | None = None
+) -> npt.NDArray[np.float64]:
     """The points of a file in its own order: (P, 3), RAS mm.
 
     .mrk.json, .fcsv: Slicer's point lists. .csv: a point per line, x,y,z in RAS mm, without a header line or with one
     that names the columns x, y, z, or r, a, s, or l, p, s among others; x, y, z, t are those of ANTs, in LPS.
-    warnings: is told of a table that names no coordinate system.
+    warnings: is told of a table that names no coordinate system. names: gets what the points are called, point by
+    point, if the file says it of all of them.
     Raises FileError if the file is missing, damaged, without points, or does not name a known coordinate system, and
     for coordinates that lie implausibly far.
     """
@@ -50,7 +55,7 @@ def read_points(path: PathLike, warnings: list[str] | None = None) -> npt.NDArra
     except UnicodeDecodeError as error:
         raise FileError(f"'{path}' is not a text file with landmarks.") from error
     reader = {".mrk.json": _of_json, ".fcsv": _of_fcsv, ".csv": _of_csv}[kind]
-    system, rows = reader(path, text)
+    system, rows, called = reader(path, text)
     if system not in TO_RAS:
         raise FileError(
             f"'{path}' does not say whether its coordinates are RAS or LPS (it says: {system or 'nothing'}). Save it "
@@ -68,6 +73,8 @@ def read_points(path: PathLike, warnings: list[str] | None = None) -> npt.NDArra
             f"'{path.name}' does not name its coordinate system: it was read as RAS mm. If it is LPS (as ANTs, ITK and "
             "elastix write points), name its columns l,p,s; if it is RAS, r,a,s."
         )
+    if names is not None and len(called) == len(points) and all(called):
+        names += called
     return points * TO_RAS[system]
 
 
@@ -82,13 +89,14 @@ def _numbers(path: Path, number: int, row: Any) -> list[float]:
     return found
 
 
-def _of_json(path: Path, text: str) -> tuple[str, list[Any]]:
+def _of_json(path: Path, text: str) -> tuple[str, list[Any], list[str]]:
+    """Coordinate system, coordinates and names of the points."""
     try:
         markups = json.loads(text)["markups"]
         (markup,) = markups
         points = markup["controlPoints"]
         unset = [point for point in points if point.get("positionStatus", "defined") != "defined"]
-        rows = [point["position"] for point in points]
+        rows, called = [point["position"] for point in points], [str(point.get("label", "")) for point in points]
         units, system = markup.get("coordinateUnits", "mm"), str(markup.get("coordinateSystem", ""))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FileError(
@@ -100,13 +108,15 @@ def _of_json(path: Path, text: str) -> tuple[str, list[Any]]:
         )
     if units not in ("mm", ["mm", "mm", "mm"]):
         raise FileError(f"'{path}': its coordinates are not in mm. Save it again with mm.")
-    return system, rows
+    return system, rows, called
 
 
-def _of_fcsv(path: Path, text: str) -> tuple[str, list[Any]]:
+def _of_fcsv(path: Path, text: str) -> tuple[str, list[Any], list[str]]:
     found = re.search(r"^#\s*CoordinateSystem\s*=\s*(\w+)", text, re.MULTILINE)
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    return found.group(1) if found else "", [row[1:4] for row in _rows(path, lines)]
+    rows = _rows(path, lines)
+    called = [row[FCSV_LABEL] if len(row) > FCSV_LABEL else "" for row in rows]
+    return found.group(1) if found else "", [row[1:4] for row in rows], called
 
 
 def _rows(path: Path, lines: Sequence[str]) -> list[list[str]]:
@@ -122,15 +132,17 @@ def _names_system(text: str) -> bool:
     return any(names >= set(columns) for columns in COLUMNS if columns != ("x", "y", "z"))
 
 
-def _of_csv(path: Path, text: str) -> tuple[str, list[Any]]:
+def _of_csv(path: Path, text: str) -> tuple[str, list[Any], list[str]]:
     rows = _rows(path, text.splitlines())
     if not rows or _is_number(rows[0]):
-        return "RAS", rows
+        return "RAS", rows, []
     names = [cell.strip().lower() for cell in rows[0]]
     for columns, system in COLUMNS.items():
         if all(name in names for name in columns):
             places = [names.index(name) for name in columns[:3]]
-            return system, [[row[place] if place < len(row) else "" for place in places] for row in rows[1:]]
+            found = [[row[place] if place < len(row) else "" for place in places] for row in rows[1:]]
+            label = names.index("label") if "label" in names else len(names)
+            return system, found, [row[label].strip() if label < len(row) else "" for row in rows[1:]]
     raise FileError(
         f"'{path}': its first line names no columns r,a,s, l,p,s, x,y,z (RAS mm) or x,y,z,t (ANTs, LPS mm), but "
         f"{', '.join(names)[:200]}."

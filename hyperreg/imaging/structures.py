@@ -239,6 +239,13 @@ def compared(fixed: LabelMap, moving: LabelMap) -> tuple[LabelMap, LabelMap, Tab
             f"The label maps have no structure in common: '{fixed.name}' holds {held[0]}; '{moving.name}' holds "
             f"{held[1]}. Give label maps of the same structures under the same numbers or names."
         )
+    alone = [
+        f"only '{mine.name}' has {_some(name_of(label, table) for label in mine.labels if label not in theirs.labels)}"
+        for mine, theirs in ((one, other), (other, one))
+        if set(mine.labels) - set(theirs.labels)
+    ]
+    if alone:
+        texts.append(f"Of some structures no overlap can be measured: {'; '.join(alone)}.")
     return one, other, table, texts
 
 

@@ -136,6 +136,8 @@ _NAMES = {
     "pulled_mm": "Landmarks that pull, after, mm",
     "displacement_mean_mm": "Displacement, mean, mm",
     "displacement_max_mm": "Displacement, maximum, mm",
+    "volume_change_low_percent": "Local volume change, 5th percentile, %",
+    "volume_change_high_percent": "Local volume change, 95th percentile, %",
     "folding_percent": "Folding, % of the voxels",
 }
 

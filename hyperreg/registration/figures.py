@@ -13,6 +13,7 @@ from hyperreg.imaging.label_grids import covering
 from hyperreg.imaging.resampling import resample
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
+from hyperreg.registration.constraints import Constraints
 from hyperreg.registration.detail import Detail, field_on
 from hyperreg.registration.field import from_ras, sample
 from hyperreg.registration.landmarks import Landmarks
@@ -54,45 +55,53 @@ class PairFigures:
             whole = covering(labels[0], fixed_volume.grid)
             self._labels = (whole or resample(labels[0], fixed_volume.grid, interpolation="nearest"), labels[1])
         self._shared = shared_labels(labels[0].array, labels[1].array) if labels is not None else []
-        self._pulling: Landmarks | None = None
+        self._counted = self._inside
+        self._constraints = Constraints()
         self._before: Figures = {}
 
-    def set_pulling(self, landmarks: Landmarks | None) -> None:
-        """Landmarks that pull, which are measured beside those that only measure."""
-        self._pulling = landmarks
-        self._before = {}
+    def constrain(self, constraints: Constraints) -> None:
+        """From now on the images are compared where the masks let them count, and landmarks that pull are measured
+        beside those that only measure."""
+        if not constraints.same_masks(self._constraints):
+            self._before = {}
+            self.__dict__.pop("_detail", None)
+            self._counted = self._inside
+            for mask, stages in ((constraints.fixed_mask, ()), (constraints.moving_mask, (self._linear,))):
+                if mask is not None:
+                    self._counted = self._counted & self._inside_of(self._grid, mask, Transform(stages))
+        self._constraints = constraints
 
     def before(self, device: str) -> Figures:
-        """The figures of the linear alignment, or the start, alone; computed once, on `device`."""
+        """The figures of the linear alignment, or the start, alone; all that takes long is computed once."""
+        start = Transform((self._linear,) if self._start is None else (self._start, self._linear))
         if not self._before:
-            stages = (self._linear,) if self._start is None else (self._start, self._linear)
-            self._before = self._of_images(self._start, device) | self._of_truth(Transform(stages))
-        return self._before
+            self._before = self._of_images(self._start, device) | self._of_truth(start)
+        return self._before | self._of_pull(start)
 
     @cached_property
     def _detail(self) -> Detail:
         # Made when it is first asked for: nobody should wait for it before the first field.
-        return Detail(*self._volumes, self._linear, self._grid, self._inside.numpy())
+        return Detail(*self._volumes, self._linear, self._grid, self._counted.numpy())
 
     @torch.inference_mode()
     def similarity(self, field: DisplacementField | None, device: str) -> float:
-        """Mean local NCC in the fixed image's foreground, on `grid`; None: the linear alignment alone."""
+        """Mean local NCC in the fixed image's foreground, where it counts, on `grid`; None: of the linear alignment."""
         fixed, moving = self._fixed.to(device), self._moving.to(device)
         if field is not None:
             moving = sample(moving, from_ras(field_on(field, self._grid, device), self._affine))
         values = local_ncc(fixed, moving)[0, 0].cpu()
-        return float(values[self._inside].mean() if bool(self._inside.any()) else values.mean())
+        return float(values[self._counted].mean() if bool(self._counted.any()) else values.mean())
 
     @torch.inference_mode()
     def measure(self, field: DisplacementField, device: str) -> Figures:
         """See `LiveSession.metrics`; of a field on any grid."""
         grid = field.grid
         inside = self._inside if grid.matches(self._grid) else self._inside_of(grid)
-        displacement = torch.from_numpy(field.array)[None]
+        whole = Transform((field, self._linear))
         return {
             **self._beside_before(self._of_images(field, device), device),
-            **field_figures(displacement, torch.from_numpy(grid.ijk_to_ras.astype(np.float32)), inside),
-            **self._beside_before(self._of_truth(Transform((field, self._linear))), device),
+            **field_figures(field, inside),
+            **self._beside_before(self._of_truth(whole) | self._of_pull(whole), device),
         }
 
     def _beside_before(self, after: Figures, device: str) -> Figures:
@@ -102,9 +111,9 @@ class PairFigures:
             together |= {name: value, f"{name}_before": before[name]}
         return together
 
-    def _inside_of(self, grid: Grid) -> Tensor:
-        """The fixed image's foreground on a grid: (I, J, K) bool."""
-        return torch.from_numpy(resample(self._foreground, grid, interpolation="nearest").array > 0)
+    def _inside_of(self, grid: Grid, mask: Volume | None = None, transform: Transform | None = None) -> Tensor:
+        """Where a mask, by default the fixed image's foreground, is not 0 on a grid: (I, J, K) bool."""
+        return torch.from_numpy(resample(mask or self._foreground, grid, transform, "nearest").array != 0)
 
     def _of_images(self, field: DisplacementField | None, device: str) -> Figures:
         return {"similarity": self.similarity(field, device), "detail": self._detail.agreement(field, device)}
@@ -116,7 +125,10 @@ class PairFigures:
             fixed, moving = self._labels
             overlap = dice(fixed.array, resample(moving, fixed.grid, transform, "nearest").array, self._shared)
             figures |= {"dice": overlap, "dice_mean": mean_dice(overlap)}
-        for landmarks in (self._landmarks, self._pulling):
-            if landmarks is not None:
-                figures |= landmarks.figures(transform)
+        if self._landmarks is not None:
+            figures |= self._landmarks.figures(transform)
         return figures
+
+    def _of_pull(self, transform: Transform) -> Figures:
+        landmarks = self._constraints.landmarks
+        return {} if landmarks is None else {**landmarks.figures(transform)}

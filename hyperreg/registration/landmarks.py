@@ -16,9 +16,9 @@ from hyperreg.imaging.volume import DisplacementField, Grid
 
 # Landmarks nearer than this fraction of a voxel are at one place.
 SAME_PLACE = 0.1
-# Landmarks that are further apart than this many voxels in both images should not change places: nearer ones may, by
-# the error of placing them.
-APART = 3.0
+# Landmarks that are further apart than this many voxels in both images cannot change places: nearer ones may, by the
+# error of placing them; they are brought as near as space allows without folding.
+APART = 8.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +137,7 @@ def check_pull(landmarks: Landmarks, linear: npt.NDArray[np.float64], fixed: Gri
             )
     there = Transform((np.asarray(np.linalg.inv(linear), dtype=np.float64),)).apply(there)
     offsets = [points[None] - points[:, None] for points in (here, there)]
-    voxel = float(fixed.spacing.max())
+    voxel = float(fixed.spacing.min())
     lengths = np.stack([np.linalg.norm(offset, axis=-1) for offset in offsets]) / voxel
     doubled = (lengths.min(axis=0) < SAME_PLACE) & (lengths.max(axis=0) > 1)
     if (found := np.argwhere(np.triu(doubled, 1))).size:
@@ -161,6 +161,17 @@ def _numbered(rows: npt.NDArray) -> str:
 def _outside(points: npt.NDArray[np.float64], grid: Grid) -> npt.NDArray[np.bool_]:
     index = grid.to_ijk(points)
     return np.asarray(((index < -0.5) | (index > np.array(grid.shape) - 0.5)).any(axis=1))
+
+
+def order_by_name(fixed: Sequence[str], moving: Sequence[str]) -> list[int] | None:
+    """Where in `moving` each name of `fixed` stands; None if names tell nothing: other ones, one twice, or in order.
+
+    Programs sort lists of points as they like; what both lists call alike is the same place.
+    """
+    if len(set(fixed)) < len(fixed) or set(fixed) != set(moving) or list(fixed) == list(moving):
+        return None
+    places = {name: place for place, name in enumerate(moving)}
+    return [places[name] for name in fixed] if len(places) == len(moving) else None
 
 
 def outside_warnings(landmarks: Landmarks, fixed: Grid, moving: Grid) -> list[str]:

@@ -42,6 +42,8 @@ ROTATIONS = (-20.0, 20.0)
 SEARCH_BLUR = 0.02
 # Another start, or a later stage, must be better by this much (nats) to be believed.
 LEAST_GAIN = 1e-4
+# How many times better images must agree under the inverse of a given map to doubt its direction.
+OTHER_WAY = 1.5
 # Limits of the plausible: stretch along any direction, and change of volume, between two people or two visits.
 STRETCH = (0.6, 1.0 / 0.6)
 VOLUME_CHANGE = (0.4, 2.5)
@@ -151,6 +153,22 @@ def middle_of(first: Matrix, second: Matrix) -> Matrix:
     for _ in range(ROOT_STEPS):
         root, other = (root + np.linalg.inv(other)) / 2, (other + np.linalg.inv(root)) / 2
     return np.asarray(first @ root, dtype=np.float64)
+
+
+def direction_warnings(fixed: Volume, moving: Volume, matrix: Matrix) -> list[str]:
+    """A text if the images agree much better under the inverse of a map that somebody gave.
+
+    Programs differ in which way round they save a transform.
+    """
+    sides = _prepare(fixed), _prepare(moving)
+    inverse = checked_matrix(np.linalg.inv(matrix))
+    if agreement(*sides, inverse) <= OTHER_WAY * agreement(*sides, matrix) + LEAST_GAIN:
+        return []
+    text = (
+        "The images agree much better under the inverse of the given initial transform: it seems to map the moving to "
+        "the fixed image. HyperReg, as ITK, takes the map from fixed to moving; invert it where it was saved."
+    )
+    return [text]
 
 
 def overlap(fixed: Grid, moving: Grid, matrix: Matrix) -> float:

@@ -9,8 +9,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hyperreg.imaging.volume import DisplacementField, Volume
+from hyperreg.imaging.volume import DisplacementField
 from hyperreg.registration.field import from_ras, jacobian_determinant
+from hyperreg.registration.volume_change import spread, volume_change
 
 
 def shared_labels(first: npt.NDArray, second: npt.NDArray) -> list[int]:
@@ -33,27 +34,16 @@ def mean_dice(values: dict[int, float]) -> float:
     return float(np.mean(list(values.values()))) if values else float("nan")
 
 
-def volume_change(field: DisplacementField) -> Volume:
-    """Local volume at x after x -> x + u(x), as a multiple of that before: det(I + du/dx) by central differences.
+def field_figures(field: DisplacementField, inside: Tensor) -> dict[str, float]:
+    """Size, smoothness, folding and volume change of a displacement.
 
-    On the field's grid, float32: 1 is unchanged, 2 is doubled, at or below 0 space is folded. Derivatives are taken in
-    RAS mm, with the directions of the grid's axes. The linear alignment's own change of volume is not in it.
-    """
-    by_axis = np.stack([np.gradient(field.array, axis=axis) for axis in (1, 2, 3)], axis=-1)  # (3, I, J, K, axis)
-    by_mm = by_axis @ np.linalg.inv(field.ijk_to_ras[:3, :3]).astype(np.float32)
-    jacobian = np.moveaxis(by_mm, 0, -2) + np.eye(3, dtype=np.float32)  # (I, J, K, component, direction)
-    a, b, c = (jacobian[..., row, :] for row in range(3))
-    return Volume((a * np.cross(b, c)).sum(-1).astype(np.float32), field.ijk_to_ras, "volume change")
-
-
-def field_figures(displacement: Tensor, ijk_to_ras: Tensor, inside: Tensor) -> dict[str, float]:
-    """Size, smoothness and folding of a displacement.
-
-    displacement: (1, 3, I, J, K), RAS mm, on the grid of `ijk_to_ras` (4, 4).
-    inside: (I, J, K) bool, the foreground of the fixed image: sizes and smoothness are taken there, folding everywhere.
+    inside: (I, J, K) bool, the foreground of the fixed image: all but the folding are taken there, folding everywhere.
     Returns folding_percent (voxels with a Jacobian determinant <= 0), displacement_max_mm, displacement_mean_mm,
-    roughness (mean squared gradient of the displacement, mm^2/mm^2: the smoothness term, 0 is perfectly smooth).
+    roughness (mean squared gradient of the displacement, mm^2/mm^2: the smoothness term, 0 is perfectly smooth),
+    volume_change_low_percent and volume_change_high_percent (see `volume_change.spread`).
     """
+    displacement = torch.from_numpy(field.array)[None]
+    ijk_to_ras = torch.from_numpy(field.ijk_to_ras.astype(np.float32))
     voxels = from_ras(displacement, ijk_to_ras)
     length = displacement[0].norm(dim=0)
     spacing = ijk_to_ras[:3, :3].norm(dim=0)
@@ -67,4 +57,5 @@ def field_figures(displacement: Tensor, ijk_to_ras: Tensor, inside: Tensor) -> d
         "displacement_max_mm": float(length[chosen].max()),
         "displacement_mean_mm": float(length[chosen].mean()),
         "roughness": float(squared[chosen].mean()),
+        **spread(volume_change(field).array[chosen.numpy()]),
     }

@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hyperreg.errors import FileError, InputError
-from hyperreg.imaging.dicom import different_patients
+from hyperreg.imaging.dicom import different_patients, frame_of_reference
+from hyperreg.imaging.dicom.registration_objects import frames_of_registration
+from hyperreg.imaging.dicom.sources import is_dicom_file
 from hyperreg.imaging.files import read_label_map, read_volume
 from hyperreg.imaging.intensity import check_image
 from hyperreg.imaging.label_maps import check_on_image, read_structures
@@ -22,7 +24,7 @@ from hyperreg.imaging.volume import Volume
 from hyperreg.registration.catalogue import default_model
 from hyperreg.registration.constraints import Constraints
 from hyperreg.registration.contrast import AUTOMATIC
-from hyperreg.registration.landmarks import Landmarks, pair_landmarks
+from hyperreg.registration.landmarks import Landmarks, order_by_name, pair_landmarks
 from hyperreg.registration.session import LiveSession
 from hyperreg.registration.start import ALIGNMENTS, BY_LANDMARKS, landmark_alignment
 from hyperreg.reporting import Cancel, Progress
@@ -105,16 +107,15 @@ def load_pair(pair: Pair) -> LoadedPair:
         _structures(pair.moving_labels, moving, warnings),
         _structures(pair.regions, fixed, warnings),
     ]
+    warnings += _frames_apart(pair.fixed_labels, pair.fixed) + _frames_apart(pair.moving_labels, pair.moving)
+    warnings += _frames_apart(pair.regions, pair.fixed)
     table: Table = {}
     alike = drawn[:2]
     if drawn[0] is not None and drawn[1] is not None:
         alike[0], alike[1], table, texts = compared(drawn[0], drawn[1])
         warnings += texts
-    landmarks = pair_landmarks(
-        read_points(pair.fixed_points, warnings) if pair.fixed_points else None,
-        read_points(pair.moving_points, warnings) if pair.moving_points else None,
-        pair.pull,
-    )
+    points = _landmarks((pair.fixed_points, pair.moving_points), warnings)
+    landmarks = pair_landmarks(points[0], points[1], pair.pull)
     return LoadedPair(
         fixed=fixed,
         moving=moving,
@@ -124,12 +125,27 @@ def load_pair(pair: Pair) -> LoadedPair:
         drawn=drawn[1],
         landmarks=landmarks,
         regions=None if drawn[2] is None else drawn[2].flat,
-        initial=_initial(pair.initial, landmarks),
+        initial=_initial(pair, landmarks, warnings),
         fixed_mask=read_label_map(pair.fixed_mask) if pair.fixed_mask else None,
         moving_mask=read_label_map(pair.moving_mask) if pair.moving_mask else None,
         rigid=_structures(pair.rigid, fixed, warnings),
         warnings=warnings,
     )
+
+
+def _landmarks(paths: tuple[Path | None, Path | None], warnings: list[str]) -> list[npt.NDArray[np.float64] | None]:
+    """The points of both images; those of the moving one in the order of the fixed one's, where their names tell it."""
+    names: tuple[list[str], list[str]] = ([], [])
+    points = [
+        None if path is None else read_points(path, warnings, called) for path, called in zip(paths, names, strict=True)
+    ]
+    order = order_by_name(*names)
+    if order is not None and points[1] is not None and paths[0] is not None and paths[1] is not None:
+        points[1] = points[1][order]
+        warnings.append(
+            f"'{paths[1].name}' lists the points of '{paths[0].name}' in another order: they were paired by name."
+        )
+    return points
 
 
 def _structures(path: Path | None, image: Volume, warnings: list[str], measured_only: bool = False) -> LabelMap | None:
@@ -181,14 +197,46 @@ def _initial_file(initial: str) -> Path | None:
     return None if initial in (*ALIGNMENTS, BY_LANDMARKS) else Path(initial)
 
 
-def _initial(initial: str, landmarks: Landmarks | None) -> str | npt.NDArray[np.float64] | Transform:
+def _frames_apart(labels: Path | None, image: Path) -> list[str]:
+    """A warning of DICOM objects that count their places from different points, as far as their headers tell."""
+    if labels is None:
+        return []
+    frames = frame_of_reference(labels), frame_of_reference(image)
+    text = (
+        f"The DICOM headers of '{labels.name}' and '{image.name}' name different frames of reference: places in one "
+        "say nothing of places in the other. Do the labels belong to the image?"
+    )
+    return [text] if all(frames) and frames[0] != frames[1] else []
+
+
+def _check_direction(path: Path, pair: Pair, warnings: list[str]) -> None:
+    """Raise InputError for a DICOM registration that leads from the moving to the fixed image; warn of other images."""
+    registered = frames_of_registration(path)
+    images = (frame_of_reference(pair.fixed), frame_of_reference(pair.moving))
+    if not all(images) or images[0] == images[1] or registered == images:
+        return
+    if registered == images[::-1]:
+        raise InputError(
+            f"The DICOM registration '{path.name}' was made the other way round: it registers the fixed image to the "
+            "moving one. Exchange the images, or give no initial alignment."
+        )
+    warnings.append(
+        f"The DICOM registration '{path.name}' names other frames of reference than the images: it was made for others."
+    )
+
+
+def _initial(pair: Pair, landmarks: Landmarks | None, warnings: list[str]) -> str | npt.NDArray[np.float64] | Transform:
     """A method's name as it is, what the landmarks say, or the transform of a file."""
+    initial = pair.initial
     path = _initial_file(initial)
     if path is not None:
         if not path.exists():
             known = ", ".join((*ALIGNMENTS, BY_LANDMARKS))
             raise FileError(f"'{initial}' is neither one of {known} nor a transform file that exists.")
-        return read_transform(path)
+        transform = read_transform(path)
+        if is_dicom_file(path):
+            _check_direction(path, pair, warnings)
+        return transform
     if initial != BY_LANDMARKS:
         return initial
     if landmarks is None:

@@ -106,8 +106,13 @@ def suggest(response: Response) -> Suggestion:
             "landmarks",
         )
     if response.knows("detail"):
+        row = response.best("detail")
+        if _worse(row) is not None:
+            return Suggestion(
+                1.0, "No deformation makes the images agree clearly better than the linear alignment alone.", "images"
+            )
         return Suggestion(
-            response.best("detail")["lambda"],
+            row["lambda"],
             "The fine detail of the images, to which these fields were not fitted, agrees best there.",
             "images",
         )
@@ -122,9 +127,8 @@ def warning(metrics: Mapping[str, Any]) -> str | None:
     Label maps decide if there are any, then landmarks, then the images' detail, then their similarity. Of the images
     alone it is not enough that they agree hardly worse: a deformation has to show that it is good for something.
     """
-    before = {name.removesuffix("_before"): value for name, value in metrics.items() if name.endswith("_before")}
-    found = _worse(before, metrics, LEAST_MENDED)
-    if found is None:
+    found = _worse(metrics)
+    if found is None or not metrics.get("displacement_max_mm", 1.0):
         return None
     makes, look = ("makes", "") if found.by_truth else ("may make", "Look at it closely. ")
     return (
@@ -143,14 +147,11 @@ class _Loss:
     by_truth: bool
 
 
-def _worse(before: Mapping[str, Any], after: Mapping[str, Any], least_mended: float = 0.0) -> _Loss | None:
-    """What got worse, by the best judge that knows both; None if that one sees nothing worse.
-
-    least_mended: the share of the images' disagreement that has to be mended, so that they count as no worse; 0: none.
-    """
+def _worse(metrics: Mapping[str, Any]) -> _Loss | None:
+    """What got worse, by the best judge that knows both; None if that one sees nothing worse."""
 
     def pair(name: str) -> tuple[float, float] | None:
-        old, new = before.get(name), after.get(name)
+        old, new = metrics.get(f"{name}_before"), metrics.get(name)
         if old is None or new is None or not (math.isfinite(old) and math.isfinite(new)):
             return None
         return float(old), float(new)
@@ -168,7 +169,7 @@ def _worse(before: Mapping[str, Any], after: Mapping[str, Any], least_mended: fl
         if found is None:
             continue
         gain = found[1] - found[0]
-        if gain >= (least_mended * (1 - found[0]) if least_mended else -SAME_SHARE):
+        if gain >= LEAST_MENDED * (1 - found[0]):
             return None
         how = "less" if gain < -SAME_SHARE else "hardly more"
         return _Loss(f"the images agree {how}{where}", f"{found[0]:.3f}", f"{found[1]:.3f}", False)

@@ -24,13 +24,13 @@ from hyperreg.imaging.volume import DisplacementField
 from hyperreg.registration.anchors import check_lambda
 from hyperreg.registration.catalogue import ModelCard, default_model, find_model
 from hyperreg.registration.dicom_output import dicom_results
-from hyperreg.registration.metrics import volume_change
 from hyperreg.registration.pairs import LoadedPair, Pair, load_pair, open_session
 from hyperreg.registration.regions import check_region_lambdas
 from hyperreg.registration.response import Response, Suggestion, automatic_lambda, warning
 from hyperreg.registration.session import Figures, LiveSession
 from hyperreg.registration.stages import Stage
 from hyperreg.registration.verification import check_volume, inverse_errors
+from hyperreg.registration.volume_change import volume_change
 from hyperreg.reporting import Cancel, Progress, Stopwatch, describe_image, versions, write_report
 
 # Fractions of the run on a CPU; only the progress bar depends on them. Where computing the field begins; how much of
@@ -46,7 +46,7 @@ class Outputs:
 
     volume: the moving image on the fixed grid. transform: fixed to moving space, as ITK resamples. inverse: moving to
     fixed. labels: the moving label map on the fixed grid. jacobian: the deformation's local change of volume on the
-    fixed grid, see `metrics.volume_change`. report: JSON. dicom: see `dicom_output`.
+    fixed grid, see `volume_change.volume_change`. report: JSON. dicom: see `dicom_output`.
     """
 
     volume: Path | None = None
@@ -117,6 +117,11 @@ def register(
     card = find_model(pair.model or default_model())
     if only_linear and lam is not None:
         raise InputError("The linear alignment alone has no λ: leave --lam out, or --only.")
+    if only_linear and (pair.pull or pair.rigid or pair.fixed_mask or pair.moving_mask):
+        raise InputError(
+            "The linear alignment alone minds neither masks nor rigid regions, and landmarks do not pull at it: leave "
+            "--fixed-mask, --moving-mask, --rigid and --pull out, or --only."
+        )
     choice = Suggestion(1.0, "The linear alignment alone.", "user") if only_linear else _given_lambda(card, lam)
     _check_request(pair, outputs)
     ready = PREPARING_TO_SEARCH * FIELD if choice is None else FIELD

@@ -25,7 +25,7 @@ from hyperreg.registration.figures import Figures, PairFigures
 from hyperreg.registration.grids import beyond_model
 from hyperreg.registration.landmarks import check_pull, outside_warnings, pair_landmarks
 from hyperreg.registration.learned import UpdateModel
-from hyperreg.registration.linear import align
+from hyperreg.registration.linear import align, direction_warnings
 from hyperreg.registration.masks import check_masks
 from hyperreg.registration.model import RegistrationModel, load_model
 from hyperreg.registration.network import Network
@@ -167,6 +167,8 @@ class LiveSession:
                 progress=lambda fraction, text: report(0.05 + 0.75 * fraction, text), cancelled=cancelled,
                 symmetric=symmetric,
             )  # fmt: skip
+            if not isinstance(initial, str):
+                self.warnings += direction_warnings(fixed, moving, self.linear)
         report(0.8, "Resampling both images to one grid")
         with self._timed("resample"):
             if not isinstance(self.model, RegistrationModel):
@@ -243,7 +245,7 @@ class LiveSession:
             check_pull(landmarks, self.linear, *(image.grid for image in self._images))
         self.warnings += [text for text in maker.constrain(constraints) if text not in self.warnings]
         self.constraints = constraints
-        self._figures.set_pulling(landmarks)
+        self._figures.constrain(constraints)
         self._forget_fields()
         if other_masks and isinstance(maker, Solver):
             self._compare_contrasts(maker, lambda _fraction, _text: None)
@@ -365,9 +367,10 @@ class LiveSession:
 
         similarity and similarity_before (mean local NCC in the foreground, 0 to 1; before: what was started from),
         detail and detail_before (the same of detail finer than `grid`, see `Detail`),
-        folding_percent, displacement_max_mm, displacement_mean_mm, roughness (see `field_figures`); with label maps
-        dice and dice_before (per label), dice_mean and dice_mean_before; with landmarks landmarks_mm and
-        landmarks_mm_before (mean distance, mm); with landmarks that pull pulled_mm and pulled_mm_before.
+        folding_percent, displacement_max_mm, displacement_mean_mm, roughness, volume_change_low_percent and
+        volume_change_high_percent (see `field_figures`); with label maps dice and dice_before (per label), dice_mean
+        and dice_mean_before; with landmarks landmarks_mm and landmarks_mm_before (mean distance, mm); with landmarks
+        that pull pulled_mm and pulled_mm_before.
         """
         self._check_prepared()
         return self._on_device(lambda: self._figures.measure(field, self.device))

@@ -202,7 +202,9 @@ class Solver:
         """
         self.same_contrast = False
         level, displacement = self._solved(CONTRAST_LAMBDA, 0, device, tick)
-        displacement = _both_ways(self._on(displacement, level, CONTRAST_FACTOR), CONTRAST_FACTOR)[0]
+        displacement = self._on(displacement, level, CONTRAST_FACTOR)
+        if self._moved > 1:
+            displacement = _both_ways(displacement, CONTRAST_FACTOR)[0]
         fixed, moving = self._level(CONTRAST_FACTOR, device)
         grid = coarser_grid(self.native_grid, CONTRAST_FACTOR)
         inside = torch.from_numpy(resample(self._foreground, grid, interpolation="nearest").array > 0)

@@ -17,7 +17,7 @@ from hyperreg.view.connections import quiet_logs
 from hyperreg.view.messages import Messages
 from hyperreg.view.panels import Panel, Panels
 from hyperreg.view.private_files import PrivateFiles
-from hyperreg.view.state import PageState
+from hyperreg.view.state import PANEL, PageState
 from hyperreg.worker.client import WorkerClient
 from hyperreg.worker.fusion import RemoteFuser
 from hyperreg.worker.live import LiveRegistration
@@ -104,7 +104,7 @@ class App:
             )  # fmt: skip
             panels = [
                 Panel(
-                    "registration",
+                    PANEL,
                     "Registration",
                     lambda: page_registration.fill(self.controller),
                     lambda: page_registration.bar(self.controller),
@@ -137,6 +137,7 @@ class App:
         state.change("panel")(lambda panel, **_: self.panels.choose(panel))
         state.change("lam")(lambda lam, **_: self.controller.ask_lambda(lam))
         state.change("gamma")(lambda gamma, **_: self.controller.tuning.ask_gamma(gamma))
+        state.change("pull")(lambda pull, **_: self.controller.tuning.ask_pull(pull))
         state.change("model")(lambda model, **_: self.controller.choose_model(model))
         state.change("full_automatically")(
             lambda full_automatically, **_: self.controller.tuning.set_full_automatically(full_automatically)
@@ -152,6 +153,7 @@ class App:
             (("fuse_target", "fuse_map"), self.fusion.show),
             (("lines",), lambda: self.viewing.set_lines(state.lines)),
             (("in_3d",), self._change_3d),
+            (("volume_change",), lambda: self.controller.tuning.set_volume_change(state.volume_change)),
             (("second_plane",), lambda: self.viewing.set_second_plane(state.second_plane)),
         ):
             state.change(*names)(lambda action=action, **_: action())

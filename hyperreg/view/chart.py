@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -15,10 +15,10 @@ INK = "#d6d6d6"
 _ANCHORS = {"left": "start", "middle": "middle", "right": "end"}
 
 
-def svg(response: Response, suggestion: Suggestion | None, lam: float) -> str:
-    """The picture of a response with the slider at `lam`."""
+def svg(response: Response, suggestion: Suggestion | None, lam: float, metrics: Mapping[str, Any] | None = None) -> str:
+    """The picture of a response with the slider at `lam`. metrics: of exactly what the views show."""
     plot = mrml.slicer_module("ResponsePlot")
-    return picture(plot.height(response), plot.draw(response, suggestion, lam, WIDTH, INK), "Response to λ")
+    return picture(plot.height(response), plot.draw(response, suggestion, lam, WIDTH, INK, metrics), "Response to λ")
 
 
 def picture(height: int, shapes: Sequence[Any], title: str) -> str:

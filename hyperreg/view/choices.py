@@ -10,6 +10,7 @@ from hyperreg.registration.catalogue import default_model, find_model, list_mode
 DEVICES = {"auto": "Automatic", "cpu": "CPU", "cuda": "GPU"}
 INITIALS = {
     "affine": "Affine (recommended)",
+    "similarity": "Similarity: rigid and one scale",
     "rigid": "Rigid",
     "com": "Centres of mass",
     "none": "None: already aligned",

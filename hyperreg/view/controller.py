@@ -6,22 +6,25 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import slicer
 
 from hyperreg.errors import HyperRegError, InputError
+from hyperreg.imaging.files import read_volume
 from hyperreg.imaging.volume import Volume
-from hyperreg.phantom import LABEL_NAMES, PhantomPair, head_phantom_pair
 from hyperreg.registration.contrast import check_contrast
+from hyperreg.sample import SAMPLE
 from hyperreg.view import choices, mrml, results
-from hyperreg.view.loading import IMAGES, POINTS, check_place, read_landmarks, read_role
+from hyperreg.view.alignment import AlignmentControls
+from hyperreg.view.loading import IMAGES, LEFT_OUT, POINTS, REGIONS, check_place, read_landmarks, read_role
 from hyperreg.view.messages import Messages
 from hyperreg.view.pair import LABELS, OpenPair
 from hyperreg.view.panels import nothing
 from hyperreg.view.private_files import PrivateFiles
-from hyperreg.view.state import FADE, IDLE, LIVE, MODES, RUNNING, metric_rows, word
+from hyperreg.view.state import FADE, IDLE, LIVE, MODES, PANEL, RUNNING, metric_rows, word
 from hyperreg.view.tuning import TuningControls
 from hyperreg.worker.live_pair import Shown
 
@@ -31,8 +34,6 @@ log = logging.getLogger(__name__)
 STEP_SECONDS = 0.01
 # λ rests when there was no preview for so long.
 REST_SECONDS = 0.25
-PANEL = "registration"
-REGIONS = "regions"
 
 
 class Controller:
@@ -74,7 +75,8 @@ class Controller:
         self._preview_at = 0.0
         # Model and initial alignment of the registration that is being prepared, and of the one that is live.
         self._next = self._current = ("", "")
-        self.tuning = TuningControls(state, scene, self.logic, self._move_lambda, self.tell, views.set_outlines)
+        self.tuning = TuningControls(state, scene, self.logic, self._move_lambda, self.tell, views)
+        self.alignment = AlignmentControls(state, self.logic, self.pair, files, self.tell, self.show)
         choices.offer(state)
         self._begin_at_default()
         self.tuning.show_hyperparameters(state.model)
@@ -83,15 +85,15 @@ class Controller:
 
     # The user's actions
 
-    def load_sample(self, pair: PhantomPair | None = None) -> None:
-        """Opens the generated head and its known deformation."""
-        pair = pair or head_phantom_pair()
+    def load_sample(self) -> None:
+        """Opens two brain templates."""
+        self.open_pair({image.role: replace(read_volume(image.path), name=image.name) for image in SAMPLE})
+
+    def open_pair(self, volumes: Mapping[str, Volume], label_names: Mapping[int, str] | None = None) -> None:
+        """Opens images, and label maps if there are any, by role. label_names: what their labels are called."""
         self._reset()
-        for role, volume in (("fixed", pair.fixed), ("moving", pair.moving)):
-            self._place(role, volume)
-        names = {label: name.capitalize() for label, name in LABEL_NAMES.items()}
-        self._place("fixed_labels", pair.fixed_labels, names)
-        self._place("moving_labels", pair.moving_labels, names)
+        for role, volume in volumes.items():
+            self._place(role, volume, None if role in IMAGES else label_names)
         self._state.sample = True
         self._begin_at_default()
         self.show()
@@ -117,13 +119,11 @@ class Controller:
                 self._place_points(role, path)
                 return
             volume, names = await asyncio.get_running_loop().run_in_executor(None, read_role, role, path, notes.append)
-            if role not in IMAGES and role.removesuffix("_labels").replace(REGIONS, "fixed") not in self.pair.volumes:
-                raise InputError("Load the image first, then the label map that was drawn on it.")
             notes += check_place(role, volume, self.pair.volumes)
-            if role == REGIONS:
+            if role == REGIONS or role in LEFT_OUT:
                 with self._state:
                     self._state.error = ""
-                    self.tuning.place_regions(volume, names)
+                    self.tuning.place_area(role, volume, names)
                 return
         except HyperRegError as error:
             with self._state:
@@ -150,11 +150,11 @@ class Controller:
     def _place_points(self, role: str, path: Path) -> None:
         if role.removesuffix("_points") not in self.pair.volumes:
             raise InputError("Load the image first, then the landmarks that were placed on it.")
-        points = read_landmarks(path, self._warned)
+        points, names = read_landmarks(path, self._warned)
         with self._state:
             self._state.error = ""
-            self.tuning.place_points(role, points, path.name)
-            self.tuning.put_moving_points_under(self.pair.shift_id)
+            self.tuning.place_points(role, points, names, path.name)
+            self.tuning.put_moving_under(self.pair.shift_id)
 
     def remove_labels(self, role: str) -> None:
         """Forgets the label map of the "fixed" or "moving" image."""
@@ -173,7 +173,7 @@ class Controller:
     def _shift(self, move: Callable[[], None]) -> None:
         self._reset()
         move()
-        self.tuning.put_moving_points_under(self.pair.shift_id)
+        self.tuning.put_moving_under(self.pair.shift_id)
         self.show(fit=True)
 
     def use_fixed_labels(self) -> None:
@@ -199,6 +199,7 @@ class Controller:
                 device=state.device,
                 initial=state.alignment,
                 contrast=check_contrast(state.contrast),
+                symmetric=state.symmetric is True,
                 **self.pair.label_nodes(),
             )
         except HyperRegError as error:
@@ -211,6 +212,8 @@ class Controller:
     def reset(self) -> None:
         """Back to both images as they were loaded."""
         self._reset()
+        for role in LEFT_OUT:
+            self.tuning.remove_left_out(role)
         self._state.error = ""
 
     def ask_lambda(self, lam: Any) -> None:
@@ -341,6 +344,7 @@ class Controller:
         if state.phase == LIVE:
             state.device_used = choices.DEVICES.get(self._live.device, self._live.device)
         self.tuning.update()
+        self.alignment.update()
 
     def _ready(self) -> None:
         self._forget_metrics()
@@ -391,5 +395,6 @@ class Controller:
             self.tuning.remove_regions()
         if role in IMAGES:
             self.tuning.remove_points(f"{role}_points")
+            self.tuning.remove_left_out(f"{role}_left_out")
         self.pair.place(role, volume, names or {})
         self.on_images()

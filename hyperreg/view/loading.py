@@ -20,6 +20,10 @@ from hyperreg.imaging.volume import Volume
 IMAGES = ("fixed", "moving")
 # The roles of landmarks.
 POINTS = ("fixed_points", "moving_points")
+# The role of a label map of regions with a λ of their own; it lies on the fixed image.
+REGIONS = "regions"
+# The roles of label maps of what is left out of the match.
+LEFT_OUT = ("fixed_left_out", "moving_left_out")
 
 
 def read_role(
@@ -45,19 +49,20 @@ def check_place(role: str, volume: Volume, loaded: Mapping[str, Volume]) -> list
     """
     if role in IMAGES:
         return []
-    image = loaded.get(role.removesuffix("_labels") if role.endswith("_labels") else "fixed")
+    image = loaded.get("moving" if role.startswith("moving") else "fixed")
     if image is None:
         raise InputError("Load the image first, then the label map that was drawn on it.")
     return check_on_image(volume, image)
 
 
-def read_landmarks(path: Path, warn: Callable[[str], None]) -> npt.NDArray[np.float64]:
-    """The points of a file: (P, 3), RAS mm."""
+def read_landmarks(path: Path, warn: Callable[[str], None]) -> tuple[npt.NDArray[np.float64], list[str]]:
+    """The points of a file, (P, 3), RAS mm, and what they are called: numbers from 1 where the file has no names."""
     notes: list[str] = []
-    points = read_points(path, notes)
+    names: list[str] = []
+    points = read_points(path, notes, names)
     for note in notes:
         warn(note)
-    return points
+    return points, names or [str(number) for number in range(1, len(points) + 1)]
 
 
 def read_image(path: Path, warn: Callable[[str], None], confined: bool = True) -> Volume:

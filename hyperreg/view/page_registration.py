@@ -7,7 +7,7 @@ from trame.widgets import vuetify3 as v
 
 from hyperreg.view import page_tuning
 from hyperreg.view.controller import Controller
-from hyperreg.view.parts import download_links, drop_target, section, sections, upload_button
+from hyperreg.view.parts import download_links, drop_target, file_row, section, sections, upload_button
 from hyperreg.view.state import IMAGE_ROLES
 
 STATE = (
@@ -29,6 +29,7 @@ def fill(controller: Controller) -> None:
         _metrics()
         page_tuning.response(controller.tuning)
         page_tuning.regions(controller, upload_button)
+        page_tuning.left_out(controller.tuning)
         _landmarks(controller)
         _settings(controller)
 
@@ -67,6 +68,15 @@ def bar(controller: Controller) -> None:
             disabled=("!fixed_name || !moving_name || uploading !== ''",),
             click=controller.register,
             classes="flex-grow-1 hyperreg-register",
+        )
+        v.VBtn(
+            "Alignment only",
+            v_if="phase === 'idle'",
+            variant="tonal",
+            disabled=("!fixed_name || !moving_name || uploading !== '' || alignment === 'none'",),
+            click=controller.alignment.start,
+            classes="ml-2 hyperreg-align",
+            title="Only the linear alignment that is chosen in the settings, without a deformation",
         )
         v.VBtn(
             "Cancel",
@@ -134,6 +144,20 @@ def _images(controller: Controller) -> None:
         html.Span("Centres aligned", classes="text-caption flex-grow-1")
         v.VBtn("Undo", size="x-small", variant="text", click=controller.undo_centring, classes="hyperreg-undo-centring")
 
+    with html.Div(v_if="aligned && phase === 'idle'", classes="d-flex align-center hyperreg-aligned"):
+        html.Span("{{ aligned }} alignment", classes="text-caption flex-grow-1")
+        v.VBtn(
+            "Prepare downloads",
+            size="x-small",
+            variant="tonal",
+            loading=("saving",),
+            click=controller.alignment.save,
+            classes="hyperreg-save-alignment",
+        )
+        v.VBtn(
+            "Undo", size="x-small", variant="text", click=controller.alignment.undo, classes="hyperreg-undo-alignment"
+        )
+
 
 def _slider(controller: Controller) -> None:
     with html.Div(classes="hyperreg-lambda pa-3 mt-2"):
@@ -162,6 +186,7 @@ def _slider(controller: Controller) -> None:
             html.Span("rigid: keeps the shape")
         page_tuning.gamma()
         page_tuning.resolution(controller.tuning)
+        page_tuning.volume_change()
         html.Div("{{ contrast_note }}", v_if="contrast_note", classes="text-caption mt-1 hyperreg-contrast-note")
 
 
@@ -194,21 +219,14 @@ def _landmarks(controller: Controller) -> None:
     with section("labels", "Landmarks and label maps", "hyperreg-labels"):
         html.Div("Measured live: their distance and overlap.", classes="text-caption text-medium-emphasis mb-2")
         page_tuning.landmarks(controller.tuning)
-        for role, title in (("fixed", "Fixed label map"), ("moving", "Moving label map")):
-            with html.Div(classes="d-flex align-center"):
-                with html.Div(classes="flex-grow-1 overflow-hidden"):
-                    html.Div(title, classes="text-caption text-medium-emphasis")
-                    html.Div(f"{{{{ {role}_labels_name || 'none' }}}}", classes="text-truncate")
-                v.VBtn(
-                    icon="mdi-close",
-                    variant="text",
-                    size="small",
-                    v_if=f"{role}_labels_name",
-                    click=(controller.remove_labels, f"['{role}']"),
-                    title="Remove",
-                    aria_label=f"Remove the {role} label map",
-                )
-                upload_button(f"{role}_labels", f"Open a label map of the {role} image")
+        for role in IMAGE_ROLES:
+            file_row(
+                f"{role}_labels",
+                f"{role.capitalize()} label map",
+                f"{role} label map",
+                f"Open a label map of the {role} image",
+                (controller.remove_labels, f"['{role}']"),
+            )
 
 
 def _settings(controller: Controller) -> None:
@@ -216,6 +234,16 @@ def _settings(controller: Controller) -> None:
         html.Div("They take effect with the next Register.", classes="text-caption text-medium-emphasis mb-3")
         v.VSelect(v_model=("alignment",), items=("alignments",), label="Initial alignment", density="compact")
         page_tuning.contrast()
+        v.VSwitch(
+            v_model=("symmetric",),
+            label="Neither image is preferred",
+            density="compact",
+            hide_details=True,
+            color="primary",
+            classes="mb-2 hyperreg-symmetric",
+            title="For two visits of one person: the result does not depend on which image is the fixed one. "
+            "It takes longer.",
+        )
         v.VSelect(v_model=("model",), items=("models",), label="Model", density="compact", classes="hyperreg-model")
         v.VSelect(v_model=("device",), items=("devices",), label="Device", density="compact")
         html.Div("Runs on: {{ device_used }}", v_if="device_used", classes="text-caption mb-2")

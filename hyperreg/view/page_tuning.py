@@ -10,6 +10,7 @@ from trame.widgets import vuetify3 as v
 from hyperreg.view import chart, parts
 from hyperreg.view.controller import Controller
 from hyperreg.view.parts import section
+from hyperreg.view.state import IMAGE_ROLES
 from hyperreg.view.tuning import TuningControls
 
 
@@ -82,6 +83,27 @@ def resolution(tuning: TuningControls) -> None:
         )
 
 
+def volume_change() -> None:
+    """The map of local volume change over the views, and its scale."""
+    with html.Div(v_if="phase === 'live'"):
+        v.VSwitch(
+            v_model=("volume_change",),
+            label="Show local volume change",
+            density="compact",
+            hide_details=True,
+            color="primary",
+            classes="hyperreg-volume-change",
+            title="Colours over the views, of exactly what is shown; while λ moves there are none.",
+        )
+        with html.Div(v_if="volume_change"):
+            html.Div(v_html=("volume_change_legend",), classes="hyperreg-legend")
+            html.Div(
+                "Blue: the moving image has less volume here than the fixed one; red: more. Beyond the linear "
+                "alignment; the line below the views has the % under the mouse.",
+                classes="text-caption text-medium-emphasis",
+            )
+
+
 def contrast() -> None:
     """What a registration takes the images for."""
     v.VSelect(
@@ -96,32 +118,73 @@ def contrast() -> None:
 
 def landmarks(tuning: TuningControls) -> None:
     """The points of both images, and what they are good for."""
-    for role, title in (("fixed", "Fixed landmarks"), ("moving", "Moving landmarks")):
-        with html.Div(classes="d-flex align-center"):
-            with html.Div(classes="flex-grow-1 overflow-hidden"):
-                html.Div(title, classes="text-caption text-medium-emphasis")
-                html.Div(f"{{{{ {role}_points_name || 'none' }}}}", classes="text-truncate")
-            v.VBtn(
-                icon="mdi-close",
-                variant="text",
-                size="small",
-                v_if=f"{role}_points_name",
-                click=(tuning.remove_points, f"['{role}_points']"),
-                title="Remove",
-                aria_label=f"Remove the landmarks of the {role} image",
-            )
-            tip = f"Open a point list of the {role} image (.mrk.json, .fcsv, .csv)"
-            parts.upload_button(f"{role}_points", tip, parts.ACCEPTED_POINTS)
+    for role in IMAGE_ROLES:
+        parts.file_row(
+            f"{role}_points",
+            f"{role.capitalize()} landmarks",
+            f"landmarks of the {role} image",
+            f"Open a point list of the {role} image (.mrk.json, .fcsv, .csv)",
+            (tuning.remove_points, f"['{role}_points']"),
+            parts.ACCEPTED_POINTS,
+        )
     html.Div("{{ landmarks_note }}", v_if="landmarks_note", classes="text-caption mb-2 hyperreg-landmarks-note")
+    with html.Div(v_if="landmark_rows.length"):
+        with html.Div(classes="d-flex align-center", title="0: only measured; 1: at the points the images have no say"):
+            html.Span("Pull {{ pull ? Number(pull).toFixed(2) : '(only measured)' }}", classes="text-body-2 mr-2")
+            v.VSlider(
+                v_model=("pull",),
+                min=0,
+                max=1,
+                step=0.05,
+                density="compact",
+                hide_details=True,
+                classes="hyperreg-pull",
+                aria_label="How much the landmarks attract each other",
+            )
+        with html.Div(classes="hyperreg-segment-table"), v.VTable(density="compact", classes="hyperreg-metrics"):
+            with html.Thead(), html.Tr():
+                html.Th("pulls", title="Not ticked: this pair only measures, so that it can judge the result")
+                html.Th("before", classes="text-right", title="After the linear alignment alone, mm")
+                html.Th("now, mm", classes="text-right", title="By what the views show")
+            with html.Tbody(), html.Tr(v_for="row in landmark_rows", key="row.key"):
+                with html.Td(), html.Div(classes="d-flex align-center"):
+                    v.VCheckboxBtn(
+                        model_value=("row.pulls",),
+                        update_modelValue=(tuning.set_pulling, "[row.key, $event]"),
+                        density="compact",
+                        classes="flex-grow-0",
+                        aria_label=("'Landmark ' + row.name + ' pulls'",),
+                    )
+                    html.Span("{{ row.name }}")
+                html.Td("{{ row.before }}", classes="text-right text-medium-emphasis")
+                html.Td("{{ row.now }}", classes="text-right font-weight-medium")
+
+
+def left_out(tuning: TuningControls) -> None:
+    """Areas of both images that do not count for the match, folded away."""
+    with section("left_out", "Leave out", "hyperreg-left-out"):
+        html.Div(
+            "Label maps of what has no counterpart in the other image: a resection, a lesion, metal, contrast agent. "
+            "What they mark does not count for the match; the deformation there is carried on from its surroundings.",
+            classes="text-caption text-medium-emphasis mb-2",
+        )
+        for role in IMAGE_ROLES:
+            parts.file_row(
+                f"{role}_left_out",
+                f"On the {role} image",
+                f"area that is left out of the {role} image",
+                f"Open a label map drawn on the {role} image; all that it marks is left out",
+                (tuning.remove_left_out, f"['{role}_left_out']"),
+            )
 
 
 def regions(controller: Controller, upload_button: Callable[[str, str], None]) -> None:
     """Segments with a λ of their own, folded away."""
     tuning = controller.tuning
-    with section("regions", "Regions with their own λ", "hyperreg-regions"):
+    with section("regions", "Regions: own λ, rigid", "hyperreg-regions"):
         html.Div(
-            "Segments of the fixed image can have a λ of their own, such as stiff bone beside soft tissue. "
-            "Everything else follows the slider.",
+            "Segments of the fixed image can have a λ of their own, such as stiff cartilage beside soft tissue, or "
+            "move as one rigid body, such as a bone or an implant. Everything else follows the slider.",
             classes="text-caption text-medium-emphasis mb-2",
         )
         with html.Div(classes="d-flex align-center"):
@@ -173,4 +236,14 @@ def regions(controller: Controller, upload_button: Callable[[str, str], None]) -
             html.Span(
                 "{{ region.own ? Number(region.lam).toFixed(2) : 'slider' }}",
                 classes="text-caption hyperreg-region-lam",
+            )
+            v.VBtn(
+                icon=("region.rigid ? 'mdi-lock' : 'mdi-lock-open-variant-outline'",),
+                variant="text",
+                size="x-small",
+                color=("region.rigid ? 'primary' : undefined",),
+                click=(tuning.set_rigid, "[region.key, !region.rigid]"),
+                title=("region.rigid ? 'Rigid: click to let it bend' : 'Bends: click to make it one rigid body'",),
+                aria_label=("region.name + ' moves as one rigid body'",),
+                classes="hyperreg-region-rigid",
             )

@@ -6,10 +6,10 @@ from trame.widgets import html
 from trame.widgets import vuetify3 as v
 
 from hyperreg.view.slices import SliceViews
-from hyperreg.view.state import CHECKERBOARD, FADE, PLANES, SIDE_BY_SIDE
+from hyperreg.view.state import CHECKERBOARD, FADE, PANEL, PLANES, SIDE_BY_SIDE
 from hyperreg.view.viewing import ViewControls
 
-ON_REGISTRATION = "panel === 'registration'"
+ON_REGISTRATION = f"panel === '{PANEL}'"
 GESTURES = (
     ("Wheel", "Next or previous slice"),
     ("Drag, left button", "Window (sideways) and level (up and down) of the image on top"),

@@ -37,6 +37,27 @@ def upload_button(role: str, tip: str, accepted: str = ACCEPTED) -> None:
     )
 
 
+def file_row(role: str, title: str, what: str, tip: str, remove: object, accepted: str = ACCEPTED) -> None:
+    """A file that can be opened and removed. role: see `upload_button`; its name is the state's `ROLE_name`.
+
+    title, what: in words, of the row and for "Remove the ..."; remove: what the button does.
+    """
+    with html.Div(classes=f"d-flex align-center hyperreg-row-{role.replace('_', '-')}"):
+        with html.Div(classes="flex-grow-1 overflow-hidden"):
+            html.Div(title, classes="text-caption text-medium-emphasis")
+            html.Div(f"{{{{ {role}_name || 'none' }}}}", classes="text-truncate")
+        v.VBtn(
+            icon="mdi-close",
+            variant="text",
+            size="small",
+            v_if=f"{role}_name",
+            click=remove,
+            title="Remove",
+            aria_label=f"Remove the {what}",
+        )
+        upload_button(role, tip, accepted)
+
+
 def download_links(files: str, title: str, classes: str) -> None:
     """Links to files. files, title: names of the state's entries: a list of {title, name, url}, a text."""
     with html.Div(v_if=f"{files}.length", classes=f"mt-2 {classes}"):

@@ -12,6 +12,8 @@ import numpy.typing as npt
 # Of the scale bar, mm; the longest that takes at most this share of the view's width.
 LENGTHS_MM = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
 LONGEST = 0.25
+# Of a place that no voxel covers.
+OUTSIDE, NO_NUMBER = "outside", "nan"
 # The patient's sides towards which R, A and S count, and the other ones.
 SIDES = (("R", "L"), ("A", "P"), ("S", "I"))
 
@@ -47,16 +49,27 @@ def place_at(view: Any, xy: tuple[int, int], titles: Mapping[str, str]) -> Place
         # The layer's own map: through the live transform, deformation and all.
         ijk = layer.GetXYToIJKTransform().TransformPoint(*map(float, xy), 0.0)
         values.append(f"{titles.get(node.GetID(), node.GetName())} {voxel(node.GetImageData(), ijk)}")
+    if (change := _volume_change(view.slice_logic.GetLabelLayer(), xy)) is not None:
+        values.append(f"Volume {change:+.0f} %")
     return Place(ras, tuple(values))
+
+
+def _volume_change(layer: Any, xy: tuple[int, int]) -> float | None:
+    """What a map over the images, in the place of a label map, says at a pixel; None without one there."""
+    node = layer.GetVolumeNode()
+    if node is None or node.IsA("vtkMRMLLabelMapVolumeNode"):
+        return None
+    text = voxel(node.GetImageData(), layer.GetXYToIJKTransform().TransformPoint(*map(float, xy), 0.0))
+    return None if text in (OUTSIDE, NO_NUMBER) else float(text)  # the air has none
 
 
 def voxel(image: Any, ijk: tuple[float, float, float]) -> str:
     """The value of the voxel at continuous indices, in words."""
     index = [int(np.floor(part + 0.5)) for part in ijk]
     if image is None or any(not 0 <= part < n for part, n in zip(index, image.GetDimensions(), strict=True)):
-        return "outside"
+        return OUTSIDE
     value = image.GetScalarComponentAsDouble(*index, 0)
-    return f"{value:.0f}" if value == round(value) else f"{value:.4g}"
+    return f"{value:.0f}" if value.is_integer() else f"{value:.4g}"
 
 
 def slice_text(view: Any, axis: int) -> str:

@@ -72,15 +72,40 @@ def write(result: Result, folder: Path) -> list[tuple[str, Path]]:
     return files
 
 
+def write_alignment(fixed: Volume, moving: Volume, transform: Transform, folder: Path) -> list[tuple[str, Path]]:
+    """Writes a linear alignment into `folder`; returns (title, path) of each file. Raises FileError.
+
+    transform: fixed to moving RAS.
+    """
+    at = f"{_images(moving, fixed)}_aligned"
+    files = [
+        ("Aligned moving image", folder / f"aligned_{at}.nii.gz"),
+        ("Transform (fixed to moving, ITK)", folder / f"transform_{at}.h5"),
+    ]
+    write_volume(resample(moving, fixed.grid, transform), files[0][1])
+    write_transform(transform, files[1][1], fixed.grid)
+    return files
+
+
+def _images(moving: Volume, fixed: Volume) -> str:
+    """For names of files."""
+    return "-on-".join(safe_name(volume.name).split(".")[0][:IMAGE_NAME] for volume in (moving, fixed))
+
+
 def _case(result: Result) -> str:
     """For names of files: which images, and everything that was set."""
-    images = "-on-".join(safe_name(volume.name).split(".")[0][:IMAGE_NAME] for volume in (result.moving, result.fixed))
     settings = [part.replace("=", "-") for part in result.settings.split("; ") if part and not part.startswith("λ of")]
     if "λ of" in result.settings:
         settings.append("regions")
     if result.model != NO_MODEL:
         settings.insert(0, result.model)
-    return "_".join([images, f"lambda-{result.lam:.3f}-{result.stage.name}", *map(safe_name, settings)])
+    return "_".join(
+        [
+            _images(result.moving, result.fixed),
+            f"lambda-{result.lam:.3f}-{result.stage.name}",
+            *map(safe_name, settings),
+        ]
+    )
 
 
 def _report(result: Result, files: list[tuple[str, Path]]) -> dict[str, Any]:

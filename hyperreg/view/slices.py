@@ -5,7 +5,7 @@ VTK renders them off screen; without a display it uses EGL, and Mesa's software 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,23 +17,15 @@ from slicer import (
     vtkMRMLSliceNode,
     vtkMRMLVolumeNode,
 )
-from trame.widgets import html
-from trame_slicer.app.logic import connect_slice_view_slider_to_state
-from trame_slicer.app.ui.slider import Slider
 from trame_slicer.core import LayoutManager, SlicerApp
 from trame_slicer.rca_view.rca_view_factory import RemoteViewFactory
 from trame_slicer.views import Layout, LayoutDirection, SliceView, ThreeDView, ViewLayoutDefinition, ViewType
 
 from hyperreg.view import layer_dm, mrml
-from hyperreg.view.reading import Mouse, scale_bar, slice_text
-from hyperreg.view.state import BOTH_VIEWS, FADE, MOVING_VIEWS, PLANES, SIDE_BY_SIDE
+from hyperreg.view.furniture import COLOURS, furnish, furnish_3d
+from hyperreg.view.reading import Mouse
+from hyperreg.view.state import BOTH_VIEWS, FADE, MOVING_VIEWS, PLANES, SIDE_BY_SIDE, SLICES
 
-# Which side of the patient the left, right and upper edge of the screen is (the patient's right is on the left).
-SIDES = {"Axial": "RLA", "Coronal": "RLS", "Sagittal": "APS"}
-COLOURS = {"Axial": "#F34A33", "Coronal": "#6DAD4A", "Sagittal": "#EFD64D"}
-# The axis across each plane: 0 to 2 for R, A, S.
-NORMALS = {"Axial": 2, "Coronal": 1, "Sagittal": 0}
-SLICES = {**BOTH_VIEWS, **MOVING_VIEWS}
 VIEW_3D, IN_3D = "Space", "in3d"
 
 FRAMES_PER_SECOND = 30.0
@@ -43,6 +35,8 @@ DRAG_QUALITY = 75
 DRAFT_SCALE = 0.5
 # Of a map over an image.
 MAP_OPACITY = 0.6
+# Of areas that are left out, and the first of the layers after background, foreground and label map.
+MARKED_OPACITY, MARKED_LAYER = 0.4, 3
 # Two window shapes within this ratio are the same: the zoom is kept.
 SAME_SHAPE = 0.02
 
@@ -126,7 +120,7 @@ class SliceViews:
             server,
             CompareSliceView,
             ViewType.SLICE_VIEW,
-            populate_view_ui_f=_furnish,
+            populate_view_ui_f=furnish,
             target_fps=FRAMES_PER_SECOND,
             # The hand is on the slider beside the views, not over them: they must not slow down for that.
             blur_fps=FRAMES_PER_SECOND,
@@ -138,7 +132,7 @@ class SliceViews:
                 server,
                 ThreeDimensionalView,
                 ViewType.THREE_D_VIEW,
-                populate_view_ui_f=_furnish_3d,
+                populate_view_ui_f=furnish_3d,
                 target_fps=FRAMES_PER_SECOND,
                 interactive_quality=DRAG_QUALITY,
             )
@@ -158,6 +152,7 @@ class SliceViews:
         self._shown: tuple[str, str] | None = None
         self._pair: tuple[str, str] | None = None
         self._following = False
+        self._marked: list[str] = []
         for first, second in zip(BOTH_VIEWS, MOVING_VIEWS, strict=True):
             self._link(self.view(first), self.view(second))
             self._link(self.view(second), self.view(first))
@@ -233,8 +228,25 @@ class SliceViews:
         crosshair = self._scene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
         crosshair.SetCrosshairMode(crosshair.NoCrosshair)
 
+    def set_map(self, node: vtkMRMLVolumeNode | None) -> None:
+        """Draws a map over both images, in the place of outlines; None: takes it away."""
+        self._views.set_map(node)
+
+    def set_marked(self, nodes: Sequence[vtkMRMLVolumeNode]) -> None:
+        """Draws label maps, faintly, below everything else that lies over the images: what is left out of the match."""
+        wanted = [node.GetID() for node in nodes]
+        if wanted == self._marked:
+            return
+        for view in self._all():
+            composite = view.slice_logic.GetSliceCompositeNode()
+            for number in range(max(len(wanted), len(self._marked))):
+                composite.SetNthLayerVolumeID(MARKED_LAYER + number, wanted[number] if number < len(wanted) else None)
+                composite.SetNthLayerOpacity(MARKED_LAYER + number, MARKED_OPACITY)
+        self._marked = wanted
+
     def set_outlines(self, label_map_id: str | None) -> None:
-        """Draws the outlines of a label map over all slices; None for none."""
+        """Draws the outlines of a label map over all slices, in the place of a map; None for none."""
+        self.set_map(None)
         for view in self._all():
             view.get_view_node().SetUseLabelOutline(True)
             view.slice_logic.GetSliceCompositeNode().SetLabelVolumeID(label_map_id)
@@ -353,37 +365,6 @@ def _layout_with_3d() -> Layout:
         LayoutDirection.Vertical,
         [Layout(LayoutDirection.Horizontal, [axial, space]), Layout(LayoutDirection.Horizontal, [coronal, sagittal])],
     )
-
-
-def _furnish_3d(_server: Any, _view_id: str, _view: ThreeDimensionalView) -> None:
-    with html.Div(classes="hyperreg-corner", style="border-color: #9fa8da"):
-        html.Span("3D")
-
-
-def _furnish(server: Any, view_id: str, view: CompareSliceView) -> None:
-    """What a view says: plane and slice, the patient's sides at the edges, a scale bar, the slider of the slices."""
-    orientation = SLICES[view_id]
-    colour = COLOURS[orientation]
-    read = f"reading_{view_id}"
-
-    def update(_view: Any = None) -> None:
-        server.state[read] = {"slice": slice_text(view, NORMALS[orientation]), **scale_bar(view)}
-
-    update()
-    view.modified.connect(update)
-    with html.Div(classes="hyperreg-corner", style=f"border-color: {colour}"):
-        html.Span(orientation)
-        what = "Moving" if view_id in MOVING_VIEWS else "Fixed"
-        html.Span(f" · {what}", v_if=f"mode === '{SIDE_BY_SIDE}'")
-        html.Span(f"{{{{ {read}.slice }}}}", classes="hyperreg-slice-text ml-2")
-    with html.Div(classes="hyperreg-scale", style=(f"`width: ${{{read}.percent}}%`",)):
-        html.Span(f"{{{{ {read}.text }}}}")
-    for side, edge in zip(SIDES[orientation], ("left", "right", "top"), strict=True):
-        html.Div(side, classes=f"hyperreg-side hyperreg-side-{edge}")
-    with html.Div(classes="hyperreg-slice-slider"):
-        Slider(
-            typed_state=connect_slice_view_slider_to_state(server, view), theme="dark", density="compact", color=colour
-        )
 
 
 @contextmanager

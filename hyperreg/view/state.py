@@ -12,6 +12,8 @@ from hyperreg.registration import catalogue
 DEFAULT_LAMBDA = catalogue.NONE.default_lambda
 
 IDLE, RUNNING, LIVE = "idle", "running", "live"
+# The panel of registration.
+PANEL = "registration"
 FADE, CHECKERBOARD, SIDE_BY_SIDE = "fade", "checkerboard", "sideBySide"
 MODES = (FADE, CHECKERBOARD, SIDE_BY_SIDE)
 IMAGE_ROLES = ("fixed", "moving")
@@ -25,6 +27,7 @@ OPACITY = 0.5
 # Names as in Slicer, so that its slice colours apply. The second row is for the moving volume.
 BOTH_VIEWS = {"Red": "Axial", "Green": "Coronal", "Yellow": "Sagittal"}
 MOVING_VIEWS = {"Red2": "Axial", "Green2": "Coronal", "Yellow2": "Sagittal"}
+SLICES = {**BOTH_VIEWS, **MOVING_VIEWS}
 
 # Below this λ the word applies; the same words as in the Slicer module.
 WORDS = ((0.1, "most flexible"), (0.35, "flexible"), (0.65, "balanced"), (0.9, "stiff"), (2.0, "most rigid"))
@@ -43,12 +46,16 @@ class PageState:
     downloads: {title, name, url}.
     uploading: the role whose file is on its way, or "". models, devices, alignments, contrasts: {title, value} to
     choose from. landmarks_note: how many pairs of landmarks there are, or what is missing.
+    pull: how much the landmarks attract each other; landmark_rows: {key, name, before, now, pulls}, one per pair.
     contrast_note: what the user should know of how the pair is registered.
+    volume_change: whether the map of local volume change lies over the views; volume_change_legend: its scale, SVG.
     worse: why what is shown is worse than the linear alignment, or "".
     sections: those of the registration panel that are unfolded. overlap_note: that the images do not overlap, or "".
-    centred: whether their centres were aligned. probe: what lies under the mouse. windows: {title, value} to choose
+    centred: whether their centres were aligned. aligned: the linear alignment that the
+    moving image has, or "". probe: what lies under the mouse. windows: {title, value} to choose
     from. lines, in_3d, second_plane, help: what the views' toolbar has switched on.
-    suggested: a λ as text, or "". regions: {key, name, colour, own, lam}, one per label; own: whether it has its own λ.
+    suggested: a λ as text, or "". regions: {key, name, colour, own, lam, rigid}, one per label; own: whether it has its
+    own λ. symmetric: whether neither image is preferred.
     """
 
     panel: str = ""
@@ -81,6 +88,8 @@ class PageState:
     gamma_hint: str = ""
     contrast_note: str = ""
     worse: str = ""
+    volume_change: bool = False
+    volume_change_legend: str = ""
     response_svg: str = ""
     suggested: str = ""
     suggestion_reason: str = ""
@@ -90,13 +99,19 @@ class PageState:
     fixed_points_name: str = ""
     moving_points_name: str = ""
     landmarks_note: str = ""
+    pull: float = 0.0
+    landmark_rows: list[dict[str, Any]] = field(default_factory=list)
+    fixed_left_out_name: str = ""
+    moving_left_out_name: str = ""
     contrasts: list[dict[str, str]] = field(default_factory=list)
     contrast: str = "auto"
+    symmetric: bool = False
     mode: str = "fade"
     fade: float = 0.5
     sections: list[str] = field(default_factory=lambda: ["measures", "response"])
     overlap_note: str = ""
     centred: bool = False
+    aligned: str = ""
     probe: str = ""
     windows: list[dict[str, str]] = field(default_factory=list)
     lines: bool = False
@@ -250,11 +265,25 @@ def metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
             "Mean distance between where the deformation leads and the moving image's points; less is better.",
         ),
         _row(
+            "Pulled landmarks",
+            metrics.get("pulled_mm_before"),
+            metrics.get("pulled_mm"),
+            "{:.2f} mm",
+            "Mean distance of the landmarks that attract each other: they are no independent judges.",
+        ),
+        _row(
             "Folding",
             None,
             metrics.get("folding_percent"),
             "{:.3f} %",
             "Voxels where the deformation folds over itself; 0 is best.",
+        ),
+        _row(
+            "Local volume",
+            None,
+            metrics.get("volume_change_high_percent"),
+            f"{metrics.get('volume_change_low_percent', 0):+.0f} … {{:+.0f}} %",
+            "How much the deformation squeezes and stretches in 9 of 10 places; less is smoother.",
         ),
         _row("Largest shift", None, metrics.get("displacement_max_mm"), "{:.1f} mm", "Beyond the linear alignment."),
         _row(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,8 @@ from hyperreg.imaging.volume import Volume
 from hyperreg.registration import contrast
 from hyperreg.registration.catalogue import find_model
 from hyperreg.view import chart, mrml, outlines
-from hyperreg.view.loading import POINTS
-from hyperreg.view.state import LIVE
+from hyperreg.view.loading import LEFT_OUT, POINTS, REGIONS
+from hyperreg.view.state import LIVE, PANEL
 
 # As in the page: the fixed image's cyan, the moving one's orange.
 POINT_COLOURS = {"fixed_points": (0.2, 0.9, 1.0), "moving_points": (1.0, 0.6, 0.1)}
@@ -34,7 +34,7 @@ class TuningControls:
     """The controller's part for resolution, response, γ, regions and landmarks.
 
     state: the shared state. logic: the `RegistrationLogic`. move_lambda(lam): moves the slider. tell(text): an error.
-    show_outlines(id): draws the outlines of a label map, None for none.
+    views: the `SliceViews`.
     """
 
     def __init__(
@@ -44,21 +44,30 @@ class TuningControls:
         logic: Any,
         move_lambda: Callable[[float], None],
         tell: Callable[[str], None],
-        show_outlines: Callable[[str | None], None],
+        views: Any,
     ) -> None:
-        self._show_outlines = show_outlines
+        self._views = views
         self._state, self._scene, self._logic = state, scene, logic
         self._move_lambda, self._tell = move_lambda, tell
         self._regions_module = mrml.slicer_module("Regions")
         self._geometry = mrml.slicer_module("Geometry")
         self._points_kind = mrml.slicer_module("Landmarks").NODE_TYPE
+        self._companions = mrml.slicer_module("Companions")
         self._points: dict[str, Any] = dict.fromkeys(POINTS)
+        self._left_out: dict[str, Any] = dict.fromkeys(LEFT_OUT)
+        # The transform that the moving image is under before it is registered.
+        self._moving_under: str | None = None
+        legend = mrml.slicer_module("VolumeChange").legend(chart.WIDTH, chart.INK)
+        state.volume_change_legend = chart.picture(legend[0], legend[1], "Scale of the local volume change")
         state.contrasts = [{"title": title, "value": name} for name, title in CONTRAST_TITLES.items()]
         # The regions' label map and its colours.
         self._node: Any = None
         self._colours: Any = None
         self._gamma_wanted: float | None = None
+        self._pull_wanted: float | None = None
+        self._pull, self._measured_only = 0.0, frozenset[str]()
         self._drawn: tuple[Any, ...] = ()
+        self._rows: Any = None
         logic.on_work = self._worked
         logic.on_response = self.update
 
@@ -76,6 +85,11 @@ class TuningControls:
     def stop_full(self) -> None:
         """Gives full resolution up; what is shown stays."""
         self._try(self._logic.cancel_full)
+
+    def set_volume_change(self, on: Any) -> None:
+        """Whether a map of local volume change lies over the views."""
+        if isinstance(on, bool):
+            self._logic.set_volume_change(on)
 
     def use_suggested(self) -> None:
         if self._logic.suggestion is not None:
@@ -104,11 +118,50 @@ class TuningControls:
         self._gamma_wanted = float(gamma)
 
     def step(self) -> None:
-        """Takes the newest γ, and says what is being computed. Raises HyperRegError."""
+        """Takes the newest γ, says what is being computed, and keeps the map of volume change. Raises HyperRegError."""
         self._show_work()
+        self._logic.settle()
+        mine = self._state.panel == PANEL
+        self._views.set_map(self._logic.volume_change_node if mine else None)
+        self._views.set_marked([node for node in self._left_out.values() if node is not None] if mine else [])
         if self._gamma_wanted is not None:
             gamma, self._gamma_wanted = self._gamma_wanted, None
             self._logic.set_hyperparameter("gamma", gamma)
+        if self._pull_wanted not in (None, self._pull):
+            self._pull = self._pull_wanted
+            self._measure_by_points()
+        self._pull_wanted = None
+
+    def place_area(self, role: str, volume: Volume, names: Mapping[int, str]) -> None:
+        """Takes a label map of regions, or of what is left out of the match. names: of its labels, as far as known.
+
+        Raises InputError if it marks nothing.
+        """
+        if role == REGIONS:
+            self.place_regions(volume, names)
+            return
+        self.remove_left_out(role)
+        marked = Volume((volume.array != 0).astype(np.uint8), volume.ijk_to_ras, volume.name)
+        node = self._left_out[role] = self._label_map(marked)
+        outlines.draw_only(outlines.give_colours(node, [1], {1: "Left out"}), {1})
+        setattr(self._state, f"{role}_name", volume.name)
+        node.SetAndObserveTransformNodeID(self._moving_under if role.startswith("moving") else None)
+        self._try(lambda: self._logic.set_left_out(role.partition("_")[0], node))
+
+    def remove_left_out(self, role: Any) -> None:
+        """All of an image counts again; harmless if it does already. role: one of LEFT_OUT."""
+        if role in LEFT_OUT and self._left_out[role] is not None:
+            node, self._left_out[role] = self._left_out[role], None
+            setattr(self._state, f"{role}_name", "")
+            self._try(lambda: self._logic.set_left_out(role.partition("_")[0], None))
+            self._scene.RemoveNode(node.GetDisplayNode().GetColorNode())
+            self._scene.RemoveNode(node)
+
+    def _label_map(self, volume: Volume) -> Any:
+        node = self._scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", volume.name)
+        self._geometry.volume_to_node(volume, node)
+        node.CreateDefaultDisplayNodes()
+        return node
 
     def place_regions(self, volume: Volume, names: Mapping[int, str] | None = None) -> None:
         """Offers the labels of a label map of the fixed image as regions. names: of its labels, as far as known.
@@ -116,9 +169,7 @@ class TuningControls:
         Raises InputError if it has none.
         """
         self.remove_regions()
-        node = self._scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", volume.name)
-        self._geometry.volume_to_node(volume, node)
-        node.CreateDefaultDisplayNodes()
+        node = self._label_map(volume)
         node.GetDisplayNode().SetVisibility(False)
         labels = [int(label) for label in np.unique(volume.array) if label > 0]
         self._colours = outlines.give_colours(node, labels, names or {})
@@ -128,7 +179,7 @@ class TuningControls:
         except InputError:
             self.remove_regions()
             raise
-        self._show_outlines(node.GetID())
+        self._views.set_outlines(node.GetID())
         self._state.regions_name = volume.name
         self._state.regions = [
             {
@@ -137,26 +188,29 @@ class TuningControls:
                 "colour": _hex(region.colour),
                 "own": False,
                 "lam": None,
+                "rigid": False,
             }
             for region in found
         ]
 
-    def place_points(self, role: str, points: npt.NDArray[np.float64], name: str) -> None:
-        """Measures by landmarks of one of the images. role: one of POINTS; points: (P, 3), RAS mm."""
+    def place_points(self, role: str, points: npt.NDArray[np.float64], names: Sequence[str], file: str) -> None:
+        """Measures by landmarks of one of the images. role: one of POINTS; points: (P, 3), RAS mm; names: of each."""
         self._drop_points(role)
-        node = self._scene.AddNewNodeByClass(self._points_kind, name)
-        for number, point in enumerate(points, 1):
-            node.AddControlPoint(point.tolist(), str(number))
+        node = self._scene.AddNewNodeByClass(self._points_kind, file)
+        for point, name in zip(points, names, strict=True):
+            node.AddControlPoint(point.tolist(), name)
         _mark(node, POINT_COLOURS[role])
         self._points[role] = node
-        setattr(self._state, f"{role}_name", name)
+        setattr(self._state, f"{role}_name", file)
         self._measure_by_points()
 
-    def put_moving_points_under(self, transform_id: str | None) -> None:
-        """The moving image was moved as a whole, or put back: its points go with it."""
-        node = self._points["moving_points"]
-        if node is not None and node.GetTransformNodeID() != transform_id and self._state.phase != LIVE:
-            node.SetAndObserveTransformNodeID(transform_id)
+    def put_moving_under(self, transform_id: str | None) -> None:
+        """The moving image was moved as a whole, or put back: what belongs to it goes with it."""
+        self._moving_under = transform_id
+        for node in (self._points["moving_points"], self._left_out["moving_left_out"]):
+            if node is not None and self._state.phase != LIVE:
+                node.SetAndObserveTransformNodeID(transform_id)
+        if self._points["moving_points"] is not None:
             self._measure_by_points()
 
     def remove_points(self, role: str) -> None:
@@ -171,8 +225,22 @@ class TuningControls:
         if node is not None:
             self._scene.RemoveNode(node)
 
+    def ask_pull(self, pull: Any) -> None:
+        """The pull of the landmarks was moved; the newest value is taken by the next `step`."""
+        if not _is_number(pull) or not 0 <= pull <= 1:
+            self._tell(f"The pull of the landmarks is a number between 0 (only measured) and 1, not {pull!r}.")
+            return
+        self._pull_wanted = float(pull)
+
+    def set_pulling(self, key: Any, on: Any) -> None:
+        """Whether a pair of landmarks pulls, or only measures."""
+        if isinstance(on, bool) and any(row["key"] == key for row in self._state.landmark_rows):
+            self._measured_only = self._measured_only - {key} if on else self._measured_only | {key}
+            self._measure_by_points()
+
     def _measure_by_points(self) -> None:
-        self._try(lambda: self._logic.set_landmarks(*(self._points[role] for role in POINTS)))
+        points = (self._points[role] for role in POINTS)
+        self._try(lambda: self._logic.set_landmarks(*points, self._pull, self._measured_only))
 
     def remove_regions(self) -> None:
         """Everything follows the slider again; the label map is forgotten."""
@@ -180,7 +248,7 @@ class TuningControls:
         node, self._node = self._node, None
         colours, self._colours = self._colours, None
         if node is not None:
-            self._show_outlines(None)
+            self._views.set_outlines(None)
             self._logic.set_regions(None, {})
             self._scene.RemoveNode(node)
         if colours is not None:
@@ -192,11 +260,20 @@ class TuningControls:
         if not isinstance(own, bool) or not _is_number(lam) or not 0 <= lam <= 1:
             self._tell("The λ of a region is a number between 0 (most flexible) and 1 (most rigid).")
             return
-        rows = [{**row, "own": own, "lam": float(lam)} if row["key"] == key else row for row in self._state.regions]
+        self._change_region(key, {"own": own, "lam": float(lam)})
+
+    def set_rigid(self, key: Any, on: Any) -> None:
+        """A segment moves as one rigid body from now on, or bends again."""
+        if isinstance(on, bool):
+            self._change_region(key, {"rigid": on})
+
+    def _change_region(self, key: Any, changes: dict[str, Any]) -> None:
+        rows = [{**row, **changes} if row["key"] == key else row for row in self._state.regions]
         self._state.regions = rows
         lambdas = {row["key"]: row["lam"] for row in rows if row["own"]}
-        outlines.draw_only(self._colours, {int(other) for other in lambdas})
-        self._try(lambda: self._logic.set_regions(self._node, lambdas))
+        rigid = {row["key"] for row in rows if row["rigid"]}
+        outlines.draw_only(self._colours, {int(other) for other in rigid | set(lambdas)})
+        self._try(lambda: self._logic.set_regions(self._node, lambdas, rigid))
 
     # What the logic says
 
@@ -204,19 +281,34 @@ class TuningControls:
         """Shows what can be done, and the response with the slider in it."""
         state, logic = self._state, self._logic
         suggestion = logic.suggestion
+        moving, area = logic.pair[1], self._left_out["moving_left_out"]
+        if moving is not None and area is not None:
+            self._companions.accompany(moving, area)
         state.stage_text = logic.stage_text if state.phase == LIVE else ""
         state.contrast_note = logic.registration.note if state.phase == LIVE else ""
         state.full_automatically, state.can_request_full = logic.full_automatically, logic.can_request_full
         self._show_work()
         state.landmarks_note = logic.landmarks_note
+        if (rows := logic.landmark_rows) is not self._rows:
+            self._rows = rows
+            state.landmark_rows = [
+                {
+                    "key": row.key,
+                    "name": row.name,
+                    "before": _mm(row.before),
+                    "now": _mm(row.now),
+                    "pulls": not row.measured,
+                }
+                for row in rows
+            ]
         state.worse = logic.warning if state.phase == LIVE else ""
         state.suggested = "" if suggestion is None else f"{suggestion.lam:.2f}"
         state.suggestion_reason = "" if suggestion is None else suggestion.reason
         state.suggestion_taken = suggestion is not None and abs(suggestion.lam - logic.lam) < SAME_ON_SCREEN
-        drawn = (logic.response, len(logic.response.rows), suggestion, logic.lam)
+        drawn = (logic.response, len(logic.response.rows), suggestion, logic.lam, logic.metrics)
         if drawn != self._drawn:
             self._drawn = drawn
-            state.response_svg = chart.svg(logic.response, suggestion, logic.lam)
+            state.response_svg = chart.svg(logic.response, suggestion, logic.lam, logic.metrics)
 
     def _show_work(self) -> None:
         """Nobody tells when a field begins to be computed, or that nothing is left to do: this looks."""
@@ -262,6 +354,10 @@ def _declared_gamma(model: Any) -> Hyperparameter | None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _mm(distance: float | None) -> str:
+    return "" if distance is None else f"{distance:.1f}"
 
 
 def _hex(colour: tuple[float, float, float]) -> str:

@@ -137,7 +137,9 @@ class LiveEngine:
 
     def _most_needed(self, pair: Pair) -> Callable[[], None] | None:
         """In this order: settings; a first field at λ and at both ends, so that λ moves the picture; the quick field at
-        λ and its metrics; quick fields everywhere; full resolution at λ; the response; full resolution everywhere."""
+        λ and its metrics; quick fields everywhere; full resolution at λ; the response; full resolution everywhere.
+
+        After a change of settings the ends wait for the quick field at λ: who drags a landmark looks at that one."""
         if pair.settings.next_operation is not None:
             return lambda: self._request_settings(pair)
         if not self._filling:
@@ -145,13 +147,15 @@ class LiveEngine:
         # Before λ is set for the first time, one end of the slider is as good as the other.
         lam = key_of(1.0 if self.lam is None else self.lam)
         quick, last = pair.quick_stage, len(pair.stages) - 1
-        for start in (lam, 1.0, 0.0):
-            if pair.stage_at(start) < 0:
-                return partial(self._request_field, pair, start, 0)
+        ends = [partial(self._request_field, pair, end, 0) for end in (lam, 1.0, 0.0) if pair.stage_at(end) < 0]
+        if ends and (pair.epoch == 0 or pair.stage_at(lam) < 0):
+            return ends[0]
         if pair.stage_at(lam) < quick:
             return lambda: self._request_field(pair, lam, quick)
         if (work := self._metrics_of(pair, lam)) is not None:
             return work
+        if ends:
+            return ends[0]
         to_full = self._wants_full(lam) and pair.stage_at(lam) < last
         anchors = self._next_anchors(pair, lam)
         if anchors and not (to_full and self._full_at is not None):

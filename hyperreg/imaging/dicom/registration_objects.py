@@ -102,6 +102,21 @@ def read_registration(path: Path) -> Transform:
         return Transform((np.linalg.inv(linear),))
 
 
+def frames_of_registration(path: Path) -> tuple[str, str]:
+    """The frames of reference of a registration object: Registered (fixed) and Source (moving); "" where it is silent.
+
+    Raises as `read_registration`.
+    """
+    entry = Entry(path.name, path.stat().st_size, path.absolute())
+    with parsing(path.name):
+        dataset = read_whole(entry)
+        registered = str(dataset.get("FrameOfReferenceUID") or "")
+        items = dataset.get("DeformableRegistrationSequence") or dataset.get("RegistrationSequence") or []
+        named = {str(item.get("SourceFrameOfReferenceUID") or item.get("FrameOfReferenceUID") or "") for item in items}
+        others = named - {registered, ""}
+        return registered, others.pop() if len(others) == 1 else ""
+
+
 def _only(items: list[Any], path: Path) -> Any:
     if len(items) > 1:
         raise InputError(

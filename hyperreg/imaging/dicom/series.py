@@ -250,7 +250,7 @@ def _listing(entries: Sequence[Entry], warnings: Sequence[str] = ()) -> Listing:
 def _lost(unmarked: Sequence[Entry], read: Sequence[Entry]) -> list[str]:
     """The names of files without DICOM's mark that must have been DICOM: called like those that are.
 
-    Where these have no ending, about as large, too.
+    Where these have no ending, about as large, too. Hidden files are a system's own, such as macOS' "._" ones.
     """
     kinds: dict[str, list[int]] = {}
     for entry in read:
@@ -258,7 +258,8 @@ def _lost(unmarked: Sequence[Entry], read: Sequence[Entry]) -> list[str]:
     return [
         entry.name
         for entry in unmarked
-        if (sizes := kinds.get(_ending(entry)))
+        if not Path(entry.name).name.startswith(".")
+        and (sizes := kinds.get(_ending(entry)))
         and (_ending(entry) or SMALLEST * min(sizes) <= entry.size <= max(sizes) / SMALLEST)
     ]
 
@@ -365,6 +366,11 @@ def different_patients(first: Path, second: Path) -> str:
     if not known or known[0][0] == known[0][1]:
         return ""
     return "The DICOM headers name different patients for the two images. Check that the right series were chosen."
+
+
+def frame_of_reference(path: Path) -> str:
+    """The Frame of Reference UID of a path that means a DICOM series; "" for other paths, and without one."""
+    return find_series(path)[0].first.text("FrameOfReferenceUID") if is_dicom_source(path) else ""
 
 
 def is_dicom_source(path: Path) -> bool:

@@ -1,0 +1,121 @@
+"""The files of a pair that do not belong together, or lie in another order than one thinks: told or refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from cli_pair import PairFiles, write_pair
+from dicom_examples import write_image
+from pydicom.uid import generate_uid
+
+from hyperreg.errors import InputError
+from hyperreg.imaging import dicom
+from hyperreg.imaging.dicom import identity, registration_objects, segmentation_objects
+from hyperreg.imaging.files import read_volume, write_volume
+from hyperreg.imaging.label_maps import read_structures
+from hyperreg.imaging.structures import structures_of
+from hyperreg.imaging.transform import Transform
+from hyperreg.registration.pairs import Pair, load_pair
+
+NAMES = ("nasion", "left ear", "right ear", "inion")
+POINTS = np.array([[0, 80, 10], [-70, 0, 0], [70, 2, 1], [1, -90, 5]], dtype=float)
+SHIFT = np.array([[1.0, 0, 0, 4], [0, 1, 0, -3], [0, 0, 1, 6], [0, 0, 0, 1]])
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> PairFiles:
+    """The pair of `cli_pair`, and both images as DICOM series."""
+    found = write_pair(tmp_path_factory.mktemp("pair"))
+    for image in (found.fixed, found.moving):
+        name = image.name.partition(".")[0]
+        write_image(image.parent / f"dicom-{name}", read_volume(image), name)
+        for file in (image.parent / f"dicom-{name}").iterdir():
+            one = pydicom.dcmread(file)
+            one.FrameOfReferenceUID = generate_uid(entropy_srcs=[name])
+            one.save_as(file)
+    return found
+
+
+@pytest.fixture
+def series(files: PairFiles) -> Pair:
+    return Pair(files.fixed.parent / "dicom-fixed", files.fixed.parent / "dicom-moving", initial="none")
+
+
+def fcsv(path: Path, order: list[int], names: tuple[str, ...] = NAMES) -> Path:
+    rows = [
+        f"{n},{x},{y},{z},0,0,0,1,1,1,0,{names[n]},," for n, (x, y, z) in ((n, POINTS[n] * (-1, -1, 1)) for n in order)
+    ]
+    head = "# Markups fiducial file version = 4.11\n# CoordinateSystem = LPS\n"
+    path.write_text(
+        head + "# columns = id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID\n" + "\n".join(rows)
+    )
+    return path
+
+
+def test_landmarks_in_another_order_are_paired_by_name(files: PairFiles, tmp_path: Path) -> None:
+    fixed, moving = fcsv(tmp_path / "fixed.fcsv", [0, 1, 2, 3]), fcsv(tmp_path / "moving.fcsv", [2, 0, 3, 1])
+    pair = Pair(files.fixed, files.moving, fixed_points=fixed, moving_points=moving)
+    loaded = load_pair(pair)
+    np.testing.assert_allclose(loaded.fixed_points, POINTS)
+    np.testing.assert_allclose(loaded.moving_points, POINTS)
+    assert any("in another order: they were paired by name" in text for text in loaded.warnings)
+    fcsv(moving, [2, 0, 3, 1], tuple(f"F-{n}" for n in range(4)))  # names that say nothing
+    loaded = load_pair(pair)
+    np.testing.assert_allclose(loaded.moving_points, POINTS[[2, 0, 3, 1]])
+    assert not any("order" in text for text in loaded.warnings)
+    (tmp_path / "moving.csv").write_text("label,l,p,s\n" + "".join(
+        f"{NAMES[n]},{-POINTS[n][0]},{-POINTS[n][1]},{POINTS[n][2]}\n" for n in (1, 3, 0, 2)
+    ))  # fmt: skip
+    np.testing.assert_allclose(load_pair(replace(pair, moving_points=tmp_path / "moving.csv")).moving_points, POINTS)
+
+
+def test_structures_that_only_one_label_map_has_are_told(files: PairFiles, tmp_path: Path) -> None:
+    labels = read_structures(files.moving_labels)
+    array = labels.flat.array.copy()
+    gone = labels.labels[-1]
+    array[array == gone] = 0
+    write_volume(replace(labels.flat, array=array), tmp_path / "moving.nii.gz")
+    pair = Pair(files.fixed, files.moving, files.fixed_labels, tmp_path / "moving.nii.gz")
+    (text,) = [text for text in load_pair(pair).warnings if "no overlap can be measured" in text]
+    assert f"has Label {gone}." in text
+    assert not any(
+        "no overlap" in text for text in load_pair(replace(pair, moving_labels=files.moving_labels)).warnings
+    )
+
+
+def test_a_registration_object_of_the_other_direction_is_refused(series: Pair, tmp_path: Path) -> None:
+    fixed, moving = (identity.sources_of(dicom.find_series(path)[0]) for path in (series.fixed, series.moving))
+    grid = read_volume(series.fixed).grid
+    for name, ends in (("right", (fixed, moving)), ("swapped", (moving, fixed))):
+        registration_objects.write_registration(Transform((SHIFT,)), *ends, tmp_path / f"{name}.dcm", grid)
+    loaded = load_pair(replace(series, initial=str(tmp_path / "right.dcm")))
+    np.testing.assert_allclose(loaded.initial, SHIFT, atol=1e-6)
+    assert not any("frames of reference" in text for text in loaded.warnings)
+    with pytest.raises(InputError, match="the other way round"):
+        load_pair(replace(series, initial=str(tmp_path / "swapped.dcm")))
+    other = pydicom.dcmread(tmp_path / "right.dcm")
+    other.FrameOfReferenceUID = generate_uid()
+    other.save_as(tmp_path / "other.dcm")
+    warnings = load_pair(replace(series, initial=str(tmp_path / "other.dcm"))).warnings
+    assert any("it was made for others" in text for text in warnings)
+
+
+def test_a_segmentation_object_of_another_frame_of_reference_is_told(
+    series: Pair, files: PairFiles, tmp_path: Path
+) -> None:
+    labels = read_structures(files.fixed_labels)
+    sources = identity.sources_of(dicom.find_series(series.fixed)[0])
+    path = tmp_path / "labels.dcm"
+    segmentation_objects.write_segmentation(
+        labels.flat, structures_of(labels.labels, labels.table), sources, path, ("test", "1")
+    )
+    pair = replace(series, fixed_labels=path)
+    assert not any("frames of reference" in text for text in load_pair(pair).warnings)
+    one = pydicom.dcmread(path)
+    one.FrameOfReferenceUID = generate_uid()
+    one.save_as(path)
+    assert any("name different frames of reference" in text for text in load_pair(pair).warnings)
