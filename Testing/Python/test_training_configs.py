@@ -29,7 +29,7 @@ def test_segmentation_configurations_are_valid(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [path for path in CONFIGS if path not in SEGMENTATION], ids=lambda path: path.stem)
 def test_registration_configurations_are_valid(path: Path) -> None:
-    assert read_config(path).name == path.stem
+    assert path.stem == read_config(path).name.replace("-", "_")
 
 
 def test_bundled_models_are_what_their_configurations_describe() -> None:

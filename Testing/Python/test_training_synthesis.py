@@ -14,9 +14,16 @@ from hyperreg.imaging.volume import Volume
 from hyperreg.registration import losses
 from hyperreg.registration.field import sample
 from hyperreg.training.appearance import Appearance, cropped, draw_contrast, render, thick_slices
-from hyperreg.training.deformation import positions, random_deformation
+from hyperreg.training.deformation import positions, random_deformation, rotation
 from hyperreg.training.draws import Draws
-from hyperreg.training.label_maps import BRAIN_STRUCTURES, LabelMap, brain_from_file, random_shapes
+from hyperreg.training.label_maps import (
+    BRAIN_STRUCTURES,
+    LabelMap,
+    affine_between,
+    brain_from_file,
+    halves,
+    random_shapes,
+)
 from hyperreg.training.synthesis import PairSynthesiser, Stage, fractions
 
 
@@ -185,3 +192,22 @@ def test_noise_bias_blur_and_crops_are_what_the_settings_say() -> None:
     for changed in ({"bias": 1.0}, {"noise": 0.5}, {"cropped": 1.0, "crop": 0.4}):
         look = Appearance(**{**vars(plain), **changed})
         assert float(render(labels, contrast, look, Draws(1))[0, 0, 5:].std()) > 0.01, changed
+
+
+def test_two_brains_are_aligned_by_their_structures_in_mm() -> None:
+    """A map and the same turned, stretched and shifted: the affine between their structures is that."""
+    axis = np.stack(np.meshgrid(*(np.arange(60),) * 3, indexing="ij"), axis=-1) - 29.5
+    centres = np.random.default_rng(0).uniform(-12, 12, (6, 3))
+    matrix = rotation(torch.tensor([0.1, -0.2, 0.15])).numpy() @ np.diag([1.1, 0.9, 1.0])
+    shift = np.array([3.0, -2.0, 1.0])
+
+    def labels(points: np.ndarray) -> LabelMap:
+        distance = np.linalg.norm(points[..., None, :] - centres, axis=-1)
+        found = np.where(distance.min(-1) < 6, distance.argmin(-1) + 1, 0)
+        return LabelMap(found.astype(np.uint8), 1.0, len(centres), "brain")
+
+    first, second = labels(axis), labels((axis - shift) @ np.linalg.inv(matrix).T)
+    turn, offset = affine_between(halves(first), halves(second))
+    found = axis[::10, ::10, ::10].reshape(-1, 3)[:, :, None]
+    error = (turn.numpy() @ found + offset.numpy()) - (matrix @ found + shift[:, None])
+    assert np.linalg.norm(error, axis=1).mean() < 1.0

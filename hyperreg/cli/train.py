@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -16,24 +17,73 @@ app = typer.Typer(help="Train models on synthetic images. Not needed to use Hype
 
 @app.command(
     "registration",
-    epilog="Example: hyperreg train registration --config hyperreg/training/configs/brain.yaml --resume",
+    epilog="Examples: hyperreg train registration --images MY_BRAINS --minutes 480, and "
+    "hyperreg train registration --config hyperreg/training/configs/brain.yaml --resume",
 )
 @guarded
 def registration(
-    config: Annotated[Path, typer.Option("--config", "-c", help="YAML: network, synthesis, steps, output folder.")],
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="YAML: network, synthesis, steps, output folder.")
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option("--images", metavar="FOLDER", help="Adapt a model to the images there, of ten people or more."),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint in the output folder.")
     ] = False,
+    model: Annotated[
+        str, typer.Option("--model", help="With --images: which model; 'any' for what is no brain.")
+    ] = "brain",
+    name: Annotated[
+        str, typer.Option("--name", help="With --images: of the adapted model; MODEL-FOLDER if not given.")
+    ] = "",
+    minutes: Annotated[float, typer.Option("--minutes", help="With --images: how long to train.", min=0.01)] = 480,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="With --images: for checkpoints; FOLDER/hyperreg if not given."),
+    ] = None,
 ) -> None:
-    """Train a registration model; a run that was interrupted goes on with --resume.
+    """Train a registration model on synthetic images (--config), or adapt one to your own (--images).
 
-    Figures of every step are in log.jsonl in the output folder, live curves too: `tensorboard --logdir FOLDER`.
+    Images stay on this machine. Some of them are held out: the adapted model is added to those that `hyperreg register`
+    knows only if it registers these better than before. A run that was interrupted goes on with --resume. Metrics of
+    every step are in log.jsonl in the output folder, live curves too: `tensorboard --logdir FOLDER`.
     """
-    from hyperreg.training.registration import train
-
+    if (config is None) == (images is None):
+        raise InputError("Give --config FILE to train, or --images FOLDER to adapt a model to your own images.")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    folder = train(config, resume=resume)
-    output.print(f"The model is in {folder}.", markup=False)
+    if images is not None:
+        name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", f"{model}-{images.resolve().name}")
+        _adapt(images, model, name, minutes, folder, resume)
+    elif config is not None:
+        from hyperreg.training.registration import train
+
+        output.print(f"The model is in {train(config, resume=resume)}.", markup=False)
+
+
+def _adapt(images: Path, model: str, name: str, minutes: float, folder: Path | None, resume: bool) -> None:
+    from hyperreg.training.own_images import adapt, find_images
+    from hyperreg.training.starter import in_time
+
+    count = len(find_images(images))
+    output.print(f"{count} images: they are aligned first, then come {in_time(60 * minutes)} of training.")
+    with progress_bar() as progress:
+        found = adapt(images, model, name, minutes, folder, resume, progress=progress)
+    output.print("Held-out pairs, before -> after:")
+    for old, new in zip(found.before, found.after, strict=True):
+        output.print(
+            f"λ {old['lambda']:g}: similarity {old['similarity']:.4f} -> {new['similarity']:.4f}, folded "
+            f"{old['folding_percent']:.4f} -> {new['folding_percent']:.4f} %, roughness {old['smoothness']:.4f} -> "
+            f"{new['smoothness']:.4f}",
+            markup=False,
+        )
+    if found.card is None:
+        output.print("Nothing was gained: the model is not taken over.")
+    else:
+        output.print(
+            f"Added: hyperreg register FIXED MOVING --model {found.card.name} (hyperreg models lists it).", markup=False
+        )
 
 
 @app.command(

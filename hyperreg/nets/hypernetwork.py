@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,10 +99,9 @@ class HyperNetwork(nn.Module):
             name: base + part.view_as(base) for name, base, part in zip(self.generated, parameters, parts, strict=True)
         }
 
-    def run(self, weights: dict[str, Tensor], *inputs: Tensor) -> Tensor:
+    def run(self, weights: dict[str, Tensor], *inputs: Any) -> Any:
         """The backbone's output with weights from `generate` (kept by the caller while the hyperparameters rest)."""
-        output: Tensor = functional_call(self.backbone, weights, inputs)
-        return output
+        return functional_call(self.backbone, weights, inputs)
 
-    def forward(self, hyperparameters: Tensor, *inputs: Tensor) -> Tensor:
+    def forward(self, hyperparameters: Tensor, *inputs: Any) -> Any:
         return self.run(self.generate(hyperparameters), *inputs)

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import Self
 
 from hyperreg.errors import FileError, InputError
 from hyperreg.training.appearance import Appearance
@@ -39,6 +40,7 @@ class SynthesisConfig(BaseModel):
     stripped: float = Field(default=0.6, ge=0, le=1)
     strength: tuple[float, float] = (1.0, 1.0)
     look: Appearance = Appearance()
+    repeat: int = Field(default=1, ge=1, description="So many steps in a row learn from one pair: making it takes long")
     on_device: bool = Field(default=False, description="Make the pairs where the network trains (a GPU, say)")
 
 
@@ -118,15 +120,14 @@ class RunConfig(BaseModel):
         return {**self.model_dump(mode="json", exclude=left_out), "synthesis": synthesis}
 
 
-class TrainingConfig(RunConfig):
-    """One training run of a registration model."""
+class RegistrationConfig(RunConfig):
+    """What every training of a registration model has: where it starts, and the terms of the loss."""
 
     start_from: str | None = Field(default=None, description="A model's name, or its folder: its weights come first")
-    synthesis: SynthesisConfig
-    validation: ValidationConfig = ValidationConfig()
     smoothness_weight: float = Field(default=8.0, gt=0, description="Calibrates the middle of the slider")
     later_pass: float = Field(default=0.3, ge=0, le=1, description="Share of pairs that one pass has warped already")
     ends: float = Field(default=0.2, ge=0, le=1, description="Share of each hyperparameter drawn from {0, 1}")
+    towards_zero: float = Field(default=1.0, ge=1, description="λ is a uniform draw to this power: more of it near 0")
     fixed_lambda: float | None = Field(
         default=None, ge=0, le=1, description="An ordinary network for this λ alone, without hypernetwork: to compare"
     )
@@ -140,9 +141,7 @@ class TrainingConfig(RunConfig):
     compile: bool = Field(default=False, description="Compile the network: pays on a GPU and over many steps")
 
     @model_validator(mode="after")
-    def _fits_together(self) -> TrainingConfig:
-        if self.synthesis.on_device and self.workers:
-            raise ValueError("synthesis.on_device makes the pairs in the training process: set workers to 0")
+    def _has_one_or_many(self) -> Self:
         if self.fixed_lambda is not None and self.default_gamma is not None:
             raise ValueError("fixed_lambda is a network without hyperparameters: leave default_gamma out")
         return self
@@ -153,13 +152,26 @@ class TrainingConfig(RunConfig):
         gamma = {} if self.default_gamma is None else {"gamma": self.default_gamma}
         return {"lambda": self.default_lambda, **gamma}
 
-    @property
-    def label_maps(self) -> list[Path]:
-        return self.synthesis.label_maps
-
     def recipe(self) -> dict[str, Any]:
         start = None if self.start_from is None else Path(self.start_from).name
         return {**super().recipe(), "start_from": start}
+
+
+class TrainingConfig(RegistrationConfig):
+    """One training run of a registration model on synthetic images."""
+
+    synthesis: SynthesisConfig
+    validation: ValidationConfig = ValidationConfig()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> TrainingConfig:
+        if self.synthesis.on_device and self.workers:
+            raise ValueError("synthesis.on_device makes the pairs in the training process: set workers to 0")
+        return self
+
+    @property
+    def label_maps(self) -> list[Path]:
+        return self.synthesis.label_maps
 
 
 C = TypeVar("C", bound=RunConfig)

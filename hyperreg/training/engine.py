@@ -162,7 +162,9 @@ class Trainer(ABC, Generic[S]):
         """In words for a progress bar: where the run is and what is left of it, rounded so that it changes rarely."""
         left = self.seconds * (1 - self.done) / max(self.done, 1e-9)
         about = f"{left / 3600:.1f} h" if left > 5400 else f"{max(1, round(left / 60))} min" if left > 45 else "1 min"
-        return f"Training, {min(100, 5 * int(20 * self.done))} % of {self.config.steps} steps; about {about} left"
+        by_time = self.spent > self.step / self.config.steps
+        whole = f"{self.config.minutes:g} minutes" if by_time else f"{self.config.steps} steps"
+        return f"Training, {min(100, 5 * int(20 * self.done))} % of {whole}; about {about} left"
 
     @property
     def over(self) -> bool:

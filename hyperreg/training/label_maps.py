@@ -115,3 +115,26 @@ def brain_from_file(path: Path) -> LabelMap:
     high = inside.max(0) + 30
     cut = labels[low[0] : high[0], low[1] : high[1], low[2] : high[2]]
     return LabelMap(np.ascontiguousarray(cut), float(spacing[0]), len(BRAIN_STRUCTURES), "brain")
+
+
+def halves(label_map: LabelMap) -> Tensor:
+    """The centres of the left and of the right half of every structure, mm from the map's middle: (L, 2, 3); NaN for
+    one that is not there."""
+    labels = label_map.labels
+    found = np.full((label_map.structures, 2, 3), np.nan, dtype=np.float32)
+    for index in range(label_map.structures):
+        places = np.argwhere(labels == index + 1)
+        if len(places):
+            left = places[:, 0] < np.median(places[:, 0])
+            for side, half in enumerate((places[left], places[~left])):
+                if len(half):
+                    found[index, side] = (half.mean(0) + 0.5 - np.array(labels.shape) / 2) * label_map.spacing
+    return torch.from_numpy(found)
+
+
+def affine_between(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """The affine map of a brain's `halves` onto another's, by least squares: matrix (3, 3) and shift (3, 1), mm."""
+    both = torch.isfinite(first).all(-1) & torch.isfinite(second).all(-1)
+    start = torch.cat((first[both], torch.ones(int(both.sum()), 1)), dim=1)
+    found = torch.linalg.lstsq(start.double(), second[both].double()).solution.T.float()
+    return found[:, :3], found[:, 3:]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from hyperreg.registration import losses
 from hyperreg.registration.field import compose, integrate, jacobian_determinant, sample
 from hyperreg.registration.model import RegistrationModel
-from hyperreg.training.config import TrainingConfig
+from hyperreg.training.config import RegistrationConfig
 from hyperreg.training.synthesis import SyntheticPair
 
 # The overlap is also measured on structures averaged over cubes of this many voxels.
@@ -22,44 +22,33 @@ def draw_value(ends: float, generator: torch.Generator) -> float:
     return float(second < 0.5) if first < ends else second
 
 
-class Objective(nn.Module):
-    """A model and the loss that trains it; a module, so that engines can wrap it."""
+class Loss(nn.Module):
+    """HyperMorph's loss of a field, with the terms of a configuration."""
 
-    def __init__(self, model: RegistrationModel, config: TrainingConfig) -> None:
+    def __init__(self, config: RegistrationConfig) -> None:
         super().__init__()
-        self.model = model
         self.config = config
 
-    def forward(
-        self, pair: SyntheticPair, values: list[float], later_pass: bool = False
+    def loss(
+        self, pair: SyntheticPair, displacement: Tensor, rough: Tensor, values: list[float]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a pair on the model's device, and its parts without gradients (scalars, there as well).
+        """Loss of a field on the pair's voxels, and its parts without gradients (scalars).
 
-        values: lambda, and gamma if the model declares it.
-        later_pass: the network is trained on what a first pass of its own, which is not trained, has left to do.
+        rough: the field whose smoothness counts: a velocity, or the displacement itself. values: lambda, and gamma.
         """
-        fixed, moving = pair.images.split(1, dim=1)
-        weights = self.model.weights(torch.tensor(values, device=fixed.device))
-        if later_pass:
-            with torch.no_grad():
-                before = self.model.velocity(weights, fixed, moving)
-                warp = integrate(before)
-            step = self.model.velocity(weights, fixed, sample(moving, warp))
-            velocity = before + step
-            displacement = compose(warp, integrate(step))
-        else:
-            velocity = self.model.velocity(weights, fixed, moving)
-            displacement = integrate(velocity)
-        images = self.image_term(pair, sample(moving, displacement))
-        structures = sample(pair.moving_structures, displacement)
+        images = self.image_term(pair, sample(pair.images[:, 1:], displacement))
+        structures = sample(pair.moving_structures, displacement) if pair.has_structures else pair.moving_structures
         overlap = losses.dice_loss(pair.fixed_structures, structures)
         # Structures that do not touch yet pull on each other only after a blur.
-        coarse = losses.dice_loss(F.avg_pool3d(pair.fixed_structures, COARSE), F.avg_pool3d(structures, COARSE))
+        coarse = overlap
+        if pair.has_structures:
+            coarse = losses.dice_loss(F.avg_pool3d(pair.fixed_structures, COARSE), F.avg_pool3d(structures, COARSE))
         labels = self.config.overlap_weight * (overlap + coarse) / 2
         error, truth = self.truth_term(pair, displacement)
-        smoothness = losses.diffusion(velocity)
+        smoothness = losses.diffusion(rough)
         weighted = self.config.smoothness_weight * smoothness
-        if len(values) == 1:
+        if len(values) == 1 or not pair.has_structures:
+            # Where no structures are known the images count fully, whatever gamma is.
             loss = losses.hyper_loss(images + labels + truth, weighted, values[0])
         else:
             # The true field is neither an image nor a label map: it counts whatever gamma is.
@@ -94,3 +83,33 @@ class Objective(nn.Module):
         error = (missed.norm(dim=1) * inside).sum() / total
         huber = F.huber_loss(missed, torch.zeros_like(missed), reduction="none").mean(1)
         return error, self.config.truth_weight * (huber * inside).sum() / total
+
+
+class Objective(Loss):
+    """A network and the loss that trains it; a module, so that engines can wrap it."""
+
+    def __init__(self, model: RegistrationModel, config: RegistrationConfig) -> None:
+        super().__init__(config)
+        self.model = model
+
+    def forward(
+        self, pair: SyntheticPair, values: list[float], later_pass: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a pair on the model's device, and its parts without gradients (scalars, there as well).
+
+        values: lambda, and gamma if the model declares it.
+        later_pass: the network is trained on what a first pass of its own, which is not trained, has left to do.
+        """
+        fixed, moving = pair.images.split(1, dim=1)
+        weights = self.model.weights(torch.tensor(values, device=fixed.device))
+        if later_pass:
+            with torch.no_grad():
+                before = self.model.velocity(weights, fixed, moving)
+                warp = integrate(before)
+            step = self.model.velocity(weights, fixed, sample(moving, warp))
+            velocity = before + step
+            displacement = compose(warp, integrate(step))
+        else:
+            velocity = self.model.velocity(weights, fixed, moving)
+            displacement = integrate(velocity)
+        return self.loss(pair, displacement, velocity, values)

@@ -103,10 +103,10 @@ def find_cases(folder: Path) -> tuple[Path | None, list[ListedCase], int]:
         source = listed if listed.is_file() else folder
         return source, read_list(source, inputs, 0)[0], inputs
     if (folder / "images").is_dir() and (folder / "labels").is_dir():
-        pairs = _paired(_images_in(folder / "labels"), _images_in(folder / "images"))
+        pairs = _paired(images_in(folder / "labels"), images_in(folder / "images"))
     else:
-        files = _images_in(folder)
-        labels = [path for path in files if _is_label(path)]
+        files = images_in(folder)
+        labels = [path for path in files if is_label(path)]
         pairs = _paired(labels, [path for path in files if path not in labels])
     if not pairs:
         raise InputError(
@@ -185,7 +185,8 @@ def in_time(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
-def _images_in(folder: Path) -> list[Path]:
+def images_in(folder: Path) -> list[Path]:
+    """The files of a folder that can be images or label maps, by name."""
     known = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".mgz")
     return sorted(path for path in folder.iterdir() if path.is_file() and extension(path) in known)
 
@@ -195,7 +196,7 @@ def _stem(path: Path) -> str:
     return name if name != path.name else name[: len(name) - len(extension(path))]
 
 
-def _is_label(path: Path) -> bool:
+def is_label(path: Path) -> bool:
     return path.name.lower().endswith(".seg.nrrd") or bool(LABEL.search(_stem(path)))
 
 

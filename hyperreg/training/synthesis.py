@@ -6,16 +6,16 @@ Both label maps of a pair are known, so training compares structures and never d
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from hyperreg.training.appearance import SUPERSAMPLING, Appearance, draw_contrast, render
-from hyperreg.training.deformation import displacement_between, random_deformation
+from hyperreg.training.deformation import Deformation, displacement_between, random_deformation
 from hyperreg.training.draws import Draws
-from hyperreg.training.label_maps import LabelMap
+from hyperreg.training.label_maps import LabelMap, affine_between, halves
 
 # How far from the middle of a map pairs lie, as a share of what would still fit: the rim is mostly background.
 CENTRED = 0.7
@@ -23,7 +23,8 @@ CENTRED = 0.7
 
 @dataclass(frozen=True)
 class SyntheticPair:
-    """images: (1, 2, I, J, K) fixed and moving, 0..1; structures: two (1, L, I, J, K) maps of fractions per voxel.
+    """images: (1, 2, I, J, K) fixed and moving, 0..1; structures: two (1, L, I, J, K) maps of fractions per voxel, with
+    L = 0 where none are known.
 
     displacement: the true pull-back field (1, 3, I, J, K), voxels; None if the pair is made of two label maps.
     same_contrast: whether an intensity loss such as LNCC makes sense for this pair.
@@ -34,6 +35,10 @@ class SyntheticPair:
     moving_structures: Tensor
     displacement: Tensor | None
     same_contrast: bool
+
+    @property
+    def has_structures(self) -> bool:
+        return self.fixed_structures.shape[1] > 0
 
     def to(self, device: torch.device | str) -> SyntheticPair:
         """The same pair on another device."""
@@ -60,6 +65,7 @@ class PairSynthesiser(Dataset[SyntheticPair]):
     So a run can be resumed and repeated, and pairs can be made in other processes or on the GPU that trains.
     maps: label maps to draw from; pairs are of one kind ("brain", "shapes"), of one map or of two.
     stages: by number; the last one goes on for ever. two_maps, same_contrast, stripped (no skull), shapes: shares.
+    repeat: so many numbers in a row are the same pair.
     strength: the deformations' size is drawn between these multiples of what brains show after linear alignment.
     """
 
@@ -73,9 +79,20 @@ class PairSynthesiser(Dataset[SyntheticPair]):
     strength: tuple[float, float] = (1.0, 1.0)
     look: Appearance = field(default_factory=Appearance)
     device: str = "cpu"
+    repeat: int = 1
     _on_device: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    _halves: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    _last: tuple[int, SyntheticPair] | None = field(default=None, repr=False)
 
     def __getitem__(self, number: int) -> SyntheticPair:
+        if self.repeat == 1:
+            return self._made(number)
+        first = number - number % self.repeat
+        if self._last is None or self._last[0] != first:
+            self._last = first, self._made(first)
+        return self._last[1]
+
+    def _made(self, number: int) -> SyntheticPair:
         draws = Draws(self.seed * 1_000_003 + number, self.device)
         stage = next((stage for stage in self.stages if number < stage.until), self.stages[-1])
         brains = [index for index, label_map in enumerate(self.maps) if label_map.kind == "brain"]
@@ -96,6 +113,8 @@ class PairSynthesiser(Dataset[SyntheticPair]):
         fixed, moving = (
             random_deformation(stage.shape, spacing, turn, mirrored, draws.fields, strength, middle) for _ in range(2)
         )
+        if first != second:
+            moving = self._aligned(moving, first, second)
         labels = [
             self.labels_at(index, deformation.points(SUPERSAMPLING), stripped).view(
                 [n * SUPERSAMPLING for n in stage.shape]
@@ -111,6 +130,15 @@ class PairSynthesiser(Dataset[SyntheticPair]):
         fixed_structures, moving_structures = (fractions(label, self.maps[first].structures) for label in labels)
         truth = displacement_between(fixed, moving) if first == second else None
         return SyntheticPair(torch.cat(images, dim=1), fixed_structures, moving_structures, truth, same_contrast)
+
+    def _aligned(self, deformation: Deformation, first: int, second: int) -> Deformation:
+        """The deformation of map number `first` for `second`, whose brain is aligned linearly with the first one's."""
+        for index in (first, second):
+            if index not in self._halves:
+                self._halves[index] = halves(self.maps[index])
+        turn, shift = affine_between(self._halves[first], self._halves[second])
+        matrix, shift = turn.to(deformation.matrix), shift.to(deformation.matrix)
+        return replace(deformation, matrix=matrix @ deformation.matrix, shift=matrix @ deformation.shift + shift)
 
     def labels_at(self, index: int, points: Tensor, stripped: bool) -> Tensor:
         """Labels (N,) int64 of map number `index` at `points` (3, N), mm from its middle; 0 outside of it."""

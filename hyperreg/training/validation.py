@@ -17,7 +17,7 @@ from hyperreg.training.synthesis import PairSynthesiser, SyntheticPair
 
 def validation_pairs(pairs: PairSynthesiser, maps: Sequence[LabelMap], count: int) -> list[SyntheticPair]:
     """`count` pairs of `maps` as the last stage of the training makes them, with numbers that it never reaches."""
-    other = replace(pairs, maps=maps, stages=pairs.stages[-1:], _on_device={})
+    other = replace(pairs, maps=maps, stages=pairs.stages[-1:], repeat=1, _on_device={}, _halves={}, _last=None)
     return [other[SEED_OFFSET + index] for index in range(count)]
 
 
@@ -49,11 +49,12 @@ def _figures(model: RegistrationModel, weights: dict[str, torch.Tensor], pair: S
     fixed, moving = pair.images.split(1, dim=1)
     found = displacement(model.velocities(weights, fixed, moving))
     figures = {
-        "dice": 1 - losses.dice_loss(pair.fixed_structures, sample(pair.moving_structures, found)),
-        "dice_before": 1 - losses.dice_loss(pair.fixed_structures, pair.moving_structures),
         "smoothness": losses.diffusion(found),
         "folding_percent": (jacobian_determinant(found) <= 0).float().mean() * 100,
     }
+    if pair.has_structures:
+        figures["dice"] = 1 - losses.dice_loss(pair.fixed_structures, sample(pair.moving_structures, found))
+        figures["dice_before"] = 1 - losses.dice_loss(pair.fixed_structures, pair.moving_structures)
     if pair.same_contrast:
         figures["similarity"] = 1 - losses.lncc_loss(fixed, sample(moving, found))
     if pair.displacement is not None:
