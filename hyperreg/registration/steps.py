@@ -40,7 +40,7 @@ LEVELS = (Level(8, 20), Level(4, 14), Level(2, 16), Level(1, 5))
 MARGIN_VOXELS = 8
 # The length of the first and of the last step of a level at lambda = 0, voxels of the level: 99 of 100 vectors are
 # shorter, and none is longer. (Scaled by the longest vector alone, all others wait for a single voxel.)
-FIRST_STEP_VOXELS, LAST_STEP_VOXELS = 0.84, 0.3
+FIRST_STEP_VOXELS, LAST_STEP_VOXELS = 0.6, 0.3
 STEP_QUANTILE = 0.99
 # How much of the direction of a step is that of the one before. Steps of one length go back and forth across the
 # optimum; this evens them out, so that fewer come further.
@@ -55,8 +55,12 @@ EVEN_OUT = (EVENED_FRACTION, 1 - 2 * EVENED_FRACTION, EVENED_FRACTION)
 # Local volume (Jacobian determinant) from which on space counts as compressed, and at which the similarity has no say
 # any more.
 COMPRESSED, FULLY_COMPRESSED = 0.35, 0.1
+# Filter of what is left of a step there: where that changes abruptly, a step tears. It reaches no further than what is
+# compressed was widened before.
+WIDENED = 5
+EASED = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 # Compression and masks are looked at before every so many steps.
-LOOK_EVERY = 3
+LOOK_EVERY = 2
 # Beside voxels that do not count, a smoothed gradient is divided by how much counts around it, but by no less than
 # this: deep inside such a region only diffusion acts.
 LEAST_NEARBY = 0.1
@@ -107,16 +111,26 @@ def scaled(step: Tensor) -> Tensor:
     return step / length.clamp_min(typical)
 
 
+def cut(step: Tensor) -> Tensor:
+    """A step (B, 3, I, J, K) without vectors longer than the first step of a level.
+
+    Where a displacement is rough, evening it out may ask for many voxels, and such a step would tear it instead.
+    """
+    length = step.square().sum(1, keepdim=True).sqrt()
+    return step * (FIRST_STEP_VOXELS / length.clamp_min(FIRST_STEP_VOXELS))
+
+
 def room_to_compress(displacement: Tensor) -> Tensor:
     """How much of a step each voxel may take, 0 to 1: (1, 1, I, J, K); less where the map x + u(x), (1, 3, I, J, K),
     compresses space to less than COMPRESSED of its volume."""
     # A determinant of forward differences is one of the cell between a voxel and the next ones.
     volume = F.pad(jacobian_determinant(displacement)[:, None], (0, 1, 0, 1, 0, 1), mode="replicate")
     largest = -volume
-    for size in ((3, 1, 1), (1, 3, 1), (1, 1, 3)):  # axis by axis: a third of the time of the whole cube at once
+    # Axis by axis: a third of the time of the whole cube at once.
+    for size in ((WIDENED, 1, 1), (1, WIDENED, 1), (1, 1, WIDENED)):
         largest = F.max_pool3d(largest, size, stride=1, padding=tuple(n // 2 for n in size))
     room = ((-largest - FULLY_COMPRESSED) / (COMPRESSED - FULLY_COMPRESSED)).clamp(0, 1)
-    return separable(room, (0.25, 0.5, 0.25), "repeat")
+    return separable(room, EASED, "repeat")
 
 
 def climb(
@@ -175,7 +189,7 @@ def climb(
         change = _shared(direction * (lengths[step] * room), middle)
         tick((step + 0.75) / level.steps)
         change += (diffusion + (1 - room)) * (separable(displacement, EVEN_OUT, "repeat") - displacement)
-        change *= freedom
+        change = cut(change * freedom)
         if pull is not None:
             near, towards = pull.step(displacement)
             change = (1 - near) * change + _shared(towards * room * window, middle)
