@@ -13,9 +13,6 @@ import pytest
 
 import hyperreg
 
-LONGEST_FILE = 400
-# A test file is a list of cases, to be read one at a time.
-LONGEST_TEST_FILE = 600
 LARGEST_REPOSITORY_MB = 100
 
 # What each part of the engine may import from the engine; the way is one-way (docs/developer-guide.md).
@@ -123,18 +120,6 @@ def test_light_modules_import_nothing_heavy(module: str) -> None:
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert process.returncode == 0, process.stderr
     assert process.stdout.strip() == "[]"
-
-
-def test_no_file_is_too_long_to_read(repository: Path) -> None:
-    long = []
-    for path in tracked(repository, "*.py"):
-        name = path.relative_to(repository).as_posix()
-        if "conformance" in name:  # one line per fact about PythonQt: it may be long
-            continue
-        lines = len(path.read_text(encoding="utf-8").splitlines())
-        if lines > (LONGEST_TEST_FILE if name.startswith("Testing/") else LONGEST_FILE):
-            long.append(f"{name}: {lines} lines")
-    assert long == []
 
 
 def test_the_version_stands_in_one_place(repository: Path) -> None:
