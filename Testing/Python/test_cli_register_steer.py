@@ -102,6 +102,7 @@ def test_the_alignment_alone_with_one_scale(pair: PairFiles, capsys: pytest.Capt
     linear = read_transform(pair.results / "t.h5").linear[:3, :3]
     np.testing.assert_allclose(linear @ linear.T, np.cbrt(np.linalg.det(linear)) ** 2 * np.eye(3), atol=1e-6)
     assert ask(pair, "--only", "similarity", "--fixed-mask", str(pair.fixed_labels)) == 2
+    assert ask(pair, "--only", "similarity", "--init", "com") == 2
     assert "minds neither masks" in " ".join(capsys.readouterr().err.split())
 
 

@@ -10,6 +10,7 @@ import typer
 
 from hyperreg.cli import options
 from hyperreg.cli.console import cancel_on_interrupt, guarded, messages, output, progress_bar, warn
+from hyperreg.errors import InputError
 
 EXAMPLES = """Examples:
 
@@ -160,6 +161,8 @@ def command(
     from hyperreg.registration.pairs import Pair
     from hyperreg.registration.run import Outputs, register
 
+    if only is not None and initial != "affine":
+        raise InputError("The linear alignment alone (--only) is found from the images: leave --init out.")
     pair = Pair(
         fixed, moving, fixed_labels, moving_labels, only.value if only else initial, model, device.value,
         options.chosen(gamma), regions, options.region_lambdas(region_lambda), fixed_points, moving_points,
