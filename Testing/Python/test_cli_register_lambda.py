@@ -39,10 +39,15 @@ def test_lambda_is_searched_for_by_the_overlap_of_the_labels(pair: PairFiles, ti
 
 def test_without_label_maps_lambda_is_searched_for_by_the_images(pair: PairFiles, tiny_model: str) -> None:
     report = pair.results / "r.json"
-    code = run("register", *pair.images, "-q", "--lam", "auto", "--model", tiny_model, "--report", str(report))
-    assert code == 0
+    ask = ("register", *pair.images, "-q", "--lam", "auto", "--report", str(report))
+    assert run(*ask, "--model", tiny_model) == 0
     found = json.loads(report.read_text(encoding="utf-8"))
     assert found["lambda_choice"]["by"] == "images"
+    assert found["lambda"] == 1.0, "an untrained network mends nothing"
+    assert run(*ask, "--fast") == 0
+    found = json.loads(report.read_text(encoding="utf-8"))
+    assert found["lambda_choice"]["by"] == "images"
+    assert found["lambda"] < 1.0
     assert found["metrics"]["detail"] == pytest.approx(max(row["detail"] for row in found["lambda_choice"]["response"]))
 
 

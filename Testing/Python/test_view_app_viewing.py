@@ -280,8 +280,8 @@ def test_each_panel_has_its_own_messages(back: App) -> None:
 def test_landmarks_have_the_colour_of_their_image_and_numbers(back: App) -> None:
     tuning = back.controller.tuning
     points = back.controller.pair.volumes["fixed"].grid.to_ras([[20.0, 25, 24], [30, 30, 20]])
-    tuning.place_points("fixed_points", points, "f")
-    tuning.place_points("moving_points", points + 2, "m")
+    tuning.place_points("fixed_points", points, ["1", "2"], "f")
+    tuning.place_points("moving_points", points + 2, ["1", "2"], "m")
     nodes = [tuning._points[role] for role in ("fixed_points", "moving_points")]
     colours = [node.GetDisplayNode().GetSelectedColor() for node in nodes]
     assert np.abs(np.subtract(*colours)).max() > 0.3
