@@ -7,9 +7,8 @@ deformation); what the images alone say is read from them without it, so every r
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +18,7 @@ import typer
 
 from benchmarks.deformation_warnings import TRUTHS, Row, figure, warnings_table, without_truth
 from benchmarks.pairs import DATA
+from benchmarks.readme import write_rows
 from benchmarks.registration.case import Case, read_points
 from benchmarks.registration.cases import all_cases
 from benchmarks.registration.store import load_transform
@@ -251,11 +251,7 @@ def write(measured: Sequence[Measured], folder: Path, options: str = "") -> str:
     parts += ["![Truth and fine detail over λ](automatic-lambda.png)", warnings_table(measured)]
     text = "\n\n".join(parts)
     (folder / "README.md").write_text(text + "\n", encoding="utf-8")
-    rows: list[Mapping[str, Any]] = [{"pair": one.pair, **row} for one in measured for row in one.rows]
-    with (folder / "rows.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows([{"pair": one.pair, **row} for one in measured for row in one.rows], folder / "rows.csv")
     draw(measured, folder / "automatic-lambda.png")
     return text
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +10,7 @@ from typing import Annotated, cast
 
 import typer
 
+from benchmarks.readme import write_rows
 from benchmarks.registration.case import Case
 from benchmarks.registration.cases import all_cases
 from hyperreg.imaging.files import read_volume
@@ -76,10 +76,7 @@ def write(rows: Sequence[Row], folder: Path) -> str:
     )
     text = "\n\n".join(["# Telling contrasts apart", setting, table(rows)])
     (folder / "README.md").write_text(text + "\n", encoding="utf-8")
-    with (folder / "rows.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(asdict(rows[0])), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+    write_rows([asdict(row) for row in rows], folder / "rows.csv")
     return text
 
 

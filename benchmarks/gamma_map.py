@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ import numpy as np
 import typer
 
 from benchmarks.pairs import check_data, oasis
+from benchmarks.readme import write_rows
 from hyperreg.registration.catalogue import find_model
 from hyperreg.registration.session import LiveSession
 
@@ -119,10 +119,7 @@ def write(rows: Sequence[Row], folder: Path) -> str:
     picture = "![Dice, roughness and folding over λ and γ](gamma_map.png)"
     text = "\n\n".join(["# The response over λ and γ", setting, table(rows), picture])
     (folder / "README.md").write_text(text + "\n", encoding="utf-8")
-    with (folder / "rows.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(asdict(rows[0])))
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+    write_rows([asdict(row) for row in rows], folder / "rows.csv")
     draw(rows, folder / "gamma_map.png")
     return text
 

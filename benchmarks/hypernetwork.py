@@ -7,7 +7,6 @@ measured on the same held-out pairs. So the ordinary networks together get as ma
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 import typer
 
+from benchmarks.readme import write_rows
 from hyperreg.training.config import TrainingConfig
 from hyperreg.training.engine import SEED_OFFSET
 from hyperreg.training.registration import Trainer, make_maps
@@ -250,7 +250,7 @@ def write(rows: Sequence[Row], folder: Path, steps: int) -> str:
     ]
     text = "\n\n".join(parts) + "\n"
     (folder / "README.md").write_text(text, encoding="utf-8")
-    _write_rows(rows, folder / "rows.csv")
+    write_rows([asdict(row) for row in rows], folder / "rows.csv")
     draw(rows, folder / "hypernetwork.png")
     return text
 
@@ -267,15 +267,8 @@ def write_designs(rows: Sequence[Row], folder: Path, steps: int) -> str:
     )
     text = "\n\n".join(["# Designs of the hypernetwork", setting, design_table(rows, steps)]) + "\n"
     (folder / "designs.md").write_text(text, encoding="utf-8")
-    _write_rows(rows, folder / "designs.csv")
+    write_rows([asdict(row) for row in rows], folder / "designs.csv")
     return text
-
-
-def _write_rows(rows: Sequence[Row], path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(asdict(rows[0])))
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
 
 
 def command(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 import typer
 
+from benchmarks.readme import write_rows
 from benchmarks.registration.case import Case
 from benchmarks.registration.cases import cases_of
 from benchmarks.registration.measure import measure
@@ -116,10 +116,7 @@ def write(rows: Sequence[Row], card: ModelCard, folder: Path) -> str:
     )
     text = "\n\n".join(["# The learned solver against the plain one", setting, table(rows)])
     (folder / "README.md").write_text(text + "\n", encoding="utf-8")
-    with (folder / "rows.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(asdict(rows[0])), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+    write_rows([asdict(row) for row in rows], folder / "rows.csv")
     return text
 
 

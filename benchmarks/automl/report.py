@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.automl.campaign import Scale, of, tpe_study
+from benchmarks.readme import write_rows
 from hyperreg.automl.encoding import encode
 from hyperreg.automl.ledger import Ledger, Record
 from hyperreg.automl.predictor import BradleyTerry, Majority, PairTransformer, Predictor, Ridge, rate_features
@@ -113,7 +113,7 @@ def write(output: Path, folder: Path, scale: Scale) -> str:
         raise FileError(f"No trial of {scale.steps} steps has ended in '{output}' yet.")
     noise = noise_of(records)
     folder.mkdir(parents=True, exist_ok=True)
-    _csv(folder / "trials.csv", [_row(record) for record in records])
+    write_rows([_row(record) for record in records], folder / "trials.csv")
     judged = judge(random, noise) if len(random) >= 4 * FOLDS else []
     found = curves(output, records, scale)
     default = _json(output / "default.json", [])
@@ -163,7 +163,7 @@ def _text(
     ]
     if long:
         rows = [{"network": name, **row} for name, entry in long.items() for row in entry["patients"]]
-        _csv(folder / "patients.csv", rows)
+        write_rows(rows, folder / "patients.csv")
         parts += ["## On patients that no trial saw", _long_table(long)]
         best = max(of(records, "random", "predictor"), key=lambda record: record.score or 0.0)
         network_figure([best.configuration]).savefig(folder / "network.png", dpi=80)
@@ -264,13 +264,6 @@ def _row(record: Record) -> dict[str, Any]:
         "augmentations": " ".join(configuration.augmentations),
         "encoding": " ".join(map(str, encode(configuration).values)),
     }  # fmt: skip
-
-
-def _csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _json(path: Path, otherwise: Any) -> Any:
