@@ -4,13 +4,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
 
 import numpy as np
 import pytest
 from stand_in_worker import DEADLY_LAMBDA, DEFAULT_GAMMA, set_field
-from worker_bench import AFFINE, Observed, client, fill, live, prepare, volume, wait_until  # noqa: F401
+from worker_bench import AFFINE, Observed, client, fill, kill_worker, live, prepare, volume, wait_until  # noqa: F401
 
 from hyperreg.errors import InputError
 from hyperreg.imaging.transform import Transform
@@ -77,10 +75,7 @@ def test_what_was_set_survives_the_worker(client: WorkerClient, live: Observed) 
     live.set_hyperparameter("gamma", 0.75)
     live.set_regions(labels, {3: 0.9})
     settle(client, live, set_field(live.grid, 0.4, 0.75, labels, {3: 0.9}))
-    assert client.pid is not None
-    os.kill(client.pid, signal.SIGKILL)
-    wait_until(client, lambda: not client.alive)
-    client.poll()
+    kill_worker(client)
     live.errors.clear()
     live.set_lambda(0.43)
     settle(client, live, set_field(live.grid, 0.43, 0.75, labels, {3: 0.9}))
@@ -138,10 +133,7 @@ def test_masks_change_live_cross_once_and_survive_the_worker(client: WorkerClien
     live.set_masks(live._prepared().settings.constraints.fixed_mask, live._prepared().settings.constraints.moving_mask)
     fill(client, live)
     assert len(live.fields) == told, "the same objects are no news"
-    assert client.pid is not None
-    os.kill(client.pid, signal.SIGKILL)
-    wait_until(client, lambda: not client.alive)
-    client.poll()
+    kill_worker(client)
     live.errors.clear()
     live.set_regions(None, {})
     settle(client, live, 0.5 * plain)
@@ -182,10 +174,7 @@ def test_any_transform_is_a_start_also_after_the_worker_died(client: WorkerClien
     live.set_landmarks(fixed, start.apply(fixed) + np.array((0, 3, 4)))
     wait_until(client, lambda: bool(live.measured) and "landmarks_mm" in live.measured[-1][1])
     assert live.measured[-1][1]["landmarks_mm_before"] == pytest.approx(5)
-    assert client.pid is not None
-    os.kill(client.pid, signal.SIGKILL)
-    wait_until(client, lambda: not client.alive)
-    client.poll()
+    kill_worker(client)
     live.errors.clear()
     live.set_lambda(0.43)
     wait_until(client, lambda: live.solved_lam == 0.43)

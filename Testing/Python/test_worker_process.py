@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from worker_bench import LONG_S, STAND_IN, client, folders, is_running, semaphores_of, wait_until  # noqa: F401
+from worker_bench import LONG_S, STAND_IN, client, folders, is_running, kill_worker, semaphores_of, wait_until  # noqa: F401
 
 from hyperreg.errors import WorkerError
 from hyperreg.worker.client import WorkerClient
@@ -51,9 +51,7 @@ def test_a_worker_that_dies_is_explained_and_replaced(
 
 def test_a_worker_that_dies_idle_is_replaced_without_a_word(client: WorkerClient) -> None:
     assert client.submit("echo").wait(LONG_S)
-    assert client.pid is not None
-    os.kill(client.pid, signal.SIGKILL)
-    wait_until(client, lambda: not client.alive)
+    kill_worker(client)
     job = client.submit("echo")
     assert job.wait(LONG_S)
     assert job.state == "done"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -112,6 +114,14 @@ def wait_until(client: WorkerClient, condition: Callable[[], bool], say: Callabl
         client.poll()
         assert time.monotonic() < deadline, f"nothing happened; {say()}; the worker's log: {client.log}"
         time.sleep(0.002)
+
+
+def kill_worker(client: WorkerClient) -> None:
+    """Kill the worker, as the system does when memory runs out, and wait until its client knows."""
+    assert client.pid is not None
+    os.kill(client.pid, signal.SIGKILL)
+    wait_until(client, lambda: not client.alive)
+    client.poll()
 
 
 def folders(client: WorkerClient) -> list[Path]:
