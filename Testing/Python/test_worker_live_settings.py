@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-
 import numpy as np
 import pytest
 from stand_in_worker import DEADLY_LAMBDA, DEFAULT_GAMMA, set_field
