@@ -217,6 +217,13 @@ def test_gdcm_works_in_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.
     check(read_volume(tmp_path), values())
 
 
+def test_codecs_work_in_a_process_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_slices(tmp_path, array=values(), change=lambda one, _number: one.compress(pydicom.uid.JPEGLSLossless))
+    monkeypatch.setattr("hyperreg.imaging.dicom.pixels.decode", None)
+    monkeypatch.setattr(pydicom.Dataset, "pixel_array", None)
+    check(read_volume(tmp_path), values())
+
+
 @pytest.mark.parametrize("compressor", ["JPEG", "JPEG2000"])
 def test_a_compressed_slice_that_is_cut_is_not_read_as_grey(tmp_path: Path, compressor: str) -> None:
     _compressed_by_itk(tmp_path, compressor, 1)

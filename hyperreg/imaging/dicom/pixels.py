@@ -1,9 +1,12 @@
-"""The pixels of DICOM images: pydicom decodes them, GDCM (in SimpleITK) what pydicom has no codec for."""
+"""The pixels of DICOM images: pydicom decodes them, GDCM (in SimpleITK) what pydicom has no codec for.
+
+What is compressed by JPEG and its kin is decoded by libraries in C, which damaged pixels can crash: in a child process.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -143,15 +146,16 @@ def _narrowed(values: np.ndarray) -> np.ndarray:
 
 def _stored(instance: Instance, warnings: list[str]) -> np.ndarray:
     """The stored pixels of a file: (frames, rows, columns). Raises FileError if they are damaged or cut."""
+    from pydicom.uid import UID, RLELossless
+
     rows, columns, count = instance.whole_number("Rows"), instance.whole_number("Columns"), instance.frame_count
     with parsing(instance.name):
         dataset = read_whole(instance.entry, warnings)
         syntax = instance.transfer_syntax
-        # Pillow reads only the 8-bit form of JPEG Extended.
-        if _pydicom_decodes(syntax) and not (syntax == JPEG_EXTENDED and dataset.BitsStored > 8):
-            pixels = dataset.pixel_array
+        if UID(syntax).is_encapsulated and syntax != RLELossless:
+            pixels = _decoded_apart(dataset, instance.name)
         else:
-            pixels = _decoded_by_gdcm(dataset, instance.name)
+            pixels = dataset.pixel_array
         return _without_overlays(np.asarray(pixels).reshape(count, rows, columns), dataset)
 
 
@@ -165,11 +169,18 @@ def _without_overlays(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
     return (stored << free) >> free
 
 
-def _decoded_by_gdcm(dataset: Dataset, name: str) -> np.ndarray:
-    """The stored pixels, as GDCM decodes them, in a process that damaged ones may end.
+def decode(path: str) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """The stored pixels of a DICOM file, as pydicom decodes them; for the child process of `guarded.call`."""
+    from pydicom import dcmread
 
-    GDCM applies slopes and sorts out geometry in its own way, so it is given a secondary capture that holds nothing but
-    the pixels. Raises FileError if they are damaged.
+    return {}, [dcmread(path).pixel_array]
+
+
+def _decoded_apart(dataset: Dataset, name: str) -> np.ndarray:
+    """The stored pixels, decoded in a process that damaged ones may end.
+
+    GDCM applies slopes and sorts out geometry in its own way, so the process is given a secondary capture that holds
+    nothing but the pixels. Raises FileError if they are damaged.
     """
     from pydicom import Dataset
     from pydicom.dataset import FileMetaDataset
@@ -191,7 +202,12 @@ def _decoded_by_gdcm(dataset: Dataset, name: str) -> np.ndarray:
         path = folder / "pixels.dcm"
         bare.save_as(path, enforce_file_format=True)
         try:
-            _facts, (pixels,) = guarded.call("hyperreg.imaging.itk:read_image", path, "GDCMImageIO")
+            syntax = dataset.file_meta.TransferSyntaxUID
+            # Pillow reads only the 8-bit form of JPEG Extended.
+            if _pydicom_decodes(syntax) and not (syntax == JPEG_EXTENDED and dataset.BitsStored > 8):
+                _facts, (pixels,) = guarded.call("hyperreg.imaging.dicom.pixels:decode", path)
+            else:
+                _facts, (pixels,) = guarded.call("hyperreg.imaging.itk:read_image", path, "GDCMImageIO")
         except (FileError, RuntimeError) as error:
             raise FileError(
                 f"'{name}' is damaged or was cut short: its compressed pixels cannot be read. Copy or export it again."
