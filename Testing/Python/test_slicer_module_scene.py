@@ -89,15 +89,22 @@ def test_leaving_and_entering_keeps_the_choices(module):
     assert module.registration.asked[-1] == pytest.approx(0.77)
 
 
-def forget_library():
-    """Drop the module's library, as a reload does, so that the next test imports it anew."""
-    for name in [name for name in sys.modules if name.partition(".")[0] == "HyperRegSlicerLib"]:
+def library() -> dict:
+    """The modules of the module's library that are imported now."""
+    return {name: found for name, found in sys.modules.items() if name.partition(".")[0] == "HyperRegSlicerLib"}
+
+
+@pytest.fixture
+def same_library_afterwards():
+    """Whatever a test reloads, the next one sees and patches the library that its helpers were imported from."""
+    before = library()
+    yield
+    for name in library():
         del sys.modules[name]
+    sys.modules.update(before)
 
 
-def test_reload_ends_the_old_worker_and_makes_a_working_panel(module, monkeypatch, request):
-    # What the reloaded library has imported, the stand-ins below, would otherwise outlive this test.
-    request.addfinalizer(forget_library)
+def test_reload_ends_the_old_worker_and_makes_a_working_panel(same_library_afterwards, module, monkeypatch):
     module.go_live()
     old = module.connection
     transform = module.parameters.transform
