@@ -121,6 +121,8 @@ def show_landmarks(host: Host, widget: Any, output: Path, pair: PhantomPair) -> 
     """Place landmarks and take their picture."""
     place_landmarks(host, widget, pair)
     ui = widget.ui
+    # The sections above fold away: theirs would push the landmarks out of the picture.
+    ui.responseSection.collapsed = ui.compareSection.collapsed = True
     ui.landmarksSection.collapsed = False
     print(host.screenshot(output / "slicer-landmarks.png", size=SIZE), ui.metricsLabel.text, sep="\n")
     print(ui.landmarksNoteLabel.text)
@@ -177,7 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
     pair = register_head(host, widget)
     move_to(host, widget, PICTURES["middle"])
     show_landmarks(host, widget, options.output, pair)
-    ui.responseSection.collapsed = ui.landmarksSection.collapsed = True
+    ui.landmarksSection.collapsed = True
     ui.regionsSection.collapsed = False
     give_regions(host, widget, {0: 0.9, 2: 0.1})
     print(host.screenshot(options.output / "slicer-regions.png", size=SIZE), ui.metricsLabel.text, sep="\n")
