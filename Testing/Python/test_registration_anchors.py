@@ -82,3 +82,44 @@ def test_lambda_outside_the_range_is_refused(filled: Anchors, lam: float) -> Non
 def test_without_anchors_there_is_no_preview() -> None:
     with pytest.raises(InputError, match="no field"):
         Anchors().interpolate(0.5)
+
+
+def parabola(lam: float) -> Fields:
+    """Fields that are a polynomial of second degree in lambda."""
+    field = response(0.0).forward.array * np.float32(1 - lam + 2 * lam**2)
+    return Fields(DisplacementField(field, AFFINE), DisplacementField(-field, AFFINE))
+
+
+def test_a_parabola_is_met_wherever_anchors_lie_on_both_sides() -> None:
+    anchors = Anchors()
+    for lam in (0.0, 0.1, 0.4, 0.6, 1.0):
+        anchors.add(lam, parabola(lam))
+    for lam in (0.15, 0.3, 0.5):
+        found, true = anchors.interpolate(lam), parabola(lam)
+        np.testing.assert_allclose(found.forward.array, true.forward.array, atol=2e-5)
+        np.testing.assert_allclose(found.inverse.array, true.inverse.array, atol=2e-5)
+
+
+def test_it_is_smooth_across_an_anchor() -> None:
+    anchors = Anchors()
+    for lam in (0.0, 0.25, 0.5, 1.0):
+        anchors.add(lam, parabola(lam))
+    before, at, after = (anchors.interpolate(lam).forward.array for lam in (0.499, 0.5, 0.501))
+    np.testing.assert_allclose(at - before, after - at, rtol=0.02, atol=1e-4)
+
+
+def test_anchors_of_another_stage_do_not_bend_what_lies_between_two_of_one() -> None:
+    """A draft is off by more than the response bends."""
+    anchors = Anchors()
+    good = parabola(0.2)
+    draft = Fields(*(DisplacementField(field.array + 3, AFFINE) for field in (good.forward, good.inverse)))
+    anchors.add(0.2, draft, stage=0)
+    for lam in (0.4, 0.6):
+        anchors.add(lam, parabola(lam), stage=1)
+    mean = (parabola(0.4).forward.array + parabola(0.6).forward.array) / 2
+    np.testing.assert_allclose(anchors.interpolate(0.5).forward.array, mean, atol=1e-5)
+    mean = (draft.forward.array + parabola(0.4).forward.array) / 2
+    np.testing.assert_allclose(anchors.interpolate(0.3).forward.array, mean, atol=1e-5)
+    linear = difference_mm(anchors.interpolate(0.5).forward, parabola(0.5).forward)[0]
+    anchors.add(0.2, good, stage=1)
+    assert difference_mm(anchors.interpolate(0.5).forward, parabola(0.5).forward)[0] < 0.6 * linear

@@ -1,13 +1,15 @@
 """Preview fields: interpolation between exact fields at a few values of lambda. numpy only, so that it runs in Slicer.
 
-Linear interpolation of the displacements between anchors is what makes the slider live on a CPU. The anchors are set
-where the response bends: each new one halves the interval whose interpolation is worst, until none is off by more than
-the tolerance.
+Interpolation of the displacements between anchors is what makes the slider live on a CPU: cubic, with the slopes that
+the anchors beside an interval give, which halves the error of linear interpolation where the response is smooth. The
+anchors are set where the response bends: each new one halves the interval whose interpolation is worst, until none is
+off by more than the tolerance.
 """
 
 from __future__ import annotations
 
 import bisect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +20,8 @@ from hyperreg.imaging.volume import DisplacementField
 # What a preview may be off from the exact field: mean and 99th percentile of the length of the difference.
 TOLERANCE_MEAN_MM = 0.1
 TOLERANCE_P99_MM = 0.5
-# Halving an interval divides the error of linear interpolation by four where the response is smooth; two is on the safe
-# side where it bends.
+# Halving an interval divides the error by eight or more where the response is smooth; two is on the safe side where it
+# bends.
 ERROR_DECAY = 0.5
 MAX_ANCHORS = 17
 # Lambdas closer than this are the same; also how finely the slider's values are told apart.
@@ -56,17 +58,18 @@ class Anchors:
     def __init__(self) -> None:
         self.lambdas: list[float] = []
         self._fields: list[Fields] = []
+        self._stages: list[int] = []
         self._errors: list[float] = []  # of the interval right of each anchor, as a fraction of the tolerance
 
     def __len__(self) -> int:
         return len(self.lambdas)
 
-    def add(self, lam: float, fields: Fields) -> None:
-        """Keep an exact field; one at the same lambda is replaced."""
+    def add(self, lam: float, fields: Fields, stage: int = 0) -> None:
+        """Keep an exact field; one at the same lambda is replaced. stage: how good it is; see `interpolate`."""
         lam = check_lambda(lam)
         at = bisect.bisect_left(self.lambdas, lam - SAME_LAMBDA)
         if at < len(self) and abs(self.lambdas[at] - lam) <= SAME_LAMBDA:
-            self._fields[at] = fields
+            self._fields[at], self._stages[at] = fields, stage
             return
         error = float("inf")
         if 0 < at < len(self):
@@ -75,6 +78,7 @@ class Anchors:
             self._errors[at - 1] = error
         self.lambdas.insert(at, lam)
         self._fields.insert(at, fields)
+        self._stages.insert(at, stage)
         self._errors.insert(at, error)
 
     def next_lambda(self) -> float | None:
@@ -91,32 +95,65 @@ class Anchors:
         return (self.lambdas[worst] + self.lambdas[worst + 1]) / 2
 
     def interpolate(self, lam: float, *, inverse: bool = True, out: Fields | None = None) -> Fields:
-        """Fields at lambda, linear between the two nearest anchors (the nearest one alone beyond the ends).
+        """Fields at lambda, between the two nearest anchors (the nearest one alone beyond the ends).
 
+        Cubic where both are of one stage, with slopes from the next anchors of that stage; else linear.
         inverse=False leaves the inverse as it is in `out` (or at the nearest anchor): half the work while dragging.
         out: fields whose arrays are overwritten, to save the allocation. Raises InputError without any anchor.
         """
         lam = check_lambda(lam)
         if not self.lambdas:
             raise InputError("There is no field to preview yet; wait for the first one.")
+        weights = self._weights(lam)
+        forward = _sum(weights, [field.forward for field in self._fields], out.forward if out else None)
+        if inverse:
+            backward = _sum(weights, [field.inverse for field in self._fields], out.inverse if out else None)
+            return Fields(forward, backward)
+        return Fields(forward, out.inverse if out else self._fields[max(weights, key=lambda at: weights[at])].inverse)
+
+    def _weights(self, lam: float) -> dict[int, float]:
+        """The share of each anchor, by its place, in the fields at lambda; they sum to 1."""
         right = min(bisect.bisect_left(self.lambdas, lam), len(self) - 1)
         left = max(0, right - 1) if self.lambdas[right] > lam else right
+        if left == right:
+            return {left: 1.0}
         span = self.lambdas[right] - self.lambdas[left]
-        weight = (lam - self.lambdas[left]) / span if span > 0 else 0.0
-        first, second = self._fields[left], self._fields[right]
-        nearest = second if weight > 0.5 else first
-        forward = _blend(first.forward, second.forward, weight, out.forward if out else None)
-        if inverse:
-            return Fields(forward, _blend(first.inverse, second.inverse, weight, out.inverse if out else None))
-        return Fields(forward, out.inverse if out else nearest.inverse)
+        t = (lam - self.lambdas[left]) / span
+        if self._stages[left] != self._stages[right]:
+            return {left: 1 - t, right: t}
+        # Hermite's polynomials: of the value and of the slope at each end.
+        weights = dict.fromkeys((left - 1, left, right, right + 1), 0.0)
+        weights[left], weights[right] = (1 + 2 * t) * (1 - t) ** 2, t * t * (3 - 2 * t)
+        for end, height in ((left, t * (1 - t) ** 2), (right, t * t * (t - 1))):
+            for at, share in self._slope(end, self._stages[left]).items():
+                weights[at] = weights.get(at, 0.0) + span * height * share
+        return {at: weight for at, weight in weights.items() if weight != 0}
+
+    def _slope(self, at: int, stage: int) -> dict[int, float]:
+        """The derivative over lambda at an anchor, as shares of anchors: of the parabola through it and the next ones
+        of the same stage; of the line where there is but one."""
+        beside = [n for n in (at - 1, at + 1) if 0 <= n < len(self) and self._stages[n] == stage]
+        steps = {n: self.lambdas[n] - self.lambdas[at] for n in beside}
+        shares = {at: 0.0}
+        for n, step in steps.items():
+            # The other one's distance says how much this one's difference quotient counts.
+            other = next((abs(steps[m]) for m in steps if m != n), 1.0)
+            quotient = other / (other + abs(step)) if len(steps) > 1 else 1.0
+            shares[n] = quotient / step
+            shares[at] -= quotient / step
+        return shares
 
 
-def _blend(
-    first: DisplacementField, second: DisplacementField, weight: float, out: DisplacementField | None
+def _sum(
+    weights: Mapping[int, float], fields: Sequence[DisplacementField], out: DisplacementField | None
 ) -> DisplacementField:
-    """(1 - weight) first + weight second, into the array of `out` if given."""
+    """The weighted sum of some of the fields, into the array of `out` if given."""
+    places = list(weights)
+    first = fields[places[0]]
     array = np.empty_like(first.array) if out is None else out.array
-    np.subtract(second.array, first.array, out=array)
-    array *= np.float32(weight)
-    array += first.array
+    np.multiply(first.array, np.float32(weights[places[0]]), out=array)
+    term = np.empty_like(array) if len(places) > 1 else array
+    for at in places[1:]:
+        np.multiply(fields[at].array, np.float32(weights[at]), out=term)
+        array += term
     return DisplacementField(array, first.ijk_to_ras) if out is None else out

@@ -186,7 +186,7 @@ class Pair:
         anchors = {key_of(other) for other in self.anchors.lambdas}
         reserved = set(RESPONSE_LAMBDAS) - anchors - {lam}
         if lam in anchors or lam in RESPONSE_LAMBDAS or len(anchors) + len(reserved) < MAX_ANCHORS:
-            self.anchors.add(lam, fields)
+            self.anchors.add(lam, fields, stage)
             anchors.add(lam)
         for other in list(self.known):
             if other not in anchors and (keep is None or other != key_of(keep)) and other != lam:
