@@ -11,7 +11,8 @@ from typing import Any
 import slicer
 
 from hyperreg.errors import FileError, InputError
-from hyperreg.worker.fusion import AtlasNews, EarlyAnswer, FoundAtlas, Fused
+from hyperreg.fusion.records import AtlasProgress
+from hyperreg.worker.fusion import EarlyAnswer, FoundAtlas, Fused
 from HyperRegSlicerLib import Geometry
 from HyperRegSlicerLib.Tuning import ignore
 from SegmentationModuleLib import AtlasesInputs, AtlasesResults, Results, SceneAtlases
@@ -32,14 +33,14 @@ class FusionRun(Run):
     files: Any = None
     skipped: dict[str, str] = field(default_factory=dict)
     terminology: dict[str, str] = field(default_factory=dict)
-    atlases: dict[str, AtlasNews] = field(default_factory=dict)
+    atlases: dict[str, AtlasProgress] = field(default_factory=dict)
     early: EarlyAnswer | None = None
 
 
 class AtlasesLogic(RunLogic):
     """Fuses, and puts the results into the scene. remote: a `hyperreg.worker.fusion.RemoteFuser` or a stand-in.
 
-    Further callbacks: on_atlases(): `atlases` has news. on_early(node): an early consensus is in the scene, until a
+    Further callbacks: on_atlases(): `atlases` has changed. on_early(node): an early consensus is in the scene, until a
     better one takes its place; `early` describes it.
     """
 
@@ -56,7 +57,7 @@ class AtlasesLogic(RunLogic):
     # What can be asked
 
     @property
-    def atlases(self) -> list[AtlasNews]:
+    def atlases(self) -> list[AtlasProgress]:
         """How far every atlas of the current target is; [] while nothing runs."""
         return [] if self._run is None else list(self._run.atlases.values())
 
@@ -192,9 +193,9 @@ class AtlasesLogic(RunLogic):
 
     # What the worker says
 
-    def _atlas_told(self, news: AtlasNews) -> None:
+    def _atlas_told(self, atlas: AtlasProgress) -> None:
         if self._run is not None:
-            self._run.atlases[news.name] = news
+            self._run.atlases[atlas.name] = atlas
             self.on_atlases()
 
     def _answered(self, answer: EarlyAnswer) -> None:

@@ -51,17 +51,17 @@ class ProgressPanel:
         ui, atlases, early = self.ui, self.logic.atlases, self.logic.early
         table = ui.atlasRowsTable
         table.visible = bool(atlases)
-        if [news.name for news in atlases] != self._rows:
-            self._rows = [news.name for news in atlases]
+        if [atlas.name for atlas in atlases] != self._rows:
+            self._rows = [atlas.name for atlas in atlases]
             self._make_rows()
-        for row, news in enumerate(atlases):
-            text = Texts.atlas_state(news)
+        for row, atlas in enumerate(atlases):
+            text = Texts.atlas_state(atlas)
             item = table.item(row, STATE_COLUMN)
             if item.text() != text:
                 item.setText(text)
                 item.setToolTip(text)
-            table.cellWidget(row, BAR_COLUMN).value = round(100 * news.fraction)
-            table.cellWidget(row, BAR_COLUMN).visible = news.state not in Texts.NOT_USED
+            table.cellWidget(row, BAR_COLUMN).value = round(100 * atlas.fraction)
+            table.cellWidget(row, BAR_COLUMN).visible = atlas.state not in Texts.NOT_USED
         ui.earlyPanel.visible = early is not None
         if early is not None:
             ui.earlyLabel.text = Texts.early(early.learned)

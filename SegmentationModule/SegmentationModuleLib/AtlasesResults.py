@@ -9,8 +9,9 @@ import numpy as np
 import slicer
 
 import hyperreg
+from hyperreg.fusion.records import Learned, Rater
 from hyperreg.imaging.volume import Volume
-from hyperreg.worker.fusion import EarlyAnswer, Fused, FusedStructure, Learned, Rater
+from hyperreg.worker.fusion import EarlyAnswer, Fused, FusedStructure
 from HyperRegSlicerLib import Companions
 from HyperRegSlicerLib.Results import VERSION_ATTRIBUTE
 from SegmentationModuleLib import Results
@@ -33,10 +34,10 @@ FIGURES = {
 }
 VOLUMES = {
     "Volume (ml)": "volume_ml",
-    "Mean of label maps (ml)": "mean_ml",
-    "SD (ml)": "sd_ml",
-    "Least (ml)": "least_ml",
-    "Most (ml)": "most_ml",
+    "Mean of label maps (ml)": "raters_mean_ml",
+    "SD (ml)": "raters_sd_ml",
+    "Minimum (ml)": "raters_minimum_ml",
+    "Maximum (ml)": "raters_maximum_ml",
 }
 
 
@@ -125,7 +126,7 @@ def fill_volumes(table: slicer.vtkMRMLTableNode, structures: Sequence[FusedStruc
     columns: dict[str, Sequence[str | int | float]] = {
         Results.STRUCTURE: [entry.structure.name for entry in structures],
         Results.LABEL: [entry.structure.label for entry in structures],
-        **{title: [getattr(entry, field) for entry in structures] for title, field in VOLUMES.items()},
+        **{title: [getattr(entry.volumes, field) for entry in structures] for title, field in VOLUMES.items()},
     }
     Results.fill_columns(table, columns)
 

@@ -12,9 +12,9 @@ import slicer
 import vtk
 
 from hyperreg.errors import HyperRegError, InputError
+from hyperreg.fusion.records import AtlasFiles
 from hyperreg.imaging.label_grids import pasted
 from hyperreg.imaging.volume import Volume
-from hyperreg.worker.fusion import AtlasPair
 from HyperRegSlicerLib import Geometry, Regions, Results
 from SegmentationModuleLib.AtlasesInputs import Numbering
 from SegmentationModuleLib.Results import reference_of
@@ -72,7 +72,7 @@ def find_pairs(scene: slicer.vtkMRMLScene, path: str) -> ScenePairs:
     return found
 
 
-def write_pairs(pairs: ScenePairs, folder: Path) -> tuple[list[AtlasPair], Numbering, dict[str, str]]:
+def write_pairs(pairs: ScenePairs, folder: Path) -> tuple[list[AtlasFiles], Numbering, dict[str, str]]:
     """Writes the atlases as files for the worker, each in its place in the world, numbered alike by the names of
     segments.
 
@@ -89,10 +89,10 @@ def write_pairs(pairs: ScenePairs, folder: Path) -> tuple[list[AtlasPair], Numbe
         except HyperRegError as error:
             skipped[name] = str(error)
             continue
-        files = [str(folder / f"{index}{ending}.nrrd") for ending in ("", "_labels")]
+        files = [folder / f"{index}{ending}.nrrd" for ending in ("", "_labels")]
         _write(image, "vtkMRMLScalarVolumeNode", files[0])
         _write(pasted(labels, image.grid), Regions.LABEL_MAP, files[1])
-        written.append(AtlasPair(name, *files))
+        written.append(AtlasFiles(name, *files))
     if not written:
         raise InputError(f"None of the atlases of the scene can be used. {_reasons(skipped)}")
     return written, numbering, skipped

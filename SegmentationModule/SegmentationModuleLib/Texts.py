@@ -7,9 +7,9 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
+from hyperreg.fusion.records import AtlasProgress, Learned
 from hyperreg.segmentation.catalogue import SegmentationCard
 from hyperreg.segmentation.doubt import DoubtfulRegion
-from hyperreg.worker.fusion import AtlasNews, Learned
 from SegmentationModuleLib.AtlasesLogic import FusionRun
 from SegmentationModuleLib.Logic import SegmentationRun
 
@@ -119,7 +119,7 @@ def fused(run: FusionRun) -> str:
     lines = []
     for name, result in run.results:
         used = sum(rater.state == "used" for rater in result.raters)
-        found = sum(entry.volume_ml > 0 for entry in result.structures)
+        found = sum(entry.volumes.volume_ml > 0 for entry in result.structures)
         lines.append(
             _("'{image}': {found} structures from {used} of {all} label maps, which differ in {share:.1f} % of voxels; "
               "{seconds:.0f} s.").format(
@@ -133,13 +133,13 @@ def fused(run: FusionRun) -> str:
     return "\n".join(lines)
 
 
-def atlas_state(news: AtlasNews) -> str:
+def atlas_state(atlas: AtlasProgress) -> str:
     """How far an atlas is, with the reason if it takes no part."""
-    if news.state == "left out":
-        return _("Left out: {reason}").format(reason=news.text)
-    if news.state == "not selected":
-        return _("Not selected: {reason}").format(reason=news.text)
-    return str(STATES.get(news.state, news.text))
+    if atlas.state == "left out":
+        return _("Left out: {reason}").format(reason=atlas.text)
+    if atlas.state == "not selected":
+        return _("Not selected: {reason}").format(reason=atlas.text)
+    return str(STATES.get(atlas.state, atlas.text))
 
 
 def early(learned: Learned) -> str:

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from hyperreg.errors import InputError
+from hyperreg.fusion.records import AtlasFiles, AtlasProgress, Learned, LearnedWeight, Rater, StructureVolumes
 from hyperreg.imaging.structures import Structure
 from hyperreg.imaging.volume import Grid, Volume
-from hyperreg.worker.fusion import (
-    AtlasNews,
-    AtlasPair,
-    EarlyAnswer,
-    FoundAtlas,
-    Fused,
-    FusedStructure,
-    Learned,
-    LearnedWeight,
-    Rater,
-)
+from hyperreg.worker.fusion import EarlyAnswer, FoundAtlas, Fused, FusedStructure
 
 CORE, RIM = Structure(300, 0, "Core", (220, 60, 40)), Structure(7, 1, "Rim", (60, 120, 220))
 
@@ -29,11 +19,11 @@ CORE, RIM = Structure(300, 0, "Core", (220, 60, 40)), Structure(7, 1, "Rim", (60
 def learned(steps: int) -> Learned:
     """Data parameters of the atlases that are used, noted every 25 of 100 steps."""
     noted = tuple(range(25, steps + 1, 25))
-    atlases = [
+    atlases = tuple(
         LearnedWeight(name, value, weight, tuple(value * step / 100 for step in noted))
         for name, value, weight in (("a10", 0.8, 0.5), ("a9", 0.5, 0.4), ("a2", -0.6, 0.1))
-    ]
-    return Learned(steps, 100, steps >= 100, 60.0, noted, atlases)
+    )
+    return Learned(steps, 100, steps >= 100, False, 60.0, 2.0, noted, (), atlases)
 
 
 class FakeFuser:
@@ -53,7 +43,7 @@ class FakeFuser:
         self._place: Grid | None = None
         self._found: Callable[..., None] | None = None
 
-    def fuse_atlases(self, target: Volume, atlases: str | Sequence[AtlasPair], **options: Any) -> None:
+    def fuse_atlases(self, target: Volume, atlases: str | Sequence[AtlasFiles], **options: Any) -> None:
         self._begin(target.grid)
         self.asked.append((atlases, target, options))
 
@@ -87,7 +77,7 @@ class FakeFuser:
         self.on_progress(fraction, text)
 
     def news(self, name: str, state: str, fraction: float = 0.0, text: str = "") -> None:
-        self.on_atlas(AtlasNews(name, state, fraction, text))
+        self.on_atlas(AtlasProgress(name, state, fraction, text))
 
     def early(self, steps: int) -> EarlyAnswer:
         """A ball of 7 mm in the middle, after so many of 100 steps."""
@@ -110,14 +100,17 @@ class FakeFuser:
         disagreement = np.where(away < 4, 2 / 3, 0.0).astype(np.float32)
         size = float(grid.spacing.prod()) / 1000
         rows = [
-            FusedStructure(entry, size * np.count_nonzero(labels == entry.label), 1.0, 0.5, 0.2, 2.0)
+            FusedStructure(
+                entry,
+                StructureVolumes(entry.label, size * np.count_nonzero(labels == entry.label), 1.0, 0.5, 0.2, 2.0),
+            )
             for entry in (CORE, RIM)
         ]
         raters = [
-            Rater("a10", "used", "", 0.5, 0.91, 0.99, 0.93, 0.81, 0.3),
-            Rater("a9", "used", "", 0.4, 0.95, 0.98, 0.90, 0.79, 0.3),
-            Rater("a2", "used", "", 0.1, 0.60, 0.97, 0.65, 0.70, 0.3),
-            Rater("bad", "left out", "The registration failed.", *(math.nan,) * 4, 0.2, 0.3),
+            Rater("a10", 0.5, 0.91, 0.99, 0.93, similarity=0.81, lam=0.3),
+            Rater("a9", 0.4, 0.95, 0.98, 0.90, similarity=0.79, lam=0.3),
+            Rater("a2", 0.1, 0.60, 0.97, 0.65, similarity=0.70, lam=0.3),
+            Rater("bad", state="left out", reason="The registration failed.", similarity=0.2, lam=0.3),
         ]
         fused = Fused(
             "vote",

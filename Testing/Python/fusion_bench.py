@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from imaging_examples import oblique_grid
 
-from hyperreg.fusion.atlases import AtlasRow, Carried
+from hyperreg.fusion.atlases import Carried
+from hyperreg.fusion.records import AtlasOutcome
 from hyperreg.fusion.stack import stack_labels
 from hyperreg.imaging.volume import Grid, Volume
 
@@ -37,7 +38,7 @@ def carried_body(grid: Grid, shifts: dict[str, tuple[float, float, float]] | Non
     chosen = GRID_SHIFTS if shifts is None else shifts
     maps = [body(grid, shift, name) for name, shift in chosen.items()]
     images = [picture(grid, shift, name) for name, shift in chosen.items()]
-    return Carried(stack_labels(maps), images, [AtlasRow(name) for name in chosen], {}, [])
+    return Carried(stack_labels(maps), images, [AtlasOutcome(name) for name in chosen], {}, [])
 
 
 def noisy(truth: Volume, share: float, seed: int, name: str = "noisy") -> Volume:

@@ -13,9 +13,10 @@ from fusion_bench import LABELS, body, dice, picture
 
 from hyperreg.errors import Cancelled, FileError, InputError
 from hyperreg.fusion import cache as cache_module
-from hyperreg.fusion.atlases import AtlasNews, AtlasSettings, Loader, carry
+from hyperreg.fusion.atlases import AtlasSettings, Loader, carry
 from hyperreg.fusion.cache import Cache, content_hash, default_folder, key_of
 from hyperreg.fusion.library import find_atlases, read_atlases, thumbnail
+from hyperreg.fusion.records import AtlasProgress
 from hyperreg.fusion.registering import Registered
 from hyperreg.fusion.run import Method, fuse_carried
 from hyperreg.fusion.voting import vote
@@ -44,7 +45,7 @@ def rows_of(carried) -> dict[str, tuple[str, str]]:
 
 def test_labels_land_where_the_target_has_them(tmp_path: Path, fake: FakeRegistration) -> None:
     loader = Loader(find_atlases(write_library(tmp_path / "atlases")))
-    news: list[AtlasNews] = []
+    news: list[AtlasProgress] = []
     carried = carry(target(), loader, settings(tmp_path), with_images=True, watch=news.append)
     truth = body(GRID)
     found = vote(carried.stack).labels

@@ -17,7 +17,7 @@ from imaging_examples import oblique_grid
 
 from hyperreg.errors import Cancelled, InputError
 from hyperreg.fusion import learned as learned_module
-from hyperreg.fusion.learned import FOLDER, KEPT, described, save_plot
+from hyperreg.fusion.learned import FOLDER, KEPT, learned_of, save_plot
 from hyperreg.fusion.methods import METHODS
 from hyperreg.fusion.qualities import DataParameterSettings
 from hyperreg.fusion.run import Answer, Method, Outputs, fuse_carried
@@ -85,7 +85,7 @@ def test_a_run_that_ends_before_anything_is_learned_says_that_it_is_a_majority_v
         assert "NOTHING WAS LEARNED YET" in found.warnings[-1]
         assert "majority vote" in found.warnings[-1]
         assert np.array_equal(found.consensus.labels.array, vote(carried_body(GRID).stack).labels.array)
-        assert described(found.learned)["alike"]
+        assert learned_of(found.learned).alike
     assert not any("NOTHING" in text for text in run(tmp_path).warnings)
 
 
@@ -170,13 +170,13 @@ def test_one_label_map_or_none_with_labels_needs_no_learning() -> None:
 def test_the_report_and_its_plot(tmp_path: Path) -> None:
     found = run(steps=4)
     assert found.learned is not None
-    report = described(found.learned)
-    assert [row["name"] for row in report["atlases"]] == list(GRID_SHIFTS)
-    assert sum(row["weight"] for row in report["atlases"]) == pytest.approx(1)
-    assert report["history_steps"] == [2, 4]
-    for row, values in zip(report["atlases"], found.learned.history.T, strict=True):
-        assert row["history"] == pytest.approx(values.tolist())
-        assert row["value"] == pytest.approx(values[-1])
+    report = learned_of(found.learned)
+    assert [row.name for row in report.atlases] == list(GRID_SHIFTS)
+    assert sum(row.weight for row in report.atlases) == pytest.approx(1)
+    assert report.history_steps == (2, 4)
+    for row, values in zip(report.atlases, found.learned.history.T, strict=True):
+        assert row.history == pytest.approx(values.tolist())
+        assert row.value == pytest.approx(values[-1])
     save_plot(report, tmp_path / "weights.svg")
     drawing = (tmp_path / "weights.svg").read_text(encoding="utf-8")
     assert "a2" in drawing

@@ -44,7 +44,7 @@ def test_structures_are_measured_in_ml_with_their_spread() -> None:
     assert row.volume_ml == pytest.approx(2 * voxel)
     assert row.raters_mean_ml == pytest.approx(2 * voxel)
     assert row.raters_sd_ml == pytest.approx(np.std([3, 1, 2]) * voxel)
-    assert (row.raters_least_ml, row.raters_most_ml) == pytest.approx((voxel, 3 * voxel))
+    assert (row.raters_minimum_ml, row.raters_maximum_ml) == pytest.approx((voxel, 3 * voxel))
 
 
 def test_weights_decide_and_one_half_is_a_tie() -> None:

@@ -12,11 +12,12 @@ from fusion_bench import LABELS, body, dice, noisy
 from imaging_examples import oblique_grid
 
 from hyperreg.errors import InputError
+from hyperreg.fusion.records import AtlasFiles, AtlasProgress
 from hyperreg.imaging.files import write_volume
 from hyperreg.imaging.structures import Structure
 from hyperreg.imaging.volume import Volume
 from hyperreg.worker.client import WorkerClient
-from hyperreg.worker.fusion import AtlasNews, AtlasPair, EarlyAnswer, Fused, RemoteFuser
+from hyperreg.worker.fusion import EarlyAnswer, Fused, RemoteFuser
 
 PATIENCE_S = 300.0
 GRID = oblique_grid((26, 24, 22), (1.5, 1.7, 2.0))
@@ -31,7 +32,7 @@ class Observed(RemoteFuser):
         self.results: list[Fused] = []
         self.errors: list[str] = []
         self.cancels = 0
-        self.news: list[AtlasNews] = []
+        self.news: list[AtlasProgress] = []
         self.answers: list[EarlyAnswer] = []
         self.on_atlas = self.news.append
         self.on_answer = self.answers.append
@@ -217,8 +218,8 @@ def test_learning_is_cancelled_kept_gone_on_with_and_finished_early(
 
 def test_a_list_of_pairs_of_files(fuser: Observed, library: Path, cache: Path, tiny_model: str) -> None:
     target, truth = head(grid((22, 26, 24), (4, 4, 4), (10, -20, 30)), (34, 40, 34), "target")
-    one, two = (str(library / f"m0{ending}") for ending in (".nii.gz", "_labels.nii.gz"))
-    pairs = [AtlasPair("left hand", one, two, 1.0), AtlasPair("lost", one, str(library / "lost.nii.gz"))]
+    one, two = (library / f"m0{ending}" for ending in (".nii.gz", "_labels.nii.gz"))
+    pairs = [AtlasFiles("left hand", one, two, 1.0), AtlasFiles("lost", one, library / "lost.nii.gz")]
     names = [Structure(7, 0, "Front of it", (1, 2, 3)), Structure(12, 1, "Core of it", (4, 5, 6))]
     fuser.fuse_atlases(target, pairs, model=tiny_model, cache=str(cache), structures=names)
     found = fuser.wait()

@@ -217,8 +217,8 @@ def _print_summary(report: dict[str, Any]) -> None:
             figures += [f"{beside['lam']:g}", f"{beside['similarity']:.3f}"]
         table.add_row(row["name"], *figures)
     output.print(table, markup=False)
-    volumes = Table("label", "structure", "ml", "ml by the label maps: mean", "SD", "least", "most")
-    names = ("volume_ml", "raters_mean_ml", "raters_sd_ml", "raters_least_ml", "raters_most_ml")
+    volumes = Table("label", "structure", "ml", "ml by the label maps: mean", "SD", "minimum", "maximum")
+    names = ("volume_ml", "raters_mean_ml", "raters_sd_ml", "raters_minimum_ml", "raters_maximum_ml")
     for row in report["structures"]:
         volumes.add_row(str(row["label"]), row["name"], *(f"{row[name]:.2f}" for name in names))
     output.print(volumes, markup=False)

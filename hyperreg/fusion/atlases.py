@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from hyperreg.errors import HyperRegError, InputError
 from hyperreg.fusion.cache import Cache, content_hash, key_of, voxel_hash
 from hyperreg.fusion.library import Atlas, Library, read_atlases
 from hyperreg.fusion.parallel import fitting_jobs, registrations
+from hyperreg.fusion.records import AtlasOutcome, AtlasProgress
 from hyperreg.fusion.registering import Registered, Task
 from hyperreg.fusion.stack import LabelStack, listed, stack_labels
 from hyperreg.imaging.resampling import resample
@@ -33,24 +33,7 @@ MOST_FOLDING = 5.0
 # The cache's entries change their meaning with this number.
 FORMAT = 1
 
-AtlasState = Literal["waiting", "running", "cached", "done", "not selected", "left out"]
-
-
-@dataclass(frozen=True)
-class AtlasNews:
-    """How far one atlas is. state: "cached" is done before, from the cache; the last four are ends, but "left out" may
-    still follow them: outliers are seen when all are done.
-
-    fraction: 0..1 of its registration. text: what is being done, or why it is left out or not selected.
-    """
-
-    name: str
-    state: AtlasState
-    fraction: float
-    text: str
-
-
-Watch = Callable[[AtlasNews], None]
+Watch = Callable[[AtlasProgress], None]
 
 
 @dataclass(frozen=True)
@@ -73,20 +56,6 @@ class AtlasSettings:
     cache: Path | None = None
 
 
-@dataclass
-class AtlasRow:
-    """What became of one atlas. state: "used", "not selected", "left out". reason: why, or ""."""
-
-    name: str
-    state: str = "used"
-    reason: str = ""
-    lam: float | None = None
-    similarity: float = float("nan")
-    similarity_before: float = float("nan")
-    folding_percent: float = float("nan")
-    cached: bool = False
-
-
 @dataclass(frozen=True, eq=False)
 class Carried:
     """Atlases on a target's grid.
@@ -97,7 +66,7 @@ class Carried:
 
     stack: LabelStack
     images: Sequence[Volume]
-    rows: list[AtlasRow]
+    rows: list[AtlasOutcome]
     table: Table
     warnings: list[str]
 
@@ -144,10 +113,10 @@ def carry(
     card = find_model(settings.model or default_model())
     tell = watch or (lambda _news: None)
     atlases = dict(loader.atlases())
-    rows = {name: AtlasRow(name) for name in atlases}
+    rows = {name: AtlasOutcome(name) for name in atlases}
     for name, reason in loader.skipped.items():
-        rows[name] = AtlasRow(name, "left out", reason)
-        tell(AtlasNews(name, "left out", 1.0, reason))
+        rows[name] = AtlasOutcome(name, "left out", reason)
+        tell(AtlasProgress(name, "left out", 1.0, reason))
     registrar = _Registrar(target, card, settings, rows, tell, cancelled)
     for name in registrar.leave_out_the_target(atlases):
         del atlases[name]
@@ -158,7 +127,7 @@ def carry(
     lambdas = {name: _lambda_of(name, settings, loader, card) for name in atlases}
     found = registrar.register(atlases, lambdas)
     for name in _judge(found, rows):
-        tell(AtlasNews(name, "left out", 1.0, rows[name].reason))
+        tell(AtlasProgress(name, "left out", 1.0, rows[name].reason))
     used = [name for name in atlases if rows[name].state == "used"]
     if not used:
         reasons = " ".join(f"{row.name}: {row.reason}" for row in rows.values() if row.state == "left out")
@@ -186,7 +155,7 @@ class _Registrar:
         target: Volume,
         card: ModelCard,
         settings: AtlasSettings,
-        rows: dict[str, AtlasRow],
+        rows: dict[str, AtlasOutcome],
         tell: Watch,
         cancelled: Cancel | None,
     ) -> None:
@@ -204,7 +173,7 @@ class _Registrar:
         for name in same:
             self.rows[name].state = "left out"
             self.rows[name].reason = "It is the target itself: the same voxels."
-            self.tell(AtlasNews(name, "left out", 1.0, self.rows[name].reason))
+            self.tell(AtlasProgress(name, "left out", 1.0, self.rows[name].reason))
         return same
 
     def selected(self, atlases: Mapping[str, Atlas], count: int) -> dict[str, Atlas]:
@@ -218,7 +187,7 @@ class _Registrar:
             if rank >= count:
                 self.rows[name].state = "not selected"
                 self.rows[name].reason = f"Number {rank + 1} by similarity after the affine alignment."
-                self.tell(AtlasNews(name, "not selected", 1.0, self.rows[name].reason))
+                self.tell(AtlasProgress(name, "not selected", 1.0, self.rows[name].reason))
         return {name: atlases[name] for name in atlases if name in order[:count]}
 
     def register(self, atlases: Mapping[str, Atlas], lambdas: Mapping[str, float | None]) -> dict[str, Registered]:
@@ -238,13 +207,13 @@ class _Registrar:
                     None if linear is None else linear.linear,
                 )
             )  # fmt: skip
-            self.tell(AtlasNews(name, "waiting", 0.0, "Waiting"))
+            self.tell(AtlasProgress(name, "waiting", 0.0, "Waiting"))
         jobs = self.settings.jobs or fitting_jobs(len(tasks), self.settings.device)
         for task, result in registrations(tasks, jobs, self._progress, self.cancelled):
             if isinstance(result, HyperRegError):
                 self.rows[task.name].state = "left out"
                 self.rows[task.name].reason = str(result)
-                self.tell(AtlasNews(task.name, "left out", 1.0, str(result)))
+                self.tell(AtlasProgress(task.name, "left out", 1.0, str(result)))
                 continue
             self.cache.save(self._key(task.name, task.lam), result)
             if task.lam is not None and task.linear is None:
@@ -254,7 +223,7 @@ class _Registrar:
         return found
 
     def _progress(self, name: str, fraction: float, text: str) -> None:
-        self.tell(AtlasNews(name, "running", fraction, text))
+        self.tell(AtlasProgress(name, "running", fraction, text))
 
     def _note(self, name: str, lam: float | None, registered: Registered, *, cached: bool) -> Registered:
         row = self.rows[name]
@@ -262,11 +231,11 @@ class _Registrar:
         for figure in ("similarity", "similarity_before", "folding_percent"):
             setattr(row, figure, registered.figures.get(figure, float("nan")))
         if lam is None:  # only to choose by
-            self.tell(AtlasNews(name, "waiting", 0.0, "Aligned"))
+            self.tell(AtlasProgress(name, "waiting", 0.0, "Aligned"))
         elif cached:
-            self.tell(AtlasNews(name, "cached", 1.0, "Registered before"))
+            self.tell(AtlasProgress(name, "cached", 1.0, "Registered before"))
         else:
-            self.tell(AtlasNews(name, "done", 1.0, "Registered"))
+            self.tell(AtlasProgress(name, "done", 1.0, "Registered"))
         return registered
 
     def _key(self, name: str, lam: float | None) -> str:
@@ -287,7 +256,7 @@ def _lambda_of(name: str, settings: AtlasSettings, loader: Loader, card: ModelCa
     return check_lambda(next(lam for lam in choices if lam is not None))
 
 
-def _judge(found: Mapping[str, Registered], rows: Mapping[str, AtlasRow]) -> list[str]:
+def _judge(found: Mapping[str, Registered], rows: Mapping[str, AtlasOutcome]) -> list[str]:
     """Mark registrations that failed: worse than their affine start, folded, or far below the others; their names."""
     after = {name: registered.figures["similarity"] for name, registered in found.items()}
     reasons: dict[str, str] = {}

@@ -12,9 +12,10 @@ from typing import Any
 
 import hyperreg
 from hyperreg.errors import Cancelled, HyperRegError, InputError
-from hyperreg.fusion.atlases import AtlasRow, AtlasSettings, Loader
+from hyperreg.fusion.atlases import AtlasSettings, Loader
 from hyperreg.fusion.cache import content_hash, key_of
 from hyperreg.fusion.library import IMAGES, LABELS, find_atlases
+from hyperreg.fusion.records import AtlasOutcome
 from hyperreg.fusion.run import Method, Outputs, fuse_target
 from hyperreg.imaging.files import extension, read_volume
 from hyperreg.imaging.output import make_folder, replacing
@@ -129,7 +130,7 @@ def _known(outputs: Outputs, how: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _cohort_row(name: str, report: dict[str, Any], state: str) -> dict[str, Any]:
-    used = [AtlasRow(**row) for row in report["atlases"]]
+    used = [AtlasOutcome(**row) for row in report["atlases"]]
     similarities = [row.similarity for row in used if row.state == "used" and row.similarity is not None]
     return {
         "target": name,

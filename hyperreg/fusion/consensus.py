@@ -12,37 +12,11 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from hyperreg.fusion.records import RaterMetrics, StructureVolumes
 from hyperreg.fusion.stack import Codes, LabelStack
 from hyperreg.imaging.volume import Volume
 
 Array = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class StructureFigures:
-    """One structure of the consensus. Volumes in ml: of the consensus, and mean, SD, least and most over the raters."""
-
-    label: int
-    volume_ml: float
-    raters_mean_ml: float
-    raters_sd_ml: float
-    raters_least_ml: float
-    raters_most_ml: float
-
-
-@dataclass(frozen=True)
-class RaterFigures:
-    """One rater. weight: its share of all weights, 0 to 1 (for local weights, the mean over disputed voxels).
-
-    sensitivity, specificity, dice: means over the labels that the consensus has, NaN where it has none. Without a
-    method's own estimate they are counted against the consensus; specificity always within the box around all labels.
-    """
-
-    name: str
-    weight: float
-    sensitivity: float
-    specificity: float
-    dice: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,14 +89,14 @@ class Consensus:
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.where(sizes > 0, 2 * both / sizes, np.nan)
 
-    def raters(self) -> list[RaterFigures]:
-        """The figures of every rater, in the order of the stack."""
+    def raters(self) -> list[RaterMetrics]:
+        """The metrics of every rater, in the order of the stack."""
         there = self.confusion[0].sum(axis=0)[1:] > 0 if self.codes.size else np.zeros(0, dtype=bool)
         means = [_means(table[:, 1:][:, there]) for table in (self.sensitivity, self.specificity, self.dice)]
         rows = zip(self.stack.names, self.weights, *means, strict=True)
-        return [RaterFigures(name, *(float(value) for value in values)) for name, *values in rows]
+        return [RaterMetrics(name, *(float(value) for value in values)) for name, *values in rows]
 
-    def structures(self) -> list[StructureFigures]:
+    def structures(self) -> list[StructureVolumes]:
         """The volume of every label that a rater has, ascending, with its spread over the raters."""
         consensus = np.bincount(self.codes.ravel(), minlength=len(self.stack.labels)) * self.stack.voxel_ml
         raters = self.stack.counts * self.stack.voxel_ml
@@ -130,8 +104,8 @@ class Consensus:
         for code, label in enumerate(self.stack.labels.tolist()):
             if code:
                 each = raters[:, code]
-                figures = (consensus[code], each.mean(), each.std(), each.min(), each.max())
-                found.append(StructureFigures(label, *(float(value) for value in figures)))
+                volumes = (consensus[code], each.mean(), each.std(), each.min(), each.max())
+                found.append(StructureVolumes(label, *(float(value) for value in volumes)))
         return found
 
 

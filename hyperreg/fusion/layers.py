@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hyperreg.fusion.consensus import Consensus, RaterFigures, StructureFigures
+from hyperreg.fusion.consensus import Consensus
+from hyperreg.fusion.records import RaterMetrics, StructureVolumes
 from hyperreg.fusion.stack import LabelStack, stack_labels
 from hyperreg.imaging.label_grids import common_grid
 from hyperreg.imaging.segment_files import write_layers, write_segmentation
@@ -49,13 +50,13 @@ class Layers:
         array = np.maximum.reduce([part.disagreement.array for part in self.parts])
         return Volume(array, first.ijk_to_ras, first.name)
 
-    def raters(self) -> list[RaterFigures]:
-        """The figures of every rater; means of the layers', by the number of their labels."""
+    def raters(self) -> list[RaterMetrics]:
+        """The metrics of every rater; means of the layers', by the number of their labels."""
         tables = [part.raters() for part in self.parts]
         counts = np.array([len(part.stack.labels) - 1 for part in self.parts], dtype=float)
         return [rows[0] if len(rows) == 1 else _mean(rows, counts) for rows in zip(*tables, strict=True)]
 
-    def structures(self) -> list[StructureFigures]:
+    def structures(self) -> list[StructureVolumes]:
         return sorted((row for part in self.parts for row in part.structures()), key=lambda row: row.label)
 
     def write(self, table: Table, path: Path) -> None:
@@ -109,10 +110,10 @@ def _only(one: LabelMap, group: set[int] | None) -> Volume:
     return Volume(array, one.layers[0].ijk_to_ras, one.name)
 
 
-def _mean(rows: Sequence[RaterFigures], counts: np.ndarray) -> RaterFigures:
+def _mean(rows: Sequence[RaterMetrics], counts: np.ndarray) -> RaterMetrics:
     table = np.array([[row.weight, row.sensitivity, row.specificity, row.dice] for row in rows])
     known = np.isfinite(table)
     weights = counts[:, None] * known
     with np.errstate(invalid="ignore", divide="ignore"):
         means = np.where(known, table, 0).T @ counts / weights.sum(axis=0)
-    return RaterFigures(rows[0].name, *(float(value) for value in means))
+    return RaterMetrics(rows[0].name, *(float(value) for value in means))

@@ -7,10 +7,10 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from hyperreg.fusion.cache import content_hash
 from hyperreg.fusion.qualities import DataParameters, DataParameterSettings
+from hyperreg.fusion.records import Learned, LearnedWeight
 from hyperreg.fusion.stack import LabelStack
 from hyperreg.imaging.volume import Volume
 from hyperreg.reporting import Cancel, Progress
@@ -69,37 +69,40 @@ def learn(
     )
 
 
-def described(learned: DataParameters, temperature: float | None = None) -> dict[str, Any]:
-    """As reports have it: steps, wanted, finished, alike, seconds, spacing_mm, history_steps, losses, and a row per
-    atlas: name, value, weight, history (its value after each of history_steps).
-    """
-    rows = learned.table(temperature)
-    return {
-        **{name: getattr(learned, name) for name in ("steps", "wanted", "finished", "alike", "seconds", "spacing_mm")},
-        "history_steps": list(learned.history_steps),
-        "losses": list(learned.losses),
-        "atlases": [
-            {"name": row.atlas, "value": row.value, "weight": row.weight, "history": learned.history[:, n].tolist()}
-            for n, row in enumerate(rows)
-        ],
-    }
+def learned_of(found: DataParameters, temperature: float | None = None) -> Learned:
+    """What was learned, as reports and the application have it."""
+    histories = found.history.T.tolist()
+    return Learned(
+        steps=found.steps,
+        wanted=found.wanted,
+        finished=found.finished,
+        alike=found.alike,
+        seconds=found.seconds,
+        spacing_mm=found.spacing_mm,
+        history_steps=found.history_steps,
+        losses=found.losses,
+        atlases=tuple(
+            LearnedWeight(row.atlas, row.value, row.weight, tuple(histories[n]))
+            for n, row in enumerate(found.table(temperature))
+        ),
+    )
 
 
-def save_plot(report: dict[str, Any], path: Path) -> None:
-    """The data parameters over the steps, and the weights that they give: what `described` says, as one of IMAGES."""
+def save_plot(learned: Learned, path: Path) -> None:
+    """The data parameters over the steps, and the weights that they give, as one of IMAGES."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.5, 4.2), layout="constrained")
     course, shares = figure.subplots(1, 2, width_ratios=(3, 2))
-    for row in report["atlases"]:
-        course.plot([0, *report["history_steps"]], [0.0, *row["history"]], label=row["name"])
+    for row in learned.atlases:
+        course.plot([0, *learned.history_steps], [0.0, *row.history], label=row.name)
     course.set_xlabel("step")
     course.set_ylabel("data parameter (larger: the better label map)")
-    course.set_title(f"{report['steps']} of {report['wanted']} steps", fontsize=10)
+    course.set_title(f"{learned.steps} of {learned.wanted} steps", fontsize=10)
     course.grid(alpha=0.3)
-    names = [row["name"] for row in report["atlases"]]
+    names = [row.name for row in learned.atlases]
     places = range(len(names))
-    shares.barh(places, [row["weight"] for row in report["atlases"]], color=[f"C{n % 10}" for n in places])
+    shares.barh(places, [row.weight for row in learned.atlases], color=[f"C{n % 10}" for n in places])
     shares.set_yticks(places, names)
     shares.invert_yaxis()
     shares.set_xlabel("weight in the consensus")

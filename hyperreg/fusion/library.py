@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hyperreg.errors import FileError, HyperRegError, InputError
+from hyperreg.fusion.records import AtlasFiles
 from hyperreg.imaging.files import extension, read_volume
 from hyperreg.imaging.intensity import check_image, normalise
 from hyperreg.imaging.label_maps import check_on_image, read_structures, stem_of
@@ -27,16 +28,6 @@ IMAGES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh")
 NAME_SHOWN = 100
 # How much of a label's colour lies over the image there.
 TINT = 0.45
-
-
-@dataclass(frozen=True)
-class AtlasFiles:
-    """One atlas. lam: its own lambda, or None for the one of all."""
-
-    name: str
-    image: Path
-    labels: Path
-    lam: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from hyperreg.errors import Cancelled, InputError
-from hyperreg.fusion.atlases import AtlasNews, AtlasSettings, Carried, Loader, carry
+from hyperreg.fusion.atlases import AtlasSettings, Carried, Loader, carry
 from hyperreg.fusion.consensus import Consensus
 from hyperreg.fusion.layers import Layers, fuse_layers
 from hyperreg.fusion.learned import IMAGES as PLOTS
-from hyperreg.fusion.learned import described, learn, save_plot
+from hyperreg.fusion.learned import learn, learned_of, save_plot
 from hyperreg.fusion.methods import METHODS, Evidence, fuse
 from hyperreg.fusion.qualities import DataParameters
+from hyperreg.fusion.records import AtlasProgress, Learned
 from hyperreg.imaging.files import WRITABLE, extension, read_volume, write_volume
 from hyperreg.imaging.intensity import check_image
 from hyperreg.imaging.label_maps import read_structures
@@ -187,10 +188,12 @@ def fuse_target(
         report = _report(layers, carried.table, [*warnings, *carried.warnings, *found.warnings], watch, staged)
         report["target"] = describe_image(target, image)
         report["atlases"] = [asdict(row) for row in carried.rows]
+        learned = None
         if found.learned is not None:
-            report["data_parameters"] = described(found.learned, method.temperature)
+            learned = learned_of(found.learned, method.temperature)
+            report["data_parameters"] = asdict(learned)
         tell(0.95, "Writing")
-        _write(layers, carried.table, report, staged)
+        _write(layers, carried.table, report, staged, learned)
         tell(1.0, "Done")
     return FusionResult(report, list(staged.targets.values()))
 
@@ -264,12 +267,12 @@ class Watched:
         self.count, self.tell = max(count, 1), tell
         self.fractions: dict[str, float] = {}
 
-    def __call__(self, news: AtlasNews) -> None:
-        self.fractions[news.name] = news.fraction
+    def __call__(self, atlas: AtlasProgress) -> None:
+        self.fractions[atlas.name] = atlas.fraction
         done = sum(1 for value in self.fractions.values() if value >= 1)
         self.tell(
             min(1.0, sum(self.fractions.values()) / self.count),
-            f"{news.name}: {news.text} ({done} of {self.count} atlases done)",
+            f"{atlas.name}: {atlas.text} ({done} of {self.count} atlases done)",
         )
 
 
@@ -283,15 +286,17 @@ def _staged(outputs: Outputs, inputs: Sequence[Path]) -> StagedOutputs:
     return StagedOutputs(targets, [Path(path) for path in inputs])
 
 
-def _write(layers: Layers, table: Table, report: dict[str, Any], staged: StagedOutputs) -> None:
+def _write(
+    layers: Layers, table: Table, report: dict[str, Any], staged: StagedOutputs, learned: Learned | None = None
+) -> None:
     if "segmentation" in staged:
         layers.write(table, staged.path("segmentation"))
     if "disagreement" in staged:
         write_volume(layers.disagreement, staged.path("disagreement"))
     if "plot" in staged:
-        if "data_parameters" not in report:
+        if learned is None:
             raise InputError("From one label map, or none with labels, nothing is learned: there is nothing to plot.")
-        save_plot(report["data_parameters"], staged.path("plot"))
+        save_plot(learned, staged.path("plot"))
     if "report" in staged:
         write_report(report, staged.path("report"))
 

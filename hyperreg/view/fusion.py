@@ -17,13 +17,14 @@ import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from hyperreg.errors import HyperRegError, InputError
+from hyperreg.fusion.records import Learned, Rater
 from hyperreg.view import chart, mrml
 from hyperreg.view.fusion_files import write
 from hyperreg.view.messages import Messages
 from hyperreg.view.private_files import PrivateFiles
 from hyperreg.view.result import DEVICES, ResultControls, structure_rows
 from hyperreg.view.state import FusionState
-from hyperreg.worker.fusion import FoundAtlas, Fused, Learned, Rater
+from hyperreg.worker.fusion import FoundAtlas, Fused
 
 # A row of the table of atlases can be sorted by these; larger is better.
 SORTED_BY = ("name", "weight", "similarity", "dice", "sensitivity", "specificity")
@@ -155,12 +156,12 @@ class FusionControls(ResultControls):
         self._set(
             news=[
                 {
-                    "name": news.name,
-                    "text": self._texts.atlas_state(news),
-                    "percent": round(100 * news.fraction),
-                    "used": news.state not in self._texts.NOT_USED,
+                    "name": atlas.name,
+                    "text": self._texts.atlas_state(atlas),
+                    "percent": round(100 * atlas.fraction),
+                    "used": atlas.state not in self._texts.NOT_USED,
                 }
-                for news in self.logic.atlases
+                for atlas in self.logic.atlases
             ]
         )
 
@@ -217,8 +218,8 @@ class FusionControls(ResultControls):
         found = [
             (
                 entry.structure,
-                millilitres(entry.volume_ml),
-                f"{millilitres(entry.least_ml)} – {millilitres(entry.most_ml)}",
+                millilitres(entry.volumes.volume_ml),
+                f"{millilitres(entry.volumes.raters_minimum_ml)} – {millilitres(entry.volumes.raters_maximum_ml)}",
             )
             for entry in result.structures
         ]

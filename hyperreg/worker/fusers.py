@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperreg.errors import InputError
 from hyperreg.imaging.volume import Grid
 from hyperreg.worker import parameters
-from hyperreg.worker.parameters import plain
+from hyperreg.worker.plain import plain, record
 from hyperreg.worker.server import Context
 
 if TYPE_CHECKING:
-    from hyperreg.fusion.atlases import AtlasNews, AtlasRow, Loader
+    from hyperreg.fusion.atlases import Loader
     from hyperreg.fusion.consensus import Consensus
     from hyperreg.fusion.library import Library
+    from hyperreg.fusion.records import AtlasOutcome, AtlasProgress
     from hyperreg.fusion.run import Answer
-    from hyperreg.imaging.structures import Table
+    from hyperreg.imaging.structures import Structure, Table
 
 TARGET = "target"
 # The share of a run with atlases after which labels are fused; only the progress bar depends on it.
@@ -70,9 +70,8 @@ class Fusers:
         a limit) of learning, cache (a folder, "" for the usual one). Can be cancelled; can be asked to finish while
         data parameters are learned. -> see `_described`.
 
-        Events: "atlas": name, state, fraction, text, see `AtlasNews`. "answer", while data parameters are learned: what
-        is known so far, see `learned.described`, and structures (label, name, colour); the outputs hold its consensus
-        until the next one.
+        Events: "atlas": an `AtlasProgress`. "answer", while data parameters are learned: learned, what is known so
+        far (`Learned`), and structures (`Structure`); the outputs hold its consensus until the next one.
         """
         from hyperreg.fusion.atlases import AtlasSettings, carry
         from hyperreg.fusion.cache import default_folder
@@ -107,14 +106,14 @@ class Fusers:
         )
         events = _AtlasEvents(context)
 
-        def watch(news: AtlasNews) -> None:
-            told(news)
-            events(news)
+        def watch(atlas: AtlasProgress) -> None:
+            told(atlas)
+            events(atlas)
 
         def early(answer: Answer) -> None:
             _fill(context, answer.consensus)
-            known = _learned(answer, method.temperature) or {}
-            context.event("answer", {**known, "structures": _structures(answer.consensus, carried.table)})
+            structures = plain(_structures(answer.consensus, carried.table))
+            context.event("answer", {"learned": _learned(answer, method.temperature), "structures": structures})
 
         carried = carry(
             target, loader, settings, with_images=method.name == "local", watch=watch, cancelled=context.cancelled
@@ -189,35 +188,28 @@ class _AtlasEvents:
         self.context = context
         self.last: dict[str, tuple[str, float]] = {}
 
-    def __call__(self, news: AtlasNews) -> None:
-        state, when = self.last.get(news.name, ("", 0.0))
+    def __call__(self, atlas: AtlasProgress) -> None:
+        state, when = self.last.get(atlas.name, ("", 0.0))
         now = time.monotonic()
-        if news.state != state or now - when >= INTERVAL_S:
-            self.last[news.name] = (news.state, now)
-            self.context.event("atlas", plain(asdict(news)))
+        if atlas.state != state or now - when >= INTERVAL_S:
+            self.last[atlas.name] = (atlas.state, now)
+            self.context.event("atlas", plain(atlas))
 
 
 def _library(context: Context) -> Library:
-    """The atlases of a request: the parameter "folder"; or "pairs", a list of name, image, labels (files) and lambda
-    (None for the one of all), with the parameter "table" of what their labels mean.
+    """The atlases of a request: the parameter "folder"; or "pairs", a list of `AtlasFiles`, with the parameter "table"
+    of what their labels mean.
     """
-    from hyperreg.fusion.library import AtlasFiles, find_atlases, given_atlases
+    from hyperreg.fusion.library import find_atlases, given_atlases
+    from hyperreg.fusion.records import AtlasFiles
 
     pairs = context.parameters.get("pairs")
     if pairs is None:
         return find_atlases(Path(parameters.text(context, "folder")))
     try:
-        found = [
-            AtlasFiles(
-                str(pair["name"]),
-                Path(str(pair["image"])),
-                Path(str(pair["labels"])),
-                None if pair["lambda"] is None else float(pair["lambda"]),
-            )
-            for pair in pairs
-        ]
+        found = [record(AtlasFiles, pair) for pair in pairs]
     except (TypeError, KeyError, ValueError) as error:
-        raise InputError("The parameter 'pairs' is no list of name, image, labels and lambda.") from error
+        raise InputError("The parameter 'pairs' is no list of atlases' files.") from error
     return given_atlases(found, _table(context))
 
 
@@ -233,10 +225,10 @@ def _table(context: Context) -> Table:
 
 
 def _learned(answer: Answer, temperature: float | None) -> dict[str, Any] | None:
-    """See `learned.described`; None where nothing was learned."""
-    from hyperreg.fusion.learned import described
+    """A `Learned`; None where nothing was learned."""
+    from hyperreg.fusion.learned import learned_of
 
-    return None if answer.learned is None else dict(plain(described(answer.learned, temperature)))
+    return None if answer.learned is None else dict(plain(learned_of(answer.learned, temperature)))
 
 
 def _fill(context: Context, consensus: Consensus) -> None:
@@ -245,28 +237,28 @@ def _fill(context: Context, consensus: Consensus) -> None:
 
 
 def _described(
-    consensus: Consensus, table: Table, warnings: list[str], rows: list[AtlasRow], seconds: float
+    consensus: Consensus, table: Table, warnings: list[str], outcomes: list[AtlasOutcome], seconds: float
 ) -> dict[str, Any]:
-    """structures (label, name, colour, volumes in ml), raters (see `RaterFigures`), atlases (see `AtlasRow`), method,
+    """structures (a `Structure` each), volumes (`StructureVolumes`, in the same order), raters (`Rater`), method,
     disputed_percent, warnings, seconds; for atlases also learned (see `_learned`).
     """
-    volumes = {row.label: asdict(row) for row in consensus.structures()}
+    from hyperreg.fusion.records import raters_of
+
     return {
         "method": consensus.method,
-        "structures": plain([{**volumes[row["label"]], **row} for row in _structures(consensus, table)]),
-        "raters": plain([asdict(rater) for rater in consensus.raters()]),
-        "atlases": plain([asdict(row) for row in rows]),
+        "structures": plain(_structures(consensus, table)),
+        "volumes": plain(consensus.structures()),
+        "raters": plain(raters_of(consensus.raters(), outcomes)),
         "disputed_percent": 100 * consensus.stack.disputed.size / consensus.codes.size,
         "warnings": list(dict.fromkeys(warnings)),
         "seconds": seconds,
     }
 
 
-def _structures(consensus: Consensus, table: Table) -> list[dict[str, Any]]:
+def _structures(consensus: Consensus, table: Table) -> list[Structure]:
     from hyperreg.imaging.structures import structures_of
 
-    found = structures_of(consensus.stack.labels[1:].tolist(), table)
-    return [{"label": s.label, "name": s.name, "colour": list(s.colour)} for s in found]
+    return structures_of(consensus.stack.labels[1:].tolist(), table)
 
 
 def _grid(context: Context) -> Grid:

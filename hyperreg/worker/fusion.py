@@ -1,17 +1,16 @@
-"""Label fusion as the application sees it: a target and its atlases in, a consensus with its figures back.
+"""Label fusion as the application sees it: a target and its atlases in, a consensus and its metrics back.
 
 numpy only, no torch. Used by the Slicer module and the browser app alike:
 
     fuser = RemoteFuser(client)
     fuser.on_done = lambda fused: show(fused.labels, fused.structures)
-    fuser.on_atlas = lambda news: show_row(news.name, news.state, news.fraction)
+    fuser.on_atlas = lambda atlas: show_row(atlas.name, atlas.state, atlas.fraction)
     fuser.fuse_atlases(volume, folder, lam=0.3)
     ...  # now and then, from a timer: client.poll()
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,10 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from hyperreg.errors import InputError
+from hyperreg.fusion.records import AtlasFiles, AtlasProgress, Learned, Rater, StructureVolumes
 from hyperreg.imaging.structures import Structure
 from hyperreg.imaging.volume import Grid, Volume
 from hyperreg.worker.client import WorkerClient
 from hyperreg.worker.jobs import Job
+from hyperreg.worker.plain import plain, record
 from hyperreg.worker.remote import Remote
 
 THUMBNAILS, THUMBNAIL = 64, 96
@@ -31,80 +32,10 @@ THUMBNAILS, THUMBNAIL = 64, 96
 
 @dataclass(frozen=True)
 class FusedStructure:
-    """A structure of the consensus, and its volume, ml: its own, and mean, SD, least, most over the label maps."""
+    """A structure of the consensus, and its volumes."""
 
     structure: Structure
-    volume_ml: float
-    mean_ml: float
-    sd_ml: float
-    least_ml: float
-    most_ml: float
-
-
-@dataclass(frozen=True)
-class Rater:
-    """One label map. state: "used", "not selected" or "left out", and why; figures are NaN where there is none.
-
-    weight: 0 to 1. similarity: of the registered atlas with the target; lam: of its registration, None without one.
-    """
-
-    name: str
-    state: str
-    reason: str
-    weight: float
-    sensitivity: float
-    specificity: float
-    dice: float
-    similarity: float
-    lam: float | None
-
-
-@dataclass(frozen=True)
-class AtlasPair:
-    """An atlas as two files. lam: of its registration, None for the one of all."""
-
-    name: str
-    image: str
-    labels: str
-    lam: float | None = None
-
-
-@dataclass(frozen=True)
-class AtlasNews:
-    """How far one atlas is. state: "waiting", "running", "cached" (registered before), "done", "not selected" or
-    "left out". An atlas that is done can still be left out, when the others show that it is an outlier.
-
-    fraction: 0..1 of its registration. text: what is being done, or why it is left out or not selected.
-    """
-
-    name: str
-    state: str
-    fraction: float
-    text: str
-
-
-@dataclass(frozen=True)
-class LearnedWeight:
-    """An atlas by its data parameter: value (any scale, larger is better), weight (share of the consensus), history
-    (the value after each of `Learned.history_steps`).
-    """
-
-    name: str
-    value: float
-    weight: float
-    history: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Learned:
-    """Data parameters after so many steps of those wanted; finished: whether these are all."""
-
-    steps: int
-    wanted: int
-    finished: bool
-    seconds: float
-    history_steps: tuple[int, ...]
-    atlases: list[LearnedWeight]
+    volumes: StructureVolumes
 
 
 @dataclass(frozen=True)
@@ -149,7 +80,7 @@ class FoundAtlas:
 class RemoteFuser(Remote):
     """Fuses in the worker, one target at a time. on_done(fused). The rest: see `Remote`.
 
-    on_atlas(news): one atlas is further. on_answer(answer): an early one, still improving; `finish` makes it the
+    on_atlas(atlas): one atlas is further. on_answer(answer): an early one, still improving; `finish` makes it the
     result.
     """
 
@@ -157,13 +88,13 @@ class RemoteFuser(Remote):
 
     def __init__(self, client: WorkerClient) -> None:
         super().__init__(client)
-        self.on_atlas: Callable[[AtlasNews], None] | None = None
+        self.on_atlas: Callable[[AtlasProgress], None] | None = None
         self.on_answer: Callable[[EarlyAnswer], None] | None = None
 
     def fuse_atlases(
         self,
         target: Volume,
-        atlases: str | Sequence[AtlasPair],
+        atlases: str | Sequence[AtlasFiles],
         *,
         method: str = "local",
         lam: float | None = None,
@@ -218,7 +149,7 @@ class RemoteFuser(Remote):
 
     def find_atlases(
         self,
-        atlases: str | Sequence[AtlasPair],
+        atlases: str | Sequence[AtlasFiles],
         on_found: Callable[[list[FoundAtlas]], None],
         on_error: Callable[[str], None],
     ) -> Job:
@@ -255,77 +186,46 @@ class RemoteFuser(Remote):
 
     def _told(self, job: Job, affine: npt.NDArray[np.float64], event: str, values: dict[str, Any]) -> None:
         if event == "atlas" and self.on_atlas is not None:
-            self.on_atlas(AtlasNews(**values))
+            self.on_atlas(record(AtlasProgress, values))
         elif event == "answer" and self.on_answer is not None:
             # Copies: the worker goes on writing there.
             labels, disagreement = (job.arrays[name].copy() for name in ("labels", "disagreement"))
             self.on_answer(
                 EarlyAnswer(
-                    _learned(values),
+                    record(Learned, values["learned"]),
                     Volume(labels, affine, "consensus"),
                     Volume(disagreement, affine, "disagreement"),
-                    [_structure(channel, row) for channel, row in enumerate(values["structures"])],
+                    [record(Structure, row) for row in values["structures"]],
                 )
             )
 
 
 def _fused(job: Job, affine: npt.NDArray[np.float64]) -> Fused:
     result = job.result
-    structures = []
-    for channel, row in enumerate(result["structures"]):
-        figures = (row[f"{name}_ml"] for name in ("volume", "raters_mean", "raters_sd", "raters_least", "raters_most"))
-        structures.append(FusedStructure(_structure(channel, row), *figures))
     return Fused(
         method=result["method"],
         labels=Volume(job.arrays["labels"], affine, "consensus"),
         disagreement=Volume(job.arrays["disagreement"], affine, "disagreement"),
-        structures=structures,
-        raters=_raters(result["raters"], result["atlases"]),
+        structures=[
+            FusedStructure(record(Structure, structure), record(StructureVolumes, volumes))
+            for structure, volumes in zip(result["structures"], result["volumes"], strict=True)
+        ],
+        raters=[record(Rater, row) for row in result["raters"]],
         disputed_percent=result["disputed_percent"],
         warnings=list(result["warnings"]),
         seconds=result["seconds"],
-        learned=_learned(result["learned"]) if result.get("learned") else None,
+        learned=record(Learned, result["learned"]) if result.get("learned") else None,
     )
 
 
-def _structure(channel: int, row: Mapping[str, Any]) -> Structure:
-    red, green, blue = row["colour"]
-    return Structure(row["label"], channel, row["name"], (red, green, blue))
-
-
-def _place(atlases: str | Sequence[AtlasPair], structures: Sequence[Structure] = ()) -> dict[str, Any]:
+def _place(atlases: str | Sequence[AtlasFiles], structures: Sequence[Structure] = ()) -> dict[str, Any]:
     if isinstance(atlases, str):
         return {"folder": atlases}
-    pairs = [{"name": p.name, "image": p.image, "labels": p.labels, "lambda": p.lam} for p in atlases]
-    return {"pairs": pairs, "table": _table(structures)}
+    return {"pairs": plain(list(atlases)), "table": _table(structures)}
 
 
 def _table(structures: Sequence[Structure]) -> dict[str, Any]:
     return {str(s.label): [s.name, list(s.colour)] for s in structures}
-
-
-def _learned(values: Mapping[str, Any]) -> Learned:
-    rows = [LearnedWeight(r["name"], r["value"], r["weight"], tuple(r["history"])) for r in values["atlases"]]
-    steps = tuple(values["history_steps"])
-    return Learned(values["steps"], values["wanted"], values["finished"], values["seconds"], steps, rows)
-
-
-def _raters(figures: Sequence[Mapping[str, Any]], atlases: Sequence[Mapping[str, Any]]) -> list[Rater]:
-    """Every label map and atlas, those left out at the end."""
-    known = {row["name"]: row for row in atlases}
-    found = []
-    for row in figures:
-        atlas = known.pop(row["name"], {})
-        weight, sensitivity, specificity, dice = (
-            _number(row[name]) for name in ("weight", "sensitivity", "specificity", "dice")
-        )
-        similarity, lam = _number(atlas.get("similarity")), atlas.get("lam")
-        found.append(Rater(row["name"], "used", "", weight, sensitivity, specificity, dice, similarity, lam))
-    nothing = (math.nan,) * 4
-    return found + [
-        Rater(row["name"], row["state"], row["reason"], *nothing, _number(row["similarity"]), row["lam"])
-        for row in known.values()
-    ]
 
 
 def _found(job: Job) -> list[FoundAtlas]:
@@ -340,7 +240,3 @@ def _found(job: Job) -> list[FoundAtlas]:
         )
         for number, row in enumerate(job.result["atlases"])
     ]
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)

@@ -1,4 +1,4 @@
-"""What a request says, checked before it is used; and results as JSON has them."""
+"""What a request says, checked before it is used."""
 
 from __future__ import annotations
 
@@ -145,16 +145,3 @@ def volume(context: Context, name: str) -> Volume:
     if name not in context.inputs:
         raise InputError(f"The image '{name}' is missing.")
     return Volume(context.inputs[name], *_place(context, name))
-
-
-def plain(value: Any) -> Any:
-    """The value as JSON has it: numpy numbers and arrays become Python's, keys text, NaN and infinity None."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, (np.ndarray, np.generic)):
-        return plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

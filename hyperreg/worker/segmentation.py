@@ -14,7 +14,6 @@ The models there are: `hyperreg.segmentation.catalogue.list_models`; `card.input
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +26,7 @@ from hyperreg.segmentation.catalogue import SegmentationCard, find_model
 from hyperreg.segmentation.structures import StructureVolume, label_type
 from hyperreg.worker.client import Outputs, WorkerClient
 from hyperreg.worker.jobs import Job
+from hyperreg.worker.plain import record
 from hyperreg.worker.remote import Remote
 
 
@@ -146,16 +146,7 @@ def _segmented(job: Job, card: SegmentationCard, affine: npt.NDArray[np.float64]
         card=card,
         labels=Volume(job.arrays["labels"], affine, "segmentation"),
         uncertainty=Volume(job.arrays["uncertainty"], affine, "uncertainty"),
-        volumes=[
-            StructureVolume(
-                structure,
-                values["volume_ml"],
-                values["sure_ml"],
-                values["doubtful_ml"],
-                math.nan if values["mean_probability"] is None else values["mean_probability"],
-            )
-            for structure, values in zip(card.structures, result["structures"], strict=True)
-        ],
+        volumes=[record(StructureVolume, values) for values in result["volumes"]],
         device=result["device"],
         steps=list(result["steps"]),
         warnings=list(result["warnings"]),

@@ -12,7 +12,7 @@ from hyperreg.imaging.volume import Volume
 from hyperreg.segmentation.catalogue import find_model
 from hyperreg.worker import parameters
 from hyperreg.worker.device import FELL_BACK, attempt, free_memory
-from hyperreg.worker.parameters import plain
+from hyperreg.worker.plain import plain
 from hyperreg.worker.server import Context
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Segmenters:
         Parameters: model, device ("auto", "cpu", "cuda"), first (the input on whose grid the outputs are), flips,
         ensemble, hyperparameters (see `Segmenter`), align (bring the other images rigidly to the first one).
         Can be cancelled.
-        -> structures (see `StructureVolume`), device, steps, warnings, seconds, alignment (input -> (4, 4) first RAS
+        -> volumes (a `StructureVolume` each), device, steps, warnings, seconds, alignment (input -> (4, 4) first RAS
         points to that image's, mm).
         """
         first = parameters.text(context, "first")
@@ -82,13 +82,8 @@ class Segmenters:
         context.outputs["labels"][...] = result.labels.array
         context.outputs["uncertainty"][...] = result.uncertainty.array
         warnings = [*result.warnings, FELL_BACK] if self._fell_back else result.warnings
-        structures = [
-            {"label": v.structure.label, "volume_ml": v.volume_ml, "sure_ml": v.sure_ml,
-             "doubtful_ml": v.doubtful_ml, "mean_probability": v.mean_probability}
-            for v in result.volumes
-        ]  # fmt: skip
         return {
-            "structures": plain(structures),
+            "volumes": plain(result.volumes),
             "device": result.device,
             "steps": result.steps,
             "warnings": list(dict.fromkeys(warnings)),

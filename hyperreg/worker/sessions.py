@@ -16,7 +16,7 @@ from hyperreg.registration.constraints import MAPS, Constraints
 from hyperreg.registration.landmarks import pair_landmarks
 from hyperreg.worker import parameters
 from hyperreg.worker.device import FELL_BACK, attempt, free_memory
-from hyperreg.worker.parameters import plain
+from hyperreg.worker.plain import plain
 from hyperreg.worker.server import Context
 
 if TYPE_CHECKING:
