@@ -191,7 +191,7 @@ def test_learning_is_cancelled_kept_gone_on_with_and_finished_early(
             fuser.cancel()
         time.sleep(0.01)
     assert (fuser.cancels, fuser.results, fuser.errors) == (1, [], [])
-    assert steps()[-1] < 200
+    assert max(steps(), default=0) < 200
     fuser.answers.clear()
     start()
     end = time.monotonic() + PATIENCE_S
