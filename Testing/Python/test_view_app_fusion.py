@@ -133,7 +133,7 @@ def test_the_consensus_lies_over_the_image_and_undo_takes_it_away(app: App) -> N
     fused = fuse(app, warnings=("Look twice.",))
     assert state.notes == ["Look twice."]
     assert [(row["name"], row["colour"]) for row in state.fuse_rows] == [("Core", "#dc3c28"), ("Rim", "#3c78dc")]
-    assert float(state.fuse_rows[0]["volume"]) == pytest.approx(fused.structures[0].volume_ml, rel=0.02)
+    assert float(state.fuse_rows[0]["volume"]) == pytest.approx(fused.structures[0].volumes.volume_ml, rel=0.02)
     assert coloured(app) > before + 0.02
     app.panels.choose("registration")
     assert coloured(app) < before + 0.01
