@@ -41,6 +41,22 @@ def test_the_ends_come_first_and_the_bend_gets_more(filled: Anchors) -> None:
     assert sum(lam < 0.5 for lam in filled.lambdas) > sum(lam > 0.5 for lam in filled.lambdas)
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_worst_interval_is_next_in_whatever_order_anchors_came(order: int) -> None:
+    """The response bends most beside lambda = 1, where the first anchors are far from each other."""
+
+    def stiff(lam: float) -> Fields:
+        field = response(0.0).forward.array * np.float32((1 - lam) ** 0.3 / 4)
+        return Fields(DisplacementField(field, AFFINE), DisplacementField(-field, AFFINE))
+
+    anchors = Anchors()
+    for lam in (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)[::order]:
+        anchors.add(lam, stiff(lam))
+    assert anchors.next_lambda() == pytest.approx(0.95)
+    anchors.add(0.95, stiff(0.95))
+    assert anchors.next_lambda() == pytest.approx(0.975)
+
+
 def test_previews_are_within_the_promised_tolerance(filled: Anchors) -> None:
     for lam in np.linspace(0, 1, 41):
         preview, exact = filled.interpolate(float(lam)), response(float(lam))

@@ -3,7 +3,7 @@
 Interpolation of the displacements between anchors is what makes the slider live on a CPU: cubic, with the slopes that
 the anchors beside an interval give, which halves the error of linear interpolation where the response is smooth. The
 anchors are set where the response bends: each new one halves the interval whose interpolation is worst, until none is
-off by more than the tolerance.
+off by more than the tolerance. How far that is off, the anchors say themselves: each one as the others predict it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from hyperreg.imaging.volume import DisplacementField
 # What a preview may be off from the exact field: mean and 99th percentile of the length of the difference.
 TOLERANCE_MEAN_MM = 0.1
 TOLERANCE_P99_MM = 0.5
-# Halving an interval divides the error by eight or more where the response is smooth; two is on the safe side where it
-# bends.
-ERROR_DECAY = 0.5
+# Errors are estimated on every second voxel along each axis: enough for a choice between intervals.
+ESTIMATED_ON = 2
+# The outermost intervals have a neighbour on one side only, and the response may bend more and more towards the end:
+# the curvature there counts so many times.
+OUTERMOST = 2.0
 MAX_ANCHORS = 17
 # Lambdas closer than this are the same; also how finely the slider's values are told apart.
 SAME_LAMBDA = 1e-6
@@ -59,7 +61,8 @@ class Anchors:
         self.lambdas: list[float] = []
         self._fields: list[Fields] = []
         self._stages: list[int] = []
-        self._errors: list[float] = []  # of the interval right of each anchor, as a fraction of the tolerance
+        # How far an anchor is from what the two beside it predict, as a fraction of the tolerance; of the latest ones.
+        self._bends: dict[tuple[float, ...], float] = {}
 
     def __len__(self) -> int:
         return len(self.lambdas)
@@ -71,15 +74,9 @@ class Anchors:
         if at < len(self) and abs(self.lambdas[at] - lam) <= SAME_LAMBDA:
             self._fields[at], self._stages[at] = fields, stage
             return
-        error = float("inf")
-        if 0 < at < len(self):
-            mean, p99 = difference_mm(self.interpolate(lam, inverse=False).forward, fields.forward)
-            error = ERROR_DECAY * max(mean / TOLERANCE_MEAN_MM, p99 / TOLERANCE_P99_MM)
-            self._errors[at - 1] = error
         self.lambdas.insert(at, lam)
         self._fields.insert(at, fields)
         self._stages.insert(at, stage)
-        self._errors.insert(at, error)
 
     def next_lambda(self) -> float | None:
         """Where the next exact field helps most; None if the interpolation is good enough everywhere."""
@@ -88,11 +85,34 @@ class Anchors:
                 return end
         if len(self) >= MAX_ANCHORS:
             return None
-        errors = self._errors[: len(self) - 1]
+        errors = self._errors()
         worst = int(np.argmax(errors))
         if errors[worst] <= 1.0:
             return None
         return (self.lambdas[worst] + self.lambdas[worst + 1]) / 2
+
+    def _errors(self) -> list[float]:
+        """How far linear interpolation is off in the middle of each interval, as a fraction of the tolerance.
+
+        An anchor that lies a and b from the next ones is off their line by a b / 2 times the second derivative, the
+        middle of an interval of length h by h^2 / 8 times that: the larger derivative of both ends counts.
+        """
+        curvatures = [0.0] * len(self)
+        bends: dict[tuple[float, ...], float] = {}
+        for at in range(1, len(self) - 1):
+            beside = self._fields[at - 1 : at + 2]
+            key = *self.lambdas[at - 1 : at + 2], *self._stages[at - 1 : at + 2]
+            before, after = self.lambdas[at] - self.lambdas[at - 1], self.lambdas[at + 1] - self.lambdas[at]
+            bends[key] = self._bends[key] if key in self._bends else _bend(beside, before / (before + after))
+            curvatures[at] = 2 * bends[key] / (before * after)
+        self._bends = bends
+        if len(self) == 2:
+            return [float("inf")]
+        curvatures[0], curvatures[-1] = OUTERMOST * curvatures[1], OUTERMOST * curvatures[-2]
+        return [
+            max(curvatures[left], curvatures[left + 1]) * (self.lambdas[left + 1] - self.lambdas[left]) ** 2 / 8
+            for left in range(len(self) - 1)
+        ]
 
     def interpolate(self, lam: float, *, inverse: bool = True, out: Fields | None = None) -> Fields:
         """Fields at lambda, between the two nearest anchors (the nearest one alone beyond the ends).
@@ -142,6 +162,20 @@ class Anchors:
             shares[n] = quotient / step
             shares[at] -= quotient / step
         return shares
+
+
+def _bend(fields: Sequence[Fields], weight: float) -> float:
+    """How far the second of three fields is from the line between the others, as a fraction of the tolerance.
+
+    weight: of the third one on that line.
+    """
+    thinned = [
+        DisplacementField(one.forward.array[:, ::ESTIMATED_ON, ::ESTIMATED_ON, ::ESTIMATED_ON], one.forward.ijk_to_ras)
+        for one in fields
+    ]
+    line = _sum({0: 1 - weight, 2: weight}, thinned, None)
+    mean, p99 = difference_mm(line, thinned[1])
+    return max(mean / TOLERANCE_MEAN_MM, p99 / TOLERANCE_P99_MM)
 
 
 def _sum(
