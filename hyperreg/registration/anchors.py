@@ -94,12 +94,15 @@ class Anchors:
     def _errors(self) -> list[float]:
         """How far linear interpolation is off in the middle of each interval, as a fraction of the tolerance.
 
-        An anchor that lies a and b from the next ones is off their line by a b / 2 times the second derivative, the
-        middle of an interval of length h by h^2 / 8 times that: the larger derivative of both ends counts.
+        Told from anchors of one stage; 0 where there are too few. An anchor that lies a and b from the next ones is off
+        their line by a b / 2 times the second derivative, the middle of an interval of length h by h^2 / 8 times that:
+        the larger derivative of both ends counts.
         """
         curvatures = [0.0] * len(self)
         bends: dict[tuple[float, ...], float] = {}
         for at in range(1, len(self) - 1):
+            if len(set(self._stages[at - 1 : at + 2])) > 1:
+                continue  # they differ by more than the response bends
             beside = self._fields[at - 1 : at + 2]
             key = *self.lambdas[at - 1 : at + 2], *self._stages[at - 1 : at + 2]
             before, after = self.lambdas[at] - self.lambdas[at - 1], self.lambdas[at + 1] - self.lambdas[at]
