@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks import automatic_lambda, contrasts, gamma_map, hypernetwork, learned_solver, speed
+from benchmarks import automatic_lambda, contrasts, gamma_map, hypernetwork, speed
 from benchmarks.automl import command as automl
 from benchmarks.fusion import command as fusion
 from benchmarks.readme import BENCHMARKS, README, replace_section
@@ -48,7 +48,6 @@ app.command("contrasts")(contrasts.command)
 app.command("fusion")(fusion.command)
 app.command("gamma-map")(gamma_map.command)
 app.command("hypernetwork")(hypernetwork.command)
-app.command("learned-solver")(learned_solver.command)
 app.command("segmentation")(segmentation.command)
 
 

@@ -18,8 +18,6 @@ from hyperreg.nets.weights import fast_precision, load_network, save_weights
 from hyperreg.registration.catalogue import KIND, ModelCard, read_card
 from hyperreg.registration.features import CHANNELS, FEATURES
 from hyperreg.registration.field import compose, integrate, sample
-from hyperreg.registration.learned import BACKBONE as UPDATE_BACKBONE
-from hyperreg.registration.learned import UpdateModel
 
 # VoxelMorph starts its last convolution almost at zero, so that registration starts from the identity.
 FLOW_INIT_SD = 1e-5
@@ -106,26 +104,17 @@ def inverse_displacement(velocities: list[Tensor]) -> Tensor:
     return displacement([-velocity for velocity in reversed(velocities)])
 
 
-def make_model(network: Mapping[str, Any], hyperparameters: int = 1) -> RegistrationModel | UpdateModel:
-    """The model that a card's "network" describes: a network, or the learned solver's update.
-
-    Raises WeightsError for one that this version does not know.
-    """
-    kind = UpdateModel if network.get("backbone") == UPDATE_BACKBONE else RegistrationModel
-    return kind(network, hyperparameters)
-
-
-def load_model(card: ModelCard, device: str = "cpu") -> RegistrationModel | UpdateModel:
+def load_model(card: ModelCard, device: str = "cpu") -> RegistrationModel:
     """Read a model's weights, as float32, ready for inference.
 
     Raises WeightsError if the file is missing, damaged, or does not fit the card.
     """
-    model = load_network(lambda: make_model(card.network, len(card.hyperparameters)), card)
+    model = load_network(lambda: RegistrationModel(card.network, len(card.hyperparameters)), card)
     model.precision = fast_precision(device)
     return model.to(device).eval().requires_grad_(False)
 
 
-def save_model(model: RegistrationModel | UpdateModel, card: Mapping[str, Any], folder: Path) -> ModelCard:
+def save_model(model: RegistrationModel, card: Mapping[str, Any], folder: Path) -> ModelCard:
     """Write weights (float16) and card into `folder`; the card gets the weights' SHA256.
 
     Raises FileError if the folder cannot be written.

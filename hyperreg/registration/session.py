@@ -24,7 +24,6 @@ from hyperreg.registration.contrast import AUTOMATIC, check_contrast, contrast_t
 from hyperreg.registration.figures import Figures, PairFigures
 from hyperreg.registration.grids import beyond_model
 from hyperreg.registration.landmarks import check_pull, outside_warnings, pair_landmarks
-from hyperreg.registration.learned import UpdateModel
 from hyperreg.registration.linear import align, direction_warnings
 from hyperreg.registration.masks import check_masks
 from hyperreg.registration.model import RegistrationModel, load_model
@@ -78,7 +77,7 @@ class LiveSession:
         started = time.perf_counter()
         self.card = find_model(model) if isinstance(model, str) else model
         self.device = choose_device(device)
-        self.model: RegistrationModel | UpdateModel | None = None
+        self.model: RegistrationModel | None = None
         if self.card.has_network:
             self.model = load_model(self.card, self.device)
         self.warnings: list[str] = []
@@ -171,8 +170,8 @@ class LiveSession:
                 self.warnings += direction_warnings(fixed, moving, self.linear)
         report(0.8, "Resampling both images to one grid")
         with self._timed("resample"):
-            if not isinstance(self.model, RegistrationModel):
-                maker: FieldMaker = Solver(fixed, moving, self.linear, body, contrast, start, symmetric, self.model)
+            if self.model is None:
+                maker: FieldMaker = Solver(fixed, moving, self.linear, body, contrast, start, symmetric)
             elif start is not None:
                 raise InputError(
                     "A network starts from a linear alignment only: choose no model (none) for this start."

@@ -28,8 +28,7 @@ from hyperreg.registration.constraints import Constraints
 from hyperreg.registration.contrast import AUTOMATIC, SAME
 from hyperreg.registration.field import compose, from_ras, sample, to_ras
 from hyperreg.registration.forces import Pull, at_points, on_level
-from hyperreg.registration.grids import coarser_grid, fade, image_grid
-from hyperreg.registration.learned import LearnedSteps, UpdateModel
+from hyperreg.registration.grids import coarser_grid, image_grid
 from hyperreg.registration.regions import Regions, regions_of
 from hyperreg.registration.rigid import Body, RigidMotion, bodies_of
 from hyperreg.registration.similarity import LEAST_BALANCE, contrast_balance
@@ -81,7 +80,6 @@ class Solver:
     contrast: one of `contrast.CONTRASTS`. start: what comes before `linear`, fixed RAS to fixed RAS, see `split`. The
     map that is solved for comes before both; it is the identity at lambda = 1. The fields hold it and the start.
     symmetric: both images move towards a middle, instead of one of them to the other.
-    model: of the learned solver; see `LearnedSteps`.
     native_grid: as fine as the fixed image, around its foreground. grid: where fields are given, see FIELD_FACTOR.
     stages: coarse to fine; a stage is named by its place among them.
     same_contrast: whether both images were taken for one contrast; set by `find_contrast`.
@@ -96,9 +94,7 @@ class Solver:
         contrast: str = AUTOMATIC,
         start: Transform | None = None,
         symmetric: bool = False,
-        model: UpdateModel | None = None,
     ) -> None:
-        self.model = model
         self.native_grid = image_grid(fixed.grid, foreground.array > 0, MARGIN_VOXELS, MULTIPLE, MAX_VOXELS)
         self.grid = coarser_grid(self.native_grid, FIELD_FACTOR)
         spacing, voxels = float(self.native_grid.spacing.min()), int(np.prod(self.native_grid.shape))
@@ -179,8 +175,6 @@ class Solver:
             return self._bodies
         if self._moved > 1:
             raise InputError("Rigid regions are drawn on the fixed image, and symmetric mode prefers none: use one.")
-        if self.model is not None:
-            raise InputError("A learned solver does not know rigid regions: choose no model (none) for them.")
         if self._start is not None:
             raise InputError("Rigid regions need a linear start: choose an alignment without deformation for them.")
         return bodies_of(constraints.rigid, constraints.rigid_values, self._foreground, self.native_grid, MULTIPLE)
@@ -272,9 +266,6 @@ class Solver:
                 pull = self._pull_on(factor, lam, here)
                 rigid = partial(self._rigid_on, factor, here) if self._bodies else None
                 displacement = climb(fixed, moving, displacement, here, smoothing_sd, level, part, counted, pull, rigid)
-                freedom = 1 - here if counted is None else (1 - here) * counted(displacement)
-                if (learned := self._learned(lam, factor, freedom, device)) is not None:
-                    displacement = learned(displacement)
             spent += own
             self._keep(lam, done + 1 + number, displacement)
         return last, displacement
@@ -299,19 +290,6 @@ class Solver:
             return None
         here, there = (on_level(points, factor).to(lambdas) for points in self._pulled)
         return Pull(here, there, self._constraints.landmarks.pull, smoothing_of(lam), lambdas)
-
-    def _learned(self, lam: float, factor: int, freedom: Tensor, device: str) -> LearnedSteps | None:
-        """The learned steps of a level, times `freedom`; None without a model, or where it knows no such level."""
-        spacing = float(self.native_grid.spacing.min()) * factor
-        known = None if self.model is None else self.model.level_of(spacing)
-        if self.model is None or known is None or factor % (detail := self.model.detail(known)):
-            return None
-        fixed, moving = self._level(factor, device)
-        i, j, k = coarser_grid(self.native_grid, factor).shape
-        freedom = freedom * fade((i, j, k), MARGIN_VOXELS / factor).to(fixed)
-        weights = self.model.weights(torch.tensor([lam], device=device))
-        detailed = self._level(factor // detail, device)
-        return LearnedSteps(self.model, known, weights, fixed, moving, detailed, freedom, smoothing_of(lam))
 
     def _rigid_on(self, factor: int, lambdas: Tensor, window: Tensor) -> RigidMotion:
         to_fixed = self.native_grid.ijk_to_ras

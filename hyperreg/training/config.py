@@ -40,7 +40,6 @@ class SynthesisConfig(BaseModel):
     stripped: float = Field(default=0.6, ge=0, le=1)
     strength: tuple[float, float] = (1.0, 1.0)
     look: Appearance = Appearance()
-    repeat: int = Field(default=1, ge=1, description="So many steps in a row learn from one pair: making it takes long")
     on_device: bool = Field(default=False, description="Make the pairs where the network trains (a GPU, say)")
 
 
@@ -127,7 +126,6 @@ class RegistrationConfig(RunConfig):
     smoothness_weight: float = Field(default=8.0, gt=0, description="Calibrates the middle of the slider")
     later_pass: float = Field(default=0.3, ge=0, le=1, description="Share of pairs that one pass has warped already")
     ends: float = Field(default=0.2, ge=0, le=1, description="Share of each hyperparameter drawn from {0, 1}")
-    towards_zero: float = Field(default=1.0, ge=1, description="λ is a uniform draw to this power: more of it near 0")
     fixed_lambda: float | None = Field(
         default=None, ge=0, le=1, description="An ordinary network for this λ alone, without hypernetwork: to compare"
     )

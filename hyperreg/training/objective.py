@@ -22,12 +22,36 @@ def draw_value(ends: float, generator: torch.Generator) -> float:
     return float(second < 0.5) if first < ends else second
 
 
-class Loss(nn.Module):
-    """HyperMorph's loss of a field, with the terms of a configuration."""
+class Objective(nn.Module):
+    """A network and the loss that trains it, HyperMorph's with the terms of a configuration; a module, so that engines
+    can wrap it.
+    """
 
-    def __init__(self, config: RegistrationConfig) -> None:
+    def __init__(self, model: RegistrationModel, config: RegistrationConfig) -> None:
         super().__init__()
-        self.config = config
+        self.model, self.config = model, config
+
+    def forward(
+        self, pair: SyntheticPair, values: list[float], later_pass: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a pair on the model's device, and its parts without gradients (scalars, there as well).
+
+        values: lambda, and gamma if the model declares it.
+        later_pass: the network is trained on what a first pass of its own, which is not trained, has left to do.
+        """
+        fixed, moving = pair.images.split(1, dim=1)
+        weights = self.model.weights(torch.tensor(values, device=fixed.device))
+        if later_pass:
+            with torch.no_grad():
+                before = self.model.velocity(weights, fixed, moving)
+                warp = integrate(before)
+            step = self.model.velocity(weights, fixed, sample(moving, warp))
+            velocity = before + step
+            displacement = compose(warp, integrate(step))
+        else:
+            velocity = self.model.velocity(weights, fixed, moving)
+            displacement = integrate(velocity)
+        return self.loss(pair, displacement, velocity, values)
 
     def loss(
         self, pair: SyntheticPair, displacement: Tensor, rough: Tensor, values: list[float]
@@ -83,33 +107,3 @@ class Loss(nn.Module):
         error = (missed.norm(dim=1) * inside).sum() / total
         huber = F.huber_loss(missed, torch.zeros_like(missed), reduction="none").mean(1)
         return error, self.config.truth_weight * (huber * inside).sum() / total
-
-
-class Objective(Loss):
-    """A network and the loss that trains it; a module, so that engines can wrap it."""
-
-    def __init__(self, model: RegistrationModel, config: RegistrationConfig) -> None:
-        super().__init__(config)
-        self.model = model
-
-    def forward(
-        self, pair: SyntheticPair, values: list[float], later_pass: bool = False
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a pair on the model's device, and its parts without gradients (scalars, there as well).
-
-        values: lambda, and gamma if the model declares it.
-        later_pass: the network is trained on what a first pass of its own, which is not trained, has left to do.
-        """
-        fixed, moving = pair.images.split(1, dim=1)
-        weights = self.model.weights(torch.tensor(values, device=fixed.device))
-        if later_pass:
-            with torch.no_grad():
-                before = self.model.velocity(weights, fixed, moving)
-                warp = integrate(before)
-            step = self.model.velocity(weights, fixed, sample(moving, warp))
-            velocity = before + step
-            displacement = compose(warp, integrate(step))
-        else:
-            velocity = self.model.velocity(weights, fixed, moving)
-            displacement = integrate(velocity)
-        return self.loss(pair, displacement, velocity, values)

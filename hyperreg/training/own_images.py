@@ -32,7 +32,6 @@ from hyperreg.machine import choose_device
 from hyperreg.nets.weights import fast_precision
 from hyperreg.registration.catalogue import ModelCard, find_model, list_models, read_card
 from hyperreg.registration.grids import network_grid
-from hyperreg.registration.learned import BACKBONE as SOLVER_UPDATE
 from hyperreg.registration.linear import align
 from hyperreg.registration.model import save_model
 from hyperreg.reporting import Progress
@@ -152,8 +151,6 @@ def adapt(
     base = find_model(model)
     if not base.has_network:
         raise InputError("There is nothing to adapt without a network: name a model ('hyperreg models' lists them).")
-    if base.network.get("backbone") == SOLVER_UPDATE:
-        raise InputError(f"'{model}' is a learned solver, which learns from label maps; adapt a network to images.")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise InputError(f"'{name}' cannot be a model's name: use letters, digits, - and _, as in 'my-brains'.")
     if name in {card.name for card in list_models()}:

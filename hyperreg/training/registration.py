@@ -11,12 +11,10 @@ import torch
 from hyperreg.errors import InputError
 from hyperreg.nets.warm_start import start_from
 from hyperreg.registration.catalogue import find_model, read_card
-from hyperreg.registration.learned import UpdateModel
 from hyperreg.registration.model import (
     RegistrationModel,
     hyperparameter_entries,
     load_model,
-    make_model,
     new_card,
     save_model,
 )
@@ -24,7 +22,6 @@ from hyperreg.training import engine
 from hyperreg.training.config import RegistrationConfig, SynthesisConfig, TrainingConfig, read_config
 from hyperreg.training.label_maps import LabelMap, brain_from_file, random_shapes
 from hyperreg.training.objective import Objective, draw_value
-from hyperreg.training.solver_objective import PLAIN_STEPS, SolverObjective, validate_solver
 from hyperreg.training.synthesis import PairSynthesiser, Stage, SyntheticPair
 from hyperreg.training.validation import validate, validation_pairs
 
@@ -47,15 +44,15 @@ class PairTrainer(engine.Trainer[SyntheticPair]):
 
     config: RegistrationConfig
     lambdas: Sequence[float]
-    model: RegistrationModel | UpdateModel
+    model: RegistrationModel
 
     @property
-    def averaged(self) -> RegistrationModel | UpdateModel:
-        return cast("RegistrationModel | UpdateModel", self.average.module)
+    def averaged(self) -> RegistrationModel:
+        return cast(RegistrationModel, self.average.module)
 
-    def first_model(self) -> RegistrationModel | UpdateModel:
+    def first_model(self) -> RegistrationModel:
         config = self.config
-        model = make_model(config.network, len(config.defaults))
+        model = RegistrationModel(config.network, len(config.defaults))
         if config.start_from is not None:
             folder = Path(config.start_from)
             card = read_card(folder) if folder.is_dir() else find_model(config.start_from)
@@ -69,33 +66,24 @@ class PairTrainer(engine.Trainer[SyntheticPair]):
         self.model.precision = getattr(torch, self.config.precision)
         if self.config.compile:
             self.model.compile()
-        if isinstance(self.model, UpdateModel):
-            return SolverObjective(self.model, self.config)
         return Objective(self.model, self.config)
 
     def draw_values(self, generator: torch.Generator) -> list[float]:
         """The hyperparameters of one step: lambda, and gamma if the model declares it."""
         if self.config.fixed_lambda is not None:
             return [self.config.fixed_lambda]
-        lam, *others = (draw_value(self.config.ends, generator) for _ in self.config.defaults)
-        return [lam**self.config.towards_zero, *others]
+        return [draw_value(self.config.ends, generator) for _ in self.config.defaults]
 
     def losses(
         self, sample: SyntheticPair, generator: torch.Generator
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[str, float]]:
         values = self.draw_values(generator)
-        how: list[int] | bool
-        if isinstance(self.model, UpdateModel):
-            how = torch.randint(*PLAIN_STEPS, (1 + len(self.model.levels),), generator=generator).tolist()
-        else:
-            how = float(torch.rand(1, generator=generator)) < self.config.later_pass
-        loss, parts = self.objective(sample, values, how)
+        later = float(torch.rand(1, generator=generator)) < self.config.later_pass
+        loss, parts = self.objective(sample, values, later)
         return loss, parts, dict(zip(self.config.defaults, values, strict=True))
 
     def validate(self, held_out: Sequence[SyntheticPair]) -> list[dict[str, float]]:
         """A row of metrics per value of `lambdas`."""
-        if isinstance(self.averaged, UpdateModel):
-            return validate_solver(SolverObjective(self.averaged, self.config), held_out, self.lambdas)
         others = list(self.config.defaults.values())[1:]
         return validate(self.averaged, held_out, self.lambdas, others)
 
@@ -144,7 +132,6 @@ class Trainer(PairTrainer):
             strength=synthesis.strength,
             look=synthesis.look,
             device=str(self.device) if synthesis.on_device else "cpu",
-            repeat=synthesis.repeat,
         )
 
     def held_out(self) -> list[SyntheticPair]:

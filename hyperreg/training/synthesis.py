@@ -65,7 +65,6 @@ class PairSynthesiser(Dataset[SyntheticPair]):
     So a run can be resumed and repeated, and pairs can be made in other processes or on the GPU that trains.
     maps: label maps to draw from; pairs are of one kind ("brain", "shapes"), of one map or of two.
     stages: by number; the last one goes on for ever. two_maps, same_contrast, stripped (no skull), shapes: shares.
-    repeat: so many numbers in a row are the same pair.
     strength: the deformations' size is drawn between these multiples of what brains show after linear alignment.
     """
 
@@ -79,20 +78,10 @@ class PairSynthesiser(Dataset[SyntheticPair]):
     strength: tuple[float, float] = (1.0, 1.0)
     look: Appearance = field(default_factory=Appearance)
     device: str = "cpu"
-    repeat: int = 1
     _on_device: dict[int, Tensor] = field(default_factory=dict, repr=False)
     _halves: dict[int, Tensor] = field(default_factory=dict, repr=False)
-    _last: tuple[int, SyntheticPair] | None = field(default=None, repr=False)
 
     def __getitem__(self, number: int) -> SyntheticPair:
-        if self.repeat == 1:
-            return self._made(number)
-        first = number - number % self.repeat
-        if self._last is None or self._last[0] != first:
-            self._last = first, self._made(first)
-        return self._last[1]
-
-    def _made(self, number: int) -> SyntheticPair:
         draws = Draws(self.seed * 1_000_003 + number, self.device)
         stage = next((stage for stage in self.stages if number < stage.until), self.stages[-1])
         brains = [index for index, label_map in enumerate(self.maps) if label_map.kind == "brain"]

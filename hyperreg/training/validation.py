@@ -17,7 +17,7 @@ from hyperreg.training.synthesis import PairSynthesiser, SyntheticPair
 
 def validation_pairs(pairs: PairSynthesiser, maps: Sequence[LabelMap], count: int) -> list[SyntheticPair]:
     """`count` pairs of `maps` as the last stage of the training makes them, with numbers that it never reaches."""
-    other = replace(pairs, maps=maps, stages=pairs.stages[-1:], repeat=1, _on_device={}, _halves={}, _last=None)
+    other = replace(pairs, maps=maps, stages=pairs.stages[-1:], _on_device={}, _halves={})
     return [other[SEED_OFFSET + index] for index in range(count)]
 
 
