@@ -9,8 +9,8 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from HyperRegSlicerLib import Regions
-from HyperRegSlicerLib.Logic import RegistrationLogic
+from hyperreg.mrml import regions
+from hyperreg.mrml.registration.logic import RegistrationLogic
 
 # Dragging a point changes it many times a second: what changes is taken so often, and no sooner than the field of the
 # last time is there.
@@ -57,7 +57,7 @@ class LandmarksPanel:
     def update(self, distance: str) -> None:
         """Shows the state. distance: of all landmarks, in words, or ""."""
         ui, logic = self.ui, self._logic
-        ui.landmarksNoteLabel.text = "\n".join(filter(None, (logic.landmarks_note, distance)))
+        ui.landmarksNoteLabel.text = "\n".join(filter(None, (logic.constraints.landmarks_note, distance)))
         rows = logic.landmark_rows
         if rows is self._rows:
             return
@@ -112,12 +112,12 @@ class LandmarksPanel:
 
     def _tell(self) -> None:
         if not slicer.mrmlScene.IsClosing() and self._parameters is not None:
-            pull, only = self._parameters.pull, Regions.keys_from_text(self._parameters.measuredOnly)
-            self._attempt(lambda: self._logic.set_landmarks(*self._nodes, pull, only))
+            pull, only = self._parameters.pull, regions.keys_from_text(self._parameters.measuredOnly)
+            self._attempt(lambda: self._logic.constraints.set_landmarks(*self._nodes, pull, only))
 
     def _ticked(self, item: qt.QTableWidgetItem) -> None:
         if self._filling or item.column() != NAME_COLUMN or self._parameters is None:
             return
-        key, only = self._rows[item.row()].key, Regions.keys_from_text(self._parameters.measuredOnly)
+        key, only = self._rows[item.row()].key, regions.keys_from_text(self._parameters.measuredOnly)
         only = only - {key} if item.checkState() == qt.Qt.Checked else only | {key}
-        self._parameters.measuredOnly = Regions.keys_to_text(only)
+        self._parameters.measuredOnly = regions.keys_to_text(only)

@@ -9,8 +9,8 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from HyperRegSlicerLib import Regions
-from HyperRegSlicerLib.Masks import ROLES
+from hyperreg.mrml import regions
+from hyperreg.mrml.registration.masks import ROLES
 from HyperRegSlicerLib.RegionsWidget import REST_MS
 
 
@@ -38,7 +38,7 @@ class _Area:
         if node is not self.node:
             for observed, tag in self._observed:
                 observed.RemoveObserver(tag)
-            self.node, self._observed = node, Regions.observe(node, self._edited) if node is not None else []
+            self.node, self._observed = node, regions.observe(node, self._edited) if node is not None else []
             was = self.selector.blockSignals(True)
             self.selector.setCurrentNode(node)
             self.selector.blockSignals(was)
@@ -47,7 +47,7 @@ class _Area:
     def fill(self) -> None:
         """Offers the segments that there are now, if there is a choice. Raises InputError for a node without any."""
         self._segments.visible = False
-        found = Regions.regions_of(self.node)
+        found = regions.regions_of(self.node)
         was = self._segments.blockSignals(True)
         self._segments.clear()
         self._segments.addItem(_("All that is marked"), "")

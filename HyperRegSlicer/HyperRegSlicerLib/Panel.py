@@ -11,8 +11,8 @@ import vtk
 from slicer.i18n import tr as _
 
 from hyperreg.errors import HyperRegError
+from hyperreg.mrml.registration.texts import cpu_text, gpu_text
 from HyperRegSlicerLib.Parameters import Device
-from HyperRegSlicerLib.Texts import cpu_text, gpu_text
 
 # How often the worker is asked for news: below what the eye notices, above what costs anything.
 POLL_INTERVAL_MS = 10

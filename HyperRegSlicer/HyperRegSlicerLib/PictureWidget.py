@@ -1,4 +1,4 @@
-"""A picture of lines, dots and texts (see `ResponsePlot`) in a label, in the label's own width and colours. Qt only."""
+"""A picture (see `hyperreg.mrml.shapes`) in a label, in the label's own width and colours. Qt only."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 
 import qt
 
-from HyperRegSlicerLib import ResponsePlot
+from hyperreg.mrml import shapes
 
 FONT_PIXELS = 11
 TEXT_HEIGHT = 16
 TEXT_WIDTH = 400
 
 # Width in pixels and the colour of text -> height in pixels, and what to draw.
-Draw = Callable[[float, str], tuple[int, Sequence[ResponsePlot.Shape]]]
+Draw = Callable[[float, str], tuple[int, Sequence[shapes.Shape]]]
 
 
 class _Events(qt.QObject):
@@ -70,15 +70,15 @@ class Picture:
         self._label.setPixmap(pixmap)
 
 
-def _paint(painter: qt.QPainter, shape: ResponsePlot.Shape) -> None:
+def _paint(painter: qt.QPainter, shape: shapes.Shape) -> None:
     pen = qt.QPen(qt.QColor(shape.colour))
-    if isinstance(shape, ResponsePlot.Line):
+    if isinstance(shape, shapes.Line):
         pen.setWidthF(shape.width)
         pen.setStyle(qt.Qt.DashLine if shape.dashed else qt.Qt.SolidLine)
         painter.setPen(pen)
         for (x1, y1), (x2, y2) in zip(shape.points, shape.points[1:], strict=False):
             painter.drawLine(qt.QPointF(x1, y1), qt.QPointF(x2, y2))
-    elif isinstance(shape, ResponsePlot.Dot):
+    elif isinstance(shape, shapes.Dot):
         painter.setPen(pen)
         painter.setBrush(qt.QBrush(qt.QColor(shape.colour)))
         painter.drawEllipse(qt.QPointF(shape.x, shape.y), shape.radius, shape.radius)

@@ -10,7 +10,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from hyperreg.errors import InputError
-from HyperRegSlicerLib import Regions
+from hyperreg.mrml import regions
 
 NAME_COLUMN, LAMBDA_COLUMN, RIGID_COLUMN = range(3)
 SWATCH_PIXELS = 14
@@ -39,7 +39,7 @@ class RegionsPanel:
         self._on_change, self._on_error, self._told = on_change, on_error, told
         self._node: Any = None
         self._stamp: tuple[int, ...] = ()
-        self._regions: list[Regions.Region] = []
+        self._regions: list[regions.Region] = []
         self._lambdas: dict[str, float] = {}
         self._rigid: set[str] = set()
         # λ of regions that are not checked now, for when they are again.
@@ -87,11 +87,11 @@ class RegionsPanel:
         if node is None:
             return
         try:
-            self._regions = Regions.regions_of(node)
-            self._stamp = Regions.stamp(node)
+            self._regions = regions.regions_of(node)
+            self._stamp = regions.stamp(node)
         except InputError as error:
             self._on_error(str(error))
-        self._observed = Regions.observe(node, self._edited)
+        self._observed = regions.observe(node, self._edited)
 
     def _fill(self) -> None:
         table = self.ui.regionsTable
@@ -171,7 +171,7 @@ class RegionsPanel:
         self._rest.start()
 
     def _look_again(self) -> None:
-        if self._node is None or slicer.mrmlScene.IsClosing() or Regions.stamp(self._node) == self._stamp:
+        if self._node is None or slicer.mrmlScene.IsClosing() or regions.stamp(self._node) == self._stamp:
             return
         self._take(self._node)
         keys = {region.key for region in self._regions}

@@ -7,8 +7,8 @@ from typing import Any
 
 import qt
 
+from hyperreg.mrml.registration import response_plot
 from hyperreg.registration.response import Response, Suggestion
-from HyperRegSlicerLib import ResponsePlot
 from HyperRegSlicerLib.PictureWidget import Picture
 
 
@@ -28,8 +28,8 @@ class ResponsePicture(Picture):
     def clicked(self, x: float) -> None:
         response, suggestion, _lam, _metrics = self._shown
         if response.rows:
-            self._on_click(ResponsePlot.lambda_at(x, self._label.width, response, suggestion))
+            self._on_click(response_plot.lambda_at(x, self._label.width, response, suggestion))
 
-    def _draw_response(self, width: float, ink: str) -> tuple[int, list[ResponsePlot.Shape]]:
+    def _draw_response(self, width: float, ink: str) -> tuple[int, list[response_plot.Shape]]:
         response, suggestion, lam, metrics = self._shown
-        return ResponsePlot.height(response), ResponsePlot.draw(response, suggestion, lam, width, ink, metrics)
+        return response_plot.height(response), response_plot.draw(response, suggestion, lam, width, ink, metrics)

@@ -8,10 +8,10 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
+from hyperreg.mrml.fusion import texts, weights_plot
+from hyperreg.mrml.fusion.logic import AtlasesLogic
+from hyperreg.mrml.lifecycle import IDLE
 from HyperRegSlicerLib.PictureWidget import Picture
-from SegmentationModuleLib import Texts, WeightsPlot
-from SegmentationModuleLib.AtlasesLogic import AtlasesLogic
-from SegmentationModuleLib.Runs import IDLE
 
 NAME_COLUMN, STATE_COLUMN, BAR_COLUMN = range(3)
 ROWS_SHOWN, ROW_PIXELS, BAR_PIXELS = 8, 24, 90
@@ -55,16 +55,16 @@ class ProgressPanel:
             self._rows = [news.name for news in atlases]
             self._make_rows()
         for row, news in enumerate(atlases):
-            text = Texts.atlas_state(news)
+            text = texts.atlas_state(news)
             item = table.item(row, STATE_COLUMN)
             if item.text() != text:
                 item.setText(text)
                 item.setToolTip(text)
             table.cellWidget(row, BAR_COLUMN).value = round(100 * news.fraction)
-            table.cellWidget(row, BAR_COLUMN).visible = news.state not in Texts.NOT_USED
+            table.cellWidget(row, BAR_COLUMN).visible = news.state not in texts.NOT_USED
         ui.earlyPanel.visible = early is not None
         if early is not None:
-            ui.earlyLabel.text = Texts.early(early.learned)
+            ui.earlyLabel.text = texts.early(early.learned)
             self._plot.paint()
         ui.keepEarlyButton.enabled = early is not None and self.logic.state != IDLE
 
@@ -86,7 +86,7 @@ class ProgressPanel:
         if early is None:
             return 1, []
         learned = early.learned
-        course = WeightsPlot.Course(
+        course = weights_plot.Course(
             learned.history_steps, learned.wanted, {atlas.name: atlas.history for atlas in learned.atlases}
         )
-        return WeightsPlot.draw({atlas.name: atlas.weight for atlas in learned.atlases}, course, width, ink)
+        return weights_plot.draw({atlas.name: atlas.weight for atlas in learned.atlases}, course, width, ink)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +11,9 @@ import slicer
 import vtk
 from fake_registration import FakeRegistration
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "HyperRegSlicer"))
 from hyperreg.imaging.volume import Volume
-from HyperRegSlicerLib import Geometry, Regions, Results  # noqa: F401 (for tests)
-from HyperRegSlicerLib.Logic import RegistrationLogic
+from hyperreg.mrml import geometry
+from hyperreg.mrml.registration.logic import RegistrationLogic
 
 AGREE_MM = 1e-4
 TRANSFORM_CLASS = "vtkMRMLTransformNode"
@@ -63,12 +60,12 @@ class Bench:
 
     def volume(self, name: str, array: np.ndarray, affine: np.ndarray, kind: str = "vtkMRMLScalarVolumeNode"):
         node = self.scene.AddNewNodeByClass(kind, name)
-        Geometry.volume_to_node(Volume(array, affine, name), node)
+        geometry.volume_to_node(Volume(array, affine, name), node)
         return node
 
     def transform(self, to_parent: np.ndarray):
         node = self.scene.AddNewNodeByClass(TRANSFORM_CLASS, "placed")
-        node.SetMatrixTransformToParent(Geometry.to_vtk(to_parent))
+        node.SetMatrixTransformToParent(geometry.to_vtk(to_parent))
         return node
 
     def fixed_points(self) -> np.ndarray:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -14,11 +11,10 @@ import vtk  # noqa: E402
 from fake_registration import wavy  # noqa: E402
 from vtk.util.numpy_support import vtk_to_numpy  # noqa: E402
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "HyperRegSlicer"))
 from hyperreg.errors import InputError  # noqa: E402
 from hyperreg.imaging.transform import Transform  # noqa: E402
 from hyperreg.imaging.volume import Grid, Volume  # noqa: E402
-from HyperRegSlicerLib import Geometry  # noqa: E402
+from hyperreg.mrml import geometry  # noqa: E402
 
 AGREE_MM = 1e-4  # float32 fields, double arithmetic
 
@@ -60,13 +56,13 @@ def apply(transform: vtk.vtkAbstractTransform, points: np.ndarray) -> np.ndarray
 
 def volume_node(scene: slicer.vtkMRMLScene, volume: Volume, kind: str = "vtkMRMLScalarVolumeNode"):
     node = scene.AddNewNodeByClass(kind, volume.name)
-    Geometry.volume_to_node(volume, node)
+    geometry.volume_to_node(volume, node)
     return node
 
 
 def transform_node(scene: slicer.vtkMRMLScene, to_parent: np.ndarray):
     node = scene.AddNewNodeByClass("vtkMRMLTransformNode", "placed")
-    node.SetMatrixTransformToParent(Geometry.to_vtk(to_parent))
+    node.SetMatrixTransformToParent(geometry.to_vtk(to_parent))
     return node
 
 
@@ -80,7 +76,7 @@ def test_volume_survives_the_way_through_a_node(scene, dtype):
     node.GetIJKToRASMatrix(matrix)
     np.testing.assert_allclose(matrix.MultiplyPoint((3, 7, 2, 1))[:3], grid.to_ras((3, 7, 2)), atol=1e-9)
     assert node.GetImageData().GetScalarComponentAsDouble(3, 7, 2, 0) == array[3, 7, 2]
-    back = Geometry.volume_from_node(node, None)
+    back = geometry.volume_from_node(node, None)
     np.testing.assert_array_equal(back.array, array)
     assert back.array.dtype == dtype
     assert back.grid.matches(grid)
@@ -95,7 +91,7 @@ def test_linear_parent_places_the_volume_in_the_world(scene):
     above = transform_node(scene, turn)
     parent = transform_node(scene, turn)
     parent.SetAndObserveTransformNodeID(above.GetID())
-    placed = Geometry.volume_from_node(node, parent)
+    placed = geometry.volume_from_node(node, parent)
     np.testing.assert_allclose(
         placed.grid.to_ras((1, 2, 3)), (turn @ turn @ [*grid.to_ras((1, 2, 3)), 1])[:3], atol=1e-9
     )
@@ -106,44 +102,44 @@ def test_shearing_parent_is_refused_by_name(scene):
     shear = np.eye(4)
     shear[0, 1] = 0.3
     with pytest.raises(InputError, match=r"'tilted'.*sheared"):
-        Geometry.volume_from_node(node, transform_node(scene, shear))
+        geometry.volume_from_node(node, transform_node(scene, shear))
 
 
 def test_nonlinear_parent_is_refused_by_name(scene):
     node = volume_node(scene, Volume(np.ones((4, 5, 6), np.float32), np.eye(4), "bent"))
     parent = scene.AddNewNodeByClass("vtkMRMLTransformNode", "warp")
-    parent.SetAndObserveTransformFromParent(Geometry.vtk_transform([wavy(oblique(), 0.0)]))
+    parent.SetAndObserveTransformFromParent(geometry.vtk_transform([wavy(oblique(), 0.0)]))
     with pytest.raises(InputError, match="'bent' is under the transform 'warp', which is not linear"):
-        Geometry.volume_from_node(node, parent)
+        geometry.volume_from_node(node, parent)
 
 
 def test_refusals_name_the_volume_and_the_way_out(scene):
     good = volume_node(scene, Volume(np.ones((4, 5, 6), np.float32), np.eye(4), "good"))
-    assert Geometry.refusal(good, "fixed") == ""
-    assert Geometry.refusal(None, "moving") == "Choose a moving volume."
+    assert geometry.refusal(good, "fixed") == ""
+    assert geometry.refusal(None, "moving") == "Choose a moving volume."
     labels = volume_node(scene, Volume(np.ones((4, 5, 6), np.uint8), np.eye(4), "parts"), "vtkMRMLLabelMapVolumeNode")
-    assert "'parts' is a label map" in Geometry.refusal(labels, "fixed")
+    assert "'parts' is a label map" in geometry.refusal(labels, "fixed")
     empty = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "hollow")
-    assert "'hollow' holds no image" in Geometry.refusal(empty, "fixed")
+    assert "'hollow' holds no image" in geometry.refusal(empty, "fixed")
     slice_ = volume_node(scene, Volume(np.ones((4, 5, 1), np.float32), np.eye(4), "flat"))
-    assert "'flat' has only one slice" in Geometry.refusal(slice_, "fixed")
+    assert "'flat' has only one slice" in geometry.refusal(slice_, "fixed")
     colours = vtk.vtkImageData()
     colours.SetDimensions(4, 5, 6)
     colours.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 3)
     for kind in ("vtkMRMLVectorVolumeNode", "vtkMRMLScalarVolumeNode", "vtkMRMLDiffusionWeightedVolumeNode"):
         node = scene.AddNewNodeByClass(kind, "colours")
         node.SetAndObserveImageData(colours)
-        assert "'colours'" in Geometry.refusal(node, "moving")
-        assert "one 3D volume" in Geometry.refusal(node, "moving") or "scalar volume" in Geometry.refusal(
+        assert "'colours'" in geometry.refusal(node, "moving")
+        assert "one 3D volume" in geometry.refusal(node, "moving") or "scalar volume" in geometry.refusal(
             node, "moving"
         )
 
 
 def test_live_transform_is_the_pull_back_map(points):
     field = wavy(oblique(), 0.2)
-    live = Geometry.LiveTransform(field.grid, linear_map())
+    live = geometry.LiveTransform(field.grid, linear_map())
     live.fill(field)
-    expected = Transform((Geometry.padded(field), linear_map())).apply(points)
+    expected = Transform((geometry.padded(field), linear_map())).apply(points)
     np.testing.assert_allclose(apply(live.transform, points), expected, atol=AGREE_MM)
     # Inside the grid the rim changes nothing: u is interpolated, then A applied, as written in the design.
     np.testing.assert_allclose(
@@ -157,14 +153,14 @@ def test_live_transform_is_the_pull_back_map(points):
 
 def test_saved_transform_is_the_same_for_vtk_hyperreg_and_itk(points):
     field = wavy(oblique(), 0.0)
-    stages = (linear_map(), Geometry.padded(field), linear_map(), linear_map())
+    stages = (linear_map(), geometry.padded(field), linear_map(), linear_map())
     ours = Transform(stages).apply(points)
-    np.testing.assert_allclose(apply(Geometry.vtk_transform(stages), points), ours, atol=AGREE_MM)
+    np.testing.assert_allclose(apply(geometry.vtk_transform(stages), points), ours, atol=AGREE_MM)
 
 
 def test_fill_changes_the_field_in_place_with_one_event(scene):
     grid = oblique()
-    live = Geometry.LiveTransform(grid, linear_map())
+    live = geometry.LiveTransform(grid, linear_map())
     node = scene.AddNewNodeByClass("vtkMRMLTransformNode", "live")
     node.SetAndObserveTransformFromParent(live.transform)
     events = []
@@ -190,7 +186,7 @@ def test_fill_changes_the_field_in_place_with_one_event(scene):
 
 def test_points_move_by_the_inverse_to_a_thousandth_of_a_millimetre(scene):
     field = wavy(oblique((30, 34, 28)), 0.0)
-    live = Geometry.LiveTransform(field.grid, linear_map())
+    live = geometry.LiveTransform(field.grid, linear_map())
     live.fill(field)
     node = scene.AddNewNodeByClass("vtkMRMLTransformNode", "live")
     node.SetAndObserveTransformFromParent(live.transform)
@@ -204,9 +200,9 @@ def test_points_move_by_the_inverse_to_a_thousandth_of_a_millimetre(scene):
 
 def test_slicers_transform_file_is_read_the_same_by_itk(scene, tmp_path, points):
     field = wavy(oblique(), 0.1)
-    stages = (Geometry.padded(field), linear_map())
+    stages = (geometry.padded(field), linear_map())
     node = scene.AddNewNodeByClass("vtkMRMLTransformNode", "saved")
-    node.SetAndObserveTransformFromParent(Geometry.vtk_transform(stages))
+    node.SetAndObserveTransformFromParent(geometry.vtk_transform(stages))
     storage = scene.AddNewNodeByClass("vtkMRMLTransformStorageNode")
     storage.SetFileName(str(tmp_path / "saved.h5"))
     assert storage.WriteData(node)

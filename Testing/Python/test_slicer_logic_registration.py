@@ -4,9 +4,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -16,12 +13,12 @@ import vtk
 from fake_registration import METRICS, wavy
 from slicer_logic_bench import AGREE_MM, FIXED, LINEAR, MOVING, TRANSFORM_CLASS, bench, make_bench, points, turned  # noqa: F401
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "HyperRegSlicer"))
 from hyperreg.errors import InputError
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Volume
-from HyperRegSlicerLib import Geometry, Regions, Results
-from HyperRegSlicerLib.Logic import IDLE, LIVE, RUNNING
+from hyperreg.mrml import geometry, linked, regions
+from hyperreg.mrml.lifecycle import IDLE, LIVE, RUNNING
+from hyperreg.mrml.registration import inputs, results
 
 
 def test_register_touches_the_scene_only_when_the_worker_is_ready(bench):
@@ -37,7 +34,7 @@ def test_register_touches_the_scene_only_when_the_worker_is_ready(bench):
     assert bench.logic.state == LIVE
     node = bench.moving.GetParentTransformNode()
     assert node is bench.logic.transform_node
-    assert Results.ends(node) == (bench.fixed, bench.moving)
+    assert linked.ends(node) == (bench.fixed, bench.moving)
     assert bench.content().keys() - before.keys() == {node.GetID()}
     assert bench.metrics == [0.25]
     assert bench.logic.metrics is METRICS
@@ -45,7 +42,7 @@ def test_register_touches_the_scene_only_when_the_worker_is_ready(bench):
 
 def test_moving_point_lands_where_the_transform_says(bench, points):
     bench.go_live()
-    truth = Transform((Geometry.padded(wavy(bench.registration.grid, 0.25)), LINEAR))
+    truth = Transform((geometry.padded(wavy(bench.registration.grid, 0.25)), LINEAR))
     np.testing.assert_allclose(bench.shown_at(points), truth.apply(points), atol=AGREE_MM)
     # A landmark of the moving image, put under the same transform, appears at the fixed point it belongs to.
     to_world = vtk.vtkGeneralTransform()
@@ -67,9 +64,9 @@ def test_lambda_moves_the_same_node_and_the_same_vtk_transform(bench, points):
         assert bench.logic.can_keep
         assert bench.logic.transform_node is node
         assert node.GetTransformFromParent() is general
-        truth = Transform((Geometry.padded(wavy(bench.registration.grid, lam)), LINEAR))
+        truth = Transform((geometry.padded(wavy(bench.registration.grid, lam)), LINEAR))
         np.testing.assert_allclose(bench.shown_at(points), truth.apply(points), atol=AGREE_MM)
-        assert float(node.GetAttribute(Results.LAMBDA_ATTRIBUTE)) == lam
+        assert float(node.GetAttribute(results.LAMBDA_ATTRIBUTE)) == lam
     assert bench.content() == before  # nothing resampled, nothing added
 
 
@@ -90,10 +87,10 @@ def test_moving_under_a_linear_parent_looks_the_same_and_goes_back(bench, points
     bench.moving.SetAndObserveTransformNodeID(parent.GetID())
     before = bench.content()
     bench.go_live()
-    to_world = Geometry.to_numpy(parent.GetMatrixTransformToParent())
+    to_world = geometry.to_numpy(parent.GetMatrixTransformToParent())
     np.testing.assert_allclose(bench.registration.prepared_with["moving"].ijk_to_ras, to_world @ MOVING)
     # The worker's map ends in the world; the views need the volume's inner space.
-    truth = Transform((Geometry.padded(wavy(bench.registration.grid, 0.25)), np.linalg.inv(to_world) @ LINEAR))
+    truth = Transform((geometry.padded(wavy(bench.registration.grid, 0.25)), np.linalg.inv(to_world) @ LINEAR))
     np.testing.assert_allclose(bench.shown_at(points), truth.apply(points), atol=AGREE_MM)
     # Registering again starts from the volume's own place, not from the live transform.
     bench.register(lam=0.5)
@@ -111,7 +108,7 @@ def test_fixed_under_a_linear_parent_is_registered_where_it_is_shown(bench):
     kept = bench.logic.keep()
     matrix = vtk.vtkMatrix4x4()
     kept.volume.GetIJKToRASMatrix(matrix)
-    np.testing.assert_allclose(Geometry.to_numpy(matrix), to_world @ FIXED, atol=1e-6)
+    np.testing.assert_allclose(geometry.to_numpy(matrix), to_world @ FIXED, atol=1e-6)
 
 
 def test_initial_transform_node_is_used_once(bench):
@@ -130,7 +127,7 @@ def warp_node(bench):
     """A smooth warp of the world, up to 6 mm, with a linear part."""
     field = wavy(Volume(np.zeros((18, 20, 16)), FIXED).grid, 0)
     warp = bench.scene.AddNewNodeByClass(TRANSFORM_CLASS, "warp")
-    warp.SetAndObserveTransformFromParent(Geometry.vtk_transform([field, LINEAR]))
+    warp.SetAndObserveTransformFromParent(geometry.vtk_transform([field, LINEAR]))
     return warp, Transform((field, LINEAR))
 
 
@@ -144,9 +141,7 @@ def test_any_transform_is_a_start(bench):
 
 
 def test_a_large_image_has_the_start_sampled_less_often(bench, monkeypatch):
-    from HyperRegSlicerLib import Inputs
-
-    monkeypatch.setattr(Inputs, "SAMPLES", 400)
+    monkeypatch.setattr(inputs, "SAMPLES", 400)
     warp, truth = warp_node(bench)
     bench.register(initial=warp)
     given = bench.registration.prepared_with["initial"]
@@ -304,7 +299,7 @@ def test_label_maps_are_compared_by_the_names_of_their_structures(bench):
         array[1], array[3] = first, second
         node = bench.volume(name, array, affine, "vtkMRMLLabelMapVolumeNode")
         node.CreateDefaultDisplayNodes()
-        Regions.name_labels(node, {first: "Liver", second: "Left Kidney"}, f"{name} names")
+        regions.name_labels(node, {first: "Liver", second: "Left Kidney"}, f"{name} names")
         nodes.append(node)
     bench.register(fixed_labels=nodes[0], moving_labels=nodes[1])
     given = bench.registration.prepared_with
@@ -321,7 +316,7 @@ def test_label_maps_without_a_common_structure_are_refused(bench):
     for name, affine, label in (("one", FIXED, "Liver"), ("two", MOVING, "Spleen")):
         nodes.append(bench.volume(name, np.ones((5, 6, 7), np.uint8), affine, "vtkMRMLLabelMapVolumeNode"))
         nodes[-1].CreateDefaultDisplayNodes()
-        Regions.name_labels(nodes[-1], {1: label}, f"{name} names")
+        regions.name_labels(nodes[-1], {1: label}, f"{name} names")
     with pytest.raises(InputError, match="no structure in common: 'one' holds Liver; 'two' holds Spleen"):
         bench.register(fixed_labels=nodes[0], moving_labels=nodes[1])
     assert bench.logic.state == IDLE

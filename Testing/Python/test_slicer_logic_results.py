@@ -4,9 +4,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -16,12 +13,12 @@ import SimpleITK as sitk
 from fake_registration import wavy
 from slicer_logic_bench import AGREE_MM, FIXED, LINEAR, bench, make_bench, points, turned  # noqa: F401
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "HyperRegSlicer"))
 import hyperreg
 from hyperreg.errors import InputError
 from hyperreg.imaging import itk
 from hyperreg.imaging.transform import Transform
-from HyperRegSlicerLib import Geometry, Results
+from hyperreg.mrml import geometry, linked, nodes
+from hyperreg.mrml.registration import results
 
 
 def test_kept_volume_is_what_itk_makes_of_the_saved_transform(bench, tmp_path):
@@ -32,15 +29,15 @@ def test_kept_volume_is_what_itk_makes_of_the_saved_transform(bench, tmp_path):
     storage = bench.scene.AddNewNodeByClass("vtkMRMLTransformStorageNode")
     storage.SetFileName(str(tmp_path / "kept.h5"))
     assert storage.WriteData(kept.forward)
-    reference = itk.volume_to_itk(Geometry.volume_from_node(bench.fixed, None))
-    image = itk.volume_to_itk(Geometry.volume_from_node(bench.moving, None))
+    reference = itk.volume_to_itk(geometry.volume_from_node(bench.fixed, None))
+    image = itk.volume_to_itk(geometry.volume_from_node(bench.moving, None))
     transform = sitk.ReadTransform(str(tmp_path / "kept.h5"))
     fill = float(sitk.GetArrayViewFromImage(image).min())
     expected = sitk.GetArrayFromImage(sitk.Resample(image, reference, transform, sitk.sitkLinear, fill)).T
-    result = Geometry.volume_from_node(kept.volume, None)
+    result = geometry.volume_from_node(kept.volume, None)
     assert np.ptp(expected) > 100
     np.testing.assert_allclose(result.array, expected, atol=1e-2)
-    assert result.grid.matches(Geometry.volume_from_node(bench.fixed, None).grid)
+    assert result.grid.matches(geometry.volume_from_node(bench.fixed, None).grid)
     # Without the deformation it would look different: the test can fail.
     assert np.abs(expected - sitk.GetArrayFromImage(sitk.Resample(image, reference, sitk.Transform())).T).max() > 50
 
@@ -49,23 +46,23 @@ def test_kept_nodes_say_where_they_come_from_and_stay(bench, points):
     bench.go_live()
     kept = bench.logic.keep()
     for node in (kept.volume, kept.forward, kept.inverse):
-        assert node.GetAttribute(Results.LAMBDA_ATTRIBUTE) == "0.2500"
-        assert node.GetAttribute(Results.MODEL_ATTRIBUTE) == bench.model
-        assert node.GetAttribute(Results.VERSION_ATTRIBUTE) == hyperreg.__version__
-    assert Results.ends(kept.forward) == (bench.fixed, bench.moving)
-    assert Results.ends(kept.inverse) == (bench.moving, bench.fixed)
+        assert node.GetAttribute(results.LAMBDA_ATTRIBUTE) == "0.2500"
+        assert node.GetAttribute(nodes.MODEL_ATTRIBUTE) == bench.model
+        assert node.GetAttribute(nodes.VERSION_ATTRIBUTE) == hyperreg.__version__
+    assert linked.ends(kept.forward) == (bench.fixed, bench.moving)
+    assert linked.ends(kept.inverse) == (bench.moving, bench.fixed)
     forward, inverse = (node.GetTransformFromParent() for node in (kept.forward, kept.inverse))
     there = np.array([forward.TransformPoint(point) for point in points])
-    moved = Transform((Geometry.padded(wavy(bench.registration.grid, 0.25)), LINEAR)).apply(points)
+    moved = Transform((geometry.padded(wavy(bench.registration.grid, 0.25)), LINEAR)).apply(points)
     np.testing.assert_allclose(there, moved, atol=AGREE_MM)
-    back = Transform((np.linalg.inv(LINEAR), Geometry.padded(wavy(bench.registration.grid, 0.25, sign=-1.0)))).apply(
+    back = Transform((np.linalg.inv(LINEAR), geometry.padded(wavy(bench.registration.grid, 0.25, sign=-1.0)))).apply(
         there
     )
     np.testing.assert_allclose([inverse.TransformPoint(point) for point in there], back, atol=AGREE_MM)
     bench.logic.set_lambda(1.0)
     bench.logic.reset()
     np.testing.assert_allclose([forward.TransformPoint(point) for point in points], there, atol=1e-12)
-    assert not Results.is_live_transform(kept.forward)
+    assert not linked.is_live_transform(kept.forward)
 
 
 def test_keep_refuses_a_preview(bench):
@@ -80,20 +77,20 @@ def test_keep_refuses_a_preview(bench):
 
 
 def test_markups_models_and_segmentations_follow_and_come_back(bench):
-    nodes = [
+    along = [
         bench.scene.AddNewNodeByClass(kind, kind)
         for kind in ("vtkMRMLMarkupsFiducialNode", "vtkMRMLModelNode", "vtkMRMLSegmentationNode")
     ]
     with pytest.raises(InputError, match="Register first"):
-        bench.logic.take_along(nodes[0])
+        bench.logic.take_along(along[0])
     before = bench.content()
     bench.go_live(lam=0.0)
-    for node in nodes:
+    for node in along:
         bench.logic.take_along(node)
         bench.logic.take_along(node)  # twice is once
-    assert bench.logic.companions == nodes
+    assert bench.logic.linked_nodes == along
     fixed_point = (np.array([[8, 9, 7]]) @ FIXED[:3, :3].T + FIXED[:3, 3])[0]
-    markups = nodes[0]
+    markups = along[0]
     truth = Transform((wavy(bench.registration.grid, 0.0), LINEAR))
     markups.AddControlPoint(*truth.apply(fixed_point[None])[0])
     shown = np.zeros(3)
@@ -103,14 +100,14 @@ def test_markups_models_and_segmentations_follow_and_come_back(bench):
     bench.logic.set_lambda(1.0)
     markups.GetNthControlPointPositionWorld(0, shown)
     assert np.linalg.norm(shown - fixed_point) > 2  # mm: it follows the slider
-    bench.logic.leave_behind(nodes[1])
-    assert nodes[1].GetParentTransformNode() is None
-    assert bench.logic.companions == [nodes[0], nodes[2]]
+    bench.logic.leave_behind(along[1])
+    assert along[1].GetParentTransformNode() is None
+    assert bench.logic.linked_nodes == [along[0], along[2]]
     bench.logic.reset()
     assert bench.content() == before
 
 
-def test_companion_in_another_space_is_refused(bench):
+def test_a_node_to_follow_in_another_space_is_refused(bench):
     bench.go_live()
     model = bench.scene.AddNewNodeByClass("vtkMRMLModelNode", "skull")
     model.SetAndObserveTransformNodeID(bench.transform(np.eye(4)).GetID())
@@ -118,4 +115,4 @@ def test_companion_in_another_space_is_refused(bench):
         bench.logic.take_along(model)
     with pytest.raises(InputError, match="already part"):
         bench.logic.take_along(bench.moving)
-    assert bench.logic.companions == []
+    assert bench.logic.linked_nodes == []

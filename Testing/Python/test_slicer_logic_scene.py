@@ -4,9 +4,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -14,10 +11,9 @@ pytest.importorskip("slicer")
 
 from slicer_logic_bench import AGREE_MM, FIXED, MOVING, TRANSFORM_CLASS, bench, make_bench, points, smooth  # noqa: F401
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "HyperRegSlicer"))
 from hyperreg.imaging.volume import Volume
-from HyperRegSlicerLib import Results
-from HyperRegSlicerLib.Logic import IDLE, LIVE
+from hyperreg.mrml import linked
+from hyperreg.mrml.lifecycle import IDLE, LIVE
 
 
 def test_reset_puts_everything_back(bench):
@@ -106,10 +102,10 @@ def test_reopened_scene_goes_on(bench, make_bench, tmp_path, points):
     assert again.scene.Import()
     again.fixed, again.moving = (again.scene.GetFirstNodeByName(name) for name in ("head", "follow-up"))
     transform = again.moving.GetParentTransformNode()
-    assert Results.is_live_transform(transform)
+    assert linked.is_live_transform(transform)
     again.logic.adopt(transform)
     assert again.logic.can_reset
-    assert [node.GetName() for node in again.logic.companions] == ["skull"]
+    assert [node.GetName() for node in again.logic.linked_nodes] == ["skull"]
     np.testing.assert_allclose(again.shown_at(points), shown, atol=AGREE_MM)
     again.go_live(lam=0.6)
     assert again.logic.transform_node is transform

@@ -14,9 +14,6 @@ from slicer_logic_bench import (  # noqa: F401
     FIXED,
     LINEAR,
     Bench,
-    Geometry,
-    Regions,
-    Results,
     bench,
     make_bench,
     points,
@@ -26,6 +23,8 @@ from vtk.util.numpy_support import vtk_to_numpy
 from hyperreg.errors import InputError
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Volume
+from hyperreg.mrml import geometry, regions
+from hyperreg.mrml.registration import results
 
 
 def expected(bench: Bench, points: np.ndarray, lam: float, stage: int) -> np.ndarray:
@@ -111,11 +110,11 @@ def test_a_network_alone_has_no_full_resolution_to_ask_for(bench: Bench) -> None
 
 def test_what_is_kept_of_full_resolution_says_so(bench: Bench, points: np.ndarray) -> None:
     bench.go_live()
-    assert bench.logic.keep().forward.GetAttribute(Results.STAGE_ATTRIBUTE) == "Quick result (2 mm)"
+    assert bench.logic.keep().forward.GetAttribute(results.STAGE_ATTRIBUTE) == "Quick result (2 mm)"
     bench.registration.answer_solved(FULL)
     kept = bench.logic.keep()
     assert kept.volume.GetName() == "follow-up registered λ=0.25"
-    assert kept.forward.GetAttribute(Results.STAGE_ATTRIBUTE) == "Full resolution (1 mm)"
+    assert kept.forward.GetAttribute(results.STAGE_ATTRIBUTE) == "Full resolution (1 mm)"
     target = expected(bench, points, 0.25, FULL)
     for name, reached in (("forward", target), ("inverse", None)):
         general = vtk.vtkGeneralTransform()
@@ -160,7 +159,7 @@ def test_gamma_is_kept_for_models_that_have_it(bench: Bench) -> None:
     assert not bench.logic.can_keep, "the field that is shown belongs to another γ"
     bench.registration.answer_solved()
     kept = bench.logic.keep()
-    assert kept.forward.GetAttribute(Results.SETTINGS_ATTRIBUTE) == "gamma=0.90"
+    assert kept.forward.GetAttribute(results.SETTINGS_ATTRIBUTE) == "gamma=0.90"
 
 
 def segmentation(bench: Bench) -> slicer.vtkMRMLSegmentationNode:
@@ -172,7 +171,7 @@ def segmentation(bench: Bench) -> slicer.vtkMRMLSegmentationNode:
         array = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(16, 20, 18).T
         array[...] = 0
         array[first : first + 5, 5:11, 6:9] = 1
-        image.SetGeometryFromImageToWorldMatrix(Geometry.to_vtk(FIXED))
+        image.SetGeometryFromImageToWorldMatrix(geometry.to_vtk(FIXED))
         segment = slicer.vtkSegment()
         segment.SetName(name)
         segment.SetColor(0.25 * (number + 1), 0.5, 0.75)
@@ -194,75 +193,75 @@ def value_at(volume: Volume, fixed_ijk: tuple[int, int, int]) -> int:
 
 def test_regions_of_a_segmentation_lie_where_they_were_drawn(bench: Bench) -> None:
     node = segmentation(bench)
-    regions = Regions.regions_of(node)
-    assert [(region.key, region.name) for region in regions] == [("bone", "Bone"), ("liver", "Liver")]
-    assert regions[1].colour == (0.5, 0.5, 0.75)
-    volume = Regions.label_volume(node)
-    assert value_at(volume, (4, 7, 7)) == regions[0].label
-    assert value_at(volume, (11, 7, 7)) == regions[1].label
+    found = regions.regions_of(node)
+    assert [(region.key, region.name) for region in found] == [("bone", "Bone"), ("liver", "Liver")]
+    assert found[1].colour == (0.5, 0.5, 0.75)
+    volume = regions.label_volume(node)
+    assert value_at(volume, (4, 7, 7)) == found[0].label
+    assert value_at(volume, (11, 7, 7)) == found[1].label
     assert value_at(volume, (8, 7, 7)) == value_at(volume, (4, 4, 7)) == value_at(volume, (15, 7, 7)) == 0
     assert int((volume.array > 0).sum()) == 2 * 5 * 6 * 3
     shift = np.eye(4)
     shift[:3, 3] = 3, -2, 5
     node.SetAndObserveTransformNodeID(bench.transform(shift).GetID())
-    np.testing.assert_allclose(Regions.label_volume(node).ijk_to_ras, shift @ volume.ijk_to_ras, atol=1e-6)
+    np.testing.assert_allclose(regions.label_volume(node).ijk_to_ras, shift @ volume.ijk_to_ras, atol=1e-6)
 
 
 def test_regions_of_a_label_map_have_names_and_colours(bench: Bench) -> None:
     array = np.zeros((18, 20, 16), dtype=np.int16)
     array[2:7], array[9:12] = 2, 5
-    node = bench.volume("labels", array, FIXED, Regions.LABEL_MAP)
-    assert [(region.label, region.name) for region in Regions.regions_of(node)] == [(2, "Label 2"), (5, "Label 5")]
+    node = bench.volume("labels", array, FIXED, regions.LABEL_MAP)
+    assert [(region.label, region.name) for region in regions.regions_of(node)] == [(2, "Label 2"), (5, "Label 5")]
     node.CreateDefaultDisplayNodes()
     colours = bench.scene.AddNewNodeByClass("vtkMRMLColorTableNode", "of Slicer")
     colours.SetTypeToLabels()
     assert colours.GetColorName(2) == "Peach", "that says nothing of what the label is"
     node.GetDisplayNode().SetAndObserveColorNodeID(colours.GetID())
-    assert [region.name for region in Regions.regions_of(node)] == ["Label 2", "Label 5"]
+    assert [region.name for region in regions.regions_of(node)] == ["Label 2", "Label 5"]
     table = bench.scene.AddNewNodeByClass("vtkMRMLColorTableNode", "names")
     table.SetTypeToUser()
     table.SetNumberOfColors(6)
     table.SetColor(2, "Femur", 1.0, 0.5, 0.25, 1.0)
     node.GetDisplayNode().SetAndObserveColorNodeID(table.GetID())
-    first = Regions.regions_of(node)[0]
+    first = regions.regions_of(node)[0]
     assert (first.name, first.colour) == ("Femur", pytest.approx((1.0, 0.5, 0.25), abs=0.01))
-    np.testing.assert_array_equal(Regions.label_volume(node).array, array)
+    np.testing.assert_array_equal(regions.label_volume(node).array, array)
     with pytest.raises(InputError, match="neither"):
-        Regions.regions_of(bench.moving)
+        regions.regions_of(bench.moving)
     with pytest.raises(InputError, match="no segments"):
-        Regions.regions_of(bench.volume("empty", np.zeros((4, 4, 4), np.int16), FIXED, Regions.LABEL_MAP))
+        regions.regions_of(bench.volume("empty", np.zeros((4, 4, 4), np.int16), FIXED, regions.LABEL_MAP))
     many = np.arange(8 * 8 * 8, dtype=np.int16).reshape(8, 8, 8)
     with pytest.raises(InputError, match="511 labels"):
-        Regions.regions_of(bench.volume("many", many, FIXED, Regions.LABEL_MAP))
+        regions.regions_of(bench.volume("many", many, FIXED, regions.LABEL_MAP))
 
 
 def test_regions_reach_the_engine_live_and_their_map_only_once(bench: Bench) -> None:
     node = segmentation(bench)
-    bench.logic.set_regions(node, {"bone": 0.9})
+    bench.logic.constraints.set_regions(node, {"bone": 0.9})
     bench.go_live()
     labels, lambdas = bench.registration.regions
     assert lambdas == {1: 0.9}
     assert value_at(labels, (4, 7, 7)) == 1
     bench.registration.answer_solved()
-    bench.logic.set_regions(node, {"bone": 0.8, "liver": 0.1})
+    bench.logic.constraints.set_regions(node, {"bone": 0.8, "liver": 0.1})
     assert bench.registration.regions == (labels, {1: 0.8, 2: 0.1})
     assert not bench.logic.can_keep
     image = node.GetSegmentation().GetSegment("bone").GetRepresentation("Binary labelmap")
     vtk_to_numpy(image.GetPointData().GetScalars())[:] = 1
     image.Modified()
-    bench.logic.set_regions(node, {"bone": 0.8, "liver": 0.1})
+    bench.logic.constraints.set_regions(node, {"bone": 0.8, "liver": 0.1})
     assert bench.registration.regions[0] is not labels, "drawn anew"
     assert value_at(bench.registration.regions[0], (8, 7, 7)) == 1
     with pytest.raises(InputError, match="λ"):
-        bench.logic.set_regions(node, {"bone": 1.1})
-    bench.logic.set_regions(node, {})
+        bench.logic.constraints.set_regions(node, {"bone": 1.1})
+    bench.logic.constraints.set_regions(node, {})
     assert bench.registration.regions == (None, {})
 
 
 def test_deleted_regions_end(bench: Bench) -> None:
     node = segmentation(bench)
     bench.go_live()
-    bench.logic.set_regions(node, {"bone": 0.9})
+    bench.logic.constraints.set_regions(node, {"bone": 0.9})
     bench.scene.RemoveNode(node)
     assert bench.registration.regions == (None, {})
     assert "follow the slider again" in bench.errors[0]
@@ -271,9 +270,9 @@ def test_deleted_regions_end(bench: Bench) -> None:
 
 def test_region_lambdas_survive_as_text() -> None:
     lambdas = {"Segment_1": 0.25, "7": 1.0}
-    assert Regions.from_text(Regions.to_text(lambdas)) == lambdas
-    assert Regions.from_text("") == Regions.from_text("[1, 2]") == Regions.from_text("{") == {}
-    assert Regions.from_text('{"a": 3}') == {"a": 1.0}
+    assert regions.from_text(regions.to_text(lambdas)) == lambdas
+    assert regions.from_text("") == regions.from_text("[1, 2]") == regions.from_text("{") == {}
+    assert regions.from_text('{"a": 3}') == {"a": 1.0}
 
 
 def test_the_response_is_there_until_the_registration_ends(bench: Bench) -> None:

@@ -378,10 +378,10 @@ def test_the_volume_of_a_changed_image_is_not_mixed_up(module):
     node = module.image()
     module.ui.volumeSelector.setCurrentNode(node)
     module.ui.segmentButton.click()
-    from HyperRegSlicerLib import Geometry
+    from hyperreg.mrml import geometry
 
     smaller = eggs(OBLIQUE).array[:-2]
-    Geometry.volume_to_node(Volume(smaller, OBLIQUE.ijk_to_ras), node)
+    geometry.volume_to_node(Volume(smaller, OBLIQUE.ijk_to_ras), node)
     before = module.content()
     module.segmenter.answer()
     assert "was changed while it was segmented" in module.ui.messageLabel.text

@@ -12,7 +12,7 @@ from typing import Any
 
 from hyperreg.errors import HyperRegError, InputError
 from hyperreg.registration.catalogue import find_model
-from hyperreg.view import mrml, security
+from hyperreg.view import security
 from hyperreg.view.connections import quiet_logs
 from hyperreg.view.messages import Messages
 from hyperreg.view.panels import Panel, Panels
@@ -26,6 +26,10 @@ from hyperreg.worker.segmentation import RemoteSegmenter
 ASSETS = "hyperreg_assets"
 DEVICES = ("auto", "cpu", "cuda")
 HEART_BEAT_S = "10"
+MISSING = (
+    "The browser app needs slicer-core and trame-slicer. Install them with: pip install 'hyperreg[view]'\n"
+    "(slicer-core exists for Linux, Windows and macOS with Python 3.10 to 3.13.)"
+)
 
 
 @dataclass(frozen=True)
@@ -292,5 +296,5 @@ def _libraries() -> tuple[Any, Any]:
         from trame.app import get_server
         from trame_slicer.core import SlicerApp
     except ImportError as error:
-        raise HyperRegError(f"{mrml.MISSING}\n({error})") from error
+        raise HyperRegError(f"{MISSING}\n({error})") from error
     return SlicerApp, get_server

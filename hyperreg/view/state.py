@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from hyperreg.mrml.lifecycle import IDLE
 from hyperreg.registration import catalogue
 
 # Where the slider begins, everywhere.
 DEFAULT_LAMBDA = catalogue.NONE.default_lambda
 
-IDLE, RUNNING, LIVE = "idle", "running", "live"
 # The panel of registration.
 PANEL = "registration"
 FADE, CHECKERBOARD, SIDE_BY_SIDE = "fade", "checkerboard", "sideBySide"
