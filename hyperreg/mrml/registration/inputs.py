@@ -9,8 +9,7 @@ import numpy as np
 import slicer
 
 from hyperreg.errors import InputError
-from hyperreg.imaging.files import as_labels
-from hyperreg.imaging.label_maps import check_is_label_map, check_on_image
+from hyperreg.imaging.label_checks import as_labels, check_is_label_map, check_on_image
 from hyperreg.imaging.structures import LabelMap, Meaning, compared
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Grid, Volume

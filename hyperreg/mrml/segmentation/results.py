@@ -10,8 +10,7 @@ import slicer
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk
 
-from hyperreg.imaging.segment_files import terminology_entry
-from hyperreg.imaging.structures import Structure, key_of
+from hyperreg.imaging.structures import Structure, key_of, terminology_entry
 from hyperreg.imaging.volume import Volume
 from hyperreg.mrml import geometry, linked, nodes
 from hyperreg.segmentation.structures import StructureVolume
