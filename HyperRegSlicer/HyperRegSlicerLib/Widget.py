@@ -15,7 +15,7 @@ from hyperreg.mrml.registration import texts
 from hyperreg.mrml.registration.logic import RegistrationLogic
 from hyperreg.mrml.views import Views
 from hyperreg.registration import catalogue
-from HyperRegSlicerLib import Sample
+from HyperRegSlicerLib import Forms, Sample
 from HyperRegSlicerLib.AnatomyWidget import AnatomyPanel
 from HyperRegSlicerLib.InstallWidget import InstallPanel
 from HyperRegSlicerLib.LeaveOutWidget import LeaveOutPanel
@@ -65,10 +65,7 @@ class RegistrationWidget(Panel):
             ui, connection.segmenter, self._segment_both, self._both_segmented, self._guarded, self._show_message
         )
         self.installation = InstallPanel(ui, self._guarded, self._show_message)
-        self._settle = qt.QTimer()
-        self._settle.setSingleShot(True)
-        self._settle.setInterval(SETTLE_MS)
-        self._settle.connect("timeout()", self._told(self.views.fit))
+        self._settle = Forms.rest_timer(SETTLE_MS, self._told(self.views.fit))
         self._connect_signals()
         self._show_message("")
         self.update()
@@ -155,13 +152,8 @@ class RegistrationWidget(Panel):
             setattr(self.parameters, name, value)
 
     def _fill_models(self) -> None:
-        combo = self.ui.modelCombo
-        was = combo.blockSignals(True)
-        combo.clear()
-        for card in catalogue.list_models():
-            combo.addItem(card.title, card.name)
-        combo.setCurrentIndex(combo.findData(self.parameters.model))
-        combo.blockSignals(was)
+        entries = [(card.title, card.name) for card in catalogue.list_models()]
+        Forms.fill_combo(self.ui.modelCombo, entries, self.parameters.model)
         self._describe_model()
 
     def _model_chosen(self, index: int) -> None:

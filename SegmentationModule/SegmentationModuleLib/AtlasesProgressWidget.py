@@ -11,10 +11,11 @@ from slicer.i18n import tr as _
 from hyperreg.mrml.fusion import texts, weights_plot
 from hyperreg.mrml.fusion.logic import AtlasesLogic
 from hyperreg.mrml.lifecycle import IDLE
+from HyperRegSlicerLib import Forms
 from HyperRegSlicerLib.PictureWidget import Picture
 
 NAME_COLUMN, STATE_COLUMN, BAR_COLUMN = range(3)
-ROWS_SHOWN, ROW_PIXELS, BAR_PIXELS = 8, 24, 90
+BAR_PIXELS = 90
 
 
 class ProgressPanel:
@@ -31,12 +32,7 @@ class ProgressPanel:
         logic.on_early = lambda _node: self.update()
         self._rows: list[str] = []
         table = ui.atlasRowsTable
-        table.setColumnCount(3)
-        table.setHorizontalHeaderLabels([_("Atlas"), _("State"), _("Registered")])
-        table.verticalHeader().setVisible(False)
-        table.verticalHeader().setDefaultSectionSize(ROW_PIXELS)
-        table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
-        table.horizontalHeader().setSectionResizeMode(STATE_COLUMN, qt.QHeaderView.Stretch)
+        Forms.prepare_table(table, [_("Atlas"), _("State"), _("Registered")], STATE_COLUMN)
         table.setColumnWidth(BAR_COLUMN, BAR_PIXELS)
         self._plot = Picture(ui.earlyPlot, self._draw)
         ui.keepEarlyButton.connect("clicked()", guarded(logic.keep_early))
@@ -79,7 +75,7 @@ class ProgressPanel:
             bar = qt.QProgressBar(table)
             bar.textVisible = False
             table.setCellWidget(row, BAR_COLUMN, bar)
-        table.minimumHeight = table.maximumHeight = (min(len(self._rows), ROWS_SHOWN) + 1) * ROW_PIXELS + 6
+        Forms.show_rows(table, len(self._rows))
 
     def _draw(self, width: float, ink: str) -> tuple[int, list[Any]]:
         early = self.logic.early

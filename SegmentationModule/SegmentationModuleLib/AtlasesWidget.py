@@ -18,6 +18,7 @@ from hyperreg.mrml.lifecycle import IDLE
 from hyperreg.mrml.segmentation.overlay import Overlay
 from hyperreg.mrml.segmentation.uncertainty import Tour
 from hyperreg.worker.fusion import FoundAtlas, Fused
+from HyperRegSlicerLib import Forms
 from HyperRegSlicerLib.PictureWidget import Picture
 from SegmentationModuleLib.AtlasesProgressWidget import ProgressPanel
 
@@ -34,7 +35,7 @@ COLUMNS = {
     "λ": _("How rigid its registration was"),
     _("State"): _("Whether it was used, and if not, why"),
 }
-ROWS_SHOWN, ROW_PIXELS, COLUMN_PIXELS, TITLE_MARGIN_PIXELS = 10, 24, 46, 12
+HEADER_PIXELS, COLUMN_PIXELS, TITLE_MARGIN_PIXELS = 46, 46, 12
 THUMBNAIL_PIXELS = 64
 
 
@@ -79,13 +80,9 @@ class AtlasesPanel:
         ui.atlasList.setIconSize(qt.QSize(THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
         ui.atlasList.visible = False
         table = ui.ratersTable
-        table.setColumnCount(len(COLUMNS))
-        table.setHorizontalHeaderLabels(list(COLUMNS))
+        Forms.prepare_table(table, list(COLUMNS), stretched=None)
         for column, meaning in enumerate(COLUMNS.values()):
             table.horizontalHeaderItem(column).setToolTip(meaning)
-        table.verticalHeader().setVisible(False)
-        table.verticalHeader().setDefaultSectionSize(ROW_PIXELS)
-        table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
         for button, action in (
             ("atlasRunButton", self._run_or_cancel),
             ("readersButton", self._fuse_readers),
@@ -176,15 +173,10 @@ class AtlasesPanel:
 
     def _list_scene_folders(self) -> None:
         """Folders of the subject hierarchy, as they are now; they are made in another module (Data)."""
-        combo, chosen = self.ui.atlasSceneCombo, self.parameters.atlasSceneFolder
-        known = scene_atlases.folders(slicer.mrmlScene)
-        was = combo.blockSignals(True)
-        combo.clear()
-        combo.addItem(_("Choose a folder") if known else _("No folder yet: make one in the module Data"), "")
-        for path in known:
-            combo.addItem(path, path)
-        combo.setCurrentIndex(max(0, combo.findData(chosen)))
-        combo.blockSignals(was)
+        known, chosen = scene_atlases.folders(slicer.mrmlScene), self.parameters.atlasSceneFolder
+        first = _("Choose a folder") if known else _("No folder yet: make one in the module Data")
+        entries = [(first, ""), *((path, path) for path in known)]
+        Forms.fill_combo(self.ui.atlasSceneCombo, entries, chosen if chosen in known else "")
 
     @property
     def _targets(self) -> list[Any]:
@@ -350,8 +342,7 @@ class AtlasesPanel:
             least = max(COLUMN_PIXELS, table.fontMetrics().horizontalAdvance(title) + TITLE_MARGIN_PIXELS)
             if column > 0:
                 table.setColumnWidth(column, min(table.columnWidth(column), least))
-        table.visible = bool(rows)
-        table.minimumHeight = table.maximumHeight = (min(len(rows), ROWS_SHOWN) + 1) * ROW_PIXELS + 22
+        Forms.show_rows(table, len(rows), HEADER_PIXELS)
         self.ui.weightsPlot.visible = len(self._weights()) > 1
         self._plot.paint()
 

@@ -17,7 +17,7 @@ from hyperreg.errors import InputError
 from hyperreg.mrml.segmentation import texts
 from hyperreg.segmentation import catalogue
 from hyperreg.segmentation.catalogue import SegmentationCard
-from HyperRegSlicerLib import Licences
+from HyperRegSlicerLib import Forms, Licences
 
 
 class ModelsPanel:
@@ -60,12 +60,7 @@ class ModelsPanel:
         cards = catalogue.list_models()
         fitting = catalogue.search(cards, self.ui.searchEdit.text)
         listed = [card for card in cards if card in fitting or card.name == self._name]
-        was = combo.blockSignals(True)
-        combo.clear()
-        for card in listed:
-            combo.addItem(card.title, card.name)
-        combo.setCurrentIndex(combo.findData(self._name))
-        combo.blockSignals(was)
+        Forms.fill_combo(combo, [(card.title, card.name) for card in listed], self._name)
         chosen = next((card for card in cards if card.name == self._name), None)
         words = texts.describe_model(chosen)
         if not cards:

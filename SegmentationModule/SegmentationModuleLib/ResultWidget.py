@@ -13,11 +13,10 @@ from hyperreg.mrml.segmentation import results, texts
 from hyperreg.mrml.segmentation.overlay import Overlay
 from hyperreg.mrml.segmentation.uncertainty import Tour
 from hyperreg.segmentation.doubt import DoubtfulRegion
+from HyperRegSlicerLib import Forms
 from HyperRegSlicerLib.RegionsWidget import swatch
 
 NAME_COLUMN, VOLUME_COLUMN, SPREAD_COLUMN = 0, 1, 2
-ROWS_SHOWN = 8
-ROW_PIXELS = 26
 
 
 class ResultPanel:
@@ -36,12 +35,7 @@ class ResultPanel:
         self._tour = Tour(None)
         self._overlay = Overlay(slicer.mrmlScene)
         table = ui.statisticsTable
-        table.setColumnCount(3)
-        table.setHorizontalHeaderLabels([_("Structure"), _("Volume (ml)"), _("Sure – doubtful (ml)")])
-        table.verticalHeader().setVisible(False)
-        table.verticalHeader().setDefaultSectionSize(ROW_PIXELS)
-        table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
-        table.horizontalHeader().setSectionResizeMode(NAME_COLUMN, qt.QHeaderView.Stretch)
+        Forms.prepare_table(table, [_("Structure"), _("Volume (ml)"), _("Sure – doubtful (ml)")], NAME_COLUMN)
         ui.nextDoubtButton.connect("clicked()", guarded(self._next))
         ui.editButton.connect("clicked()", guarded(self._edit))
         ui.showUncertaintyCheckBox.connect("toggled(bool)", told(self._show_uncertainty))
@@ -78,8 +72,7 @@ class ResultPanel:
             table.setItem(index, SPREAD_COLUMN, _number(texts.spread(volume, sure, doubtful)))
         table.resizeColumnsToContents()
         table.horizontalHeader().setSectionResizeMode(NAME_COLUMN, qt.QHeaderView.Stretch)
-        table.visible = bool(rows)
-        table.minimumHeight = table.maximumHeight = (min(len(rows), ROWS_SHOWN) + 1) * ROW_PIXELS + 4
+        Forms.show_rows(table, len(rows))
 
     def update(self) -> None:
         """Shows what can be pressed."""
