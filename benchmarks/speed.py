@@ -6,7 +6,6 @@ import bisect
 import itertools
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -126,7 +125,6 @@ def slice_views(session: LiveSession, pair: PhantomPair) -> dict[str, float]:
     import slicer
     from vtkmodules.util.numpy_support import vtk_to_numpy
 
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "HyperRegSlicer"))
     from hyperreg.mrml.geometry import LiveTransform, volume_to_node
 
     scene = slicer.vtkMRMLScene()

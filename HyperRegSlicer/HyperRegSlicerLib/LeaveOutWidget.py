@@ -56,7 +56,7 @@ class _Area:
 class LeaveOutPanel:
     """What is left out, between form, parameter node and logic.
 
-    ui: the form's widgets. parameters(): the parameter node, or None. set_left_out: see `RegistrationLogic`.
+    ui: the form's widgets. parameters(): the parameter node, or None. set_left_out: see `Constraints`.
     attempt: does an action and shows what it raises for the user; told: the same of a slot.
     """
 

@@ -11,7 +11,7 @@ from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
 from hyperreg.errors import InputError
 from hyperreg.mrml import geometry, linked, views
-from hyperreg.mrml.registration import inputs
+from hyperreg.mrml.registration import inputs, texts
 from hyperreg.registration import catalogue, contrast
 
 
@@ -26,14 +26,7 @@ class Initial(enum.Enum):
     TRANSFORM = "transform"
 
     def label(self) -> str:
-        return {
-            Initial.AFFINE: _("Affine (recommended)"),
-            Initial.SIMILARITY: _("Similarity: rigid and one scale"),
-            Initial.RIGID: _("Rigid"),
-            Initial.CENTRES: _("Centres of mass"),
-            Initial.NONE: _("None: already aligned"),
-            Initial.TRANSFORM: _("A transform of the scene, of any kind"),
-        }[self]
+        return texts.ALIGNMENT_TITLES.get(self.value, _("A transform of the scene, of any kind"))
 
 
 class Device(enum.Enum):
@@ -44,7 +37,7 @@ class Device(enum.Enum):
     GPU = "cuda"
 
     def label(self) -> str:
-        return {Device.AUTO: _("Automatic"), Device.CPU: _("CPU"), Device.GPU: _("GPU")}[self]
+        return texts.DEVICE_TITLES[self.value]
 
 
 class Contrast(enum.Enum):
@@ -55,11 +48,7 @@ class Contrast(enum.Enum):
     DIFFERENT = contrast.DIFFERENT
 
     def label(self) -> str:
-        return {
-            Contrast.AUTO: _("Told from the volumes"),
-            Contrast.SAME: _("The same in both volumes"),
-            Contrast.DIFFERENT: _("Different (T1 and T2, CT and MRI)"),
-        }[self]
+        return texts.CONTRAST_TITLES[self.value]
 
 
 class Comparison(enum.Enum):

@@ -1,4 +1,4 @@
-"""The module's logic beyond λ: stages up to full resolution, hyperparameters, regions, response; in mm."""
+"""The registration logic beyond λ: stages up to full resolution, hyperparameters, regions, response; in mm."""
 
 # ruff: noqa: F811 (fixtures are imported)
 

@@ -128,7 +128,7 @@ def test_nothing_of_another_lambda_is_shown_as_of_this_one(module: Module) -> No
 
 def test_the_contrast_is_chosen_before_register(module: Module) -> None:
     ui, combo = module.ui, module.ui.contrastCombo
-    choices = ["Told from the volumes", "The same in both volumes", "Different (T1 and T2, CT and MRI)"]
+    choices = ["Told from the images", "The same in both images", "Different (T1 and T2, CT and MRI)"]
     assert [combo.itemText(n) for n in range(combo.count)] == choices
     combo.setCurrentIndex(2)
     assert not visible(module, "contrastNoteLabel")

@@ -46,6 +46,17 @@ def add_colour_table(
     return table
 
 
+def columns_of(table: slicer.vtkMRMLTableNode | None) -> dict[str, list[str]]:
+    """The columns of a table, by their titles, as texts; {} without one."""
+    if table is None:
+        return {}
+    rows = range(table.GetNumberOfRows())
+    return {
+        table.GetColumnName(column): [table.GetCellText(row, column) for row in rows]
+        for column in range(table.GetNumberOfColumns())
+    }
+
+
 def remove(scene: slicer.vtkMRMLScene, node: slicer.vtkMRMLNode) -> None:
     """Takes a node out of the scene, with its display nodes, which Slicer leaves there."""
     displays = []

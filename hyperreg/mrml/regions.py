@@ -17,7 +17,6 @@ from hyperreg.imaging.volume import Volume
 from hyperreg.mrml import geometry, linked, nodes
 
 SEGMENTATION, LABEL_MAP = "vtkMRMLSegmentationNode", "vtkMRMLLabelMapVolumeNode"
-NODE_TYPES = (SEGMENTATION, LABEL_MAP)
 # What Slicer gives a label map of which nothing is known, read from a file of its own.
 PALETTES = ("GenericColors",)
 # More rows than this are no choice any more but a measurement; and each costs a weight map.

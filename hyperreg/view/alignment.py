@@ -11,6 +11,7 @@ import numpy as np
 from hyperreg.errors import HyperRegError
 from hyperreg.imaging.transform import Transform
 from hyperreg.mrml import geometry
+from hyperreg.mrml.registration.texts import ALIGNMENT_TITLES
 from hyperreg.view import choices, results
 from hyperreg.view.pair import OpenPair
 from hyperreg.view.private_files import PrivateFiles
@@ -51,7 +52,7 @@ class AlignmentControls:
         """Shows whether the moving image is aligned."""
         node = self._logic.alignment_node
         method = node.GetAttribute("HyperReg.alignment") if node is not None else ""
-        self._state.aligned = choices.INITIALS.get(method, method).partition(" (")[0]
+        self._state.aligned = ALIGNMENT_TITLES.get(method, method).partition(" (")[0]
 
     def undo(self) -> None:
         """Puts the moving image back where it was."""

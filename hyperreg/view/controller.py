@@ -1,4 +1,4 @@
-"""What happens when the user does something: between the page's state, the Slicer module's logic and the worker."""
+"""What happens when the user does something: between the page's state, the scene logic and the worker."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from hyperreg.imaging.files import read_volume
 from hyperreg.imaging.volume import Volume
 from hyperreg.mrml.lifecycle import IDLE, LIVE, RUNNING
 from hyperreg.mrml.registration.logic import RegistrationLogic
+from hyperreg.mrml.registration.texts import DEVICE_TITLES
 from hyperreg.registration.contrast import check_contrast
 from hyperreg.sample import SAMPLE
 from hyperreg.view import choices, results
@@ -344,7 +345,7 @@ class Controller:
         if not state.fresh:
             state.rows = [{**row, "now": ""} for row in state.rows]
         if state.phase == LIVE:
-            state.device_used = choices.DEVICES.get(self._live.device, self._live.device)
+            state.device_used = DEVICE_TITLES.get(self._live.device, self._live.device)
         self.tuning.update()
         self.alignment.update()
 

@@ -19,12 +19,13 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 from hyperreg.errors import HyperRegError, InputError
 from hyperreg.mrml.fusion import texts, weights_plot
 from hyperreg.mrml.fusion.logic import AtlasesLogic
+from hyperreg.mrml.registration.texts import DEVICE_TITLES
 from hyperreg.mrml.segmentation.results import reference_of
 from hyperreg.view import chart
 from hyperreg.view.fusion_files import write
 from hyperreg.view.messages import Messages
 from hyperreg.view.private_files import PrivateFiles
-from hyperreg.view.result import DEVICES, ResultControls, structure_rows
+from hyperreg.view.result import ResultControls, structure_rows
 from hyperreg.view.state import FusionState
 from hyperreg.worker.fusion import FoundAtlas, Fused, Learned, Rater
 
@@ -106,7 +107,7 @@ class FusionControls(ResultControls):
                 raise InputError("λ must lie between 0 and 1.")
             if isinstance(select, bool) or not isinstance(select, int) or select < 0:
                 raise InputError("The number of atlases to keep is 0 (all) or larger.")
-            if state.device not in list(DEVICES):
+            if state.device not in list(DEVICE_TITLES):
                 raise InputError("Choose a device from the list.")
             self.logic.fuse_atlases(
                 [target],

@@ -19,7 +19,6 @@ from hyperreg.view.messages import Messages
 from hyperreg.view.private_files import PrivateFiles, safe_name
 from hyperreg.view.state import OPACITY
 
-DEVICES = ("auto", "cpu", "cuda")
 MAP_COLOURS = "vtkMRMLColorTableNodeIron"
 
 
@@ -28,7 +27,7 @@ class ResultControls:
 
     state: the shared state; the panel's entries begin with PREFIX. scene: the vtkMRMLScene. views: the slice views.
     files: uploads and downloads. images(): the volume nodes that other panels have loaded, by what they are called.
-    logic: the Slicer module's, a `RunLogic`.
+    logic: a `RunLogic`.
     """
 
     # The panel, how its entries in the state begin, and the folder of its downloads.

@@ -1,4 +1,4 @@
-"""What happens when the user segments: between the page's state and the Slicer module's logic."""
+"""What happens when the user segments: between the page's state and the scene logic."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import slicer
 
 from hyperreg.errors import HyperRegError, InputError, WeightsError
 from hyperreg.mrml import geometry
+from hyperreg.mrml.registration.texts import DEVICE_TITLES
 from hyperreg.mrml.segmentation import inputs, results, texts
 from hyperreg.mrml.segmentation.logic import SegmentationLogic
 from hyperreg.segmentation import licences
@@ -19,7 +20,7 @@ from hyperreg.segmentation.catalogue import SegmentationCard, find_model, list_m
 from hyperreg.view.loading import describe, read_image
 from hyperreg.view.messages import Messages
 from hyperreg.view.private_files import PrivateFiles
-from hyperreg.view.result import DEVICES, ResultControls, structure_rows
+from hyperreg.view.result import ResultControls, structure_rows
 from hyperreg.view.segmentation_files import write
 from hyperreg.view.segmentation_models import can_remove
 from hyperreg.view.state import ANY, SegmentationState
@@ -161,7 +162,7 @@ class SegmentationControls(ResultControls):
         self._messages.clear(self.NAME)
         try:
             card = find_model(str(state.segment_model))
-            if state.device not in DEVICES:
+            if state.device not in list(DEVICE_TITLES):
                 raise InputError("Choose a device from the list.")
             if not licences.is_accepted(card):
                 state.segment_licence = licences.licence_of(card)

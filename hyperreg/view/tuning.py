@@ -15,8 +15,7 @@ from hyperreg.errors import HyperRegError, InputError, WeightsError
 from hyperreg.imaging.volume import Volume
 from hyperreg.mrml import geometry, linked, regions
 from hyperreg.mrml.lifecycle import LIVE
-from hyperreg.mrml.registration import landmarks, volume_change
-from hyperreg.registration import contrast
+from hyperreg.mrml.registration import landmarks, texts, volume_change
 from hyperreg.registration.catalogue import find_model
 from hyperreg.view import chart, outlines
 from hyperreg.view.loading import LEFT_OUT, POINTS, REGIONS
@@ -26,11 +25,6 @@ from hyperreg.view.state import PANEL
 POINT_COLOURS = {"fixed_points": (0.2, 0.9, 1.0), "moving_points": (1.0, 0.6, 0.1)}
 # A suggested λ this near is the one that is set.
 SAME_ON_SCREEN = 0.005
-CONTRAST_TITLES = {
-    contrast.AUTOMATIC: "Told from the images",
-    contrast.SAME: "The same in both images",
-    contrast.DIFFERENT: "Different (T1 and T2, CT and MRI)",
-}
 
 
 class TuningControls:
@@ -58,7 +52,7 @@ class TuningControls:
         self._moving_under: str | None = None
         legend = volume_change.legend(chart.WIDTH, chart.INK)
         state.volume_change_legend = chart.picture(legend[0], legend[1], "Scale of the local volume change")
-        state.contrasts = [{"title": title, "value": name} for name, title in CONTRAST_TITLES.items()]
+        state.contrasts = [{"title": title, "value": name} for name, title in texts.CONTRAST_TITLES.items()]
         # The regions' label map and its colours.
         self._node: Any = None
         self._colours: Any = None

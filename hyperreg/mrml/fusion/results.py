@@ -102,13 +102,10 @@ def fill_learned(table: slicer.vtkMRMLTableNode, learned: Learned) -> None:
 def course_of(segmentation: slicer.vtkMRMLSegmentationNode | None) -> Course:
     """Its data parameters over the steps; an empty one where none were learned."""
     table = None if segmentation is None else segmentation.GetNodeReference(LEARNED_ROLE)
-    if table is None or table.GetNumberOfRows() == 0 or table.GetColumnName(0) != STEP:
+    columns = {name: list(map(float, column)) for name, column in nodes.columns_of(table).items()}
+    steps = [int(step) for step in columns.pop(STEP, ())]
+    if table is None or not steps:
         return Course()
-    columns = {
-        table.GetColumnName(column): [float(table.GetCellText(row, column)) for row in range(table.GetNumberOfRows())]
-        for column in range(table.GetNumberOfColumns())
-    }
-    steps = [int(step) for step in columns.pop(STEP)]
     wanted = table.GetDescription() or ""
     return Course(steps, int(wanted) if wanted.isdigit() else steps[-1], columns)
 
@@ -138,16 +135,10 @@ def fill_volumes(table: slicer.vtkMRMLTableNode, structures: Sequence[FusedStruc
 
 def raters_of(segmentation: slicer.vtkMRMLSegmentationNode | None) -> list[dict[str, str]]:
     """The lines of its table of label maps, by column, as texts; [] where there is none."""
-    table = None if segmentation is None else segmentation.GetNodeReference(RATERS_ROLE)
-    if table is None:
+    columns = nodes.columns_of(segmentation and segmentation.GetNodeReference(RATERS_ROLE))
+    if not {NAME, STATE, WEIGHT, LAMBDA, REASON, *FIGURES} <= set(columns):
         return []
-    names = [table.GetColumnName(index) for index in range(table.GetNumberOfColumns())]
-    if not {NAME, STATE, WEIGHT, LAMBDA, REASON, *FIGURES} <= set(names):
-        return []
-    return [
-        {name: table.GetCellText(row, column) for column, name in enumerate(names)}
-        for row in range(table.GetNumberOfRows())
-    ]
+    return [dict(zip(columns, line, strict=True)) for line in zip(*columns.values(), strict=True)]
 
 
 def _narrow(labels: Volume) -> Volume:

@@ -425,6 +425,12 @@ class RegistrationLogic:
     def _progressed(self, fraction: float, text: str) -> None:
         self.on_progress(fraction, text)
 
+    def _warned(self, message: str) -> None:
+        self.on_warning(message)
+
+    def _worked(self, fraction: float, text: str) -> None:
+        self.on_work(fraction, text)
+
     def _ready(self) -> None:
         if self._pending is None:
             return
@@ -479,16 +485,10 @@ class RegistrationLogic:
             self.metrics = metrics
             self.on_metrics(metrics, shown)
 
-    def _warned(self, message: str) -> None:
-        self.on_warning(message)
-
     def _failed(self, message: str) -> None:
         self._pending = None
         self.on_change()
         self.on_error(message)
-
-    def _worked(self, fraction: float, text: str) -> None:
-        self.on_work(fraction, text)
 
     def _response_changed(self, response: Response, suggestion: Suggestion | None) -> None:
         self.response, self.suggestion = response, suggestion

@@ -1,4 +1,4 @@
-"""What the panel says, in words for clinicians."""
+"""What a panel says of a registration, in words for clinicians."""
 
 from __future__ import annotations
 
@@ -6,10 +6,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hyperreg.mrml.i18n import tr as _
+from hyperreg.registration import contrast
 from hyperreg.registration.anchors import SAME_LAMBDA
 from hyperreg.registration.response import Suggestion
 
 GIBIBYTE = 1 << 30
+# Titles of what can be chosen, by what `RegistrationLogic.register` is told.
+ALIGNMENT_TITLES = {
+    "affine": _("Affine (recommended)"),
+    "similarity": _("Similarity: rigid and one scale"),
+    "rigid": _("Rigid"),
+    "com": _("Centres of mass"),
+    "none": _("None: already aligned"),
+}
+DEVICE_TITLES = {"auto": _("Automatic"), "cpu": _("CPU"), "cuda": _("GPU")}
+CONTRAST_TITLES = {
+    contrast.AUTOMATIC: _("Told from the images"),
+    contrast.SAME: _("The same in both images"),
+    contrast.DIFFERENT: _("Different (T1 and T2, CT and MRI)"),
+}
 
 
 def lambda_words(lam: float) -> str:

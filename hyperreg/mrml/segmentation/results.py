@@ -156,15 +156,12 @@ def fill_columns(table: slicer.vtkMRMLTableNode, columns: Mapping[str, Sequence[
 
 def rows_of(segmentation: slicer.vtkMRMLSegmentationNode | None) -> list[dict[str, str]]:
     """The lines of its table that are about this segmentation, by column, as texts; [] where there are none."""
-    if segmentation is None or (table := segmentation.GetNodeReference(TABLE_ROLE)) is None:
+    if segmentation is None:
         return []
-    columns = {table.GetColumnName(index): index for index in range(table.GetNumberOfColumns())}
+    columns = nodes.columns_of(segmentation.GetNodeReference(TABLE_ROLE))
     if not {IMAGE, STRUCTURE, LABEL, *VOLUME_COLUMNS} <= set(columns):
         return []
-    lines = [
-        {name: table.GetCellText(row, column) for name, column in columns.items()}
-        for row in range(table.GetNumberOfRows())
-    ]
+    lines = [dict(zip(columns, line, strict=True)) for line in zip(*columns.values(), strict=True)]
     return [line for line in lines if line[IMAGE] == segmentation.GetAttribute(IMAGE_ATTRIBUTE)]
 
 

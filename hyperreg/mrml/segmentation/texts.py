@@ -1,4 +1,4 @@
-"""What the panel says, in words for clinicians."""
+"""What a panel says of a segmentation, in words for clinicians."""
 
 from __future__ import annotations
 
