@@ -15,8 +15,7 @@ from slicer.i18n import tr as _
 from hyperreg.mrml.fusion import results, scene_atlases, texts, weights_plot
 from hyperreg.mrml.fusion.logic import AtlasesLogic, FusionRun
 from hyperreg.mrml.lifecycle import IDLE
-from hyperreg.mrml.segmentation.overlay import Overlay
-from hyperreg.mrml.segmentation.uncertainty import Tour
+from hyperreg.mrml.segmentation.uncertainty import Overlay, Tour
 from hyperreg.worker.fusion import FoundAtlas, Fused
 from HyperRegSlicerLib import Forms
 from HyperRegSlicerLib.PictureWidget import Picture

@@ -10,8 +10,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from hyperreg.mrml.segmentation import results, texts
-from hyperreg.mrml.segmentation.overlay import Overlay
-from hyperreg.mrml.segmentation.uncertainty import Tour
+from hyperreg.mrml.segmentation.uncertainty import Overlay, Tour
 from hyperreg.segmentation.doubt import DoubtfulRegion
 from HyperRegSlicerLib import Forms
 from HyperRegSlicerLib.RegionsWidget import swatch

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import slicer
 from fake_registration import wavy
-from slicer_logic_bench import FIXED, LINEAR, Bench, bench, make_bench, turned  # noqa: F401
+from mrml_bench import FIXED, LINEAR, Bench, bench, make_bench, turned  # noqa: F401
 from slicer_module_bench import Module, host, module, opened  # noqa: F401
 
 from hyperreg.errors import InputError

@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import slicer
-from slicer_logic_bench import FIXED, MOVING, Bench, bench, make_bench, turned  # noqa: F401
+from mrml_bench import FIXED, MOVING, Bench, bench, make_bench, turned  # noqa: F401
 from slicer_module_bench import Module, host, module, opened  # noqa: F401
 
 from hyperreg.mrml import regions

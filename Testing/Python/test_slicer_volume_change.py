@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import slicer
 from fake_registration import FULL
-from slicer_logic_bench import FIXED, Bench, bench, make_bench  # noqa: F401
+from mrml_bench import FIXED, Bench, bench, make_bench  # noqa: F401
 from slicer_module_bench import Module, host, module, opened  # noqa: F401
 from vtk.util.numpy_support import vtk_to_numpy
 

@@ -1,4 +1,4 @@
-"""Regions with a λ of their own, from a segmentation or a label map of the scene. MRML only, no Qt."""
+"""Regions with a λ of their own, from a segmentation or a label map of the scene."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Segmentations and label maps of the scene as label maps that are numbered alike by names. No Qt."""
+"""Segmentations and label maps of the scene as label maps that are numbered alike by names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a fusion leaves in the scene: consensus, disagreement map, tables of label maps and volumes. No Qt."""
+"""What a fusion leaves in the scene: consensus, disagreement map, tables of label maps and volumes."""
 
 from __future__ import annotations
 

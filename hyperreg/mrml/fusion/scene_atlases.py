@@ -1,4 +1,4 @@
-"""Atlases in the scene: volumes and label maps of a folder of the subject hierarchy, and their way to files. No Qt."""
+"""Atlases in the scene: volumes and label maps of a folder of the subject hierarchy, and their way to files."""
 
 from __future__ import annotations
 

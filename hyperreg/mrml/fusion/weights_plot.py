@@ -1,4 +1,4 @@
-"""The picture of label maps' weights, and of data parameters over the steps: what to draw where. No Qt, no MRML."""
+"""The picture of label maps' weights, and of data parameters over the steps: what to draw where."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Segments the fixed and the moving volume with one model, into label maps for the registration. MRML only, no Qt.
+"""Segments the fixed and the moving volume with one model, into label maps for the registration.
 
 Done again with the same volume and model, the label map of before is filled anew, unless somebody has changed it since.
 """

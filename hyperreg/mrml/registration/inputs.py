@@ -1,4 +1,4 @@
-"""What a registration is given, read from the scene and checked. MRML only, no Qt."""
+"""What a registration is given, read from the scene and checked."""
 
 from __future__ import annotations
 

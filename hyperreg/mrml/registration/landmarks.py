@@ -1,4 +1,4 @@
-"""Landmarks from two point lists of the scene: what was placed, in mm, and whether it makes pairs. MRML only, no Qt."""
+"""Landmarks from two point lists of the scene: what was placed, in mm, and whether it makes pairs."""
 
 from __future__ import annotations
 

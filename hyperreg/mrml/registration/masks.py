@@ -1,4 +1,4 @@
-"""Areas to leave out of the match: what is marked on screen, turned round into what counts. MRML only, no Qt."""
+"""Areas to leave out of the match: what is marked on screen, turned round into what counts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROLES = ("fixed", "moving")
 class LeftOut:
     """What of one volume is left out: a segmentation or label map, or one segment of it.
 
-    role: "fixed" or "moving". wanted: id and stamp (see `Regions`) of the node, and between them the key of a segment,
+    role: "fixed" or "moving". wanted: id and stamp (see `regions`) of the node, and between them the key of a segment,
     "" for all of them; None: nothing is left out.
     """
 
@@ -44,25 +44,20 @@ class LeftOut:
             if key and key not in values:
                 raise InputError(f"'{labels.name}' has lost the segment that was to be left out. Choose another one.")
             marked = labels.array == values[key] if key else labels.array != 0
-            self._made = made_from, counting(Volume(marked, labels.ijk_to_ras, labels.name), grid, self.role)
+            drawn = Volume(marked.astype(np.uint8), labels.ijk_to_ras, labels.name)
+            self._made = made_from, self._counting(drawn, grid)
         return self._made[1]
 
-
-def counting(marked: Volume, image: Grid, role: str) -> Volume:
-    """What counts: 1, and 0 where `marked` is set; uint8, on the image's grid. role: "fixed" or "moving".
-
-    Raises InputError where nothing of the image is marked, or nothing is left.
-    """
-    drawn = Volume(marked.array.astype(np.uint8), marked.ijk_to_ras, marked.name)
-    left_out = resample(drawn, image, interpolation="nearest").array > 0
-    if not left_out.any():
-        raise InputError(
-            f"'{marked.name}' marks nothing of the {role} volume, so nothing can be left out. Was it drawn on that "
-            "volume, and is it larger than a voxel?"
-        )
-    if left_out.all():
-        raise InputError(
-            f"'{marked.name}' marks all of the {role} volume: nothing would be left to match. Mark only what has no "
-            "counterpart in the other volume."
-        )
-    return Volume((~left_out).astype(np.uint8), image.ijk_to_ras, f"{marked.name} left out")
+    def _counting(self, marked: Volume, image: Grid) -> Volume:
+        left_out = resample(marked, image, interpolation="nearest").array > 0
+        if not left_out.any():
+            raise InputError(
+                f"'{marked.name}' marks nothing of the {self.role} volume, so nothing can be left out. Was it drawn on "
+                "that volume, and is it larger than a voxel?"
+            )
+        if left_out.all():
+            raise InputError(
+                f"'{marked.name}' marks all of the {self.role} volume: nothing would be left to match. Mark only what "
+                "has no counterpart in the other volume."
+            )
+        return Volume((~left_out).astype(np.uint8), image.ijk_to_ras, f"{marked.name} left out")

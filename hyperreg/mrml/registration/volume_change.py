@@ -1,4 +1,4 @@
-"""Where the shown deformation gives or takes volume: a map over the slices, in %, and its scale. MRML only, no Qt.
+"""Where the shown deformation gives or takes volume: a map over the slices, in %, and its scale.
 
 The colours follow the logarithm of the volume, so that halved and doubled are equally strong; unchanged is white.
 """

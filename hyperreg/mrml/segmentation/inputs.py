@@ -1,4 +1,4 @@
-"""The images of one case, read from the scene and checked. MRML only, no Qt."""
+"""The images of one case, read from the scene and checked."""
 
 from __future__ import annotations
 

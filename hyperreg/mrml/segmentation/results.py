@@ -1,4 +1,4 @@
-"""What a segmentation leaves in the scene, and how its nodes are marked. MRML only, no Qt."""
+"""What a segmentation leaves in the scene, and how its nodes are marked."""
 
 from __future__ import annotations
 

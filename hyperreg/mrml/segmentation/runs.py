@@ -1,4 +1,4 @@
-"""Cases of the scene, one after another in the worker: what segmentation and fusion have in common. No Qt.
+"""Cases of the scene, one after another in the worker: what segmentation and fusion have in common.
 
 The life of a run: idle -> running -> idle. The scene is touched only when a case is done, and then at once: cancelling
 or failing before that leaves it as it was. A run, however many cases it has, is one step for `undo`.

@@ -1,4 +1,4 @@
-"""Surfaces of segmentations for the 3D view, one segment at a time. MRML only, no Qt.
+"""Surfaces of segmentations for the 3D view, one segment at a time.
 
 All of them at once would block the window for seconds: 140 structures took 12 s. Whoever owns this calls `step` now and
 then, in Slicer from a timer.

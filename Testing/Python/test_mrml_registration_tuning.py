@@ -9,7 +9,7 @@ import pytest
 import slicer
 import vtk
 from fake_registration import FULL, METRICS, QUICK, STAGES, wavy
-from slicer_logic_bench import (  # noqa: F401
+from mrml_bench import (  # noqa: F401
     AGREE_MM,
     FIXED,
     LINEAR,

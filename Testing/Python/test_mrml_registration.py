@@ -11,7 +11,7 @@ pytest.importorskip("slicer")
 
 import vtk
 from fake_registration import METRICS, wavy
-from slicer_logic_bench import AGREE_MM, FIXED, LINEAR, MOVING, TRANSFORM_CLASS, bench, make_bench, points, turned  # noqa: F401
+from mrml_bench import AGREE_MM, FIXED, LINEAR, MOVING, TRANSFORM_CLASS, bench, make_bench, points, turned  # noqa: F401
 
 from hyperreg.errors import InputError
 from hyperreg.imaging.transform import Transform

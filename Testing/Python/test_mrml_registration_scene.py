@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("slicer")
 
-from slicer_logic_bench import AGREE_MM, FIXED, MOVING, TRANSFORM_CLASS, bench, make_bench, points, smooth  # noqa: F401
+from mrml_bench import AGREE_MM, FIXED, MOVING, TRANSFORM_CLASS, bench, make_bench, points, smooth  # noqa: F401
 
 from hyperreg.imaging.volume import Volume
 from hyperreg.mrml import linked

@@ -11,7 +11,7 @@ pytest.importorskip("slicer")
 
 import SimpleITK as sitk
 from fake_registration import wavy
-from slicer_logic_bench import AGREE_MM, FIXED, LINEAR, bench, make_bench, points, turned  # noqa: F401
+from mrml_bench import AGREE_MM, FIXED, LINEAR, bench, make_bench, points, turned  # noqa: F401
 
 import hyperreg
 from hyperreg.errors import InputError
