@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import qt
 
 from hyperreg.mrml import shapes
+from hyperreg.mrml.registration import response_plot
+from hyperreg.registration.response import Response, Suggestion
 
 FONT_PIXELS = 11
 TEXT_HEIGHT = 16
@@ -53,7 +56,7 @@ class Picture:
     def paint(self) -> None:
         """Draws what is shown in the label's present width."""
         width = max(200, self._label.width)
-        height, shapes = self._draw(width, self._label.palette.color(qt.QPalette.WindowText).name())
+        height, drawn = self._draw(width, self._label.palette.color(qt.QPalette.WindowText).name())
         pixmap = qt.QPixmap(width, height)
         pixmap.fill(qt.QColor(0, 0, 0, 0))
         painter = qt.QPainter(pixmap)
@@ -61,13 +64,36 @@ class Picture:
         font = qt.QFont(self._label.font)
         font.setPixelSize(FONT_PIXELS)
         painter.setFont(font)
-        for shape in shapes:
+        for shape in drawn:
             _paint(painter, shape)
         painter.end()
         if self._label.minimumHeight != height:
             self._label.minimumHeight = height
             self._label.maximumHeight = height
         self._label.setPixmap(pixmap)
+
+
+class ResponsePicture(Picture):
+    """Keeps the picture of a label up to date. on_click(lam): where the user clicked."""
+
+    def __init__(self, label: qt.QLabel, on_click: Callable[[float], None]) -> None:
+        self._on_click = on_click
+        self._shown: tuple[Response, Suggestion | None, float, Mapping[str, Any]] = (Response(), None, 0.0, {})
+        super().__init__(label, self._draw_response)
+
+    def show(self, response: Response, suggestion: Suggestion | None, lam: float, metrics: Mapping[str, Any]) -> None:
+        """Draws another response, or the same with the slider elsewhere. metrics: of what the views show, or {}."""
+        self._shown = (response, suggestion, lam, metrics)
+        self.paint()
+
+    def clicked(self, x: float) -> None:
+        response, suggestion, _lam, _metrics = self._shown
+        if response.rows:
+            self._on_click(response_plot.lambda_at(x, self._label.width, response, suggestion))
+
+    def _draw_response(self, width: float, ink: str) -> tuple[int, list[shapes.Shape]]:
+        response, suggestion, lam, metrics = self._shown
+        return response_plot.height(response), response_plot.draw(response, suggestion, lam, width, ink, metrics)
 
 
 def _paint(painter: qt.QPainter, shape: shapes.Shape) -> None:

@@ -15,8 +15,7 @@ from hyperreg.mrml.registration.logic import RegistrationLogic
 from hyperreg.registration import catalogue
 from HyperRegSlicerLib.LandmarksWidget import LandmarksPanel
 from HyperRegSlicerLib.Parameters import RegistrationParameters
-from HyperRegSlicerLib.PictureWidget import Picture
-from HyperRegSlicerLib.ResponseWidget import ResponsePicture
+from HyperRegSlicerLib.PictureWidget import Picture, ResponsePicture
 
 # Hyperparameters other than λ that the form has a slider for, with the names of its widgets.
 SLIDERS = {"gamma": ("gammaLabel", "gammaSlider")}
