@@ -94,7 +94,7 @@ class ResultPanel:
         finally:
             qt.QApplication.restoreOverrideCursor()
         inside = self._tour.structure() if region is not None else ""
-        self.ui.doubtLabel.text = texts.doubt(self._tour.number, self._tour.regions, inside)
+        self.ui.doubtLabel.text = texts.uncertain_region(self._tour.number, self._tour.regions, inside)
 
     def _show_uncertainty(self, shown: bool) -> None:
         if shown:

@@ -217,7 +217,7 @@ class SegmentationControls(ResultControls):
         return {"rows": structure_rows(found)}
 
     def _describe_place(self, number: int, regions: Any, inside: str) -> str:
-        return str(texts.doubt(number, regions, inside))
+        return str(texts.uncertain_region(number, regions, inside))
 
     def _summary(self, run: Any) -> str:
         return str(texts.summary(run))

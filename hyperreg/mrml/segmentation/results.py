@@ -23,7 +23,7 @@ TABLE_ROLE = "HyperReg.volumes"
 IMAGE_ATTRIBUTE = "HyperReg.image"
 BINARY = "Binary labelmap"
 # Of the uncertainty map's display: from where it is coloured (a value, and a share of the largest one: every border is
-# a little doubtful), and the least value that has the brightest colour.
+# a little uncertain), and the least value that has the brightest colour.
 LEAST_SHOWN, SHARE_SHOWN, LEAST_WINDOW = 0.1, 0.5, 0.2
 # Columns of the table.
 IMAGE, STRUCTURE, LABEL = "Image", "Structure", "Label"
@@ -188,10 +188,10 @@ def add_map(
     display = node.GetDisplayNode()
     display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeIron")
     display.SetAutoWindowLevel(False)
-    # Between several structures a model is seldom as doubtful as between all of them: 1 is hardly reached.
+    # Between several structures a model is seldom as uncertain as between all of them: 1 is hardly reached.
     most = float(values.array.max())
     display.SetWindowLevelMinMax(0.0, max(LEAST_WINDOW, most))
-    # Over another image it shows where something is doubtful, and nothing else.
+    # Over another image it shows where something is uncertain, and nothing else.
     display.SetLowerThreshold(max(LEAST_SHOWN, SHARE_SHOWN * most))
     display.SetUpperThreshold(1.0)
     display.SetApplyThreshold(True)

@@ -82,8 +82,8 @@ def spread(volume: float, sure: float, doubtful: float) -> str:
     return f"{millilitres(sure)} – {millilitres(doubtful)}"
 
 
-def doubt(number: int, regions: list[DoubtfulRegion], inside: str) -> str:
-    """Which of the doubtful regions is shown. inside: the structure at its most doubtful place; "" for none."""
+def uncertain_region(number: int, regions: list[DoubtfulRegion], inside: str) -> str:
+    """Which of the uncertain regions is shown. inside: the structure at its most uncertain place; "" for none."""
     if not regions:
         return _("There is no doubtful region: the model was sure everywhere.")
     region = regions[number]

@@ -66,7 +66,7 @@ class Overlay:
 
 
 class Tour:
-    """The doubtful regions of one segmentation, the largest first; found at the first step, and again after changes."""
+    """The uncertain regions of one segmentation, the largest first; found at the first step and after changes."""
 
     def __init__(self, segmentation: slicer.vtkMRMLSegmentationNode | None) -> None:
         self.segmentation: Any = segmentation
@@ -82,7 +82,7 @@ class Tour:
         return uncertainty_of(self.segmentation) is not None
 
     def next(self, scene: slicer.vtkMRMLScene) -> DoubtfulRegion | None:
-        """Centres all slice views on the next region and puts the crosshair there; None if nothing is doubtful.
+        """Centres all slice views on the next region and puts the crosshair there; None if nothing is uncertain.
 
         After the last one comes the first again. Raises InputError without an uncertainty map.
         """
@@ -114,7 +114,7 @@ class Tour:
         self._crosshair_before = None
 
     def point(self) -> np.ndarray:
-        """The most doubtful place of the region that is shown, in the world, mm."""
+        """The most uncertain place of the region that is shown, in the world, mm."""
         world = [0.0, 0.0, 0.0]
         node: Any = uncertainty_of(self.segmentation)
         node.TransformPointToWorld(self.regions[self.number].point, world)
