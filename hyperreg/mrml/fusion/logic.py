@@ -52,7 +52,7 @@ class AtlasesLogic(RunLogic):
         self.on_early: Callable[[slicer.vtkMRMLSegmentationNode], None] = ignore
         self._early_id: str | None = None
         super().__init__(scene, remote)
-        remote.on_atlas = self._atlas_told
+        remote.on_atlas = self._atlas_reported
         remote.on_answer = self._answered
 
     # What can be asked
@@ -195,7 +195,7 @@ class AtlasesLogic(RunLogic):
 
     # What the worker says
 
-    def _atlas_told(self, news: AtlasNews) -> None:
+    def _atlas_reported(self, news: AtlasNews) -> None:
         if self._run is not None:
             self._run.atlases[news.name] = news
             self.on_atlases()

@@ -73,7 +73,7 @@ class RegistrationLogic:
         self.suggestion: Suggestion | None = None
         # Hyperparameters besides λ.
         self._values: dict[str, float] = {}
-        self.constraints = Constraints(scene, registration, self._live_grids, self._settings_changed, self._tell_end)
+        self.constraints = Constraints(scene, registration, self._live_grids, self._settings_changed, self._report_end)
         self._change_map = ChangeMap()
 
         self._pending: results.Run | None = None
@@ -511,14 +511,14 @@ class RegistrationLogic:
             self._run = self._live = None
             if was_live and self._pending is None:
                 self._end()
-                self._tell_end("The live transform was deleted; the moving volume is where it was before.")
+                self._report_end("The live transform was deleted; the moving volume is where it was before.")
             return
         for run in (self._pending, self._run):
             if run is not None and leaving in (run.fixed_id, run.moving_id):
                 role = "fixed" if leaving == run.fixed_id else "moving"
                 ended = "registration was cancelled" if run is self._pending else "live registration has ended"
                 self._end()
-                self._tell_end(f"The {role} volume was deleted; the {ended}.")
+                self._report_end(f"The {role} volume was deleted; the {ended}.")
                 return
 
     def _scene_closing(self, _caller: Any, _event: str) -> None:
@@ -566,7 +566,7 @@ class RegistrationLogic:
     def _live_grids(self) -> tuple[Grid, Grid] | None:
         return (self._run.fixed_grid, self._run.moving_grid) if self.state == LIVE and self._run is not None else None
 
-    def _tell_end(self, message: str) -> None:
+    def _report_end(self, message: str) -> None:
         self.on_change()
         self.on_error(message)
 
