@@ -17,8 +17,6 @@ import slicer
 from fake_registration import FakeConnection
 from slicer_module_bench import MODULE, host, module, opened  # noqa: F401
 
-import hyperreg
-
 
 @pytest.mark.parametrize("live", [False, True])
 def test_deleted_volume(module, live):
@@ -92,23 +90,6 @@ def test_leaving_and_entering_keeps_the_choices(module):
 
 
 SCENE_LOGIC = MODULE.parents[1] / "hyperreg" / "mrml"
-
-
-def library() -> dict:
-    """What a reload takes anew, as it is imported now."""
-    packages = ("HyperRegSlicerLib.", "hyperreg.mrml.")
-    return {name: found for name, found in sys.modules.items() if f"{name}.".startswith(packages)}
-
-
-@pytest.fixture
-def same_library_afterwards():
-    """Whatever a test reloads, the next one sees and patches the library that its helpers were imported from."""
-    before = library()
-    yield
-    for name in library():
-        del sys.modules[name]
-    sys.modules.update(before)
-    hyperreg.mrml = before["hyperreg.mrml"]
 
 
 def test_reload_ends_the_old_worker_and_makes_a_working_panel(same_library_afterwards, module, monkeypatch):

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 pytest.importorskip("slicer", reason="slicer-core is not installed")
@@ -365,6 +367,21 @@ def test_leaving_and_entering_the_module_keeps_everything(module):
     module.panel.update()
     assert module.ui.summaryLabel.visible
     assert module.ui.segmentButton.text == "Segment"
+
+
+def test_reload_takes_its_own_scene_logic_anew_and_leaves_what_the_other_module_has_a_part_in(
+    same_library_afterwards, module
+):
+    own = {"SegmentationModuleLib.Widget", "hyperreg.mrml.segmentation.logic", "hyperreg.mrml.fusion.logic"}
+    shared = {"HyperRegSlicerLib.Panel", "hyperreg.mrml.regions"}
+    before = {name: sys.modules[name] for name in own | shared}
+    module.widget.onReload()
+    assert {name for name, found in before.items() if sys.modules[name] is not found} == own
+    widget = slicer.util.getModuleWidget("SegmentationModule")
+    assert widget is not module.widget
+    assert module.connection.closed
+    assert type(widget.panel.logic) is sys.modules["hyperreg.mrml.segmentation.logic"].SegmentationLogic
+    assert widget.panel.parameters.model == "bands"
 
 
 def test_every_widget_that_can_be_used_has_a_tooltip(module):
