@@ -1,4 +1,4 @@
-"""Build hook: the wheel carries the models, the sample pair, and what the browser app shares with the Slicer modules.
+"""Build hook: the wheel carries the models and the sample pair.
 
 An editable install reads them from the source tree, so nothing is copied there.
 """
@@ -19,7 +19,3 @@ class ModelsHook(BuildHookInterface):
         sample = Path(self.root) / "Resources" / "SampleData"
         if version == "standard" and sample.is_dir():
             build_data["force_include"][str(sample)] = "hyperreg/sample_data"
-        for module in ("HyperRegSlicer", "SegmentationModule"):
-            shared = Path(self.root) / module / f"{module}Lib"
-            if version == "standard" and shared.is_dir():
-                build_data["force_include"][str(shared)] = f"hyperreg/slicer_module/{module}Lib"

@@ -49,7 +49,7 @@ def registerSampleData():
 
 
 class HyperRegSlicerLogic(ScriptedLoadableModuleLogic):
-    """Gives the parameter node; the registration itself is in HyperRegSlicerLib.Logic, which needs no Slicer GUI."""
+    """Gives the parameter node; the registration itself is in hyperreg.mrml.registration, which needs no Qt."""
 
     def parameters(self):
         from HyperRegSlicerLib.Parameters import RegistrationParameters
@@ -59,6 +59,8 @@ class HyperRegSlicerLogic(ScriptedLoadableModuleLogic):
 
 class HyperRegSlicerWidget(ShellWidget):
     """Hands the form to HyperRegSlicerLib.Widget."""
+
+    RELOADED = ("HyperRegSlicerLib.", "hyperreg.mrml.")
 
     def makeLogic(self):
         return HyperRegSlicerLogic()
@@ -86,10 +88,10 @@ class HyperRegSlicerTest(ShellTest):
     def test_VolumesKeepTheirPlace(self):
         import numpy as np
 
-        from HyperRegSlicerLib import Geometry
+        from hyperreg.mrml import geometry
 
         node, array, affine = self.makeVolume("placed")
-        volume = Geometry.volume_from_node(node, None)
+        volume = geometry.volume_from_node(node, None)
         np.testing.assert_array_equal(volume.array, array)
         np.testing.assert_allclose(volume.ijk_to_ras, affine)
         assert node.GetImageData().GetScalarComponentAsDouble(2, 3, 4, 0) == array[2, 3, 4]
@@ -98,13 +100,13 @@ class HyperRegSlicerTest(ShellTest):
         import numpy as np
 
         from hyperreg.imaging.volume import DisplacementField
-        from HyperRegSlicerLib import Geometry
+        from hyperreg.mrml import geometry
 
         node, array, affine = self.makeVolume("moving")
         linear = np.eye(4)
         linear[:3, 3] = (10.0, 0.0, -4.0)
         field = np.zeros((3, *array.shape), dtype=np.float32)
-        live = Geometry.LiveTransform(DisplacementField(field, affine).grid, linear)
+        live = geometry.LiveTransform(DisplacementField(field, affine).grid, linear)
         transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "live")
         transform.SetAndObserveTransformFromParent(live.transform)
         node.SetAndObserveTransformNodeID(transform.GetID())

@@ -49,7 +49,7 @@ class SegmentationModule(ScriptedLoadableModule):
 
 
 class SegmentationModuleLogic(ScriptedLoadableModuleLogic):
-    """Gives the parameter node; the segmentation is in SegmentationModuleLib.Logic, which needs no Slicer GUI."""
+    """Gives the parameter node; the segmentation is in hyperreg.mrml.segmentation, which needs no Qt."""
 
     def parameters(self):
         from SegmentationModuleLib.Parameters import SegmentationParameters
@@ -59,6 +59,9 @@ class SegmentationModuleLogic(ScriptedLoadableModuleLogic):
 
 class SegmentationModuleWidget(ShellWidget):
     """Hands the form to SegmentationModuleLib.Widget."""
+
+    # Not what the other module has a part in: its panel may be open, and would meet classes of two kinds.
+    RELOADED = ("SegmentationModuleLib.", "hyperreg.mrml.segmentation.", "hyperreg.mrml.fusion.")
 
     def makeLogic(self):
         return SegmentationModuleLogic()
@@ -85,7 +88,7 @@ class SegmentationModuleTest(ShellTest):
 
         from hyperreg.imaging.structures import Code, Structure, Terminology
         from hyperreg.imaging.volume import Volume
-        from SegmentationModuleLib import Results
+        from hyperreg.mrml.segmentation import results
 
         volume, _array, affine = self.makeVolume("head")
         labels = np.zeros((6, 7, 8), dtype=np.uint8)
@@ -93,7 +96,7 @@ class SegmentationModuleTest(ShellTest):
         organ = Terminology(Code("SCT", "123037004", "Anatomical Structure"), Code("SCT", "12738006", "Brain"))
         structures = [Structure(5, 1, "Brain", (200, 100, 50), organ)]
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "found")
-        Results.fill_segmentation(node, volume, Volume(labels, affine), structures)
+        results.fill_segmentation(node, volume, Volume(labels, affine), structures)
         segment = node.GetSegmentation().GetSegment("Segment_5")
         assert segment.GetName() == "Brain"
         tag = "Segmentation category and type - 3D Slicer General Anatomy list~SCT^123037004^Anatomical Structure~"

@@ -6,7 +6,6 @@ import bisect
 import itertools
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -126,8 +125,7 @@ def slice_views(session: LiveSession, pair: PhantomPair) -> dict[str, float]:
     import slicer
     from vtkmodules.util.numpy_support import vtk_to_numpy
 
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "HyperRegSlicer"))
-    from HyperRegSlicerLib.Geometry import LiveTransform, volume_to_node
+    from hyperreg.mrml.geometry import LiveTransform, volume_to_node
 
     scene = slicer.vtkMRMLScene()
     # A bare scene has neither colour tables nor orientations: the views would be empty, and quick to make.

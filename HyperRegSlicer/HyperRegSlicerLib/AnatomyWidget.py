@@ -8,7 +8,8 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from HyperRegSlicerLib import Anatomy, Licences
+from hyperreg.mrml.registration import anatomy
+from HyperRegSlicerLib import Licences
 
 
 class AnatomyPanel:
@@ -29,7 +30,7 @@ class AnatomyPanel:
         on_message: Callable[[str], None],
     ) -> None:
         self.ui = ui
-        self.pair = Anatomy.PairSegmentation(slicer.mrmlScene, segmenter)
+        self.pair = anatomy.PairSegmentation(slicer.mrmlScene, segmenter)
         self._start, self._on_message = start, on_message
         self.pair.on_change = self.update
         self.pair.on_progress = self._progressed
@@ -43,7 +44,7 @@ class AnatomyPanel:
         combo = self.ui.anatomyCombo
         before = combo.currentData
         combo.clear()
-        for card in Anatomy.models():
+        for card in anatomy.models():
             combo.addItem(card.title, card.name)
         combo.setCurrentIndex(max(0, combo.findData(before)))
         self.update()
@@ -66,7 +67,7 @@ class AnatomyPanel:
         if self.pair.running:
             self.pair.cancel()
             return
-        card = next(card for card in Anatomy.models() if card.name == self.ui.anatomyCombo.currentData)
+        card = next(card for card in anatomy.models() if card.name == self.ui.anatomyCombo.currentData)
         if Licences.accepted(card):
             self._start(lambda fixed, moving, device: self.pair.start(fixed, moving, card.name, device))
         else:

@@ -9,14 +9,14 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from HyperRegSlicerLib import Regions
-from HyperRegSlicerLib.Logic import RegistrationLogic
+from hyperreg.mrml import regions
+from hyperreg.mrml.registration.logic import RegistrationLogic
+from HyperRegSlicerLib import Forms
 
 # Dragging a point changes it many times a second: what changes is taken so often, and no sooner than the field of the
 # last time is there.
 EVERY_MS = 300
 NAME_COLUMN, BEFORE_COLUMN, NOW_COLUMN = range(3)
-ROWS_SHOWN, ROW_PIXELS = 8, 24
 
 
 class LandmarksPanel:
@@ -33,15 +33,9 @@ class LandmarksPanel:
         self._rows: list[Any] = []
         self._filling = False
         self._observed: list[tuple[Any, int]] = []
-        self._soon = qt.QTimer()
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(EVERY_MS)
-        self._soon.connect("timeout()", self._changed_before)
+        self._soon = Forms.rest_timer(EVERY_MS, self._changed_before)
         table = ui.landmarksTable
-        table.setColumnCount(3)
-        table.setHorizontalHeaderLabels([_("Pulls"), _("before"), _("now, mm")])
-        table.horizontalHeader().setSectionResizeMode(NAME_COLUMN, qt.QHeaderView.Stretch)
-        table.verticalHeader().setVisible(False)
+        Forms.prepare_table(table, [_("Pulls"), _("before"), _("now, mm")], NAME_COLUMN)
         table.connect("itemChanged(QTableWidgetItem*)", self._ticked)
 
     def show(self, parameters: Any) -> None:
@@ -57,7 +51,7 @@ class LandmarksPanel:
     def update(self, distance: str) -> None:
         """Shows the state. distance: of all landmarks, in words, or ""."""
         ui, logic = self.ui, self._logic
-        ui.landmarksNoteLabel.text = "\n".join(filter(None, (logic.landmarks_note, distance)))
+        ui.landmarksNoteLabel.text = "\n".join(filter(None, (logic.constraints.landmarks_note, distance)))
         rows = logic.landmark_rows
         if rows is self._rows:
             return
@@ -66,18 +60,14 @@ class LandmarksPanel:
         self._filling = True
         table.setRowCount(len(rows))
         for index, row in enumerate(rows):
-            name = qt.QTableWidgetItem(row.name)
-            name.setFlags(qt.Qt.ItemIsUserCheckable | qt.Qt.ItemIsEnabled)
-            name.setCheckState(qt.Qt.Unchecked if row.measured else qt.Qt.Checked)
-            name.setToolTip(_("Not ticked: this pair only measures, so that it can judge the result."))
-            table.setItem(index, NAME_COLUMN, name)
+            hint = _("Not ticked: this pair only measures, so that it can judge the result.")
+            table.setItem(index, NAME_COLUMN, Forms.checkable(row.name, not row.measured, hint))
             for column, value in ((BEFORE_COLUMN, row.before), (NOW_COLUMN, row.now)):
                 item = qt.QTableWidgetItem("" if value is None else f"{value:.1f}")
                 item.setFlags(qt.Qt.ItemIsEnabled)
                 table.setItem(index, column, item)
         self._filling = False
-        table.visible = bool(rows)
-        table.minimumHeight = table.maximumHeight = (min(len(rows), ROWS_SHOWN) + 1) * ROW_PIXELS + 4
+        Forms.show_rows(table, len(rows))
 
     def close(self) -> None:
         """Ends listening."""
@@ -112,12 +102,12 @@ class LandmarksPanel:
 
     def _tell(self) -> None:
         if not slicer.mrmlScene.IsClosing() and self._parameters is not None:
-            pull, only = self._parameters.pull, Regions.keys_from_text(self._parameters.measuredOnly)
-            self._attempt(lambda: self._logic.set_landmarks(*self._nodes, pull, only))
+            pull, only = self._parameters.pull, regions.keys_from_text(self._parameters.measuredOnly)
+            self._attempt(lambda: self._logic.constraints.set_landmarks(*self._nodes, pull, only))
 
     def _ticked(self, item: qt.QTableWidgetItem) -> None:
         if self._filling or item.column() != NAME_COLUMN or self._parameters is None:
             return
-        key, only = self._rows[item.row()].key, Regions.keys_from_text(self._parameters.measuredOnly)
+        key, only = self._rows[item.row()].key, regions.keys_from_text(self._parameters.measuredOnly)
         only = only - {key} if item.checkState() == qt.Qt.Checked else only | {key}
-        self._parameters.measuredOnly = Regions.keys_to_text(only)
+        self._parameters.measuredOnly = regions.keys_to_text(only)

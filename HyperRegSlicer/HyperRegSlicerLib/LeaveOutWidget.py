@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import qt
 import slicer
 from slicer.i18n import tr as _
 
-from HyperRegSlicerLib import Regions
-from HyperRegSlicerLib.Masks import ROLES
+from hyperreg.mrml import regions
+from hyperreg.mrml.registration.masks import ROLES
+from HyperRegSlicerLib import Forms
 from HyperRegSlicerLib.RegionsWidget import REST_MS
 
 
@@ -38,30 +38,25 @@ class _Area:
         if node is not self.node:
             for observed, tag in self._observed:
                 observed.RemoveObserver(tag)
-            self.node, self._observed = node, Regions.observe(node, self._edited) if node is not None else []
-            was = self.selector.blockSignals(True)
-            self.selector.setCurrentNode(node)
-            self.selector.blockSignals(was)
+            self.node, self._observed = node, regions.observe(node, self._edited) if node is not None else []
+            with Forms.quiet(self.selector):
+                self.selector.setCurrentNode(node)
         self.fill()
 
     def fill(self) -> None:
         """Offers the segments that there are now, if there is a choice. Raises InputError for a node without any."""
         self._segments.visible = False
-        found = Regions.regions_of(self.node)
-        was = self._segments.blockSignals(True)
-        self._segments.clear()
-        self._segments.addItem(_("All that is marked"), "")
-        for region in found:
-            self._segments.addItem(region.name, region.key)
-        self._segments.setCurrentIndex(max(0, self._segments.findData(self.key)))
-        self._segments.blockSignals(was)
+        found = regions.regions_of(self.node)
+        keys = [region.key for region in found]
+        entries = [(_("All that is marked"), ""), *((region.name, region.key) for region in found)]
+        Forms.fill_combo(self._segments, entries, self.key if self.key in keys else "")
         self._segments.visible = len(found) > 1
 
 
 class LeaveOutPanel:
     """What is left out, between form, parameter node and logic.
 
-    ui: the form's widgets. parameters(): the parameter node, or None. set_left_out: see `RegistrationLogic`.
+    ui: the form's widgets. parameters(): the parameter node, or None. set_left_out: see `Constraints`.
     attempt: does an action and shows what it raises for the user; told: the same of a slot.
     """
 
@@ -75,10 +70,7 @@ class LeaveOutPanel:
     ) -> None:
         self._parameters, self._set_left_out, self._attempt = parameters, set_left_out, attempt
         self._areas = [_Area(ui, role, self, told) for role in ROLES]
-        self._rest = qt.QTimer()
-        self._rest.setSingleShot(True)
-        self._rest.setInterval(REST_MS)
-        self._rest.connect("timeout()", told(self._look_again))
+        self._rest = Forms.rest_timer(REST_MS, told(self._look_again))
 
     def show(self, parameters: Any) -> None:
         """What the parameter node says, to form and logic."""

@@ -11,8 +11,9 @@ import vtk
 from slicer.i18n import tr as _
 
 from hyperreg.errors import HyperRegError
+from hyperreg.mrml.registration.texts import cpu_text, gpu_text
+from HyperRegSlicerLib import Forms
 from HyperRegSlicerLib.Parameters import Device
-from HyperRegSlicerLib.Texts import cpu_text, gpu_text
 
 # How often the worker is asked for news: below what the eye notices, above what costs anything.
 POLL_INTERVAL_MS = 10
@@ -36,10 +37,7 @@ class Panel:
         self._held = 0
         self._stale = False
         # Loading a scene adds many nodes: looked at once, when that is over.
-        self._soon = qt.QTimer()
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(0)
-        self._soon.connect("timeout()", self._told(self._scene_changed))
+        self._soon = Forms.rest_timer(0, self._told(self._scene_changed))
         self._timer = qt.QTimer()
         self._timer.setInterval(POLL_INTERVAL_MS)
         self._timer.connect("timeout()", self._told(self._poll))

@@ -10,8 +10,9 @@ from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
 from hyperreg.errors import InputError
+from hyperreg.mrml import geometry, linked, views
+from hyperreg.mrml.registration import inputs, texts
 from hyperreg.registration import catalogue, contrast
-from HyperRegSlicerLib import Geometry, Inputs, Results, Views
 
 
 class Initial(enum.Enum):
@@ -25,14 +26,7 @@ class Initial(enum.Enum):
     TRANSFORM = "transform"
 
     def label(self) -> str:
-        return {
-            Initial.AFFINE: _("Affine (recommended)"),
-            Initial.SIMILARITY: _("Similarity: rigid and one scale"),
-            Initial.RIGID: _("Rigid"),
-            Initial.CENTRES: _("Centres of mass"),
-            Initial.NONE: _("None: already aligned"),
-            Initial.TRANSFORM: _("A transform of the scene, of any kind"),
-        }[self]
+        return texts.ALIGNMENT_TITLES.get(self.value, _("A transform of the scene, of any kind"))
 
 
 class Device(enum.Enum):
@@ -43,7 +37,7 @@ class Device(enum.Enum):
     GPU = "cuda"
 
     def label(self) -> str:
-        return {Device.AUTO: _("Automatic"), Device.CPU: _("CPU"), Device.GPU: _("GPU")}[self]
+        return texts.DEVICE_TITLES[self.value]
 
 
 class Contrast(enum.Enum):
@@ -54,19 +48,15 @@ class Contrast(enum.Enum):
     DIFFERENT = contrast.DIFFERENT
 
     def label(self) -> str:
-        return {
-            Contrast.AUTO: _("Told from the volumes"),
-            Contrast.SAME: _("The same in both volumes"),
-            Contrast.DIFFERENT: _("Different (T1 and T2, CT and MRI)"),
-        }[self]
+        return texts.CONTRAST_TITLES[self.value]
 
 
 class Comparison(enum.Enum):
     """How the slice views show both volumes."""
 
-    FADE = Views.FADE
-    CHECKERBOARD = Views.CHECKERBOARD
-    SIDE_BY_SIDE = Views.SIDE_BY_SIDE
+    FADE = views.FADE
+    CHECKERBOARD = views.CHECKERBOARD
+    SIDE_BY_SIDE = views.SIDE_BY_SIDE
 
     def label(self) -> str:
         return {
@@ -84,14 +74,14 @@ class RegistrationParameters:
     contrast: whether both volumes show tissues alike. symmetric: whether neither is preferred.
     model: a name of the catalogue; "" until one was chosen.
     lam: λ, 0 (most flexible) to 1 (most rigid). gamma: γ, for models that declare it.
-    regions: segmentation or label map whose segments may have a λ of their own; regionLambdas: see `Regions.to_text`;
-    rigidRegions: those that move as one rigid body, see `Regions.keys_to_text`.
+    regions: segmentation or label map whose segments may have a λ of their own; regionLambdas: see `regions.to_text`;
+    rigidRegions: those that move as one rigid body, see `regions.keys_to_text`.
     fixedLeaveOut, movingLeaveOut: segmentation or label map of what does not count for the match;
-    fixedLeaveOutSegment, movingLeaveOutSegment: the key of one of its segments (see `Regions.Region`), "" for all.
+    fixedLeaveOutSegment, movingLeaveOutSegment: the key of one of its segments (see `regions.Region`), "" for all.
     fixedLabels, movingLabels: label maps for the overlap measure; optional.
     fixedLandmarks, movingLandmarks: point lists, the same places in the same order; optional.
     pull: how much the landmarks attract each other, 0 (only measured) to 1; measuredOnly: ids of points that never do
-    (see `Regions.keys_to_text`).
+    (see `regions.keys_to_text`).
     transform: the live transform, so that a reopened scene finds it again.
     fullAutomatically: whether full resolution comes by itself.
     showVolumeChange: whether the map of local volume change lies over the views.
@@ -130,14 +120,14 @@ class RegistrationParameters:
     def isValid(self) -> tuple[bool, str]:
         """Whether Register can be pressed, and if not, what the user has to do first."""
         for role, node in (("fixed", self.fixed), ("moving", self.moving)):
-            if reason := Geometry.refusal(node, role):
+            if reason := geometry.refusal(node, role):
                 return False, reason
         if self.fixed is self.moving:
             return False, _("The fixed and the moving volume are the same. Choose two different volumes.")
         for node in (self.fixed, self.moving):
             try:
-                place = Inputs.parent_of(node, self.start) if node is self.moving else Results.parent_before(node)
-                Geometry.volume_from_node(node, place)
+                place = inputs.parent_of(node, self.start) if node is self.moving else linked.parent_before(node)
+                geometry.volume_from_node(node, place)
             except InputError as error:
                 return False, str(error)
         if self.start is None:

@@ -10,12 +10,11 @@ import slicer
 from slicer.i18n import tr as _
 
 from hyperreg.errors import InputError
-from HyperRegSlicerLib import Regions
+from hyperreg.mrml import regions
+from HyperRegSlicerLib import Forms
 
 NAME_COLUMN, LAMBDA_COLUMN, RIGID_COLUMN = range(3)
 SWATCH_PIXELS = 14
-ROWS_SHOWN = 6
-ROW_PIXELS = 26
 # Drawing changes a segmentation many times a second; the table follows when the hand rests.
 REST_MS = 600
 
@@ -39,7 +38,7 @@ class RegionsPanel:
         self._on_change, self._on_error, self._told = on_change, on_error, told
         self._node: Any = None
         self._stamp: tuple[int, ...] = ()
-        self._regions: list[Regions.Region] = []
+        self._regions: list[regions.Region] = []
         self._lambdas: dict[str, float] = {}
         self._rigid: set[str] = set()
         # λ of regions that are not checked now, for when they are again.
@@ -47,17 +46,11 @@ class RegionsPanel:
         self._slider = 0.0
         self._filling = False
         self._observed: list[tuple[Any, int]] = []
-        self._rest = qt.QTimer()
-        self._rest.setSingleShot(True)
-        self._rest.setInterval(REST_MS)
-        self._rest.connect("timeout()", told(self._look_again))
+        self._rest = Forms.rest_timer(REST_MS, told(self._look_again))
         table = ui.regionsTable
-        table.setColumnCount(3)
-        table.setHorizontalHeaderLabels([_("Own λ for"), "λ", _("Rigid")])
-        table.horizontalHeader().setSectionResizeMode(NAME_COLUMN, qt.QHeaderView.Stretch)
+        Forms.prepare_table(table, [_("Own λ for"), "λ", _("Rigid")], NAME_COLUMN)
         table.horizontalHeader().setSectionResizeMode(LAMBDA_COLUMN, qt.QHeaderView.ResizeToContents)
         table.horizontalHeader().setSectionResizeMode(RIGID_COLUMN, qt.QHeaderView.ResizeToContents)
-        table.verticalHeader().setVisible(False)
         table.connect("itemChanged(QTableWidgetItem*)", told(self._checked))
         ui.regionsSelector.connect("currentNodeChanged(vtkMRMLNode*)", told(self._chosen))
         ui.clearRegionsButton.connect("clicked()", told(self._clear))
@@ -70,9 +63,8 @@ class RegionsPanel:
             return
         self._lambdas, self._rigid = dict(lambdas), set(rigid)
         self._take(node)
-        was = self.ui.regionsSelector.blockSignals(True)
-        self.ui.regionsSelector.setCurrentNode(node)
-        self.ui.regionsSelector.blockSignals(was)
+        with Forms.quiet(self.ui.regionsSelector):
+            self.ui.regionsSelector.setCurrentNode(node)
         self._fill()
 
     def close(self) -> None:
@@ -87,33 +79,26 @@ class RegionsPanel:
         if node is None:
             return
         try:
-            self._regions = Regions.regions_of(node)
-            self._stamp = Regions.stamp(node)
+            self._regions = regions.regions_of(node)
+            self._stamp = regions.stamp(node)
         except InputError as error:
             self._on_error(str(error))
-        self._observed = Regions.observe(node, self._edited)
+        self._observed = regions.observe(node, self._edited)
 
     def _fill(self) -> None:
         table = self.ui.regionsTable
         self._filling = True
         table.setRowCount(len(self._regions))
         for row, region in enumerate(self._regions):
-            item = qt.QTableWidgetItem(region.name)
-            item.setFlags(qt.Qt.ItemIsUserCheckable | qt.Qt.ItemIsEnabled)
-            item.setCheckState(qt.Qt.Checked if region.key in self._lambdas else qt.Qt.Unchecked)
+            hint = _("Checked: this segment has the λ beside it. Unchecked: it follows the slider.")
+            item = Forms.checkable(region.name, region.key in self._lambdas, hint)
             item.setIcon(swatch(region.colour))
-            item.setToolTip(_("Checked: this segment has the λ beside it. Unchecked: it follows the slider."))
             table.setItem(row, NAME_COLUMN, item)
             table.setCellWidget(row, LAMBDA_COLUMN, self._spin_box(region.key))
-            rigid = qt.QTableWidgetItem()
-            rigid.setFlags(qt.Qt.ItemIsUserCheckable | qt.Qt.ItemIsEnabled)
-            rigid.setCheckState(qt.Qt.Checked if region.key in self._rigid else qt.Qt.Unchecked)
-            rigid.setToolTip(_("Checked: this segment moves as one rigid body, such as a bone or an implant."))
-            table.setItem(row, RIGID_COLUMN, rigid)
+            hint = _("Checked: this segment moves as one rigid body, such as a bone or an implant.")
+            table.setItem(row, RIGID_COLUMN, Forms.checkable("", region.key in self._rigid, hint))
         self._filling = False
-        rows = min(len(self._regions), ROWS_SHOWN)
-        table.visible = bool(self._regions)
-        table.minimumHeight = table.maximumHeight = (rows + 1) * ROW_PIXELS + 4
+        Forms.show_rows(table, len(self._regions))
         self.ui.clearRegionsButton.enabled = bool(self._lambdas or self._rigid)
 
     def _spin_box(self, key: str) -> qt.QDoubleSpinBox:
@@ -171,7 +156,7 @@ class RegionsPanel:
         self._rest.start()
 
     def _look_again(self) -> None:
-        if self._node is None or slicer.mrmlScene.IsClosing() or Regions.stamp(self._node) == self._stamp:
+        if self._node is None or slicer.mrmlScene.IsClosing() or regions.stamp(self._node) == self._stamp:
             return
         self._take(self._node)
         keys = {region.key for region in self._regions}

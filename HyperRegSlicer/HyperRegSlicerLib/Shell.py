@@ -36,7 +36,12 @@ class FormHeight(qt.QObject):
 
 
 class ShellWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """Loads the form Resources/UI/<Module>.ui; a subclass makes the panel and finds the parameter node."""
+    """Loads the form Resources/UI/<Module>.ui; a subclass makes the panel and finds the parameter node.
+
+    RELOADED: the packages that *Reload* takes anew, besides the module's file.
+    """
+
+    RELOADED: tuple[str, ...] = ()
 
     def __init__(self, parent: Any = None) -> None:
         ScriptedLoadableModuleWidget.__init__(self, parent)
@@ -91,8 +96,8 @@ class ShellWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.panel.release_parameters()
 
     def onReload(self) -> None:
-        """Reloads the module's library too, not only its file."""
-        for name in [name for name in sys.modules if name.partition(".")[0] == f"{self.moduleName}Lib"]:
+        """Reloads the module's library and its scene logic too, not only its file."""
+        for name in [name for name in sys.modules if f"{name}.".startswith(self.RELOADED)]:
             del sys.modules[name]
         ScriptedLoadableModuleWidget.onReload(self)
 
@@ -125,11 +130,11 @@ class ShellTest(ScriptedLoadableModuleTest):
         import numpy as np
 
         from hyperreg.imaging.volume import Volume
-        from HyperRegSlicerLib import Geometry
+        from hyperreg.mrml import geometry
 
         affine = np.diag([-spacing[0], spacing[1], spacing[2], 1.0])
         affine[:3, 3] = (12.0, -7.0, 5.0)
         array = np.arange(6 * 7 * 8, dtype=np.float32).reshape(6, 7, 8)
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
-        Geometry.volume_to_node(Volume(array, affine, name), node)
+        geometry.volume_to_node(Volume(array, affine, name), node)
         return node, array, affine

@@ -9,13 +9,13 @@ from slicer.i18n import tr as _
 
 from hyperreg.catalogue import Hyperparameter
 from hyperreg.errors import WeightsError
+from hyperreg.mrml.lifecycle import LIVE
+from hyperreg.mrml.registration import texts, volume_change
+from hyperreg.mrml.registration.logic import RegistrationLogic
 from hyperreg.registration import catalogue
-from HyperRegSlicerLib import Texts, VolumeChange
 from HyperRegSlicerLib.LandmarksWidget import LandmarksPanel
-from HyperRegSlicerLib.Logic import LIVE, RegistrationLogic
 from HyperRegSlicerLib.Parameters import RegistrationParameters
-from HyperRegSlicerLib.PictureWidget import Picture
-from HyperRegSlicerLib.ResponseWidget import ResponsePicture
+from HyperRegSlicerLib.PictureWidget import Picture, ResponsePicture
 
 # Hyperparameters other than λ that the form has a slider for, with the names of its widgets.
 SLIDERS = {"gamma": ("gammaLabel", "gammaSlider")}
@@ -42,7 +42,7 @@ class TuningPanel:
         self._set_lambda, self._set_automatic = set_lambda, set_automatic
         self._landmarks = LandmarksPanel(ui, logic, attempt)
         self._picture = ResponsePicture(ui.responseLabel, set_lambda)
-        self._legend = Picture(ui.volumeChangeLegend, VolumeChange.legend)
+        self._legend = Picture(ui.volumeChangeLegend, volume_change.legend)
         logic.on_work = self._worked
         logic.on_response = self.update
         ui.fullButton.connect("clicked()", guarded(self._full_or_stop))
@@ -77,8 +77,8 @@ class TuningPanel:
         ui.useSuggestedButton.text = (
             _("Use suggested λ") if suggestion is None else _("Use suggested λ = {lam:.2f}").format(lam=suggestion.lam)
         )
-        ui.suggestionLabel.text = Texts.suggestion_text(suggestion)
-        self._landmarks.update(Texts.landmarks_text(logic.metrics))
+        ui.suggestionLabel.text = texts.suggestion_text(suggestion)
+        self._landmarks.update(texts.landmarks_text(logic.metrics))
         self._picture.show(logic.response, suggestion, logic.lam, logic.metrics)
 
     def update_work(self) -> None:
@@ -108,17 +108,17 @@ class TuningPanel:
     def status(self) -> str:
         """What the views show while the registration is live, in words."""
         logic = self.logic
-        return Texts.state_text(logic.stage_text, logic.shown and logic.shown.lam, logic.lam)
+        return texts.state_text(logic.stage_text, logic.shown and logic.shown.lam, logic.lam)
 
     def _show_metrics(self) -> None:
         """The metrics of exactly what the views show, or none."""
         ui, logic = self.ui, self.logic
         if logic.metrics and logic.shown is not None:
-            ui.metricsLabel.text = Texts.metrics_text(logic.metrics, logic.shown.lam)
-            ui.overlapLabel.text = Texts.overlap_text(logic.metrics, logic.label_names)
+            ui.metricsLabel.text = texts.metrics_text(logic.metrics, logic.shown.lam)
+            ui.overlapLabel.text = texts.overlap_text(logic.metrics, logic.label_names)
             return
         for label in (ui.metricsLabel, ui.overlapLabel):
-            label.text = Texts.unmeasured(label.text, logic.lam) if logic.state == LIVE else ""
+            label.text = texts.unmeasured(label.text, logic.lam) if logic.state == LIVE else ""
 
     def _full_or_stop(self) -> None:
         if self.logic.is_computing_full:

@@ -9,17 +9,20 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from hyperreg.mrml import regions
+from hyperreg.mrml.lifecycle import LIVE, RUNNING
+from hyperreg.mrml.registration import texts
+from hyperreg.mrml.registration.logic import RegistrationLogic
+from hyperreg.mrml.views import Views
 from hyperreg.registration import catalogue
-from HyperRegSlicerLib import Regions, Sample, Texts
+from HyperRegSlicerLib import Forms, Sample
 from HyperRegSlicerLib.AnatomyWidget import AnatomyPanel
 from HyperRegSlicerLib.InstallWidget import InstallPanel
 from HyperRegSlicerLib.LeaveOutWidget import LeaveOutPanel
-from HyperRegSlicerLib.Logic import LIVE, RUNNING, RegistrationLogic
 from HyperRegSlicerLib.Panel import Panel
 from HyperRegSlicerLib.Parameters import Comparison, Initial, RegistrationParameters
 from HyperRegSlicerLib.RegionsWidget import RegionsPanel
 from HyperRegSlicerLib.TuningWidget import TuningPanel, default_values
-from HyperRegSlicerLib.Views import Views
 
 # New views have their size when the layout has been drawn.
 SETTLE_MS = 50
@@ -55,15 +58,14 @@ class RegistrationWidget(Panel):
             ui, self.logic, self._guarded, self._try, self._move_lambda, self._set_full_automatically
         )
         self.regions = RegionsPanel(ui, self._regions_changed, self._show_message, self._told)
-        self.leave_out = LeaveOutPanel(ui, lambda: self.parameters, self.logic.set_left_out, self._try, self._told)
+        self.leave_out = LeaveOutPanel(
+            ui, lambda: self.parameters, self.logic.constraints.set_left_out, self._try, self._told
+        )
         self.anatomy = AnatomyPanel(
             ui, connection.segmenter, self._segment_both, self._both_segmented, self._guarded, self._show_message
         )
         self.installation = InstallPanel(ui, self._guarded, self._show_message)
-        self._settle = qt.QTimer()
-        self._settle.setSingleShot(True)
-        self._settle.setInterval(SETTLE_MS)
-        self._settle.connect("timeout()", self._told(self.views.fit))
+        self._settle = Forms.rest_timer(SETTLE_MS, self._told(self.views.fit))
         self._connect_signals()
         self._show_message("")
         self.update()
@@ -150,13 +152,8 @@ class RegistrationWidget(Panel):
             setattr(self.parameters, name, value)
 
     def _fill_models(self) -> None:
-        combo = self.ui.modelCombo
-        was = combo.blockSignals(True)
-        combo.clear()
-        for card in catalogue.list_models():
-            combo.addItem(card.title, card.name)
-        combo.setCurrentIndex(combo.findData(self.parameters.model))
-        combo.blockSignals(was)
+        entries = [(card.title, card.name) for card in catalogue.list_models()]
+        Forms.fill_combo(self.ui.modelCombo, entries, self.parameters.model)
         self._describe_model()
 
     def _model_chosen(self, index: int) -> None:
@@ -261,18 +258,18 @@ class RegistrationWidget(Panel):
             return
         modifying = self.parameters.parameterNode.StartModify()
         self.parameters.regions = self.ui.regionsSelector.currentNode()
-        self.parameters.regionLambdas = Regions.to_text(lambdas)
-        self.parameters.rigidRegions = Regions.keys_to_text(rigid)
+        self.parameters.regionLambdas = regions.to_text(lambdas)
+        self.parameters.rigidRegions = regions.keys_to_text(rigid)
         self.parameters.parameterNode.EndModify(modifying)
-        self._try(lambda: self.logic.set_regions(node, lambdas, rigid))
+        self._try(lambda: self.logic.constraints.set_regions(node, lambdas, rigid))
         self.update()
 
     def _show_regions(self, parameters: RegistrationParameters) -> None:
         """What the parameter node says of regions, to form and logic; no news to them in most cases."""
-        lambdas, rigid = Regions.from_text(parameters.regionLambdas), Regions.keys_from_text(parameters.rigidRegions)
+        lambdas, rigid = regions.from_text(parameters.regionLambdas), regions.keys_from_text(parameters.rigidRegions)
         self.regions.show(parameters.regions, lambdas, rigid, parameters.lam)
         if parameters.regions is not None:
-            self._try(lambda: self.logic.set_regions(parameters.regions, lambdas, rigid))
+            self._try(lambda: self.logic.constraints.set_regions(parameters.regions, lambdas, rigid))
 
     def _keep(self) -> None:
         qt.QApplication.setOverrideCursor(qt.Qt.WaitCursor)
@@ -365,7 +362,7 @@ class RegistrationWidget(Panel):
         ui.keepButton.enabled = logic.can_keep
         ui.resetButton.enabled = logic.can_reset
         if parameters is not None:
-            ui.lambdaWordsLabel.text = Texts.lambda_words(parameters.lam)
+            ui.lambdaWordsLabel.text = texts.lambda_words(parameters.lam)
             ui.initialTransformSelector.enabled = parameters.initial is Initial.TRANSFORM
             ui.fadeSlider.enabled = parameters.comparison is Comparison.FADE
         self.tuning.update()
@@ -388,10 +385,10 @@ class RegistrationWidget(Panel):
         return reason or _("Ready: press Register, then move λ.")
 
     def _along_changed(self, *_node: Any) -> None:
-        node, companions = self.ui.alongSelector.currentNode(), self.logic.companions
+        node, following = self.ui.alongSelector.currentNode(), self.logic.linked_nodes
         self.ui.takeAlongButton.enabled = (
-            node is not None and node not in companions and self.logic.transform_node is not None
+            node is not None and node not in following and self.logic.transform_node is not None
         )
-        self.ui.leaveBehindButton.enabled = node in companions
-        names = ", ".join(companion.GetName() for companion in companions)
+        self.ui.leaveBehindButton.enabled = node in following
+        names = ", ".join(one.GetName() for one in following)
         self.ui.alongListLabel.text = _("Following: {names}").format(names=names) if names else ""

@@ -1,5 +1,4 @@
-"""Parts of the HyperRegSlicer module.
+"""Parts of the HyperRegSlicer module: its panel, its parameter node, and what both modules' panels have in common.
 
-Geometry, Logic and Views need MRML and VTK only (the browser app uses them too); Parameters needs Slicer's parameter
-nodes; Install and Widget need Slicer with its Qt. Import the part that is meant: this package imports nothing itself.
+What is done with the scene is `hyperreg.mrml`. Import the part that is meant: this package imports nothing itself.
 """

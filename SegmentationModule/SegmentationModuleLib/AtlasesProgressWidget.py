@@ -8,13 +8,14 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
+from hyperreg.mrml.fusion import texts, weights_plot
+from hyperreg.mrml.fusion.logic import AtlasesLogic
+from hyperreg.mrml.lifecycle import IDLE
+from HyperRegSlicerLib import Forms
 from HyperRegSlicerLib.PictureWidget import Picture
-from SegmentationModuleLib import Texts, WeightsPlot
-from SegmentationModuleLib.AtlasesLogic import AtlasesLogic
-from SegmentationModuleLib.Runs import IDLE
 
 NAME_COLUMN, STATE_COLUMN, BAR_COLUMN = range(3)
-ROWS_SHOWN, ROW_PIXELS, BAR_PIXELS = 8, 24, 90
+BAR_PIXELS = 90
 
 
 class ProgressPanel:
@@ -31,12 +32,7 @@ class ProgressPanel:
         logic.on_early = lambda _node: self.update()
         self._rows: list[str] = []
         table = ui.atlasRowsTable
-        table.setColumnCount(3)
-        table.setHorizontalHeaderLabels([_("Atlas"), _("State"), _("Registered")])
-        table.verticalHeader().setVisible(False)
-        table.verticalHeader().setDefaultSectionSize(ROW_PIXELS)
-        table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
-        table.horizontalHeader().setSectionResizeMode(STATE_COLUMN, qt.QHeaderView.Stretch)
+        Forms.prepare_table(table, [_("Atlas"), _("State"), _("Registered")], STATE_COLUMN)
         table.setColumnWidth(BAR_COLUMN, BAR_PIXELS)
         self._plot = Picture(ui.earlyPlot, self._draw)
         ui.keepEarlyButton.connect("clicked()", guarded(logic.keep_early))
@@ -55,16 +51,16 @@ class ProgressPanel:
             self._rows = [atlas.name for atlas in atlases]
             self._make_rows()
         for row, atlas in enumerate(atlases):
-            text = Texts.atlas_state(atlas)
+            text = texts.atlas_state(atlas)
             item = table.item(row, STATE_COLUMN)
             if item.text() != text:
                 item.setText(text)
                 item.setToolTip(text)
             table.cellWidget(row, BAR_COLUMN).value = round(100 * atlas.fraction)
-            table.cellWidget(row, BAR_COLUMN).visible = atlas.state not in Texts.NOT_USED
+            table.cellWidget(row, BAR_COLUMN).visible = atlas.state not in texts.NOT_USED
         ui.earlyPanel.visible = early is not None
         if early is not None:
-            ui.earlyLabel.text = Texts.early(early.learned)
+            ui.earlyLabel.text = texts.early(early.learned)
             self._plot.paint()
         ui.keepEarlyButton.enabled = early is not None and self.logic.state != IDLE
 
@@ -79,14 +75,14 @@ class ProgressPanel:
             bar = qt.QProgressBar(table)
             bar.textVisible = False
             table.setCellWidget(row, BAR_COLUMN, bar)
-        table.minimumHeight = table.maximumHeight = (min(len(self._rows), ROWS_SHOWN) + 1) * ROW_PIXELS + 6
+        Forms.show_rows(table, len(self._rows))
 
     def _draw(self, width: float, ink: str) -> tuple[int, list[Any]]:
         early = self.logic.early
         if early is None:
             return 1, []
         learned = early.learned
-        course = WeightsPlot.Course(
+        course = weights_plot.Course(
             learned.history_steps, learned.wanted, {atlas.name: atlas.history for atlas in learned.atlases}
         )
-        return WeightsPlot.draw({atlas.name: atlas.weight for atlas in learned.atlases}, course, width, ink)
+        return weights_plot.draw({atlas.name: atlas.weight for atlas in learned.atlases}, course, width, ink)

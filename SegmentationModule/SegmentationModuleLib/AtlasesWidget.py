@@ -12,14 +12,14 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from hyperreg.mrml.fusion import results, scene_atlases, texts, weights_plot
+from hyperreg.mrml.fusion.logic import AtlasesLogic, FusionRun
+from hyperreg.mrml.lifecycle import IDLE
+from hyperreg.mrml.segmentation.uncertainty import Overlay, Tour
 from hyperreg.worker.fusion import FoundAtlas, Fused
+from HyperRegSlicerLib import Forms
 from HyperRegSlicerLib.PictureWidget import Picture
-from SegmentationModuleLib import AtlasesResults, SceneAtlases, Texts, WeightsPlot
-from SegmentationModuleLib.AtlasesLogic import AtlasesLogic, FusionRun
 from SegmentationModuleLib.AtlasesProgressWidget import ProgressPanel
-from SegmentationModuleLib.Doubt import Tour
-from SegmentationModuleLib.Overlay import Overlay
-from SegmentationModuleLib.Runs import IDLE
 
 # Where atlases come from: on disk, or in the scene.
 ON_DISK, IN_SCENE = 0, 1
@@ -34,7 +34,7 @@ COLUMNS = {
     "λ": _("How rigid its registration was"),
     _("State"): _("Whether it was used, and if not, why"),
 }
-ROWS_SHOWN, ROW_PIXELS, COLUMN_PIXELS, TITLE_MARGIN_PIXELS = 10, 24, 46, 12
+HEADER_PIXELS, COLUMN_PIXELS, TITLE_MARGIN_PIXELS = 46, 46, 12
 THUMBNAIL_PIXELS = 64
 
 
@@ -64,13 +64,13 @@ class AtlasesPanel:
         self.logic.on_error = on_message
         self.parameters: Any = None
         self._tour = Tour(None)
-        self._overlay = Overlay()
+        self._overlay = Overlay(slicer.mrmlScene)
         self._summary = ""
         self._status = ""  # of what was looked through
         self.progress = ProgressPanel(ui, self.logic, guarded)
-        for name, (title, _hint) in Texts.METHODS.items():
+        for name, (title, _hint) in texts.METHODS.items():
             ui.atlasMethodCombo.addItem(title, name)
-            if name in Texts.OF_READERS:
+            if name in texts.OF_READERS:
                 ui.readersMethodCombo.addItem(title, name)
         for title in (_("Folder on disk"), _("Folder in the scene")):
             ui.atlasSourceCombo.addItem(title)
@@ -79,13 +79,9 @@ class AtlasesPanel:
         ui.atlasList.setIconSize(qt.QSize(THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
         ui.atlasList.visible = False
         table = ui.ratersTable
-        table.setColumnCount(len(COLUMNS))
-        table.setHorizontalHeaderLabels(list(COLUMNS))
+        Forms.prepare_table(table, list(COLUMNS), stretched=None)
         for column, meaning in enumerate(COLUMNS.values()):
             table.horizontalHeaderItem(column).setToolTip(meaning)
-        table.verticalHeader().setVisible(False)
-        table.verticalHeader().setDefaultSectionSize(ROW_PIXELS)
-        table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
         for button, action in (
             ("atlasRunButton", self._run_or_cancel),
             ("readersButton", self._fuse_readers),
@@ -176,15 +172,10 @@ class AtlasesPanel:
 
     def _list_scene_folders(self) -> None:
         """Folders of the subject hierarchy, as they are now; they are made in another module (Data)."""
-        combo, chosen = self.ui.atlasSceneCombo, self.parameters.atlasSceneFolder
-        known = SceneAtlases.folders(slicer.mrmlScene)
-        was = combo.blockSignals(True)
-        combo.clear()
-        combo.addItem(_("Choose a folder") if known else _("No folder yet: make one in the module Data"), "")
-        for path in known:
-            combo.addItem(path, path)
-        combo.setCurrentIndex(max(0, combo.findData(chosen)))
-        combo.blockSignals(was)
+        known, chosen = scene_atlases.folders(slicer.mrmlScene), self.parameters.atlasSceneFolder
+        first = _("Choose a folder") if known else _("No folder yet: make one in the module Data")
+        entries = [(first, ""), *((path, path) for path in known)]
+        Forms.fill_combo(self.ui.atlasSceneCombo, entries, chosen if chosen in known else "")
 
     @property
     def _targets(self) -> list[Any]:
@@ -243,7 +234,7 @@ class AtlasesPanel:
     def _next(self) -> None:
         region = self._tour.next(slicer.mrmlScene)
         inside = self._tour.structure() if region is not None else ""
-        self.ui.disagreementLabel.text = Texts.disagreement(self._tour.number, self._tour.regions, inside)
+        self.ui.disagreementLabel.text = texts.disagreement(self._tour.number, self._tour.regions, inside)
 
     def _undo(self) -> None:
         question = _("The consensus was edited since. Remove it with everything that was changed in it?")
@@ -271,7 +262,7 @@ class AtlasesPanel:
             self.parameters.consensus = node
 
     def _finished(self, run: FusionRun) -> None:
-        self._summary = Texts.fused(run)
+        self._summary = texts.fused(run)
         self._on_message("\n".join(run.warnings))
         self.show(self.parameters)
 
@@ -323,7 +314,7 @@ class AtlasesPanel:
         for widget in (ui.atlasSceneLabel, ui.atlasSceneCombo):
             widget.visible = bool(in_scene)
         method = ui.atlasMethodCombo.currentData
-        ui.atlasMethodHintLabel.text = Texts.METHODS[method][1] if method in Texts.METHODS else ""
+        ui.atlasMethodHintLabel.text = texts.METHODS[method][1] if method in texts.METHODS else ""
         self.progress.update()
         ui.atlasSummaryLabel.text = self._summary
         ui.atlasResultPanel.visible = self.segmentation is not None or bool(self._summary)
@@ -333,16 +324,16 @@ class AtlasesPanel:
 
     def _fill(self) -> None:
         """Writes the label maps of the shown consensus, from its table node: what is read is what is saved."""
-        table, rows = self.ui.ratersTable, AtlasesResults.raters_of(self.segmentation)
+        table, rows = self.ui.ratersTable, results.raters_of(self.segmentation)
         table.setSortingEnabled(False)  # else every item sorts the row away that the next one is meant for
         table.setRowCount(len(rows))
-        numbers = (AtlasesResults.WEIGHT, *AtlasesResults.FIGURES, AtlasesResults.LAMBDA)
+        numbers = (results.WEIGHT, *results.FIGURES, results.LAMBDA)
         for index, row in enumerate(rows):
-            table.setItem(index, 0, qt.QTableWidgetItem(row[AtlasesResults.NAME]))
+            table.setItem(index, 0, qt.QTableWidgetItem(row[results.NAME]))
             for column, title in enumerate(numbers, start=1):
                 table.setItem(index, column, _number(row[title]))
-            state = qt.QTableWidgetItem(row[AtlasesResults.STATE])
-            state.setToolTip(row[AtlasesResults.REASON])
+            state = qt.QTableWidgetItem(row[results.STATE])
+            state.setToolTip(row[results.REASON])
             table.setItem(index, len(COLUMNS) - 1, state)
         table.setSortingEnabled(True)
         table.resizeColumnsToContents()
@@ -350,19 +341,18 @@ class AtlasesPanel:
             least = max(COLUMN_PIXELS, table.fontMetrics().horizontalAdvance(title) + TITLE_MARGIN_PIXELS)
             if column > 0:
                 table.setColumnWidth(column, min(table.columnWidth(column), least))
-        table.visible = bool(rows)
-        table.minimumHeight = table.maximumHeight = (min(len(rows), ROWS_SHOWN) + 1) * ROW_PIXELS + 22
+        Forms.show_rows(table, len(rows), HEADER_PIXELS)
         self.ui.weightsPlot.visible = len(self._weights()) > 1
         self._plot.paint()
 
     def _weights(self) -> dict[str, float]:
         """Of the label maps that were used."""
-        rows = AtlasesResults.raters_of(self.segmentation)
-        used = [row for row in rows if row[AtlasesResults.STATE] == "used"]
-        return {row[AtlasesResults.NAME]: float(row[AtlasesResults.WEIGHT]) for row in used}
+        rows = results.raters_of(self.segmentation)
+        used = [row for row in rows if row[results.STATE] == "used"]
+        return {row[results.NAME]: float(row[results.WEIGHT]) for row in used}
 
     def _draw(self, width: float, ink: str) -> tuple[int, list[Any]]:
-        return WeightsPlot.draw(self._weights(), AtlasesResults.course_of(self.segmentation), width, ink)
+        return weights_plot.draw(self._weights(), results.course_of(self.segmentation), width, ink)
 
 
 def _number(text: str) -> qt.QTableWidgetItem:

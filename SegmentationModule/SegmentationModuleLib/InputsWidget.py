@@ -10,7 +10,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from hyperreg.segmentation.catalogue import SegmentationCard
-from SegmentationModuleLib import Rows
+from HyperRegSlicerLib import Forms
 
 VOLUME = "vtkMRMLScalarVolumeNode"
 
@@ -37,9 +37,8 @@ class InputsPanel:
             self._build(inputs)
         for name, selector in self.selectors.items():
             if selector.currentNode() is not images.get(name):
-                was = selector.blockSignals(True)
-                selector.setCurrentNode(images.get(name))
-                selector.blockSignals(was)
+                with Forms.quiet(selector):
+                    selector.setCurrentNode(images.get(name))
         several = len(inputs) > 1
         self.ui.volumeLabel.text = f"{inputs[0].title}:" if several else _("Volume:")
         self.ui.inputsPanel.visible = several
@@ -50,7 +49,7 @@ class InputsPanel:
             widget.enabled = enabled
 
     def _build(self, inputs: tuple[Any, ...]) -> None:
-        layout = Rows.emptied(self.ui.inputsPanel)
+        layout = Forms.emptied(self.ui.inputsPanel)
         self.selectors = {}
         for entry in inputs[1:]:
             selector = slicer.qMRMLNodeComboBox(self.ui.inputsPanel)
@@ -62,7 +61,7 @@ class InputsPanel:
             selector.toolTip = _("The image '{title}' of the same patient").format(title=entry.title)
             selector.setMRMLScene(slicer.mrmlScene)
             selector.setCurrentNode(None)
-            selector.connect("currentNodeChanged(vtkMRMLNode*)", Rows.named(self._on_choose, entry.name))
+            selector.connect("currentNodeChanged(vtkMRMLNode*)", Forms.named(self._on_choose, entry.name))
             label = qt.QLabel(f"{entry.title}:", self.ui.inputsPanel)
             layout.addRow(label, selector)
             self.selectors[entry.name] = selector

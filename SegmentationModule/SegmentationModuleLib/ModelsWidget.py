@@ -14,10 +14,10 @@ from slicer.i18n import tr as _
 
 from hyperreg.catalogue import own_models
 from hyperreg.errors import InputError
+from hyperreg.mrml.segmentation import texts
 from hyperreg.segmentation import catalogue
 from hyperreg.segmentation.catalogue import SegmentationCard
-from HyperRegSlicerLib import Licences
-from SegmentationModuleLib import Texts
+from HyperRegSlicerLib import Forms, Licences
 
 
 class ModelsPanel:
@@ -60,14 +60,9 @@ class ModelsPanel:
         cards = catalogue.list_models()
         fitting = catalogue.search(cards, self.ui.searchEdit.text)
         listed = [card for card in cards if card in fitting or card.name == self._name]
-        was = combo.blockSignals(True)
-        combo.clear()
-        for card in listed:
-            combo.addItem(card.title, card.name)
-        combo.setCurrentIndex(combo.findData(self._name))
-        combo.blockSignals(was)
+        Forms.fill_combo(combo, [(card.title, card.name) for card in listed], self._name)
         chosen = next((card for card in cards if card.name == self._name), None)
-        words = Texts.describe_model(chosen)
+        words = texts.describe_model(chosen)
         if not cards:
             words = _("There is no segmentation model yet. Add one (section below).")
         elif self.ui.searchEdit.text and not fitting:
@@ -75,7 +70,7 @@ class ModelsPanel:
                 "\n" + words if words else ""
             )
         self.ui.modelDescriptionLabel.text = words
-        combo.toolTip = Texts.all_structures(chosen) or _("What is looked for, and in which kind of image")
+        combo.toolTip = texts.all_structures(chosen) or _("What is looked for, and in which kind of image")
         self.ui.removeModelButton.enabled = chosen is not None and _was_added(chosen)
 
     def licence_accepted(self, card: SegmentationCard) -> bool:

@@ -10,9 +10,9 @@ from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
 from hyperreg.errors import InputError, WeightsError
+from hyperreg.mrml.segmentation import inputs
 from hyperreg.segmentation.catalogue import SegmentationCard, find_model
 from HyperRegSlicerLib.Parameters import Device
-from SegmentationModuleLib import Inputs
 
 # Role of the node references, on the parameter node, of the images that only some models want.
 INPUT_ROLE = "HyperReg.input."
@@ -101,7 +101,7 @@ class SegmentationParameters:
         if card is None:
             return False, _("Choose a model.")
         try:
-            Inputs.read(self.images(), card)
+            inputs.read(self.images(), card)
         except InputError as error:
             return False, str(error)
         return True, ""

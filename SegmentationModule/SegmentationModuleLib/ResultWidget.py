@@ -9,15 +9,13 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from hyperreg.mrml.segmentation import results, texts
+from hyperreg.mrml.segmentation.uncertainty import Overlay, Tour
 from hyperreg.segmentation.doubt import DoubtfulRegion
+from HyperRegSlicerLib import Forms
 from HyperRegSlicerLib.RegionsWidget import swatch
-from SegmentationModuleLib import Results, Texts
-from SegmentationModuleLib.Doubt import Tour
-from SegmentationModuleLib.Overlay import Overlay
 
 NAME_COLUMN, VOLUME_COLUMN, SPREAD_COLUMN = 0, 1, 2
-ROWS_SHOWN = 8
-ROW_PIXELS = 26
 
 
 class ResultPanel:
@@ -34,14 +32,9 @@ class ResultPanel:
     ) -> None:
         self.ui = ui
         self._tour = Tour(None)
-        self._overlay = Overlay()
+        self._overlay = Overlay(slicer.mrmlScene)
         table = ui.statisticsTable
-        table.setColumnCount(3)
-        table.setHorizontalHeaderLabels([_("Structure"), _("Volume (ml)"), _("Sure – doubtful (ml)")])
-        table.verticalHeader().setVisible(False)
-        table.verticalHeader().setDefaultSectionSize(ROW_PIXELS)
-        table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
-        table.horizontalHeader().setSectionResizeMode(NAME_COLUMN, qt.QHeaderView.Stretch)
+        Forms.prepare_table(table, [_("Structure"), _("Volume (ml)"), _("Sure – doubtful (ml)")], NAME_COLUMN)
         ui.nextDoubtButton.connect("clicked()", guarded(self._next))
         ui.editButton.connect("clicked()", guarded(self._edit))
         ui.showUncertaintyCheckBox.connect("toggled(bool)", told(self._show_uncertainty))
@@ -65,21 +58,20 @@ class ResultPanel:
 
     def fill(self) -> None:
         """Writes the volumes of the shown segmentation, from the table node: what the user reads is what is saved."""
-        table, rows = self.ui.statisticsTable, Results.rows_of(self.segmentation)
+        table, rows = self.ui.statisticsTable, results.rows_of(self.segmentation)
         table.setRowCount(len(rows))
         for index, row in enumerate(rows):
-            name = qt.QTableWidgetItem(row[Results.STRUCTURE])
-            segment = self.segmentation.GetSegmentation().GetSegment(Results.segment_id(row[Results.LABEL]))
+            name = qt.QTableWidgetItem(row[results.STRUCTURE])
+            segment = self.segmentation.GetSegmentation().GetSegment(results.segment_id(row[results.LABEL]))
             if segment is not None:
                 name.setIcon(swatch(segment.GetColor()))
             table.setItem(index, NAME_COLUMN, name)
-            volume, sure, doubtful = (float(row[title]) for title in Results.VOLUME_COLUMNS)
-            table.setItem(index, VOLUME_COLUMN, _number(Texts.millilitres(volume)))
-            table.setItem(index, SPREAD_COLUMN, _number(Texts.spread(volume, sure, doubtful)))
+            volume, sure, doubtful = (float(row[title]) for title in results.VOLUME_COLUMNS)
+            table.setItem(index, VOLUME_COLUMN, _number(texts.millilitres(volume)))
+            table.setItem(index, SPREAD_COLUMN, _number(texts.spread(volume, sure, doubtful)))
         table.resizeColumnsToContents()
         table.horizontalHeader().setSectionResizeMode(NAME_COLUMN, qt.QHeaderView.Stretch)
-        table.visible = bool(rows)
-        table.minimumHeight = table.maximumHeight = (min(len(rows), ROWS_SHOWN) + 1) * ROW_PIXELS + 4
+        Forms.show_rows(table, len(rows))
 
     def update(self) -> None:
         """Shows what can be pressed."""
@@ -102,7 +94,7 @@ class ResultPanel:
         finally:
             qt.QApplication.restoreOverrideCursor()
         inside = self._tour.structure() if region is not None else ""
-        self.ui.doubtLabel.text = Texts.doubt(self._tour.number, self._tour.regions, inside)
+        self.ui.doubtLabel.text = texts.uncertain_region(self._tour.number, self._tour.regions, inside)
 
     def _show_uncertainty(self, shown: bool) -> None:
         if shown:
@@ -115,7 +107,7 @@ class ResultPanel:
         slicer.util.selectModule("SegmentEditor")
         editor = slicer.modules.segmenteditor.widgetRepresentation().self().editor
         editor.setSegmentationNode(node)
-        reference = Results.reference_of(node)
+        reference = results.reference_of(node)
         if reference is not None:
             editor.setSourceVolumeNode(reference)
 

@@ -9,7 +9,7 @@ import ctk
 import qt
 
 from hyperreg.segmentation.catalogue import SegmentationCard
-from SegmentationModuleLib import Rows
+from HyperRegSlicerLib import Forms
 
 
 class SlidersPanel:
@@ -32,19 +32,18 @@ class SlidersPanel:
             self._build(declared)
         for name, slider in self.sliders.items():
             if abs(slider.value - values[name]) > 1e-6:
-                was = slider.blockSignals(True)
-                slider.value = values[name]
-                slider.blockSignals(was)
+                with Forms.quiet(slider):
+                    slider.value = values[name]
         self.ui.slidersPanel.visible = bool(declared)
 
     def _build(self, declared: tuple[Any, ...]) -> None:
-        layout = Rows.emptied(self.ui.slidersPanel)
+        layout = Forms.emptied(self.ui.slidersPanel)
         self.sliders = {}
         for entry in declared:
             slider = ctk.ctkSliderWidget(self.ui.slidersPanel)
             slider.minimum, slider.maximum, slider.singleStep, slider.decimals = 0.0, 1.0, 0.01, 2
             slider.value = entry.default
             slider.toolTip = entry.description or entry.title
-            slider.connect("valueChanged(double)", Rows.named(self._on_move, entry.name))
+            slider.connect("valueChanged(double)", Forms.named(self._on_move, entry.name))
             layout.addRow(qt.QLabel(f"{entry.title}:", self.ui.slidersPanel), slider)
             self.sliders[entry.name] = slider

@@ -11,19 +11,19 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
+from hyperreg.mrml.lifecycle import IDLE
+from hyperreg.mrml.segmentation import inputs, texts
+from hyperreg.mrml.segmentation.logic import SegmentationLogic, SegmentationRun
 from hyperreg.segmentation import catalogue
 from hyperreg.segmentation.plausibility import ALARM
 from hyperreg.worker.segmentation import Segmented
 from HyperRegSlicerLib.InstallWidget import InstallPanel
 from HyperRegSlicerLib.Panel import Panel
-from SegmentationModuleLib import Inputs, Texts
 from SegmentationModuleLib.AtlasesWidget import AtlasesPanel
 from SegmentationModuleLib.InputsWidget import InputsPanel
-from SegmentationModuleLib.Logic import SegmentationLogic, SegmentationRun
 from SegmentationModuleLib.ModelsWidget import ModelsPanel
 from SegmentationModuleLib.Parameters import SegmentationParameters
 from SegmentationModuleLib.ResultWidget import ResultPanel
-from SegmentationModuleLib.Runs import IDLE
 from SegmentationModuleLib.SlidersWidget import SlidersPanel
 
 VOLUME = "vtkMRMLScalarVolumeNode"
@@ -125,7 +125,7 @@ class SegmentationWidget(Panel):
         card = self.parameters.card()
         if card is not None and len(card.inputs) > 1:
             volumes = slicer.util.getNodesByClass(VOLUME)
-            self._set_images(Inputs.guess(self.parameters.images(), card, volumes))
+            self._set_images(inputs.guess(self.parameters.images(), card, volumes))
         self.update()
 
     def _set_images(self, images: Mapping[str, Any]) -> None:
@@ -147,7 +147,7 @@ class SegmentationWidget(Panel):
     def _recognised(self, model: str, images: Mapping[str, Any], guess: str) -> None:
         if self.parameters is not None and self.parameters.model == model:
             self._set_images(images)
-            self._show_message(Texts.recognised(images, guess))
+            self._show_message(texts.recognised(images, guess))
             self.update()
 
     def _input_chosen(self, name: str, node: Any) -> None:
@@ -211,7 +211,7 @@ class SegmentationWidget(Panel):
             self.parameters.segmentation = node
 
     def _finished(self, run: SegmentationRun) -> None:
-        self._summary = Texts.summary(run)
+        self._summary = texts.summary(run)
         self._show_message("\n".join(run.warnings))
         self.result.fill()
         self.update()

@@ -1,4 +1,4 @@
-"""What the segmentation module is made of. Logic and everything below it needs no Qt: the browser app uses it too.
+"""Parts of the segmentation module: its panels and its parameter node.
 
-What both modules share (installation, worker, geometry, texts) is in HyperRegSlicerLib.
+What is done with the scene is `hyperreg.mrml`; what both modules' panels have in common is in HyperRegSlicerLib.
 """

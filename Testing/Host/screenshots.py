@@ -56,7 +56,7 @@ def register_head(host: Host, widget: Any) -> PhantomPair:
     """Register the generated head, whose deformation and structures are known."""
     import slicer
 
-    from HyperRegSlicerLib import Geometry
+    from hyperreg.mrml import geometry
 
     pair, parameters = head_phantom_pair(), widget.panel.parameters
     for role, kind, parameter in (
@@ -66,7 +66,7 @@ def register_head(host: Host, widget: Any) -> PhantomPair:
         ("moving_labels", "LabelMapVolume", "movingLabels"),
     ):
         node = slicer.mrmlScene.AddNewNodeByClass(f"vtkMRML{kind}Node", f"Head {role.replace('_', ' ')}")
-        Geometry.volume_to_node(getattr(pair, role), node)
+        geometry.volume_to_node(getattr(pair, role), node)
         node.CreateDefaultDisplayNodes()
         setattr(parameters, parameter, node)
     register(host, widget)

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -48,6 +49,26 @@ def tiny_model(tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a tiny, untrained model that the catalogue finds, in this process and in its children."""
     monkeypatch.setenv("HYPERREG_MODELS", str(tiny_models))
     return TINY_MODEL
+
+
+def _library() -> dict[str, ModuleType]:
+    """What reloads of the Slicer modules take anew, as it is imported now."""
+    packages = ("HyperRegSlicerLib.", "SegmentationModuleLib.", "hyperreg.mrml.")
+    return {name: found for name, found in sys.modules.items() if f"{name}.".startswith(packages)}
+
+
+@pytest.fixture
+def same_library_afterwards() -> Iterator[None]:
+    """Whatever a test reloads, the next one sees and patches the library that its helpers were imported from."""
+    before = _library()
+    yield
+    for name in _library():
+        del sys.modules[name]
+    sys.modules.update(before)
+    for name, found in before.items():
+        package, _dot, part = name.rpartition(".")
+        if package:
+            setattr(sys.modules[package], part, found)
 
 
 @pytest.fixture(scope="session", autouse=True)

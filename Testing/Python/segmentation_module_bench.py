@@ -54,10 +54,10 @@ class Module:
         return self.panel.parameters
 
     def add(self, volume: Volume, name: str = "head") -> Any:
-        from HyperRegSlicerLib import Geometry
+        from hyperreg.mrml import geometry
 
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
-        Geometry.volume_to_node(volume, node)
+        geometry.volume_to_node(volume, node)
         node.CreateDefaultDisplayNodes()
         return node
 

@@ -37,11 +37,11 @@ class Module:
         return self.panel.parameters
 
     def volume(self, name: str, kind: str = "vtkMRMLScalarVolumeNode"):
-        from HyperRegSlicerLib import Geometry
+        from hyperreg.mrml import geometry
 
         array = np.random.default_rng(len(name)).integers(0, 100, (12, 14, 10)).astype(np.int16)
         node = slicer.mrmlScene.AddNewNodeByClass(kind, name)
-        Geometry.volume_to_node(Volume(array, AFFINE, name), node)
+        geometry.volume_to_node(Volume(array, AFFINE, name), node)
         node.CreateDefaultDisplayNodes()
         return node
 

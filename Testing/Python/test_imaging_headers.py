@@ -14,7 +14,8 @@ from imaging_examples import oblique_grid, scene
 
 from hyperreg.errors import FileError, InputError
 from hyperreg.imaging import files
-from hyperreg.imaging.files import as_labels, read_components, read_label_map, read_volume, write_volume
+from hyperreg.imaging.files import read_components, read_label_map, read_volume, write_volume
+from hyperreg.imaging.label_checks import as_labels
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
 
 

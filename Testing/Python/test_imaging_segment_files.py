@@ -12,7 +12,8 @@ from segmentation_bench import CORE, OBLIQUE, SHELL, centre_of, make_card, truth
 
 from hyperreg.errors import InputError
 from hyperreg.imaging.files import read_volume
-from hyperreg.imaging.segment_files import check_name, terminology_entry, write_segmentation
+from hyperreg.imaging.segment_files import check_name, write_segmentation
+from hyperreg.imaging.structures import terminology_entry
 from hyperreg.imaging.volume import Volume
 from hyperreg.segmentation.catalogue import SegmentationCard
 

@@ -14,7 +14,8 @@ from imaging_examples import oblique_grid
 
 from hyperreg.errors import FileError, InputError
 from hyperreg.imaging.files import write_volume
-from hyperreg.imaging.label_maps import check_is_label_map, check_on_image, read_structures
+from hyperreg.imaging.label_checks import check_is_label_map, check_on_image
+from hyperreg.imaging.label_maps import read_structures
 from hyperreg.imaging.label_tables import read_table
 from hyperreg.imaging.segment_files import read_segments, write_segmentation
 from hyperreg.imaging.structures import Code, LabelMap, Meaning, Structure, Terminology, compared, numbered_alike

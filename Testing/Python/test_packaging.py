@@ -119,7 +119,7 @@ def test_every_file_of_the_extension_is_installed_and_nothing_else(repository: P
 
 def test_installed_files_are_those_of_the_source_tree(repository: Path, installed: Path) -> None:
     for module in MODULES:
-        for name in (f"{module}.py", f"{module}Lib/Logic.py", f"Resources/UI/{module}.ui"):
+        for name in (f"{module}.py", f"{module}Lib/Widget.py", f"Resources/UI/{module}.ui"):
             assert (installed / INSTALLED / name).read_bytes() == (repository / module / name).read_bytes()
     assert (installed / INSTALLED / "hyperreg/errors.py").read_bytes() == (
         repository / "hyperreg/errors.py"
@@ -208,10 +208,10 @@ def test_a_forgotten_module_file_is_noticed(repository: Path, stand_in: Path, tm
     (tmp_path / "hyperreg").mkdir()
     shutil.copy(repository / "hyperreg" / "errors.py", tmp_path / "hyperreg")
     shutil.copy(repository / "CMakeLists.txt", tmp_path)
-    (tmp_path / forgetful / f"{forgetful}Lib" / "Logic.py").unlink()
+    (tmp_path / forgetful / f"{forgetful}Lib" / "Widget.py").unlink()
     step = configure(tmp_path, tmp_path / "build", stand_in)
     assert step.returncode != 0
-    assert "Logic.py" in step.stderr
+    assert "Widget.py" in step.stderr
 
 
 def test_the_catalogue_entry_follows_the_schema(repository: Path) -> None:
@@ -240,8 +240,7 @@ def test_the_wheel_carries_models_and_every_file_of_the_package(
 ) -> None:
     source, unpacked = tmp_path / "source", tmp_path / "unpacked"
     package = tracked(repository, "hyperreg")
-    library = [name for module in MODULES for name in tracked(repository, f"{module}/{module}Lib")]
-    for name in [*package, *library, "pyproject.toml", "hatch_build.py", "README.md", "LICENSE"]:
+    for name in [*package, "pyproject.toml", "hatch_build.py", "README.md", "LICENSE"]:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(repository / name, source / name)
     shutil.copytree(tiny_models, source / "Resources" / "Models")
@@ -254,8 +253,7 @@ def test_the_wheel_carries_models_and_every_file_of_the_package(
     shutil.unpack_archive(wheel, unpacked, "zip")
     found = {path.relative_to(unpacked).as_posix() for path in unpacked.rglob("*") if path.is_file()}
     model = {f"hyperreg/models/tiny-untrained/{name}" for name in ("card.json", "weights.safetensors")}
-    shared = {f"hyperreg/slicer_module/{name.partition('/')[2]}" for name in library}
-    assert {name for name in found if name.startswith("hyperreg/")} == set(package) | model | shared | sample
+    assert {name for name in found if name.startswith("hyperreg/")} == set(package) | model | sample
     variables = {name: value for name, value in os.environ.items() if name != "HYPERREG_MODELS"}
     process = subprocess.run(
         [sys.executable, "-c", LIST_MODEL_FOLDERS], cwd=tmp_path, capture_output=True, text=True, timeout=60,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import slicer
 from fake_registration import wavy
-from slicer_logic_bench import FIXED, LINEAR, Bench, bench, make_bench, turned  # noqa: F401
+from mrml_bench import FIXED, LINEAR, Bench, bench, make_bench, turned  # noqa: F401
 from slicer_module_bench import Module, host, module, opened  # noqa: F401
 
 from hyperreg.errors import InputError
@@ -41,8 +41,8 @@ def test_distances_are_in_mm_whatever_the_lists_are_under(bench: Bench) -> None:
     fixed = place(bench.scene, "fixed points", WORLD @ back[:3, :3].T + back[:3, 3])
     fixed.SetAndObserveTransformNodeID(bench.transform(above).GetID())
     moving = place(bench.scene, "moving points", truth(bench, 0.25) + OFFSET)
-    bench.logic.set_landmarks(fixed, moving)
-    assert bench.logic.landmarks_note == "4 pairs of landmarks"
+    bench.logic.constraints.set_landmarks(fixed, moving)
+    assert bench.logic.constraints.landmarks_note == "4 pairs of landmarks"
     assert bench.logic.metrics["landmarks_mm"] == pytest.approx(5, abs=1e-4)
     linear = WORLD @ LINEAR[:3, :3].T + LINEAR[:3, 3]
     before = np.linalg.norm(linear - truth(bench, 0.25) - OFFSET, axis=1).mean()
@@ -51,7 +51,7 @@ def test_distances_are_in_mm_whatever_the_lists_are_under(bench: Bench) -> None:
     # Following the moving volume, its points are still taken where they are on that volume.
     bench.logic.take_along(moving)
     assert moving.GetTransformNodeID() == bench.logic.transform_node.GetID()
-    bench.logic.set_landmarks(fixed, moving)
+    bench.logic.constraints.set_landmarks(fixed, moving)
     assert bench.logic.metrics["landmarks_mm"] == pytest.approx(5, abs=1e-4)
 
 
@@ -64,49 +64,49 @@ def test_lists_in_another_order_are_paired_by_name(bench: Bench) -> None:
     for number, name in enumerate(("a", "b", "c", "d")):
         fixed.SetNthControlPointLabel(number, name)
         moving.SetNthControlPointLabel(3 - number, name)
-    bench.logic.set_landmarks(fixed, moving)
-    assert "paired by name" in bench.logic.landmarks_note
+    bench.logic.constraints.set_landmarks(fixed, moving)
+    assert "paired by name" in bench.logic.constraints.landmarks_note
     assert bench.logic.metrics["landmarks_mm"] == pytest.approx(0, abs=1e-4)
 
 
 def test_lists_that_make_no_pairs_are_explained_and_not_measured(bench: Bench) -> None:
     fixed, moving = place(bench.scene, "fixed points", WORLD), place(bench.scene, "moving points", WORLD[:3])
-    bench.logic.set_landmarks(fixed, None)
-    assert bench.logic.landmarks_note == "Choose the points of the moving volume, too."
-    bench.logic.set_landmarks(fixed, fixed)
-    assert "chosen twice" in bench.logic.landmarks_note
+    bench.logic.constraints.set_landmarks(fixed, None)
+    assert bench.logic.constraints.landmarks_note == "Choose the points of the moving volume, too."
+    bench.logic.constraints.set_landmarks(fixed, fixed)
+    assert "chosen twice" in bench.logic.constraints.landmarks_note
     bench.go_live()
-    bench.logic.set_landmarks(fixed, moving)
-    assert "4 on the fixed volume, 3 on the moving one" in bench.logic.landmarks_note
+    bench.logic.constraints.set_landmarks(fixed, moving)
+    assert "4 on the fixed volume, 3 on the moving one" in bench.logic.constraints.landmarks_note
     assert bench.registration.landmarks is None
     moving.AddControlPoint([1.0, 2.0, 3.0])
-    bench.logic.set_landmarks(fixed, moving)
+    bench.logic.constraints.set_landmarks(fixed, moving)
     assert len(bench.registration.landmarks) == 4
     # A point that was taken back is not counted.
     moving.UnsetNthControlPointPosition(3)
-    bench.logic.set_landmarks(fixed, moving)
+    bench.logic.constraints.set_landmarks(fixed, moving)
     assert bench.registration.landmarks is None
-    assert "3 on the moving one" in bench.logic.landmarks_note
+    assert "3 on the moving one" in bench.logic.constraints.landmarks_note
 
 
 def test_a_list_that_cannot_be_used_and_one_that_is_deleted(bench: Bench) -> None:
     bench.go_live()
     fixed, moving = place(bench.scene, "fixed points", WORLD), place(bench.scene, "moving points", WORLD)
-    bench.logic.set_landmarks(fixed, moving)
+    bench.logic.constraints.set_landmarks(fixed, moving)
     bent = bench.scene.AddNewNodeByClass("vtkMRMLGridTransformNode", "bent")
     grid = slicer.vtkOrientedGridTransform()
     bent.SetAndObserveTransformToParent(grid)
     fixed.SetAndObserveTransformNodeID(bent.GetID())
     with pytest.raises(InputError, match="'fixed points' is under the transform 'bent', which is not linear"):
-        bench.logic.set_landmarks(fixed, moving)
+        bench.logic.constraints.set_landmarks(fixed, moving)
     assert bench.registration.landmarks is None
     fixed.SetAndObserveTransformNodeID(None)
-    bench.logic.set_landmarks(fixed, moving)
+    bench.logic.constraints.set_landmarks(fixed, moving)
     assert bench.registration.landmarks is not None
     bench.scene.RemoveNode(moving)
     assert bench.registration.landmarks is None
-    assert bench.logic.landmarks_note == "Choose the points of the moving volume, too."
-    bench.logic.set_landmarks(fixed, place(bench.scene, "again", WORLD))
+    assert bench.logic.constraints.landmarks_note == "Choose the points of the moving volume, too."
+    bench.logic.constraints.set_landmarks(fixed, place(bench.scene, "again", WORLD))
     bench.go_live()
     assert len(bench.registration.landmarks) == 4, "the next registration is measured by them, too"
 
@@ -150,13 +150,13 @@ def test_points_pull_but_for_those_that_only_measure(bench: Bench) -> None:
     logic, registration = bench.logic, bench.registration
     bench.go_live()
     fixed, moving = place(bench.scene, "fixed points", WORLD), place(bench.scene, "moving points", truth(bench, 0.25))
-    logic.set_landmarks(fixed, moving)
+    logic.constraints.set_landmarks(fixed, moving)
     assert logic.can_keep, "measuring changes no field"
     rows = logic.landmark_rows
     assert [row.now for row in rows] == pytest.approx([0.0] * 4, abs=1e-4)
     before = np.linalg.norm(WORLD @ LINEAR[:3, :3].T + LINEAR[:3, 3] - truth(bench, 0.25), axis=1)
     assert [row.before for row in rows] == pytest.approx(before, abs=1e-4)
-    logic.set_landmarks(fixed, moving, 0.5, {rows[2].key})
+    logic.constraints.set_landmarks(fixed, moving, 0.5, {rows[2].key})
     assert (registration.landmarks.pull, registration.landmarks.left_out) == (0.5, (2,))
     assert not logic.can_keep, "another field is on its way"
     assert [row.measured for row in logic.landmark_rows] == [False, False, True, False]
@@ -184,7 +184,7 @@ def test_points_that_cannot_pull_are_told_and_only_measured(bench: Bench, monkey
 
     monkeypatch.setattr(bench.registration, "set_landmarks", refuse)
     with pytest.raises(InputError, match="change places"):
-        bench.logic.set_landmarks(fixed, moving, 0.5)
+        bench.logic.constraints.set_landmarks(fixed, moving, 0.5)
     assert (len(bench.registration.landmarks), bench.registration.landmarks.pull) == (4, 0.0)
 
 

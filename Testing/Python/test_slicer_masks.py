@@ -7,8 +7,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import slicer
-from slicer_logic_bench import FIXED, MOVING, Bench, Regions, bench, make_bench, turned  # noqa: F401
+from mrml_bench import FIXED, MOVING, Bench, bench, make_bench, turned  # noqa: F401
 from slicer_module_bench import Module, host, module, opened  # noqa: F401
+
+from hyperreg.mrml import regions
 
 # A block of the fixed volume's voxels, on a grid of its own: half as fine, and cut off around it.
 BLOCK = (slice(4, 10), slice(6, 12), slice(2, 8))
@@ -18,7 +20,7 @@ def marks(bench: Bench, affine: np.ndarray, block=BLOCK, values: tuple[int, int]
     array = np.zeros((18, 26, 19), np.uint8)
     array[block] = values[0]
     array[15:17, 1:4, 10:14] = values[1]
-    return bench.volume("resection", array, affine, Regions.LABEL_MAP)
+    return bench.volume("resection", array, affine, regions.LABEL_MAP)
 
 
 def test_what_is_marked_does_not_count_on_the_volumes_own_voxels(bench: Bench) -> None:
@@ -27,8 +29,8 @@ def test_what_is_marked_does_not_count_on_the_volumes_own_voxels(bench: Bench) -
     first[:3, 3] = (3, 5, 1)
     array = np.zeros((8, 8, 8), np.uint8)
     array[1:7, 1:7, 1:7] = 1
-    node = bench.volume("resection", array, FIXED @ first, Regions.LABEL_MAP)
-    bench.logic.set_left_out("fixed", node)
+    node = bench.volume("resection", array, FIXED @ first, regions.LABEL_MAP)
+    bench.logic.constraints.set_left_out("fixed", node)
     bench.go_live()
     mask, other = bench.registration.masks
     assert other is None
@@ -46,12 +48,12 @@ def test_one_segment_of_the_moving_volume_below_a_transform(bench: Bench) -> Non
     node = marks(bench, MOVING, values=(3, 5))
     node.SetAndObserveTransformNodeID(above.GetID())
     bench.go_live()
-    bench.logic.set_left_out("moving", node, "5")
+    bench.logic.constraints.set_left_out("moving", node, "5")
     mask = bench.registration.masks[1]
     np.testing.assert_allclose(mask.ijk_to_ras, placed @ MOVING, atol=1e-9)
     assert (mask.array[15:17, 1:4, 10:14] == 0).all()
     assert (mask.array[BLOCK] == 1).all()
-    bench.logic.set_left_out("moving", node)
+    bench.logic.constraints.set_left_out("moving", node)
     assert (bench.registration.masks[1].array[BLOCK] == 0).all()
 
 
@@ -59,19 +61,19 @@ def test_it_is_live_and_given_up(bench: Bench) -> None:
     logic, registration = bench.logic, bench.registration
     bench.go_live()
     node = marks(bench, FIXED)
-    logic.set_left_out("fixed", node)
+    logic.constraints.set_left_out("fixed", node)
     mask = registration.masks[0]
     assert not logic.can_keep, "the field of before counts no more"
     registration.answer_solved()
-    logic.set_left_out("fixed", node)
+    logic.constraints.set_left_out("fixed", node)
     assert registration.masks[0] is mask
     assert logic.can_keep, "the same again is no news"
     image = slicer.util.arrayFromVolume(node)
     image[0, 0, 0] = 1
     slicer.util.arrayFromVolumeModified(node)
-    logic.set_left_out("fixed", node)
+    logic.constraints.set_left_out("fixed", node)
     assert registration.masks[0].array[0, 0, 0] == 0
-    logic.set_left_out("moving", node)
+    logic.constraints.set_left_out("moving", node)
     bench.scene.RemoveNode(node)
     assert registration.masks == (None, None)
     assert bench.errors[0] == "'resection' was deleted; all of the fixed volume counts again."
@@ -82,13 +84,13 @@ def test_it_is_live_and_given_up(bench: Bench) -> None:
 @pytest.mark.parametrize("problem", ["elsewhere", "everything", "gone"])
 def test_what_cannot_be_left_out_is_told_and_everything_counts(bench: Bench, problem: str) -> None:
     bench.go_live()
-    bench.logic.set_left_out("fixed", marks(bench, FIXED))
+    bench.logic.constraints.set_left_out("fixed", marks(bench, FIXED))
     assert bench.registration.masks[0] is not None
     affine = FIXED.copy()
     if problem == "elsewhere":
         affine[:3, 3] += 500
     block = (slice(None),) * 3 if problem == "everything" else BLOCK
-    bench.logic.set_left_out("fixed", marks(bench, affine, block), "9" if problem == "gone" else "")
+    bench.logic.constraints.set_left_out("fixed", marks(bench, affine, block), "9" if problem == "gone" else "")
     words = {"elsewhere": "marks nothing of the fixed volume", "everything": "marks all of", "gone": "has lost the"}
     assert words[problem] in bench.errors[-1]
     assert bench.registration.masks == (None, None)

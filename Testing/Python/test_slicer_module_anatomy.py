@@ -28,7 +28,7 @@ PLACE = np.array([[0, -1, 0, 30], [1, 0, 0, -20], [0, 0, 1, 5], [0, 0, 0, 1.0]])
 @pytest.fixture
 def both(module: Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Module:
     """The module with a model for anatomy, a fixed volume, and a moving one below a transform."""
-    from HyperRegSlicerLib import Geometry
+    from hyperreg.mrml import geometry
 
     save_untrained(tmp_path, module.parameters.model)
     make_card(tmp_path, title="Eggs")
@@ -43,10 +43,10 @@ def both(module: Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mod
     nodes = []
     for name, grid in (("head", OBLIQUE), ("follow-up", OTHER)):
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
-        Geometry.volume_to_node(eggs(grid), node)
+        geometry.volume_to_node(eggs(grid), node)
         nodes.append(node)
     transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "placed")
-    transform.SetMatrixTransformToParent(Geometry.to_vtk(PLACE))
+    transform.SetMatrixTransformToParent(geometry.to_vtk(PLACE))
     nodes[1].SetAndObserveTransformNodeID(transform.GetID())
     module.parameters.fixed, module.parameters.moving = nodes
     return module
@@ -81,15 +81,15 @@ def test_one_click_gives_label_maps_that_the_registration_uses(both: Module) -> 
 
 
 def test_the_structures_are_regions_by_their_names(both: Module) -> None:
-    from HyperRegSlicerLib import Regions
+    from hyperreg.mrml import regions
 
     both.ui.segmentBothButton.click()
     both.connection.segmenter.answer()
     both.connection.segmenter.answer()
     assert both.parameters.regions is both.parameters.fixedLabels
-    regions = {region.label: region for region in Regions.regions_of(both.parameters.regions)}
-    assert {label: region.name for label, region in regions.items()} == {2: "Outer shell", 5: "Core"}
-    np.testing.assert_allclose(regions[5].colour, np.array((200, 30, 60)) / 255, atol=1e-5)
+    found = {region.label: region for region in regions.regions_of(both.parameters.regions)}
+    assert {label: region.name for label, region in found.items()} == {2: "Outer shell", 5: "Core"}
+    np.testing.assert_allclose(found[5].colour, np.array((200, 30, 60)) / 255, atol=1e-5)
     table = both.ui.regionsTable
     assert [table.item(row, 0).text() for row in range(table.rowCount)] == ["Outer shell", "Core"]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -18,6 +20,30 @@ from hyperreg.errors import InputError
 from Testing.Host.fixtures import host  # noqa: F401
 
 MODULE = Path(__file__).resolve().parents[2] / "HyperRegSlicer" / "HyperRegSlicer.py"
+NOTHING_INSTALLED = """
+import sys
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+
+class NewSlicer(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        missing = name.partition(".")[0] in ("torch", "safetensors", "monai", "nibabel")
+        return None if missing else super().find_spec(name, path, target)
+
+
+sys.meta_path[:] = [NewSlicer if finder is PathFinder else finder for finder in sys.meta_path]
+from Testing.Host.host import start
+
+host = start((5, 12))
+module = host.load(Path(sys.argv[1]))
+host.start_up()
+ui = host.widget(module.name).ui
+assert ui.installButton.enabled
+assert host.exceptions == [], host.exceptions
+print(ui.installLabel.text)
+"""
 
 
 @pytest.fixture
@@ -156,3 +182,17 @@ def test_the_worker_runs_in_pythonslicer(install, monkeypatch, tmp_path):
     assert install.worker_python() == str(program)
     monkeypatch.setenv("PATH", "")
     assert install.worker_python() in (sys.executable, str(Path(slicer.app.slicerHome) / "bin" / "PythonSlicer"))
+
+
+@pytest.mark.parametrize("name", ["HyperRegSlicer", "SegmentationModule"])
+def test_the_panels_open_and_offer_the_installation_where_nothing_is_installed_yet(name, tmp_path):
+    """In a process of its own, in which the packages cannot be imported, as in a Slicer that is new."""
+    script = tmp_path / "open_panel.py"
+    script.write_text(NOTHING_INSTALLED, encoding="utf-8")
+    repository = MODULE.parents[1]
+    done = subprocess.run(
+        [sys.executable, str(script), str(repository / name / f"{name}.py")],
+        capture_output=True, text=True, timeout=300, cwd=repository, env={**os.environ, "PYTHONPATH": str(repository)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.strip().endswith("Not installed: torch, safetensors, monai, nibabel.")

@@ -128,7 +128,7 @@ def test_nothing_of_another_lambda_is_shown_as_of_this_one(module: Module) -> No
 
 def test_the_contrast_is_chosen_before_register(module: Module) -> None:
     ui, combo = module.ui, module.ui.contrastCombo
-    choices = ["Told from the volumes", "The same in both volumes", "Different (T1 and T2, CT and MRI)"]
+    choices = ["Told from the images", "The same in both images", "Different (T1 and T2, CT and MRI)"]
     assert [combo.itemText(n) for n in range(combo.count)] == choices
     combo.setCurrentIndex(2)
     assert not visible(module, "contrastNoteLabel")
@@ -181,7 +181,7 @@ def test_one_step_of_lambda_updates_the_panel_once(module: Module, monkeypatch: 
 
 
 def test_the_response_is_drawn_and_a_click_moves_lambda(module: Module, tmp_path: Path) -> None:
-    from HyperRegSlicerLib import ResponsePlot
+    from hyperreg.mrml.registration import response_plot
 
     assert not visible(module, "responseSection")
     module.go_live()
@@ -197,13 +197,13 @@ def test_the_response_is_drawn_and_a_click_moves_lambda(module: Module, tmp_path
     image = label.pixmap.toImage()
     assert image != early
     width = label.width
-    column = [image.pixelColor(int(ResponsePlot.x_of(0.2, width)), y).name() for y in range(image.height())]
-    assert ResponsePlot.SUGGESTED_COLOUR in column, "the suggested λ is marked"
-    press(module, ResponsePlot.x_of(0.73, width))
+    column = [image.pixelColor(int(response_plot.x_of(0.2, width)), y).name() for y in range(image.height())]
+    assert response_plot.SUGGESTED_COLOUR in column, "the suggested λ is marked"
+    press(module, response_plot.x_of(0.73, width))
     assert module.ui.lambdaSlider.value == pytest.approx(0.73)
     assert module.registration.asked[-1] == pytest.approx(0.73)
     assert label.pixmap.toImage() != image, "the line of the slider has moved"
-    press(module, ResponsePlot.x_of(0.2, width) + 3)
+    press(module, response_plot.x_of(0.2, width) + 3)
     assert module.ui.lambdaSlider.value == pytest.approx(0.2), "near the suggested λ it is meant"
     module.ui.lambdaSlider.value = 0.5
     click(module, "useSuggestedButton")
@@ -264,12 +264,12 @@ def test_gamma_is_offered_by_models_that_declare_it(module: Module, tmp_path: Pa
 
 
 def labels(module: Module):
-    from HyperRegSlicerLib import Geometry
+    from hyperreg.mrml import geometry
 
     array = np.zeros((12, 14, 10), dtype=np.int16)
     array[2:5], array[7:9] = 2, 5
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "organs")
-    Geometry.volume_to_node(Volume(array, AFFINE, "organs"), node)
+    geometry.volume_to_node(Volume(array, AFFINE, "organs"), node)
     return node
 
 
@@ -372,54 +372,54 @@ def test_an_unusable_region_node_is_explained(module: Module) -> None:
 
 
 def test_the_price_is_drawn_as_a_range_beside_the_gain(module: Module) -> None:
-    from HyperRegSlicerLib import ResponsePlot
+    from hyperreg.mrml.registration import response_plot
 
     response = Response()
     for lam in RESPONSE_LAMBDAS:
         response.add(lam, metrics_at(lam))
-    shapes = ResponsePlot.draw(response, None, 0.3, 400, "#000000", METRICS)
-    colour = ResponsePlot.VOLUME_COLOUR
-    high, low = (s for s in shapes if isinstance(s, ResponsePlot.Line) and s.colour == colour)
+    shapes = response_plot.draw(response, None, 0.3, 400, "#000000", METRICS)
+    colour = response_plot.VOLUME_COLOUR
+    high, low = (s for s in shapes if isinstance(s, response_plot.Line) and s.colour == colour)
     assert (
         [x for x, _ in high.points]
         == [x for x, _ in low.points]
-        == [ResponsePlot.x_of(lam, 400) for lam in RESPONSE_LAMBDAS]
+        == [response_plot.x_of(lam, 400) for lam in RESPONSE_LAMBDAS]
     )
     gaps = [below - above for (_, above), (_, below) in zip(high.points, low.points, strict=True)]
     assert gaps[-1] == pytest.approx(0)
     assert gaps == sorted(gaps, reverse=True)
     assert gaps[0] > 20, "the price falls towards λ = 1"
-    texts = {s.text for s in shapes if isinstance(s, ResponsePlot.Text)}
+    texts = {s.text for s in shapes if isinstance(s, response_plot.Text)}
     assert {"Volume", "+50 %", "-30 %", "-12…+18 %"} <= texts
-    unknown = ResponsePlot.draw(response, None, 0.3, 400, "#000000", {"volume_change_high_percent": 18.4})
-    assert "…" not in "".join(s.text for s in unknown if isinstance(s, ResponsePlot.Text)).replace("...", "")
+    unknown = response_plot.draw(response, None, 0.3, 400, "#000000", {"volume_change_high_percent": 18.4})
+    assert "…" not in "".join(s.text for s in unknown if isinstance(s, response_plot.Text)).replace("...", "")
 
 
 def test_what_is_drawn_where(module: Module) -> None:
-    from HyperRegSlicerLib import ResponsePlot
+    from hyperreg.mrml.registration import response_plot
 
     response = Response()
-    assert ResponsePlot.draw(response, None, 0.3, 400, "#000000")[-1].text == "Measuring ..."
+    assert response_plot.draw(response, None, 0.3, 400, "#000000")[-1].text == "Measuring ..."
     for lam in RESPONSE_LAMBDAS:
         response.add(lam, {"similarity": 0.5 - 0.2 * lam, "folding_percent": 0.0})
     suggestion = Suggestion(0.4, "", "images")
-    shapes = ResponsePlot.draw(response, suggestion, 0.3, 400, "#000000")
-    curves = [s for s in shapes if isinstance(s, ResponsePlot.Line) and s.colour == ResponsePlot.SIMILARITY_COLOUR]
-    assert [point[0] for point in curves[0].points] == [ResponsePlot.x_of(lam, 400) for lam in RESPONSE_LAMBDAS]
+    shapes = response_plot.draw(response, suggestion, 0.3, 400, "#000000")
+    curves = [s for s in shapes if isinstance(s, response_plot.Line) and s.colour == response_plot.SIMILARITY_COLOUR]
+    assert [point[0] for point in curves[0].points] == [response_plot.x_of(lam, 400) for lam in RESPONSE_LAMBDAS]
     heights = [point[1] for point in curves[0].points]
     assert heights == sorted(heights), "falling similarity goes down"
-    folding = next(s for s in shapes if isinstance(s, ResponsePlot.Line) and s.colour == ResponsePlot.FOLDING_COLOUR)
+    folding = next(s for s in shapes if isinstance(s, response_plot.Line) and s.colour == response_plot.FOLDING_COLOUR)
     assert len({point[1] for point in folding.points}) == 1
-    texts = [shape.text for shape in shapes if isinstance(shape, ResponsePlot.Text)]
+    texts = [shape.text for shape in shapes if isinstance(shape, response_plot.Text)]
     assert {"Similarity", "Folding", "suggested 0.40", "λ"} <= set(texts)
     assert "0.440" not in texts, "what lies between two measured λ was not measured"
     for metrics in ({"similarity": 0.4567}, {"similarity": float("nan")}):
-        known = ResponsePlot.draw(response, suggestion, 0.3, 400, "#000000", metrics)
-        numbers = {shape.text for shape in known if isinstance(shape, ResponsePlot.Text)} - set(texts)
+        known = response_plot.draw(response, suggestion, 0.3, 400, "#000000", metrics)
+        numbers = {shape.text for shape in known if isinstance(shape, response_plot.Text)} - set(texts)
         assert numbers == ({"0.457"} if metrics["similarity"] == 0.4567 else set())
     assert "Dice" not in texts
     for lam in (0.0, 0.37, 1.0):
-        assert ResponsePlot.lambda_at(ResponsePlot.x_of(lam, 400), 400, Response()) == pytest.approx(lam, abs=0.005)
-    assert ResponsePlot.lambda_at(-50, 400, response) == 0.0
-    assert ResponsePlot.lambda_at(5000, 400, response) == 1.0
-    assert ResponsePlot.lambda_at(ResponsePlot.x_of(0.4, 400) + 4, 400, response, suggestion) == 0.4
+        assert response_plot.lambda_at(response_plot.x_of(lam, 400), 400, Response()) == pytest.approx(lam, abs=0.005)
+    assert response_plot.lambda_at(-50, 400, response) == 0.0
+    assert response_plot.lambda_at(5000, 400, response) == 1.0
+    assert response_plot.lambda_at(response_plot.x_of(0.4, 400) + 4, 400, response, suggestion) == 0.4

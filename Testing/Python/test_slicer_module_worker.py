@@ -37,7 +37,7 @@ def blob(centre: tuple[float, float, float], radii: tuple[float, float, float], 
 @pytest.fixture
 def widget(host, tiny_model):  # noqa: F811
     host.load(MODULE)
-    from HyperRegSlicerLib import Geometry
+    from hyperreg.mrml import geometry
 
     made = host.widget("HyperRegSlicer")
     turned = np.eye(4)
@@ -50,13 +50,13 @@ def widget(host, tiny_model):  # noqa: F811
         (made.ui.movingSelector, "follow-up", blob((6, -2, 4), (36, 36, 33), straight, (46, 46, 46))),
     ):
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
-        Geometry.volume_to_node(volume, node)
+        geometry.volume_to_node(volume, node)
         selector.setCurrentNode(node)
     return made
 
 
 def test_from_the_first_click_to_the_kept_result(host, widget, tmp_path):  # noqa: F811
-    from HyperRegSlicerLib import Geometry
+    from hyperreg.mrml import geometry
 
     ui, panel = widget.ui, widget.panel
     ui.registerButton.click()
@@ -65,7 +65,7 @@ def test_from_the_first_click_to_the_kept_result(host, widget, tmp_path):  # noq
     fixed, moving = panel.parameters.fixed, panel.parameters.moving
     node = moving.GetParentTransformNode()
     general = node.GetTransformFromParent()
-    points = Geometry.volume_from_node(fixed, None).grid.to_ras(np.random.default_rng(1).uniform(8, 36, (60, 3)))
+    points = geometry.volume_from_node(fixed, None).grid.to_ras(np.random.default_rng(1).uniform(8, 36, (60, 3)))
     for lam in (0.0, 1.0, 0.42):
         ui.lambdaSlider.value = lam
         host.wait_until(lambda: ui.keepButton.enabled, PATIENCE_S)
@@ -83,8 +83,8 @@ def test_from_the_first_click_to_the_kept_result(host, widget, tmp_path):  # noq
     ui.keepButton.click()
     kept, forward = (slicer.util.getNode(f"follow-up {what} λ=0.42") for what in ("registered", "transform"))
     assert slicer.util.saveNode(forward, str(tmp_path / "forward.h5"))
-    reference = itk.volume_to_itk(Geometry.volume_from_node(fixed, None))
-    image = itk.volume_to_itk(Geometry.volume_from_node(moving, None))
+    reference = itk.volume_to_itk(geometry.volume_from_node(fixed, None))
+    image = itk.volume_to_itk(geometry.volume_from_node(moving, None))
     fill = float(slicer.util.arrayFromVolume(moving).min())
     warped = sitk.Resample(image, reference, sitk.ReadTransform(str(tmp_path / "forward.h5")), sitk.sitkLinear, fill)
     np.testing.assert_allclose(slicer.util.arrayFromVolume(kept), sitk.GetArrayFromImage(warped), atol=0.05)

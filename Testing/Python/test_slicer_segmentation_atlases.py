@@ -206,7 +206,7 @@ def test_a_folder_is_looked_through(module, folder):
 
 def reader(module, reference, name: str, order: tuple[str, ...], shift: int):
     """A segmentation with a block per name, drawn on the reference's voxels."""
-    from SegmentationModuleLib import Results
+    from hyperreg.mrml.segmentation import results
 
     labels = np.zeros(OBLIQUE.shape, np.uint8)
     structures = []
@@ -215,7 +215,7 @@ def reader(module, reference, name: str, order: tuple[str, ...], shift: int):
         labels[start + shift : start + 6 + shift, 5:12, 5:12] = number
         structures.append(Structure(number, number, word, (40 * number, 100, 100)))
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
-    Results.fill_segmentation(node, reference, Volume(labels, OBLIQUE.ijk_to_ras), structures)
+    results.fill_segmentation(node, reference, Volume(labels, OBLIQUE.ijk_to_ras), structures)
     return node, labels
 
 
@@ -245,7 +245,7 @@ def test_segmentations_of_several_readers_are_matched_by_names(module):
 
 
 def test_the_consensus_keeps_the_readers_terminology(module):
-    from SegmentationModuleLib.Results import terminology_of
+    from hyperreg.mrml.segmentation.results import terminology_of
 
     ui, fuser = module.ui, module.connection.fuser
     node = module.image()

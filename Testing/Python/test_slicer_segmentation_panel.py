@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 pytest.importorskip("slicer", reason="slicer-core is not installed")
@@ -367,6 +369,21 @@ def test_leaving_and_entering_the_module_keeps_everything(module):
     assert module.ui.segmentButton.text == "Segment"
 
 
+def test_reload_takes_its_own_scene_logic_anew_and_leaves_what_the_other_module_has_a_part_in(
+    same_library_afterwards, module
+):
+    own = {"SegmentationModuleLib.Widget", "hyperreg.mrml.segmentation.logic", "hyperreg.mrml.fusion.logic"}
+    shared = {"HyperRegSlicerLib.Panel", "hyperreg.mrml.regions"}
+    before = {name: sys.modules[name] for name in own | shared}
+    module.widget.onReload()
+    assert {name for name, found in before.items() if sys.modules[name] is not found} == own
+    widget = slicer.util.getModuleWidget("SegmentationModule")
+    assert widget is not module.widget
+    assert module.connection.closed
+    assert type(widget.panel.logic) is sys.modules["hyperreg.mrml.segmentation.logic"].SegmentationLogic
+    assert widget.panel.parameters.model == "bands"
+
+
 def test_every_widget_that_can_be_used_has_a_tooltip(module):
     for name, widget in vars(module.ui).items():
         if name.endswith(("Button", "Combo", "Selector", "CheckBox", "Edit", "Section", "Table")):
@@ -378,10 +395,10 @@ def test_the_volume_of_a_changed_image_is_not_mixed_up(module):
     node = module.image()
     module.ui.volumeSelector.setCurrentNode(node)
     module.ui.segmentButton.click()
-    from HyperRegSlicerLib import Geometry
+    from hyperreg.mrml import geometry
 
     smaller = eggs(OBLIQUE).array[:-2]
-    Geometry.volume_to_node(Volume(smaller, OBLIQUE.ijk_to_ras), node)
+    geometry.volume_to_node(Volume(smaller, OBLIQUE.ijk_to_ras), node)
     before = module.content()
     module.segmenter.answer()
     assert "was changed while it was segmented" in module.ui.messageLabel.text

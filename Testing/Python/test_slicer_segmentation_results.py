@@ -26,12 +26,12 @@ def segment(module, name: str = "head", place: np.ndarray | None = None, *, surf
 
     surfaces: wait for them.
     """
-    from HyperRegSlicerLib import Geometry
+    from hyperreg.mrml import geometry
 
     node = module.image(name)
     if place is not None:
         transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "placed")
-        transform.SetMatrixTransformToParent(Geometry.to_vtk(place))
+        transform.SetMatrixTransformToParent(geometry.to_vtk(place))
         node.SetAndObserveTransformNodeID(transform.GetID())
     module.ui.volumeSelector.setCurrentNode(node)
     module.ui.segmentButton.click()
@@ -107,11 +107,11 @@ def test_everything_follows_the_transform_of_its_volume(module):
 
 
 def test_below_a_live_registration_the_result_goes_along(module):
-    from HyperRegSlicerLib import Results
+    from hyperreg.mrml import linked
 
     node = module.image()
     live = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "live")
-    live.SetAttribute(Results.LIVE_ATTRIBUTE, "1")
+    live.SetAttribute(linked.LIVE_ATTRIBUTE, "1")
     node.SetAndObserveTransformNodeID(live.GetID())
     module.ui.volumeSelector.setCurrentNode(node)
     module.ui.segmentButton.click()
@@ -119,8 +119,8 @@ def test_below_a_live_registration_the_result_goes_along(module):
     module.segmenter.answer()
     found = module.parameters.segmentation
     assert found.GetParentTransformNode() is live
-    assert found in Results.companions(live)
-    Results.release(live)
+    assert found in linked.linked_nodes(live)
+    linked.release(live)
     assert found.GetParentTransformNode() is None
 
 

@@ -49,18 +49,18 @@ def blocks(names: dict[str, int], reference: Volume | None = None) -> np.ndarray
 
 
 def segmentation(reference, name: str, names: dict[str, int], *, refers: bool = True):
-    from SegmentationModuleLib import Results
+    from hyperreg.mrml.segmentation import results
 
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
     structures = [Structure(n, n, word, (10 * n, 100, 100)) for word, n in names.items()]
-    Results.fill_segmentation(node, reference, Volume(blocks(names), OBLIQUE.ijk_to_ras), structures)
+    results.fill_segmentation(node, reference, Volume(blocks(names), OBLIQUE.ijk_to_ras), structures)
     if not refers:
         node.SetNodeReferenceID(node.GetReferenceImageGeometryReferenceRole(), None)
     return node
 
 
 def label_map(name: str, names: dict[str, int]):
-    from HyperRegSlicerLib import Geometry
+    from hyperreg.mrml import geometry
 
     table = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLColorTableNode", f"{name} colours")
     table.SetTypeToUser()
@@ -68,15 +68,15 @@ def label_map(name: str, names: dict[str, int]):
     for word, number in names.items():
         table.SetColor(number, word, 0.2, 0.4, 0.6, 1.0)
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", name)
-    Geometry.volume_to_node(Volume(blocks(names), OBLIQUE.ijk_to_ras), node)
+    geometry.volume_to_node(Volume(blocks(names), OBLIQUE.ijk_to_ras), node)
     node.CreateDefaultDisplayNodes()
     node.GetDisplayNode().SetAndObserveColorNodeID(table.GetID())
     return node
 
 
 def test_segments_that_overlap_are_refused_not_painted_over_each_other(module):
-    from SegmentationModuleLib.AtlasesInputs import Numbering
-    from SegmentationModuleLib.Results import segment_id
+    from hyperreg.mrml.fusion.inputs import Numbering
+    from hyperreg.mrml.segmentation.results import segment_id
 
     for shift, refused in ((0, True), (8, False)):
         node = segmentation(module.image("image"), "both", {"Core": 1})
@@ -258,10 +258,10 @@ def test_an_early_answer_is_shown_and_can_be_kept(module, tmp_path):
     assert ui.earlyPanel.visible
     assert "Step 25 of 100" in ui.earlyLabel.text
     assert not ui.earlyPlot.pixmap.isNull()
-    from HyperRegSlicerLib import Regions
-    from SegmentationModuleLib import AtlasesResults
+    from hyperreg.mrml import regions
+    from hyperreg.mrml.fusion import results
 
-    size = np.count_nonzero(Regions.label_volume(first).array) * OBLIQUE.spacing.prod()
+    size = np.count_nonzero(regions.label_volume(first).array) * OBLIQUE.spacing.prod()
     assert size == pytest.approx(4 / 3 * np.pi * 7**3, rel=0.1)  # mm³
     found = fuser.early(50)
     assert "Step 50 of 100" in ui.earlyLabel.text
@@ -272,7 +272,7 @@ def test_an_early_answer_is_shown_and_can_be_kept(module, tmp_path):
     assert not ui.earlyPanel.visible
     names = [entry.GetName() for entry in slicer.util.getNodesByClass("vtkMRMLSegmentationNode")]
     assert names == ["head consensus"]
-    course = AtlasesResults.course_of(module.parameters.consensus)
+    course = results.course_of(module.parameters.consensus)
     assert (list(course.steps), course.wanted) == ([25, 50], 100)
     assert course.values["a10"] == pytest.approx([0.2, 0.4])
     ui.atlasUndoButton.click()
@@ -298,13 +298,13 @@ def test_an_early_answer_goes_where_the_run_ends_without_a_result(module, tmp_pa
 
 
 def test_the_plot_has_a_bar_and_a_line_per_atlas():
-    from HyperRegSlicerLib.ResponsePlot import Line, Text
-    from SegmentationModuleLib import WeightsPlot
+    from hyperreg.mrml.fusion import weights_plot
+    from hyperreg.mrml.registration.response_plot import Line, Text
 
     found = learned(75)
-    course = WeightsPlot.Course(found.history_steps, found.wanted, {row.name: row.history for row in found.atlases})
+    course = weights_plot.Course(found.history_steps, found.wanted, {row.name: row.history for row in found.atlases})
     weights = {row.name: row.weight for row in found.atlases}
-    height, shapes = WeightsPlot.draw(weights, course, 340, "#000000")
+    height, shapes = weights_plot.draw(weights, course, 340, "#000000")
     bars = [shape for shape in shapes if isinstance(shape, Line) and shape.width > 5]
     lengths = [bar.points[1][0] - bar.points[0][0] for bar in bars]
     assert lengths == pytest.approx([lengths[0], lengths[0] * 0.8, lengths[0] * 0.2], rel=1e-3)
@@ -316,5 +316,5 @@ def test_the_plot_has_a_bar_and_a_line_per_atlas():
     assert all(0 <= y <= height for shape in shapes if isinstance(shape, Line) for _x, y in shape.points)
     texts = [shape.text for shape in shapes if isinstance(shape, Text)]
     assert {"50.0 %", "40.0 %", "10.0 %", "step 100"} <= set(texts)
-    few, _shapes = WeightsPlot.draw(weights, WeightsPlot.Course(), 340, "#000000")
+    few, _shapes = weights_plot.draw(weights, weights_plot.Course(), 340, "#000000")
     assert few < height

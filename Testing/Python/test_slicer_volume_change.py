@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import slicer
 from fake_registration import FULL
-from slicer_logic_bench import FIXED, Bench, bench, make_bench  # noqa: F401
+from mrml_bench import FIXED, Bench, bench, make_bench  # noqa: F401
 from slicer_module_bench import Module, host, module, opened  # noqa: F401
 from vtk.util.numpy_support import vtk_to_numpy
 
@@ -22,9 +22,9 @@ STRETCH = np.diag([1.2, 0.9, 1.1])
 
 @pytest.fixture(autouse=True)
 def _at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    from HyperRegSlicerLib import Tuning
+    from hyperreg.mrml.registration import volume_change
 
-    monkeypatch.setattr(Tuning, "REST_S", 0.0)
+    monkeypatch.setattr(volume_change, "REST_S", 0.0)
 
 
 def stretched(grid: Grid) -> Fields:
@@ -51,14 +51,14 @@ def test_the_map_has_the_change_in_percent_where_it_is(bench: Bench) -> None:
     assert bench.logic.volume_change_node is None, "nobody has asked to settle yet"
     bench.logic.settle()
     node = bench.logic.volume_change_node
-    from HyperRegSlicerLib import Geometry
+    from hyperreg.mrml import geometry
 
-    body = foreground(Geometry.volume_from_node(bench.fixed, None))
+    body = foreground(geometry.volume_from_node(bench.fixed, None))
     assert 0.2 < body.mean() < 1
     np.testing.assert_allclose(values(node)[body], 100 * (np.linalg.det(STRETCH) - 1), atol=0.02)
     assert np.isnan(values(node)[~body]).all(), "in the air nothing is seen"
 
-    placed = Geometry.volume_from_node(node, node.GetParentTransformNode())
+    placed = geometry.volume_from_node(node, node.GetParentTransformNode())
     np.testing.assert_allclose(placed.ijk_to_ras, FIXED, atol=1e-6)
     assert node.GetName() == "follow-up local volume change λ=0.25 (%)"
     assert node.GetAttribute("HyperReg.lambda") == "0.2500"
@@ -146,14 +146,14 @@ def test_it_lies_over_the_views_while_its_box_is_ticked(module: Module) -> None:
 
 
 def test_the_scale_is_symmetric_in_halved_and_doubled() -> None:
-    from HyperRegSlicerLib import VolumeChange
+    from hyperreg.mrml.registration import volume_change
 
-    height, shapes = VolumeChange.legend(300, "#000000")
-    texts = {shape.text: shape.x for shape in shapes if isinstance(shape, VolumeChange.Text)}
+    height, shapes = volume_change.legend(300, "#000000")
+    texts = {shape.text: shape.x for shape in shapes if isinstance(shape, volume_change.Text)}
     assert texts["0"] == pytest.approx(150)
     assert texts["-50 %"] + texts["+100 %"] == pytest.approx(300)
     assert texts["-25 %"] + texts["+33 %"] == pytest.approx(300, abs=0.5)
-    assert max(shape.y for shape in shapes if isinstance(shape, VolumeChange.Text)) < height
-    assert VolumeChange._colour(0) == (1, 1, 1)
-    assert VolumeChange._colour(-1)[2] > VolumeChange._colour(-1)[0]
-    assert VolumeChange._colour(1)[0] > VolumeChange._colour(1)[2]
+    assert max(shape.y for shape in shapes if isinstance(shape, volume_change.Text)) < height
+    assert volume_change._colour(0) == (1, 1, 1)
+    assert volume_change._colour(-1)[2] > volume_change._colour(-1)[0]
+    assert volume_change._colour(1)[0] > volume_change._colour(1)[2]

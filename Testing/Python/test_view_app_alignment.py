@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("slicer", reason="skipped: slicer-core is not installed")
 pytest.importorskip("trame", reason="skipped: trame is not installed")
 
-from slicer_logic_bench import LINEAR
+from mrml_bench import LINEAR
 from view_app_bench import App, app, module_app, pair, pair_files, picture, register  # noqa: F401
 
 from hyperreg.imaging.files import read_volume

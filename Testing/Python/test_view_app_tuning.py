@@ -21,9 +21,10 @@ from hyperreg.imaging.files import read_volume, write_volume
 from hyperreg.imaging.resampling import resample
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField
+from hyperreg.mrml.registration import response_plot as plot
 from hyperreg.phantom import LABEL_NAMES
 from hyperreg.registration.anchors import Fields
-from hyperreg.view import chart, mrml
+from hyperreg.view import chart
 from hyperreg.worker.live_pair import Shown
 
 
@@ -144,7 +145,6 @@ def test_the_response_is_drawn_and_clicked(app) -> None:
     assert "Dice" in state.suggestion_reason
     assert "suggested 0.20" in state.response_svg
     assert "Dice" in state.response_svg
-    plot = mrml.slicer_module("ResponsePlot")
     drawn = state.response_svg
     tuning.click_response(plot.x_of(0.66, chart.WIDTH))
     assert state.lam == pytest.approx(0.66)

@@ -12,14 +12,14 @@ pytest.importorskip("trame", reason="skipped: trame is not installed")
 
 from view_app_bench import SIZE, App, app, module_app, pair, pair_files, picture, register  # noqa: F401
 
+from hyperreg.mrml.registration import volume_change as change_map
 from hyperreg.registration.volume_change import percent, volume_change
-from hyperreg.view import mrml
 from hyperreg.view.reading import place_at
 
 
 @pytest.fixture(autouse=True)
 def _at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mrml.slicer_module("Tuning"), "REST_S", 0.0)
+    monkeypatch.setattr(change_map, "REST_S", 0.0)
 
 
 def coloured(app: App) -> int:

@@ -14,7 +14,8 @@ from hyperreg.errors import FileError, HyperRegError, InputError
 from hyperreg.fusion.records import AtlasFiles
 from hyperreg.imaging.files import extension, read_volume
 from hyperreg.imaging.intensity import check_image, normalise
-from hyperreg.imaging.label_maps import check_on_image, read_structures, stem_of
+from hyperreg.imaging.label_checks import check_on_image
+from hyperreg.imaging.label_maps import read_structures, stem_of
 from hyperreg.imaging.label_tables import FOLDER_TABLES, read_table
 from hyperreg.imaging.orientation import closest_axes
 from hyperreg.imaging.segment_files import SEGMENTATION

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hyperreg.errors import InputError
-from hyperreg.imaging.files import as_labels
+from hyperreg.imaging.label_checks import as_labels
 from hyperreg.imaging.label_grids import common_grid, pasted
 from hyperreg.imaging.resampling import resample
 from hyperreg.imaging.structures import COUNTED_RANGE, Meaning, values_of

@@ -13,6 +13,7 @@ import SimpleITK as sitk
 
 from hyperreg.errors import FileError, InputError, OutOfMemory
 from hyperreg.imaging import dicom, guarded, headers, itk, mgh, nifti, plausibility, streams
+from hyperreg.imaging.label_checks import as_labels
 from hyperreg.imaging.output import replacing
 from hyperreg.imaging.volume import Volume, spatial_sizes
 from hyperreg.machine import main_memory
@@ -22,8 +23,6 @@ PathLike = str | os.PathLike[str]
 WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".mgz", ".mgh")
 # Room for headers when the size of a file is estimated.
 HEADER_ALLOWANCE = 65536
-# Label values further than this from a whole number are no labels.
-LABEL_TOLERANCE = 1e-3
 # Of an image while it is read: ITK's, the one that is handed over, and the one that is kept.
 COPIES = 3
 
@@ -113,30 +112,6 @@ def read_components(path: PathLike, confined: bool = False) -> tuple[npt.NDArray
     else:
         raise FileError(f"'{path}' is no NIfTI, NRRD or MetaImage file, or is damaged.")
     raise InputError(f"'{path.name}' has one number per voxel; a displacement field has three.")
-
-
-def as_labels(volume: Volume) -> np.ndarray:
-    """The (I, J, K) array as integers. Raises InputError if its values are not whole numbers, or rounded ones."""
-    if volume.array.dtype.kind in "iu":
-        return volume.array
-    if volume.array.dtype == np.bool_:
-        return volume.array.astype(np.uint8)
-    rounded = np.rint(volume.array)
-    with np.errstate(invalid="ignore"):
-        whole = np.abs(volume.array - rounded) <= LABEL_TOLERANCE
-    if not whole.all():
-        raise InputError(
-            f"'{volume.name}' is not a label map: it has values that are not whole numbers. Was an image given "
-            f"instead, or was "
-            "the label map resampled with interpolation? Resample label maps with nearest neighbour."
-        )
-    largest = float(np.abs(rounded).max(initial=0))
-    if largest > 2.0 ** (np.finfo(volume.array.dtype).nmant + 1):
-        raise InputError(
-            f"'{volume.name}' holds label numbers up to {largest:.0f} as {volume.array.dtype}, which rounds them. Save "
-            "it with whole numbers of 32 bits."
-        )
-    return rounded.astype(np.int32 if largest <= np.iinfo(np.int32).max else np.int64)
 
 
 def write_volume(volume: Volume, path: PathLike) -> None:

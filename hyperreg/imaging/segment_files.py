@@ -25,6 +25,7 @@ from hyperreg.imaging.structures import (
     Structure,
     Terminology,
     places_in,
+    terminology_entry,
     unique_names,
     values_of,
 )
@@ -32,9 +33,6 @@ from hyperreg.imaging.volume import Grid, Volume
 
 SEGMENTATION = ".seg.nrrd"
 WRITABLE = (".nii", ".nii.gz", SEGMENTATION, ".nrrd", ".mha", ".mhd", ".mgz")
-# Slicer's list of categories and types, in which ours are; a list of regions is named, but none is given.
-CONTEXT = "Segmentation category and type - 3D Slicer General Anatomy list"
-REGIONS = "Anatomic codes - DICOM master list"
 
 
 @dataclass(frozen=True)
@@ -186,12 +184,6 @@ def write_layers(layers: Sequence[Volume], structures: Sequence[Structure], path
         sitk.WriteImage(image, str(target), useCompression=True)
 
 
-def terminology_entry(terminology: Terminology) -> str:
-    """The text by which Slicer keeps a terminology entry: contexts and codes, separated by ~, parts of codes by ^."""
-    codes = [terminology.category, terminology.type, terminology.modifier]
-    return "~".join([CONTEXT, *(_code(code) for code in codes), REGIONS, _code(None), _code(None)])
-
-
 def _header(layers: Sequence[Volume], structures: Sequence[Structure], layer_of: Mapping[int, int]) -> dict[str, str]:
     """layer_of: of a label; the first one for labels without voxels."""
     header = {
@@ -226,7 +218,3 @@ def _extent(labels: Volume, label: int) -> str:
         where = np.flatnonzero(inside.any(axis=tuple(n for n in range(3) if n != axis)))
         ends += [int(where[0]), int(where[-1])]
     return " ".join(str(end) for end in ends)
-
-
-def _code(code: Code | None) -> str:
-    return "^^" if code is None else f"{code.scheme}^{code.value}^{code.meaning}"

@@ -25,6 +25,9 @@ HUE_STEP = 0.618033988749895
 COUNTED_RANGE = 1 << 20
 # Messages name at most so many structures.
 NAMED = 8
+# Slicer's list of categories and types, in which ours are; a list of regions is named, but none is given.
+CONTEXT = "Segmentation category and type - 3D Slicer General Anatomy list"
+REGIONS = "Anatomic codes - DICOM master list"
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,16 @@ class Terminology:
     category: Code
     type: Code
     modifier: Code | None = None
+
+
+def terminology_entry(terminology: Terminology) -> str:
+    """The text by which Slicer keeps a terminology entry: contexts and codes, separated by ~, parts of codes by ^."""
+    codes = [terminology.category, terminology.type, terminology.modifier]
+    return "~".join([CONTEXT, *(_code(code) for code in codes), REGIONS, _code(None), _code(None)])
+
+
+def _code(code: Code | None) -> str:
+    return "^^" if code is None else f"{code.scheme}^{code.value}^{code.meaning}"
 
 
 @dataclass(frozen=True)

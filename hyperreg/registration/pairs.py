@@ -15,7 +15,8 @@ from hyperreg.imaging.dicom.registration_objects import frames_of_registration
 from hyperreg.imaging.dicom.sources import is_dicom_file
 from hyperreg.imaging.files import read_label_map, read_volume
 from hyperreg.imaging.intensity import check_image
-from hyperreg.imaging.label_maps import check_on_image, read_structures
+from hyperreg.imaging.label_checks import check_on_image
+from hyperreg.imaging.label_maps import read_structures
 from hyperreg.imaging.points import read_points
 from hyperreg.imaging.structures import LabelMap, Table, compared
 from hyperreg.imaging.transform import Transform

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hyperreg.errors import InputError
-from hyperreg.imaging.files import as_labels
+from hyperreg.imaging.label_checks import as_labels
 from hyperreg.imaging.resampling import resample
 from hyperreg.imaging.transform import Matrix
 from hyperreg.imaging.volume import Grid, Volume

@@ -10,7 +10,9 @@ import numpy as np
 
 from hyperreg.errors import HyperRegError
 from hyperreg.imaging.transform import Transform
-from hyperreg.view import choices, mrml, results
+from hyperreg.mrml import geometry
+from hyperreg.mrml.registration.texts import ALIGNMENT_TITLES
+from hyperreg.view import choices, results
 from hyperreg.view.pair import OpenPair
 from hyperreg.view.private_files import PrivateFiles
 
@@ -33,7 +35,6 @@ class AlignmentControls:
     ) -> None:
         self._state, self._logic, self._pair, self._files = state, logic, pair, files
         self._tell = tell
-        self._geometry = mrml.slicer_module("Geometry")
         logic.on_aligned = lambda _node: show()
 
     def start(self) -> None:
@@ -51,7 +52,7 @@ class AlignmentControls:
         """Shows whether the moving image is aligned."""
         node = self._logic.alignment_node
         method = node.GetAttribute("HyperReg.alignment") if node is not None else ""
-        self._state.aligned = choices.INITIALS.get(method, method).partition(" (")[0]
+        self._state.aligned = ALIGNMENT_TITLES.get(method, method).partition(" (")[0]
 
     def undo(self) -> None:
         """Puts the moving image back where it was."""
@@ -64,7 +65,7 @@ class AlignmentControls:
         if node is None or state.saving:
             return
         fixed, moving = volumes["fixed"], volumes["moving"]
-        matrix = self._geometry.to_numpy(node.GetMatrixTransformToParent())
+        matrix = geometry.to_numpy(node.GetMatrixTransformToParent())
         # The node maps the file's own space onto the fixed image: its inverse is what resampling needs.
         transform = Transform((np.asarray(np.linalg.inv(matrix), dtype=np.float64),))
         with state:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from hyperreg.errors import HyperRegError, InputError
+from hyperreg.mrml.registration.texts import DEVICE_TITLES
 from hyperreg.registration.catalogue import find_model
-from hyperreg.view import mrml, security
+from hyperreg.view import security
 from hyperreg.view.connections import quiet_logs
 from hyperreg.view.messages import Messages
 from hyperreg.view.panels import Panel, Panels
@@ -24,8 +25,11 @@ from hyperreg.worker.live import LiveRegistration
 from hyperreg.worker.segmentation import RemoteSegmenter
 
 ASSETS = "hyperreg_assets"
-DEVICES = ("auto", "cpu", "cuda")
 HEART_BEAT_S = "10"
+MISSING = (
+    "The browser app needs slicer-core and trame-slicer. Install them with: pip install 'hyperreg[view]'\n"
+    "(slicer-core exists for Linux, Windows and macOS with Python 3.10 to 3.13.)"
+)
 
 
 @dataclass(frozen=True)
@@ -251,8 +255,8 @@ def serve(
     on_ready: called with the address when the page can be opened; by default it is printed, and who can reach it.
     Raises HyperRegError if something is missing, an image cannot be used or the port is taken.
     """
-    if device not in DEVICES:
-        raise InputError(f"Unknown device '{device}'. Choose one of {', '.join(DEVICES)}.")
+    if device not in DEVICE_TITLES:
+        raise InputError(f"Unknown device '{device}'. Choose one of {', '.join(DEVICE_TITLES)}.")
     if model is not None:
         find_model(model)
     # trame and wslink read the command line and these variables; ours is none of their business.
@@ -292,5 +296,5 @@ def _libraries() -> tuple[Any, Any]:
         from trame.app import get_server
         from trame_slicer.core import SlicerApp
     except ImportError as error:
-        raise HyperRegError(f"{mrml.MISSING}\n({error})") from error
+        raise HyperRegError(f"{MISSING}\n({error})") from error
     return SlicerApp, get_server

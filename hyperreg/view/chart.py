@@ -1,4 +1,4 @@
-"""Pictures as SVG text; what is drawn where is shared with the Slicer modules (ResponsePlot, WeightsPlot)."""
+"""Pictures as SVG text; what is drawn where is shared with the Slicer modules."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from hyperreg.mrml.registration import response_plot
+from hyperreg.mrml.shapes import Dot, Line, Shape
 from hyperreg.registration.response import Response, Suggestion
-from hyperreg.view import mrml
 
 # Of the page's box that it lies in; the picture is drawn in the pixels of the page, so that its text is sharp.
 WIDTH = 334
@@ -17,14 +18,13 @@ _ANCHORS = {"left": "start", "middle": "middle", "right": "end"}
 
 def svg(response: Response, suggestion: Suggestion | None, lam: float, metrics: Mapping[str, Any] | None = None) -> str:
     """The picture of a response with the slider at `lam`. metrics: of exactly what the views show."""
-    plot = mrml.slicer_module("ResponsePlot")
-    return picture(plot.height(response), plot.draw(response, suggestion, lam, WIDTH, INK, metrics), "Response to λ")
+    shapes = response_plot.draw(response, suggestion, lam, WIDTH, INK, metrics)
+    return picture(response_plot.height(response), shapes, "Response to λ")
 
 
-def picture(height: int, shapes: Sequence[Any], title: str) -> str:
-    """Shapes of `ResponsePlot` as SVG, WIDTH pixels wide. title: for those who cannot see it."""
-    plot = mrml.slicer_module("ResponsePlot")
-    inside = "".join(_element(plot, shape) for shape in shapes)
+def picture(height: int, shapes: Sequence[Shape], title: str) -> str:
+    """Shapes as SVG, WIDTH pixels wide. title: for those who cannot see it."""
+    inside = "".join(_element(shape) for shape in shapes)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" '
         f'font-size="11" role="img" aria-label="{title}">{inside}</svg>'
@@ -33,15 +33,15 @@ def picture(height: int, shapes: Sequence[Any], title: str) -> str:
 
 def lambda_at(x: float, response: Response, suggestion: Suggestion | None) -> float:
     """The λ of a click. x: pixels from the left edge of the picture."""
-    return float(mrml.slicer_module("ResponsePlot").lambda_at(x, WIDTH, response, suggestion))
+    return response_plot.lambda_at(x, WIDTH, response, suggestion)
 
 
-def _element(plot: Any, shape: Any) -> str:
-    if isinstance(shape, plot.Line):
+def _element(shape: Shape) -> str:
+    if isinstance(shape, Line):
         points = " ".join(f"{x:.1f},{y:.1f}" for x, y in shape.points)
         dashes = ' stroke-dasharray="5 3"' if shape.dashed else ""
         return f'<polyline points="{points}" fill="none" stroke="{shape.colour}" stroke-width="{shape.width}"{dashes}/>'
-    if isinstance(shape, plot.Dot):
+    if isinstance(shape, Dot):
         return f'<circle cx="{shape.x:.1f}" cy="{shape.y:.1f}" r="{shape.radius}" fill="{shape.colour}"/>'
     return (
         f'<text x="{shape.x:.1f}" y="{shape.y:.1f}" dy="0.35em" fill="{shape.colour}" '

@@ -5,23 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from hyperreg.errors import InputError
+from hyperreg.mrml.registration.texts import ALIGNMENT_TITLES, DEVICE_TITLES
 from hyperreg.registration.catalogue import default_model, find_model, list_models
-
-DEVICES = {"auto": "Automatic", "cpu": "CPU", "cuda": "GPU"}
-INITIALS = {
-    "affine": "Affine (recommended)",
-    "similarity": "Similarity: rigid and one scale",
-    "rigid": "Rigid",
-    "com": "Centres of mass",
-    "none": "None: already aligned",
-}
 
 
 def offer(state: Any) -> None:
     """Fills the lists of the page; a model that does not exist gives way to the default one."""
     state.models = [{"title": card.title, "value": card.name} for card in list_models()]
-    state.devices = [{"title": title, "value": name} for name, title in DEVICES.items()]
-    state.alignments = [{"title": title, "value": name} for name, title in INITIALS.items()]
+    state.devices = [{"title": title, "value": name} for name, title in DEVICE_TITLES.items()]
+    state.alignments = [{"title": title, "value": name} for name, title in ALIGNMENT_TITLES.items()]
     if not is_model(state, state.model):
         state.model = default_model()
 
@@ -38,7 +30,7 @@ def default_lambda(state: Any) -> float:
 
 def check(state: Any) -> None:
     """Raises InputError for an alignment or a device that was not offered."""
-    if state.alignment not in list(INITIALS) or state.device not in list(DEVICES):
+    if state.alignment not in list(ALIGNMENT_TITLES) or state.device not in list(DEVICE_TITLES):
         raise InputError("Choose an initial alignment and a device from the lists.")
 
 

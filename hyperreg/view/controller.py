@@ -1,4 +1,4 @@
-"""What happens when the user does something: between the page's state, the Slicer module's logic and the worker."""
+"""What happens when the user does something: between the page's state, the scene logic and the worker."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ import slicer
 from hyperreg.errors import HyperRegError, InputError
 from hyperreg.imaging.files import read_volume
 from hyperreg.imaging.volume import Volume
+from hyperreg.mrml.lifecycle import IDLE, LIVE, RUNNING
+from hyperreg.mrml.registration.logic import RegistrationLogic
+from hyperreg.mrml.registration.texts import DEVICE_TITLES
 from hyperreg.registration.contrast import check_contrast
 from hyperreg.sample import SAMPLE
-from hyperreg.view import choices, mrml, results
+from hyperreg.view import choices, results
 from hyperreg.view.alignment import AlignmentControls
 from hyperreg.view.loading import IMAGES, LEFT_OUT, POINTS, REGIONS, check_place, read_landmarks, read_role
 from hyperreg.view.messages import Messages
 from hyperreg.view.pair import LABELS, OpenPair
 from hyperreg.view.panels import nothing
 from hyperreg.view.private_files import PrivateFiles
-from hyperreg.view.state import FADE, IDLE, LIVE, MODES, PANEL, RUNNING, metric_rows, word
+from hyperreg.view.state import FADE, MODES, PANEL, metric_rows, word
 from hyperreg.view.tuning import TuningControls
 from hyperreg.worker.live_pair import Shown
 
@@ -61,7 +64,7 @@ class Controller:
         self._files = files
         self._messages = messages
         self.pair = OpenPair(state, scene)
-        self.logic = mrml.slicer_module("Logic").RegistrationLogic(scene, live)
+        self.logic = RegistrationLogic(scene, live)
         self.logic.on_change = self._changed
         self.logic.on_progress = self._progressed
         self.logic.on_field = self._field_shown
@@ -252,15 +255,15 @@ class Controller:
 
     async def save(self) -> None:
         """Writes what is shown for download."""
-        state = self._state
-        if state.saving or not self.logic.can_keep:
+        state, shown = self._state, self.logic.shown
+        if state.saving or shown is None or not self.logic.can_keep:
             return
         model, initial = self._current
         forward, inverse = self.pair.from_file(self._live.transform(), self._live.inverse_transform())
         volumes = self.pair.volumes
         result = results.Result(
             lam=self.logic.lam,
-            stage=self._live.stages[self.logic.shown.stage],
+            stage=self._live.stages[shown.stage],
             settings=self.logic.origin.settings,
             fixed=volumes["fixed"],
             moving=volumes["moving"],
@@ -334,15 +337,15 @@ class Controller:
         state = self._state
         if self.logic.state == IDLE:
             self._forget_metrics()
-        state.phase = {"idle": IDLE, "running": RUNNING, "live": LIVE}[self.logic.state]
-        state.can_save = self.logic.can_keep
-        state.solved = self.logic.state == LIVE and self.logic.is_solved
-        state.solved_lam = self.logic.shown.lam if state.solved else -1.0
+        state.phase = self.logic.state
+        state.can_save = state.solved = self.logic.can_keep
+        shown = self.logic.shown
+        state.solved_lam = shown.lam if shown is not None and state.solved else -1.0
         state.fresh = bool(self.logic.metrics)
         if not state.fresh:
             state.rows = [{**row, "now": ""} for row in state.rows]
         if state.phase == LIVE:
-            state.device_used = choices.DEVICES.get(self._live.device, self._live.device)
+            state.device_used = DEVICE_TITLES.get(self._live.device, self._live.device)
         self.tuning.update()
         self.alignment.update()
 

@@ -18,11 +18,15 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from hyperreg.errors import HyperRegError, InputError
 from hyperreg.fusion.records import Learned, Rater
-from hyperreg.view import chart, mrml
+from hyperreg.mrml.fusion import texts, weights_plot
+from hyperreg.mrml.fusion.logic import AtlasesLogic
+from hyperreg.mrml.registration.texts import DEVICE_TITLES
+from hyperreg.mrml.segmentation.results import reference_of
+from hyperreg.view import chart
 from hyperreg.view.fusion_files import write
 from hyperreg.view.messages import Messages
 from hyperreg.view.private_files import PrivateFiles
-from hyperreg.view.result import DEVICES, ResultControls, structure_rows
+from hyperreg.view.result import ResultControls, structure_rows
 from hyperreg.view.state import FusionState
 from hyperreg.worker.fusion import FoundAtlas, Fused
 
@@ -49,15 +53,13 @@ class FusionControls(ResultControls):
         images: Callable[[], Mapping[str, Any]],
         messages: Messages,
     ) -> None:
-        logic = mrml.slicer_module("AtlasesLogic", mrml.SEGMENTATION).AtlasesLogic(scene, fuser)
+        logic = AtlasesLogic(scene, fuser)
         super().__init__(state, scene, views, files, images, logic, messages)
         logic.on_atlases = self._show_atlases
         logic.on_early = self._show_early
-        self._methods = self._texts.METHODS
         self._early: Any = None
-        self._plot = mrml.slicer_module("WeightsPlot", mrml.SEGMENTATION)
         state.update(asdict(FusionState()))
-        state.fuse_methods = [{"title": title, "value": name} for name, (title, _hint) in self._methods.items()]
+        state.fuse_methods = [{"title": title, "value": name} for name, (title, _hint) in texts.METHODS.items()]
         self.choose_method()
 
     # The user's actions
@@ -75,7 +77,7 @@ class FusionControls(ResultControls):
 
     def choose_method(self) -> None:
         name = self._state.fuse_method
-        self._state.fuse_method_hint = self._methods[name][1] if name in list(self._methods) else ""
+        self._state.fuse_method_hint = texts.METHODS[name][1] if name in list(texts.METHODS) else ""
 
     def look(self) -> None:
         """Looks through the folder of atlases: which can be used, which not and why."""
@@ -99,14 +101,14 @@ class FusionControls(ResultControls):
             target = self._target()
             if target is None:
                 raise InputError("Choose the image to segment.")
-            if state.fuse_method not in list(self._methods):
+            if state.fuse_method not in list(texts.METHODS):
                 raise InputError("Choose a method from the list.")
             lam, select = state.fuse_lam, state.fuse_select
             if not isinstance(lam, (int, float)) or not 0 <= lam <= 1:
                 raise InputError("λ must lie between 0 and 1.")
             if isinstance(select, bool) or not isinstance(select, int) or select < 0:
                 raise InputError("The number of atlases to keep is 0 (all) or larger.")
-            if state.device not in list(DEVICES):
+            if state.device not in list(DEVICE_TITLES):
                 raise InputError("Choose a device from the list.")
             self.logic.fuse_atlases(
                 [target],
@@ -157,9 +159,9 @@ class FusionControls(ResultControls):
             news=[
                 {
                     "name": atlas.name,
-                    "text": self._texts.atlas_state(atlas),
+                    "text": texts.atlas_state(atlas),
                     "percent": round(100 * atlas.fraction),
-                    "used": atlas.state not in self._texts.NOT_USED,
+                    "used": atlas.state not in texts.NOT_USED,
                 }
                 for atlas in self.logic.atlases
             ]
@@ -169,7 +171,7 @@ class FusionControls(ResultControls):
         """The early consensus over the image, in place of an earlier result, which comes back if this is given up."""
         self._early = node
         learned = self.logic.early.learned
-        self._set(early=self._texts.early(learned), early_plot=self._picture(learned))
+        self._set(early=texts.early(learned), early_plot=self._picture(learned))
         self.show()
 
     def _changed(self) -> None:
@@ -187,8 +189,8 @@ class FusionControls(ResultControls):
             return ""
         weights = {atlas.name: atlas.weight for atlas in learned.atlases}
         values = {atlas.name: atlas.history for atlas in learned.atlases}
-        course = self._plot.Course(learned.history_steps, learned.wanted, values)
-        height, shapes = self._plot.draw(weights, course, chart.WIDTH, chart.INK)
+        course = weights_plot.Course(learned.history_steps, learned.wanted, values)
+        height, shapes = weights_plot.draw(weights, course, chart.WIDTH, chart.INK)
         return chart.picture(height, shapes, "Weights of the atlases")
 
     # What is different from the other panel
@@ -205,7 +207,7 @@ class FusionControls(ResultControls):
         super().show(node_id)
         early = self._early
         if early is not None and self._scene.IsNodePresent(early):
-            over = self._state.panel == self.NAME and self._results.reference_of(early) is self._wanted()
+            over = self._state.panel == self.NAME and reference_of(early) is self._wanted()
             early.GetDisplayNode().SetOpacity(self._opacity)
             early.GetDisplayNode().SetVisibility(over)
             self._display(visible=False)
@@ -214,7 +216,7 @@ class FusionControls(ResultControls):
         return self._target()
 
     def _describe(self, result: Fused) -> dict[str, Any]:
-        millilitres = self._texts.millilitres
+        millilitres = texts.millilitres
         found = [
             (
                 entry.structure,
@@ -228,10 +230,10 @@ class FusionControls(ResultControls):
         return {"rows": structure_rows(found), "raters": raters, "sort": "", "plot": plot}
 
     def _describe_place(self, number: int, regions: Any, inside: str) -> str:
-        return str(self._texts.disagreement(number, regions, inside))
+        return str(texts.disagreement(number, regions, inside))
 
     def _summary(self, run: Any) -> str:
-        return str(self._texts.fused(run))
+        return str(texts.fused(run))
 
     def _write(self, result: Fused, folder: Path, stem: str) -> list[tuple[str, Path]]:
         return write(result, folder, stem)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from hyperreg.imaging.files import write_volume
 from hyperreg.imaging.segment_files import write_segmentation
+from hyperreg.view.segmentation_files import write_table
 from hyperreg.worker.fusion import Fused
 
 
@@ -25,18 +23,11 @@ def write(fused: Fused, folder: Path, stem: str) -> list[tuple[str, Path]]:
     for _title, path in files[:2]:
         write_segmentation(fused.labels, [found.structure for found in fused.structures], path)
     write_volume(fused.disagreement, files[2][1])
-    _write_table([asdict(rater) for rater in fused.raters], files[3][1])
+    write_table([asdict(rater) for rater in fused.raters], files[3][1])
     volumes = [
         {"label": found.structure.label, "name": found.structure.name}
         | {name: value for name, value in vars(found).items() if name.endswith("_ml")}
         for found in fused.structures
     ]
-    _write_table(volumes, files[4][1])
+    write_table(volumes, files[4][1])
     return files
-
-
-def _write_table(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, list(rows[0]) if rows else ["name"])
-        table.writeheader()
-        table.writerows(rows)

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from hyperreg.errors import InputError
 from hyperreg.imaging.files import read_volume
 from hyperreg.imaging.intensity import check_image
-from hyperreg.imaging.label_maps import check_on_image, read_structures
+from hyperreg.imaging.label_checks import check_on_image
+from hyperreg.imaging.label_maps import read_structures
 from hyperreg.imaging.points import read_points
 from hyperreg.imaging.volume import Volume
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import slicer
 
+from hyperreg.mrml import nodes
+
 # Of the circle of hues: neighbours in the list are far apart, and no two of a list are the same.
 GOLDEN = 0.381966
 # A colour table has a row for every value up to the largest label.
@@ -26,13 +28,10 @@ def give_colours(node: slicer.vtkMRMLLabelMapVolumeNode, labels: Sequence[int], 
     """
     if not labels or max(labels) > LARGEST_LABEL:
         return None
-    table = node.GetScene().AddNewNodeByClass("vtkMRMLColorTableNode", f"{node.GetName()} regions")
-    table.SetTypeToUser()
-    table.SetNumberOfColors(max(labels) + 1)
-    for value in range(max(labels) + 1):
-        table.SetColor(value, "", 0.0, 0.0, 0.0, 0.0)
+    colours = dict.fromkeys(range(max(labels) + 1), ("", 0.0, 0.0, 0.0, 0.0))
     for place, label in enumerate(labels):
-        table.SetColor(label, names.get(label, f"Label {label}"), *colour_of(place), 0.0)
+        colours[label] = (names.get(label, f"Label {label}"), *colour_of(place), 0.0)
+    table = nodes.add_colour_table(node.GetScene(), f"{node.GetName()} regions", colours)
     node.GetDisplayNode().SetAndObserveColorNodeID(table.GetID())
     return table
 

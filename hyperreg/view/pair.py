@@ -11,7 +11,8 @@ import slicer
 
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Grid, Volume
-from hyperreg.view import mrml, outlines
+from hyperreg.mrml import geometry, regions
+from hyperreg.view import outlines
 from hyperreg.view.loading import IMAGES, describe
 
 LABELS = {"fixed": "fixed_labels", "moving": "moving_labels"}
@@ -31,10 +32,8 @@ class OpenPair:
 
     def __init__(self, state: Any, scene: slicer.vtkMRMLScene) -> None:
         self._state, self._scene = state, scene
-        self._geometry = mrml.slicer_module("Geometry")
         self.volumes: dict[str, Volume] = {}
         self.nodes: dict[str, Any] = {}
-        self._regions = mrml.slicer_module("Regions")
         self._names: dict[str, Any] = {}
         self._shift_node: Any = None
         self._shift = np.eye(4)
@@ -50,10 +49,10 @@ class OpenPair:
             self.undo_centring()
         kind = "vtkMRMLScalarVolumeNode" if role in IMAGES else "vtkMRMLLabelMapVolumeNode"
         node = self._scene.AddNewNodeByClass(kind, volume.name)
-        self._geometry.volume_to_node(volume, node)
+        geometry.volume_to_node(volume, node)
         node.CreateDefaultDisplayNodes()
         if names and max(names) <= outlines.LARGEST_LABEL:
-            self._names[role] = self._regions.name_labels(node, names, f"{volume.name} names")
+            self._names[role] = regions.name_labels(node, names, f"{volume.name} names")
         self.nodes[role], self.volumes[role] = node, volume
         if role in MOVING:
             node.SetAndObserveTransformNodeID(self.shift_id)
@@ -77,7 +76,7 @@ class OpenPair:
     def fixed_names(self) -> dict[int, str]:
         """What the labels of the fixed image's label map are called, as far as that is known."""
         node = self.nodes.get(LABELS["fixed"])
-        return self._regions.names_of(node) if node is not None else {}
+        return regions.names_of(node) if node is not None else {}
 
     @property
     def is_complete(self) -> bool:
@@ -107,7 +106,7 @@ class OpenPair:
         self._shift = np.eye(4)
         self._shift[:3, 3] = self.volumes["fixed"].grid.centre - self.volumes["moving"].grid.centre
         node = self._scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Centres aligned")
-        node.SetMatrixTransformToParent(self._geometry.to_vtk(self._shift))
+        node.SetMatrixTransformToParent(geometry.to_vtk(self._shift))
         self._shift_node = node
         self._put_under(node.GetID())
         self._state.overlap_note, self._state.centred = "", True

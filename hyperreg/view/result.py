@@ -12,12 +12,13 @@ import slicer
 
 from hyperreg.errors import HyperRegError
 from hyperreg.imaging.structures import Structure
-from hyperreg.view import mrml
+from hyperreg.mrml.lifecycle import IDLE
+from hyperreg.mrml.segmentation.results import reference_of, segment_id, uncertainty_of
+from hyperreg.mrml.segmentation.uncertainty import Tour
 from hyperreg.view.messages import Messages
 from hyperreg.view.private_files import PrivateFiles, safe_name
-from hyperreg.view.state import IDLE, OPACITY
+from hyperreg.view.state import OPACITY
 
-DEVICES = ("auto", "cpu", "cuda")
 MAP_COLOURS = "vtkMRMLColorTableNodeIron"
 
 
@@ -26,7 +27,7 @@ class ResultControls:
 
     state: the shared state; the panel's entries begin with PREFIX. scene: the vtkMRMLScene. views: the slice views.
     files: uploads and downloads. images(): the volume nodes that other panels have loaded, by what they are called.
-    logic: the Slicer module's, a `RunLogic`.
+    logic: a `RunLogic`.
     """
 
     # The panel, how its entries in the state begin, and the folder of its downloads.
@@ -43,9 +44,6 @@ class ResultControls:
         messages: Messages,
     ) -> None:
         self._state, self._scene, self._views, self._files, self._images = state, scene, views, files, images
-        self._results, self._doubt, self._texts = (
-            mrml.slicer_module(name, mrml.SEGMENTATION) for name in ("Results", "Doubt", "Texts")
-        )
         self._messages = messages
         self.logic = logic
         logic.on_change = self._changed
@@ -88,7 +86,7 @@ class ResultControls:
 
     def enter(self) -> None:
         """The panel is shown: the views show its image and the segmentation over it."""
-        if self._node is not None and self._results.reference_of(self._node) is None:
+        if self._node is not None and reference_of(self._node) is None:
             self._forget()  # its image was closed in another panel
         self._offer()
         self.show()
@@ -182,9 +180,10 @@ class ResultControls:
 
     def _add_result(self, node: Any, result: Any) -> None:
         self._forget()
-        self._node, self._result, self._tour = node, result, self._doubt.Tour(node)
-        display = self._results.uncertainty_of(node).GetDisplayNode()
-        if display.GetColorNode() is None:  # slicer-core has no colours that come from files
+        self._node, self._result, self._tour = node, result, Tour(node)
+        over = uncertainty_of(node)
+        display = over.GetDisplayNode() if over is not None else None
+        if display is not None and display.GetColorNode() is None:  # slicer-core has no colours that come from files
             display.SetAndObserveColorNodeID(MAP_COLOURS)
         self._set(**self._describe(result))
         for text in result.warnings:
@@ -209,8 +208,8 @@ class ResultControls:
         if self._state.panel != self.NAME:
             return
         wanted = self._scene.GetNodeByID(node_id) if node_id else self._wanted()
-        belongs = wanted is not None and self._node is not None and wanted is self._results.reference_of(self._node)
-        over = self._results.uncertainty_of(self._node) if belongs and self._get("map") is True else None
+        belongs = wanted is not None and self._node is not None and wanted is reference_of(self._node)
+        over = uncertainty_of(self._node) if belongs and self._get("map") is True else None
         if belongs:
             self._node.GetDisplayNode().SetVisibility2DFill(over is None)  # outlines, so that the map is seen
         if wanted is not None:
@@ -249,16 +248,11 @@ class ResultControls:
         return self._state[f"{self.PREFIX}_{name}"]
 
 
-def segment_key(label: int) -> str:
-    """How the scene calls the segment of a label."""
-    return str(mrml.slicer_module("Results", mrml.SEGMENTATION).segment_id(label))
-
-
 def structure_rows(found: Sequence[tuple[Structure, str, str]]) -> list[dict[str, Any]]:
     """The table of structures, from each with its volume and that volume's spread, in words."""
     return [
         {
-            "key": segment_key(structure.label),
+            "key": segment_id(structure.label),
             "shown": True,
             "name": structure.name,
             "colour": "#{:02x}{:02x}{:02x}".format(*structure.colour),

@@ -1,4 +1,4 @@
-"""What happens when the user segments: between the page's state and the Slicer module's logic."""
+"""What happens when the user segments: between the page's state and the scene logic."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from typing import Any
 import slicer
 
 from hyperreg.errors import HyperRegError, InputError, WeightsError
+from hyperreg.mrml import geometry
+from hyperreg.mrml.registration.texts import DEVICE_TITLES
+from hyperreg.mrml.segmentation import inputs, results, texts
+from hyperreg.mrml.segmentation.logic import SegmentationLogic
 from hyperreg.segmentation import licences
 from hyperreg.segmentation.catalogue import SegmentationCard, find_model, list_models, search
-from hyperreg.view import mrml
 from hyperreg.view.loading import describe, read_image
 from hyperreg.view.messages import Messages
 from hyperreg.view.private_files import PrivateFiles
-from hyperreg.view.result import DEVICES, ResultControls, structure_rows
+from hyperreg.view.result import ResultControls, structure_rows
 from hyperreg.view.segmentation_files import write
 from hyperreg.view.segmentation_models import can_remove
 from hyperreg.view.state import ANY, SegmentationState
@@ -45,10 +48,8 @@ class SegmentationControls(ResultControls):
         images: Callable[[], Mapping[str, Any]],
         messages: Messages,
     ) -> None:
-        logic = mrml.slicer_module("Logic", mrml.SEGMENTATION).SegmentationLogic(scene, segmenter)
+        logic = SegmentationLogic(scene, segmenter)
         super().__init__(state, scene, views, files, images, logic, messages)
-        self._geometry = mrml.slicer_module("Geometry")
-        self._inputs = mrml.slicer_module("Inputs", mrml.SEGMENTATION)
         self._uploads: list[Any] = []
         self._chosen: dict[str, str] = {}
         state.update(asdict(SegmentationState()))
@@ -79,8 +80,8 @@ class SegmentationControls(ResultControls):
         """Another model was chosen: says what it is, and asks for its images."""
         card, state = self._card(), self._state
         state.segment_about, state.segment_structures = (
-            self._texts.describe_model(card),
-            self._texts.all_structures(card),
+            texts.describe_model(card),
+            texts.all_structures(card),
         )
         state.segment_licence = state.segment_guess = ""
         state.segment_can_flip = card is not None and bool(card.flips)
@@ -119,7 +120,7 @@ class SegmentationControls(ResultControls):
                 self._chosen |= {name: node.GetID() for name, node in images.items()}
                 self._offer()
                 self.show()
-                state.segment_guess = self._texts.recognised(images, guess)
+                state.segment_guess = texts.recognised(images, guess)
 
         try:
             self.logic.recognise(list(self._volumes().values()), model, told, self.tell)
@@ -146,7 +147,7 @@ class SegmentationControls(ResultControls):
         with state:
             state.error = ""
             node = self._scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", volume.name)
-            self._geometry.volume_to_node(volume, node)
+            geometry.volume_to_node(volume, node)
             node.CreateDefaultDisplayNodes()
             self._uploads.append(node)
             names = [entry["name"] for entry in state.segment_inputs if entry["role"] == role]
@@ -161,7 +162,7 @@ class SegmentationControls(ResultControls):
         self._messages.clear(self.NAME)
         try:
             card = find_model(str(state.segment_model))
-            if state.device not in DEVICES:
+            if state.device not in list(DEVICE_TITLES):
                 raise InputError("Choose a device from the list.")
             if not licences.is_accepted(card):
                 state.segment_licence = licences.licence_of(card)
@@ -200,7 +201,7 @@ class SegmentationControls(ResultControls):
     def _wanted(self) -> Any:
         """The image of the segmentation, or of the first input."""
         if self._node is not None and self._scene.IsNodePresent(self._node):
-            return self._results.reference_of(self._node)
+            return results.reference_of(self._node)
         first = next(iter(self._state.segment_inputs), None)
         return self._scene.GetNodeByID(first["volume"]) if first and first["volume"] else None
 
@@ -208,18 +209,18 @@ class SegmentationControls(ResultControls):
         found = [
             (
                 volume.structure,
-                self._texts.millilitres(volume.volume_ml),
-                self._texts.spread(volume.volume_ml, volume.sure_ml, volume.doubtful_ml),
+                texts.millilitres(volume.volume_ml),
+                texts.spread(volume.volume_ml, volume.sure_ml, volume.doubtful_ml),
             )
             for volume in result.volumes
         ]
         return {"rows": structure_rows(found)}
 
     def _describe_place(self, number: int, regions: Any, inside: str) -> str:
-        return str(self._texts.doubt(number, regions, inside))
+        return str(texts.uncertain_region(number, regions, inside))
 
     def _summary(self, run: Any) -> str:
-        return str(self._texts.summary(run))
+        return str(texts.summary(run))
 
     def _write(self, result: Segmented, folder: Path, stem: str) -> list[tuple[str, Path]]:
         return write(result, folder, stem)
@@ -240,7 +241,7 @@ class SegmentationControls(ResultControls):
         self._chosen = {name: node_id for name, node_id in self._chosen.items() if node_id in volumes}
         if card is not None:
             nodes = {entry.name: volumes.get(self._chosen.get(entry.name, "")) for entry in entries}
-            guessed = self._inputs.guess(nodes, card, volumes.values())
+            guessed = inputs.guess(nodes, card, volumes.values())
             self._chosen |= {name: node.GetID() for name, node in guessed.items()}
             if len(entries) == 1 and volumes:
                 self._chosen.setdefault(entries[0].name, next(iter(volumes)))
@@ -251,7 +252,7 @@ class SegmentationControls(ResultControls):
                 "title": "Volume" if len(entries) == 1 else entry.title,
                 "role": f"input{number}",
                 "volume": node_id,
-                "info": describe(self._geometry.volume_from_node(volumes[node_id], None)) if node_id else "",
+                "info": describe(geometry.volume_from_node(volumes[node_id], None)) if node_id else "",
             }
             for number, (entry, node_id) in enumerate(zip(entries, chosen, strict=True))
         ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hyperreg.imaging.files import write_volume
 from hyperreg.imaging.segment_files import write_segmentation
@@ -21,9 +23,13 @@ def write(segmented: Segmented, folder: Path, stem: str) -> list[tuple[str, Path
     for _title, path in files[:2]:
         write_segmentation(segmented.labels, segmented.card.structures, path)
     write_volume(segmented.uncertainty, files[2][1])
-    rows = [found.as_dict() for found in segmented.volumes]
-    with files[3][1].open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, list(rows[0]))
+    write_table([found.as_dict() for found in segmented.volumes], files[3][1])
+    return files
+
+
+def write_table(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Writes rows with the same keys as CSV; no rows make a table of one empty column."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]) if rows else ["name"])
         table.writeheader()
         table.writerows(rows)
-    return files

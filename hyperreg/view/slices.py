@@ -21,7 +21,8 @@ from trame_slicer.core import LayoutManager, SlicerApp
 from trame_slicer.rca_view.rca_view_factory import RemoteViewFactory
 from trame_slicer.views import Layout, LayoutDirection, SliceView, ThreeDView, ViewLayoutDefinition, ViewType
 
-from hyperreg.view import layer_dm, mrml
+from hyperreg.mrml.views import Views
+from hyperreg.view import layer_dm
 from hyperreg.view.furniture import COLOURS, furnish, furnish_3d
 from hyperreg.view.reading import Mouse
 from hyperreg.view.state import BOTH_VIEWS, FADE, MOVING_VIEWS, PLANES, SIDE_BY_SIDE, SLICES
@@ -147,7 +148,7 @@ class SliceViews:
         self.layouts.register_layout(IN_3D, _layout_with_3d(), lazy_initialization=True)
         self._mode = FADE
         self._arrange()
-        self._views = mrml.slicer_module("Views").Views(self._scene, self._slice_logics)
+        self._views = Views(self._scene, self._slice_logics)
         # The volumes that are shown, and the pair that was shown last: coming back to that one moves no view.
         self._shown: tuple[str, str] | None = None
         self._pair: tuple[str, str] | None = None

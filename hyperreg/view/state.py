@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from hyperreg.mrml.lifecycle import IDLE
+from hyperreg.mrml.registration.texts import lambda_words
 from hyperreg.registration import catalogue
 
 # Where the slider begins, everywhere.
 DEFAULT_LAMBDA = catalogue.NONE.default_lambda
 
-IDLE, RUNNING, LIVE = "idle", "running", "live"
 # The panel of registration.
 PANEL = "registration"
 FADE, CHECKERBOARD, SIDE_BY_SIDE = "fade", "checkerboard", "sideBySide"
@@ -28,9 +29,6 @@ OPACITY = 0.5
 BOTH_VIEWS = {"Red": "Axial", "Green": "Coronal", "Yellow": "Sagittal"}
 MOVING_VIEWS = {"Red2": "Axial", "Green2": "Coronal", "Yellow2": "Sagittal"}
 SLICES = {**BOTH_VIEWS, **MOVING_VIEWS}
-
-# Below this λ the word applies; the same words as in the Slicer module.
-WORDS = ((0.1, "most flexible"), (0.35, "flexible"), (0.65, "balanced"), (0.9, "stiff"), (2.0, "most rigid"))
 
 
 @dataclass
@@ -236,8 +234,8 @@ class FusionState:
 
 
 def word(lam: float) -> str:
-    """λ in words."""
-    return next(text for limit, text in WORDS if lam < limit)
+    """λ in a word, the first of those that the Slicer module has."""
+    return str(lambda_words(lam)).partition(":")[0].lower()
 
 
 def metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -13,21 +13,18 @@ import slicer
 from hyperreg.catalogue import Hyperparameter
 from hyperreg.errors import HyperRegError, InputError, WeightsError
 from hyperreg.imaging.volume import Volume
-from hyperreg.registration import contrast
+from hyperreg.mrml import geometry, linked, regions
+from hyperreg.mrml.lifecycle import LIVE
+from hyperreg.mrml.registration import landmarks, texts, volume_change
 from hyperreg.registration.catalogue import find_model
-from hyperreg.view import chart, mrml, outlines
+from hyperreg.view import chart, outlines
 from hyperreg.view.loading import LEFT_OUT, POINTS, REGIONS
-from hyperreg.view.state import LIVE, PANEL
+from hyperreg.view.state import PANEL
 
 # As in the page: the fixed image's cyan, the moving one's orange.
 POINT_COLOURS = {"fixed_points": (0.2, 0.9, 1.0), "moving_points": (1.0, 0.6, 0.1)}
 # A suggested λ this near is the one that is set.
 SAME_ON_SCREEN = 0.005
-CONTRAST_TITLES = {
-    contrast.AUTOMATIC: "Told from the images",
-    contrast.SAME: "The same in both images",
-    contrast.DIFFERENT: "Different (T1 and T2, CT and MRI)",
-}
 
 
 class TuningControls:
@@ -49,17 +46,13 @@ class TuningControls:
         self._views = views
         self._state, self._scene, self._logic = state, scene, logic
         self._move_lambda, self._tell = move_lambda, tell
-        self._regions_module = mrml.slicer_module("Regions")
-        self._geometry = mrml.slicer_module("Geometry")
-        self._points_kind = mrml.slicer_module("Landmarks").NODE_TYPE
-        self._companions = mrml.slicer_module("Companions")
         self._points: dict[str, Any] = dict.fromkeys(POINTS)
         self._left_out: dict[str, Any] = dict.fromkeys(LEFT_OUT)
         # The transform that the moving image is under before it is registered.
         self._moving_under: str | None = None
-        legend = mrml.slicer_module("VolumeChange").legend(chart.WIDTH, chart.INK)
+        legend = volume_change.legend(chart.WIDTH, chart.INK)
         state.volume_change_legend = chart.picture(legend[0], legend[1], "Scale of the local volume change")
-        state.contrasts = [{"title": title, "value": name} for name, title in CONTRAST_TITLES.items()]
+        state.contrasts = [{"title": title, "value": name} for name, title in texts.CONTRAST_TITLES.items()]
         # The regions' label map and its colours.
         self._node: Any = None
         self._colours: Any = None
@@ -146,20 +139,20 @@ class TuningControls:
         outlines.draw_only(outlines.give_colours(node, [1], {1: "Left out"}), {1})
         setattr(self._state, f"{role}_name", volume.name)
         node.SetAndObserveTransformNodeID(self._moving_under if role.startswith("moving") else None)
-        self._try(lambda: self._logic.set_left_out(role.partition("_")[0], node))
+        self._try(lambda: self._logic.constraints.set_left_out(role.partition("_")[0], node))
 
     def remove_left_out(self, role: Any) -> None:
         """All of an image counts again; harmless if it does already. role: one of LEFT_OUT."""
         if role in LEFT_OUT and self._left_out[role] is not None:
             node, self._left_out[role] = self._left_out[role], None
             setattr(self._state, f"{role}_name", "")
-            self._try(lambda: self._logic.set_left_out(role.partition("_")[0], None))
+            self._try(lambda: self._logic.constraints.set_left_out(role.partition("_")[0], None))
             self._scene.RemoveNode(node.GetDisplayNode().GetColorNode())
             self._scene.RemoveNode(node)
 
     def _label_map(self, volume: Volume) -> Any:
         node = self._scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", volume.name)
-        self._geometry.volume_to_node(volume, node)
+        geometry.volume_to_node(volume, node)
         node.CreateDefaultDisplayNodes()
         return node
 
@@ -175,7 +168,7 @@ class TuningControls:
         self._colours = outlines.give_colours(node, labels, names or {})
         self._node = node
         try:
-            found = self._regions_module.regions_of(node)
+            found = regions.regions_of(node)
         except InputError:
             self.remove_regions()
             raise
@@ -196,7 +189,7 @@ class TuningControls:
     def place_points(self, role: str, points: npt.NDArray[np.float64], names: Sequence[str], file: str) -> None:
         """Measures by landmarks of one of the images. role: one of POINTS; points: (P, 3), RAS mm; names: of each."""
         self._drop_points(role)
-        node = self._scene.AddNewNodeByClass(self._points_kind, file)
+        node = self._scene.AddNewNodeByClass(landmarks.NODE_TYPE, file)
         for point, name in zip(points, names, strict=True):
             node.AddControlPoint(point.tolist(), name)
         _mark(node, POINT_COLOURS[role])
@@ -240,7 +233,7 @@ class TuningControls:
 
     def _measure_by_points(self) -> None:
         points = (self._points[role] for role in POINTS)
-        self._try(lambda: self._logic.set_landmarks(*points, self._pull, self._measured_only))
+        self._try(lambda: self._logic.constraints.set_landmarks(*points, self._pull, self._measured_only))
 
     def remove_regions(self) -> None:
         """Everything follows the slider again; the label map is forgotten."""
@@ -249,7 +242,7 @@ class TuningControls:
         colours, self._colours = self._colours, None
         if node is not None:
             self._views.set_outlines(None)
-            self._logic.set_regions(None, {})
+            self._logic.constraints.set_regions(None, {})
             self._scene.RemoveNode(node)
         if colours is not None:
             self._scene.RemoveNode(colours)
@@ -273,7 +266,7 @@ class TuningControls:
         lambdas = {row["key"]: row["lam"] for row in rows if row["own"]}
         rigid = {row["key"] for row in rows if row["rigid"]}
         outlines.draw_only(self._colours, {int(other) for other in rigid | set(lambdas)})
-        self._try(lambda: self._logic.set_regions(self._node, lambdas, rigid))
+        self._try(lambda: self._logic.constraints.set_regions(self._node, lambdas, rigid))
 
     # What the logic says
 
@@ -283,12 +276,12 @@ class TuningControls:
         suggestion = logic.suggestion
         moving, area = logic.pair[1], self._left_out["moving_left_out"]
         if moving is not None and area is not None:
-            self._companions.accompany(moving, area)
+            linked.accompany(moving, area)
         state.stage_text = logic.stage_text if state.phase == LIVE else ""
         state.contrast_note = logic.registration.note if state.phase == LIVE else ""
         state.full_automatically, state.can_request_full = logic.full_automatically, logic.can_request_full
         self._show_work()
-        state.landmarks_note = logic.landmarks_note
+        state.landmarks_note = logic.constraints.landmarks_note
         if (rows := logic.landmark_rows) is not self._rows:
             self._rows = rows
             state.landmark_rows = [

@@ -1,0 +1,1 @@
+"""Fusion in the scene: atlases and segmentations of several readers, the consensus they leave."""

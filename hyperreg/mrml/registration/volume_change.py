@@ -1,0 +1,163 @@
+"""Where the shown deformation gives or takes volume: a map over the slices, in %, and its scale.
+
+The colours follow the logarithm of the volume, so that halved and doubled are equally strong; unchanged is white.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import slicer
+
+from hyperreg.imaging.intensity import foreground
+from hyperreg.imaging.resampling import resample
+from hyperreg.imaging.volume import DisplacementField, Grid, Volume
+from hyperreg.mrml import geometry, linked, nodes
+from hyperreg.mrml.shapes import Line, Shape, Text
+from hyperreg.registration.volume_change import percent, volume_change
+from hyperreg.worker.live_pair import Shown
+
+# Volumes from halved to doubled, in %; what lies beyond has the colour of the end. The same at every λ, so that
+# pictures can be compared.
+LEAST, MOST = -50.0, 100.0
+TICKS = ((-50.0, "-50 %"), (-25.0, "-25 %"), (0.0, "0"), (33.3, "+33 %"), (100.0, "+100 %"))
+# Strength, from halved (-1) over unchanged to doubled (1), and its red, green, blue. Small changes have colours of
+# their own (.07 are 5 %); blue and red are told apart by the colour-blind, too.
+STOPS = (
+    (-1.0, (0.05, 0.10, 0.50)),
+    (-0.4, (0.10, 0.35, 0.95)),
+    (-0.07, (0.45, 0.85, 1.0)),
+    (0.0, (1.0, 1.0, 1.0)),
+    (0.07, (1.0, 0.90, 0.40)),
+    (0.4, (1.0, 0.40, 0.05)),
+    (1.0, (0.60, 0.0, 0.10)),
+)
+COLOURS = 512
+# It takes a moment: computed when nothing has moved for so long.
+REST_S = 0.15
+# What lies below is none: the air, which has no number, is not drawn.
+LEAST_DRAWN = -1e6
+TABLE_NAME = "Local volume change"
+# Node reference of a live transform: its map.
+VOLUME_CHANGE_ROLE = "HyperReg.volumeChange"
+BAR, MARGIN, HEIGHT = 10.0, 22.0, 34
+
+
+class ChangeMap:
+    """The map of a live registration: made only where it is wanted, and when nothing has moved for a moment."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+        # What it is of, and when something moved last.
+        self._of: Shown | None = None
+        self._moved_at = 0.0
+        # Where the fixed volume shows the body, and on which grid.
+        self._body: tuple[Any, Any] = (None, None)
+
+    def moved(self) -> None:
+        """Something else is shown now."""
+        self._moved_at = time.monotonic()
+
+    def node(self, transform: slicer.vtkMRMLTransformNode | None, shown: Shown) -> Any:
+        """The map of exactly what is shown; None where there is none (yet)."""
+        return node_of(transform) if self.wanted and self._of is shown else None
+
+    def settle(self, transform: slicer.vtkMRMLTransformNode, shown: Shown) -> Any:
+        """The map, if it is wanted and was made now; else None. To be called regularly."""
+        if not self.wanted or self.node(transform, shown) is not None or time.monotonic() - self._moved_at < REST_S:
+            return None
+        fixed, _moving = linked.ends(transform)
+        field = shown.fields.forward
+        place = (fixed, fixed.GetMTime(), field.grid.shape, field.ijk_to_ras.tobytes())
+        if self._body[0] != place:
+            self._body = place, body_of(fixed, field.grid)
+        self._of = shown
+        return fill(transform, field, self._body[1])
+
+
+def node_of(transform: slicer.vtkMRMLTransformNode | None) -> slicer.vtkMRMLScalarVolumeNode | None:
+    """The map that belongs to a live transform; None without one."""
+    return transform.GetNodeReference(VOLUME_CHANGE_ROLE) if transform is not None else None
+
+
+def body_of(node: slicer.vtkMRMLScalarVolumeNode, grid: Grid) -> npt.NDArray[np.bool_]:
+    """Where a volume shows the body, on a grid of the world: (I, J, K)."""
+    volume = geometry.volume_from_node(node, linked.parent_before(node))
+    return foreground(resample(volume, grid, interpolation="nearest"))
+
+
+def fill(
+    transform: slicer.vtkMRMLTransformNode, field: DisplacementField, body: npt.NDArray[np.bool_]
+) -> slicer.vtkMRMLScalarVolumeNode:
+    """Puts the volume change of a field, in %, into the map of its live transform, which is made if there is none.
+
+    body: (I, J, K), on the field's grid; elsewhere, in the air, the map has no number (NaN) and is not seen.
+    """
+    scene, node = transform.GetScene(), node_of(transform)
+    if node is None:
+        node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
+        transform.SetNodeReferenceID(VOLUME_CHANGE_ROLE, node.GetID())
+    change = volume_change(field)
+    geometry.volume_to_node(
+        Volume(np.where(body, percent(change.array), np.float32(np.nan)), change.ijk_to_ras, node.GetName()), node
+    )
+    if node.GetDisplayNode() is None:
+        node.CreateDefaultDisplayNodes()
+        display = node.GetDisplayNode()
+        display.SetAndObserveColorNodeID(_colours(scene).GetID())
+        display.SetAutoWindowLevel(False)
+        display.SetWindowLevelMinMax(LEAST, MOST)
+        display.SetThreshold(LEAST_DRAWN, -LEAST_DRAWN)
+        display.SetApplyThreshold(True)  # no number lies in no range
+    return node
+
+
+def remove(transform: slicer.vtkMRMLTransformNode | None) -> None:
+    """Takes the map of a live transform out of the scene; harmless if there is none."""
+    node = node_of(transform)
+    if node is not None:
+        node.GetScene().RemoveNode(node)
+
+
+def legend(width: float, ink: str) -> tuple[int, Sequence[Shape]]:
+    """The scale of the colours: its height in pixels and what to draw. ink: colour of the text, "#rrggbb"."""
+    shapes: list[Shape] = []
+    across = width - 2 * MARGIN
+    for column in range(round(across)):
+        red, green, blue = (round(255 * part) for part in _colour(2 * column / across - 1))
+        shapes.append(
+            Line(((MARGIN + column, 2.0), (MARGIN + column, 2.0 + BAR)), f"#{red:02x}{green:02x}{blue:02x}", 1.5)
+        )
+    for change, text in TICKS:
+        x = MARGIN + across * (_strength(change) + 1) / 2
+        shapes += [Line(((x, 2.0), (x, BAR + 6)), ink), Text(x, BAR + 14, text, ink, "middle")]
+    return HEIGHT, shapes
+
+
+def _strength(change: float) -> float:
+    """Where a change in % lies on the scale, -1 (halved) to 1 (doubled)."""
+    return math.log2(1 + change / 100)
+
+
+def _colour(strength: float) -> tuple[float, float, float]:
+    """Red, green and blue, 0 to 1, at a place of the scale."""
+    places, colours = zip(*STOPS, strict=True)
+    red, green, blue = (float(np.interp(strength, places, part)) for part in zip(*colours, strict=True))
+    return red, green, blue
+
+
+def _colours(scene: Any) -> slicer.vtkMRMLColorTableNode:
+    """The colour table of the maps; one per scene."""
+    for table in nodes.of_class(scene, nodes.COLOUR_TABLE):
+        if table.GetName() == TABLE_NAME and table.GetNumberOfColors() == COLOURS:
+            return table
+    colours = {
+        row: (f"{percentage:+.0f} %", *_colour(_strength(percentage)), 1.0)
+        for row, percentage in enumerate(np.linspace(LEAST, MOST, COLOURS).tolist())
+    }
+    return nodes.add_colour_table(scene, TABLE_NAME, colours)

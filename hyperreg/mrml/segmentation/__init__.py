@@ -1,0 +1,1 @@
+"""Segmentation in the scene: runs in the worker, the segmentations they leave, the way along uncertain places."""
