@@ -22,6 +22,7 @@ class Initial(enum.Enum):
     SIMILARITY = "similarity"
     RIGID = "rigid"
     CENTRES = "com"
+    LANDMARKS = "landmarks"
     NONE = "none"
     TRANSFORM = "transform"
 

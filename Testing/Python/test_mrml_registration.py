@@ -203,6 +203,37 @@ def test_alignment_only_is_a_linear_transform_that_stays(bench, method):
     assert not bench.logic.can_reset
 
 
+def point_list(bench, points, parent=None):
+    node = bench.scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "points")
+    for point in points:
+        node.AddControlPoint(point.tolist())
+    node.SetAndObserveTransformNodeID(parent and parent.GetID())
+    return node
+
+
+def test_landmarks_alone_align_and_start_a_registration(bench):
+    """The moving volume and its points are under a transform."""
+    to_world = turned(10, (1, 1, 1), (1, 1, 1), (4.0, 5.0, 6.0))
+    before = bench.transform(to_world)
+    bench.moving.SetAndObserveTransformNodeID(before.GetID())
+    places = bench.fixed_points()[::2]
+    there = (np.c_[places, np.ones(len(places))] @ (np.linalg.inv(to_world) @ LINEAR).T)[:, :3]
+    with pytest.raises(InputError, match="needs landmarks of both images"):
+        bench.logic.align(bench.fixed, bench.moving, method="landmarks")
+    with pytest.raises(InputError, match="needs landmarks of both images"):
+        bench.register(initial="landmarks")
+    assert bench.registration.calls == []
+    bench.logic.constraints.set_landmarks(point_list(bench, places), point_list(bench, there, before))
+    bench.logic.align(bench.fixed, bench.moving, method="landmarks")
+    np.testing.assert_allclose(bench.registration.prepared_with["initial"], LINEAR, atol=1e-4)
+    bench.registration.answer_ready()
+    bench.logic.reset()
+    bench.go_live(initial="landmarks")
+    np.testing.assert_allclose(bench.registration.prepared_with["initial"], LINEAR, atol=1e-4)
+    bench.go_live(initial="landmarks")
+    np.testing.assert_allclose(bench.registration.prepared_with["initial"], LINEAR, atol=1e-4)
+
+
 def test_a_registration_goes_on_from_an_alignment_and_resets_to_it(bench):
     bench.logic.align(bench.fixed, bench.moving, method="rigid")
     bench.registration.answer_ready()

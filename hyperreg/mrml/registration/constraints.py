@@ -9,12 +9,14 @@ import numpy as np
 import slicer
 
 from hyperreg.errors import HyperRegError, InputError
-from hyperreg.imaging.transform import Transform
+from hyperreg.imaging.transform import Matrix, Transform
 from hyperreg.imaging.volume import Grid, Volume
 from hyperreg.mrml import regions
 from hyperreg.mrml.registration import landmarks
 from hyperreg.mrml.registration.masks import ROLES, LeftOut
 from hyperreg.registration.anchors import check_lambda
+from hyperreg.registration.landmarks import pair_landmarks
+from hyperreg.registration.start import landmark_alignment
 from hyperreg.worker.live_pair import Shown
 
 
@@ -88,6 +90,19 @@ class Constraints:
             landmarks.Row(key, name, before, now, key in self._measured_only)
             for (key, name), before, now in zip(found.points, *distances, strict=True)
         ]
+
+    def landmark_alignment(self) -> Matrix:
+        """The linear map of fixed RAS to moving RAS, mm, that the landmarks alone ask for: (4, 4).
+
+        Raises InputError without pairs of landmarks, and as `start.landmark_alignment` does.
+        """
+        found = landmarks.chosen(*(self._node(node_id) for node_id in self._landmark_ids))
+        pair = pair_landmarks(found.fixed, found.moving)
+        if pair is None:
+            raise InputError(
+                found.note or "An alignment by landmarks needs landmarks of both images: place or open them first."
+            )
+        return landmark_alignment(pair)
 
     # What can be set
 

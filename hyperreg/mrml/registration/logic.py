@@ -19,6 +19,7 @@ import slicer
 import vtk
 
 from hyperreg.errors import InputError
+from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Grid
 from hyperreg.mrml import geometry, linked
 from hyperreg.mrml.lifecycle import IDLE, LIVE, RUNNING, ignore
@@ -29,6 +30,7 @@ from hyperreg.registration.anchors import SAME_LAMBDA, check_lambda
 from hyperreg.registration.catalogue import NO_MODEL
 from hyperreg.registration.contrast import AUTOMATIC
 from hyperreg.registration.response import Response, Suggestion, warning
+from hyperreg.registration.start import BY_LANDMARKS
 from hyperreg.worker.live_pair import Shown
 
 
@@ -246,8 +248,8 @@ class RegistrationLogic:
         """Starts a registration and returns at once; `on_change` tells when it is live.
 
         lam: 0 (most flexible) to 1 (most rigid): where to begin.
-        initial: one of `start.ALIGNMENTS`, or a transform node of any kind that carries the moving volume onto the
-            fixed one. If the moving volume is already under that node, it is not applied twice.
+        initial: one of `start.ALIGNMENTS`, "landmarks", or a transform node of any kind that carries the moving volume
+            onto the fixed one. If the moving volume is already under that node, it is not applied twice.
         contrast: whether both volumes show tissues alike, one of `contrast.CONTRASTS`. symmetric: whether neither
             volume is preferred, as for two visits of one person.
         Raises InputError if the nodes cannot be registered, WeightsError without the model; nothing has changed then.
@@ -256,7 +258,7 @@ class RegistrationLogic:
         fixed_volume, moving_volume, run = inputs.read_pair(fixed, moving, model, initial)
         labels, names, notes = inputs.label_maps((fixed_labels, moving_labels), (fixed_volume, moving_volume))
         run = dataclasses.replace(run, label_names=names)
-        start = inputs.initial_alignment(initial, moving, fixed_volume.grid)
+        start = self._start(initial, moving, fixed_volume.grid)
         parent = moving.GetParentTransformNode()
         if linked.is_live_transform(parent):
             self._transform_id = parent.GetID()
@@ -288,13 +290,21 @@ class RegistrationLogic:
     ) -> None:
         """Starts a linear alignment, without any deformation, and returns at once; `on_aligned` gives the result.
 
-        method: one of `start.ALIGNMENTS`. It ends what was live. Raises InputError; nothing has changed then.
+        method: one of `start.ALIGNMENTS`, or "landmarks". It ends what was live. Raises InputError; nothing has changed
+        then.
         """
         fixed_volume, moving_volume, run = inputs.read_pair(fixed, moving, NO_MODEL, method)
-        start = inputs.initial_alignment(method, moving, fixed_volume.grid)
+        start = self._start(method, moving, fixed_volume.grid)
         self.registration.prepare(fixed_volume, moving_volume, model=NO_MODEL, device=device, initial=start)
         self._pending = dataclasses.replace(run, alignment=method)
         self.on_change()
+
+    def _start(
+        self, initial: str | slicer.vtkMRMLTransformNode, moving: slicer.vtkMRMLScalarVolumeNode, fixed: Grid
+    ) -> str | np.ndarray | Transform:
+        if initial == BY_LANDMARKS:
+            return self.constraints.landmark_alignment()
+        return inputs.initial_alignment(initial, moving, fixed)
 
     def cancel(self) -> None:
         """Gives up the registration that is running; the scene and an earlier live registration stay as they were."""

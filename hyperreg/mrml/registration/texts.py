@@ -17,6 +17,7 @@ ALIGNMENT_TITLES = {
     "similarity": _("Similarity: rigid and one scale"),
     "rigid": _("Rigid"),
     "com": _("Centres of mass"),
+    "landmarks": _("Landmarks alone"),
     "none": _("None: already aligned"),
 }
 DEVICE_TITLES = {"auto": _("Automatic"), "cpu": _("CPU"), "cuda": _("GPU")}
