@@ -38,7 +38,7 @@ ALLOWED = {
     "training": FOUNDATION | {"fusion", "nets", "registration", "segmentation"},
     "automl": FOUNDATION | {"nets", "segmentation", "training"},
     "doctor": FOUNDATION | {"registration", "segmentation", "worker"},
-    "mrml": FOUNDATION | {"registration", "segmentation", "worker"},
+    "mrml": FOUNDATION | {"fusion", "registration", "segmentation", "worker"},
     "view": FOUNDATION | {"fusion", "mrml", "registration", "sample", "segmentation", "worker"},
     "cli": FOUNDATION
     | {"automl", "doctor", "fusion", "phantom", "registration", "segmentation", "training", "view", "worker"},
