@@ -22,11 +22,12 @@ from hyperreg.registration.contrast import check_contrast
 from hyperreg.sample import SAMPLE
 from hyperreg.view import choices, results
 from hyperreg.view.alignment import AlignmentControls
-from hyperreg.view.loading import IMAGES, LEFT_OUT, POINTS, REGIONS, check_place, read_landmarks, read_role
+from hyperreg.view.loading import IMAGES, LEFT_OUT, POINTS, REGIONS, SERIES, check_place, read_landmarks, read_role
 from hyperreg.view.messages import Messages
 from hyperreg.view.pair import LABELS, OpenPair
 from hyperreg.view.panels import nothing
 from hyperreg.view.private_files import PrivateFiles
+from hyperreg.view.series import SeriesControls
 from hyperreg.view.state import FADE, MODES, PANEL, metric_rows, word
 from hyperreg.view.tuning import TuningControls
 from hyperreg.worker.live_pair import Shown
@@ -79,6 +80,7 @@ class Controller:
         # Model and initial alignment of the registration that is being prepared, and of the one that is live.
         self._next = self._current = ("", "")
         self.tuning = TuningControls(state, scene, self.logic, self._move_lambda, self.tell, views)
+        self.series = SeriesControls(state, files, lambda: self.pair.volumes, self._take, self.tell)
         self.alignment = AlignmentControls(state, self.logic, self.pair, files, self.tell, self.show)
         choices.offer(state)
         self._begin_at_default()
@@ -118,6 +120,9 @@ class Controller:
             self._state.uploading = role
         notes: list[str] = []
         try:
+            if role == SERIES:
+                await self.series.accept_upload(path)
+                return
             if role in POINTS:
                 self._place_points(role, path)
                 return
@@ -136,19 +141,23 @@ class Controller:
             with self._state:
                 self._state.uploading = ""
         with self._state:
-            self._reset()
-            self._state.error = ""
-            if role in IMAGES and self._state.sample:
-                # One's own image has nothing to do with the sample's other half, nor with its label maps.
-                for other in ("fixed_labels", "moving_labels"):
-                    self.pair.remove(other)
-                self._state.sample = False
-            self._place(role, volume, names)
-            if role in IMAGES:
-                self._begin_at_default()
-            for note in notes:
-                self._warned(note)
-            self.show()
+            self._take(role, volume, notes, names)
+
+    def _take(self, role: str, volume: Volume, notes: list[str], names: Mapping[int, str] | None = None) -> None:
+        """Opens an image or a label map of one. names: of its labels."""
+        self._reset()
+        self._state.error = ""
+        if role in IMAGES and self._state.sample:
+            # One's own image has nothing to do with the sample's other half, nor with its label maps.
+            for other in ("fixed_labels", "moving_labels"):
+                self.pair.remove(other)
+            self._state.sample = False
+        self._place(role, volume, names)
+        if role in IMAGES:
+            self._begin_at_default()
+        for note in notes:
+            self._warned(note)
+        self.show()
 
     def _place_points(self, role: str, path: Path) -> None:
         if role.removesuffix("_points") not in self.pair.volumes:

@@ -21,6 +21,8 @@ from hyperreg.imaging.volume import Volume
 IMAGES = ("fixed", "moving")
 # The roles of landmarks.
 POINTS = ("fixed_points", "moving_points")
+# The role of a zip of DICOM series.
+SERIES = "series"
 # The role of a label map of regions with a λ of their own; it lies on the fixed image.
 REGIONS = "regions"
 # The roles of label maps of what is left out of the match.

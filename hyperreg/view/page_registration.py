@@ -115,6 +115,53 @@ def bar(controller: Controller) -> None:
         )
 
 
+def _series(controller: Controller) -> None:
+    """DICOM: what lies in a folder or zip, and which of it is opened as what."""
+    series = controller.series
+    busy = "series_busy || uploading !== ''"
+    with section("series", "DICOM", "hyperreg-series", eager=True), drop_target("series", ""):
+        with html.Div(classes="d-flex align-center"):
+            v.VTextField(
+                v_model=("series_source",),
+                label="Folder, DICOMDIR or zip",
+                placeholder="/path/of/the/folder",
+                density="compact",
+                hide_details=True,
+                disabled=(busy,),
+                classes="hyperreg-series-source",
+                title="On the computer that HyperReg runs on",
+                keyup_enter=series.look,
+            )
+            v.VBtn(
+                icon="mdi-folder-search-outline",
+                variant="text",
+                size="small",
+                loading=("series_busy !== ''",),
+                disabled=(f"!series_source || {busy}",),
+                click=series.look,
+                classes="hyperreg-series-look",
+                title="List the series that lie there",
+                aria_label="List the series that lie there",
+            )
+            upload_button("series", "Open a zip of DICOM files (or drop it here)", ".zip")
+        html.Div("{{ series_busy || series_found }}", classes="text-caption text-medium-emphasis hyperreg-series-found")
+        with html.Div(v_for="row in series_rows", key="row.number", classes="d-flex align-center hyperreg-series-row"):
+            with html.Div(classes="flex-grow-1 overflow-hidden", title=("row.problem || row.title",)):
+                html.Div("{{ row.title }}", classes="text-body-2 text-truncate")
+                html.Div("{{ row.problem || row.about }}", classes="text-caption text-medium-emphasis text-truncate")
+            for role in IMAGE_ROLES:
+                v.VBtn(
+                    role.capitalize(),
+                    v_if="!row.problem",
+                    size="x-small",
+                    variant="tonal",
+                    disabled=(busy,),
+                    click=(series.open, f"[row.number, '{role}']"),
+                    classes=f"ml-1 hyperreg-series-{role}",
+                    title=f"Open this series as the {role} image",
+                )
+
+
 def _images(controller: Controller) -> None:
     with html.Div(classes="hyperreg-images"):
         for role in IMAGE_ROLES:
@@ -128,6 +175,8 @@ def _images(controller: Controller) -> None:
                     )
                     html.Div(f"{{{{ {role}_info }}}}", classes="text-caption text-medium-emphasis text-truncate")
                 upload_button(role, f"Open another {role} image")
+    with sections("image_sections"):
+        _series(controller)
     with v.VAlert(
         v_if="overlap_note", type="warning", variant="tonal", density="compact", classes="my-2 hyperreg-overlap"
     ):

@@ -67,7 +67,7 @@ class PrivateFiles:
         if extension(clean) not in READABLE and not clean.lower().endswith((*READABLE_POINTS, MODEL)):
             raise InputError(
                 f"'{clean}' is no image file that can be uploaded. Use {', '.join(READABLE)}. "
-                "For a DICOM series, start the app with FIXED=folder or MOVING=folder."
+                "A DICOM series: as a zip, under 'DICOM'."
             )
         if announced is not None and announced > self.limit:
             raise InputError(self._too_large(clean))

@@ -17,7 +17,7 @@ CHUNK_BYTES = 1 << 18
 # Browsers send a header of one's own to another origin only after asking; nobody is answered here.
 NAME_HEADER = "X-HyperReg-Name"
 # The last ones are the images that a segmentation model wants, by their number.
-ROLE = re.compile(r"(fixed|moving)(_labels|_points|_left_out)?|regions|input[0-9]|model")
+ROLE = re.compile(r"(fixed|moving)(_labels|_points|_left_out)?|regions|series|input[0-9]|model")
 
 Accept = Callable[[str, Path], Awaitable[None]]
 

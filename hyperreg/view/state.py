@@ -42,7 +42,11 @@ class PageState:
     full_running: whether that is full resolution. can_request_full: whether full resolution has to be asked for.
     rows: the metrics, see `metric_rows`; fresh: whether there are any of what is shown; else "now" is blank.
     downloads: {title, name, url}.
-    uploading: the role whose file is on its way, or "". models, devices, alignments, contrasts: {title, value} to
+    uploading: the role whose file is on its way, or "".
+    image_sections: those below the images that are unfolded. series_source: where DICOM files lie on the computer that
+    the app runs on, as typed; series_busy: what is read of them, in words, or ""; series_found: what there is, in
+    words; series_rows: {number, title, about, problem}.
+    models, devices, alignments, contrasts: {title, value} to
     choose from. landmarks_note: how many pairs of landmarks there are, or what is missing.
     pull: how much the landmarks attract each other; landmark_rows: {key, name, before, now, pulls}, one per pair.
     contrast_note: what the user should know of how the pair is registered.
@@ -66,6 +70,11 @@ class PageState:
     moving_labels_name: str = ""
     sample: bool = False
     uploading: str = ""
+    image_sections: list[str] = field(default_factory=list)
+    series_source: str = ""
+    series_busy: str = ""
+    series_found: str = ""
+    series_rows: list[dict[str, Any]] = field(default_factory=list)
     progress: float = 0.0
     progress_text: str = ""
     lam: float = DEFAULT_LAMBDA

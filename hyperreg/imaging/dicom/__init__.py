@@ -12,6 +12,7 @@ from hyperreg.imaging.dicom.series import (
     read_segmentation,
     read_series,
     split_number,
+    two_patients,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "read_segmentation",
     "read_series",
     "split_number",
+    "two_patients",
 ]

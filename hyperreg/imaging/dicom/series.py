@@ -360,7 +360,12 @@ def different_patients(first: Path, second: Path) -> str:
     """A warning if two paths mean DICOM series of different patients; "" if not, or if their headers do not tell."""
     if not (is_dicom_source(first) and is_dicom_source(second)):
         return ""
-    one, other = (find_series(path)[0].first for path in (first, second))
+    return two_patients(*(find_series(path)[0] for path in (first, second)))
+
+
+def two_patients(first: Series, second: Series) -> str:
+    """A warning if two series are of different patients; "" if not, or if their headers do not tell."""
+    one, other = first.first, second.first
     # Of two that both are there; a name may be written in several ways.
     known = [pair for k in ("PatientID", "PatientName") if all(pair := (one.text(k), other.text(k)))]
     if not known or known[0][0] == known[0][1]:
