@@ -13,13 +13,16 @@ from hyperreg.imaging.dicom.series import (
     read_series,
     split_number,
 )
+from hyperreg.imaging.dicom.sources import BARE, is_bare_file
 
 __all__ = [
+    "BARE",
     "Listing",
     "Series",
     "different_patients",
     "find_series",
     "frame_of_reference",
+    "is_bare_file",
     "is_dicom_source",
     "list_series",
     "read_dicom",
