@@ -169,6 +169,17 @@ def test_label_numbers_that_floats_round_are_refused():
         as_labels(Volume((labels + 5).astype(np.float32), MATRIX))
 
 
+def test_label_numbers_beyond_those_of_64_bits_are_refused(tmp_path):
+    labels = np.zeros((4, 4, 4), np.uint64)
+    labels[1] = 2**63 - 1
+    write_volume(Volume(labels, MATRIX), tmp_path / "l.nii.gz")
+    assert read_label_map(tmp_path / "l.nii.gz").array.max() == 2**63 - 1
+    labels[1] = 2**63
+    write_volume(Volume(labels, MATRIX), tmp_path / "l.nii.gz")
+    with pytest.raises(InputError, match="9223372036854775808, more than"):
+        read_label_map(tmp_path / "l.nii.gz")
+
+
 @pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".mha"])
 def test_vectors_are_read_as_they_are(tmp_path, ending):
     vectors = np.random.default_rng(1).normal(0, 3, (3, 7, 6, 5)).astype(np.float32)

@@ -7,6 +7,7 @@ layers, which are the first axis of a file of four; before Slicer 4.11, every se
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,7 @@ def read_segments(path: Path, confined: bool = False) -> LabelMap | None:
     their number behind them. confined: see `files.read_volume`. Raises FileError for a damaged file, InputError for one
     that HyperReg does not take.
     """
-    header = headers.read_header(path) if path.is_file() else None
+    header = headers.read_header(path) if os.path.isfile(path) else None
     if header is None or not any(key.startswith("Segment0_") for key in header.pairs):
         return None
     layered = len(header.sizes) > 3 and header.sizes[0] > 1
