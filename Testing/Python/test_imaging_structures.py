@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import unicodedata
 from pathlib import Path
 
 import nibabel
@@ -90,6 +91,20 @@ def test_maps_without_any_name_keep_their_numbers() -> None:
     alike, table, texts = numbered_alike(maps)
     assert [one.labels for one in alike] == [[4, 7], [7, 200]]
     assert (table, texts) == ({}, [])
+
+
+def test_a_sign_is_part_of_a_number_and_accents_are_written_in_two_ways() -> None:
+    minus = volume(np.array([-3, -7], np.int16).reshape(-1, 1, 1), name="minus")
+    maps = [LabelMap((minus,)), drawn("plus", labels=(3, 7))]
+    alike, _table, texts = numbered_alike(maps)
+    assert [one.labels for one in alike] == [[-7, -3], [3, 7]]
+    assert texts == []
+    with pytest.raises(InputError, match="no structure in common"):
+        compared(*maps)
+    composed, apart = (unicodedata.normalize(form, "Hüftgelenk") for form in ("NFC", "NFD"))
+    _fixed, moving, table, _texts = compared(drawn("a", composed, labels=(5,)), drawn("b", apart, labels=(9,)))
+    assert moving.labels == [5]
+    assert [meaning.name for meaning in table.values()] == [composed]
 
 
 TWO = {17: Meaning("Left-Hippocampus", (220, 216, 20)), 18: Meaning("Left Amygdala", (103, 255, 255))}
