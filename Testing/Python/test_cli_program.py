@@ -65,6 +65,15 @@ def test_a_report_names_files_whose_names_are_no_text(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "report.json").read_text("utf-8")) == {"fixed": {"file": name}, "λ": 0.2}
 
 
+@pytest.mark.parametrize("arguments", [["dicom"], ["sweep", "a.nii"], ["search"], ["train", "segmentation"]])
+def test_a_name_that_the_system_refuses_is_no_fault_of_the_program(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HYPERREG_DEBUG", "")
+    assert run(*arguments, "x" * 300) in (ExitCode.INPUT, ExitCode.FILE)
+    assert "fault of HyperReg" not in capsys.readouterr().err
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--version") == 0
     assert capsys.readouterr().out.strip() == f"hyperreg {hyperreg.__version__}"
@@ -82,6 +91,8 @@ def test_every_kind_of_error_has_its_own_documented_code() -> None:
     assert codes == {
         InputError: 2, FileError: 3, WeightsError: 4, OutOfMemory: 5, WorkerError: 6, Cancelled: 130,
     }  # fmt: skip
+    assert exit_code(PermissionError(13, "Permission denied", "/root/a.nii")) == ExitCode.FILE
+    assert exit_code(ConnectionResetError(104, "Connection reset by peer")) == ExitCode.OTHER
     assert exit_code(MemoryError()) == ExitCode.MEMORY
     assert exit_code(RuntimeError("DefaultCPUAllocator: can't allocate memory")) == ExitCode.MEMORY
     for code in ExitCode:
