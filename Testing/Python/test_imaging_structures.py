@@ -275,6 +275,28 @@ def test_values_that_belong_to_no_segment_are_told(tmp_path: Path) -> None:
     assert "belong to none of its segments (4)" in found.warnings[0]
 
 
+@pytest.mark.parametrize("numbers", [(1, 2), (0, 3), (5, 12)])
+def test_segments_keep_their_names_wherever_their_numbering_begins(tmp_path: Path, numbers: tuple[int, int]) -> None:
+    image = sitk.GetImageFromArray(np.array([[[0, 1, 4]]], np.uint8))
+    for number, name, value in zip(numbers, ("Liver", "Spleen"), ("1", "4"), strict=True):
+        image.SetMetaData(f"Segment{number}_Name", name)
+        image.SetMetaData(f"Segment{number}_LabelValue", value)
+    sitk.WriteImage(image, str(tmp_path / "x.seg.nrrd"))
+    found = read_structures(tmp_path / "x.seg.nrrd")
+    assert {value: meaning.name for value, meaning in found.table.items()} == {1: "Liver", 4: "Spleen"}
+    assert found.warnings == ()
+
+
+def test_a_segment_with_the_background_s_value_is_told(tmp_path: Path) -> None:
+    image = sitk.GetImageFromArray(np.array([[[0, 1, 1]]], np.uint8))
+    for word, text in {"0_Name": "Liver", "0_LabelValue": "0", "1_Name": "Spleen", "1_LabelValue": "1"}.items():
+        image.SetMetaData(f"Segment{word}", text)
+    sitk.WriteImage(image, str(tmp_path / "x.seg.nrrd"))
+    found = read_structures(tmp_path / "x.seg.nrrd")
+    assert {value: meaning.name for value, meaning in found.table.items()} == {1: "Spleen"}
+    assert "the value 0, of the background: Liver" in found.warnings[0]
+
+
 def test_a_table_beside_the_labels_is_found_under_its_many_names(tmp_path: Path) -> None:
     array = np.arange(GRID.shape[0], dtype=np.uint8).clip(max=3)[:, None, None] * np.ones(GRID.shape, np.uint8)
     write_volume(Volume(array, GRID.ijk_to_ras, "l"), tmp_path / "l.nii.gz")
