@@ -132,7 +132,7 @@ def write_volume(volume: Volume, path: PathLike) -> None:
         elif kind in (".mgz", ".mgh"):
             mgh.write(target, array, volume)
         else:
-            sitk.WriteImage(image, str(target), useCompression=True)
+            sitk.WriteImage(image, itk.text_of(target), useCompression=True)
 
 
 def _name_of(path: Path) -> str:

@@ -65,7 +65,7 @@ def write_transform(transform: Transform, path: PathLike, reference: Grid | None
         return
     numbers = 24 + sum(stage.array.size for stage in transform.stages if isinstance(stage, DisplacementField))
     with replacing(path, numbers * BYTES_PER_NUMBER[kind] + HEADER_ALLOWANCE) as target, itk.quiet():
-        sitk.WriteTransform(to_sitk(transform), str(target))
+        sitk.WriteTransform(to_sitk(transform), itk.text_of(target))
         if kind != ".h5" and not _text_is_complete(target):
             raise FileError(
                 f"'{path}' could not be written completely. Is the disk full? Free some space and try again."
@@ -155,7 +155,7 @@ def _write_field(field: DisplacementField, path: Path) -> None:
             return
         image = sitk.Cast(itk.field_to_itk(field), sitk.sitkVectorFloat32)
         image.SetMetaData("intent_code", str(nifti.INTENT_DISPLACEMENT))
-        sitk.WriteImage(image, str(target), useCompression=True)
+        sitk.WriteImage(image, itk.text_of(target), useCompression=True)
 
 
 def _beginning(path: Path) -> str:
@@ -194,7 +194,7 @@ def _is_number(word: str) -> bool:
 def _read_itk(path: Path) -> sitk.Transform:
     """An ITK transform. SimpleITK names only some of the linear kinds; in a composite it reads all that ITK knows."""
     try:
-        return sitk.ReadTransform(str(path))
+        return sitk.ReadTransform(itk.text_of(path))
     except (RuntimeError, KeyError):
         text = path.suffix.lower() in (".tfm", ".txt")
         if not text or "CompositeTransform" in "".join(_kinds(path)):
