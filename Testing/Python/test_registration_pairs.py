@@ -21,6 +21,7 @@ from hyperreg.imaging.label_maps import read_structures
 from hyperreg.imaging.segment_files import write_layers
 from hyperreg.imaging.structures import Structure, structures_of
 from hyperreg.imaging.transform import Transform
+from hyperreg.imaging.transform_files import write_transform
 from hyperreg.registration.pairs import Pair, load_pair
 
 NAMES = ("nasion", "left ear", "right ear", "inion")
@@ -98,6 +99,13 @@ def test_one_file_for_what_belongs_to_two_images_is_told(files: PairFiles, tmp_p
     fcsv(tmp_path / "moving.fcsv", [0, 1, 2, 3])
     once = replace(twice, moving_points=tmp_path / "moving.fcsv")
     assert not any("was given for both images" in text for text in load_pair(once).warnings)
+
+
+def test_a_start_that_mirrors_is_told(files: PairFiles, tmp_path: Path) -> None:
+    for name, signs, told in (("turned", (-1, -1, 1, 1), False), ("mirrored", (-1, 1, 1, 1), True)):
+        write_transform(Transform((SHIFT @ np.diag(np.array(signs, dtype=float)),)), tmp_path / f"{name}.tfm")
+        loaded = load_pair(Pair(files.fixed, files.moving, initial=str(tmp_path / f"{name}.tfm")))
+        assert any("mirrors the moving image" in text for text in loaded.warnings) is told
 
 
 def test_masks_are_read_as_label_maps_are(files: PairFiles, tmp_path: Path) -> None:

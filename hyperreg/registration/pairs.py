@@ -256,6 +256,11 @@ def _initial(pair: Pair, landmarks: Landmarks | None, warnings: list[str]) -> st
             known = ", ".join((*ALIGNMENTS, BY_LANDMARKS))
             raise FileError(f"'{initial}' is neither one of {known} nor a transform file that exists.")
         transform = read_transform(path)
+        if np.linalg.det(transform.linear[:3, :3]) < 0:
+            warnings.append(
+                f"The transform '{path.name}' mirrors the moving image, as no alignment of two bodies does: was one of "
+                "its axes counted the other way when it was saved?"
+            )
         if is_dicom_file(path):
             _check_direction(path, pair, warnings)
         return transform
