@@ -132,6 +132,8 @@ def list_series(path: Path) -> Listing:
         return _listing(entries_of_folder(path))
     if is_dicom_file(path):
         return _listing(*_entries_of_dicomdir(path))
+    if not is_zip_file(path):
+        raise FileError(f"'{path}' is neither a folder, nor a DICOM file, nor a zip.")
     return _listing(entries_of_zip(path))
 
 
