@@ -91,7 +91,7 @@ def test_every_kind_of_error_has_its_own_documented_code() -> None:
     assert codes == {
         InputError: 2, FileError: 3, WeightsError: 4, OutOfMemory: 5, WorkerError: 6, Cancelled: 130,
     }  # fmt: skip
-    assert exit_code(PermissionError(13, "Permission denied", "/root/a.nii")) == ExitCode.FILE
+    assert exit_code(PermissionError(13, "Permission denied", "/data/a.nii")) == ExitCode.FILE
     assert exit_code(ConnectionResetError(104, "Connection reset by peer")) == ExitCode.OTHER
     assert exit_code(MemoryError()) == ExitCode.MEMORY
     assert exit_code(RuntimeError("DefaultCPUAllocator: can't allocate memory")) == ExitCode.MEMORY
