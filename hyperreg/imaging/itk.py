@@ -45,7 +45,8 @@ def text_of(path: str | os.PathLike[str]) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         raise FileError(
-            f"'{text}' cannot be opened: the bytes of its name, or of its folder's, are no text (UTF-8). Rename it."
+            f"'{os.path.basename(text)}' cannot be opened: the bytes of its name, or of its folder's, are no text "
+            "(UTF-8). Rename it."
         ) from error
     return text
 
