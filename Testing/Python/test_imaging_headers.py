@@ -232,6 +232,21 @@ def test_a_nrrd_of_sizes_that_are_no_numbers_is_told(tmp_path):
     check(read_volume(tmp_path / "a.nrrd"), np.diag([-1.0, -1, 1, 1]), warned="how large")
 
 
+def test_what_itk_adds_of_the_file_it_read_is_no_damage(tmp_path):
+    nifti_file(tmp_path / "a.nii")
+    image = sitk.ReadImage(str(tmp_path / "a.nii"))
+    image.SetMetaData("0008|0060", "MR")
+    image.SetMetaData("0008|2111", "derived by a program\r\nthat had much to say")
+    for ending in (".mha", ".mhd", ".nrrd"):
+        sitk.WriteImage(image, str(tmp_path / f"b{ending}"))
+        check(read_volume(tmp_path / f"b{ending}"))
+    raw = (tmp_path / "b.mha").read_bytes()
+    for line in (b"Offset", b"ElementSpacing"):
+        (tmp_path / "b.mha").write_bytes(raw.replace(line + b" =", line + b" #"))
+        with pytest.raises(FileError, match="without '='"):
+            read_volume(tmp_path / "b.mha")
+
+
 def test_values_that_metaimage_wants_scaled_are_told(tmp_path):
     """ITK, and so 3D Slicer, leave them as they are."""
     write_volume(Volume(ARRAY, MATRIX), tmp_path / "a.mha")

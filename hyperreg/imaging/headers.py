@@ -23,7 +23,16 @@ LONGEST_HEADER = 1 << 22
 # Directions may be written with three digits.
 DIRECTION_TOLERANCE = 1e-2
 NRRD_MARK = b"NRRD0"
-_META_LINE = re.compile(rb"^\s*(\w+)\s*[=:]\s*(.*?)\s*$")
+# ITK adds whatever it knew of the file that an image was read from: "dim[0] = 3" of NIfTI, "0008|0060 = CT" of DICOM.
+_META_LINE = re.compile(rb"^\s*([^\s=:][^=:]*?)\s*[=:]\s*(.*?)\s*$")
+# MetaImage's own keys; all others are what programs add.
+_META_KEYS = {
+    "ObjectType", "ObjectSubType", "NDims", "Comment", "BinaryData", "BinaryDataByteOrderMSB", "ElementByteOrderMSB",
+    "CompressedData", "CompressedDataSize", "TransformMatrix", "Rotation", "Orientation", "Offset", "Position",
+    "Origin", "CenterOfRotation", "DistanceUnits", "AnatomicalOrientation", "ElementSpacing", "ElementSize", "DimSize",
+    "HeaderSize", "ElementType", "ElementNumberOfChannels", "ElementToIntensityFunctionSlope",
+    "ElementToIntensityFunctionOffset", "ElementDataFile",
+}  # fmt: skip
 _META_DIRECTIONS = ("TransformMatrix", "Rotation", "Orientation")
 _META_TYPES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "LONG": 4, "ULONG": 4}
 _META_TYPES |= {"LONG_LONG": 8, "ULONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}
@@ -132,14 +141,16 @@ def check_voxels(path: Path, header: Header, confined: bool = False) -> None:
 def _meta(path: Path, start: bytes) -> Header:
     fields: dict[str, str] = {}
     offset = 0
+    key = "ObjectType"
     for line in io.BytesIO(start):
         offset += len(line)
         found = _META_LINE.match(line)
         if found is None:
-            if line.strip():
+            # A text of another program may go on over several lines.
+            if line.strip() and (key in _META_KEYS or line.split()[0].decode("latin-1") in _META_KEYS):
                 raise ValueError("a line without '='")
             continue
-        key, value = found[1].decode("ascii"), _text(found[2])
+        key, value = _text(found[1]), _text(found[2])
         if key in fields and key != "Comment":
             raise ValueError(f"'{key}' is given twice")
         fields[key] = value
