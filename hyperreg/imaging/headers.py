@@ -106,9 +106,7 @@ def read_header(path: Path) -> Header | None:
         if start.startswith(NRRD_MARK):
             return _nrrd(path, start)
         return _meta(path, start) if is_meta(start[:8192]) else None
-    except KeyError as error:
-        raise FileError(f"'{path}' is damaged: its header does not say {error}. Export it again.") from error
-    except ValueError as error:
+    except (ValueError, KeyError) as error:
         raise FileError(f"'{path}' is damaged: its header makes no sense ({error}). Export it again.") from error
 
 
