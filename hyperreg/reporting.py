@@ -57,7 +57,8 @@ def describe_image(path: Path, volume: Volume) -> dict[str, Any]:
 def write_report(report: Mapping[str, Any], path: Path) -> None:
     """Write a report as JSON; figures that could not be measured (NaN) become null."""
     text = json.dumps(_without_nan(dict(report)), indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    # Bytes in a file's name that are no text become JSON's own escapes.
+    path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def _without_nan(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from hyperreg.errors import Cancelled, FileError, HyperRegError, InputError, Out
 from hyperreg.imaging.dicom import pixels
 from hyperreg.registration import run as run_module
 from hyperreg.registration.model import save_untrained
+from hyperreg.reporting import write_report
 
 HEAVY = ("torch", "pydicom", "highdicom", "monai", "SimpleITK", "nibabel", "matplotlib", "trame", "slicer", "vtk")
 COMMANDS = ("register", "sweep", "segment", "models", "dicom", "doctor", "view", "train")
@@ -47,6 +49,31 @@ def test_every_command_has_help_one_can_work_from(command: str, capsys: pytest.C
         assert f"hyperreg {command}" in text
 
 
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_a_terminal_without_greek_letters_is_told_all_the_same(encoding: str) -> None:
+    process = subprocess.run(
+        [sys.executable, "-m", "hyperreg.cli", "sweep", "--help"],
+        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}, capture_output=True, timeout=60,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    assert b"FIXED" in process.stdout
+
+
+def test_a_report_names_files_whose_names_are_no_text(tmp_path: Path) -> None:
+    name = os.fsdecode(b"scan-\xff.nii.gz")
+    write_report({"fixed": {"file": name}, "λ": 0.2}, tmp_path / "report.json")
+    assert json.loads((tmp_path / "report.json").read_text("utf-8")) == {"fixed": {"file": name}, "λ": 0.2}
+
+
+@pytest.mark.parametrize("arguments", [["dicom"], ["sweep", "a.nii"], ["search"], ["train", "segmentation"]])
+def test_a_name_that_the_system_refuses_is_no_fault_of_the_program(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HYPERREG_DEBUG", "")
+    assert run(*arguments, "x" * 300) in (ExitCode.INPUT, ExitCode.FILE)
+    assert "fault of HyperReg" not in capsys.readouterr().err
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--version") == 0
     assert capsys.readouterr().out.strip() == f"hyperreg {hyperreg.__version__}"
@@ -64,6 +91,8 @@ def test_every_kind_of_error_has_its_own_documented_code() -> None:
     assert codes == {
         InputError: 2, FileError: 3, WeightsError: 4, OutOfMemory: 5, WorkerError: 6, Cancelled: 130,
     }  # fmt: skip
+    assert exit_code(PermissionError(13, "Permission denied", "/data/a.nii")) == ExitCode.FILE
+    assert exit_code(ConnectionResetError(104, "Connection reset by peer")) == ExitCode.OTHER
     assert exit_code(MemoryError()) == ExitCode.MEMORY
     assert exit_code(RuntimeError("DefaultCPUAllocator: can't allocate memory")) == ExitCode.MEMORY
     for code in ExitCode:

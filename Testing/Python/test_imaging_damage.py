@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import os
+import re
 import shutil
 import struct
 import zlib
@@ -17,6 +19,8 @@ from header_files import ARRAY, MATRIX, check, nifti_file
 from hyperreg.errors import FileError, InputError, OutOfMemory
 from hyperreg.imaging import files, guarded
 from hyperreg.imaging.files import read_volume, write_volume
+from hyperreg.imaging.label_maps import read_structures
+from hyperreg.imaging.transform_files import read_transform
 from hyperreg.imaging.volume import Volume
 
 
@@ -235,6 +239,77 @@ def test_files_that_crash_the_readers_are_refused_in_words(real_data):
             guarded.call(
                 "hyperreg.imaging.itk:read_image", path, f"{'Meta' if path.suffix == '.mha' else 'Nrrd'}ImageIO"
             )
+
+
+@pytest.mark.parametrize("read", [read_volume, read_structures, files.read_components, read_transform])
+def test_names_that_are_no_file_s_are_told(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe.nii")
+    os.symlink("b.nii", tmp_path / "a.nii")
+    os.symlink("a.nii", tmp_path / "b.nii")
+    for name, said in [
+        ("pipe.nii", "is a pipe or a device"), ("a.nii", "Too many levels"), ("x" * 300 + ".nii", "name too long"),
+        ("none.nii", "does not exist"), ("none.nii/a.nii", "does not exist"), ("n\0ne.nii", "does not exist"),
+    ]:  # fmt: skip
+        with pytest.raises(FileError, match=said):
+            read(tmp_path / name)
+
+
+def test_a_table_is_looked_for_even_beside_the_longest_name(tmp_path):
+    path = tmp_path / ("x" * 251 + ".nii")
+    write_volume(Volume(np.tri(8, 7, dtype=np.uint8)[..., None] * np.ones(6, np.uint8), MATRIX), tmp_path / "l.nii")
+    shutil.move(tmp_path / "l.nii", path)
+    assert read_structures(path).labels == [1]
+
+
+def test_pairs_of_compressed_files(tmp_path):
+    nibabel.save(nibabel.Nifti1Pair(ARRAY, MATRIX), tmp_path / "a.hdr")
+    for ending in (".hdr", ".img"):
+        (tmp_path / f"b{ending}.gz").write_bytes(gzip.compress((tmp_path / f"a{ending}").read_bytes()))
+    shutil.copy(tmp_path / "a.hdr", tmp_path / "c.hdr")
+    shutil.copy(tmp_path / "b.img.gz", tmp_path / "c.img.gz")
+    for name in ("b.hdr.gz", "b.img.gz", "c.hdr", "c.img.gz"):
+        check(read_volume(tmp_path / name))
+    (tmp_path / "b.hdr.gz").unlink()
+    with pytest.raises(FileError, match="'b\\.hdr' is missing beside it"):
+        read_volume(tmp_path / "b.img.gz")
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "said"),
+    [
+        ("a.mha", "TransformMatrix = .*", "TransformMatrix = 2 0 0 0 2 0 0 0 2", "not the length 1"),
+        (
+            "a.mha",
+            "TransformMatrix = .*",
+            "TransformMatrix = 1 0 0 .6 .8 0 0 0 1",
+            "'a' cannot be used. .* right angles",
+        ),
+        ("a.mha", "ElementSpacing = .*", "ElementSpacing = 1 2 0", "a.mha' has a damaged header"),
+        ("a.nrrd", "space directions: .*", "space directions: (1,0,0) (0,0,0) (0,0,1)", "a.nrrd' has a damaged header"),
+        ("a.nrrd", "space: .*", "space: left-posterior-inferior", "a.nrrd' has a damaged header"),
+    ],
+)
+def test_directions_and_sizes_that_are_none_are_refused_by_name(tmp_path, name, old, new, said):
+    write_volume(Volume(ARRAY, MATRIX), tmp_path / name)
+    raw = (tmp_path / name).read_bytes()
+    changed = re.sub(old.encode(), new.encode(), raw, count=1)
+    assert changed != raw
+    (tmp_path / name).write_bytes(changed)
+    with pytest.raises((FileError, InputError), match=said):
+        read_volume(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("start", "factor", "said"), [(42, 2, "directions of the lengths"), (30, 0, "'a' cannot be used")]
+)
+def test_an_mgh_header_whose_directions_or_sizes_are_none_is_refused_by_name(tmp_path, start, factor, said):
+    write_volume(Volume(ARRAY, MATRIX), tmp_path / "a.mgh")
+    raw = bytearray((tmp_path / "a.mgh").read_bytes())
+    numbers = factor * np.frombuffer(bytes(raw[start : start + 12]), ">f4")
+    raw[start : start + 12] = numbers.astype(">f4").tobytes()
+    (tmp_path / "a.mgh").write_bytes(raw)
+    with pytest.raises((FileError, InputError), match=said):
+        read_volume(tmp_path / "a.mgh")
 
 
 def test_other_formats_are_refused(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -21,6 +22,7 @@ from dicom_examples import (
     write_slices,
 )
 from imaging_examples import rotation
+from pydicom.dataset import Dataset
 from pydicom.uid import MRImageStorage, PositronEmissionTomographyImageStorage, generate_uid
 
 from hyperreg.errors import FileError, InputError
@@ -207,6 +209,75 @@ def test_signs_that_differ_by_slice(tmp_path: Path) -> None:
     expected = -values().astype(np.int32)
     expected[:, :, 3] = values()[:, :, 3].astype(np.int32) + 40000
     check(read_volume(tmp_path), expected)
+
+
+def test_values_above_free_bits_and_with_a_sign_of_their_own(tmp_path: Path) -> None:
+    def moved_up(one: Dataset, number: int) -> None:
+        one.BitsStored, one.HighBit = 12, 15
+        one.PixelData = (np.frombuffer(one.PixelData, "<u2") << 4 | 0b1010).astype("<u2").tobytes()
+
+    write_slices(tmp_path / "high", array=values().astype(np.uint16), change=moved_up)
+    check(read_volume(tmp_path / "high"))
+
+    def twelve_bits(one: Dataset, number: int) -> None:
+        one.BitsStored, one.HighBit = 12, 11
+        one.PixelData = (np.frombuffer(one.PixelData, "<u2") & 0x0FFF).astype("<u2").tobytes()
+
+    write_slices(tmp_path / "signed", array=values() - 500, change=twelve_bits)
+    check(read_volume(tmp_path / "signed"), values() - 500)
+    write_slices(tmp_path / "low", change=lambda one, _number: setattr(one, "HighBit", 9))
+    with pytest.raises(InputError, match="contradicts itself about the bits"):
+        read_volume(tmp_path / "low")
+
+
+@pytest.mark.parametrize(
+    ("keyword", "one", "other", "said"),
+    [
+        ("EchoTime", "10", "100", "of 2 echo times (10, 100)"),
+        ("ImageType", ["ORIGINAL", "PRIMARY", "M"], ["ORIGINAL", "PRIMARY", "P"], "of 2 kinds of image"),
+        ("Units", "BQML", "CNTS", "of 2 units of values (BQML, CNTS)"),
+        ("RescaleType", "HU", "US", "of 2 units of values (HU, US)"),
+        ("PhotometricInterpretation", "MONOCHROME1", "MONOCHROME2", "of 2 scales of grey"),
+        ("AcquisitionNumber", 1, 2, ""),
+    ],
+)
+def test_slices_that_take_turns_but_are_of_two_images_are_told(
+    tmp_path: Path, keyword: str, one: Any, other: Any, said: str
+) -> None:
+    write_slices(tmp_path, change=lambda each, number: setattr(each, keyword, (one, other)[number % 2]))
+    volume = read_volume(tmp_path)
+    check(volume)
+    found = [text for text in volume.warnings if "Do they form one image?" in text]
+    assert len(found) == bool(said)
+    assert said in "".join(found)
+
+
+def test_values_that_are_shown_inverted_or_lost_their_sign_are_told(tmp_path: Path) -> None:
+    write_slices(tmp_path / "white", change=lambda one, _number: setattr(
+        one, "PhotometricInterpretation", "MONOCHROME1"
+    ))  # fmt: skip
+    volume = read_volume(tmp_path / "white")
+    check(volume)
+    assert any("MONOCHROME1" in text for text in volume.warnings)
+    write_slices(tmp_path / "sign", array=values() - 500, change=lambda one, _number: setattr(
+        one, "PixelRepresentation", 0
+    ))  # fmt: skip
+    assert any("without a sign" in text for text in read_volume(tmp_path / "sign").warnings)
+
+
+def test_dicom_of_old_programs_is_refused_by_what_it_lacks(tmp_path: Path) -> None:
+    files = write_slices(tmp_path / "bare")
+    for file in files:
+        file.write_bytes(file.read_bytes()[132:])
+    for path in (tmp_path / "bare", files[0]):
+        with pytest.raises(FileError, match="DICOM without the mark"):
+            read_volume(path)
+    for file in (files := write_slices(tmp_path / "syntax")):
+        one = pydicom.dcmread(file)
+        del one.file_meta.TransferSyntaxUID
+        pydicom.dcmwrite(file, one, enforce_file_format=False, implicit_vr=False, little_endian=True)
+    with pytest.raises(InputError, match="no Transfer Syntax UID"):
+        read_volume(files[0])
 
 
 def test_drawings_in_unused_bits_are_no_values(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import locale
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -64,6 +65,11 @@ def test_the_command_that_lists(study: Path, capsys: pytest.CaptureFixture[str])
     assert run("dicom", str(study), "--patients") == 0
     assert "PAT0815X" in capsys.readouterr().out
     assert run("dicom", str(study / "no")) == 3
+    (study / "notes.txt").write_text("no series")
+    assert run("dicom", str(study / "notes.txt")) == 3
+    assert "neither a folder, nor a DICOM file, nor a zip" in capsys.readouterr().err
+    os.mkfifo(study / "pipe")
+    assert run("dicom", str(study / "pipe")) == 3
 
 
 def _medium(study: Path, folder: Path) -> Path:

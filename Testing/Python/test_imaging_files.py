@@ -17,6 +17,9 @@ from imaging_examples import affine, oblique_grid, scene
 from hyperreg.errors import FileError, InputError
 from hyperreg.imaging import output
 from hyperreg.imaging.files import read_label_map, read_volume, write_volume
+from hyperreg.imaging.segment_files import write_segmentation
+from hyperreg.imaging.transform import Transform
+from hyperreg.imaging.transform_files import read_transform, write_transform
 from hyperreg.imaging.volume import Grid, Volume
 
 ENDINGS = [".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".mgz"]
@@ -232,6 +235,29 @@ def test_unknown_format_missing_folder_and_folder_as_file(tmp_path):
     (tmp_path / "x.nrrd").mkdir()
     with pytest.raises(FileError, match="is a folder"):
         write_volume(volume, tmp_path / "x.nrrd")
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".mgz", ".nrrd", ".mha", ".seg.nrrd", ".h5", ".tfm"])
+def test_names_that_are_no_text_are_written_and_read_or_refused(tmp_path, ending):
+    path = tmp_path / os.fsdecode(b"scan-\xff" + ending.encode())
+    volume = Volume(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.eye(4))
+    write, read = {
+        ".h5": (write_transform, read_transform),
+        ".tfm": (write_transform, read_transform),
+        ".seg.nrrd": (lambda labels, at: write_segmentation(labels, [], at), read_volume),
+    }.get(ending, (write_volume, read_volume))
+    what = Transform((np.diag([2.0, 1, 1, 1]),)) if write is write_transform else volume
+    if ending in (".nii.gz", ".mgz"):
+        write(what, path)
+        np.testing.assert_array_equal(read(path).array, volume.array)
+        return
+    with pytest.raises(FileError, match="no text"):
+        write(what, path)
+    assert os.listdir(tmp_path) == []
+    write(what, tmp_path / f"scan{ending}")
+    (tmp_path / f"scan{ending}").rename(path)
+    with pytest.raises(FileError, match="no text"):
+        read(path)
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".nrrd"])

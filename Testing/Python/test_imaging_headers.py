@@ -169,6 +169,17 @@ def test_label_numbers_that_floats_round_are_refused():
         as_labels(Volume((labels + 5).astype(np.float32), MATRIX))
 
 
+def test_label_numbers_beyond_those_of_64_bits_are_refused(tmp_path):
+    labels = np.zeros((4, 4, 4), np.uint64)
+    labels[1] = 2**63 - 1
+    write_volume(Volume(labels, MATRIX), tmp_path / "l.nii.gz")
+    assert read_label_map(tmp_path / "l.nii.gz").array.max() == 2**63 - 1
+    labels[1] = 2**63
+    write_volume(Volume(labels, MATRIX), tmp_path / "l.nii.gz")
+    with pytest.raises(InputError, match="9223372036854775808, more than"):
+        read_label_map(tmp_path / "l.nii.gz")
+
+
 @pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".mha"])
 def test_vectors_are_read_as_they_are(tmp_path, ending):
     vectors = np.random.default_rng(1).normal(0, 3, (3, 7, 6, 5)).astype(np.float32)
@@ -219,6 +230,21 @@ def test_a_nrrd_of_sizes_that_are_no_numbers_is_told(tmp_path):
     head = b"NRRD0004\ntype: short\ndimension: 3\nsizes: 7 6 5\nspacings: 1 1 nan\nencoding: raw\nendian: little\n\n"
     (tmp_path / "a.nrrd").write_bytes(head + ARRAY.tobytes(order="F"))
     check(read_volume(tmp_path / "a.nrrd"), np.diag([-1.0, -1, 1, 1]), warned="how large")
+
+
+def test_what_itk_adds_of_the_file_it_read_is_no_damage(tmp_path):
+    nifti_file(tmp_path / "a.nii")
+    image = sitk.ReadImage(str(tmp_path / "a.nii"))
+    image.SetMetaData("0008|0060", "MR")
+    image.SetMetaData("0008|2111", "derived by a program\r\nthat had much to say")
+    for ending in (".mha", ".mhd", ".nrrd"):
+        sitk.WriteImage(image, str(tmp_path / f"b{ending}"))
+        check(read_volume(tmp_path / f"b{ending}"))
+    raw = (tmp_path / "b.mha").read_bytes()
+    for line in (b"Offset", b"ElementSpacing"):
+        (tmp_path / "b.mha").write_bytes(raw.replace(line + b" =", line + b" #"))
+        with pytest.raises(FileError, match="without '='"):
+            read_volume(tmp_path / "b.mha")
 
 
 def test_values_that_metaimage_wants_scaled_are_told(tmp_path):

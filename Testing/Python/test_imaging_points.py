@@ -45,6 +45,7 @@ def csv_of(points: np.ndarray, header: str) -> str:
         ("p.csv", csv_of(LPS, "l,p,s")),
         ("ants.csv", "x,y,z,t,label\n-10.5,20.25,30,0,1\n1,-2,-3.5,0,2\n"),
         ("table.csv", "label,r,a,s,defined\nα,10.5,-20.25,30,1\nβ,-1,2,-3.5,1\n"),
+        ("own.fcsv", "# CoordinateSystem = RAS\n# columns = x,y,z,w,label\n10.5,-20.25,30,1,α\n-1,2,-3.5,1,β\n"),
     ],
 )
 def test_all_formats_are_ras_mm_in_the_files_order(tmp_path: Path, name: str, text: str) -> None:
@@ -72,6 +73,8 @@ def test_all_formats_are_ras_mm_in_the_files_order(tmp_path: Path, name: str, te
             json_of(RAS, coordinateSystem="LPS").replace('"F-1",', '"F-1", "positionStatus": "undefined",'),
             "'F-1' has no position",
         ),
+        ("p.fcsv", "# CoordinateSystem = RAS\n# columns = id,r,a,s\n1,2,3,4\n", "not x, y, z among others"),
+        ("p.csv", "label,l,p,s,defined,selected\nF-1,1,2,3,1,1\nF-2,0,0,0,0,1\n", "'F-2' has no position"),
         ("p.csv", "1,2\n", "point 1 has no three"),
         ("p.csv", "1,2,3\n4;5;6\n", "point 2 has no three"),
         ("p.csv", "1,2,3\nnan,2,3\n", "point 2 has no three"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import unicodedata
 from pathlib import Path
 
 import nibabel
@@ -90,6 +91,20 @@ def test_maps_without_any_name_keep_their_numbers() -> None:
     alike, table, texts = numbered_alike(maps)
     assert [one.labels for one in alike] == [[4, 7], [7, 200]]
     assert (table, texts) == ({}, [])
+
+
+def test_a_sign_is_part_of_a_number_and_accents_are_written_in_two_ways() -> None:
+    minus = volume(np.array([-3, -7], np.int16).reshape(-1, 1, 1), name="minus")
+    maps = [LabelMap((minus,)), drawn("plus", labels=(3, 7))]
+    alike, _table, texts = numbered_alike(maps)
+    assert [one.labels for one in alike] == [[-7, -3], [3, 7]]
+    assert texts == []
+    with pytest.raises(InputError, match="no structure in common"):
+        compared(*maps)
+    composed, apart = (unicodedata.normalize(form, "Hüftgelenk") for form in ("NFC", "NFD"))
+    _fixed, moving, table, _texts = compared(drawn("a", composed, labels=(5,)), drawn("b", apart, labels=(9,)))
+    assert moving.labels == [5]
+    assert [meaning.name for meaning in table.values()] == [composed]
 
 
 TWO = {17: Meaning("Left-Hippocampus", (220, 216, 20)), 18: Meaning("Left Amygdala", (103, 255, 255))}
@@ -258,6 +273,28 @@ def test_values_that_belong_to_no_segment_are_told(tmp_path: Path) -> None:
     found = read_structures(tmp_path / "x.seg.nrrd")
     assert found.labels == [1, 4]
     assert "belong to none of its segments (4)" in found.warnings[0]
+
+
+@pytest.mark.parametrize("numbers", [(1, 2), (0, 3), (5, 12)])
+def test_segments_keep_their_names_wherever_their_numbering_begins(tmp_path: Path, numbers: tuple[int, int]) -> None:
+    image = sitk.GetImageFromArray(np.array([[[0, 1, 4]]], np.uint8))
+    for number, name, value in zip(numbers, ("Liver", "Spleen"), ("1", "4"), strict=True):
+        image.SetMetaData(f"Segment{number}_Name", name)
+        image.SetMetaData(f"Segment{number}_LabelValue", value)
+    sitk.WriteImage(image, str(tmp_path / "x.seg.nrrd"))
+    found = read_structures(tmp_path / "x.seg.nrrd")
+    assert {value: meaning.name for value, meaning in found.table.items()} == {1: "Liver", 4: "Spleen"}
+    assert found.warnings == ()
+
+
+def test_a_segment_with_the_background_s_value_is_told(tmp_path: Path) -> None:
+    image = sitk.GetImageFromArray(np.array([[[0, 1, 1]]], np.uint8))
+    for word, text in {"0_Name": "Liver", "0_LabelValue": "0", "1_Name": "Spleen", "1_LabelValue": "1"}.items():
+        image.SetMetaData(f"Segment{word}", text)
+    sitk.WriteImage(image, str(tmp_path / "x.seg.nrrd"))
+    found = read_structures(tmp_path / "x.seg.nrrd")
+    assert {value: meaning.name for value, meaning in found.table.items()} == {1: "Spleen"}
+    assert "the value 0, of the background: Liver" in found.warnings[0]
 
 
 def test_a_table_beside_the_labels_is_found_under_its_many_names(tmp_path: Path) -> None:

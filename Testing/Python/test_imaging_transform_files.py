@@ -295,6 +295,66 @@ def test_fields_of_other_meanings_are_refused(tmp_path):
         read_transform(tmp_path / "far.nii.gz")
 
 
+@pytest.mark.parametrize(
+    ("ending", "said", "more"),
+    [
+        (".nrrd", "in another unit", b'space units: "cm" "cm" "cm"'),
+        (".nrrd", "'measurement frame'", b"measurement frame: (0,1,0) (1,0,0) (0,0,1)"),
+        (".nrrd", "", b'space units: "mm" "mm" "mm"'),
+        (".nrrd", "", b"measurement frame: (1,0,0) (0,1,0) (0,0,1)"),
+        (".mha", "in another unit", b"DistanceUnits = um"),
+        (".nii", "in another unit", b"\x03"),
+    ],
+)
+def test_a_field_whose_vectors_may_count_otherwise_is_refused(tmp_path, ending, said, more):
+    field = smooth_field(oblique_grid())
+    path = tmp_path / f"f{ending}"
+    write_transform(Transform((field,)), path)
+    raw = path.read_bytes()
+    if ending == ".nii":
+        path.write_bytes(raw[:123] + more + raw[124:])  # xyzt_units: micrometres
+    else:
+        mark = {".nrrd": b"\nencoding:", ".mha": b"\nElementDataFile"}[ending]
+        path.write_bytes(raw.replace(mark, b"\n" + more + mark, 1))
+    if said:
+        with pytest.raises(InputError, match=said):
+            read_transform(path)
+    else:
+        np.testing.assert_allclose(read_transform(path).stages[0].array, field.array, atol=1e-4)
+
+
+def test_a_field_in_a_space_that_is_not_lps_is_refused(tmp_path):
+    write_transform(Transform((smooth_field(oblique_grid()),)), tmp_path / "f.nrrd")
+    raw = (tmp_path / "f.nrrd").read_bytes()
+    for space, frame, refused in [
+        (b"right-anterior-superior", b"", True),
+        (b"right-anterior-superior", b"\nmeasurement frame: (1,0,0) (0,1,0) (0,0,1)", True),
+        (b"right-anterior-superior", b"\nmeasurement frame: (-1,0,0) (0,-1,0) (0,0,1)", False),
+        (b"left-posterior-superior", b"", False),
+    ]:
+        (tmp_path / "f.nrrd").write_bytes(raw.replace(b"left-posterior-superior", space + frame, 1))
+        if refused:
+            with pytest.raises(InputError, match="left-posterior-superior"):
+                read_transform(tmp_path / "f.nrrd")
+        else:
+            read_transform(tmp_path / "f.nrrd")
+
+
+@pytest.mark.parametrize(
+    ("ending", "name"),
+    [(".mat", "T.MAT"), (".h5", "t.tfm"), (".tfm", "t.h5"), (".tfm", "t.mat"), (".h5", "T.H5"), (".tfm", "T.TXT")],
+)
+def test_content_decides_not_the_name(tmp_path, ending, name):
+    matrix = sitk.AffineTransform(3)
+    matrix.Rotate(0, 1, 0.3)
+    matrix.SetTranslation((5.0, -3.0, 8.0))
+    sitk.WriteTransform(matrix, str(tmp_path / f"written{ending}"))
+    (tmp_path / f"written{ending}").rename(tmp_path / name)
+    points = points_inside(oblique_grid(), 20)
+    by_itk = np.array([matrix.TransformPoint((p * FLIP).tolist()) for p in points]) * FLIP
+    np.testing.assert_allclose(read_transform(tmp_path / name).apply(points), by_itk, atol=1e-6)
+
+
 def test_files_that_end_or_hang_the_reader_are_refused(tmp_path, monkeypatch):
     (tmp_path / "short.txt").write_text(itk_text("ScaleTransform_double_3_3", "", "0 0 0"))  # a crash in C++
     with pytest.raises(FileError, match=r"short.txt.*damaged"):

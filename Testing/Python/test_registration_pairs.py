@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pydicom
 import pytest
@@ -17,8 +18,10 @@ from hyperreg.imaging import dicom
 from hyperreg.imaging.dicom import identity, registration_objects, segmentation_objects
 from hyperreg.imaging.files import read_volume, write_volume
 from hyperreg.imaging.label_maps import read_structures
-from hyperreg.imaging.structures import structures_of
+from hyperreg.imaging.segment_files import write_layers
+from hyperreg.imaging.structures import Structure, structures_of
 from hyperreg.imaging.transform import Transform
+from hyperreg.imaging.transform_files import write_transform
 from hyperreg.registration.pairs import Pair, load_pair
 
 NAMES = ("nasion", "left ear", "right ear", "inion")
@@ -85,6 +88,46 @@ def test_structures_that_only_one_label_map_has_are_told(files: PairFiles, tmp_p
     assert not any(
         "no overlap" in text for text in load_pair(replace(pair, moving_labels=files.moving_labels)).warnings
     )
+
+
+def test_one_file_for_what_belongs_to_two_images_is_told(files: PairFiles, tmp_path: Path) -> None:
+    points = fcsv(tmp_path / "points.fcsv", [0, 1, 2, 3])
+    (tmp_path / "link.fcsv").symlink_to(points)
+    pair = Pair(files.fixed, files.moving, files.fixed_labels, files.moving_labels)
+    twice = replace(pair, fixed_points=points, moving_points=tmp_path / "link.fcsv")
+    assert sum("was given for both images" in text for text in load_pair(twice).warnings) == 1
+    fcsv(tmp_path / "moving.fcsv", [0, 1, 2, 3])
+    once = replace(twice, moving_points=tmp_path / "moving.fcsv")
+    assert not any("was given for both images" in text for text in load_pair(once).warnings)
+
+
+def test_a_start_that_mirrors_is_told(files: PairFiles, tmp_path: Path) -> None:
+    for name, signs, told in (("turned", (-1, -1, 1, 1), False), ("mirrored", (-1, 1, 1, 1), True)):
+        write_transform(Transform((SHIFT @ np.diag(np.array(signs, dtype=float)),)), tmp_path / f"{name}.tfm")
+        loaded = load_pair(Pair(files.fixed, files.moving, initial=str(tmp_path / f"{name}.tfm")))
+        assert any("mirrors the moving image" in text for text in loaded.warnings) is told
+
+
+def test_masks_are_read_as_label_maps_are(files: PairFiles, tmp_path: Path) -> None:
+    labels = read_structures(files.fixed_labels).flat
+    inside = labels.array != 0
+    write_volume(replace(labels, array=np.where(inside, 1, -1024).astype(np.int16)), tmp_path / "air.nii.gz")
+    loaded = load_pair(Pair(files.fixed, files.moving, fixed_mask=tmp_path / "air.nii.gz"))
+    np.testing.assert_array_equal(loaded.fixed_mask.array, inside)
+    assert any("-1024" in text for text in loaded.warnings)
+    elsewhere = labels.ijk_to_ras.copy()
+    elsewhere[2, 3] += 20
+    image = nibabel.Nifti1Image(inside.astype(np.uint8), labels.ijk_to_ras)
+    image.set_qform(elsewhere, 1)
+    nibabel.save(image, tmp_path / "two.nii.gz")
+    loaded = load_pair(Pair(files.fixed, files.moving, fixed_mask=tmp_path / "two.nii.gz"))
+    assert any("'two.nii.gz' gives two positions" in text for text in loaded.warnings)
+    # Segments that overlap lie in layers; a voxel counts where any of them is drawn.
+    front, all_ = (labels.array == 3).astype(np.uint8), 2 * inside.astype(np.uint8)
+    segments = [Structure(1, 0, "front", (255, 0, 0)), Structure(2, 1, "all", (0, 255, 0))]
+    write_layers([replace(labels, array=front), replace(labels, array=all_)], segments, tmp_path / "m.seg.nrrd")
+    loaded = load_pair(Pair(files.fixed, files.moving, fixed_mask=tmp_path / "m.seg.nrrd"))
+    np.testing.assert_array_equal(loaded.fixed_mask.array, inside)
 
 
 def test_a_registration_object_of_the_other_direction_is_refused(series: Pair, tmp_path: Path) -> None:

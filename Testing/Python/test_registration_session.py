@@ -164,6 +164,19 @@ def test_one_image_as_both_and_no_overlap_are_refused(session: LiveSession, pair
     assert live.field(0.5).forward.grid.matches(live.grid)
 
 
+def test_images_in_units_of_their_own_are_told(pair: Pair) -> None:
+    for factor, told in ((10.0, True), (0.001, True), (1.5, False)):
+        affine = np.diag([factor, factor, factor, 1]) @ pair.moving.ijk_to_ras
+        live = LiveSession("none", "cpu")
+        said = ""
+        try:
+            live.prepare(pair.fixed, Volume(pair.moving.array, affine, "moving"), initial="com")
+        except InputError as error:
+            said = str(error)
+        assert ("counts in another unit than mm" in " ".join([said, *live.warnings])) is told
+        assert "Choose another initial alignment" not in said
+
+
 def test_cancelling_leaves_no_half_prepared_pair(pair: Pair, tiny_model: str) -> None:
     live = LiveSession(tiny_model, "cpu")
     seen: list[float] = []

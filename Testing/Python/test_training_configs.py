@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import hyperreg.training
+from hyperreg.errors import FileError, InputError
 from hyperreg.segmentation.catalogue import list_models
 from hyperreg.training.cases import class_table
 from hyperreg.training.config import read_config
@@ -47,3 +48,19 @@ def test_bundled_models_are_what_their_configurations_describe() -> None:
         assert max(recipe["steps_done"] / config.steps, minutes) >= 0.9, "the card is of an unfinished run"
         assert card.memory_gb is not None and "cpu" in card.seconds
         assert card.weights.stat().st_size <= 8e6
+
+
+def test_a_configuration_that_is_no_text_or_says_a_thing_twice_is_refused(tmp_path: Path) -> None:
+    (config,) = [path for path in CONFIGS if path.name == "brain.yaml"]
+    text = config.read_text(encoding="utf-8")
+    broken = tmp_path / "broken.yaml"
+    broken.write_bytes(text.replace("title: ", "title: \xe4", 1).encode("latin-1"))
+    with pytest.raises(InputError, match="is no YAML"):
+        read_config(broken)
+    broken.write_text(f"{text}\nname: another\n", encoding="utf-8")
+    with pytest.raises(InputError, match="'name' is given twice"):
+        read_config(broken)
+    broken.write_text(text, encoding="utf-16")
+    assert read_config(broken).name == read_config(config).name
+    with pytest.raises(FileError, match="cannot be read"):
+        read_config(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 
@@ -16,6 +17,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # The option belongs to the whole program, but people add it at the end of the line that failed.
     if DEBUG_OPTION in given:
         given = [DEBUG_OPTION, *(word for word in given if word != DEBUG_OPTION)]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Windows' code pages have no λ, and names of files may be no text at all: telling a result must not fail.
+            stream.reconfigure(errors="replace")
     try:
         from hyperreg.cli.app import app
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import multiprocessing
 import os
@@ -83,6 +84,8 @@ def exit_code(error: BaseException) -> ExitCode:
     for kind, code in _CODES:
         if isinstance(error, kind):
             return code
+    if _is_of_a_file(error):
+        return ExitCode.FILE
     return ExitCode.OTHER
 
 
@@ -99,11 +102,19 @@ def explanation(error: BaseException) -> str:
             f"The Python package '{error.name}' is missing. `hyperreg doctor` lists what is installed; "
             "`pip install 'hyperreg[view]'` installs everything that the commands need."
         )
+    if isinstance(error, OSError) and _is_of_a_file(error):
+        place = "What is printed" if error.filename is None else f"'{os.fspath(error.filename)}'"
+        return f"{place} cannot be read or written: {error.strerror}."
     text = str(error).strip().splitlines()
     return (
         f"Unexpected error ({type(error).__name__}{': ' + text[-1] if text else ''}). This is a fault of HyperReg: "
         "run the command again with --debug and report what it prints."
     )
+
+
+def _is_of_a_file(error: BaseException) -> bool:
+    """Whether the system refused a file (a name too long, no permission) or had no room: no fault of HyperReg."""
+    return isinstance(error, OSError) and (error.filename is not None or error.errno == errno.ENOSPC)
 
 
 def guarded(command: Callable[P, R]) -> Callable[P, R]:

@@ -9,7 +9,6 @@ import typer
 from rich.table import Table
 
 from hyperreg.cli.console import guarded, messages, output, warn
-from hyperreg.errors import FileError
 
 EXAMPLES = """Examples:
 
@@ -30,9 +29,9 @@ def command(
     Only headers are read. Where a command takes an image, SOURCE#NUMBER means the series with this number.
     """
     from hyperreg.imaging.dicom import list_series
+    from hyperreg.imaging.streams import check_there
 
-    if not source.exists():
-        raise FileError(f"'{source}' does not exist. Check the name and the folder.")
+    check_there(source, folders=True)
     listing = list_series(source)
     warn(list(listing.warnings))
     table = Table("#", "modality", "description", "date", "images", "e.g.", *(["patient"] if patients else []), "")

@@ -45,8 +45,7 @@ def read_volume(path: PathLike, working_bytes: float = 0, confined: bool = False
     cannot fit into the memory (not for DICOM).
     """
     path = Path(path)
-    if not dicom.split_number(path)[0].exists():
-        raise FileError(f"'{path}' does not exist. Check the name and the folder.")
+    streams.check_there(dicom.split_number(path)[0], folders=True)
     volume = _read_file(path, working_bytes, confined)
     plausibility.check_grid(volume.grid, volume.name)
     return volume
@@ -75,6 +74,8 @@ def _read_file(path: Path, working_bytes: float, confined: bool) -> Volume:
         _check_memory(path, shape, fields.get_data_dtype().itemsize, working_bytes)
         array = mgh.read_voxels(path, fields, warnings)
         return Volume(array, matrix, _name_of(path), tuple(warnings))
+    if dicom.is_bare_file(path):
+        raise FileError(f"'{path}' is {dicom.BARE}")
     raise FileError(
         f"'{path}' is not an image that HyperReg can read. It reads NIfTI, NRRD, MHA/MHD, MGZ and DICOM series; if it "
         "should be one of these, the file is damaged. Convert other formats in 3D Slicer."
@@ -97,8 +98,7 @@ def read_components(path: PathLike, confined: bool = False) -> tuple[npt.NDArray
     Raises FileError and InputError as `read_volume`, and InputError for images with one number per voxel.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileError(f"'{path}' does not exist. Check the name and the folder.")
+    streams.check_there(path)
     if (text := headers.read_header(path)) is not None:
         array, matrix = _itk_array(path, text, 0, confined)
         if array.ndim > 3:
@@ -132,7 +132,7 @@ def write_volume(volume: Volume, path: PathLike) -> None:
         elif kind in (".mgz", ".mgh"):
             mgh.write(target, array, volume)
         else:
-            sitk.WriteImage(image, str(target), useCompression=True)
+            sitk.WriteImage(image, itk.text_of(target), useCompression=True)
 
 
 def _name_of(path: Path) -> str:
@@ -154,8 +154,11 @@ def _itk_array(
     headers.check_voxels(path, header, confined)
     try:
         facts, (array,) = guarded.call("hyperreg.imaging.itk:read_image", path, header.reader)
-    except RuntimeError as error:
-        raise streams.damaged(path) from error
+    except RuntimeError as error:  # the voxels were found whole
+        raise FileError(
+            f"'{path}' has a damaged header: ITK's reader does not take what it says of axes, directions or voxel "
+            "sizes. Export it again."
+        ) from error
     if array.nbytes != header.data_bytes:
         raise streams.damaged(path)
     matrix = np.array(facts["grid"])

@@ -20,8 +20,20 @@ from hyperreg.imaging import streams
 
 # No header of an image is longer; segmentations with many segments have some 100 kB.
 LONGEST_HEADER = 1 << 22
+# Directions may be written with three digits.
+DIRECTION_TOLERANCE = 1e-2
 NRRD_MARK = b"NRRD0"
-_META_LINE = re.compile(rb"^\s*(\w+)\s*[=:]\s*(.*?)\s*$")
+# ITK adds whatever it knew of the file that an image was read from: "dim[0] = 3" of NIfTI, "0008|0060 = CT" of DICOM.
+_META_LINE = re.compile(rb"^\s*([^\s=:][^=:]*?)\s*[=:]\s*(.*?)\s*$")
+# MetaImage's own keys; all others are what programs add.
+_META_KEYS = {
+    "ObjectType", "ObjectSubType", "NDims", "Comment", "BinaryData", "BinaryDataByteOrderMSB", "ElementByteOrderMSB",
+    "CompressedData", "CompressedDataSize", "TransformMatrix", "Rotation", "Orientation", "Offset", "Position",
+    "Origin", "CenterOfRotation", "DistanceUnits", "AnatomicalOrientation", "ElementSpacing", "ElementSize", "DimSize",
+    "HeaderSize", "ElementType", "ElementNumberOfChannels", "ElementToIntensityFunctionSlope",
+    "ElementToIntensityFunctionOffset", "ElementDataFile",
+}  # fmt: skip
+_META_DIRECTIONS = ("TransformMatrix", "Rotation", "Orientation")
 _META_TYPES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "LONG": 4, "ULONG": 4}
 _META_TYPES |= {"LONG_LONG": 8, "ULONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}
 _NRRD_TYPES = {
@@ -33,7 +45,8 @@ _NRRD_TYPES = {
     "unsigned long long, unsigned long long int, uint64, uint64_t, double",
 }
 _NRRD_BYTES = {name: size for size, names in _NRRD_TYPES.items() for name in names.split(", ")}
-_NRRD_SPACES = {"left-posterior-superior", "lps", "right-anterior-superior", "ras", "left-anterior-superior", "las"}
+_NRRD_TO_LPS = {"left-posterior-superior": (1, 1, 1), "right-anterior-superior": (-1, -1, 1)}
+_NRRD_TO_LPS |= {"left-anterior-superior": (1, -1, 1), "lps": (1, 1, 1), "ras": (-1, -1, 1), "las": (1, -1, 1)}
 _UNITS = {
     "mm": "mm, millimeter, millimeters, millimetre, millimetres",
     "cm": "cm, centimeter, centimeters, centimetre, centimetres",
@@ -52,7 +65,9 @@ class Header:
 
     reader: the class of ITK that reads it. sizes: of all axes. item_bytes: of one number. data_file, offset: where the
     numbers begin, compressed or not. packed_bytes: length of the compressed data, if it is said. mm: how long its
-    unit is. pairs: NRRD's own keys and values, as of segmentations. warnings: what it leaves open, in words.
+    unit is. pairs: NRRD's own keys and values, as of segmentations. turned: whether vectors count along other
+    directions than left, posterior and superior, or NRRD's header leaves it open. warnings: what it leaves open, in
+    words.
     """
 
     reader: str
@@ -64,6 +79,7 @@ class Header:
     packed_bytes: int | None = None
     mm: float = 1.0
     pairs: Mapping[str, str] = field(default_factory=dict)
+    turned: bool = False
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -125,14 +141,16 @@ def check_voxels(path: Path, header: Header, confined: bool = False) -> None:
 def _meta(path: Path, start: bytes) -> Header:
     fields: dict[str, str] = {}
     offset = 0
+    key = "ObjectType"
     for line in io.BytesIO(start):
         offset += len(line)
         found = _META_LINE.match(line)
         if found is None:
-            if line.strip():
+            # A text of another program may go on over several lines.
+            if line.strip() and (key in _META_KEYS or line.split()[0].decode("latin-1") in _META_KEYS):
                 raise ValueError("a line without '='")
             continue
-        key, value = found[1].decode("ascii"), _text(found[2])
+        key, value = _text(found[1]), _text(found[2])
         if key in fields and key != "Comment":
             raise ValueError(f"'{key}' is given twice")
         fields[key] = value
@@ -152,6 +170,7 @@ def _meta(path: Path, start: bytes) -> Header:
     compressed = fields.get("CompressedData", "False").lower() in _TRUE
     skipped = int(fields.get("HeaderSize", "0"))
     unit, warnings = _unit(path, [fields.get("DistanceUnits", "mm")])
+    _check_directions(next((fields[key] for key in _META_DIRECTIONS if key in fields), ""), len(sizes))
     if not fields.keys() & {"ElementSpacing", "ElementSize"}:
         warnings.append(_no_size(path))
     if not fields.keys() & {"Offset", "Position", "Origin"}:
@@ -174,6 +193,14 @@ def _meta(path: Path, start: bytes) -> Header:
         mm=unit,
         warnings=warnings,
     )
+
+
+def _check_directions(text: str, rank: int) -> None:
+    """Raise ValueError for axes of MetaImage that are no directions: ITK would take their lengths for voxel sizes."""
+    numbers = [float(word) for word in text.split()]
+    rows = [numbers[start : start + rank] for start in range(0, len(numbers), rank)]
+    if any(abs(math.hypot(*row) - 1) > DIRECTION_TOLERANCE for row in rows):
+        raise ValueError(f"directions that have not the length 1: {text[:80]}")
 
 
 def _nrrd(path: Path, start: bytes) -> Header:
@@ -218,7 +245,7 @@ def _nrrd(path: Path, start: bytes) -> Header:
     sides = [float(number) for number in fields.get("spacings", "").split()]
     if "space directions" not in fields and sum(math.isfinite(side) for side in sides) < min(3, len(sizes)):
         warnings.append(_no_size(path))
-    elif fields.get("space", "").lower() not in _NRRD_SPACES | {s + "-time" for s in _NRRD_SPACES}:
+    elif fields.get("space", "").lower() not in _NRRD_TO_LPS.keys() | {s + "-time" for s in _NRRD_TO_LPS}:
         warnings.append(
             f"The header of '{path.name}' does not say which of its directions are left and right, front and back: "
             "left-posterior-superior was taken, as in 3D Slicer."
@@ -234,7 +261,24 @@ def _nrrd(path: Path, start: bytes) -> Header:
         compressed=encoding != "raw",
         mm=unit,
         pairs=pairs,
+        turned=_are_turned(fields.get("space", ""), fields.get("measurement frame", "")),
         warnings=warnings,
+    )
+
+
+def _are_turned(space: str, frame: str) -> bool:
+    """Whether vectors count along other directions than LPS, or along an unknown one of a `space` that is not LPS.
+
+    frame: the measurement frame, three vectors in the coordinates of `space`; "" as in 3D Slicer's own files.
+    """
+    own = _NRRD_TO_LPS.get(space.lower().removesuffix("-time"), (1, 1, 1))
+    if not frame:
+        return own != (1, 1, 1)
+    columns = [[float(number) for number in vector.split(",")] for vector in re.findall(r"\(([^)]*)\)", frame)[:3]]
+    return any(
+        abs(sign * number - (axis == row)) > DIRECTION_TOLERANCE
+        for axis, column in enumerate(columns)
+        for row, (sign, number) in enumerate(zip(own, column, strict=True))
     )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from hyperreg.errors import InputError
+from hyperreg.errors import FileError, InputError
 from hyperreg.imaging.plausibility import check_reach
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume, spatial_sizes
 
@@ -36,6 +36,19 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         sitk.ProcessObject.SetGlobalWarningDisplay(before)
+
+
+def text_of(path: str | os.PathLike[str]) -> str:
+    """A path as ITK takes it. Raises FileError for one that is no text: it would end the process."""
+    text = os.fspath(path)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise FileError(
+            f"'{os.path.basename(text)}' cannot be opened: the bytes of its name, or of its folder's, are no text "
+            "(UTF-8). Rename it."
+        ) from error
+    return text
 
 
 def set_geometry(image: sitk.Image, grid: Grid) -> None:
@@ -92,7 +105,7 @@ def read_image(path: str, reader: str) -> tuple[dict[str, Any], list[npt.NDArray
     """
     source = sitk.ImageFileReader()
     source.SetImageIO(reader)
-    source.SetFileName(path)
+    source.SetFileName(text_of(path))
     with quiet():
         source.ReadImageInformation()
         size = source.GetSize()

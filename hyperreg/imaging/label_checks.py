@@ -23,8 +23,16 @@ OUTSIDE = 0.01
 
 
 def as_labels(volume: Volume) -> np.ndarray:
-    """The (I, J, K) array as integers. Raises InputError if its values are not whole numbers, or rounded ones."""
+    """The (I, J, K) array as integers that int64 holds.
+
+    Raises InputError if its values are not whole numbers, or rounded or larger ones.
+    """
     if volume.array.dtype.kind in "iu":
+        if volume.array.dtype == np.uint64 and volume.array.max(initial=0) > np.iinfo(np.int64).max:
+            raise InputError(
+                f"'{volume.name}' holds label numbers up to {volume.array.max()}, more than HyperReg can count. Number "
+                "its structures anew."
+            )
         return volume.array
     if volume.array.dtype == np.bool_:
         return volume.array.astype(np.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def _table_beside(path: Path, labels: list[int], folder_table: bool) -> tuple[Ta
     stem = stem_of(path)
     for ending in ENDINGS:
         beside = path.with_name(stem + ending)
-        if beside.is_file():
+        if os.path.isfile(beside):  # False for a name that became too long
             try:
                 return _fitting(read_table(beside), beside, path, labels)
             except FileError as error:

@@ -22,6 +22,8 @@ LARGEST_FOOTER = 1 << 20
 FOOTER_BYTES = 20
 OLD_FOOTERS = (0, 16)
 LARGEST_TAG = 1000
+# Directions are written as float32.
+DIRECTION_TOLERANCE = 1e-2
 TYPES = (np.uint8, np.int16, np.int32, np.float32)
 
 
@@ -52,6 +54,9 @@ def read_header(path: Path) -> tuple[MGHHeader, npt.NDArray[np.float64], list[st
         # FreeSurfer's coronal orientation: voxels count to the left, down, to the front (nibabel turns it over).
         header["goodRASFlag"], header["delta"], header["Pxyz_c"] = 1, 1, 0
         header["Mdc"] = [[-1, 0, 0], [0, 0, -1], [0, 1, 0]]
+    lengths = np.linalg.norm(header["Mdc"], axis=1)
+    if not np.abs(lengths - 1).max() < DIRECTION_TOLERANCE:
+        raise FileError(f"'{path}' is damaged: its MGH header gives directions of the lengths {lengths.tolist()}.")
     text = (
         f"The header of '{path.name}' does not say where the image lies in the patient, nor its voxel size: 1 mm and "
         "FreeSurfer's usual (coronal) orientation were taken, as FreeSurfer does."

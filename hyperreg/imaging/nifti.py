@@ -49,7 +49,8 @@ class Header:
     """What the header says.
 
     dims: sizes of all axes. data_file: where the voxels are, from `offset` on. ijk_to_ras: (4, 4), mm, as it stands,
-    sheared or not. scale: (slope, intercept) of the values, if they are scaled. warnings: contradictions, in words.
+    sheared or not. scale: (slope, intercept) of the values, if they are scaled. mm: how long the header's unit is.
+    warnings: contradictions, in words.
     """
 
     dims: tuple[int, ...]
@@ -59,6 +60,7 @@ class Header:
     ijk_to_ras: npt.NDArray[np.float64]
     scale: tuple[float, float] | None
     intent: int
+    mm: float
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -76,7 +78,7 @@ def read_header(path: Path) -> Header | None:
     Raises FileError if it is damaged, or the other file of a pair is missing; InputError for an Analyze 7.5 header.
     """
     header_file = path
-    if not _has_mark(path) and path.suffix.lower() == ".img":
+    if not _has_mark(path) and _ending(path) == ".img":
         header_file = _partner(path)
     with streams.reading(header_file) as file:
         start = file.read(540)
@@ -88,7 +90,7 @@ def read_header(path: Path) -> Header | None:
         raise streams.damaged(header_file)
     kind = _KINDS.get((size, mark))
     if kind is None:
-        if header_file.suffix.lower() == ".hdr":
+        if _ending(header_file) == ".hdr":
             raise InputError(
                 f"'{path.name}' has an Analyze 7.5 header, which does not tell left from right. Convert the image to "
                 "NIfTI in a program that knows where it comes from."
@@ -108,7 +110,7 @@ def read_extensions(path: Path) -> bytes:
     b"" for other files, and for pairs of files. Raises as `read_header`.
     """
     header = read_header(path)
-    if header is None or header.data_file != path or path.suffix.lower() == ".img":
+    if header is None or header.data_file != path or _ending(path) == ".img":
         return b""
     with streams.reading(path) as file:
         return file.read(min(header.offset, MOST_BYTES))
@@ -186,6 +188,11 @@ def _kind(start: bytes) -> tuple[int, str, bytes] | None:
     return None
 
 
+def _ending(path: Path) -> str:
+    """In lower case, without the .gz that may follow."""
+    return (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
+
+
 def _has_mark(path: Path) -> bool:
     with streams.reading(path) as file:
         found = _kind(file.read(348))
@@ -193,9 +200,16 @@ def _has_mark(path: Path) -> bool:
 
 
 def _partner(path: Path) -> Path:
-    """The other file of a pair: exactly this name with the other ending. Raises FileError if it is missing."""
-    ending = _PAIRS[path.suffix.lower()]
-    partner = path.with_suffix(ending.upper() if path.suffix.isupper() else ending)
+    """The other file of a pair: exactly this name with the other ending, compressed (.gz) like it, or not like it.
+
+    Raises FileError if it is missing.
+    """
+    packed = path.suffix.lower() == ".gz"
+    plain = path.with_suffix("") if packed else path
+    ending = _PAIRS[plain.suffix.lower()]
+    partner = plain.with_suffix(ending.upper() if plain.suffix.isupper() else ending)
+    either = [partner, partner.with_name(f"{partner.name}.gz")]
+    partner = next((file for file in (either[::-1] if packed else either) if file.is_file()), partner)
     if not partner.is_file():
         raise FileError(f"'{path}' is one of two files that belong together; '{partner.name}' is missing beside it.")
     return partner
@@ -213,7 +227,7 @@ def _checked(fields: Any, path: Path, header_file: Path) -> Header:
     if not 0 <= start <= 1 << 40 or start != int(start):
         raise ValueError(f"voxels that begin at byte {start}")
     pair = not fields.is_single
-    if pair and header_file.suffix.lower() not in _PAIRS:
+    if pair and _ending(header_file) not in _PAIRS:
         raise ValueError("it says that its voxels are in a file .img beside it")
     if not pair and 0 < start < fields.single_vox_offset:
         raise ValueError(f"voxels that begin at byte {start:.0f}, in the header")
@@ -221,13 +235,15 @@ def _checked(fields: Any, path: Path, header_file: Path) -> Header:
     slope, intercept = fields.get_slope_inter()
     scale = None if slope is None or (slope, intercept) == (1, 0) else (slope, intercept)
     matrix, warnings = _place(fields, path.name, (*dims, 1, 1)[:3])
+    unit = _unit(fields, path.name, warnings)
+    matrix[:3] *= unit
     intent = int(fields["intent_code"])
     offset = int(start) if pair or start else fields.single_vox_offset
-    return Header(dims, dtype, data_file, offset, matrix, scale, intent, warnings)
+    return Header(dims, dtype, data_file, offset, matrix, scale, intent, unit, warnings)
 
 
 def _place(fields: Any, name: str, shape: tuple[int, ...]) -> tuple[npt.NDArray[np.float64], list[str]]:
-    """The (4, 4) ijk-to-RAS matrix in mm, and how the header contradicts itself."""
+    """The (4, 4) ijk-to-RAS matrix in the header's unit, and how the header contradicts itself."""
     warnings = []
     if fields["pixdim"][0] == 0:  # as nifti1.h has it
         fields["pixdim"][0] = 1
@@ -257,13 +273,16 @@ def _place(fields: Any, name: str, shape: tuple[int, ...]) -> tuple[npt.NDArray[
             f"The header of '{name}' does not say where the image lies in the patient (neither sform nor qform): left "
             "and right, front and back cannot be told. It is shown as in 3D Slicer."
         )
-    try:
-        unit = fields.get_xyzt_units()[0]
-    except KeyError:
-        unit = "unknown"
-        warnings.append(f"The header of '{name}' names no known unit of length; mm was taken.")
-    matrix[:3] *= MM[unit]
     return matrix, warnings
+
+
+def _unit(fields: Any, name: str, warnings: list[str]) -> float:
+    """How long the header's unit is, in mm; `warnings` is told of one that is not known."""
+    try:
+        return MM[fields.get_xyzt_units()[0]]
+    except KeyError:
+        warnings.append(f"The header of '{name}' names no known unit of length; mm was taken.")
+        return 1.0
 
 
 def _apart(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64], shape: tuple[int, ...]) -> float:

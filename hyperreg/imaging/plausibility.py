@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hyperreg.errors import InputError
-from hyperreg.imaging.volume import Grid
+from hyperreg.imaging.volume import Grid, Volume
 
 # Voxels: from electron microscopy (10 nm) to the slices of a localiser.
 SMALLEST_VOXEL_MM, LARGEST_VOXEL_MM = 1e-5, 100.0
@@ -23,6 +23,8 @@ FARTHEST_MM = 100_000.0
 LARGEST_STRETCH = 1000.0
 # Images whose longest side is outside of this show no part of a human body: a mouse, a unit that is not mm.
 HUMAN_EXTENT_MM = (20.0, 2500.0)
+# Of the longest sides of two images: a torso against one organ of it has 5, cm against mm 10, if both show the same.
+LARGEST_RATIO = 6.0
 # Grey values: far above any physical unit (Bq/ml: 1e9), below where squares leave float32 (1.8e19).
 LARGEST_VALUE = 1e15
 SMALLEST_RANGE = 1e-30
@@ -56,6 +58,18 @@ def size_warnings(grid: Grid, name: str) -> list[str]:
     text = (
         f"'{name}' is very {what}: its longest side is {longest:.3g} mm (voxels of {size} mm). If it shows a human "
         "body, its header counts in another unit than mm; models and settings are made for human bodies."
+    )
+    return [text]
+
+
+def ratio_warnings(one: Volume, other: Volume) -> list[str]:
+    """A text if an image is so much larger than the other one that they hardly count in the same unit."""
+    sizes = [float((volume.spacing * volume.shape).max()) for volume in (one, other)]
+    if max(sizes) <= LARGEST_RATIO * min(sizes):
+        return []
+    text = (
+        f"'{one.name}' is {sizes[0]:.3g} mm long, '{other.name}' {sizes[1]:.3g} mm. If both show the same part of a "
+        "body, one of them counts in another unit than mm."
     )
     return [text]
 

@@ -24,10 +24,12 @@ from hyperreg.imaging.plausibility import check_reach
 READABLE = (".mrk.json", ".fcsv", ".csv")
 # What turns the coordinates of a system to RAS. Slicer before 4.11 wrote numbers into .fcsv files.
 TO_RAS = {"RAS": (1, 1, 1), "LPS": (-1, -1, 1), "0": (1, 1, 1), "1": (-1, -1, 1)}
-# Of the columns of .fcsv: id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID.
-FCSV_LABEL = 11
+# The columns of .fcsv files that do not name them.
+FCSV_COLUMNS = "id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID"
 # The columns of a .csv file with a header line: of Slicer's exported tables, of ANTs, or x, y, z in RAS.
 COLUMNS = {("r", "a", "s"): "RAS", ("l", "p", "s"): "LPS", ("x", "y", "z", "t"): "LPS", ("x", "y", "z"): "RAS"}
+# Slicer's exported tables give points without a place the coordinates 0, 0, 0, and one of these under "defined".
+UNDEFINED = ("0", "false")
 
 
 def read_points(
@@ -36,11 +38,12 @@ def read_points(
     """The points of a file in its own order: (P, 3), RAS mm.
 
     .mrk.json, .fcsv: Slicer's point lists. .csv: a point per line, x,y,z in RAS mm, without a header line or with one
-    that names the columns x, y, z, or r, a, s, or l, p, s among others; x, y, z, t are those of ANTs, in LPS.
+    that names the columns x, y, z, or r, a, s, or l, p, s among others; x, y, z, t are those of ANTs, in LPS; points
+    that a column "defined" calls 0 have no place yet.
     warnings: is told of a table that names no coordinate system. names: gets what the points are called, point by
     point, if the file says it of all of them.
-    Raises FileError if the file is missing, damaged, without points, or does not name a known coordinate system, and
-    for coordinates that lie implausibly far.
+    Raises FileError if the file is missing, damaged, without points, or does not name a known coordinate system, for
+    points without a place, and for coordinates that lie implausibly far.
     """
     path = Path(path)
     kind = next((ending for ending in READABLE if path.name.lower().endswith(ending)), None)
@@ -103,20 +106,38 @@ def _of_json(path: Path, text: str) -> tuple[str, list[Any], list[str]]:
             f"'{path}' is not a point list of 3D Slicer: it is damaged, or holds several lists. Save one list again."
         ) from error
     if unset:
-        raise FileError(
-            f"'{path}': the point '{unset[0].get('label', '')}' has no position yet. Set it in Slicer, or delete it."
-        )
+        raise _without_place(path, str(unset[0].get("label", "")))
     if units not in ("mm", ["mm", "mm", "mm"]):
         raise FileError(f"'{path}': its coordinates are not in mm. Save it again with mm.")
     return system, rows, called
 
 
+def _without_place(path: Path, label: str) -> FileError:
+    return FileError(f"'{path}': the point '{label}' has no position yet. Set it in Slicer, or delete it.")
+
+
 def _of_fcsv(path: Path, text: str) -> tuple[str, list[Any], list[str]]:
     found = re.search(r"^#\s*CoordinateSystem\s*=\s*(\w+)", text, re.MULTILINE)
+    titles = re.search(r"^#\s*columns\s*=\s*(.+?)\s*$", text, re.MULTILINE)
+    columns = [title.strip().lower() for title in (titles.group(1) if titles else FCSV_COLUMNS).split(",")]
+    if not {"x", "y", "z"} <= set(columns):
+        raise FileError(f"'{path}': its columns are not x, y, z among others, but {', '.join(columns)[:200]}.")
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    rows = _rows(path, lines)
-    called = [row[FCSV_LABEL] if len(row) > FCSV_LABEL else "" for row in rows]
-    return found.group(1) if found else "", [row[1:4] for row in rows], called
+    rows, called = _picked(_rows(path, lines), columns, ("x", "y", "z"))
+    return found.group(1) if found else "", rows, called
+
+
+def _picked(
+    rows: Sequence[Sequence[str]], titles: Sequence[str], columns: Sequence[str]
+) -> tuple[list[list[str]], list[str]]:
+    """Of each row, what is in these columns, and in the one called label; "" where the row has none."""
+    places = [titles.index(column) for column in columns]
+    label = titles.index("label") if "label" in titles else len(titles)
+
+    def cell(row: Sequence[str], place: int) -> str:
+        return row[place].strip() if place < len(row) else ""
+
+    return [[cell(row, place) for place in places] for row in rows], [cell(row, label) for row in rows]
 
 
 def _rows(path: Path, lines: Sequence[str]) -> list[list[str]]:
@@ -139,10 +160,12 @@ def _of_csv(path: Path, text: str) -> tuple[str, list[Any], list[str]]:
     names = [cell.strip().lower() for cell in rows[0]]
     for columns, system in COLUMNS.items():
         if all(name in names for name in columns):
-            places = [names.index(name) for name in columns[:3]]
-            found = [[row[place] if place < len(row) else "" for place in places] for row in rows[1:]]
-            label = names.index("label") if "label" in names else len(names)
-            return system, found, [row[label].strip() if label < len(row) else "" for row in rows[1:]]
+            found, called = _picked(rows[1:], names, columns[:3])
+            if "defined" in names:
+                for (defined,), label in zip(_picked(rows[1:], names, ("defined",))[0], called, strict=True):
+                    if defined.lower() in UNDEFINED:
+                        raise _without_place(path, label)
+            return system, found, called
     raise FileError(
         f"'{path}': its first line names no columns r,a,s, l,p,s, x,y,z (RAS mm) or x,y,z,t (ANTs, LPS mm), but "
         f"{', '.join(names)[:200]}."

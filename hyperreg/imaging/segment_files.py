@@ -7,6 +7,8 @@ layers, which are the first axis of a file of four; before Slicer 4.11, every se
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,11 @@ SEGMENTATION = ".seg.nrrd"
 WRITABLE = (".nii", ".nii.gz", SEGMENTATION, ".nrrd", ".mha", ".mhd", ".mgz")
 
 
+# What the header says of a segment, and what it says of each of them.
+KEY = re.compile(r"Segment(\d{1,6})_(\w+)$")
+OF_EACH = ("ID", "Name", "LabelValue")
+
+
 @dataclass(frozen=True)
 class Segment:
     """A segment as the header describes it: the voxels of `value` in a layer."""
@@ -51,8 +58,8 @@ def read_segments(path: Path, confined: bool = False) -> LabelMap | None:
     their number behind them. confined: see `files.read_volume`. Raises FileError for a damaged file, InputError for one
     that HyperReg does not take.
     """
-    header = headers.read_header(path) if path.is_file() else None
-    if header is None or not any(key.startswith("Segment0_") for key in header.pairs):
+    header = headers.read_header(path) if os.path.isfile(path) else None
+    if header is None or not any(KEY.match(key) for key in header.pairs):
         return None
     layered = len(header.sizes) > 3 and header.sizes[0] > 1
     try:
@@ -67,10 +74,14 @@ def read_segments(path: Path, confined: bool = False) -> LabelMap | None:
     places = [(segment.layer, segment.value) for segment in segments]
     if len(set(places)) < len(places):
         raise FileError(f"'{path}' is damaged: two of its segments have the same label value.")
+    warnings = list(header.warnings)
+    if lost := [segment.meaning.name for segment in segments if segment.value == 0]:
+        warnings.append(f"'{name}' gives segments the value 0, of the background: {', '.join(lost)}. They are empty.")
+        segments = [segment for segment in segments if segment.value != 0]
     distinct = len({segment.value for segment in segments}) == len(segments)
     labels = [segment.value if distinct else n for n, segment in enumerate(segments, 1)]
     table = {label: segment.meaning for label, segment in zip(labels, segments, strict=True)}
-    layers, warnings = [], list(header.warnings)
+    layers = []
     free = max([0, *labels]) + 1
     for number, array in enumerate(arrays):
         own = {s.value: label for s, label in zip(segments, labels, strict=True) if s.layer == number}
@@ -111,12 +122,12 @@ def _flattened(labels: LabelMap) -> LabelMap:
 def _segments(keys: Mapping[str, str], layered: bool) -> list[Segment]:
     """The segments of a header, in its order. Raises ValueError or IndexError for one that is damaged."""
     found: list[Segment] = []
-    while any(f"Segment{len(found)}_{word}" in keys for word in ("ID", "Name", "LabelValue")):
-        number = len(found)
+    # Some programs count from 1, or leave a number out.
+    for number in sorted({int(match[1]) for match in map(KEY.match, keys) if match and match[2] in OF_EACH}):
         words = {name: keys.get(f"Segment{number}_{name}", "") for name in ("LabelValue", "Layer", "Name", "Color")}
         shades = [round(255 * min(1.0, max(0.0, float(part)))) for part in words["Color"].split()]
         colour = (shades[0], shades[1], shades[2]) if words["Color"].strip() else None
-        layer = int(words["Layer"] or (number if layered else 0))
+        layer = int(words["Layer"] or (len(found) if layered else 0))
         if layer < 0:
             raise ValueError("a layer below zero")
         meaning = Meaning(
@@ -161,7 +172,7 @@ def write_segmentation(labels: Volume, structures: Sequence[Structure], path: Pa
     for key, value in _header([labels], structures, {}).items():
         image.SetMetaData(key, value)
     with replacing(path, labels.array.nbytes + files.HEADER_ALLOWANCE) as target, itk.quiet():
-        sitk.WriteImage(image, str(target), useCompression=True)
+        sitk.WriteImage(image, itk.text_of(target), useCompression=True)
 
 
 def write_layers(layers: Sequence[Volume], structures: Sequence[Structure], path: Path) -> None:
@@ -181,7 +192,7 @@ def write_layers(layers: Sequence[Volume], structures: Sequence[Structure], path
     for key, value in _header(layers, structures, layer_of).items():
         image.SetMetaData(key, value)
     with replacing(path, stacked.nbytes + files.HEADER_ALLOWANCE) as target, itk.quiet():
-        sitk.WriteImage(image, str(target), useCompression=True)
+        sitk.WriteImage(image, itk.text_of(target), useCompression=True)
 
 
 def _header(layers: Sequence[Volume], structures: Sequence[Structure], layer_of: Mapping[int, int]) -> dict[str, str]:

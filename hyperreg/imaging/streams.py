@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,23 @@ def damaged(path: Path) -> FileError:
     return FileError(
         f"'{path}' is damaged or was cut short (an interrupted copy or download?). Copy or export it again."
     )
+
+
+def check_there(path: Path, folders: bool = False) -> None:
+    """Raise FileError unless a file of this name is there to be read, and read again (a pipe's bytes come once).
+
+    folders: whether a folder will do, too.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise FileError(f"'{path}' does not exist. Check the name and the folder.") from error
+    except OSError as error:
+        raise FileError(f"'{path}' cannot be opened: {error.strerror or error}.") from error
+    if stat.S_ISDIR(mode) and not folders:
+        raise FileError(f"'{path}' is a folder. Give the name of a file.")
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise FileError(f"'{path}' is a pipe or a device, no ordinary file. Save what comes out of it as a file first.")
 
 
 def is_gzip(path: Path) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import colorsys
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -156,12 +157,16 @@ class LabelMap:
 
 
 def key_of(name: str) -> str:
-    """What is compared of a name: neither its case nor how its words are joined ("Left-Thalamus", "left thalamus")."""
-    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
+    """What is compared of a name: neither its case nor how its words are joined ("Left-Thalamus", "left thalamus").
+
+    Nor how its accents are written: as parts of letters, or behind them (macOS).
+    """
+    return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFC", name)).strip().casefold()
 
 
 def name_of(label: int, table: Mapping[int, Meaning]) -> str:
-    return table[label].name if label in table else f"Label {label}"
+    """What a label is called, by the table, else by its number: with a minus, since a hyphen would only join words."""
+    return table[label].name if label in table else f"Label {label}".replace("-", "\N{MINUS SIGN}")
 
 
 def unique_names(table: Mapping[int, Meaning]) -> Table:
@@ -283,7 +288,7 @@ def _meanings(
             )
         if named and label not in common:
             guessed.append(label)
-        found[label] = named[0] if named else Meaning(f"Label {label}")
+        found[label] = named[0] if named else Meaning(name_of(label, {}))
         taken.add(found[label].key)
     return found, guessed
 

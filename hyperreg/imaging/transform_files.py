@@ -14,6 +14,7 @@ parent.
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from hyperreg.errors import FileError, InputError
-from hyperreg.imaging import files, guarded, itk, nifti, plausibility
+from hyperreg.imaging import files, guarded, headers, itk, nifti, plausibility, streams
 from hyperreg.imaging.dicom.registration_objects import read_registration
 from hyperreg.imaging.dicom.sources import is_dicom_file
 from hyperreg.imaging.files import HEADER_ALLOWANCE, PathLike, extension
@@ -43,6 +44,8 @@ INTENT_VECTOR = 1007
 PLACES = 0.3
 SAMPLES_PER_AXIS = 16
 # The kinds that ITK's files name, with the type of their numbers and the dimensions.
+# What the files of ITK that are no .mat begin with.
+MARKS = {"\N{REPLACEMENT CHARACTER}HDF\r\n": ".h5", "#Insight Transform File": ".tfm"}
 KIND = re.compile(rb"(\w+)_(?:double|float)_(\d)_(\d)")
 BEGINNING = 4096
 
@@ -62,7 +65,7 @@ def write_transform(transform: Transform, path: PathLike, reference: Grid | None
         return
     numbers = 24 + sum(stage.array.size for stage in transform.stages if isinstance(stage, DisplacementField))
     with replacing(path, numbers * BYTES_PER_NUMBER[kind] + HEADER_ALLOWANCE) as target, itk.quiet():
-        sitk.WriteTransform(to_sitk(transform), str(target))
+        sitk.WriteTransform(to_sitk(transform), itk.text_of(target))
         if kind != ".h5" and not _text_is_complete(target):
             raise FileError(
                 f"'{path}' could not be written completely. Is the disk full? Free some space and try again."
@@ -77,8 +80,7 @@ def read_transform(path: PathLike) -> Transform:
     """
     path = Path(path)
     kind = extension(path)
-    if not path.is_file():
-        raise FileError(f"'{path}' does not exist. Check the name and the folder.")
+    streams.check_there(path)
     try:
         if is_dicom_file(path):
             return read_registration(path)
@@ -90,12 +92,13 @@ def read_transform(path: PathLike) -> Transform:
     if kind in FIELD_FORMATS:
         return Transform((_read_field(path),))
     beginning = _beginning(path)
+    kind = next((own for mark, own in MARKS.items() if beginning.startswith(mark)), kind)
     if reason := _foreign(beginning):
         raise InputError(f"'{path.name}' {reason}")
     if kind in (".tfm", ".txt"):
         _check_text(path)
     try:
-        facts, arrays = guarded.call("hyperreg.imaging.transform_files:read_stages", path)
+        facts, arrays = guarded.call("hyperreg.imaging.transform_files:read_stages", path, kind)
     except InputError as error:
         raise InputError(f"'{path.name}': {error}") from error
     except RuntimeError as error:
@@ -113,10 +116,16 @@ def read_transform(path: PathLike) -> Transform:
     )
 
 
-def read_stages(path: str) -> tuple[dict[str, Any], list[npt.NDArray]]:
-    """The stages of an ITK transform file: matrices, and fields with their affine. Run by `guarded`."""
-    with itk.quiet():
-        stages = from_sitk(_read_itk(Path(path))).stages
+def read_stages(path: str, kind: str) -> tuple[dict[str, Any], list[npt.NDArray]]:
+    """The stages of an ITK transform file: matrices, and fields with their affine. Run by `guarded`.
+
+    kind: the ending that tells its format, whatever the file is called.
+    """
+    with itk.quiet(), tempfile.TemporaryDirectory() as folder:
+        file = Path(path)
+        if file.suffix != kind:  # ITK goes by the name
+            file = Path(shutil.copyfile(path, Path(folder) / f"transform{kind}"))
+        stages = from_sitk(_read_itk(file)).stages
     fields = [stage if isinstance(stage, DisplacementField) else None for stage in stages]
     arrays = [stage.array if isinstance(stage, DisplacementField) else stage for stage in stages]
     return {"affines": [None if field is None else field.ijk_to_ras.tolist() for field in fields]}, arrays
@@ -146,7 +155,7 @@ def _write_field(field: DisplacementField, path: Path) -> None:
             return
         image = sitk.Cast(itk.field_to_itk(field), sitk.sitkVectorFloat32)
         image.SetMetaData("intent_code", str(nifti.INTENT_DISPLACEMENT))
-        sitk.WriteImage(image, str(target), useCompression=True)
+        sitk.WriteImage(image, itk.text_of(target), useCompression=True)
 
 
 def _beginning(path: Path) -> str:
@@ -185,7 +194,7 @@ def _is_number(word: str) -> bool:
 def _read_itk(path: Path) -> sitk.Transform:
     """An ITK transform. SimpleITK names only some of the linear kinds; in a composite it reads all that ITK knows."""
     try:
-        return sitk.ReadTransform(str(path))
+        return sitk.ReadTransform(itk.text_of(path))
     except (RuntimeError, KeyError):
         text = path.suffix.lower() in (".tfm", ".txt")
         if not text or "CompositeTransform" in "".join(_kinds(path)):
@@ -205,8 +214,25 @@ def _kinds(path: Path) -> list[str]:
     return [kind.decode() for kind, _from, _to in KIND.findall(path.read_bytes())]
 
 
+def _check_vectors(path: Path) -> None:
+    """Raise InputError for a field whose header counts in another unit, or along other directions than LPS."""
+    text = headers.read_header(path)
+    header = text or nifti.read_header(path)
+    if header is not None and header.mm != 1:
+        raise InputError(
+            f"'{path.name}' counts its places in another unit than mm, and does not say whether its vectors do, too. "
+            "Save it in mm."
+        )
+    if text is not None and text.turned:
+        raise InputError(
+            f"'{path.name}' has a 'space' or 'measurement frame' by which its vectors need not count to the left, back "
+            "and top; ITK and 3D Slicer do not heed it. Save it in the space left-posterior-superior."
+        )
+
+
 def _read_field(path: Path) -> DisplacementField:
     array, ijk_to_ras, intent = files.read_components(path)
+    _check_vectors(path)
     name = path.name
     if intent in FSL_INTENTS:
         raise InputError(

@@ -131,7 +131,11 @@ class Volume:
     def __post_init__(self) -> None:
         if self.array.ndim != 3:
             raise InputError(f"'{self.name}' has {self.array.ndim} dimensions; HyperReg takes 3D scalar images.")
-        object.__setattr__(self, "ijk_to_ras", Grid(self.array.shape, self.ijk_to_ras).ijk_to_ras)
+        try:
+            grid = Grid(self.array.shape, self.ijk_to_ras)
+        except InputError as error:
+            raise InputError(f"'{self.name}' cannot be used. {error}") from error
+        object.__setattr__(self, "ijk_to_ras", grid.ijk_to_ras)
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from hyperreg.errors import FileError, InputError
 from hyperreg.imaging.dicom import different_patients, frame_of_reference
 from hyperreg.imaging.dicom.registration_objects import frames_of_registration
 from hyperreg.imaging.dicom.sources import is_dicom_file
-from hyperreg.imaging.files import read_label_map, read_volume
+from hyperreg.imaging.files import read_volume
 from hyperreg.imaging.intensity import check_image
 from hyperreg.imaging.label_checks import check_on_image
 from hyperreg.imaging.label_maps import read_structures
@@ -115,6 +116,9 @@ def load_pair(pair: Pair) -> LoadedPair:
     if drawn[0] is not None and drawn[1] is not None:
         alike[0], alike[1], table, texts = compared(drawn[0], drawn[1])
         warnings += texts
+    warnings += _given_twice(pair.fixed_labels, pair.moving_labels) + _given_twice(
+        pair.fixed_points, pair.moving_points
+    )
     points = _landmarks((pair.fixed_points, pair.moving_points), warnings)
     landmarks = pair_landmarks(points[0], points[1], pair.pull)
     return LoadedPair(
@@ -127,8 +131,8 @@ def load_pair(pair: Pair) -> LoadedPair:
         landmarks=landmarks,
         regions=None if drawn[2] is None else drawn[2].flat,
         initial=_initial(pair, landmarks, warnings),
-        fixed_mask=read_label_map(pair.fixed_mask) if pair.fixed_mask else None,
-        moving_mask=read_label_map(pair.moving_mask) if pair.moving_mask else None,
+        fixed_mask=_mask(pair.fixed_mask, warnings),
+        moving_mask=_mask(pair.moving_mask, warnings),
         rigid=_structures(pair.rigid, fixed, warnings),
         warnings=warnings,
     )
@@ -157,6 +161,23 @@ def _structures(path: Path | None, image: Volume, warnings: list[str], measured_
         raise InputError(f"The label map '{path.name}' is empty: no voxel has a label.")
     warnings += [*labels.warnings, *check_on_image(labels.flat, image, measured_only)]
     return labels
+
+
+def _given_twice(fixed: Path | None, moving: Path | None) -> list[str]:
+    """A warning of one file that was given for what belongs to each of two images."""
+    if fixed is None or moving is None or not os.path.samefile(fixed, moving):
+        return []
+    return [f"'{fixed.name}' was given for both images: what is measured by it says nothing unless they share a space."]
+
+
+def _mask(path: Path | None, warnings: list[str]) -> Volume | None:
+    """1 where any structure of a label map is drawn."""
+    if path is None:
+        return None
+    labels = read_structures(path, folder_table=False)
+    warnings += labels.warnings
+    drawn = np.any([layer.array != 0 for layer in labels.layers], axis=0)
+    return Volume(drawn.astype(np.uint8), labels.layers[0].ijk_to_ras, labels.name)
 
 
 def open_session(
@@ -231,10 +252,15 @@ def _initial(pair: Pair, landmarks: Landmarks | None, warnings: list[str]) -> st
     initial = pair.initial
     path = _initial_file(initial)
     if path is not None:
-        if not path.exists():
+        if not os.path.exists(path):
             known = ", ".join((*ALIGNMENTS, BY_LANDMARKS))
             raise FileError(f"'{initial}' is neither one of {known} nor a transform file that exists.")
         transform = read_transform(path)
+        if np.linalg.det(transform.linear[:3, :3]) < 0:
+            warnings.append(
+                f"The transform '{path.name}' mirrors the moving image, as no alignment of two bodies does: was one of "
+                "its axes counted the other way when it was saved?"
+            )
         if is_dicom_file(path):
             _check_direction(path, pair, warnings)
         return transform

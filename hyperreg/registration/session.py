@@ -14,6 +14,7 @@ import torch
 
 from hyperreg.errors import Cancelled, InputError, OutOfMemory
 from hyperreg.imaging.intensity import check_image, foreground
+from hyperreg.imaging.plausibility import ratio_warnings
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
 from hyperreg.machine import choose_device
@@ -148,6 +149,8 @@ class LiveSession:
             raise InputError("Fixed and moving are the same image; choose two different ones.")
         fixed = check_image(fixed, self.warnings)
         moving = check_image(moving, self.warnings)
+        sizes = ratio_warnings(fixed, moving)
+        self.warnings += sizes
         landmarks = pair_landmarks(fixed_points, moving_points)
         if landmarks is not None:
             self.warnings += outside_warnings(landmarks, fixed.grid, moving.grid)
@@ -182,9 +185,10 @@ class LiveSession:
             self._maker, self.grid, self.stages = maker, maker.grid, maker.stages
             images = maker.images
             if float(np.ptp(images[1].numpy())) == 0:
+                remedy = "Choose another initial alignment ('affine' starts from the centres of mass)."
                 raise InputError(
                     "After the initial alignment the moving image does not overlap the fixed one. "
-                    "Choose another initial alignment ('affine' starts from the centres of mass)."
+                    f"{' '.join(sizes) or remedy}"
                 )
         labels = None if fixed_labels is None or moving_labels is None else (fixed_labels, moving_labels)
         self._figures = PairFigures(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -204,10 +205,23 @@ def _mistake(one: Any, kind: type[BaseModel]) -> str:
     return f"'{place}': {str(one['msg']).removeprefix('Value error, ')}{given}."
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key that is given twice is an error, as the language has it; PyYAML takes the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key, _value in node.value:
+            name = str(key.value)
+            if name in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"'{name}' is given twice", key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
 def load_config(path: Path, kind: type[C]) -> C:
     """Read a YAML configuration; its output counts from its own folder. Raises FileError, InputError."""
     try:
-        config = kind.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        config = kind.model_validate(_Loader(path.read_bytes()).get_single_data())
     except OSError as error:
         raise FileError(f"The configuration '{path}' cannot be read: {error.strerror}.") from error
     except yaml.YAMLError as error:

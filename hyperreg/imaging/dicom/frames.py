@@ -26,7 +26,12 @@ DISTINCTIONS = {
     "FrameType": ("MRImageFrameTypeSequence", "kinds of image"),
     "ImageType": (None, "kinds of image"),
     "AcquisitionNumber": (None, "acquisitions"),
+    "RescaleType": ("PixelValueTransformationSequence", "units of values"),
+    "Units": (None, "units of values"),
+    "PhotometricInterpretation": (None, "scales of grey"),
 }
+# Those of them by which slices of one volume may differ: they are taken in turns.
+TURNS = {"TriggerTime", "NominalCardiacTriggerDelayTime", "AcquisitionNumber"}
 
 
 @dataclass(frozen=True)

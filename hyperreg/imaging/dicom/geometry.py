@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hyperreg.errors import InputError
-from hyperreg.imaging.dicom.frames import DISTINCTIONS, Frame
+from hyperreg.imaging.dicom.frames import DISTINCTIONS, TURNS, Frame
 from hyperreg.imaging.itk import RAS_LPS
 from hyperreg.imaging.volume import SHEAR_TOLERANCE
 
@@ -21,6 +21,9 @@ SAME_PLACE = 0.01
 UNIT_TOLERANCE = 1e-3
 # By what fraction the distance that the header declares may differ from that of the positions without a word.
 DECLARED_TOLERANCE = 0.1
+
+# Messages list at most so many values.
+MOST_NAMED = 4
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def stack(frames: Sequence[Frame], name: str) -> Stack:
     lps = np.eye(4)
     lps[:3, 0], lps[:3, 1], lps[:3, 2] = row * first.spacing[1], column * first.spacing[0], normal * gap
     lps[:3, 3] = positions[order[0]]
-    return Stack(order.tolist(), RAS_LPS @ lps, warnings)
+    return Stack(order.tolist(), RAS_LPS @ lps, [*warnings, *_mixed(frames, name)])
 
 
 def _check_alike(frames: Sequence[Frame], name: str) -> None:
@@ -140,6 +143,18 @@ def _gap(
         )
         return gap, [warning]
     return gap, []
+
+
+def _mixed(frames: Sequence[Frame], name: str) -> list[str]:
+    """A warning if slices that form a volume differ in what makes their grey values."""
+    found = []
+    for keyword, (_, words) in DISTINCTIONS.items():
+        values = {frame.distinctions.get(keyword) for frame in frames}
+        if keyword not in TURNS and len(values) > 1 and None not in values:
+            found.append(f"{len(values)} {words} ({', '.join(sorted(map(str, values))[:MOST_NAMED])})")
+    if not found:
+        return []
+    return [f"The slices of the DICOM series '{name}' are of {', '.join(found)}. Do they form one image?"]
 
 
 def _what_differs(ordered: Sequence[Frame], heights: np.ndarray) -> str:

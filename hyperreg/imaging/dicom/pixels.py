@@ -32,6 +32,8 @@ GDCM_SYNTAXES = {
     "1.2.840.10008.1.2.4.91",
 }
 JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
+# Hounsfield units of metal, in CT of 16 bits.
+HIGHEST_CT = 32767
 WORD_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7.3"
 BYTE_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7.2"
 
@@ -41,6 +43,11 @@ def check_decodable(instance: Instance) -> None:
     from pydicom.uid import UID
 
     syntax = instance.transfer_syntax
+    if not syntax:
+        raise InputError(
+            f"The DICOM image '{instance.name}' does not say how its pixels are stored (no Transfer Syntax UID). Let "
+            "dcmconv of DCMTK write it anew."
+        )
     with parsing(instance.name):
         if _pydicom_decodes(syntax) or syntax in GDCM_SYNTAXES:
             return
@@ -97,6 +104,15 @@ def values_of(frames: Sequence[Frame], name: str, warnings: list[str]) -> np.nda
         *notes[:1],
         *([f"The same is true of {len(notes) - 1} other file(s) of '{name}'."] if notes[1:] else []),
     ]
+    if any(instance.text("PhotometricInterpretation") == "MONOCHROME1" for instance in instances):
+        warnings.append(
+            f"The DICOM series '{name}' shows its smallest values white (MONOCHROME1): it looks inverted beside others."
+        )
+    if values is not None and instances[0].text("Modality") == "CT" and values.max() > HIGHEST_CT:
+        warnings.append(
+            f"The CT '{name}' has values up to {values.max():g} HU, which no tissue and no metal has: were numbers "
+            "below zero saved as numbers without a sign?"
+        )
     assert values is not None  # noqa: S101 (there is at least one frame)
     return _narrowed(values)
 
@@ -151,12 +167,33 @@ def _stored(instance: Instance, warnings: list[str]) -> np.ndarray:
     rows, columns, count = instance.whole_number("Rows"), instance.whole_number("Columns"), instance.frame_count
     with parsing(instance.name):
         dataset = read_whole(instance.entry, warnings)
+        shift = _free_low_bits(instance)
+        if shift:
+            dataset.BitsStored += shift
         syntax = instance.transfer_syntax
         if UID(syntax).is_encapsulated and syntax != RLELossless:
             pixels = _decoded_apart(dataset, instance.name)
         else:
             pixels = dataset.pixel_array
-        return _without_overlays(np.asarray(pixels).reshape(count, rows, columns), dataset)
+        stored = _without_overlays(np.asarray(pixels).reshape(count, rows, columns), dataset)
+        return stored >> shift if shift else stored
+
+
+def _free_low_bits(instance: Instance) -> int:
+    """How many bits below the values old scanners leave free, against today's standard; pydicom takes it for granted.
+
+    Raises InputError where that cannot be told, or for compressed pixels, of which it says nothing.
+    """
+    if "HighBit" not in instance.header or "BitsStored" not in instance.header:
+        return 0
+    high, allocated = (instance.whole_number(keyword) for keyword in ("HighBit", "BitsAllocated"))
+    free = high + 1 - instance.whole_number("BitsStored")
+    if free == 0 or (free > 0 and high < allocated and _is_uncompressed(instance.transfer_syntax)):
+        return free
+    raise InputError(
+        f"The DICOM image '{instance.name}' contradicts itself about the bits of its values (High Bit {high}). Export "
+        "it again."
+    )
 
 
 def _without_overlays(stored: np.ndarray, dataset: Dataset) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,10 +16,14 @@ from hyperreg.imaging.dicom import geometry, pixels
 from hyperreg.imaging.dicom.frames import Frame, frames_of
 from hyperreg.imaging.dicom.headers import Instance, Kind, parsing, read_header
 from hyperreg.imaging.dicom.sources import (
+    BARE,
+    MARK,
+    PREAMBLE,
     Entry,
     entries_of_directory,
     entries_of_folder,
     entries_of_zip,
+    is_bare,
     is_dicom_file,
     is_zip_file,
 )
@@ -127,6 +132,8 @@ def list_series(path: Path) -> Listing:
         return _listing(entries_of_folder(path))
     if is_dicom_file(path):
         return _listing(*_entries_of_dicomdir(path))
+    if not is_zip_file(path):
+        raise FileError(f"'{path}' is neither a folder, nor a DICOM file, nor a zip.")
     return _listing(entries_of_zip(path))
 
 
@@ -172,7 +179,7 @@ def read_dicom(path: Path) -> Volume:
 def split_number(path: Path) -> tuple[Path, int | None]:
     """A path and the number of a series behind it (`SOURCE#NUMBER`); None if there is none, or such a file exists."""
     source, mark, number = path.name.rpartition("#")
-    if path.exists() or not mark or not number.isdecimal() or not source:
+    if os.path.exists(path) or not mark or not number.isdecimal() or not source:
         return path, None
     return path.with_name(source), int(number)
 
@@ -226,10 +233,12 @@ def _listing(entries: Sequence[Entry], warnings: Sequence[str] = ()) -> Listing:
     groups: dict[tuple[str, ...], list[Instance]] = {}
     unreadable: list[str] = []
     unmarked: list[Entry] = []
+    bare: list[Entry] = []
     for entry in entries:
         try:
-            if not entry.is_dicom():
-                unmarked.append(entry)
+            start = entry.start()
+            if start[PREAMBLE:] != MARK:
+                (bare if is_bare(start) else unmarked).append(entry)
                 continue
             instance = read_header(entry)
             # What is listed later must not fail later.
@@ -243,6 +252,8 @@ def _listing(entries: Sequence[Entry], warnings: Sequence[str] = ()) -> Listing:
     unreadable += _lost(unmarked, [instance.entry for group in groups.values() for instance in group])
     if unreadable:
         warnings = [*warnings, f"{len(unreadable)} file(s) cannot be read and were left out, e.g. {unreadable[0]}."]
+    if bare:
+        warnings = [*warnings, f"{len(bare)} file(s) were left out, e.g. {bare[0].name}: {BARE}"]
     series = [Series(tuple(sorted(group, key=_number))) for group in groups.values()]
     return Listing(tuple(sorted(series, key=_order)), tuple(warnings))
 
@@ -345,7 +356,8 @@ def _check_copies(series: Series, name: str) -> list[str]:
         if _digest(other) != _digest(copy):
             raise InputError(
                 f"The DICOM series '{name}' holds two different files that claim to be the same image "
-                f"('{other.name}', '{copy.name}'). Remove the wrong one."
+                f"('{other.name}', '{copy.name}'). Remove the wrong one; if a program that made them anonymous gave "
+                "them all one SOP Instance UID, let it give each its own."
             )
     if not copies:
         return []
@@ -381,4 +393,5 @@ def frame_of_reference(path: Path) -> str:
 def is_dicom_source(path: Path) -> bool:
     """Whether a path is a folder, a DICOM file or a zip (a `SOURCE#NUMBER` too). Raises OSError if unreadable."""
     path, _ = split_number(path)
-    return path.is_dir() or (path.is_file() and (is_dicom_file(path) or is_zip_file(path)))
+    # os.path's functions know that what cannot be the name of a file is none.
+    return os.path.isdir(path) or (os.path.isfile(path) and (is_dicom_file(path) or is_zip_file(path)))

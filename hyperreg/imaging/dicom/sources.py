@@ -13,6 +13,9 @@ from hyperreg.errors import FileError, InputError
 
 PREAMBLE = 128
 MARK = b"DICM"
+# Of data without a mark: group, element, type or length; the numbers of their first elements, and how long these are.
+MARKS_OF_DATA, FIRST_ELEMENTS, LONGEST_FIRST = 8, 0x20, 256
+BARE = "DICOM without the mark at its beginning, which HyperReg does not read. dcmconv of DCMTK adds it."
 ZIP_MARK = b"PK\x03\x04"
 # More files than any study has: a whole disk was given by mistake.
 MOST_FILES = 200_000
@@ -49,13 +52,31 @@ class Entry:
         except Exception as error:
             raise FileError(f"'{self.name}' cannot be read: {_reason(error)}.") from error
 
-    def is_dicom(self) -> bool:
-        """Whether the file carries DICOM's mark after its 128 bytes of preamble."""
+    def start(self) -> bytes:
+        """Its first bytes: a preamble and DICOM's mark. Raises FileError if they cannot be read."""
         with self.open() as file:
             try:
-                return file.read(PREAMBLE + len(MARK))[PREAMBLE:] == MARK
+                return file.read(PREAMBLE + len(MARK))
             except Exception as error:
                 raise FileError(f"'{self.name}' cannot be read: {_reason(error)}.") from error
+
+
+def is_bare(start: bytes) -> bool:
+    """Whether a file begins as DICOM's data do (groups 2 and 8), without preamble and mark, as old programs wrote."""
+    group, element = start[:2], int.from_bytes(start[2:4], "little")
+    told = start[4:6].isalpha() and start[4:6].isupper()
+    return (
+        len(start) >= MARKS_OF_DATA
+        and group in (b"\x02\0", b"\x08\0")
+        and element < FIRST_ELEMENTS
+        and (told or 0 < int.from_bytes(start[4:8], "little") < LONGEST_FIRST)
+    )
+
+
+def is_bare_file(path: Path) -> bool:
+    """Whether a file is DICOM without preamble and mark. Raises OSError if it cannot be opened."""
+    with open(path, "rb") as file:
+        return is_bare(file.read(MARKS_OF_DATA))
 
 
 def is_dicom_file(path: Path) -> bool:
