@@ -6,7 +6,16 @@ from trame.widgets import html
 from trame.widgets import vuetify3 as v
 
 from hyperreg.view.fusion import FusionControls
-from hyperreg.view.parts import keep_or_undo, not_this_image, opacity, run_bar, structures, tour
+from hyperreg.view.parts import (
+    keep_or_undo,
+    look_button,
+    not_this_image,
+    opacity,
+    path_field,
+    run_bar,
+    structures,
+    tour,
+)
 
 BUSY = "fuse_phase !== 'idle'"
 COLUMNS = (
@@ -42,27 +51,20 @@ def _inputs(controls: FusionControls) -> None:
         classes="hyperreg-fuse-target",
     )
     with html.Div(classes="d-flex align-center mt-3"):
-        v.VTextField(
-            v_model=("fuse_folder",),
-            label="Folder of atlases",
-            placeholder="/path/of/the/folder",
-            density="compact",
-            hide_details=True,
-            disabled=(BUSY,),
-            classes="hyperreg-fuse-folder",
-            title="On the computer that HyperReg runs on: NAME_labels.nii.gz beside NAME.nii.gz, or atlases.csv",
-            keyup_enter=controls.look,
+        path_field(
+            "fuse_folder",
+            "Folder of atlases",
+            "On the computer that HyperReg runs on: NAME_labels.nii.gz beside NAME.nii.gz, or atlases.csv",
+            controls.look,
+            "hyperreg-fuse-folder",
+            BUSY,
         )
-        v.VBtn(
-            icon="mdi-folder-search-outline",
-            variant="text",
-            size="small",
-            loading=("fuse_looking",),
-            disabled=("!fuse_folder || fuse_looking",),
-            click=controls.look,
-            classes="hyperreg-fuse-look",
-            title="Look what lies there",
-            aria_label="Look what lies there",
+        look_button(
+            "fuse_looking",
+            "!fuse_folder || fuse_looking",
+            "Look what lies there",
+            controls.look,
+            "hyperreg-fuse-look",
         )
     with html.Div(v_if="fuse_found", classes="mt-2"):
         html.Div("{{ fuse_found }}", classes="text-caption text-medium-emphasis hyperreg-fuse-found")

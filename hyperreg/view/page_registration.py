@@ -7,7 +7,16 @@ from trame.widgets import vuetify3 as v
 
 from hyperreg.view import page_tuning
 from hyperreg.view.controller import Controller
-from hyperreg.view.parts import download_links, drop_target, file_row, section, sections, upload_button
+from hyperreg.view.parts import (
+    download_links,
+    drop_target,
+    file_row,
+    look_button,
+    path_field,
+    section,
+    sections,
+    upload_button,
+)
 from hyperreg.view.state import IMAGE_ROLES
 
 STATE = (
@@ -121,31 +130,27 @@ def _series(controller: Controller) -> None:
     busy = "series_busy || uploading !== ''"
     with section("series", "DICOM", "hyperreg-series", eager=True), drop_target("series", ""):
         with html.Div(classes="d-flex align-center"):
-            v.VTextField(
-                v_model=("series_source",),
-                label="Folder, DICOMDIR or zip",
-                placeholder="/path/of/the/folder",
-                density="compact",
-                hide_details=True,
-                disabled=(busy,),
-                classes="hyperreg-series-source",
-                title="On the computer that HyperReg runs on",
-                keyup_enter=series.look,
+            path_field(
+                "series_source",
+                "Folder, DICOMDIR or zip",
+                "On the computer that HyperReg runs on",
+                series.look,
+                "hyperreg-series-source",
+                busy,
             )
-            v.VBtn(
-                icon="mdi-folder-search-outline",
-                variant="text",
-                size="small",
-                loading=("series_busy !== ''",),
-                disabled=(f"!series_source || {busy}",),
-                click=series.look,
-                classes="hyperreg-series-look",
-                title="List the series that lie there",
-                aria_label="List the series that lie there",
+            look_button(
+                "series_busy !== ''",
+                f"!series_source || {busy}",
+                "List the series that lie there",
+                series.look,
+                "hyperreg-series-look",
             )
             upload_button("series", "Open a zip of DICOM files (or drop it here)", ".zip")
         html.Div("{{ series_busy || series_found }}", classes="text-caption text-medium-emphasis hyperreg-series-found")
-        with html.Div(v_for="row in series_rows", key="row.number", classes="d-flex align-center hyperreg-series-row"):
+        with (
+            html.Div(style="max-height: 320px; overflow-y: auto"),
+            html.Div(v_for="row in series_rows", key="row.number", classes="d-flex align-center hyperreg-series-row"),
+        ):
             with html.Div(classes="flex-grow-1 overflow-hidden", title=("row.problem || row.title",)):
                 html.Div("{{ row.title }}", classes="text-body-2 text-truncate")
                 html.Div("{{ row.problem || row.about }}", classes="text-caption text-medium-emphasis text-truncate")

@@ -12,6 +12,7 @@ from hyperreg.view.parts import (
     keep_or_undo,
     not_this_image,
     opacity,
+    path_field,
     run_bar,
     section,
     sections,
@@ -224,14 +225,12 @@ def _more(models: ModelControls) -> None:
                 "model", "A MONAI bundle, a model of Auto3DSeg, or one that HyperReg trained", ACCEPTED_MODELS
             )
         with html.Div(classes="d-flex align-center mt-1"):
-            v.VTextField(
-                v_model=("segment_source",),
-                label="or a folder on the computer of HyperReg",
-                density="compact",
-                hide_details=True,
-                classes="hyperreg-model-source",
-                title="Its path; or that of a .zip, or of a model.pt with labels.csv beside it",
-                keyup_enter=models.add_from_disk,
+            path_field(
+                "segment_source",
+                "or a folder on the computer of HyperReg",
+                "Its path; or that of a .zip, or of a model.pt with labels.csv beside it",
+                models.add_from_disk,
+                "hyperreg-model-source",
             )
             v.VBtn(
                 "Add",

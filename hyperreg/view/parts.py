@@ -37,6 +37,37 @@ def upload_button(role: str, tip: str, accepted: str = ACCEPTED) -> None:
     )
 
 
+def path_field(state: str, label: str, tip: str, enter: object, classes: str, disabled: str = "false") -> None:
+    """A place on the computer that HyperReg runs on, typed. state: its entry; enter: what the key Enter does."""
+    v.VTextField(
+        v_model=(state,),
+        label=label,
+        placeholder="/path/of/the/folder",
+        density="compact",
+        hide_details=True,
+        disabled=(disabled,),
+        classes=classes,
+        title=tip,
+        keyup_enter=enter,
+        __events=[("keyup_enter", "keyup.enter")],
+    )
+
+
+def look_button(looking: str, disabled: str, tip: str, look: object, classes: str) -> None:
+    """Looks through what lies at a typed place. looking, disabled: expressions."""
+    v.VBtn(
+        icon="mdi-folder-search-outline",
+        variant="text",
+        size="small",
+        loading=(looking,),
+        disabled=(disabled,),
+        click=look,
+        classes=classes,
+        title=tip,
+        aria_label=tip,
+    )
+
+
 def file_row(role: str, title: str, what: str, tip: str, remove: object, accepted: str = ACCEPTED) -> None:
     """A file that can be opened and removed. role: see `upload_button`; its name is the state's `ROLE_name`.
 

@@ -105,7 +105,8 @@ class SeriesControls:
         with self._state:
             self._state.error = ""
             self._state.series_found = _found(listing, source.name)
-            self._state.series_rows = [_row(number, series) for number, series in enumerate(listing.series, 1)]
+            rows = [_row(number, series) for number, series in enumerate(listing.series, 1)]
+            self._state.series_rows = sorted(rows, key=lambda row: row["problem"] != "")
 
 
 def _read(series: Series) -> tuple[Volume, list[str]]:
