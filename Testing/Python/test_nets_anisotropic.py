@@ -139,6 +139,7 @@ def test_a_locked_encoder_keeps_its_weights_and_statistics() -> None:
     ],
 )
 def test_every_parameter_learns(network: nn.Module) -> None:
+    torch.manual_seed(0)
     shape = (2, 3, 64, 64) if isinstance(network, MultiChannelGCN) else (2, 1, 64, 64, 8)
     network.train()(torch.rand(*shape)).square().mean().backward()
     still = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]

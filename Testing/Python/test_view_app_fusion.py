@@ -112,7 +112,7 @@ def test_what_the_browser_must_not_send_is_refused(app: App, name: str, value: A
 
 def test_the_folder_is_looked_through_before_anything_is_registered(app: App) -> None:
     state = app.server.state
-    app.fusion.look()
+    app.fusion.look(app.server.state.fuse_folder)
     assert state.fuse_looking
     app.fuser.found()
     assert (state.fuse_looking, state.fuse_found) == (False, "1 atlases, 1 cannot be used")
@@ -122,7 +122,7 @@ def test_the_folder_is_looked_through_before_anything_is_registered(app: App) ->
     head, data = good["picture"].split(",")
     assert head == "data:image/png;base64"
     assert base64.b64decode(data).startswith(b"\x89PNG")
-    app.fusion.look()
+    app.fusion.look(app.server.state.fuse_folder)
     app.fusion._not_found("The atlas folder '/atlases' does not exist.")
     assert (state.fuse_looking, state.error) == (False, "The atlas folder '/atlases' does not exist.")
 

@@ -64,18 +64,16 @@ def test_a_model_s_folder_is_named_and_stays_where_it_is(app: App, models: Path,
     state, controls = app.server.state, app.models
     store = controls._store = FakeStore(controls.failed)
     for nothing in ("", "  ", None, 7):
-        state.segment_source = nothing
-        controls.add_from_disk()
+        controls.add_from_disk(nothing)
     assert store.asked == []
-    state.segment_source = str(tmp_path)
-    controls.add_from_disk()
+    controls.add_from_disk(str(tmp_path))
     assert (store.asked, state.segment_adding) == ([("licence", str(tmp_path))], tmp_path.name)
-    controls.add_from_disk()
+    controls.add_from_disk(str(tmp_path))
     assert "being added" in state.error
     store.answer("Some licence")
     controls.decline()
     assert tmp_path.is_dir()
-    controls.add_from_disk()
+    controls.add_from_disk(str(tmp_path))
     store.answer("Some licence")
     controls.accept()
     assert store.asked[-1] == ("add", str(tmp_path))

@@ -47,8 +47,7 @@ def number_of(app: App, title: str) -> int:
 
 def test_a_folder_is_listed_and_two_series_become_the_pair(app: App, study: Path) -> None:
     state, series = app.server.state, app.controller.series
-    state.series_source = str(study)
-    run(series.look())
+    run(series.look(str(study)))
     assert (state.error, state.series_busy) == ("", "")
     assert "3 of 4 series can be opened, of 2 patients" in state.series_found
     rows = {row["title"]: row for row in state.series_rows}
@@ -82,14 +81,12 @@ def test_a_zip_is_uploaded_and_replaces_what_was_listed(app: App, study: Path, t
 
 def test_what_cannot_be_listed_or_opened_changes_nothing(app: App, study: Path, tmp_path: Path) -> None:
     state, series = app.server.state, app.controller.series
-    state.series_source = str(study)
-    run(series.look())
+    run(series.look(str(study)))
     before = (state.series_rows, state.series_found, app.controller.pair.volumes["fixed"])
     empty = tmp_path / "empty"
     empty.mkdir()
     for place, words in ((str(tmp_path / "nowhere"), "does not exist"), (str(empty), "holds no DICOM")):
-        state.series_source = place
-        run(series.look())
+        run(series.look(place))
         assert words in state.error
     damaged = app.files.new_folder() / "damaged.zip"
     damaged.write_bytes(b"PK\x03\x04 and no more")

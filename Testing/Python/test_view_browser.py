@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from browser_bench import MARKS, PATIENCE_S, Page, Server, browser, end, start  # noqa: F401
+from dicom_examples import write_slices
 
 from hyperreg.imaging.files import write_volume
 from hyperreg.phantom import PhantomPair, head_phantom_pair
@@ -268,3 +269,20 @@ def test_another_page_of_the_same_browser_cannot_reach_the_app(server: Server, b
     )
     assert outcome == ["refused", "refused"]
     context.close()
+
+
+def test_a_series_of_dicom_is_found_with_the_keyboard_and_opened(page: Page, tmp_path: Path) -> None:
+    write_slices(tmp_path / "a", series="before")
+    write_slices(tmp_path / "b", series="scout", places=[0])
+    page.page.click(".hyperreg-series .v-expansion-panel-title")
+    page.page.click(".hyperreg-series-source input")
+    page.page.keyboard.type(str(tmp_path))
+    page.page.keyboard.press("Enter")
+    rows = page.page.locator(".hyperreg-series-row")
+    rows.nth(1).wait_for(timeout=1000 * PATIENCE_S)
+    assert "CT before" in rows.nth(0).inner_text()
+    assert "only 1 image" in rows.nth(1).inner_text(), "what is no volume comes last"
+    assert page.page.locator(".hyperreg-series-moving").count() == 1
+    page.page.click(".hyperreg-series-moving")
+    name = page.page.locator(".hyperreg-moving-name", has_text="CT before 2026-03-04")
+    name.wait_for(timeout=1000 * PATIENCE_S)

@@ -79,10 +79,10 @@ class FusionControls(ResultControls):
         name = self._state.fuse_method
         self._state.fuse_method_hint = texts.METHODS[name][1] if name in list(texts.METHODS) else ""
 
-    def look(self) -> None:
-        """Looks through the folder of atlases: which can be used, which not and why."""
+    def look(self, place: Any) -> None:
+        """Looks through a folder of atlases: which can be used, which not and why."""
         state = self._state
-        folder = state.fuse_folder.strip() if isinstance(state.fuse_folder, str) else ""
+        folder = place.strip() if isinstance(place, str) else ""
         state.error, state.fuse_atlases, state.fuse_found = "", [], ""
         self.say_what_is_missing()
         if not folder or state.fuse_looking:

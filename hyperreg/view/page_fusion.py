@@ -60,6 +60,7 @@ def _inputs(controls: FusionControls) -> None:
             BUSY,
         )
         look_button(
+            "fuse_folder",
             "fuse_looking",
             "!fuse_folder || fuse_looking",
             "Look what lies there",

@@ -139,6 +139,7 @@ def _series(controller: Controller) -> None:
                 busy,
             )
             look_button(
+                "series_source",
                 "series_busy !== ''",
                 f"!series_source || {busy}",
                 "List the series that lie there",

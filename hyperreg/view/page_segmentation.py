@@ -237,7 +237,7 @@ def _more(models: ModelControls) -> None:
                 variant="tonal",
                 size="small",
                 disabled=("!segment_source || segment_adding !== ''",),
-                click=models.add_from_disk,
+                click=(models.add_from_disk, "[segment_source]"),
                 classes="ml-2 hyperreg-add-model",
                 title="Shows its licence first",
             )

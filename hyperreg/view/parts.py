@@ -38,7 +38,7 @@ def upload_button(role: str, tip: str, accepted: str = ACCEPTED) -> None:
 
 
 def path_field(state: str, label: str, tip: str, enter: object, classes: str, disabled: str = "false") -> None:
-    """A place on the computer that HyperReg runs on, typed. state: its entry; enter: what the key Enter does."""
+    """A place on the computer that HyperReg runs on, typed. state: its entry; enter(place): what the key Enter does."""
     v.VTextField(
         v_model=(state,),
         label=label,
@@ -48,20 +48,21 @@ def path_field(state: str, label: str, tip: str, enter: object, classes: str, di
         disabled=(disabled,),
         classes=classes,
         title=tip,
-        keyup_enter=enter,
+        # With the text: the state that the program has may be some letters behind.
+        keyup_enter=(enter, "[$event.target.value]"),
         __events=[("keyup_enter", "keyup.enter")],
     )
 
 
-def look_button(looking: str, disabled: str, tip: str, look: object, classes: str) -> None:
-    """Looks through what lies at a typed place. looking, disabled: expressions."""
+def look_button(state: str, looking: str, disabled: str, tip: str, look: object, classes: str) -> None:
+    """Looks what lies at a typed place: look(place). state: see `path_field`; looking, disabled: expressions."""
     v.VBtn(
         icon="mdi-folder-search-outline",
         variant="text",
         size="small",
         loading=(looking,),
         disabled=(disabled,),
-        click=look,
+        click=(look, f"[{state}]"),
         classes=classes,
         title=tip,
         aria_label=tip,

@@ -40,9 +40,9 @@ class ModelControls:
             self._upload = Path(shutil.move(path, self._files.new_folder() / path.name))
             self._read(str(self._upload), path.name)
 
-    def add_from_disk(self) -> None:
-        """Asks the worker for the licence of the model whose path was typed: a folder, a zip or a model.pt."""
-        typed = self._state.segment_source.strip() if isinstance(self._state.segment_source, str) else ""
+    def add_from_disk(self, place: Any) -> None:
+        """Asks the worker for the licence of the model at a path: a folder, a zip or a model.pt."""
+        typed = place.strip() if isinstance(place, str) else ""
         if self._source:
             self._tell(BUSY)
         elif typed:

@@ -40,9 +40,9 @@ class SeriesControls:
         # What was opened, by role.
         self._opened: dict[str, tuple[Volume, Series]] = {}
 
-    async def look(self) -> None:
-        """Lists what lies at the place that was typed."""
-        typed = str(self._state.series_source).strip()
+    async def look(self, place: Any) -> None:
+        """Lists what lies at a place of the computer that HyperReg runs on."""
+        typed = str(place).strip()
         if not typed:
             return
         try:
