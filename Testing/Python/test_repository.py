@@ -26,6 +26,7 @@ ALLOWED = {
     "schema": set(),
     "reporting": {"", "imaging"},
     "imaging": FOUNDATION,
+    "processes": {"errors", "machine", "reporting"},
     "phantom": FOUNDATION | {"phantom_anatomy"},
     "phantom_anatomy": FOUNDATION,
     "sample": {"", "errors"},
@@ -33,7 +34,8 @@ ALLOWED = {
     "nets": FOUNDATION,
     "registration": FOUNDATION | {"nets", "sheet"},
     "segmentation": FOUNDATION | {"nets", "sheet"},
-    "fusion": FOUNDATION | {"nets", "registration", "segmentation"},
+    "fusion": FOUNDATION | {"nets", "processes", "registration", "segmentation"},
+    "cohort": FOUNDATION | {"fusion", "processes", "registration", "sheet"},
     "worker": FOUNDATION | {"fusion", "nets", "registration", "segmentation"},
     "training": FOUNDATION | {"fusion", "nets", "registration", "segmentation"},
     "automl": FOUNDATION | {"nets", "segmentation", "training"},
@@ -41,7 +43,7 @@ ALLOWED = {
     "mrml": FOUNDATION | {"fusion", "registration", "segmentation", "worker"},
     "view": FOUNDATION | {"fusion", "mrml", "registration", "sample", "segmentation", "worker"},
     "cli": FOUNDATION
-    | {"automl", "doctor", "fusion", "phantom", "registration", "segmentation", "training", "view", "worker"},
+    | {"automl", "cohort", "doctor", "fusion", "phantom", "registration", "segmentation", "training", "view", "worker"},
 }
 # Packages that only these parts of the engine may import.
 FOREIGN = {"slicer": ("mrml", "view"), "vtk": ("mrml", "view"), "vtkmodules": ("mrml", "view"), "trame": ("view",),

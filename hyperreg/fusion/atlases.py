@@ -12,13 +12,14 @@ import hyperreg
 from hyperreg.errors import HyperRegError, InputError
 from hyperreg.fusion.cache import Cache, content_hash, key_of, voxel_hash
 from hyperreg.fusion.library import Atlas, Library, read_atlases
-from hyperreg.fusion.parallel import fitting_jobs, registrations
+from hyperreg.fusion.parallel import registrations
 from hyperreg.fusion.records import AtlasOutcome, AtlasProgress
 from hyperreg.fusion.registering import Registered, Task
 from hyperreg.fusion.stack import LabelStack, listed, stack_labels
 from hyperreg.imaging.resampling import resample
 from hyperreg.imaging.structures import Table
 from hyperreg.imaging.volume import Volume
+from hyperreg.processes import fitting_jobs
 from hyperreg.registration.anchors import check_lambda
 from hyperreg.registration.catalogue import ModelCard, default_model, find_model
 from hyperreg.reporting import Cancel

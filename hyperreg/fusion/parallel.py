@@ -1,157 +1,23 @@
-"""Many registrations: one after the other here, or several at once in processes of their own."""
+"""The registrations of many atlases, in processes of their own where that helps."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
-from functools import partial
-from multiprocessing import resource_tracker
-from queue import Empty
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from hyperreg.errors import Cancelled, HyperRegError, OutOfMemory
+from hyperreg import processes
+from hyperreg.errors import HyperRegError
 from hyperreg.fusion.registering import Registered, Task, register_atlas
-from hyperreg.machine import is_out_of_memory, main_memory
-from hyperreg.reporting import Cancel
-
-# Memory that one registration needs beside the others, bytes: what two 1 mm heads took, and room.
-NEEDED = 3 * 1024**3
-MOST_PROCESSES = 8
-# How often a parent looks after its children, seconds.
-LOOK = 0.2
+from hyperreg.reporting import Cancel, Progress
 
 Result = Registered | HyperRegError
-# Name of the atlas, fraction 0..1 of its registration, what is being done.
-TaskProgress = Callable[[str, float, str], None]
-
-# In a child: how to tell the parent. Set once per process by `_begin`.
-_parent: dict[str, Any] = {}
-
-
-def fitting_jobs(count: int, device: str) -> int:
-    """How many registrations may run at once: one on a GPU, else as many as cores and free memory allow."""
-    if device == "cuda":
-        return 1
-    free, _total = main_memory()
-    room = 1 if free is None else max(1, free // NEEDED)
-    return int(max(1, min(count, os.cpu_count() or 1, room, MOST_PROCESSES)))
 
 
 def registrations(
-    tasks: Sequence[Task], jobs: int, progress: TaskProgress, cancelled: Cancel | None = None
+    tasks: Sequence[Task], jobs: int, progress: processes.TaskProgress, cancelled: Cancel | None = None
 ) -> Iterator[tuple[Task, Result]]:
-    """Do all tasks; each comes out as soon as it is done, with its registration or the error that ended it.
-
-    jobs: how many at once; with more than one they run in processes of their own. A process that dies, for lack of
-    memory usually, costs only time: what it had begun is done again, one at a time. Raises Cancelled.
-    """
-    waiting = list(tasks)
-    if jobs > 1 and len(waiting) > 1:
-        done: set[str] = set()
-        with suppress(BrokenProcessPool):
-            for task, result in _in_processes(waiting, min(jobs, len(waiting)), progress, cancelled):
-                done.add(task.name)
-                yield task, result
-        waiting = [task for task in waiting if task.name not in done]
-    for task in waiting:
-        _check(cancelled)
-        yield task, _attempt(task, partial(progress, task.name), cancelled)
+    """Do all tasks; each comes out as soon as it is done: see `processes.results`. Raises Cancelled."""
+    return processes.results(_register, tasks, jobs, progress, cancelled)
 
 
-def _attempt(task: Task, progress: Callable[[float, str], None], cancelled: Cancel | None) -> Result:
-    try:
-        return register_atlas(task, progress, cancelled)
-    except Cancelled:
-        raise
-    except HyperRegError as error:
-        return error
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return OutOfMemory("There was not enough memory for this registration.")
-
-
-def _in_processes(
-    tasks: Sequence[Task], jobs: int, progress: TaskProgress, cancelled: Cancel | None
-) -> Iterator[tuple[Task, Result]]:
-    # Not by fork: torch's threads do not survive it.
-    context = multiprocessing.get_context("spawn")
-    if sys.platform != "win32":
-        # Before there is a semaphore, which a kill would leave behind until the tracker has started.
-        resource_tracker.ensure_running()
-    news = context.Queue()
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    before = multiprocessing.active_children()
-    pool = ProcessPoolExecutor(jobs, context, _begin, (news, threads))
-    try:
-        with _without_interrupts():
-            pending: dict[Future[Result], Task] = {pool.submit(_do, task): task for task in tasks}
-        while pending:
-            _check(cancelled)
-            finished, _rest = wait(pending, LOOK, FIRST_COMPLETED)
-            with suppress(Empty):
-                while True:
-                    progress(*news.get_nowait())
-            for future in finished:
-                yield pending.pop(future), future.result()
-    except BaseException:
-        # Nothing of theirs is half done: what they find, this process keeps.
-        for child in multiprocessing.active_children():
-            if child not in before:
-                child.kill()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        news.close()
-        news.cancel_join_thread()
-
-
-@contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Processes that are started meanwhile get no Ctrl+C: the terminal sends it to all, but their parent decides."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _begin(news: Any, threads: int) -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    # One that is killed while it tells something must not keep the others from ending.
-    news.cancel_join_thread()
-    try:
-        import torch
-    except (ImportError, OSError, MemoryError) as error:
-        if is_out_of_memory(error):
-            os._exit(1)  # without a traceback: the parent goes on with fewer
-        raise
-    torch.set_num_threads(threads)
-    _parent["news"] = news
-
-
-def _end_with(parent: Any) -> None:
-    """Ends this process with its parent, which, killed, cannot say so; even while it waits for a task."""
-    parent.join()
-    os._exit(1)
-
-
-def _do(task: Task) -> Result:
-    return _attempt(task, lambda fraction, text: _parent["news"].put((task.name, fraction, text)), None)
-
-
-def _check(cancelled: Cancel | None) -> None:
-    if cancelled is not None and cancelled():
-        raise Cancelled("Cancelled.")
+def _register(task: Task, progress: Progress, cancelled: Cancel | None) -> Registered:
+    return register_atlas(task, progress, cancelled)
