@@ -23,6 +23,7 @@ from hyperreg.cli.app import app
 from hyperreg.cli.search import seconds, three_sizes, whole_numbers
 from hyperreg.errors import Cancelled, FileError, InputError
 from hyperreg.imaging.files import read_label_map, read_volume
+from hyperreg.imaging.output import LOCK
 from hyperreg.reporting import Cancel
 from hyperreg.segmentation.catalogue import list_models, read_card
 from hyperreg.segmentation.session import Segmenter
@@ -111,7 +112,7 @@ def test_halving_keeps_the_best_and_the_predictor_proposes_more(data: Path, tmp_
 
 def test_a_place_that_cannot_be_written_and_a_damaged_clock_are_told(data: Path, tmp_path: Path, quick: None) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(FileError, match="cannot be written"):
+    with pytest.raises(FileError, match="cannot be made"):
         search(settings(data), tmp_path / "file" / "run")
     search(settings(data, rounds=0), tmp_path / "run")
     (tmp_path / "run" / searching.STATE).write_text("[", encoding="utf-8")
@@ -172,7 +173,7 @@ def test_memory_that_runs_out_is_a_failed_trial(data: Path, tmp_path: Path, monk
 
 def test_two_drivers_on_one_folder(data: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    with FileLock(tmp_path / "run" / searching.LOCK), pytest.raises(InputError, match="Another search is running"):
+    with FileLock(tmp_path / "run" / LOCK), pytest.raises(InputError, match="Another run works in"):
         search(settings(data), tmp_path / "run")
 
 

@@ -8,12 +8,9 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from hyperreg.automl import proposing
 from hyperreg.automl.final import add_to_catalogue, check_name, train_best
@@ -26,7 +23,7 @@ from hyperreg.automl.space import Configuration, draw_random
 from hyperreg.automl.task import Task, read_task
 from hyperreg.automl.trial import DECAY, Trial
 from hyperreg.errors import Cancelled, FileError, InputError
-from hyperreg.imaging.output import replacing
+from hyperreg.imaging.output import alone_in, replacing
 from hyperreg.machine import choose_device, main_memory
 from hyperreg.nets.searched import SearchedNet
 from hyperreg.reporting import Cancel, Progress
@@ -34,7 +31,7 @@ from hyperreg.segmentation.catalogue import SegmentationCard
 
 log = logging.getLogger(__name__)
 
-STATE, JOURNAL, LOCK, REPORT = "state.json", "trials.journal", ".lock", "report.html"
+STATE, JOURNAL, REPORT = "state.json", "trials.journal", "report.html"
 # Of the free memory, trials get so much.
 MEMORY_SHARE = 0.8
 # Steps that are trained to tell how long one takes; the first of them is slower than the others.
@@ -87,7 +84,7 @@ def search(
     settings.check()
     for device in settings.devices:
         choose_device(device.partition(":")[0])
-    with _alone(out):
+    with alone_in(out):
         check_same(settings, out, resume)
         if catalogue is not None:
             check_name(settings.name, catalogue, out)
@@ -301,25 +298,6 @@ class _Search:
         spent = self.clock.spent
         self.progress(min(0.99, spent / self.clock.budget_s), f"Training the best one further: {steps} steps")
         return spent + (DECAY * steps + self.settings.rungs[0]) * self.step_s < self.clock.budget_s
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Nobody else searches in this folder. Raises InputError if somebody does, FileError if it cannot be written."""
-    lock = FileLock(out / LOCK, timeout=0)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout as error:
-        raise InputError(
-            f"Another search is running in '{out}'. Wait for it, cancel it, or give another folder."
-        ) from error
-    except OSError as error:
-        raise FileError(f"'{out}' cannot be written: {error.strerror or error}. Give another folder.") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _spent_before(path: Path) -> float:

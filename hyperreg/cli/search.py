@@ -66,9 +66,8 @@ def command(
 
     Ends with a trained model, which `hyperreg segment` runs, and a report. Ctrl+C keeps everything for --resume.
     """
-    missing = [package for package in ("filelock", "optuna") if find_spec(package) is None]
-    if missing:
-        raise InputError(f"A search needs {' and '.join(missing)}: `pip install 'hyperreg[search]'`.")
+    if find_spec("optuna") is None:
+        raise InputError("A search needs optuna: `pip install 'hyperreg[search]'`.")
     from hyperreg.automl.search import search
     from hyperreg.automl.settings import SearchSettings
     from hyperreg.automl.trial import TrialSettings

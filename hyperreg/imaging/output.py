@@ -23,6 +23,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 # Hidden, and beside the target, so that a move is a change of name. What a killed program left goes with the next.
 _PREFIX = ".hyperreg-"
+LOCK = ".lock"
 
 
 @contextmanager
@@ -88,6 +89,29 @@ def make_folder(path: str | os.PathLike[str]) -> None:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise FileError(f"The folder '{path}' cannot be made: {reason}. Choose another place.") from error
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Makes a folder for results, in which no other run works until the block ends.
+
+    A run that was killed does not count. Raises InputError if another run does, FileError if the folder cannot be made
+    or written.
+    """
+    from filelock import FileLock, Timeout
+
+    make_folder(folder)
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(f"Another run works in '{folder}'. Wait for it, cancel it, or give another folder.") from error
+    except OSError as error:
+        raise FileError(_explain(folder, error)) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _examined(path: Path) -> os.stat_result | None:
