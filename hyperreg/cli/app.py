@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import hyperreg
-from hyperreg.cli import dicom, doctor, fuse, models, register, search, segment, sweep, train, view
+from hyperreg.cli import cohort, dicom, doctor, fuse, models, register, search, segment, sweep, train, view
 from hyperreg.cli.console import DEBUG_VARIABLE, EXIT_CODES, output
 
 app = typer.Typer(
@@ -47,6 +47,7 @@ app.command("segment", epilog=segment.EXAMPLES)(segment.command)
 app.command("fuse", epilog=fuse.EXAMPLES, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
     fuse.command
 )
+app.command("cohort", epilog=cohort.EXAMPLES)(cohort.command)
 app.command("models", epilog=models.EXAMPLES)(models.command)
 app.command("dicom", epilog=dicom.EXAMPLES)(dicom.command)
 app.command("doctor")(doctor.command)

@@ -11,6 +11,7 @@ import typer
 from hyperreg.errors import InputError
 
 if TYPE_CHECKING:
+    from hyperreg.cohort.executors import Place
     from hyperreg.imaging.dicom.results import DicomRequest
 
 
@@ -18,6 +19,11 @@ class Device(str, Enum):
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
+
+
+class Where(str, Enum):
+    local = "local"
+    ray = "ray"
 
 
 Fixed = Annotated[
@@ -104,6 +110,31 @@ LeaveOutPatient = Annotated[
 DeviceChoice = Annotated[
     Device, typer.Option("--device", help="Where to compute. auto: the GPU if there is one with enough memory.")
 ]
+Executor = Annotated[
+    Where,
+    typer.Option("--executor", help="local: processes on this machine. ray: a Ray cluster (hyperreg[ray])."),
+]
+Jobs = Annotated[int | None, typer.Option("--jobs", min=1, help="How many tasks at once.", show_default="what fits")]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="HOST:PORT|auto",
+        help="With --executor ray: the cluster, which this machine belongs to.",
+        show_default="Ray on this machine, for the while",
+    ),
+]
+Cpus = Annotated[float, typer.Option("--cpus-per-task", min=0.01, help="With ray: CPUs for each task.")]
+Memory = Annotated[float, typer.Option("--memory-per-task", min=0.01, help="With ray: memory for each task, GB.")]
+Gpus = Annotated[
+    float | None,
+    typer.Option(
+        "--gpus-per-task",
+        min=0.0,
+        help="With ray: GPUs for each task; 0.25 lets four share one.",
+        show_default="1 with --device cuda, else 0",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; warnings and errors only.")]
 
 
@@ -114,6 +145,21 @@ def dicom_request(folder: Path | None, leave_out_patient: bool) -> DicomRequest 
     if folder is None and leave_out_patient:
         raise InputError("--leave-out-patient-data belongs to --out-dicom, which was not given.")
     return None if folder is None else DicomRequest(folder, leave_out_patient)
+
+
+def place(
+    executor: Where,
+    jobs: int | None,
+    device: Device,
+    address: str | None,
+    cpus: float,
+    memory: float,
+    gpus: float | None,
+) -> Place:
+    """Where tasks are done, as the options say it."""
+    from hyperreg.cohort.executors import Place
+
+    return Place(executor.value, jobs, device.value, address, cpus, memory, gpus)
 
 
 def chosen(gamma: float | None) -> dict[str, float]:

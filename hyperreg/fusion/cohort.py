@@ -14,7 +14,7 @@ import hyperreg
 from hyperreg.errors import Cancelled, HyperRegError, InputError
 from hyperreg.fusion.atlases import AtlasSettings, Loader
 from hyperreg.fusion.cache import content_hash, key_of
-from hyperreg.fusion.library import IMAGES, LABELS, find_atlases
+from hyperreg.fusion.library import LABELS, find_atlases, images_in
 from hyperreg.fusion.records import AtlasOutcome
 from hyperreg.fusion.run import Method, Outputs, fuse_target
 from hyperreg.imaging.files import extension, read_volume
@@ -76,12 +76,8 @@ def fuse_cohort(
 
 
 def _targets_in(folder: Path, loader: Loader, *, own: bool) -> list[Path]:
-    """The images of a folder: not its label maps, and not what lies in a folder below."""
-    if not Path(folder).is_dir():
-        raise InputError(f"The folder of targets '{folder}' does not exist.")
-    files = sorted(path for path in Path(folder).iterdir() if path.is_file() and extension(path) in IMAGES)
-    images = [path for path in files if not path.name[: -len(extension(path))].endswith(LABELS)]
-    images = [path for path in images if not path.name.lower().endswith(".seg.nrrd")]
+    """The images of a folder; of one that holds the atlases, too, those that are atlases."""
+    images = images_in(folder)
     if own:
         images = [path for path in images if path in {atlas.image for atlas in loader.library.atlases}]
     if not images:

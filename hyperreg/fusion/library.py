@@ -85,6 +85,21 @@ def find_atlases(folder: Path) -> Library:
     return Library(folder, tuple(atlases), table, skipped)
 
 
+def images_in(folder: Path) -> list[Path]:
+    """The images of a folder, by name: not its label maps, and not what lies in a folder below.
+
+    Raises InputError if the folder does not exist, or holds none.
+    """
+    if not Path(folder).is_dir():
+        raise InputError(f"The folder of images '{folder}' does not exist.")
+    files = sorted(path for path in Path(folder).iterdir() if path.is_file() and extension(path) in IMAGES)
+    images = [path for path in files if not stem_of(path).endswith(LABELS) and not path.name.startswith(".")]
+    images = [path for path in images if not path.name.lower().endswith(SEGMENTATION)]
+    if not images:
+        raise InputError(f"'{folder}' holds no image.")
+    return images
+
+
 def given_atlases(pairs: Sequence[AtlasFiles], table: Table | None = None) -> Library:
     """The atlases of a list. table: what their labels mean, as far as their files do not say it.
 

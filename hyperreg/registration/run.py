@@ -58,12 +58,13 @@ class Outputs:
     dicom: DicomRequest | None = None
 
     def by_name(self) -> dict[str, Path | None]:
+        """The report comes first, because what comes first is moved into place last: where it is, all else is."""
         return {
+            "report": self.report,
             "volume": self.volume,
             "transform": self.transform,
             "inverse": self.inverse,
             "labels": self.labels,
-            "report": self.report,
             "jacobian": self.jacobian,
         }
 
@@ -103,6 +104,7 @@ def register(
     *,
     fast: bool = False,
     only_linear: bool = False,
+    about: Mapping[str, Any] | None = None,
 ) -> RegistrationResult:
     """Register a pair at one lambda and write the wanted outputs, all of them or none.
 
@@ -111,7 +113,7 @@ def register(
     steps of long ones.
     only_linear: write the linear alignment alone, as a linear transform; lam has to be None.
     fast: whether the field of the quick stage is enough; else it is solved at the images' own resolution. A search for
-    lambda is made on quick fields.
+    lambda is made on quick fields. about: what the caller adds to the report.
     Raises InputError, FileError, WeightsError, OutOfMemory or Cancelled; nothing is written then.
     """
     card = find_model(pair.model or default_model())
@@ -194,6 +196,7 @@ def register(
             "versions": versions(),
             "warnings": _all_warnings(images, session, result.figures),
             "outputs": {name: str(path) for name, path in staged.targets.items()},
+            **(about or {}),
         }
         if objects is not None and outputs.dicom is not None:
             report["warnings"] += objects.write(images, result.transform, report)
