@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import hyperreg
-from hyperreg.cli import cohort, dicom, doctor, fuse, models, register, search, segment, sweep, train, view
+from hyperreg.cli import cohort, dicom, doctor, fuse, models, register, search, segment, sweep, template, train, view
 from hyperreg.cli.console import DEBUG_VARIABLE, EXIT_CODES, output
 
 app = typer.Typer(
@@ -48,6 +48,7 @@ app.command("fuse", epilog=fuse.EXAMPLES, context_settings={"allow_extra_args": 
     fuse.command
 )
 app.command("cohort", epilog=cohort.EXAMPLES)(cohort.command)
+app.command("template", epilog=template.EXAMPLES)(template.command)
 app.command("models", epilog=models.EXAMPLES)(models.command)
 app.command("dicom", epilog=dicom.EXAMPLES)(dicom.command)
 app.command("doctor")(doctor.command)

@@ -146,13 +146,17 @@ def align(
 def middle_of(first: Matrix, second: Matrix) -> Matrix:
     """The map halfway between two that are near each other: first (first^-1 second)^(1/2), (4, 4).
 
-    The same in either order, the inverse of the middle of the inverses, and rigid between rigid maps. The root is that
-    of Denman and Beavers (1976).
+    The same in either order, the inverse of the middle of the inverses, and rigid between rigid maps.
     """
-    root, other = np.linalg.inv(first) @ second, np.eye(4)
+    return np.asarray(first @ square_root(np.linalg.inv(first) @ second), dtype=np.float64)
+
+
+def square_root(matrix: Matrix) -> Matrix:
+    """The principal root of a (4, 4) map without mirroring: that map done half. By Denman and Beavers (1976)."""
+    root, other = matrix, np.eye(4)
     for _ in range(ROOT_STEPS):
         root, other = (root + np.linalg.inv(other)) / 2, (other + np.linalg.inv(root)) / 2
-    return np.asarray(first @ root, dtype=np.float64)
+    return np.asarray(root, dtype=np.float64)
 
 
 def direction_warnings(fixed: Volume, moving: Volume, matrix: Matrix) -> list[str]:
