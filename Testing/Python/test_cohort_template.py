@@ -23,13 +23,13 @@ from hyperreg.imaging.volume import DisplacementField, Grid, Volume
 
 Points = npt.NDArray[np.float64]
 
-RADII = np.array([34.0, 42.0, 36.0])
+RADII = np.array([28.0, 44.0, 36.0])
 # Centres and radii of what lies inside, RAS mm from the middle, and its grey value.
 INNER = (
-    (np.array([-14.0, 10.0, 4.0]), 8.0, 260.0),
-    (np.array([14.0, 10.0, 4.0]), 8.0, 260.0),
-    (np.array([0.0, -16.0, 8.0]), 10.0, 20.0),
-    (np.array([0.0, 4.0, -16.0]), 7.0, 220.0),
+    (np.array([-12.0, 14.0, 4.0]), 8.0, 260.0),
+    (np.array([10.0, 6.0, 12.0]), 6.0, 250.0),
+    (np.array([0.0, -20.0, 8.0]), 10.0, 20.0),
+    (np.array([2.0, 4.0, -18.0]), 7.0, 220.0),
 )
 CENTRES = np.array([centre for centre, _radius, _value in INNER])
 # How far the subjects are deformed at most, mm, and the wavelength of that, mm.
@@ -39,7 +39,7 @@ AMPLITUDE, WAVE = 4.0, 70.0
 def mean_shape(points: Points) -> Points:
     """Grey values of the shape that all subjects have in the mean, at RAS points (..., 3)."""
     distance = np.linalg.norm(points / RADII, axis=-1)
-    values = 110 + 25 * np.sin(points / 9).prod(axis=-1)
+    values = 110 + 60 * np.sin(points / 4.5 + 0.6).prod(axis=-1)
     for centre, radius, value in INNER:
         near = np.linalg.norm(points - centre, axis=-1)
         share = 1 / (1 + np.exp(2 * (near - radius)))
@@ -48,13 +48,12 @@ def mean_shape(points: Points) -> Points:
 
 
 def displacement(points: Points, kind: int) -> Points:
-    """A smooth deformation, mm, without a linear part to speak of. kind: 0 to 2; its opposite is that times -1."""
+    """A smooth deformation, mm, without a linear part to speak of. kind: 0 or 1; its opposite is that times -1."""
     phase = 2 * np.pi * points / WAVE
     fade = np.exp(-(np.linalg.norm(points / 60, axis=-1, keepdims=True) ** 4))
     waves = (
         np.stack([np.cos(phase[..., 1]), np.sin(phase[..., 2]), np.cos(phase[..., 0])], axis=-1),
         np.stack([np.sin(phase[..., 2]), np.cos(phase[..., 0]), np.sin(phase[..., 1])], axis=-1),
-        np.stack([np.cos(phase[..., 2]), np.cos(phase[..., 2]), np.sin(phase[..., 0])], axis=-1),
     )
     return AMPLITUDE * fade * waves[kind]
 
@@ -70,12 +69,12 @@ def subject(place: Grid, kind: int, sign: float, name: str) -> Volume:
 
 @pytest.fixture(scope="module")
 def subjects(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Six subjects, each deformation with its opposite, on oblique, anisotropic, flipped grids of their own."""
+    """Four subjects, each deformation with its opposite, on oblique, anisotropic, flipped grids of their own."""
     folder = tmp_path_factory.mktemp("subjects")
     paths = []
-    for kind in range(3):
+    for kind in range(2):
         for sign in (1.0, -1.0):
-            spacing = ((2.0, 2.4, 2.2), (2.3, 2.1, 2.6), (2.5, 2.2, 2.0))[kind]
+            spacing = ((2.0, 2.4, 2.2), (2.3, 2.1, 2.6))[kind]
             shape = tuple(int(n) for n in np.ceil(np.array([100, 110, 100]) / spacing))
             place = grid(shape, spacing, (2.0 * sign, 1.0 * kind, -1.0))  # type: ignore[arg-type]
             path = folder / f"s{kind}{'+' if sign > 0 else '-'}.nii.gz"
@@ -85,19 +84,25 @@ def subjects(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def errors_at_inner(image: Volume) -> Points:
-    """How far the middle of each inner thing lies from where the mean shape has it: (4,), mm."""
+    """How far the inner things lie from where the mean shape, seen on the same grid, has them: (4,), mm."""
+    here, truth = middles(image), middles(subject(image.grid, 0, 0.0, "mean shape"))
+    return np.linalg.norm(here - truth, axis=1)
+
+
+def middles(image: Volume) -> Points:
+    """The middles of the inner things by their grey values: (4, 3), RAS mm."""
     points = image.grid.points()
     found = []
-    brightest = image.array[np.linalg.norm(points / RADII, axis=-1) < 1].mean()
+    usual = np.median(image.array[np.linalg.norm(points / RADII, axis=-1) < 0.9])
     for centre, radius, value in INNER:
         near = np.linalg.norm(points - centre, axis=-1) < radius + 5
-        contrast = (image.array - brightest) * np.sign(value - 110)
+        contrast = (image.array - usual) * np.sign(value - 110)
         weight = np.where(near, np.maximum(contrast, 0), 0.0)
         found.append((points * weight[..., None]).sum(axis=(0, 1, 2)) / weight.sum())
-    return np.linalg.norm(np.array(found) - CENTRES, axis=1)
+    return np.array(found)
 
 
-SETTINGS = TemplateSettings(iterations=2, lam=0.1, fast=True, spacing=2.4)
+SETTINGS = TemplateSettings(iterations=2, lam=0.1, fast=True, spacing=2.4, initial="none")
 
 
 @pytest.fixture(scope="module")
@@ -110,11 +115,11 @@ def made(subjects: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.mark.slow
 def test_the_template_has_the_mean_shape(made: Path, subjects: list[Path]) -> None:
-    """Within .6 mm; every subject is off by 2 mm at least, so that a template like one of them would be found."""
+    """Within .3 mm; every subject is off by 2 mm at least, so that a template like one of them would be found."""
     template = read_volume(made / "t.nii.gz")
     off = errors_at_inner(template)
-    assert off.mean() < 0.6
-    assert off.max() < 1.0
+    assert off.mean() < 0.3
+    assert off.max() < 0.5
     assert min(errors_at_inner(read_volume(path)).mean() for path in subjects) > 2.0
     # The outer shape: how far the surface lies from the ellipsoid, along R, A and S.
     for axis in range(3):
@@ -132,41 +137,48 @@ def test_the_template_has_the_mean_shape(made: Path, subjects: list[Path]) -> No
 def test_the_maps_to_the_subjects_have_no_mean(made: Path, subjects: list[Path]) -> None:
     forward = np.array([read_transform(made / "FIELDS" / p.name[:3] / "transform.h5").apply(CENTRES) for p in subjects])
     # Each leads to where its subject has the thing (2.4 mm voxels, a quick result); their mean stays.
-    truth = np.array([CENTRES + sign * displacement(CENTRES, kind) for kind in range(3) for sign in (1.0, -1.0)])
+    truth = np.array([CENTRES + sign * displacement(CENTRES, kind) for kind in range(2) for sign in (1.0, -1.0)])
     assert np.linalg.norm(forward - truth, axis=-1).mean() < 1.2
     assert np.linalg.norm(truth - CENTRES, axis=-1).mean() > 3.0
     assert np.linalg.norm(forward.mean(axis=0) - CENTRES, axis=-1).max() < 0.6
     for number, path in enumerate(subjects):
         back = read_transform(made / "FIELDS" / path.name[:3] / "inverse.h5").apply(forward[number])
-        assert np.linalg.norm(back - CENTRES, axis=-1).max() < 0.2
+        assert np.linalg.norm(back - CENTRES, axis=-1).max() < 0.35  # a field voxel measures 4.8 mm
 
 
 @pytest.mark.slow
 def test_local_volumes_are_those_of_the_deformations(made: Path, subjects: list[Path]) -> None:
-    step = 0.5
-    for number, path in enumerate(subjects[:2]):
+    template = read_volume(made / "t.nii.gz")
+    inside = np.argwhere(np.linalg.norm(template.grid.points() / RADII, axis=-1) < 0.8)[::20]
+    points = template.grid.to_ras(inside)
+    correlations = []
+    for path, (kind, sign) in zip(subjects, [(k, s) for k in range(2) for s in (1.0, -1.0)], strict=True):
         change = read_volume(made / "FIELDS" / path.name[:3] / "log_jacobian.nii.gz")
-        assert change.grid.matches(read_volume(made / "t.nii.gz").grid)
-        sign = 1.0 if number == 0 else -1.0
-        inside = np.argwhere(np.linalg.norm(change.grid.points() / RADII, axis=-1) < 0.8)[::50]
-        points = change.grid.to_ras(inside)
-        columns = [
-            step * axis + sign * (displacement(points + step * axis, 0) - displacement(points, 0)) for axis in np.eye(3)
-        ]
-        truth = np.log(np.linalg.det(np.stack(columns, axis=-1) / step))
+        assert change.grid.matches(template.grid)
         found = change.array[tuple(inside.T)]
-        assert np.corrcoef(found, truth)[0, 1] > 0.6
+        # Of the transform that was written with it, by differences over the field's voxels.
+        transform, step = read_transform(made / "FIELDS" / path.name[:3] / "transform.h5"), 4.8
+        columns = [transform.apply(points + step * axis) - transform.apply(points - step * axis) for axis in np.eye(3)]
+        written = np.log(np.linalg.det(np.stack(columns, axis=-1) / (2 * step)))
+        assert np.abs(found - written).mean() < 0.02
+        columns = [
+            np.eye(3)[axis] + sign * (displacement(points + d, kind) - displacement(points - d, kind)) / 0.2
+            for axis, d in enumerate(0.1 * np.eye(3))
+        ]
+        truth = np.log(np.linalg.det(np.stack(columns, axis=-1)))
+        correlations.append(float(np.corrcoef(found, truth)[0, 1]))
+    assert min(correlations) > 0.5
     with (made / "FIELDS" / "subjects.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows] == sorted(path.name[:3] for path in subjects)
-    assert all(abs(float(row["log_volume_linear"])) < 0.1 for row in rows)
+    assert all(float(row["log_volume_linear"]) == 0 for row in rows)
     report = json.loads((made / "FIELDS" / "template.json").read_text(encoding="utf-8"))
-    assert report["mean_displacement_mm"][-1] < 0.5
+    assert len(report["mean_displacement_mm"]) == SETTINGS.iterations
 
 
 @pytest.mark.slow
 def test_the_order_of_the_images_means_nothing(subjects: list[Path], tmp_path: Path) -> None:
-    settings = TemplateSettings(iterations=1, lam=0.3, fast=True, spacing=4.0, initial="rigid")
+    settings = TemplateSettings(iterations=1, lam=0.3, fast=True, spacing=4.0, initial="none")
     found = []
     for number, images in enumerate((subjects[:3], subjects[2::-1])):
         out = tmp_path / f"t{number}.nii.gz"
@@ -174,6 +186,26 @@ def test_the_order_of_the_images_means_nothing(subjects: list[Path], tmp_path: P
         found.append(read_volume(out))
     assert found[0].grid.matches(found[1].grid)
     assert np.abs(found[0].array - found[1].array).max() < 1e-4
+
+
+@pytest.mark.slow
+def test_the_template_stands_between_the_poses_of_its_subjects(tmp_path: Path) -> None:
+    """Turned to either side, one of them larger by as much as the other is smaller, in the same place."""
+    paths = []
+    for name, degrees, scale in (("a", 12.0, 1.08), ("b", -12.0, 1 / 1.08)):
+        place = grid((44, 46, 44), (2.5, 2.5, 2.5), (0.0, 0.0, 0.0))
+        matrix = turned(degrees, (0, 0, 0), scale)
+        values = mean_shape(place.points() @ np.linalg.inv(matrix[:3, :3]).T)
+        path = tmp_path / f"{name}.nii.gz"
+        write_volume(Volume(values.astype(np.float32), place.ijk_to_ras), path)
+        paths.append(path)
+    settings = TemplateSettings(iterations=1, lam=0.5, fast=True, spacing=3.0)
+    report = make_template(paths, tmp_path / "t.nii.gz", settings, LocalExecutor(1, "cpu"))
+    for row, (degrees, scale) in zip(report["subjects"], ((12.0, 1.08), (-12.0, 1 / 1.08)), strict=True):
+        there = Transform((np.array(row["linear_ras"]),)).apply(CENTRES)
+        truth = Transform((turned(degrees, (0, 0, 0), scale),)).apply(CENTRES)
+        assert np.linalg.norm(there - truth, axis=1).max() < 1.0
+    assert errors_at_inner(read_volume(tmp_path / "t.nii.gz")).max() < 1.0
 
 
 @pytest.mark.slow

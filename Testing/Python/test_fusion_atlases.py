@@ -127,7 +127,7 @@ def test_a_similarity_far_below_the_others_is_a_failure(tmp_path: Path, fake: Fa
     loader = Loader(find_atlases(write_library(tmp_path / "atlases")))
     fake.similarities = {"a1": 0.55, "a2": 0.80, "a3": 0.82, "a4": 0.84}
     found = rows_of(carry(target(), loader, settings(tmp_path)))
-    assert found["a1"] == ("left out", "The registration failed: similarity 0.55, half of the atlases reach 0.81.")
+    assert found["a1"] == ("left out", "The registration failed: similarity 0.55, half of the others reach 0.81.")
     assert [state for state, _reason in found.values()].count("used") == 3
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hyperreg.cli import options
-from hyperreg.cli.console import cancel_on_interrupt, guarded, output, progress_bar
+from hyperreg.cli.console import cancel_on_interrupt, guarded, output, progress_bar, warn
 
 EXAMPLES = """Examples:
 
@@ -66,6 +66,7 @@ def command(
     place = options.place(executor, jobs, device, address, cpus, memory, gpus)
     with cancel_on_interrupt() as cancelled, progress_bar(quiet) as progress, place.open() as runner:
         report = make_template(images, out, settings, runner, out_dir, progress, cancelled)
+    warn(report["warnings"])
     if quiet:
         return
     shape, moved = report["shape"], report["mean_displacement_mm"]

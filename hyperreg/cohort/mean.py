@@ -18,8 +18,9 @@ from hyperreg.registration.linear import square_root
 ROOTS, SERIES = 6, 4
 # Steps towards the mean of linear maps: the error is squared and shrunk by each, a few suffice.
 MEAN_STEPS = 10
-# Of the inverse of a field: iterations, and the largest and mean error, voxels, at which it is good enough.
-INVERSE_STEPS, LARGEST_ERROR, MEAN_ERROR = 50, 0.05, 0.005
+# Of the inverse of a field: iterations, and the largest error, voxels, at which it is good enough. ITK would stop at a
+# small mean error, too, which says nothing where most of the field is 0.
+INVERSE_STEPS, LARGEST_ERROR, MEAN_ERROR = 100, 0.01, 0.0
 
 
 def logarithm(matrix: Matrix) -> Matrix:

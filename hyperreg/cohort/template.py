@@ -25,6 +25,7 @@ from hyperreg.cohort.executors import Executor, Whole, mark
 from hyperreg.cohort.mean import centred, common_grid, inverse, mean_field, on_one_grid
 from hyperreg.cohort.subject import SubjectTask, register_subject, results_of
 from hyperreg.errors import HyperRegError, InputError
+from hyperreg.fusion.atlases import outliers
 from hyperreg.fusion.cache import content_hash
 from hyperreg.fusion.registering import Registered
 from hyperreg.imaging import itk
@@ -284,6 +285,7 @@ class _Maker:
 
     def report(self, out: Path, watch: Stopwatch) -> dict[str, Any]:
         """What is told of the template: JSON."""
+        far = outliers({one.name: one.figures["similarity"] for one in self.subjects})
         rows = [
             {"name": one.name, "file": str(one.path), "linear_ras": one.linear.tolist(), **one.figures}
             for one in self.subjects
@@ -294,6 +296,7 @@ class _Maker:
             "spacing_mm": float(self.grid.spacing[0]),
             "settings": {**asdict(self.settings), "lam": self.lam, "model": self.card.describe()},
             "mean_displacement_mm": self.moved_mm,
+            "warnings": [f"{name}: {why} Look at it, and leave it out if it is off." for name, why in far.items()],
             "subjects": sorted(rows, key=lambda row: str(row["name"])),
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "timing_s": {name: round(seconds, 3) for name, seconds in watch.seconds.items()},

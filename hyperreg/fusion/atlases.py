@@ -271,19 +271,20 @@ def _judge(found: Mapping[str, Registered], rows: Mapping[str, AtlasOutcome]) ->
             reasons[name] = f"The registration failed: {folding:.1f} % of the voxels are folded."
     sound = {name: value for name, value in after.items() if name not in reasons}
     if len(sound) >= FEWEST_FOR_OUTLIERS:
-        reasons |= _outliers(sound)
+        reasons |= outliers(sound)
     for name, reason in reasons.items():
         rows[name].state, rows[name].reason = "left out", reason
     return list(reasons)
 
 
-def _outliers(values: Mapping[str, float]) -> dict[str, str]:
+def outliers(values: Mapping[str, float]) -> dict[str, str]:
+    """Name -> why, of registrations whose similarity lies far below that of the others."""
     numbers = np.array(list(values.values()))
     median = float(np.median(numbers))
     spread = 1.4826 * float(np.median(np.abs(numbers - median)))
     limit = median - max(OUTLIER_SDS * spread, OUTLIER_LEAST)
     return {
-        name: f"The registration failed: similarity {value:.2f}, half of the atlases reach {median:.2f}."
+        name: f"The registration failed: similarity {value:.2f}, half of the others reach {median:.2f}."
         for name, value in values.items()
         if value < limit
     }
