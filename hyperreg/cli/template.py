@@ -69,11 +69,11 @@ def command(
     warn(report["warnings"])
     if quiet:
         return
-    shape, moved = report["shape"], report["mean_displacement_mm"]
+    shape, changes = report["shape"], report["changed_percent"]
     lines = [
         f"Template      {len(report['subjects'])} subjects, λ {report['settings']['lam']:g}",
         f"Grid          {' x '.join(map(str, shape))} voxels of {report['spacing_mm']:.2g} mm",
-        f"Shape         moved by {', '.join(f'{value:.2f}' for value in moved)} mm in the rounds, on average",
+        f"Rounds        changed it by {', '.join(f'{value:.1f}' for value in changes)} % of its grey values",
         f"Time          {sum(report['timing_s'].values()):.1f} s",
         f"Saved         {out}",
     ]

@@ -161,7 +161,8 @@ class _Maker:
         self.last: tuple[Path, str]
         # From the template to the one that was registered last: the way back to the mean shape.
         self.shape: DisplacementField | None = None
-        self.moved_mm: list[float] = []
+        # How much each round changed of the template, % of its grey values.
+        self.changes: list[float] = []
         self._stage = 0
 
     def read(self, images: Sequence[Path]) -> None:
@@ -225,16 +226,13 @@ class _Maker:
         fields = on_one_grid([_field_of(found[one.name]) for one in self.subjects])
         for subject, deformation in zip(self.subjects, fields, strict=True):
             subject.deformation, subject.figures = deformation, found[subject.name].figures
-        mean = mean_field(fields)
-        self.shape = inverse(mean)
-        self.moved_mm.append(self._mean_length(mean))
+        # Also what all maps are wrong by alike goes with it: it displaced the average, and is undone.
+        self.shape = inverse(mean_field(fields))
+        before = self.template.array
         self.last = self._average(f"round-{number}")
-
-    def _mean_length(self, displacement: DisplacementField) -> float:
-        """The mean length of displacements in the template's foreground, mm."""
-        inside = Volume(foreground(self.template).astype(np.uint8), self.template.ijk_to_ras)
-        here = resample(inside, displacement.grid, interpolation="nearest").array > 0
-        return float(np.linalg.norm(displacement.array[:, here], axis=0).mean())
+        inside = foreground(self.template)
+        change = np.abs(self.template.array - before)[inside].mean() / self.template.array[inside].mean()
+        self.changes.append(100 * float(change))
 
     def _done(
         self, template: Path, content: str, subjects: Sequence[Subject], *, deform: bool = False, fast: bool = True
@@ -295,7 +293,7 @@ class _Maker:
             "shape": list(self.grid.shape),
             "spacing_mm": float(self.grid.spacing[0]),
             "settings": {**asdict(self.settings), "lam": self.lam, "model": self.card.describe()},
-            "mean_displacement_mm": self.moved_mm,
+            "changed_percent": self.changes,
             "warnings": [f"{name}: {why} Look at it, and leave it out if it is off." for name, why in far.items()],
             "subjects": sorted(rows, key=lambda row: str(row["name"])),
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
