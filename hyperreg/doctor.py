@@ -38,6 +38,7 @@ OPTIONAL = {
     "PyYAML": "`hyperreg train`",
     "pydicom": "DICOM images",
     "highdicom": "DICOM segmentations",
+    "ray": "cohorts on several machines",
     "psutil": "memory figures outside Linux",
     "trame": "`hyperreg view`",
     "trame-slicer": "`hyperreg view`",
