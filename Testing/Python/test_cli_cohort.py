@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -327,3 +328,21 @@ def test_real_registrations_in_two_processes(files: Path) -> None:
     assert report["cohort"]
     assert cohort(files, "--fast", "--keep", "volume,transform,labels,jacobian") == 0
     assert set(states_in(out).values()) == {"done before"}
+
+
+def test_the_report_is_moved_into_place_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that where it is, everything is, whenever the program is killed."""
+    moved: list[str] = []
+    move = os.replace
+
+    def noting(source: Path, target: Path) -> None:
+        moved.append(Path(target).name)
+        move(source, target)
+
+    monkeypatch.setattr("hyperreg.imaging.output.os.replace", noting)
+    outputs = Outputs(*(tmp_path / name for name in ("v", "t", "i", "l", "r", "j")))
+    with StagedOutputs(outputs.by_name()) as staged:
+        for name in staged.targets:
+            staged.path(name).write_text(name, encoding="utf-8")
+    assert len(moved) == 6
+    assert moved[-1] == "r"

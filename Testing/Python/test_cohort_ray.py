@@ -176,6 +176,15 @@ def test_another_hyperreg_on_the_machines_is_told(
         outcomes(executor, [Step("a", tmp_path)])
 
 
+def test_machines_without_the_code_are_told(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lonely.py").write_text("def work(task, progress, cancelled):\n    return 1\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    from lonely import work  # type: ignore[import-not-found]
+
+    with place(cluster).open() as executor, pytest.raises(WorkerError, match=r"cannot load HyperReg.*lonely"):
+        list(executor.results(work, [Step("a", tmp_path)], lambda *_told: None))
+
+
 @pytest.fixture(scope="module")
 def other_version() -> Iterator[str]:
     """The address of a cluster that says to run another version of Ray."""

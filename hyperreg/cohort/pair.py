@@ -14,7 +14,7 @@ import numpy as np
 
 import hyperreg
 from hyperreg.cohort.executors import check_mark
-from hyperreg.errors import Cancelled, FileError, HyperRegError, OutOfMemory
+from hyperreg.errors import FileError, HyperRegError, OutOfMemory
 from hyperreg.fusion.cache import content_hash, key_of
 from hyperreg.imaging.files import read_volume
 from hyperreg.imaging.label_maps import read_structures
@@ -220,8 +220,6 @@ def _tile(values: np.ndarray, aspect: float) -> np.ndarray:
     return tile
 
 
-def failed_row(name: str, error: HyperRegError) -> Row:
-    """The row of a pair that could not be done. Raises Cancelled if it was only cancelled."""
-    if isinstance(error, Cancelled):
-        raise error
-    return {"name": name, "state": "failed", "error": str(error), "structures": {}}
+def failed_row(name: str, why: str) -> Row:
+    """The row of a pair that could not be done."""
+    return {"name": name, "state": "failed", "error": why, "structures": {}}

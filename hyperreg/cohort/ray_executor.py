@@ -173,7 +173,7 @@ def _fetched(reference: Any) -> Any:
         cause = error.cause
         if isinstance(cause, HyperRegError):
             raise cause from error
-        if "import" in str(error) and ("ModuleNotFoundError" in str(error) or "ImportError" in str(error)):
+        if "ModuleNotFoundError" in str(error) or "ImportError" in str(error):
             raise WorkerError(
                 "The machines of the cluster cannot load HyperReg: install it, with its requirements, in the Python "
                 f"that runs Ray on each of them. Ray says: {_last_line(error)}"

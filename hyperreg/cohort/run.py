@@ -35,9 +35,7 @@ def run_cohort(
     inputs = {path.resolve() for task in tasks for path in task.pair.files if path is not None}
     if any(Path(folder).resolve() in path.parents for path in inputs):
         raise InputError(f"'{folder}' holds images of the cohort. Give a folder for the results alone (--out).")
-    rows: list[Row] = [
-        {"name": name, "state": "failed", "error": why, "structures": {}} for name, why in problems.items()
-    ]
+    rows = [failed_row(name, why) for name, why in problems.items()]
     with alone_in(folder):
         word = mark(folder)
         marked = [replace(task, mark=word) for task in tasks]
@@ -45,7 +43,7 @@ def run_cohort(
         written = time.monotonic()
         try:
             for task, result in executor.results(register_pair, marked, whole.tell, cancelled):
-                row = failed_row(task.name, result) if isinstance(result, HyperRegError) else result
+                row = failed_row(task.name, str(result)) if isinstance(result, HyperRegError) else result
                 whole.end(task.name, worked=row["state"] != "done before")
                 rows.append(row)
                 if time.monotonic() > written + TABLES_EVERY:
