@@ -55,6 +55,10 @@ SHARPENED = 0.25
 # A subject whose foreground, after the alignment, overlaps what most subjects show less than this (Dice) shows
 # something else.
 LEAST_OVERLAP = 0.5
+# On voxels of this size, mm: all subjects are in memory together.
+OVERLAP_SPACING = 4.0
+# A subject is aligned with one of them, and with their mean.
+ALIGNMENT_STAGES = 2
 # Volumes as a multiple of the template's are not taken for smaller than this: where space is folded there is no
 # logarithm.
 SMALLEST_VOLUME = 0.01
@@ -192,23 +196,25 @@ class _Maker:
             self._place([found[one.name].linear for one in self.subjects])
         else:
             self._place([np.eye(4)] * len(self.subjects))
+        self._stage = ALIGNMENT_STAGES
         self._check_overlap()
         self.last = self._average("aligned")
 
     def _place(self, maps: Sequence[Matrix]) -> None:
         for subject, linear in zip(self.subjects, centred(maps), strict=True):
             subject.linear = linear
-        spacing = self.settings.spacing or float(np.median([one.spacing for one in self.subjects]))
-        self.grid = common_grid(
-            [one.box for one in self.subjects], [one.linear for one in self.subjects], spacing, MARGIN
-        )
+        self.grid = self._grid(self.settings.spacing or float(np.median([one.spacing for one in self.subjects])))
+
+    def _grid(self, spacing: float) -> Grid:
+        boxes, maps = [one.box for one in self.subjects], [one.linear for one in self.subjects]
+        return common_grid(boxes, maps, spacing, MARGIN)
 
     def _check_overlap(self) -> None:
-        masks = []
+        masks, place = [], self._grid(OVERLAP_SPACING)
         for subject in self.subjects:
             volume = read_volume(subject.path)
             inside = Volume(foreground(volume).astype(np.uint8), volume.ijk_to_ras, subject.name)
-            masks.append(resample(inside, self.grid, Transform((subject.linear,)), "nearest").array > 0)
+            masks.append(resample(inside, place, Transform((subject.linear,)), "nearest").array > 0)
         common = np.mean(masks, axis=0) > 0.5
         shares = [2 * np.count_nonzero(one & common) / max(1, one.sum() + common.sum()) for one in masks]
         worst = int(np.argmin(shares))
@@ -246,13 +252,14 @@ class _Maker:
             )
             for one in subjects
         ]  # fmt: skip
-        # Two alignments, then the rounds; only the progress bar depends on these shares.
-        start, each = 0.05 + 0.15 * self._stage / 2, 0.075
+        # Reading, the alignments, the rounds, writing: only the progress bar depends on these shares.
+        first, each = 0.05 + 0.075 * self._stage, 0.075
         if deform:
-            start, each = 0.2 + 0.75 * (self._stage - 2) / self.settings.iterations, 0.75 / self.settings.iterations
-        what = f"subjects (round {self._stage - 1})" if deform else "subjects aligned"
-        whole = Whole(self.tell, len(tasks), what, max(start, 0.05), start + each)
+            each = 0.75 / self.settings.iterations
+            first = 0.2 + each * (self._stage - ALIGNMENT_STAGES)
         self._stage += 1
+        what = f"subjects (round {self._stage - ALIGNMENT_STAGES})" if deform else "subjects aligned"
+        whole = Whole(self.tell, len(tasks), what, first, first + each)
         for task, result in self.executor.results(register_subject, tasks, whole.tell, self.cancelled):
             if isinstance(result, HyperRegError):
                 raise type(result)(f"{task.image.name}: {result}")
