@@ -232,7 +232,7 @@ def test_the_template_stands_between_the_poses_of_its_subjects(tmp_path: Path) -
 
 @pytest.mark.slow
 def test_a_template_that_was_stopped_goes_on(
-    subjects: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    subjects: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from hyperreg.cohort import subject as module
 
@@ -252,8 +252,15 @@ def test_a_template_that_was_stopped_goes_on(
     assert (tmp_path / "t_work").is_dir()
     done = len(list((tmp_path / "t_work").glob("*.npz")))
     assert done == len(calls) - 1 == 1
-    make_template(subjects[:3], out, settings, LocalExecutor(1, "cpu"))
+    code = run(
+        "template", *map(str, subjects[:3]), "--out", str(out), "--iterations", "1", "--lam", "0.3", "--fast",
+        "--spacing", "4", "--init", "none", "--jobs", "1",
+    )  # fmt: skip
+    assert code == 0
     assert len(calls) - 1 == 3
+    captured = capsys.readouterr()
+    assert "3 subjects, λ 0.3" in captured.out
+    assert "2 of 3 subjects (round 1)" in captured.err
     assert [path.name for path in tmp_path.iterdir()] == ["t.nii.gz"]
 
 
