@@ -119,24 +119,22 @@ class RayExecutor:
         there = ray.remote(**needs, max_retries=RETRIES)(_do_there)
         pending: dict[Any, T] = {}
         rest = iter(tasks)
-        try:
-            while True:
-                at_once = self._at_once()
-                while len(pending) < at_once and (task := next(rest, None)) is not None:
-                    pending[there.remote(hyperreg.__version__, self._place.cpus, work, task)] = task
-                if not pending:
-                    return
-                if cancelled is not None and cancelled():
-                    raise Cancelled("Cancelled.")
-                ready, _ = ray.wait(list(pending), timeout=LOOK)
-                for one in ready:
-                    result = _fetched(one)
-                    task = pending.pop(one)
-                    progress(task.name, 1.0, "Done")
-                    yield task, result
-        finally:
-            for one in pending:
-                ray.cancel(one, force=True)
+        while True:
+            at_once = self._at_once()
+            while len(pending) < at_once and (task := next(rest, None)) is not None:
+                pending[there.remote(hyperreg.__version__, self._place.cpus, work, task)] = task
+            if not pending:
+                return
+            if cancelled is not None and cancelled():
+                raise Cancelled("Cancelled.")
+            ready, _ = ray.wait(list(pending), timeout=LOOK)
+            for one in ready:
+                result = _fetched(one)
+                task = pending.pop(one)
+                progress(task.name, 1.0, "Done")
+                yield task, result
+        # What runs when this is left early ends with the connection. It is not cancelled: Ray 2.60 ends the process
+        # that cancels a task in the moment in which it is done.
 
     def _at_once(self) -> int:
         """How many tasks are handed to Ray: more where machines have joined."""
