@@ -66,6 +66,14 @@ def book(folder: Path, what: str) -> list[str]:
     return sorted(line.split()[1] for line in lines if line.startswith(what))
 
 
+def check_once(folder: Path, found: dict[str, str]) -> None:
+    """Every task has its result, and none was done twice; a kill may come between a result and its line in the book."""
+    done = book(folder, "done")
+    assert sorted(path.stem for path in folder.glob("*.txt")) == sorted(found)
+    assert len(done) == len(set(done))
+    assert all(found[name] == "done before" for name in set(found) - set(done))
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """Two machines with a CPU each, on this one; tests may add more."""
@@ -114,9 +122,8 @@ def test_a_machine_that_is_lost_loses_no_task(cluster: Any, tmp_path: Path) -> N
                 # As a power cut: neither the machine's manager nor its workers can say anything any more.
                 cluster.remove_node(third, allow_graceful=False)
     assert set(found) == {step.name for step in steps}
-    assert book(tmp_path, "done") == sorted(found)
+    check_once(tmp_path, found)
     assert len(book(tmp_path, "begun")) >= len(found)
-    assert len(list(tmp_path.glob("*.txt"))) == 9
 
 
 DRIVER = """
@@ -136,17 +143,18 @@ def test_a_driver_that_is_killed_and_started_again_does_what_is_missing(cluster:
     command = [sys.executable, "-c", DRIVER, cluster.address, str(tmp_path)]
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert driver.stdout is not None
-    first = [driver.stdout.readline() for _ in range(2)]
+    # Ray itself has something to say there on the machine that was lost before.
+    told = (line for line in driver.stdout if re.match(r"s\d done", line))
+    first = [next(told) for _ in range(2)]
     driver.kill()
     driver.wait()
     driver.stdout.close()
     assert [line.split()[1] for line in first] == ["done", "done"]
     again = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    # Ray itself has something to say on the machine that was lost before.
     lines = dict(re.findall(r"^(s\d) (done.*)$", again.stdout, flags=re.MULTILINE))
     assert set(lines) == {f"s{n}" for n in range(8)}
     assert list(lines.values()).count("done before") >= 2
-    assert book(tmp_path, "done") == sorted(lines)
+    check_once(tmp_path, lines)
 
 
 def test_a_cancellation_ends_what_runs(cluster: Any, tmp_path: Path) -> None:
