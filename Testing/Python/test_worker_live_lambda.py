@@ -11,7 +11,7 @@ from worker_bench import AFFINE, LONG_S, QUICK, Observed, assert_fields, client,
 
 from hyperreg.errors import InputError
 from hyperreg.imaging.volume import Grid, Volume
-from hyperreg.registration.anchors import TOLERANCE_MEAN_MM, TOLERANCE_P99_MM
+from hyperreg.registration.anchors import MAX_ANCHORS, TOLERANCE_MEAN_MM, TOLERANCE_P99_MM
 from hyperreg.worker.client import WorkerClient
 
 
@@ -158,3 +158,14 @@ def test_label_maps_bring_dice_with_numbers_as_labels(client: WorkerClient, live
     live.set_lambda(0.5)
     fill(client, live)
     assert live.measured[0][1]["dice"] == {1: 0.5, 27: 0.5}
+
+
+def test_anchors_are_asked_for_as_finely_as_values_of_lambda_are_told_apart(
+    client: WorkerClient, live: Observed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the field would be kept under a λ that nobody looks for, and never be refined."""
+    prepare(client, live)
+    fill(client, live)
+    assert live._pair is not None and live.anchor_count < MAX_ANCHORS
+    monkeypatch.setattr(live._pair.anchors, "next_lambda", lambda: 0.1 + 0.2 + 0.55)
+    assert live._next_anchors(live._pair, 0.3) == [0.85]

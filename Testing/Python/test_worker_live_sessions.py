@@ -143,6 +143,7 @@ def test_fields_that_nobody_needs_are_freed_on_both_sides(client: WorkerClient, 
         wait_until(client, lambda lam=lam: live.solved_lam == lam)
     fill(client, live)
     assert live.anchor_count >= 3
+    assert set(live._pair.anchors.lambdas) <= set(live._pair.known), "each is known by its own λ, and can be refined"
     # The images, and two arrays of a field that is no anchor.
     assert shared_mappings("self") <= others + 2 * MAX_ANCHORS + 4
     assert client.pid is not None

@@ -185,7 +185,7 @@ class LiveEngine:
         if missing:
             return sorted(missing, key=lambda other: abs(other - lam))
         worst = pair.anchors.next_lambda() if len(pair.anchors) < MAX_ANCHORS else None
-        return [] if worst is None else [worst]
+        return [] if worst is None else [key_of(worst)]
 
     def _prepare_again(self, pair: Pair) -> None:
         def done(job: Job) -> None:
