@@ -19,10 +19,11 @@ from hyperreg.imaging.dicom import identity, registration_objects, segmentation_
 from hyperreg.imaging.files import read_volume, write_volume
 from hyperreg.imaging.label_maps import read_structures
 from hyperreg.imaging.segment_files import write_layers
+from hyperreg.imaging.streams import same_file
 from hyperreg.imaging.structures import Structure, structures_of
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.transform_files import write_transform
-from hyperreg.registration.pairs import Pair, load_pair
+from hyperreg.registration.pairs import Pair, _given_twice, load_pair
 
 NAMES = ("nasion", "left ear", "right ear", "inion")
 POINTS = np.array([[0, 80, 10], [-70, 0, 0], [70, 2, 1], [1, -90, 5]], dtype=float)
@@ -99,6 +100,16 @@ def test_one_file_for_what_belongs_to_two_images_is_told(files: PairFiles, tmp_p
     fcsv(tmp_path / "moving.fcsv", [0, 1, 2, 3])
     once = replace(twice, moving_points=tmp_path / "moving.fcsv")
     assert not any("was given for both images" in text for text in load_pair(once).warnings)
+
+
+def test_names_that_are_no_file_are_compared_as_names(tmp_path: Path) -> None:
+    """The series of a DICOM source."""
+    source = tmp_path / "disk"
+    source.mkdir()
+    assert not same_file(tmp_path / "disk#1", tmp_path / "disk#2")
+    assert same_file(tmp_path / "disk#1", tmp_path / "disk#1")
+    assert same_file(source, tmp_path / "disk" / ".." / "disk")
+    assert _given_twice(tmp_path / "disk#1", tmp_path / "disk#2") == []
 
 
 def test_a_start_that_mirrors_is_told(files: PairFiles, tmp_path: Path) -> None:

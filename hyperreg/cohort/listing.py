@@ -12,7 +12,9 @@ from pathlib import Path
 
 from hyperreg.errors import FileError, InputError
 from hyperreg.fusion.library import find_atlases, images_in
+from hyperreg.imaging.dicom import split_number
 from hyperreg.imaging.label_maps import stem_of
+from hyperreg.imaging.streams import same_file
 
 NEEDED_COLUMNS = ("fixed", "moving")
 COLUMNS = (*NEEDED_COLUMNS, "name", "fixed_labels", "moving_labels")
@@ -74,7 +76,7 @@ def one_to_many(fixed: Path, folder: Path, fixed_labels: Path | None = None) -> 
     found = [
         _checked(stem_of(moving), fixed, moving, fixed_labels, labels.get(moving))
         for moving in images_in(folder)
-        if not _same(fixed, moving)
+        if not same_file(fixed, moving)
     ]
     return with_usable_names(found)
 
@@ -119,19 +121,11 @@ def _checked(
 ) -> Listed:
     problem = ""
     for path in (fixed, moving, fixed_labels, moving_labels):
-        # SOURCE#2 is the second series of a DICOM source.
-        if path is not None and not os.path.exists(path) and not os.path.exists(re.sub(r"#\d+$", "", str(path))):
+        if path is not None and not os.path.exists(split_number(path)[0]):
             problem = problem or f"'{path}' does not exist. Check the name and the folder."
-    if not problem and _same(fixed, moving):
+    if not problem and same_file(fixed, moving):
         problem = f"Fixed and moving are the same file, '{fixed}'."
     return Listed(name, fixed, moving, fixed_labels, moving_labels, problem)
-
-
-def _same(first: Path, second: Path) -> bool:
-    try:
-        return os.path.samefile(first, second)
-    except OSError:
-        return first == second
 
 
 def _name_of(fixed: Path, moving: Path) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from hyperreg.fusion.records import AtlasOutcome
 from hyperreg.fusion.run import Method, Outputs, fuse_target
 from hyperreg.imaging.files import extension, read_volume
 from hyperreg.imaging.output import make_folder, replacing
+from hyperreg.imaging.streams import same_file
 from hyperreg.registration.catalogue import default_model, find_model
 from hyperreg.reporting import Cancel, Progress, write_report
 
@@ -46,7 +46,7 @@ def fuse_cohort(
     loader = Loader(find_atlases(atlases))
     images = _targets_in(targets, loader, own=Path(atlases).resolve() == Path(targets).resolve())
     for given in (targets, atlases):
-        if os.path.exists(folder) and os.path.samefile(folder, given):
+        if same_file(folder, given):
             raise InputError(f"Results in '{folder}' could replace what is there; give --out a folder of its own.")
     make_folder(folder)
     tell = progress or (lambda _fraction, _text: None)

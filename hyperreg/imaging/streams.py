@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import stat
 import zlib
 from collections.abc import Iterator
@@ -46,6 +47,16 @@ def check_there(path: Path, folders: bool = False) -> None:
         raise FileError(f"'{path}' is a folder. Give the name of a file.")
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise FileError(f"'{path}' is a pipe or a device, no ordinary file. Save what comes out of it as a file first.")
+
+
+def same_file(first: Path, second: Path) -> bool:
+    """Whether two names mean one file or folder, by whatever links; of what is no file (SOURCE#2), whether both are
+    one name.
+    """
+    try:
+        return os.path.samefile(first, second)
+    except (OSError, ValueError):
+        return first == second
 
 
 def is_gzip(path: Path) -> bool:

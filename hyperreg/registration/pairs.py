@@ -19,6 +19,7 @@ from hyperreg.imaging.intensity import check_image
 from hyperreg.imaging.label_checks import check_on_image
 from hyperreg.imaging.label_maps import read_structures
 from hyperreg.imaging.points import read_points
+from hyperreg.imaging.streams import same_file
 from hyperreg.imaging.structures import LabelMap, Table, compared
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.transform_files import read_transform
@@ -165,7 +166,7 @@ def _structures(path: Path | None, image: Volume, warnings: list[str], measured_
 
 def _given_twice(fixed: Path | None, moving: Path | None) -> list[str]:
     """A warning of one file that was given for what belongs to each of two images."""
-    if fixed is None or moving is None or not os.path.samefile(fixed, moving):
+    if fixed is None or moving is None or not same_file(fixed, moving):
         return []
     return [f"'{fixed.name}' was given for both images: what is measured by it says nothing unless they share a space."]
 
