@@ -145,26 +145,26 @@ class Anchors:
         if self._stages[left] != self._stages[right]:
             return {left: 1 - t, right: t}
         # Hermite's polynomials: of the value and of the slope at each end.
-        weights = dict.fromkeys((left - 1, left, right, right + 1), 0.0)
-        weights[left], weights[right] = (1 + 2 * t) * (1 - t) ** 2, t * t * (3 - 2 * t)
+        weights = {left: (1 + 2 * t) * (1 - t) ** 2, right: t * t * (3 - 2 * t)}
         for end, height in ((left, t * (1 - t) ** 2), (right, t * t * (t - 1))):
-            for at, share in self._slope(end, self._stages[left]).items():
+            for at, share in self._slope(end).items():
                 weights[at] = weights.get(at, 0.0) + span * height * share
-        return {at: weight for at, weight in weights.items() if weight != 0}
+        return weights
 
-    def _slope(self, at: int, stage: int) -> dict[int, float]:
-        """The derivative over lambda at an anchor, as shares of anchors: of the parabola through it and the next ones
-        of the same stage; of the line where there is but one."""
-        beside = [n for n in (at - 1, at + 1) if 0 <= n < len(self) and self._stages[n] == stage]
-        steps = {n: self.lambdas[n] - self.lambdas[at] for n in beside}
-        shares = {at: 0.0}
-        for n, step in steps.items():
-            # The other one's distance says how much this one's difference quotient counts.
-            other = next((abs(steps[m]) for m in steps if m != n), 1.0)
-            quotient = other / (other + abs(step)) if len(steps) > 1 else 1.0
-            shares[n] = quotient / step
-            shares[at] -= quotient / step
-        return shares
+    def _slope(self, at: int) -> dict[int, float]:
+        """The derivative over lambda at an anchor, as shares of anchors: of the parabola through it and the two beside
+        it; of the line where only one of these is of its stage."""
+        beside = [n for n in (at - 1, at + 1) if 0 <= n < len(self) and self._stages[n] == self._stages[at]]
+        if len(beside) == 1:
+            step = self.lambdas[beside[0]] - self.lambdas[at]
+            return {at: -1 / step, beside[0]: 1 / step}
+        before, after = self.lambdas[at] - self.lambdas[at - 1], self.lambdas[at + 1] - self.lambdas[at]
+        whole = before + after
+        return {
+            at - 1: -after / (before * whole),
+            at: (after - before) / (before * after),
+            at + 1: before / (after * whole),
+        }
 
 
 def _bend(fields: Sequence[Fields], weight: float) -> float:
