@@ -69,6 +69,8 @@ class App:
             self.server = get_server(f"hyperreg-{id(self)}", client_type="vue3")
             state = self.server.state
             state.update(asdict(PageState(device=options.device, model=options.model or "")))
+            # Of the page alone: a page that is left with its help open must not open the next one with it.
+            state.client_only("help")
             state.trame__title = "HyperReg"
             state.trame__favicon = None
             folder = Path(__file__).resolve().parent / "assets"
