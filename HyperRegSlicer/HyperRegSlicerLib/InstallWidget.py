@@ -15,6 +15,7 @@ class InstallPanel:
     """Labels, buttons and folder of the section.
 
     ui: the form's widgets. guarded(action): the action as a slot whose errors the user sees. on_message(text).
+    elsewhere(): whether another computer computes.
     """
 
     def __init__(
@@ -22,8 +23,10 @@ class InstallPanel:
         ui: Any,
         guarded: Callable[[Callable[[], Any]], Callable[[], None]],
         on_message: Callable[[str], None],
+        elsewhere: Callable[[], bool],
     ) -> None:
         self.ui = ui
+        self._elsewhere = elsewhere
         self._on_message = on_message
         ui.wheelFolderEdit.filters = ctk.ctkPathLineEdit.Dirs
         for button, install in (
@@ -33,8 +36,8 @@ class InstallPanel:
             getattr(ui, button).connect("clicked()", guarded(lambda install=install: self._install(install)))
 
     def is_ready(self) -> bool:
-        """Whether everything is there; if not, opens the section and says so."""
-        if not Install.missing():
+        """Whether everything is there, or not needed here; if not, opens the section and says so."""
+        if self._elsewhere() or not Install.missing():
             return True
         self.ui.setupSection.collapsed = False
         self._on_message(_("Something that is needed is not installed yet. See the section below."))

@@ -17,12 +17,15 @@ from HyperRegSlicerLib.Parameters import Device
 
 # How often the worker is asked for news: below what the eye notices, above what costs anything.
 POLL_INTERVAL_MS = 10
+# Of the user, not of a scene: which other computer is to compute.
+COMPUTER_SETTING = "HyperReg/Computer"
 
 
 class Panel:
     """The base of one module widget's panel.
 
-    ui: the form's widgets by name, as `slicer.util.childWidgetVariables` gives them; it has messageLabel, deviceCombo.
+    ui: the form's widgets by name, as `slicer.util.childWidgetVariables` gives them; it has messageLabel, deviceCombo,
+        computerEdit, computerNoteLabel.
     connection: a `Worker.Connection` or a stand-in.
     """
 
@@ -33,6 +36,9 @@ class Panel:
         self._gui_tag: int | None = None
         self._observer: int | None = None
         self._devices: Sequence[Mapping[str, Any]] = ()
+        self._computer = connection.computer(self._show_computer)
+        self._show_computer("")
+        ui.computerEdit.connect("editingFinished()", self._guarded(self._choose_computer))
         # How many calls ask to wait with showing the state, and whether there is something to show then.
         self._held = 0
         self._stale = False
@@ -77,6 +83,9 @@ class Panel:
         self._gui_tag = self.parameters.connectGui(self.ui)
         self._observer = self.parameters.AddObserver(vtk.vtkCommand.ModifiedEvent, self._told(self._parameters_changed))
         self._name_devices()
+        # The other module's panel may have chosen another one since.
+        self.ui.computerEdit.text = qt.QSettings().value(COMPUTER_SETTING, "")
+        self._choose_computer()
 
     def release_parameters(self) -> None:
         """Unbinds the form, when the module is left or the scene closes."""
@@ -131,6 +140,21 @@ class Panel:
     def _show_message(self, text: str) -> None:
         self.ui.messageLabel.text = text
         self.ui.messageLabel.visible = bool(text)
+
+    def _choose_computer(self) -> None:
+        address = self.ui.computerEdit.text.strip()
+        qt.QSettings().setValue(COMPUTER_SETTING, address)
+        if address != self._computer.address:
+            self._timer.start()
+            self._devices = ()
+            self._computer.choose(address)
+
+    def _computes_elsewhere(self) -> bool:
+        return bool(self._computer.address)
+
+    def _show_computer(self, text: str) -> None:
+        self.ui.computerNoteLabel.text = text
+        self.ui.computerNoteLabel.visible = bool(text)
 
     def _ask_devices(self) -> None:
         """Asks the worker, which runs now, what it can compute on: the list of devices then says so."""

@@ -64,7 +64,7 @@ class RegistrationWidget(Panel):
         self.anatomy = AnatomyPanel(
             ui, connection.segmenter, self._segment_both, self._both_segmented, self._guarded, self._show_message
         )
-        self.installation = InstallPanel(ui, self._guarded, self._show_message)
+        self.installation = InstallPanel(ui, self._guarded, self._show_message, self._computes_elsewhere)
         self._settle = Forms.rest_timer(SETTLE_MS, self._told(self.views.fit))
         self._connect_signals()
         self._show_message("")

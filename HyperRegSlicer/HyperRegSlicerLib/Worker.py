@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from hyperreg.mrml.computer import Computer
 from hyperreg.worker.client import WorkerClient
 from hyperreg.worker.fusion import RemoteFuser
 from hyperreg.worker.live import LiveRegistration
@@ -21,6 +22,10 @@ class Connection:
         self.registration = LiveRegistration(self._client)
         self.segmenter = RemoteSegmenter(self._client)
         self.fuser = RemoteFuser(self._client)
+
+    def computer(self, on_told: Callable[[str], None]) -> Computer:
+        """For the choice of the computer that computes."""
+        return Computer(self._client, on_told)
 
     def models(self, on_error: Callable[[str], None]) -> ModelStore:
         """For adding and removing models."""

@@ -238,6 +238,18 @@ class FakeRegistration:
         self.on_error(message)
 
 
+class FakeComputer:
+    """Stands in for `hyperreg.mrml.computer.Computer`: every address answers at once."""
+
+    def __init__(self, on_told: Callable[[str], None]) -> None:
+        self.address = ""
+        self._on_told = on_told
+
+    def choose(self, address: str) -> None:
+        self.address = address
+        self._on_told(f"Connected: {address}" if address else "")
+
+
 class FakeConnection:
     """Stands in for `HyperRegSlicerLib.Worker.Connection`."""
 
@@ -248,6 +260,9 @@ class FakeConnection:
         self.store: FakeStore | None = None
         self.polls = 0
         self.closed = False
+
+    def computer(self, on_told: Callable[[str], None]) -> FakeComputer:
+        return FakeComputer(on_told)
 
     def models(self, on_error: Callable[[str], None]) -> FakeStore:
         self.store = FakeStore(on_error)

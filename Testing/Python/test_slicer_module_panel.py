@@ -205,3 +205,29 @@ def test_the_sample_pair_is_offered_by_sample_data_too(module):
         path = Path(urlparse(uri).path)
         assert path.name == name
         assert checksum == f"SHA256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+
+
+def test_nothing_need_be_installed_here_while_another_computer_computes(module, monkeypatch):
+    from HyperRegSlicerLib import Install
+
+    monkeypatch.setattr(Install, "REQUIREMENTS", (Install.Requirement("hyperreg_absent", "hyperreg-absent"),))
+    module.choose_pair()
+    ui = module.ui
+    try:
+        ui.computerEdit.text = " me@gpu-server "
+        ui.computerEdit.editingFinished()
+        assert ui.computerNoteLabel.text == "Connected: me@gpu-server"
+        assert ui.computerNoteLabel.visible
+        ui.registerButton.click()
+        assert module.registration.calls[-1] == "prepare"
+        # It is the user's choice, not the scene's: whoever opens a panel next computes there, too.
+        ui.computerEdit.text = ""
+        module.panel.set_parameters(module.panel.parameters)
+        assert ui.computerEdit.text == "me@gpu-server"
+    finally:
+        ui.computerEdit.text = ""
+        ui.computerEdit.editingFinished()
+    assert not ui.computerNoteLabel.visible
+    ui.registerButton.click()  # Cancel
+    ui.registerButton.click()
+    assert "not installed yet" in ui.messageLabel.text

@@ -100,7 +100,7 @@ def test_reload_ends_the_old_worker_and_makes_a_working_panel(same_library_after
     from hyperreg.worker import client, live
 
     fresh = FakeConnection()
-    fresh.stop = fresh.close
+    fresh.stop, fresh.address = fresh.close, ""
     monkeypatch.setattr(client, "WorkerClient", lambda python: fresh)
     monkeypatch.setattr(live, "LiveRegistration", lambda made: made.registration)
     module.widget.onReload()

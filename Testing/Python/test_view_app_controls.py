@@ -174,6 +174,8 @@ def test_whatever_goes_wrong_the_clock_goes_on(app):
 def test_starting_with_one_image_or_an_unknown_device_is_refused(pair_files):
     with pytest.raises(InputError, match="Unknown device"):
         serve(device="tpu")
+    with pytest.raises(InputError, match="not the address of a computer"):
+        serve(compute_on="-oProxyCommand=evil")
     with pytest.raises(InputError, match="Keep the token"):
         serve(host="0.0.0.0", token="none")  # noqa: S104
     with pytest.raises(InputError, match="both images"):

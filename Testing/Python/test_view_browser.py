@@ -221,6 +221,16 @@ def test_a_worker_killed_during_a_drag_is_told_and_comes_back(page: Page, server
     assert server.worker_pids() != [pid]
 
 
+def test_what_is_wrong_with_another_computer_is_said_beside_its_address(page: Page):
+    page.page.click(".hyperreg-settings .v-expansion-panel-title")
+    page.page.fill(".hyperreg-computer input", "no address")
+    page.page.keyboard.press("Enter")
+    note = page.page.locator(".hyperreg-computer-note", has_text="expected user@host")
+    note.wait_for(timeout=1000 * PATIENCE_S)
+    page.register()
+    assert page.state("phase") == "live", "this computer computes as before"
+
+
 def test_without_the_right_address_nobody_gets_in(server: Server, browser: Any):
     parts = urlsplit(server.address)
     token = parts.path.split("/")[1]

@@ -8,7 +8,21 @@ from typing import Annotated
 import typer
 
 import hyperreg
-from hyperreg.cli import cohort, dicom, doctor, fuse, models, register, search, segment, sweep, template, train, view
+from hyperreg.cli import (
+    cohort,
+    dicom,
+    doctor,
+    fuse,
+    models,
+    register,
+    search,
+    segment,
+    sweep,
+    template,
+    train,
+    view,
+    worker,
+)
 from hyperreg.cli.console import DEBUG_VARIABLE, EXIT_CODES, output
 
 app = typer.Typer(
@@ -53,5 +67,6 @@ app.command("models", epilog=models.EXAMPLES)(models.command)
 app.command("dicom", epilog=dicom.EXAMPLES)(dicom.command)
 app.command("doctor")(doctor.command)
 app.command("view", epilog=view.EXAMPLES)(view.command)
+app.command("worker")(worker.command)
 app.add_typer(train.app, name="train")
 app.command("search", epilog=search.EXAMPLES)(search.command)

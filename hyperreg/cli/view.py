@@ -16,6 +16,8 @@ hyperreg view
 
 hyperreg view fixed.nii.gz moving.nii.gz --port 8080 --no-browser
 
+hyperreg view --compute-on me@gpu-server
+
 Only this computer can open the page, and only with the address that is printed (it holds a random token)."""
 
 
@@ -36,8 +38,26 @@ def command(
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
     model: options.Model = None,
     device: options.DeviceChoice = options.Device.auto,
+    compute_on: Annotated[
+        str,
+        typer.Option(
+            "--compute-on",
+            metavar="USER@HOST[:PROGRAM]",
+            help="Compute on another computer, reached by ssh without a password; PROGRAM: hyperreg there.",
+        ),
+    ] = "",
 ) -> None:
     """Open the browser application: drag λ and watch the moving image deform. Ctrl+C ends it."""
     from hyperreg.view import serve
 
-    serve(fixed, moving, host=host, port=port, token=token, open_browser=browser, device=device.value, model=model)
+    serve(
+        fixed,
+        moving,
+        host=host,
+        port=port,
+        token=token,
+        open_browser=browser,
+        device=device.value,
+        model=model,
+        compute_on=compute_on,
+    )

@@ -43,6 +43,7 @@ class Options:
     token: str = security.AUTOMATIC
     open_browser: bool = True
     device: str = "auto"
+    compute_on: str = ""
     model: str | None = None
 
 
@@ -68,11 +69,12 @@ class App:
         try:
             self.server = get_server(f"hyperreg-{id(self)}", client_type="vue3")
             state = self.server.state
-            state.update(asdict(PageState(device=options.device, model=options.model or "")))
+            page_state = asdict(
+                PageState(device=options.device, model=options.model or "", computer=options.compute_on)
+            )
+            state.update({**page_state, "trame__title": "HyperReg", "trame__favicon": None})
             # Of the page alone: a page that is left with its help open must not open the next one with it.
             state.client_only("help")
-            state.trame__title = "HyperReg"
-            state.trame__favicon = None
             folder = Path(__file__).resolve().parent / "assets"
             self.server.enable_module(
                 {
@@ -83,7 +85,7 @@ class App:
             )
             self.slicer_app = slicer_app_type()
             self.views = slices.SliceViews(self.slicer_app, self.server)
-            self.client = client or WorkerClient()
+            self.client = client or WorkerClient(address=options.compute_on)
             self.live = live or LiveRegistration(self.client)
             self.messages = Messages(state)
             self.controller = Controller(
@@ -247,13 +249,15 @@ def serve(
     open_browser: bool = True,
     device: str = "auto",
     model: str | None = None,
+    compute_on: str = "",
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serves the browser app until it is interrupted.
 
     fixed, moving: images to open; neither: the sample pair. port: 0 takes a free one.
     token: "auto" for a random one, "none" for none (loopback only), or the token itself.
-    device: "auto", "cpu" or "cuda". model: a name of the catalogue; None for the default.
+    device: "auto", "cpu" or "cuda". model: a name of the catalogue; None for the default. compute_on: "" for this
+    computer, or the address of another one (see `WorkerClient.move_to`).
     on_ready: called with the address when the page can be opened; by default it is printed, and who can reach it.
     Raises HyperRegError if something is missing, an image cannot be used or the port is taken.
     """
@@ -267,7 +271,7 @@ def serve(
     # A tab that does not answer (its messages fill up, and all others wait for them) is let go after so many seconds.
     os.environ.setdefault("WSLINK_HEART_BEAT", HEART_BEAT_S)
     quiet_logs()
-    app = App(Options(fixed, moving, host, port, token, open_browser, device, model))
+    app = App(Options(fixed, moving, host, port, token, open_browser, device, compute_on, model))
     show = on_ready or (lambda address: print(_announcement(address, app.guard), flush=True))
 
     def ready(address: str) -> None:

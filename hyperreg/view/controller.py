@@ -15,6 +15,7 @@ import slicer
 from hyperreg.errors import HyperRegError, InputError
 from hyperreg.imaging.files import read_volume
 from hyperreg.imaging.volume import Volume
+from hyperreg.mrml.computer import Computer
 from hyperreg.mrml.lifecycle import IDLE, LIVE, RUNNING
 from hyperreg.mrml.registration.logic import RegistrationLogic
 from hyperreg.mrml.registration.texts import DEVICE_TITLES
@@ -79,6 +80,7 @@ class Controller:
         self._preview_at = 0.0
         # Model and initial alignment of the registration that is being prepared, and of the one that is live.
         self._next = self._current = ("", "")
+        self.computer = Computer(client, lambda text: state.update({"computer_note": text}))
         self.tuning = TuningControls(state, scene, self.logic, self._move_lambda, self.tell, views)
         self.series = SeriesControls(state, files, lambda: self.pair.volumes, self._take, self.tell)
         self.alignment = AlignmentControls(state, self.logic, self.pair, files, self.tell, self.show)

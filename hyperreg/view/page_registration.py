@@ -15,6 +15,7 @@ from hyperreg.view.parts import (
     path_field,
     section,
     sections,
+    text_field,
     upload_button,
 )
 from hyperreg.view.state import IMAGE_ROLES
@@ -302,4 +303,14 @@ def _settings(controller: Controller) -> None:
         v.VSelect(v_model=("model",), items=("models",), label="Model", density="compact", classes="hyperreg-model")
         v.VSelect(v_model=("device",), items=("devices",), label="Device", density="compact")
         html.Div("Runs on: {{ device_used }}", v_if="device_used", classes="text-caption mb-2")
+        text_field(
+            "computer",
+            "Compute on another computer",
+            "user@host",
+            "Its name for ssh, and Enter: HyperReg has to be installed there, and ssh to work without a password. "
+            "Empty: this computer. Images are sent there and are gone with the connection.",
+            controller.computer.choose,
+            "hyperreg-computer",
+        )
+        html.Div("{{ computer_note }}", v_if="computer_note", classes="text-caption mt-1 mb-2 hyperreg-computer-note")
         v.VBtn("Open the sample pair", variant="text", size="small", click=controller.load_sample)

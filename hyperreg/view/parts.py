@@ -38,11 +38,18 @@ def upload_button(role: str, tip: str, accepted: str = ACCEPTED) -> None:
 
 
 def path_field(state: str, label: str, tip: str, enter: object, classes: str, disabled: str = "false") -> None:
-    """A place on the computer that HyperReg runs on, typed. state: its entry; enter(place): what the key Enter does."""
+    """A place on the computer that HyperReg runs on, typed; see `text_field`."""
+    text_field(state, label, "/path/of/the/folder", tip, enter, classes, disabled)
+
+
+def text_field(
+    state: str, label: str, example: str, tip: str, enter: object, classes: str, disabled: str = "false"
+) -> None:
+    """A line of text. state: its entry; enter(text): what the key Enter does; disabled: an expression."""
     v.VTextField(
         v_model=(state,),
         label=label,
-        placeholder="/path/of/the/folder",
+        placeholder=example,
         density="compact",
         hide_details=True,
         disabled=(disabled,),

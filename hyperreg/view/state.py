@@ -55,7 +55,8 @@ class PageState:
     sections: those of the registration panel that are unfolded. overlap_note: that the images do not overlap, or "".
     centred: whether their centres were aligned. aligned: the linear alignment that the
     moving image has, or "". probe: what lies under the mouse. windows: {title, value} to choose
-    from. lines, in_3d, second_plane, help: what the views' toolbar has switched on.
+    from. computer: address of another computer that is to compute, as typed; computer_note: what became of that.
+    lines, in_3d, second_plane, help: what the views' toolbar has switched on.
     suggested: a λ as text, or "". regions: {key, name, colour, own, lam, rigid}, one per label; own: whether it has its
     own λ. symmetric: whether neither image is preferred.
     """
@@ -136,6 +137,8 @@ class PageState:
     model: str = ""
     devices: list[dict[str, str]] = field(default_factory=list)
     device: str = "auto"
+    computer: str = ""
+    computer_note: str = ""
     alignments: list[dict[str, str]] = field(default_factory=list)
     alignment: str = "affine"
 

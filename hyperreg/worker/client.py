@@ -24,10 +24,13 @@ from hyperreg.worker.device import DeviceError
 from hyperreg.worker.jobs import Job, JobState
 from hyperreg.worker.link import Link
 from hyperreg.worker.memory import Workspace
+from hyperreg.worker.ssh.address import host_of
 
 # A running operation that was cancelled may take this long to notice; then the worker is ended.
 CANCEL_GRACE_S = 1.0
 _WAIT_STEP_S = 0.005
+
+_HERE = ("-m", "hyperreg.worker")
 
 Outputs = Mapping[str, tuple[Sequence[int], npt.DTypeLike]]
 
@@ -36,7 +39,7 @@ class WorkerClient:
     """One worker process and the jobs it was given. Not for use from several threads.
 
     python: executable of the worker (None: this one; in Slicer, PythonSlicer). environment: additional variables.
-    arguments: what the executable runs.
+    arguments: what the executable runs. address: see `move_to`.
     The worker is started by `start` or the first `submit`, and again by the next `submit` after it died.
     generation: how often it was started; what an earlier one knew is lost (see `Job.generation`).
     """
@@ -46,7 +49,8 @@ class WorkerClient:
         python: str | None = None,
         environment: Mapping[str, str] | None = None,
         *,
-        arguments: Sequence[str] = ("-m", "hyperreg.worker"),
+        arguments: Sequence[str] = _HERE,
+        address: str = "",
     ) -> None:
         self._python = python or sys.executable
         self._environment = dict(environment or {})
@@ -57,6 +61,9 @@ class WorkerClient:
         self._last_id = 0
         self._log = ""
         self.generation = 0
+        self.address = ""
+        if address:
+            self.move_to(address)
 
     @property
     def alive(self) -> bool:
@@ -94,6 +101,20 @@ class WorkerClient:
         if self._link is not None:
             self._log = self._link.close(gently=True)
             self._link = None
+
+    def move_to(self, address: str) -> None:
+        """Has another computer compute from the next request on; "" this one. The worker that runs is ended.
+
+        address: see `ssh.address.ssh_command`.
+        Raises InputError for what is no address, and while anything is asked for.
+        """
+        if address:
+            host_of(address)
+        if self._active:
+            raise InputError("Something is being computed. Cancel it or wait for it, then choose where to compute.")
+        self.stop()
+        self.address = address
+        self._arguments = ("-m", "hyperreg.worker.ssh", address) if address else _HERE
 
     def submit(
         self,

@@ -23,6 +23,7 @@ _WORKER_MESSAGES = (
     protocol.Result,
     protocol.Failure,
     protocol.Ended,
+    protocol.Lost,
 )
 
 
@@ -97,6 +98,8 @@ class Link:
                 if message.version != protocol.VERSION:
                     raise WorkerError("The worker is of another version of HyperReg; reinstall it (hyperreg doctor).")
                 self._welcome(self._channel, message.pid)
+            elif isinstance(message, protocol.Lost):
+                raise WorkerError(message.message)
         if not messages and self._channel.closed:
             self.process.wait()
             raise WorkerError(self.process.explain_exit())

@@ -4,7 +4,7 @@ A frame is a length (4 bytes, big-endian) and that many bytes of UTF-8 JSON. Arr
 names the shared memory they lie in (`ArraySpec`). Nothing but plain data crosses; anything unexpected is refused.
 
 application -> worker: Request, Cancel, Finish, Stop
-worker -> application: Hello, Started, Progress, Event, Result, Failure, Ended
+worker -> application: Hello, Started, Progress, Event, Result, Failure, Ended, Lost
 """
 
 from __future__ import annotations
@@ -148,28 +148,46 @@ class Ended:
     state: str
 
 
-Message = Request | Cancel | Finish | Stop | Hello | Started | Progress | Event | Result | Failure | Ended
+@dataclass(frozen=True)
+class Lost:
+    """There is nobody any more who could compute (see `ssh`). message: for the user."""
+
+    message: str
+
+
+Message = Request | Cancel | Finish | Stop | Hello | Started | Progress | Event | Result | Failure | Ended | Lost
 
 _KINDS: dict[str, type] = {
     kind.__name__.lower(): kind
-    for kind in (Request, Cancel, Finish, Stop, Hello, Started, Progress, Event, Result, Failure, Ended)
+    for kind in (Request, Cancel, Finish, Stop, Hello, Started, Progress, Event, Result, Failure, Ended, Lost)
 }
 
 
 def encode(message: Message) -> bytes:
     """The message as a frame. Raises ProtocolError if it holds something that is not plain JSON, or too much of it."""
-    return encode_object({"kind": type(message).__name__.lower(), **asdict(message)})
+    return encode_object(content_of(message))
+
+
+def content_of(message: Message) -> dict[str, Any]:
+    """The message as a JSON object, which `parse` reads."""
+    return {"kind": type(message).__name__.lower(), **asdict(message)}
 
 
 def encode_object(content: dict[str, Any]) -> bytes:
     """A JSON object as a frame (the handshake uses it directly)."""
+    body = encode_body(content)
+    return _HEADER.pack(len(body)) + body
+
+
+def encode_body(content: dict[str, Any]) -> bytes:
+    """A JSON object as bytes. Raises ProtocolError if it holds something that is not plain JSON, or too much of it."""
     try:
         body = json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ProtocolError(f"A message of the worker holds something that is not plain data: {error}") from error
     if len(body) > MAX_MESSAGE_BYTES:
         raise ProtocolError(f"A message to or from the worker is too long ({len(body)} bytes).")
-    return _HEADER.pack(len(body)) + body
+    return body
 
 
 class FrameReader:
@@ -192,11 +210,13 @@ class FrameReader:
                 break
             body = bytes(self._buffer[_HEADER.size : end])
             del self._buffer[:end]
-            found.append(_decode(body))
+            found.append(decode_body(body))
         return found
 
 
-def _decode(body: bytes) -> dict[str, Any]:
+def decode_body(body: bytes) -> dict[str, Any]:
+    """The JSON object of `encode_body`. Raises ProtocolError for other content."""
+
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is not a number")
 

@@ -216,15 +216,21 @@ def _failure(number: int, error: Exception) -> protocol.Failure:
 
 
 def main(operations: Mapping[str, Operation]) -> None:
-    """Reads from the environment where the application listens, then serves it with these operations until it goes."""
+    """Serves the application that has started this process with these operations, until it goes."""
     faulthandler.enable()
-    if protocol.GREETING_VARIABLE not in os.environ:
-        sys.exit("This is a part of HyperReg that the application starts by itself; run 'hyperreg --help' instead.")
-    # Taken away: processes that this one might start are not told the key.
-    greeting = json.loads(os.environ.pop(protocol.GREETING_VARIABLE))
+    greeting = read_greeting()
     folders = [Path(folder) for folder in greeting["folders"]]
     _claim_processor()
     Server(WorkerConnection(greeting["port"], greeting["key"]), operations, folders).run()
+
+
+def read_greeting() -> dict[str, Any]:
+    """What the environment says of the application; see `protocol.GREETING_VARIABLE`. Ends the process without it."""
+    if protocol.GREETING_VARIABLE not in os.environ:
+        sys.exit("This is a part of HyperReg that the application starts by itself; run 'hyperreg --help' instead.")
+    # Taken away: processes that this one might start are not told the key.
+    greeting: dict[str, Any] = json.loads(os.environ.pop(protocol.GREETING_VARIABLE))
+    return greeting
 
 
 def _claim_processor() -> None:
