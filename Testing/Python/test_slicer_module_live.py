@@ -90,6 +90,33 @@ def test_keep_and_reset(module):
     assert ui.keepButton.enabled
 
 
+def test_a_reset_is_undone(module):
+    ui, registration = module.ui, module.registration
+    module.go_live()
+    assert not ui.undoResetButton.visible
+    ui.lambdaSlider.value = 0.7
+    registration.answer_solved()
+    fixed, moving, metrics = module.parameters.fixed, module.parameters.moving, ui.metricsLabel.text
+    ui.resetButton.click()
+    assert ui.undoResetButton.visible
+    assert "Undo reset brings the last registration back" in ui.statusLabel.text
+    ui.lambdaSlider.value = 0.1
+    ui.movingSelector.setCurrentNode(module.volume("another one"))
+    ui.undoResetButton.click()
+    assert (ui.undoResetButton.visible, ui.resultPanel.visible, ui.keepButton.enabled) == (False, True, True)
+    assert (ui.lambdaSlider.value, module.parameters.lam) == (0.7, 0.7)
+    assert (module.parameters.fixed, module.parameters.moving) == (fixed, moving)
+    assert moving.GetParentTransformNode() is module.parameters.transform is not None
+    assert ui.metricsLabel.text == metrics
+    assert ui.statusLabel.text == "λ = 0.70: Quick result (2 mm)"
+    assert {one.GetForegroundVolumeID() for one in module.composites().values()} == {moving.GetID()}
+    ui.resetButton.click()
+    moving.SetSpacing(3, 3, 3)
+    ui.undoResetButton.click()
+    assert "A volume was moved since the reset" in ui.messageLabel.text
+    assert (ui.undoResetButton.visible, module.parameters.transform) == (False, None)
+
+
 def test_views_compare_and_come_back(module):
     before = module.volume("seen before")
     slicer.util.setSliceViewerLayers(background=before, foreground=None)

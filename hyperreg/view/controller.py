@@ -222,11 +222,24 @@ class Controller:
         self._state.progress_text = ""
 
     def reset(self) -> None:
-        """Back to both images as they were loaded."""
-        self._reset()
-        for role in LEFT_OUT:
-            self.tuning.remove_left_out(role)
+        """Back to both images as they were loaded, until `undo_reset`."""
+        self._end()
+        self.tuning.put_left_out_aside()
         self._state.error = ""
+
+    def undo_reset(self) -> None:
+        """The registration that `reset` has ended is live again."""
+        self._messages.clear(PANEL)
+        # First: what is left out is part of what the registration was told, or it would have to be computed again.
+        self.tuning.bring_left_out_back()
+        try:
+            self.logic.undo_reset()
+        except InputError as error:
+            self.tuning.put_left_out_aside()
+            self.tell(str(error))
+            return
+        self._move_lambda(self.logic.lam)
+        self.show()
 
     def ask_lambda(self, lam: Any) -> None:
         """The slider moved; the newest value is taken by the next `step`, so that a slow machine skips, not lags."""
@@ -346,7 +359,7 @@ class Controller:
         state = self._state
         if self.logic.state == IDLE:
             self._forget_metrics()
-        state.phase = self.logic.state
+        state.phase, state.can_undo_reset = self.logic.state, self.logic.can_undo_reset
         state.can_save = state.solved = self.logic.can_keep
         shown = self.logic.shown
         state.solved_lam = shown.lam if shown is not None and state.solved else -1.0
@@ -389,6 +402,12 @@ class Controller:
                 self._views.centre()
 
     def _reset(self) -> None:
+        """Ends what is going on for good: the images, or what belongs to them, become others."""
+        self._end()
+        self.logic.forget_reset()
+        self.tuning.drop_left_out_aside()
+
+    def _end(self) -> None:
         if self.logic.state == RUNNING:
             self.logic.cancel()
         self.logic.reset()

@@ -35,7 +35,8 @@ SLICES = {**BOTH_VIEWS, **MOVING_VIEWS}
 class PageState:
     """Names and first values of the shared state.
 
-    panel: which one is shown. phase: IDLE, RUNNING or LIVE. lam_word: λ in words.
+    panel: which one is shown. phase: IDLE, RUNNING or LIVE. can_undo_reset: whether a reset can be undone.
+    lam_word: λ in words.
     solved: whether the views show a field computed for exactly the logic's λ (else a preview).
     solved_lam: the λ of that field, -1 for none; the browser's own lam may be ahead of the views.
     stage_text: how good what is shown is, in words. work_text: what is being computed, in words, or "".
@@ -62,6 +63,7 @@ class PageState:
 
     panel: str = ""
     phase: str = IDLE
+    can_undo_reset: bool = False
     fixed_name: str = ""
     fixed_info: str = ""
     moving_name: str = ""
