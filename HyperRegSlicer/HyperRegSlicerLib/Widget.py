@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import qt
@@ -76,6 +77,7 @@ class RegistrationWidget(Panel):
             ("registerButton", self._register_or_cancel),
             ("alignButton", self._align),
             ("keepButton", self._keep),
+            ("reportButton", self._save_report),
             ("resetButton", self._reset),
             ("undoResetButton", self._undo_reset),
             ("showButton", self._show_views),
@@ -285,6 +287,21 @@ class RegistrationWidget(Panel):
             )
         )
 
+    def _save_report(self) -> None:
+        name = f"{self.parameters.moving.GetName()} {self.logic.origin.title}.pdf".replace("/", "-")
+        path = qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), _("Report on one page"), name, "PDF (*.pdf)")
+        if not path:
+            return
+        place = Path(path) if path.lower().endswith(".pdf") else Path(f"{path}.pdf")
+        if place != Path(path) and place.exists():  # the dialog has asked only for the name without the ending
+            raise InputError(_("'{path}' exists already. Choose another name.").format(path=place))
+        qt.QApplication.setOverrideCursor(qt.Qt.WaitCursor)
+        try:
+            self.logic.save_page(place)
+        finally:
+            qt.QApplication.restoreOverrideCursor()
+        self._show_message(_("Saved: {path}").format(path=place))
+
     def _reset(self) -> None:
         self.logic.reset()
         self.views.restore()
@@ -379,6 +396,7 @@ class RegistrationWidget(Panel):
             selector.enabled = not running
         ui.resultPanel.visible = live or logic.can_reset
         ui.keepButton.enabled = logic.can_keep
+        ui.reportButton.enabled = logic.can_report
         ui.resetButton.enabled = logic.can_reset
         ui.undoResetButton.visible = logic.can_undo_reset
         if parameters is not None:

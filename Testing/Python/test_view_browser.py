@@ -89,7 +89,7 @@ def test_register_drag_see_it_move_and_fetch_the_result(
         path = tmp_path / download.value.suggested_filename
         download.value.save_as(path)
         fetched[path.name.split("_")[0]] = path
-    assert set(fetched) == {"registered", "transform", "inverse", "report"}
+    assert set(fetched) == {"registered", "transform", "inverse", "page", "report"}
     saved = sitk.ReadImage(str(fetched["registered"]), sitk.sitkFloat32)
     moving = sitk.ReadImage(str(folder / "moving.nii.gz"), sitk.sitkFloat32)
     again = sitk.Resample(moving, saved, sitk.ReadTransform(str(fetched["transform"])), sitk.sitkLinear, 0.0)

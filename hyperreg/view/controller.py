@@ -14,11 +14,13 @@ import slicer
 
 from hyperreg.errors import HyperRegError, InputError
 from hyperreg.imaging.files import read_volume
+from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Volume
 from hyperreg.mrml.lifecycle import IDLE, LIVE, RUNNING
 from hyperreg.mrml.registration.logic import RegistrationLogic
 from hyperreg.mrml.registration.texts import DEVICE_TITLES
 from hyperreg.registration.contrast import check_contrast
+from hyperreg.registration.measures import metric_rows
 from hyperreg.sample import SAMPLE
 from hyperreg.view import choices, results
 from hyperreg.view.alignment import AlignmentControls
@@ -28,7 +30,7 @@ from hyperreg.view.pair import LABELS, OpenPair
 from hyperreg.view.panels import nothing
 from hyperreg.view.private_files import PrivateFiles
 from hyperreg.view.series import SeriesControls
-from hyperreg.view.state import FADE, MODES, PANEL, metric_rows, word
+from hyperreg.view.state import FADE, MODES, PANEL, word
 from hyperreg.view.tuning import TuningControls
 from hyperreg.worker.live_pair import Shown
 
@@ -77,8 +79,6 @@ class Controller:
         self.on_images: Callable[[], None] = nothing
         self._wanted: float | None = None
         self._preview_at = 0.0
-        # Model and initial alignment of the registration that is being prepared, and of the one that is live.
-        self._next = self._current = ("", "")
         self.tuning = TuningControls(state, scene, self.logic, self._move_lambda, self.tell, views)
         self.series = SeriesControls(state, files, lambda: self.pair.volumes, self._take, self.tell)
         self.alignment = AlignmentControls(state, self.logic, self.pair, files, self.tell, self.show)
@@ -201,7 +201,6 @@ class Controller:
         self._messages.clear(PANEL)
         try:
             choices.check(state)
-            self._next = (state.model, state.alignment)
             state.progress, state.progress_text = 0.0, "Starting"
             self.logic.register(
                 self.pair.nodes.get("fixed"),
@@ -277,28 +276,14 @@ class Controller:
 
     async def save(self) -> None:
         """Writes what is shown for download."""
-        state, shown = self._state, self.logic.shown
-        if state.saving or shown is None or not self.logic.can_keep:
+        state = self._state
+        if state.saving or not self.logic.can_keep:
             return
-        model, initial = self._current
-        forward, inverse = self.pair.from_file(self._live.transform(), self._live.inverse_transform())
         volumes = self.pair.volumes
-        result = results.Result(
-            lam=self.logic.lam,
-            stage=self._live.stages[shown.stage],
-            settings=self.logic.origin.settings,
-            fixed=volumes["fixed"],
-            moving=volumes["moving"],
-            moving_labels=volumes.get("moving_labels"),
-            transform=forward,
-            inverse=inverse,
-            metrics=dict(self.logic.metrics),
-            names=self.logic.label_names,
-            model=model,
-            device=self._live.device,
-            initial=initial,
-            warnings=tuple(self._live.warnings),
-        )
+        result = self.logic.result(volumes["fixed"], volumes["moving"], volumes.get("moving_labels"))
+        forward, inverse = self.pair.from_file(result.transform, result.inverse)
+        linear, _back = self.pair.from_file(result.linear, Transform())
+        result = replace(result, transform=forward, inverse=inverse, linear=linear)
         with state:
             state.saving = True
         try:
@@ -373,7 +358,6 @@ class Controller:
 
     def _ready(self) -> None:
         self._forget_metrics()
-        self._current = self._next
         self._logic_ready()
 
     def _progressed(self, fraction: float, text: str) -> None:

@@ -113,7 +113,8 @@ def bar(controller: Controller) -> None:
             disabled=("!can_save || saving",),
             click=controller.save,
             classes="flex-grow-1 hyperreg-save",
-            title="Writes the registered image, the transform, its inverse and a report for download",
+            title="Writes the registered image, the transform, its inverse and a report (also on one page, as PDF) for "
+            "download",
         )
         v.VBtn(
             "Register again",

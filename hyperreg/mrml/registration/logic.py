@@ -11,8 +11,9 @@ Somebody has to call the worker client's `poll` regularly (in Slicer a QTimer do
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,10 @@ import vtk
 
 from hyperreg.errors import InputError
 from hyperreg.imaging.transform import Transform
-from hyperreg.imaging.volume import Grid
+from hyperreg.imaging.volume import Grid, Volume
 from hyperreg.mrml import geometry, linked
 from hyperreg.mrml.lifecycle import IDLE, LIVE, RUNNING, ignore
-from hyperreg.mrml.registration import inputs, landmarks, results, volume_change
+from hyperreg.mrml.registration import inputs, landmarks, report, results, volume_change
 from hyperreg.mrml.registration.constraints import Constraints
 from hyperreg.mrml.registration.undo import Live, Undo
 from hyperreg.mrml.registration.volume_change import ChangeMap
@@ -34,6 +35,10 @@ from hyperreg.registration.contrast import AUTOMATIC
 from hyperreg.registration.response import Response, Suggestion, warning
 from hyperreg.registration.start import BY_LANDMARKS
 from hyperreg.worker.live_pair import Shown
+
+INCOMPLETE = "The result for this λ is not complete yet. Wait a moment and try again."
+# Whose versions a report tells.
+PACKAGES = ("SimpleITK", "numpy")
 
 
 class RegistrationLogic:
@@ -266,7 +271,7 @@ class RegistrationLogic:
         check_lambda(lam)
         fixed_volume, moving_volume, run = inputs.read_pair(fixed, moving, model, initial)
         labels, names, notes = inputs.label_maps((fixed_labels, moving_labels), (fixed_volume, moving_volume))
-        run = dataclasses.replace(run, label_names=names)
+        run = replace(run, label_names=names)
         start = self._start(initial, moving, fixed_volume.grid)
         parent = moving.GetParentTransformNode()
         if linked.is_live_transform(parent):
@@ -305,7 +310,7 @@ class RegistrationLogic:
         fixed_volume, moving_volume, run = inputs.read_pair(fixed, moving, NO_MODEL, method)
         start = self._start(method, moving, fixed_volume.grid)
         self.registration.prepare(fixed_volume, moving_volume, model=NO_MODEL, device=device, initial=start)
-        self._pending = dataclasses.replace(run, alignment=method)
+        self._pending = replace(run, alignment=method)
         self.on_change()
 
     def _start(
@@ -342,9 +347,58 @@ class RegistrationLogic:
         Raises InputError while no field of exactly this λ is there.
         """
         if not self.can_keep or self._run is None:
-            raise InputError("The result for this λ is not complete yet. Wait a moment and try again.")
+            raise InputError(INCOMPLETE)
         forward, inverse = self.registration.transform(), self.registration.inverse_transform()
         return results.keep(self.scene, self._run, self.origin, forward, inverse)
+
+    def result(self, fixed: Volume, moving: Volume, moving_labels: Volume | None = None) -> report.Result:
+        """What is shown, to be told of and written. fixed, moving, moving_labels: as they lie in the world.
+
+        Raises InputError while no field of exactly this λ is there.
+        """
+        run, shown = self._run, self.shown
+        if not self.can_keep or run is None or shown is None:
+            raise InputError(INCOMPLETE)
+        return report.Result(
+            lam=self.lam,
+            stage=self.registration.stages[shown.stage],
+            settings=self.origin.settings,
+            fixed=fixed,
+            moving=moving,
+            moving_labels=moving_labels,
+            transform=self.registration.transform(),
+            inverse=self.registration.inverse_transform(),
+            linear=Transform((self.registration.linear,)),
+            forward=shown.fields.forward,
+            metrics=dict(self.metrics),
+            names=run.label_names,
+            model=run.model,
+            device=self.registration.device,
+            initial=run.initial,
+            warnings=tuple(dict.fromkeys([*self.registration.warnings, *filter(None, [self.warning])])),
+        )
+
+    @property
+    def can_report(self) -> bool:
+        """Whether `save_page` has everything to tell."""
+        return self.can_keep and bool(self.metrics)
+
+    def save_page(self, path: Path) -> None:
+        """Writes what is shown on one page for people, PDF: pictures before and after, measures, how it was made.
+
+        Raises InputError while the field or the measures of exactly this λ are not there, FileError if it cannot be
+        written.
+        """
+        run = self._run
+        if not self.can_report or run is None:
+            raise InputError(INCOMPLETE)
+        # As they lay when they were registered, not as λ moves one of them.
+        volumes = [
+            replace(geometry.volume_from_node(node, None), ijk_to_ras=grid.ijk_to_ras)
+            for node, grid in zip(self.pair, (run.fixed_grid, run.moving_grid), strict=True)
+        ]
+        result = self.result(*volumes)
+        report.write_page(result, report.report_of(result, PACKAGES), path)
 
     def take_along(self, node: slicer.vtkMRMLTransformableNode) -> None:
         """See `linked.take_along`."""
