@@ -102,6 +102,7 @@ def _write_page(sheet: Sheet, path: Path) -> None:
 
     page = Figure(figsize=A4_INCHES)
     FigureCanvasPdf(page)
+    # A $ in a name begins no formula.
     page.text(0.06, 0.965, sheet.title, size=15, weight="bold")
     page.text(0.06, 0.948, NOT_FOR_DIAGNOSIS, size=9, color="#a00000")
     for row, pictures in enumerate(sheet.pictures):
@@ -116,8 +117,8 @@ def _write_page(sheet: Sheet, path: Path) -> None:
     if len(lines) > fitting:
         lines = [*lines[: fitting - 1], ("...", "The rest is in report.csv.")]
     for index, (key, line) in enumerate(lines, 1):
-        page.text(0.06, top - LINE_HEIGHT * index, key[:34], size=7.5, weight="bold")
-        page.text(0.36, top - LINE_HEIGHT * index, line, size=7.5)
+        page.text(0.06, top - LINE_HEIGHT * index, key[:34], size=7.5, weight="bold", parse_math=False)
+        page.text(0.36, top - LINE_HEIGHT * index, line, size=7.5, parse_math=False)
     page.savefig(path, format="pdf", metadata={"Creator": "HyperReg", "Producer": None, "CreationDate": None})
 
 

@@ -70,6 +70,8 @@ class LeaveOutPanel:
     ) -> None:
         self._parameters, self._set_left_out, self._attempt = parameters, set_left_out, attempt
         self._areas = [_Area(ui, role, self, told) for role in ROLES]
+        # Ids of the nodes and keys of the segments before `clear`.
+        self._before: list[tuple[str | None, str]] = [(None, "")] * len(ROLES)
         self._rest = Forms.rest_timer(REST_MS, told(self._look_again))
 
     def show(self, parameters: Any) -> None:
@@ -91,9 +93,17 @@ class LeaveOutPanel:
         parameters.parameterNode.EndModify(modifying)
 
     def clear(self) -> None:
-        """Nothing is left out any more; what was drawn stays."""
+        """Nothing is left out any more, until `put_back`; what was drawn stays."""
+        self._before = [(area.node and area.node.GetID(), area.key) for area in self._areas]
         for area in self._areas:
             self.chosen(area, None, "")
+
+    def put_back(self) -> None:
+        """Undoes `clear`, but for volumes of which something else is left out now."""
+        for area, (node_id, key) in zip(self._areas, self._before, strict=True):
+            node = slicer.mrmlScene.GetNodeByID(node_id) if node_id else None
+            if node is not None and area.node is None:
+                self.chosen(area, node, key)
 
     def rest(self) -> None:
         """Somebody draws: looked at when the hand rests."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import qt
 import slicer
 from slicer.i18n import tr as _
 
-from hyperreg.mrml import regions
+from hyperreg.errors import InputError
+from hyperreg.mrml import linked, regions
 from hyperreg.mrml.lifecycle import LIVE, RUNNING
 from hyperreg.mrml.registration import texts
 from hyperreg.mrml.registration.logic import RegistrationLogic
@@ -75,7 +77,9 @@ class RegistrationWidget(Panel):
             ("registerButton", self._register_or_cancel),
             ("alignButton", self._align),
             ("keepButton", self._keep),
+            ("reportButton", self._save_report),
             ("resetButton", self._reset),
+            ("undoResetButton", self._undo_reset),
             ("showButton", self._show_views),
             ("takeAlongButton", lambda: self.logic.take_along(self.ui.alongSelector.currentNode())),
             ("leaveBehindButton", lambda: self.logic.leave_behind(self.ui.alongSelector.currentNode())),
@@ -283,10 +287,42 @@ class RegistrationWidget(Panel):
             )
         )
 
+    def _save_report(self) -> None:
+        name = f"{self.parameters.moving.GetName()} {self.logic.origin.title}.pdf".replace("/", "-")
+        path = qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), _("Report on one page"), name, "PDF (*.pdf)")
+        if not path:
+            return
+        place = Path(path) if path.lower().endswith(".pdf") else Path(f"{path}.pdf")
+        if place != Path(path) and place.exists():  # the dialog has asked only for the name without the ending
+            raise InputError(_("'{path}' exists already. Choose another name.").format(path=place))
+        qt.QApplication.setOverrideCursor(qt.Qt.WaitCursor)
+        try:
+            self.logic.save_page(place)
+        finally:
+            qt.QApplication.restoreOverrideCursor()
+        self._show_message(_("Saved: {path}").format(path=place))
+
     def _reset(self) -> None:
         self.logic.reset()
         self.views.restore()
         self.leave_out.clear()
+
+    def _undo_reset(self) -> None:
+        parameters, logic = self.parameters, self.logic
+        # First: what is left out is part of what the registration was told, or it would have to be computed again.
+        self.leave_out.put_back()
+        modifying = parameters.parameterNode.StartModify()
+        try:
+            logic.undo_reset()
+            parameters.fixed, parameters.moving = linked.ends(logic.transform_node or logic.alignment_node)
+            parameters.lam = logic.lam
+        except InputError:
+            self.leave_out.clear()
+            raise
+        finally:
+            parameters.parameterNode.EndModify(modifying)
+        self.views.remember()
+        self._show_views()
 
     def _load_sample(self) -> None:
         sample = Sample.load()
@@ -360,7 +396,9 @@ class RegistrationWidget(Panel):
             selector.enabled = not running
         ui.resultPanel.visible = live or logic.can_reset
         ui.keepButton.enabled = logic.can_keep
+        ui.reportButton.enabled = logic.can_report
         ui.resetButton.enabled = logic.can_reset
+        ui.undoResetButton.visible = logic.can_undo_reset
         if parameters is not None:
             ui.lambdaWordsLabel.text = texts.lambda_words(parameters.lam)
             ui.initialTransformSelector.enabled = parameters.initial is Initial.TRANSFORM
@@ -382,6 +420,8 @@ class RegistrationWidget(Panel):
             return _("The moving volume is aligned. Press Register to deform it, too, or Reset to undo.")
         if slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 0:
             return _("Load two volumes to begin, or try the sample pair (last section).")
+        if logic.can_undo_reset and not reason:
+            return _("Ready: press Register. Undo reset brings the last registration back.")
         return reason or _("Ready: press Register, then move λ.")
 
     def _along_changed(self, *_node: Any) -> None:

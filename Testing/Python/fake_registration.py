@@ -97,6 +97,7 @@ class FakeRegistration:
         self.masks: tuple[Volume | None, Volume | None] = (None, None)
         self.rigid: tuple[Volume | None, tuple[int, ...]] = (None, ())
         self.busy = False
+        self.aside: Any = None
 
     @property
     def grid(self) -> Grid:
@@ -181,7 +182,22 @@ class FakeRegistration:
     def reset(self) -> None:
         self.calls.append("reset")
         self.preparing = self.ready = False
+        self.shown = self.aside = None
+
+    def set_aside(self) -> None:
+        self.calls.append("set_aside")
+        self.aside = self.lam, self.shown
+        self.preparing = self.ready = False
         self.shown = None
+
+    def bring_back(self) -> None:
+        self.calls.append("bring_back")
+        (self.lam, self.shown), self.aside = self.aside, None
+        self.ready = True
+
+    def drop_aside(self) -> None:
+        self.calls.append("drop_aside")
+        self.aside = None
 
     def close(self) -> None:
         self.calls.append("close")
@@ -214,7 +230,7 @@ class FakeRegistration:
 
     def answer_ready(self) -> None:
         """The pair is prepared, and the quick field and the metrics of the newest λ arrive."""
-        self.preparing, self.ready = False, True
+        self.preparing, self.ready, self.aside = False, True, None
         self.on_ready()
         self.answer_solved()
 

@@ -9,11 +9,14 @@ import pytest
 
 pytest.importorskip("slicer")
 
+from fake_registration import FakeRegistration
 from mrml_bench import AGREE_MM, FIXED, MOVING, TRANSFORM_CLASS, bench, make_bench, points, smooth  # noqa: F401
 
+from hyperreg.errors import InputError
 from hyperreg.imaging.volume import Volume
 from hyperreg.mrml import linked
 from hyperreg.mrml.lifecycle import IDLE, LIVE
+from hyperreg.mrml.registration.logic import RegistrationLogic
 
 
 def test_reset_puts_everything_back(bench):
@@ -25,6 +28,102 @@ def test_reset_puts_everything_back(bench):
     assert bench.logic.state == IDLE
     assert not bench.logic.can_reset
     assert bench.logic.transform_node is None
+
+
+def test_a_reset_is_undone(bench, points):
+    parent = bench.transform(np.diag([1, 1, 1, 1.0]))
+    skull = bench.scene.AddNewNodeByClass("vtkMRMLModelNode", "skull")
+    for node in (bench.moving, skull):
+        node.SetAndObserveTransformNodeID(parent.GetID())
+    bench.go_live(symmetric=True)
+    bench.logic.take_along(skull)
+    logic, shown = bench.logic, bench.logic.shown
+    seen, origin = bench.shown_at(points), logic.origin
+    attributes = {name: logic.transform_node.GetAttribute(name) for name in logic.transform_node.GetAttributeNames()}
+    logic.reset()
+    assert logic.can_undo_reset
+    assert bench.moving.GetParentTransformNode() is skull.GetParentTransformNode() is parent
+    logic.set_lambda(0.9)
+    logic.undo_reset()
+    node = logic.transform_node
+    assert bench.moving.GetParentTransformNode() is skull.GetParentTransformNode() is node
+    np.testing.assert_allclose(bench.shown_at(points), seen, atol=1e-9)
+    assert (logic.state, logic.shown, logic.lam, logic.origin) == (LIVE, shown, 0.25, origin)
+    assert logic.metrics["similarity"] == 0.9
+    assert {name: node.GetAttribute(name) for name in node.GetAttributeNames()} == attributes
+    assert linked.ends(node) == (bench.fixed, bench.moving)
+    assert not logic.can_undo_reset
+    logic.set_lambda(0.6)
+    assert bench.fields[-1] == (0.6, False)
+    assert np.abs(bench.shown_at(points) - seen).max() > 0.5, "λ moves it again"
+    logic.reset()
+    assert bench.moving.GetParentTransformNode() is skull.GetParentTransformNode() is parent
+
+
+def test_a_reset_of_a_reopened_transform_and_of_an_alignment_is_undone(bench, make_bench, points):
+    bench.go_live()
+    seen = bench.shown_at(points)
+    bench.logic.close()
+    again = RegistrationLogic(bench.scene, FakeRegistration())
+    again.adopt(bench.moving.GetParentTransformNode())
+    again.reset()
+    again.undo_reset()
+    assert (again.state, again.can_reset) == (IDLE, True)
+    np.testing.assert_allclose(bench.shown_at(points), seen, atol=1e-9)
+    again.close()
+
+    other = make_bench()
+    other.logic.align(other.fixed, other.moving, method="rigid")
+    other.registration.answer_ready()
+    node = other.logic.alignment_node
+    other.logic.reset()
+    assert (other.moving.GetParentTransformNode(), other.logic.alignment_node) == (None, None)
+    other.logic.undo_reset()
+    assert other.moving.GetParentTransformNode() is other.logic.alignment_node is node
+
+
+@pytest.mark.parametrize("why", ["registered", "aligned", "deleted", "closed", "forgotten"])
+def test_what_can_no_longer_be_undone_is_freed(bench, why):
+    bench.go_live()
+    bench.logic.reset()
+    if why == "registered":
+        bench.register()
+        assert not bench.logic.can_undo_reset, "not while another one is prepared"
+        bench.logic.cancel()
+        assert bench.logic.can_undo_reset
+        bench.go_live()
+    elif why == "aligned":
+        bench.logic.align(bench.fixed, bench.moving, method="rigid")
+        bench.registration.answer_ready()
+    elif why == "deleted":
+        bench.scene.RemoveNode(bench.fixed)
+    elif why == "closed":
+        bench.scene.Clear(0)
+    else:
+        bench.logic.forget_reset()
+    assert bench.registration.aside is None
+    assert bench.errors == []
+    if why != "registered":
+        assert not bench.logic.can_undo_reset
+        with pytest.raises(InputError, match="There is no reset to undo"):
+            bench.logic.undo_reset()
+
+
+@pytest.mark.parametrize("what", ["moving", "fixed", "voxels"])
+def test_volumes_that_were_moved_are_not_deformed_by_an_undo(bench, what):
+    bench.go_live()
+    bench.logic.reset()
+    if what == "voxels":
+        bench.moving.SetSpacing(2.0, 1.2, 1.9)
+    else:
+        shift = np.eye(4)
+        shift[2, 3] = 3.0
+        getattr(bench, what).SetAndObserveTransformNodeID(bench.transform(shift).GetID())
+    before = bench.content()
+    with pytest.raises(InputError, match="A volume was moved since the reset"):
+        bench.logic.undo_reset()
+    assert (bench.content(), bench.logic.state, bench.logic.can_undo_reset) == (before, IDLE, False)
+    assert bench.registration.aside is None
 
 
 @pytest.mark.parametrize("role", ["fixed", "moving"])

@@ -131,10 +131,16 @@ def test_the_panel_leaves_out_what_is_chosen_until_reset(module: Module) -> None
     before = registration.masks
     ui.lambdaSlider.value = 0.8
     assert registration.masks == before, "moving λ sends no masks again"
+    registration.answer_solved()
     ui.resetButton.click()
     assert ui.fixedLeaveOutSelector.currentNode() is None
     assert module.parameters.fixedLeaveOut is None
     assert slicer.mrmlScene.IsNodePresent(node), "the drawing stays"
+    ui.undoResetButton.click()
+    assert (module.parameters.fixedLeaveOut, module.parameters.fixedLeaveOutSegment) == (node, "5")
+    assert registration.masks == before, "the very same: nothing has to be computed again"
+    assert ui.keepButton.enabled
+    ui.resetButton.click()
     module.ui.registerButton.click()
     registration.answer_ready()
     assert registration.masks == (None, None)

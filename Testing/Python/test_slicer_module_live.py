@@ -11,7 +11,8 @@ pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("PySide6", reason="PySide6 is not installed")
 
 import slicer
-from slicer_module_bench import host, module, opened  # noqa: F401
+from fake_registration import METRICS
+from slicer_module_bench import AFFINE, host, module, opened  # noqa: F401
 
 
 def test_the_slider_is_live(module):
@@ -88,6 +89,67 @@ def test_keep_and_reset(module):
     ui.registerButton.click()
     module.registration.answer_ready()
     assert ui.keepButton.enabled
+
+
+def test_the_report_on_one_page(module, tmp_path, monkeypatch):
+    from hyperreg.registration import page
+
+    given = []
+    original = page.write_page
+    monkeypatch.setattr(page, "write_page", lambda *told: (given.append(told), original(*told)))
+    ui, asked = module.ui, module.host.records
+    module.go_live()
+    module.registration.set_lambda(module.registration.lam)
+    assert not ui.reportButton.enabled, "a preview has no measures"
+    module.registration.answer_solved()
+    asked.answer("")
+    ui.reportButton.click()
+    assert given == []
+    asked.answer(str(tmp_path / "page"))
+    ui.reportButton.click()
+    assert ui.messageLabel.text == f"Saved: {tmp_path / 'page.pdf'}"
+    assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF-")
+    ((report, images, _path),) = given
+    assert report["lambda"] == 0.3
+    assert report["metrics"]["similarity"] == METRICS["similarity"]
+    assert report["dice"]["mean_after"] == METRICS["dice_mean"]
+    assert report["initial"] == "affine"
+    assert images.names == ("head", "follow-up")
+    for volume in (images.fixed, images.moving):
+        np.testing.assert_allclose(volume.ijk_to_ras, AFFINE)  # without the transform that λ moves
+    asked.answer(str(tmp_path / "page"))
+    ui.reportButton.click()
+    assert "exists already" in ui.messageLabel.text
+    asked.answer(str(tmp_path / "no" / "page.pdf"))
+    ui.reportButton.click()
+    assert "does not exist" in ui.messageLabel.text
+
+
+def test_a_reset_is_undone(module):
+    ui, registration = module.ui, module.registration
+    module.go_live()
+    assert not ui.undoResetButton.visible
+    ui.lambdaSlider.value = 0.7
+    registration.answer_solved()
+    fixed, moving, metrics = module.parameters.fixed, module.parameters.moving, ui.metricsLabel.text
+    ui.resetButton.click()
+    assert ui.undoResetButton.visible
+    assert "Undo reset brings the last registration back" in ui.statusLabel.text
+    ui.lambdaSlider.value = 0.1
+    ui.movingSelector.setCurrentNode(module.volume("another one"))
+    ui.undoResetButton.click()
+    assert (ui.undoResetButton.visible, ui.resultPanel.visible, ui.keepButton.enabled) == (False, True, True)
+    assert (ui.lambdaSlider.value, module.parameters.lam) == (0.7, 0.7)
+    assert (module.parameters.fixed, module.parameters.moving) == (fixed, moving)
+    assert moving.GetParentTransformNode() is module.parameters.transform is not None
+    assert ui.metricsLabel.text == metrics
+    assert ui.statusLabel.text == "λ = 0.70: Quick result (2 mm)"
+    assert {one.GetForegroundVolumeID() for one in module.composites().values()} == {moving.GetID()}
+    ui.resetButton.click()
+    moving.SetSpacing(3, 3, 3)
+    ui.undoResetButton.click()
+    assert "A volume was moved since the reset" in ui.messageLabel.text
+    assert (ui.undoResetButton.visible, module.parameters.transform) == (False, None)
 
 
 def test_views_compare_and_come_back(module):

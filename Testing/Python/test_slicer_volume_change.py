@@ -154,6 +154,6 @@ def test_the_scale_is_symmetric_in_halved_and_doubled() -> None:
     assert texts["-50 %"] + texts["+100 %"] == pytest.approx(300)
     assert texts["-25 %"] + texts["+33 %"] == pytest.approx(300, abs=0.5)
     assert max(shape.y for shape in shapes if isinstance(shape, volume_change.Text)) < height
-    assert volume_change._colour(0) == (1, 1, 1)
-    assert volume_change._colour(-1)[2] > volume_change._colour(-1)[0]
-    assert volume_change._colour(1)[0] > volume_change._colour(1)[2]
+    assert volume_change.colour_at(0) == (1, 1, 1)
+    assert volume_change.colour_at(-1)[2] > volume_change.colour_at(-1)[0]
+    assert volume_change.colour_at(1)[0] > volume_change.colour_at(1)[2]

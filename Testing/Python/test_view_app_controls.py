@@ -19,8 +19,9 @@ from view_app_bench import app, module_app, open_phantom, pair, pair_files, regi
 from hyperreg.errors import InputError
 from hyperreg.imaging.volume import Volume
 from hyperreg.registration.catalogue import find_model
+from hyperreg.registration.measures import metric_rows
 from hyperreg.view.app import serve
-from hyperreg.view.state import FusionState, PageState, metric_rows, word
+from hyperreg.view.state import FusionState, PageState, word
 
 
 def test_register_gives_the_worker_the_pair_as_it_lies_in_space(app, pair):

@@ -22,6 +22,7 @@ from hyperreg.errors import HyperRegError
 from hyperreg.imaging.files import write_volume
 from hyperreg.imaging.segment_files import write_segmentation
 from hyperreg.imaging.structures import Meaning, structures_of
+from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.transform_files import read_transform
 from hyperreg.imaging.volume import Volume
 from hyperreg.phantom import PhantomPair, head_phantom_pair
@@ -37,7 +38,8 @@ def test_saved_files_agree_with_each_other(app, pair):
         entry["name"].split("_")[0]: app.files.find(entry["url"].split("/")[1]).path
         for entry in app.server.state.downloads
     }
-    assert set(by_ending) == {"registered", "transform", "inverse", "labels", "report"}
+    assert set(by_ending) == {"registered", "transform", "inverse", "labels", "page", "report"}
+    assert by_ending["page"].read_bytes().startswith(b"%PDF-")
 
     # SimpleITK alone, from the files alone: the moving image through the saved transform is the saved image.
     saved = sitk.ReadImage(str(by_ending["registered"]), sitk.sitkFloat32)
@@ -63,6 +65,33 @@ def test_saved_files_agree_with_each_other(app, pair):
     assert len(report["model"]["sha256"]) == 64
 
 
+def test_the_page_has_the_report_s_figures_also_where_centres_were_aligned(app, pair, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr("hyperreg.registration.page.write_page", lambda *told: (given.append(told), told[2].touch()))
+    far = pair.moving.ijk_to_ras.copy()
+    far[0, 3] += 400
+    write_volume(Volume(pair.moving.array, far), tmp_path / "far.nii.gz")
+    upload(app, "moving", tmp_path / "far.nii.gz")
+    app.controller.align_centres()
+    register(app)
+    asyncio.get_event_loop().run_until_complete(app.controller.save())
+    ((report, images, path),) = given
+    entry = next(entry for entry in app.server.state.downloads if entry["name"].startswith("report"))
+    saved = json.loads(app.files.find(entry["url"].split("/")[1]).path.read_text())
+    assert path.name.endswith(".pdf")
+    assert {key: saved[key] for key in report if key != "outputs"} == {
+        k: v for k, v in report.items() if k != "outputs"
+    }
+    assert images.names == (pair.fixed.name, "far.nii.gz")
+    np.testing.assert_allclose(images.moving.ijk_to_ras, far)
+    points = pair.fixed.grid.points()[8:-8:9, 8:-8:9, 8:-8:9].reshape(-1, 3)
+    moved = Transform((images.forward,)).apply(points)
+    np.testing.assert_allclose(images.before.apply(moved), images.after.apply(points), atol=1e-6)
+    assert np.abs(images.before.apply(points).mean(axis=0) - points.mean(axis=0))[0] > 300, (
+        "it lies where its file says"
+    )
+
+
 def _written(volume: Volume, folder: Path) -> str:
     path = folder / "moving-for-itk.nii.gz"
     write_volume(volume, path)
@@ -81,7 +110,8 @@ def test_names_of_files_say_which_images_and_settings(app, pair, tmp_path):
     asyncio.get_event_loop().run_until_complete(app.controller.save())
     case = "Mueller_2024-on-Mueller_2020_lambda-0.250-quick_tiny-untrained_contrast-same"
     assert {entry["name"].removesuffix(".gz") for entry in app.server.state.downloads} == {
-        f"registered_{case}.nii", f"transform_{case}.h5", f"inverse_{case}.h5", f"report_{case}.json"
+        f"registered_{case}.nii", f"transform_{case}.h5", f"inverse_{case}.h5", f"report_{case}.json",
+        f"page_{case}.pdf",
     }  # fmt: skip
 
 

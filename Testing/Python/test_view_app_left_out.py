@@ -63,6 +63,28 @@ def test_what_is_marked_does_not_count_while_it_is_open(app: App, pair: PhantomP
     assert app.live.masks == (None, None)
 
 
+@pytest.mark.parametrize("role", ["fixed", "moving"])
+def test_it_comes_back_with_the_registration(app: App, pair: PhantomPair, tmp_path: Path, role: str) -> None:
+    state = app.server.state
+    register(app)
+    upload(app, f"{role}_left_out", getattr(pair, role), tmp_path / "metal.nii.gz")
+    app.live.answer_solved()
+    masks, seen, shown = app.live.masks, coloured(app), app.live.shown
+    app.controller.reset()
+    app.controller.step()
+    assert getattr(state, f"{role}_left_out_name") == ""
+    app.controller.undo_reset()
+    app.controller.step()
+    assert getattr(state, f"{role}_left_out_name") == "metal.nii.gz"
+    assert (app.live.masks, app.live.shown) == (masks, shown), "the very same: nothing has to be computed again"
+    assert state.can_save
+    assert coloured(app) == seen
+    app.controller.reset()
+    maps = app.slicer_app.scene.GetNumberOfNodesByClass("vtkMRMLLabelMapVolumeNode")
+    open_phantom(app, pair)
+    assert app.slicer_app.scene.GetNumberOfNodesByClass("vtkMRMLLabelMapVolumeNode") == maps - 1, "it is not kept"
+
+
 def test_it_is_the_images_own_and_the_next_registrations(app: App, pair: PhantomPair, tmp_path: Path) -> None:
     upload(app, "moving_left_out", pair.moving, tmp_path / "metal.nii.gz")
     register(app)

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("slicer", reason="skipped: slicer-core is not installed")
 pytest.importorskip("trame", reason="skipped: trame is not installed")
 
-from view_app_bench import SIZE, app, module_app, pair, pair_files, picture, register  # noqa: F401
+from view_app_bench import SIZE, app, module_app, open_phantom, pair, pair_files, picture, register  # noqa: F401
 
 from hyperreg.view.controller import REST_SECONDS
 from hyperreg.view.state import BOTH_VIEWS
@@ -116,6 +116,37 @@ def test_reset_puts_the_moving_volume_back(app):
     assert app.server.state.phase == "idle"
     assert app.server.state.rows == []
     assert np.abs(picture(app) - before).mean() < 0.2
+
+
+def test_a_reset_is_undone(app, pair):
+    state = app.server.state
+    register(app)
+    app.controller.ask_lambda(0.1)
+    app.controller.step()
+    app.live.answer_solved()
+    state.fade = 1.0
+    app.controller.show()
+    before, rows = picture(app), list(state.rows)
+    assert not state.can_undo_reset
+    app.controller.reset()
+    assert (state.phase, state.can_undo_reset) == ("idle", True)
+    state.lam = 0.9
+    app.controller.ask_lambda(0.9)
+    app.controller.step()
+    app.controller.undo_reset()
+    app.controller.step()
+    assert (state.phase, state.lam, state.solved_lam, state.can_save) == ("live", 0.1, 0.1, True)
+    assert (state.rows, state.can_undo_reset, state.error) == (rows, False, "")
+    assert np.abs(picture(app) - before).mean() < 0.2
+    app.controller.reset()
+    app.controller.remove_labels("fixed")
+    assert not state.can_undo_reset, "the overlap was measured with that label map"
+    app.controller.undo_reset()
+    assert state.error == "There is no reset to undo."
+    register(app)
+    app.controller.reset()
+    open_phantom(app, pair)
+    assert (state.can_undo_reset, app.live.aside) == (False, None)
 
 
 def test_the_linear_part_moves_the_picture_to_the_right_side(app):

@@ -89,7 +89,7 @@ def test_register_drag_see_it_move_and_fetch_the_result(
         path = tmp_path / download.value.suggested_filename
         download.value.save_as(path)
         fetched[path.name.split("_")[0]] = path
-    assert set(fetched) == {"registered", "transform", "inverse", "report"}
+    assert set(fetched) == {"registered", "transform", "inverse", "page", "report"}
     saved = sitk.ReadImage(str(fetched["registered"]), sitk.sitkFloat32)
     moving = sitk.ReadImage(str(folder / "moving.nii.gz"), sitk.sitkFloat32)
     again = sitk.Resample(moving, saved, sitk.ReadTransform(str(fetched["transform"])), sitk.sitkLinear, 0.0)
@@ -119,6 +119,21 @@ def test_the_checkerboard_and_both_volumes_side_by_side(page: Page):
     page.until(lambda: page.page.locator(".layout-grid-item img").count() == 3, "three views")
 
 
+def test_a_reset_is_undone(page: Page):
+    page.register()
+    page.drag_to(0.03)
+    page.until(lambda: bool(page.state("fresh")), "the figures")
+    lam, deformed = page.state("lam"), page.picture()
+    page.page.click(".hyperreg-reset")
+    page.page.wait_for_selector(".hyperreg-undo-reset")
+    page.until(lambda: np.abs(page.picture() - deformed).mean() > 1.5, "the image as it was loaded")
+    page.page.click(".hyperreg-undo-reset")
+    page.until(lambda: page.state("phase") == "live" and page.state("fresh"), "the registration of before")
+    assert (page.state("lam"), page.state("solved_lam")) == (lam, lam)
+    page.until(lambda: np.abs(page.picture() - deformed).mean() < 1.0, "the picture of before")
+    assert page.page.locator(".hyperreg-undo-reset").count() == 0
+
+
 @pytest.mark.parametrize(("width", "height"), [(1440, 900), (1024, 700)])
 def test_what_matters_is_in_sight_whatever_runs(page: Page, width: int, height: int):
     page.page.set_viewport_size({"width": width, "height": height})
@@ -131,6 +146,12 @@ def test_what_matters_is_in_sight_whatever_runs(page: Page, width: int, height: 
         assert box["y"] + box["height"] <= height, name
     views = [view.bounding_box() for view in page.page.locator(".layout-grid-item img").all()]
     assert min(min(box["width"], box["height"]) for box in views) > 200
+    if width < 1280:
+        page.page.click(".hyperreg-reset")
+        page.page.wait_for_selector(".hyperreg-undo-reset")
+        buttons = [button.bounding_box() for button in page.page.locator(".hyperreg-actions button:visible").all()]
+        assert len(buttons) == 3
+        assert max(box["x"] + box["width"] for box in buttons) <= 340, "all inside the panel"
     page.page.keyboard.press("?")
     page.page.wait_for_selector(".hyperreg-help-text")
     page.page.keyboard.press("Escape")

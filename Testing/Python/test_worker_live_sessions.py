@@ -108,6 +108,67 @@ def test_reset_forgets_and_close_is_silent(client: WorkerClient, live: Observed)
     assert (0.4, True) not in live.fields
 
 
+def test_what_was_set_aside_comes_back_with_all_that_was_known(client: WorkerClient, live: Observed) -> None:
+    prepare(client, live)
+    live.set_lambda(0.35)
+    fill(client, live)
+    assert live.suggestion is not None
+    shown, suggestion, anchors = live.shown, live.suggestion, live.anchor_count
+    live.set_aside()
+    assert (live.ready, live.lam, live.shown, live.busy) == (False, None, None, False)
+    with pytest.raises(InputError):
+        _ = live.grid
+    live.bring_back()
+    assert (live.ready, live.lam, live.shown, live.suggestion) == (True, 0.35, shown, suggestion)
+    assert (live.anchor_count, live.busy) == (anchors, False), "nothing is computed again"
+    live.set_lambda(0.123)
+    wait_until(client, lambda: live.solved_lam == 0.123)
+    assert (live.preparing, live.errors, client.generation) == (False, [], 1), "by the session that was kept"
+    with pytest.raises(InputError):
+        live.bring_back()
+
+
+@pytest.mark.parametrize("meanwhile", ["worker ended", "another was cancelled"])
+def test_what_was_set_aside_comes_back_without_its_session(
+    client: WorkerClient, live: Observed, meanwhile: str
+) -> None:
+    prepare(client, live)
+    live.set_lambda(0.35)
+    fill(client, live)
+    live.set_aside()
+    if meanwhile == "worker ended":
+        os.kill(client.pid, signal.SIGKILL)
+    else:
+        live.prepare(volume(0), volume(2), model="slow-to-prepare")
+        live.cancel()
+    live.bring_back()
+    live.set_lambda(0.4)
+    wait_until(client, lambda: live.solved_lam == 0.4)
+    assert_fields(live, 0.4)
+
+
+def test_what_was_set_aside_is_freed(client: WorkerClient, live: Observed) -> None:
+    def worker_says() -> str:
+        asked = client.submit("field", {"session": live._name, "lambda": 0.5, "stage": 0, "beside": []})
+        assert asked.wait(LONG_S)
+        return asked.error
+
+    for end in (live.drop_aside, live.reset):
+        prepare(client, live)
+        live.set_aside()
+        end()
+        assert "not prepared" in worker_says()
+        with pytest.raises(InputError):
+            live.bring_back()
+    prepare(client, live)
+    live.set_aside()
+    prepare(client, live)
+    live.drop_aside()
+    assert live.ready, "the pair that is prepared now is another one"
+    with pytest.raises(InputError):
+        live.bring_back()
+
+
 def test_nothing_is_left_in_memory(client: WorkerClient, live: Observed) -> None:
     prepare(client, live)
     for lam in (0.3, 0.35, 0.6):

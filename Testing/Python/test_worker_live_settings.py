@@ -114,6 +114,21 @@ def test_regions_have_their_own_lambda(client: WorkerClient, live: Observed) -> 
         live.set_regions(labels, {3: 1.2})
 
 
+@pytest.mark.parametrize("on_its_way", [False, True])
+def test_settings_come_back_with_what_was_set_aside(client: WorkerClient, live: Observed, on_its_way: bool) -> None:
+    go_to(client, live, 0.4)
+    labels = regions()
+    live.set_regions(labels, {3: 0.9})
+    if not on_its_way:
+        fill(client, live)
+    live.set_aside()
+    live.bring_back()
+    wait_until(client, lambda: live.solved_lam == 0.4)
+    settle(client, live, set_field(live.grid, 0.4, 0.0, labels, {3: 0.9}))
+    live.set_regions(None, {})
+    settle(client, live, set_field(live.grid, 0.4))
+
+
 def test_masks_change_live_cross_once_and_survive_the_worker(client: WorkerClient, live: Observed) -> None:
     with pytest.raises(InputError, match="registered yet"):
         live.set_masks(None, None)

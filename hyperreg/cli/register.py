@@ -30,6 +30,8 @@ hyperreg register fixed.nii.gz moving.nii.gz --rigid vertebrae.seg.nrrd --out-tr
 
 hyperreg register fixed.nii.gz moving.nii.gz --lam auto --fast --out-volume warped.nii.gz --report report.json
 
+hyperreg register fixed.nii.gz moving.nii.gz --out-report registration.pdf
+
 hyperreg register FIRST_STUDY SECOND_STUDY#2 --out-dicom registered --leave-out-patient-data
 
 The transform maps points of FIXED to MOVING, as ITK, ANTs and 3D Slicer expect for resampling MOVING onto FIXED.
@@ -153,6 +155,22 @@ def command(
             help="JSON: Dice, landmarks, folding, displacements, timing, versions, model SHA256, warnings.",
         ),
     ] = None,
+    out_report: Annotated[
+        Path | None,
+        typer.Option(
+            "--out-report",
+            metavar="PDF",
+            help="One page for people: pictures before and after, local volume change, measures, how it was made.",
+        ),
+    ] = None,
+    patient_on_page: Annotated[
+        bool,
+        typer.Option(
+            "--patient-on-page",
+            help="With --out-report: the patient's name and ID, series and date, where the images are DICOM. Without "
+            "it DICOM images are called by their modality; other files stand there with their names.",
+        ),
+    ] = False,
     out_dicom: options.OutDicom = None,
     leave_out_patient_data: options.LeaveOutPatient = False,
     quiet: options.Quiet = False,
@@ -169,7 +187,9 @@ def command(
         contrast.value, fixed_mask, moving_mask, pull, rigid, symmetric,
     )  # fmt: skip
     dicom = options.dicom_request(out_dicom, leave_out_patient_data)
-    outputs = Outputs(out_volume, out_transform, out_inverse, out_labels, report, out_jacobian, dicom)
+    outputs = Outputs(
+        out_volume, out_transform, out_inverse, out_labels, report, out_jacobian, dicom, out_report, patient_on_page
+    )  # fmt: skip
     with cancel_on_interrupt() as cancelled, progress_bar(quiet) as progress:
         result = register(
             pair, options.number_or_auto(lam), outputs, progress, cancelled, fast=fast, only_linear=only is not None

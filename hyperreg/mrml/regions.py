@@ -125,11 +125,17 @@ def observe(node: slicer.vtkMRMLNode, edited: Callable[[Any, Any], None]) -> lis
 
 
 def stamp(node: slicer.vtkMRMLNode) -> tuple[int, ...]:
-    """Differs when `label_volume` would: changes with every edit of the segments or the label map."""
-    above = node.GetParentTransformNode()
+    """Differs when `label_volume` would: changes with every edit of the segments or the label map.
+
+    Like that one it minds no live transform: λ, *Reset* and its undo draw nothing.
+    """
+    above = linked.original_parent(node)
     moved = 0 if above is None else above.GetTransformToWorldMTime()
     if not node.IsA(SEGMENTATION):
-        return (moved, node.GetMTime(), 0 if node.GetImageData() is None else node.GetImageData().GetMTime())
+        matrix = vtk.vtkMatrix4x4()
+        node.GetIJKToRASMatrix(matrix)
+        image = node.GetImageData()
+        return (moved, hash(geometry.to_numpy(matrix).tobytes()), 0 if image is None else image.GetMTime())
     segmentation = node.GetSegmentation()
     segments = [segmentation.GetNthSegment(index) for index in range(segmentation.GetNumberOfSegments())]
     drawn = [segment.GetRepresentation(segmentation.GetSourceRepresentationName()) for segment in segments]

@@ -21,6 +21,7 @@ from hyperreg.imaging.structures import Table, name_of, structures_of
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.transform_files import read_transform, write_transform
 from hyperreg.imaging.volume import DisplacementField
+from hyperreg.registration import page
 from hyperreg.registration.anchors import check_lambda
 from hyperreg.registration.catalogue import ModelCard, default_model, find_model
 from hyperreg.registration.dicom_output import dicom_results
@@ -46,7 +47,8 @@ class Outputs:
 
     volume: the moving image on the fixed grid. transform: fixed to moving space, as ITK resamples. inverse: moving to
     fixed. labels: the moving label map on the fixed grid. jacobian: the deformation's local change of volume on the
-    fixed grid, see `volume_change.volume_change`. report: JSON. dicom: see `dicom_output`.
+    fixed grid, see `volume_change.volume_change`. report: JSON. dicom: see `dicom_output`. page: the report on one page
+    for people, PDF; patient_on_page: with the patient's name, ID and date, where DICOM headers have them.
     """
 
     volume: Path | None = None
@@ -56,6 +58,8 @@ class Outputs:
     report: Path | None = None
     jacobian: Path | None = None
     dicom: DicomRequest | None = None
+    page: Path | None = None
+    patient_on_page: bool = False
 
     def by_name(self) -> dict[str, Path | None]:
         """The report comes first, because what comes first is moved into place last: where it is, all else is."""
@@ -66,6 +70,7 @@ class Outputs:
             "inverse": self.inverse,
             "labels": self.labels,
             "jacobian": self.jacobian,
+            "page": self.page,
         }
 
 
@@ -204,6 +209,8 @@ def register(
         if outputs.dicom is not None and outputs.dicom.leave_out_patient:
             # Folders and files of DICOM are often called after the patient.
             report["fixed"]["file"] = report["moving"]["file"] = None
+        if "page" in staged:
+            _write_page(staged.path("page"), pair, outputs, report, _page_images(images, session, result, only_linear))
         if "report" in staged:
             write_report(report, staged.path("report"))
         go_on(1.0, "Done")
@@ -224,6 +231,29 @@ def _result(
     with watch.stage("measure"):
         figures = session.measure(fields.forward)
     return Result(*session.transforms(fields), figures, fields.forward, session.stages[stage])
+
+
+def _page_images(images: LoadedPair, session: LiveSession, result: Result, only_linear: bool) -> page.PageImages:
+    """What the page shows: of a linear alignment alone, the moving image as it was loaded beside the aligned one."""
+    linear = Transform((np.asarray(session.linear, dtype=np.float64),))
+    shown = page.PageImages(images.fixed, images.moving, linear, result.transform, result.forward)
+    if only_linear:
+        return replace(shown, before=Transform(), forward=None, titles=("Moving, as loaded", page.ALIGNED))
+    start = images.initial
+    if isinstance(start, Transform) and not start.is_linear:
+        return replace(shown, before=start, titles=("Moving, at the start", page.REGISTERED))
+    return shown
+
+
+def _write_page(path: Path, pair: Pair, outputs: Outputs, report: Mapping[str, Any], shown: page.PageImages) -> None:
+    """The page, without what may name a patient unless that is wanted."""
+    paths = pair.fixed, pair.moving
+    if outputs.patient_on_page:
+        page.write_page(report, replace(shown, names=page.names_of(*paths)), path, page.patient_of(*paths))
+        return
+    if outputs.dicom is None or not outputs.dicom.leave_out_patient:
+        shown = replace(shown, names=page.names_of(*paths))
+    page.write_page({**report, "warnings": page.without_names(report["warnings"], *paths)}, shown, path)
 
 
 def _given_lambda(card: ModelCard, lam: float | Literal["auto"] | None) -> Suggestion | None:
@@ -255,12 +285,17 @@ def _check_request(pair: Pair, outputs: Outputs) -> None:
         )
     if outputs.labels and not pair.moving_labels:
         raise InputError("A warped label map was asked for, but no moving label map was given.")
+    if outputs.patient_on_page and outputs.page is None:
+        raise InputError("--patient-on-page belongs to --out-report, which was not given.")
+    if outputs.patient_on_page and outputs.dicom is not None and outputs.dicom.leave_out_patient:
+        raise InputError("--patient-on-page and --leave-out-patient-data contradict each other: leave one of them out.")
     for path, known in (
         (outputs.volume, files.WRITABLE),
         (outputs.labels, files.WRITABLE),
         (outputs.jacobian, files.WRITABLE),
         (outputs.transform, transform_files.WRITABLE),
         (outputs.inverse, transform_files.WRITABLE),
+        (outputs.page, (page.PDF,)),
     ):
         if path is not None and extension(path) not in known:
             raise InputError(f"'{path.name}' has no ending that tells the format; use one of {', '.join(known)}.")

@@ -1,6 +1,12 @@
-"""How much volume a deformation gives or takes at every place. numpy only, so that it runs in Slicer."""
+"""How much volume a deformation gives or takes at every place. numpy only, so that it runs in Slicer.
+
+The colours of its maps follow the logarithm of the volume, so that halved and doubled are equally strong; unchanged is
+white.
+"""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +15,21 @@ from hyperreg.imaging.volume import DisplacementField, Volume
 
 # Percentiles between which most of the changes lie, without the few extremes.
 LOW_PERCENTILE, HIGH_PERCENTILE = 5, 95
+# Volumes from halved to doubled, in %; what lies beyond has the colour of the end. The same at every λ, so that
+# pictures can be compared.
+LEAST, MOST = -50.0, 100.0
+TICKS = ((-50.0, "-50 %"), (-25.0, "-25 %"), (0.0, "0"), (33.3, "+33 %"), (100.0, "+100 %"))
+# Strength, from halved (-1) over unchanged to doubled (1), and its red, green, blue. Small changes have colours of
+# their own (.07 are 5 %); blue and red are told apart by the colour-blind, too.
+STOPS = (
+    (-1.0, (0.05, 0.10, 0.50)),
+    (-0.4, (0.10, 0.35, 0.95)),
+    (-0.07, (0.45, 0.85, 1.0)),
+    (0.0, (1.0, 1.0, 1.0)),
+    (0.07, (1.0, 0.90, 0.40)),
+    (0.4, (1.0, 0.40, 0.05)),
+    (1.0, (0.60, 0.0, 0.10)),
+)
 
 
 def volume_change(field: DisplacementField) -> Volume:
@@ -42,3 +63,15 @@ def spread(change: npt.NDArray[np.float32]) -> dict[str, float]:
     """
     low, high = np.percentile(percent(change), (LOW_PERCENTILE, HIGH_PERCENTILE))
     return {"volume_change_low_percent": float(low), "volume_change_high_percent": float(high)}
+
+
+def strength(change: float) -> float:
+    """Where a change in % lies on the scale, -1 (halved) to 1 (doubled)."""
+    return math.log2(1 + change / 100)
+
+
+def colour_at(place: float) -> tuple[float, float, float]:
+    """Red, green and blue, 0 to 1, at a place of the scale, see `strength`."""
+    places, colours = zip(*STOPS, strict=True)
+    red, green, blue = (float(np.interp(place, places, part)) for part in zip(*colours, strict=True))
+    return red, green, blue

@@ -58,6 +58,7 @@ class AlignmentControls:
         """Puts the moving image back where it was."""
         if self._logic.alignment_node is not None:
             self._logic.reset()
+            self._logic.forget_reset()  # this is an undo already, and aligning again takes seconds
 
     async def save(self) -> None:
         """Writes the aligned image and the transform for download."""

@@ -14,12 +14,14 @@ import slicer
 
 from hyperreg.errors import HyperRegError, InputError
 from hyperreg.imaging.files import read_volume
+from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Volume
 from hyperreg.mrml.computer import Computer
 from hyperreg.mrml.lifecycle import IDLE, LIVE, RUNNING
 from hyperreg.mrml.registration.logic import RegistrationLogic
 from hyperreg.mrml.registration.texts import DEVICE_TITLES
 from hyperreg.registration.contrast import check_contrast
+from hyperreg.registration.measures import metric_rows
 from hyperreg.sample import SAMPLE
 from hyperreg.view import choices, results
 from hyperreg.view.alignment import AlignmentControls
@@ -29,7 +31,7 @@ from hyperreg.view.pair import LABELS, OpenPair
 from hyperreg.view.panels import nothing
 from hyperreg.view.private_files import PrivateFiles
 from hyperreg.view.series import SeriesControls
-from hyperreg.view.state import FADE, MODES, PANEL, metric_rows, word
+from hyperreg.view.state import FADE, MODES, PANEL, word
 from hyperreg.view.tuning import TuningControls
 from hyperreg.worker.live_pair import Shown
 
@@ -78,8 +80,6 @@ class Controller:
         self.on_images: Callable[[], None] = nothing
         self._wanted: float | None = None
         self._preview_at = 0.0
-        # Model and initial alignment of the registration that is being prepared, and of the one that is live.
-        self._next = self._current = ("", "")
         self.computer = Computer(client, lambda text: state.update({"computer_note": text}))
         self.tuning = TuningControls(state, scene, self.logic, self._move_lambda, self.tell, views)
         self.series = SeriesControls(state, files, lambda: self.pair.volumes, self._take, self.tell)
@@ -203,7 +203,6 @@ class Controller:
         self._messages.clear(PANEL)
         try:
             choices.check(state)
-            self._next = (state.model, state.alignment)
             state.progress, state.progress_text = 0.0, "Starting"
             self.logic.register(
                 self.pair.nodes.get("fixed"),
@@ -224,11 +223,24 @@ class Controller:
         self._state.progress_text = ""
 
     def reset(self) -> None:
-        """Back to both images as they were loaded."""
-        self._reset()
-        for role in LEFT_OUT:
-            self.tuning.remove_left_out(role)
+        """Back to both images as they were loaded, until `undo_reset`."""
+        self._end()
+        self.tuning.put_left_out_aside()
         self._state.error = ""
+
+    def undo_reset(self) -> None:
+        """The registration that `reset` has ended is live again."""
+        self._messages.clear(PANEL)
+        # First: what is left out is part of what the registration was told, or it would have to be computed again.
+        self.tuning.bring_left_out_back()
+        try:
+            self.logic.undo_reset()
+        except InputError as error:
+            self.tuning.put_left_out_aside()
+            self.tell(str(error))
+            return
+        self._move_lambda(self.logic.lam)
+        self.show()
 
     def ask_lambda(self, lam: Any) -> None:
         """The slider moved; the newest value is taken by the next `step`, so that a slow machine skips, not lags."""
@@ -266,28 +278,14 @@ class Controller:
 
     async def save(self) -> None:
         """Writes what is shown for download."""
-        state, shown = self._state, self.logic.shown
-        if state.saving or shown is None or not self.logic.can_keep:
+        state = self._state
+        if state.saving or not self.logic.can_keep:
             return
-        model, initial = self._current
-        forward, inverse = self.pair.from_file(self._live.transform(), self._live.inverse_transform())
         volumes = self.pair.volumes
-        result = results.Result(
-            lam=self.logic.lam,
-            stage=self._live.stages[shown.stage],
-            settings=self.logic.origin.settings,
-            fixed=volumes["fixed"],
-            moving=volumes["moving"],
-            moving_labels=volumes.get("moving_labels"),
-            transform=forward,
-            inverse=inverse,
-            metrics=dict(self.logic.metrics),
-            names=self.logic.label_names,
-            model=model,
-            device=self._live.device,
-            initial=initial,
-            warnings=tuple(self._live.warnings),
-        )
+        result = self.logic.result(volumes["fixed"], volumes["moving"], volumes.get("moving_labels"))
+        forward, inverse = self.pair.from_file(result.transform, result.inverse)
+        linear, _back = self.pair.from_file(result.linear, Transform())
+        result = replace(result, transform=forward, inverse=inverse, linear=linear)
         with state:
             state.saving = True
         try:
@@ -348,7 +346,7 @@ class Controller:
         state = self._state
         if self.logic.state == IDLE:
             self._forget_metrics()
-        state.phase = self.logic.state
+        state.phase, state.can_undo_reset = self.logic.state, self.logic.can_undo_reset
         state.can_save = state.solved = self.logic.can_keep
         shown = self.logic.shown
         state.solved_lam = shown.lam if shown is not None and state.solved else -1.0
@@ -362,7 +360,6 @@ class Controller:
 
     def _ready(self) -> None:
         self._forget_metrics()
-        self._current = self._next
         self._logic_ready()
 
     def _progressed(self, fraction: float, text: str) -> None:
@@ -391,6 +388,12 @@ class Controller:
                 self._views.centre()
 
     def _reset(self) -> None:
+        """Ends what is going on for good: the images, or what belongs to them, become others."""
+        self._end()
+        self.logic.forget_reset()
+        self.tuning.drop_left_out_aside()
+
+    def _end(self) -> None:
         if self.logic.state == RUNNING:
             self.logic.cancel()
         self.logic.reset()

@@ -89,6 +89,16 @@ def bar(controller: Controller) -> None:
             title="Only the linear alignment that is chosen in the settings, without a deformation",
         )
         v.VBtn(
+            "Undo reset",
+            v_if="phase === 'idle' && can_undo_reset",
+            variant="tonal",
+            disabled=("uploading !== ''",),
+            click=controller.undo_reset,
+            classes="ml-2 hyperreg-undo-reset",
+            title="Brings back the registration that Reset has ended, with its λ and everything that was computed. "
+            "Possible until another one is there or other images are opened.",
+        )
+        v.VBtn(
             "Cancel",
             v_if="phase === 'running'",
             variant="tonal",
@@ -104,7 +114,8 @@ def bar(controller: Controller) -> None:
             disabled=("!can_save || saving",),
             click=controller.save,
             classes="flex-grow-1 hyperreg-save",
-            title="Writes the registered image, the transform, its inverse and a report for download",
+            title="Writes the registered image, the transform, its inverse and a report (also on one page, as PDF) for "
+            "download",
         )
         v.VBtn(
             "Register again",
@@ -121,7 +132,7 @@ def bar(controller: Controller) -> None:
             variant="text",
             click=controller.reset,
             classes="ml-1 hyperreg-reset",
-            title="Back to both images as they were loaded",
+            title="Back to both images as they were loaded. It can be undone.",
         )
 
 

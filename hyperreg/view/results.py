@@ -1,53 +1,23 @@
-"""The files of one result: resampled volume, transform, inverse, warped labels and a report."""
+"""The files of one result: resampled volume, transform, inverse, warped labels and reports."""
 
 from __future__ import annotations
 
 import json
-import platform
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-import hyperreg
 from hyperreg.imaging.files import write_volume
 from hyperreg.imaging.resampling import resample
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.transform_files import write_transform
 from hyperreg.imaging.volume import Volume
-from hyperreg.registration.catalogue import NO_MODEL, find_model
-from hyperreg.registration.stages import Stage
+from hyperreg.mrml.registration.report import Result, report_of, write_page
+from hyperreg.registration.catalogue import NO_MODEL
 from hyperreg.view.private_files import safe_name
 
+# Whose versions are told.
+PACKAGES = ("SimpleITK", "numpy", "slicer-core", "trame-slicer")
 # Letters of an image's name in that of a result.
 IMAGE_NAME = 32
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """Everything that is needed to write one result, taken at one moment.
-
-    transform: fixed to moving RAS; inverse: moving to fixed RAS. metrics: of what is shown, or empty.
-    names: of the labels in the metrics, as far as they are known.
-    stage: how far the field was improved; settings: what was set besides λ, in words.
-    """
-
-    lam: float
-    stage: Stage
-    settings: str
-    fixed: Volume
-    moving: Volume
-    moving_labels: Volume | None
-    transform: Transform
-    inverse: Transform
-    metrics: Mapping[str, Any]
-    names: Mapping[int, str]
-    model: str
-    device: str
-    initial: str
-    warnings: tuple[str, ...]
 
 
 def write(result: Result, folder: Path) -> list[tuple[str, Path]]:
@@ -65,10 +35,11 @@ def write(result: Result, folder: Path) -> list[tuple[str, Path]]:
     if result.moving_labels is not None:
         files.append(("Registered label map", folder / f"labels_{at}.nii.gz"))
         write_volume(resample(result.moving_labels, grid, result.transform, interpolation="nearest"), files[-1][1])
-    files.append(("Report", folder / f"report_{at}.json"))
-    files[-1][1].write_text(
-        json.dumps(_report(result, files), indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8"
-    )
+    report = report_of(result, PACKAGES)
+    files += [("Report on one page", folder / f"page_{at}.pdf"), ("Report", folder / f"report_{at}.json")]
+    write_page(result, report, files[-2][1])
+    report["outputs"] = {title: path.name for title, path in files}
+    files[-1][1].write_text(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
     return files
 
 
@@ -106,52 +77,3 @@ def _case(result: Result) -> str:
             *map(safe_name, settings),
         ]
     )
-
-
-def _report(result: Result, files: list[tuple[str, Path]]) -> dict[str, Any]:
-    card = find_model(result.model)
-    metrics = result.metrics
-    dice = metrics.get("dice") or {}
-    before = metrics.get("dice_before") or {}
-    return {
-        "lambda": result.lam,
-        "stage": result.stage.describe(),
-        "settings": result.settings,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "fixed": _describe(result.fixed),
-        "moving": _describe(result.moving),
-        "initial": result.initial,
-        "model": {"name": card.name, "version": card.version, "sha256": card.sha256, "licence": card.licence},
-        "device": result.device,
-        "metrics": {name: _plain(value) for name, value in metrics.items() if not name.startswith("dice")},
-        "dice": {
-            "labels": {
-                str(label): {
-                    "name": result.names.get(int(label), f"Label {label}"),
-                    "before": _plain(before.get(label)),
-                    "after": _plain(dice[label]),
-                }
-                for label in dice
-            },
-            "mean_before": _plain(metrics.get("dice_mean_before")),
-            "mean_after": _plain(metrics.get("dice_mean")),
-        }
-        if dice
-        else None,
-        "versions": {
-            "hyperreg": hyperreg.__version__,
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in ("SimpleITK", "numpy", "slicer-core", "trame-slicer")},
-        },
-        "warnings": list(result.warnings),
-        "outputs": {title: path.name for title, path in files},
-    }
-
-
-def _describe(volume: Volume) -> dict[str, Any]:
-    return {"name": volume.name, "shape": list(volume.shape), "ijk_to_ras": volume.ijk_to_ras.tolist()}
-
-
-def _plain(value: Any) -> float | None:
-    """JSON has no NaN."""
-    return None if value is None or value != value else float(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,12 +34,13 @@ SLICES = {**BOTH_VIEWS, **MOVING_VIEWS}
 class PageState:
     """Names and first values of the shared state.
 
-    panel: which one is shown. phase: IDLE, RUNNING or LIVE. lam_word: λ in words.
+    panel: which one is shown. phase: IDLE, RUNNING or LIVE. can_undo_reset: whether a reset can be undone.
+    lam_word: λ in words.
     solved: whether the views show a field computed for exactly the logic's λ (else a preview).
     solved_lam: the λ of that field, -1 for none; the browser's own lam may be ahead of the views.
     stage_text: how good what is shown is, in words. work_text: what is being computed, in words, or "".
     full_running: whether that is full resolution. can_request_full: whether full resolution has to be asked for.
-    rows: the metrics, see `metric_rows`; fresh: whether there are any of what is shown; else "now" is blank.
+    rows: the metrics, see `measures.metric_rows`; fresh: whether there are any of what is shown; else "now" is blank.
     downloads: {title, name, url}.
     uploading: the role whose file is on its way, or "".
     image_sections: those below the images that are unfolded. series_source: where DICOM files lie on the computer that
@@ -63,6 +63,7 @@ class PageState:
 
     panel: str = ""
     phase: str = IDLE
+    can_undo_reset: bool = False
     fixed_name: str = ""
     fixed_info: str = ""
     moving_name: str = ""
@@ -248,67 +249,3 @@ class FusionState:
 def word(lam: float) -> str:
     """λ in a word, the first of those that the Slicer module has."""
     return str(lambda_words(lam)).partition(":")[0].lower()
-
-
-def metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The table of metrics: name, before (linear alignment alone), now, hint."""
-    rows = [
-        _row(
-            "Similarity",
-            metrics.get("similarity_before"),
-            metrics.get("similarity"),
-            "{:.3f}",
-            "Mean local correlation of both images inside the head or body, 0 to 1; higher is more alike.",
-        ),
-        _row(
-            "Overlap (Dice)",
-            metrics.get("dice_mean_before"),
-            metrics.get("dice_mean"),
-            "{:.3f}",
-            "Mean over the structures of both label maps, 0 to 1.",
-        ),
-        _row(
-            "Landmarks",
-            metrics.get("landmarks_mm_before"),
-            metrics.get("landmarks_mm"),
-            "{:.2f} mm",
-            "Mean distance between where the deformation leads and the moving image's points; less is better.",
-        ),
-        _row(
-            "Pulled landmarks",
-            metrics.get("pulled_mm_before"),
-            metrics.get("pulled_mm"),
-            "{:.2f} mm",
-            "Mean distance of the landmarks that attract each other: they are no independent judges.",
-        ),
-        _row(
-            "Folding",
-            None,
-            metrics.get("folding_percent"),
-            "{:.3f} %",
-            "Voxels where the deformation folds over itself; 0 is best.",
-        ),
-        _row(
-            "Local volume",
-            None,
-            metrics.get("volume_change_high_percent"),
-            f"{metrics.get('volume_change_low_percent', 0):+.0f} … {{:+.0f}} %",
-            "How much the deformation squeezes and stretches in 9 of 10 places; less is smoother.",
-        ),
-        _row("Largest shift", None, metrics.get("displacement_max_mm"), "{:.1f} mm", "Beyond the linear alignment."),
-        _row(
-            "Mean shift",
-            None,
-            metrics.get("displacement_mean_mm"),
-            "{:.1f} mm",
-            "Beyond the linear alignment, inside the foreground.",
-        ),
-    ]
-    return [row for row in rows if row["now"]]
-
-
-def _row(name: str, before: Any, now: Any, form: str, hint: str) -> dict[str, str]:
-    def text(value: Any) -> str:
-        return "" if value is None or value != value else form.format(value)
-
-    return {"name": name, "before": text(before), "now": text(now), "hint": hint}

@@ -48,6 +48,8 @@ class TuningControls:
         self._move_lambda, self._tell = move_lambda, tell
         self._points: dict[str, Any] = dict.fromkeys(POINTS)
         self._left_out: dict[str, Any] = dict.fromkeys(LEFT_OUT)
+        # What was left out before a reset, by role.
+        self._left_out_aside: dict[str, Any] = {}
         # The transform that the moving image is under before it is registered.
         self._moving_under: str | None = None
         legend = volume_change.legend(chart.WIDTH, chart.INK)
@@ -135,20 +137,52 @@ class TuningControls:
             return
         self.remove_left_out(role)
         marked = Volume((volume.array != 0).astype(np.uint8), volume.ijk_to_ras, volume.name)
-        node = self._left_out[role] = self._label_map(marked)
+        node = self._label_map(marked)
         outlines.draw_only(outlines.give_colours(node, [1], {1: "Left out"}), {1})
-        setattr(self._state, f"{role}_name", volume.name)
         node.SetAndObserveTransformNodeID(self._moving_under if role.startswith("moving") else None)
-        self._try(lambda: self._logic.constraints.set_left_out(role.partition("_")[0], node))
+        self._leave_out(role, node)
 
     def remove_left_out(self, role: Any) -> None:
         """All of an image counts again; harmless if it does already. role: one of LEFT_OUT."""
         if role in LEFT_OUT and self._left_out[role] is not None:
-            node, self._left_out[role] = self._left_out[role], None
-            setattr(self._state, f"{role}_name", "")
-            self._try(lambda: self._logic.constraints.set_left_out(role.partition("_")[0], None))
-            self._scene.RemoveNode(node.GetDisplayNode().GetColorNode())
-            self._scene.RemoveNode(node)
+            self._remove(self._take_left_out(role))
+
+    def put_left_out_aside(self) -> None:
+        """All of both images counts again, until `bring_left_out_back`."""
+        self.drop_left_out_aside()
+        self._left_out_aside = {role: self._take_left_out(role) for role, node in self._left_out.items() if node}
+
+    def bring_left_out_back(self) -> None:
+        """Undoes `put_left_out_aside`, but for images of which something else is left out now."""
+        aside, self._left_out_aside = self._left_out_aside, {}
+        for role, node in aside.items():
+            if self._left_out[role] is None:
+                self._leave_out(role, node)
+            else:
+                self._remove(node)
+
+    def drop_left_out_aside(self) -> None:
+        """What was put aside cannot be brought back any more."""
+        for node in self._left_out_aside.values():
+            self._remove(node)
+        self._left_out_aside = {}
+
+    def _leave_out(self, role: str, node: Any) -> None:
+        self._left_out[role] = node
+        setattr(self._state, f"{role}_name", node.GetName())
+        self._try(lambda: self._logic.constraints.set_left_out(role.partition("_")[0], node))
+
+    def _take_left_out(self, role: str) -> Any:
+        """All of an image counts again; the node, which stays in the scene."""
+        node, self._left_out[role] = self._left_out[role], None
+        setattr(self._state, f"{role}_name", "")
+        self._try(lambda: self._logic.constraints.set_left_out(role.partition("_")[0], None))
+        return node
+
+    def _remove(self, node: Any) -> None:
+        """Of a label map, with its colours."""
+        self._scene.RemoveNode(node.GetDisplayNode().GetColorNode())
+        self._scene.RemoveNode(node)
 
     def _label_map(self, volume: Volume) -> Any:
         node = self._scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", volume.name)

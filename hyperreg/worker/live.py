@@ -22,7 +22,7 @@ from hyperreg.registration.landmarks import check_pull, outside_warnings, pair_l
 from hyperreg.registration.response import Response, Suggestion
 from hyperreg.registration.stages import Stage
 from hyperreg.worker.jobs import Job
-from hyperreg.worker.live_engine import LiveEngine
+from hyperreg.worker.live_engine import LiveEngine, SetAside
 from hyperreg.worker.live_pair import key_of, prepare_request
 
 
@@ -132,6 +132,7 @@ class LiveRegistration(LiveEngine):
         self._cancel_field()
         self._requests.job = None
         self._preparing = job
+        # The worker holds one session of ours: it gives up that of the pair before, or of the one that was set aside.
         self._prepared_in = 0
         start = initial if isinstance(initial, Transform) and not initial.is_linear else None
         job.observers.append(lambda job: self._prepare_changed(job, parameters, start))
@@ -284,14 +285,54 @@ class LiveRegistration(LiveEngine):
         return self.shown.fields
 
     def reset(self) -> None:
-        """Back to the beginning: no pair, no lambda; what is on its way is dropped."""
+        """Back to the beginning: no pair, no lambda; what is on its way and what was set aside is dropped."""
+        held = self._preparing is not None or self._pair is not None or self._aside is not None
+        self._stop()
+        self._aside = None
+        if held and self._client.alive:
+            self._client.submit("close", {"session": self._name})
+
+    def set_aside(self) -> None:
+        """`reset` that `bring_back` undoes: the pair, its fields and the worker's session stay in memory.
+
+        One pair at most is kept so, until another one is prepared or `reset` is called. Raises InputError before a
+        pair is prepared.
+        """
+        pair, prepared_in = self._prepared(), self._prepared_in
+        aside = SetAside(pair, self._curve, self.lam, self.shown, self.landmarks, self.device, self.warnings)
+        self._stop()
+        self._aside, self._prepared_in = aside, prepared_in
+
+    def bring_back(self) -> None:
+        """Undoes `set_aside`: everything is as it was then, and what was still to be computed goes on.
+
+        A worker that has lost the session meanwhile prepares the pair again. A pair that is being prepared is given up.
+        Raises InputError if nothing is aside.
+        """
+        if self._aside is None:
+            raise InputError("No registration was set aside.")
+        if self._preparing is not None:
+            self._preparing.cancel()
+            self._preparing = None
+        aside, self._aside = self._aside, None
+        self._pair, self._curve, self._filling = aside.pair, aside.curve, True
+        self.lam, self.shown, self.landmarks = aside.lam, aside.shown, aside.landmarks
+        self.device, self.warnings = aside.device, aside.warnings
+        self._tell_response()
+        self._next()
+
+    def drop_aside(self) -> None:
+        """Frees what was set aside, if anything is."""
+        if self._pair is None and self._preparing is None:
+            self.reset()
+        self._aside = None
+
+    def _stop(self) -> None:
+        """What is on its way is dropped, and nothing is known any more but what the worker has prepared."""
         if self._preparing is not None:
             self._preparing.cancel()
         self._cancel_field()
-        held = self._preparing is not None or self._pair is not None
         self._forget()
-        if held and self._client.alive:
-            self._client.submit("close", {"session": self._name})
 
     def close(self) -> None:
         """`reset`, and no callback any more."""

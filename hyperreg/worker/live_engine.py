@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,19 @@ from hyperreg.worker.live_pair import Pair, Shown, fields_of, key_of, outputs_on
 from hyperreg.worker.live_requests import Requests
 
 _numbers = itertools.count(1)
+
+
+@dataclass(frozen=True, eq=False)
+class SetAside:
+    """A live registration that was put aside, see `LiveRegistration.set_aside`; its names are those of the engine."""
+
+    pair: Pair
+    curve: Curve
+    lam: float | None
+    shown: Shown | None
+    landmarks: Landmarks | None
+    device: str
+    warnings: list[str]
 
 
 class LiveEngine:
@@ -38,6 +51,7 @@ class LiveEngine:
         self.on_error: Callable[[str], None] | None = None
         self._requests = Requests(client, self._tell_progress, self._tell_error, self._next)
         self.full_automatically = True
+        self._aside: SetAside | None = None
         self._forget()
 
     def _forget(self) -> None:
@@ -80,6 +94,7 @@ class LiveEngine:
             return
         self._preparing = None
         if job.state == "done":
+            self._aside = None
             self._pair = Pair.prepared(job, parameters, start)
             self.shown, self.landmarks, self._full_at = None, None, None
             self._prepared_in, self._filling = job.generation, True

@@ -49,6 +49,7 @@ def read_pair(
         moving_grid=moving_volume.grid,
         model=model,
         model_version=find_model(model).version,
+        initial=initial if isinstance(initial, str) else initial.GetName(),
     )
     return fixed_volume, moving_volume, run
 

@@ -1,17 +1,19 @@
 """Live registration on MRML nodes, without Qt: the Slicer module and the browser app both use it.
 
 The life of a registration: idle -> running (the worker prepares) -> live (λ moves the field) -> idle again by `reset`,
-by closing the scene or by deleting one of its nodes. The scene is touched only once the worker is ready, so cancelling
-or failing before that leaves everything as it was, also an earlier live registration. When the worker dies while live,
-the last field stays; the next λ prepares the pair again in a new worker.
+which can be undone until another registration is there, by closing the scene or by deleting one of its nodes. The scene
+is touched only once the worker is ready, so cancelling or failing before that leaves everything as it was, also an
+earlier live registration. When the worker dies while live, the last field stays; the next λ prepares the pair again in
+a new worker.
 
 Somebody has to call the worker client's `poll` regularly (in Slicer a QTimer does): all callbacks arrive from there.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,11 +22,12 @@ import vtk
 
 from hyperreg.errors import InputError
 from hyperreg.imaging.transform import Transform
-from hyperreg.imaging.volume import Grid
+from hyperreg.imaging.volume import Grid, Volume
 from hyperreg.mrml import geometry, linked
 from hyperreg.mrml.lifecycle import IDLE, LIVE, RUNNING, ignore
-from hyperreg.mrml.registration import inputs, landmarks, results, volume_change
+from hyperreg.mrml.registration import inputs, landmarks, report, results, volume_change
 from hyperreg.mrml.registration.constraints import Constraints
+from hyperreg.mrml.registration.undo import Live, Undo
 from hyperreg.mrml.registration.volume_change import ChangeMap
 from hyperreg.registration.anchors import SAME_LAMBDA, check_lambda
 from hyperreg.registration.catalogue import NO_MODEL
@@ -32,6 +35,10 @@ from hyperreg.registration.contrast import AUTOMATIC
 from hyperreg.registration.response import Response, Suggestion, warning
 from hyperreg.registration.start import BY_LANDMARKS
 from hyperreg.worker.live_pair import Shown
+
+INCOMPLETE = "The result for this λ is not complete yet. Wait a moment and try again."
+# Whose versions a report tells.
+PACKAGES = ("SimpleITK", "numpy")
 
 
 class RegistrationLogic:
@@ -83,6 +90,8 @@ class RegistrationLogic:
         self._live: geometry.LiveTransform | None = None
         self._transform_id: str | None = None
         self._alignment_id: str | None = None
+        # What the last reset has ended.
+        self._undo: Undo | None = None
 
         registration.on_progress = self._progressed
         registration.on_ready = self._ready
@@ -134,6 +143,11 @@ class RegistrationLogic:
     @property
     def can_reset(self) -> bool:
         return (self.transform_node or self.alignment_node) is not None and self.state != RUNNING
+
+    @property
+    def can_undo_reset(self) -> bool:
+        """Whether what the last `reset` has ended is still there, and nothing else is going on."""
+        return self._undo is not None and self.state == IDLE
 
     @property
     def alignment_node(self) -> slicer.vtkMRMLTransformNode | None:
@@ -257,7 +271,7 @@ class RegistrationLogic:
         check_lambda(lam)
         fixed_volume, moving_volume, run = inputs.read_pair(fixed, moving, model, initial)
         labels, names, notes = inputs.label_maps((fixed_labels, moving_labels), (fixed_volume, moving_volume))
-        run = dataclasses.replace(run, label_names=names)
+        run = replace(run, label_names=names)
         start = self._start(initial, moving, fixed_volume.grid)
         parent = moving.GetParentTransformNode()
         if linked.is_live_transform(parent):
@@ -296,7 +310,7 @@ class RegistrationLogic:
         fixed_volume, moving_volume, run = inputs.read_pair(fixed, moving, NO_MODEL, method)
         start = self._start(method, moving, fixed_volume.grid)
         self.registration.prepare(fixed_volume, moving_volume, model=NO_MODEL, device=device, initial=start)
-        self._pending = dataclasses.replace(run, alignment=method)
+        self._pending = replace(run, alignment=method)
         self.on_change()
 
     def _start(
@@ -333,9 +347,58 @@ class RegistrationLogic:
         Raises InputError while no field of exactly this λ is there.
         """
         if not self.can_keep or self._run is None:
-            raise InputError("The result for this λ is not complete yet. Wait a moment and try again.")
+            raise InputError(INCOMPLETE)
         forward, inverse = self.registration.transform(), self.registration.inverse_transform()
         return results.keep(self.scene, self._run, self.origin, forward, inverse)
+
+    def result(self, fixed: Volume, moving: Volume, moving_labels: Volume | None = None) -> report.Result:
+        """What is shown, to be told of and written. fixed, moving, moving_labels: as they lie in the world.
+
+        Raises InputError while no field of exactly this λ is there.
+        """
+        run, shown = self._run, self.shown
+        if not self.can_keep or run is None or shown is None:
+            raise InputError(INCOMPLETE)
+        return report.Result(
+            lam=self.lam,
+            stage=self.registration.stages[shown.stage],
+            settings=self.origin.settings,
+            fixed=fixed,
+            moving=moving,
+            moving_labels=moving_labels,
+            transform=self.registration.transform(),
+            inverse=self.registration.inverse_transform(),
+            linear=Transform((self.registration.linear,)),
+            forward=shown.fields.forward,
+            metrics=dict(self.metrics),
+            names=run.label_names,
+            model=run.model,
+            device=self.registration.device,
+            initial=run.initial,
+            warnings=tuple(dict.fromkeys([*self.registration.warnings, *filter(None, [self.warning])])),
+        )
+
+    @property
+    def can_report(self) -> bool:
+        """Whether `save_page` has everything to tell."""
+        return self.can_keep and bool(self.metrics)
+
+    def save_page(self, path: Path) -> None:
+        """Writes what is shown on one page for people, PDF: pictures before and after, measures, how it was made.
+
+        Raises InputError while the field or the measures of exactly this λ are not there, FileError if it cannot be
+        written.
+        """
+        run = self._run
+        if not self.can_report or run is None:
+            raise InputError(INCOMPLETE)
+        # As they lay when they were registered, not as λ moves one of them.
+        volumes = [
+            replace(geometry.volume_from_node(node, None), ijk_to_ras=grid.ijk_to_ras)
+            for node, grid in zip(self.pair, (run.fixed_grid, run.moving_grid), strict=True)
+        ]
+        result = self.result(*volumes)
+        report.write_page(result, report.report_of(result, PACKAGES), path)
 
     def take_along(self, node: slicer.vtkMRMLTransformableNode) -> None:
         """See `linked.take_along`."""
@@ -398,9 +461,11 @@ class RegistrationLogic:
     def reset(self) -> None:
         """Ends the registration and puts the scene back as it was before; kept results stay.
 
-        After `align` alone the moving volume is put back where it was; the transform stays.
+        After `align` alone the moving volume is put back where it was; the transform stays. `undo_reset` takes it back
+        until another registration or alignment is there, a volume is deleted, or `forget_reset` is called.
         """
         aligned = self.alignment_node
+        self._remember_for_undo()
         self._end()
         self._remove_transform()
         if aligned is not None:
@@ -408,6 +473,57 @@ class RegistrationLogic:
             before = aligned.GetNodeReference(linked.MOVING_PARENT_ROLE)
             self._alignment_id = before.GetID() if linked.is_alignment(before) else None
         self.on_change()
+
+    def undo_reset(self) -> None:
+        """Brings back what the last `reset` has ended, as it was: its transform and λ, live again if it was live.
+
+        What is marked and set besides λ counts as it is now. Raises InputError if there is nothing to bring back, or
+        if it does not fit the volumes any more; then there is nothing left to undo.
+        """
+        undo = self._undo
+        if undo is None or self.state != IDLE:
+            raise InputError("There is no reset to undo.")
+        try:
+            node = undo.put_back(self.scene)
+        except InputError:
+            self.forget_reset()
+            raise
+        self._undo = None
+        if undo.node_id:
+            self._alignment_id = node.GetID()
+        else:
+            self._transform_id = node.GetID()
+        if undo.live is not None:
+            self._bring_back(undo.live)
+        self.on_change()
+
+    def _bring_back(self, before: Live) -> None:
+        self._run, self._live, self.lam = before.run, before.live, before.lam
+        self.contrast, self.symmetric = before.contrast, before.symmetric
+        self.shown, self.metrics = before.shown, before.metrics
+        self.registration.bring_back()
+        self._send_settings()
+        if self.shown is not None:
+            self._change_map.moved()
+            self.on_field(self.shown)
+        if self.shown is not None and self.metrics:
+            self.on_metrics(self.metrics, self.shown)
+
+    def forget_reset(self) -> None:
+        """What the last `reset` has ended cannot be brought back any more; its memory is freed."""
+        if self._undo is not None:
+            self._undo = None
+            self.registration.drop_aside()
+            self.on_change()
+
+    def _remember_for_undo(self) -> None:
+        """Holds what `reset` is about to end; the registration's fields stay in memory, and the worker's session."""
+        self.forget_reset()
+        node, live = self.transform_node or self.alignment_node, None
+        if self.state == LIVE and self._run is not None and self._live is not None:
+            live = Live(self._run, self._live, self.lam, self.contrast, self.symmetric, self.shown, self.metrics)
+        if node is not None and self.state != RUNNING:
+            self._undo = Undo.of(node, live)
 
     def adopt(self, transform: slicer.vtkMRMLTransformNode | None) -> None:
         """Takes up the transform of a reopened scene: it can be reset, and the next `register` goes on with it."""
@@ -418,11 +534,13 @@ class RegistrationLogic:
         if transform is None or not linked.is_live_transform(transform):
             return
         self._transform_id = transform.GetID()
+        self.forget_reset()
         results.interpolate_linearly(transform)
         self.on_change()
 
     def close(self) -> None:
         """Stops listening to scene and worker; the nodes stay. The logic is of no use afterwards."""
+        self.forget_reset()
         self._end()
         for tag in self._observers:
             self.scene.RemoveObserver(tag)
@@ -445,6 +563,7 @@ class RegistrationLogic:
         if self._pending is None:
             return
         run, self._pending, self._run = self._pending, None, None
+        self._undo = None  # the worker holds another session now
         if run.alignment:
             linear = self.registration.linear
             self.registration.reset()
@@ -511,6 +630,8 @@ class RegistrationLogic:
         if self.scene.IsClosing():
             return
         leaving = node.GetID()
+        if self._undo is not None and leaving in (self._undo.fixed_id, self._undo.moving_id, self._undo.node_id):
+            self.forget_reset()
         if self.constraints.node_leaves(node):
             return
         if leaving == self._transform_id:
@@ -532,6 +653,7 @@ class RegistrationLogic:
                 return
 
     def _scene_closing(self, _caller: Any, _event: str) -> None:
+        self.forget_reset()
         self._end()
         self._transform_id = self._alignment_id = None
         self.constraints.forget()
@@ -541,7 +663,10 @@ class RegistrationLogic:
 
     def _end(self) -> None:
         """Ends what the worker does for us and forgets the runs; touches no node."""
-        if self.state != IDLE:
+        if self.state == LIVE and self._undo is not None:
+            self.registration.set_aside()
+        elif self.state != IDLE:
+            self._undo = None
             self.registration.reset()
         self._pending = self._run = self._live = None
         self.shown, self.metrics = None, {}

@@ -29,7 +29,8 @@ class Run:
     moving_parent_id: the transform that the moving volume was under before; parent_to_world: (4, 4), its map, RAS mm.
     fixed_grid, moving_grid: the images' voxels in the world. model, model_version: as on the model's card.
     label_names: of the labels that both label maps have in the worker, where they are named.
-    alignment: the method, where nothing but a linear alignment was asked for; else "".
+    alignment: the method, where nothing but a linear alignment was asked for; else "". initial: where it began, a
+    method or the name of a transform.
     """
 
     fixed_id: str
@@ -42,6 +43,7 @@ class Run:
     model_version: str
     label_names: Mapping[int, str] = field(default_factory=dict)
     alignment: str = ""
+    initial: str = ""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ The colours follow the logarithm of the volume, so that halved and doubled are e
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -19,24 +18,9 @@ from hyperreg.imaging.resampling import resample
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
 from hyperreg.mrml import geometry, linked, nodes
 from hyperreg.mrml.shapes import Line, Shape, Text
-from hyperreg.registration.volume_change import percent, volume_change
+from hyperreg.registration.volume_change import LEAST, MOST, TICKS, colour_at, percent, strength, volume_change
 from hyperreg.worker.live_pair import Shown
 
-# Volumes from halved to doubled, in %; what lies beyond has the colour of the end. The same at every λ, so that
-# pictures can be compared.
-LEAST, MOST = -50.0, 100.0
-TICKS = ((-50.0, "-50 %"), (-25.0, "-25 %"), (0.0, "0"), (33.3, "+33 %"), (100.0, "+100 %"))
-# Strength, from halved (-1) over unchanged to doubled (1), and its red, green, blue. Small changes have colours of
-# their own (.07 are 5 %); blue and red are told apart by the colour-blind, too.
-STOPS = (
-    (-1.0, (0.05, 0.10, 0.50)),
-    (-0.4, (0.10, 0.35, 0.95)),
-    (-0.07, (0.45, 0.85, 1.0)),
-    (0.0, (1.0, 1.0, 1.0)),
-    (0.07, (1.0, 0.90, 0.40)),
-    (0.4, (1.0, 0.40, 0.05)),
-    (1.0, (0.60, 0.0, 0.10)),
-)
 COLOURS = 512
 # It takes a moment: computed when nothing has moved for so long.
 REST_S = 0.15
@@ -129,26 +113,14 @@ def legend(width: float, ink: str) -> tuple[int, Sequence[Shape]]:
     shapes: list[Shape] = []
     across = width - 2 * MARGIN
     for column in range(round(across)):
-        red, green, blue = (round(255 * part) for part in _colour(2 * column / across - 1))
+        red, green, blue = (round(255 * part) for part in colour_at(2 * column / across - 1))
         shapes.append(
             Line(((MARGIN + column, 2.0), (MARGIN + column, 2.0 + BAR)), f"#{red:02x}{green:02x}{blue:02x}", 1.5)
         )
     for change, text in TICKS:
-        x = MARGIN + across * (_strength(change) + 1) / 2
+        x = MARGIN + across * (strength(change) + 1) / 2
         shapes += [Line(((x, 2.0), (x, BAR + 6)), ink), Text(x, BAR + 14, text, ink, "middle")]
     return HEIGHT, shapes
-
-
-def _strength(change: float) -> float:
-    """Where a change in % lies on the scale, -1 (halved) to 1 (doubled)."""
-    return math.log2(1 + change / 100)
-
-
-def _colour(strength: float) -> tuple[float, float, float]:
-    """Red, green and blue, 0 to 1, at a place of the scale."""
-    places, colours = zip(*STOPS, strict=True)
-    red, green, blue = (float(np.interp(strength, places, part)) for part in zip(*colours, strict=True))
-    return red, green, blue
 
 
 def _colours(scene: Any) -> slicer.vtkMRMLColorTableNode:
@@ -157,7 +129,7 @@ def _colours(scene: Any) -> slicer.vtkMRMLColorTableNode:
         if table.GetName() == TABLE_NAME and table.GetNumberOfColors() == COLOURS:
             return table
     colours = {
-        row: (f"{percentage:+.0f} %", *_colour(_strength(percentage)), 1.0)
+        row: (f"{percentage:+.0f} %", *colour_at(strength(percentage)), 1.0)
         for row, percentage in enumerate(np.linspace(LEAST, MOST, COLOURS).tolist())
     }
     return nodes.add_colour_table(scene, TABLE_NAME, colours)
