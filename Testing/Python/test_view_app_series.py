@@ -13,10 +13,15 @@ import pytest
 pytest.importorskip("slicer", reason="skipped: slicer-core is not installed")
 pytest.importorskip("trame", reason="skipped: trame is not installed")
 
-from dicom_examples import check, values, write_slices
-from view_app_bench import App, app, module_app, pair, pair_files  # noqa: F401
+import numpy as np
+from dicom_examples import check, values, write_image, write_slices
+from view_app_bench import App, app, module_app, pair, pair_files, register  # noqa: F401
 
 from hyperreg.errors import HyperRegError
+from hyperreg.imaging.dicom import find_series, read_series
+from hyperreg.imaging.dicom.registration_objects import read_registration
+from hyperreg.imaging.transform_files import read_transform
+from hyperreg.phantom import PhantomPair
 
 
 @pytest.fixture
@@ -102,3 +107,77 @@ def test_what_cannot_be_listed_or_opened_changes_nothing(app: App, study: Path, 
     assert str(study) not in state.error
     assert (state.series_rows, state.series_found, app.controller.pair.volumes["fixed"]) == before
     assert state.series_busy == ""
+
+
+def saved(app: App) -> dict[str, Path]:
+    """What is offered for download, by the first word of its name."""
+    run(app.controller.save())
+    return {
+        entry["name"].split("_")[0]: next(app.files.folder.rglob(entry["name"])) for entry in app.server.state.downloads
+    }
+
+
+def open_phantoms(app: App, pair: PhantomPair, folder: Path, **moving: str) -> None:
+    """Both phantoms as series; moving: attributes of the moving one's header."""
+    write_image(folder / "a", pair.fixed, "before")
+    write_image(folder / "b", pair.moving, "after", **moving)
+    app.server.state.series_leave_out = False
+    run(app.controller.series.look(str(folder)))
+    run(app.controller.series.open(number_of(app, "before"), "fixed"))
+    run(app.controller.series.open(number_of(app, "after"), "moving"))
+    assert app.server.state.error == ""
+
+
+def test_results_of_two_series_are_dicom_too(app: App, pair: PhantomPair, tmp_path: Path) -> None:
+    state = app.server.state
+    assert not state.series_both
+    open_phantoms(app, pair, tmp_path / "study")
+    assert state.series_both
+    register(app)
+    files = saved(app)
+    assert state.error == ""
+    with zipfile.ZipFile(files["dicom"]) as archive:
+        archive.extractall(tmp_path / "results")
+    transform = read_registration(tmp_path / "results" / "registration.dcm")
+    grid = app.controller.pair.volumes["fixed"].grid
+    points = grid.to_ras(np.random.default_rng(0).uniform(0.1, 0.9, (500, 3)) * (np.array(grid.shape) - 1))
+    itk = read_transform(files["transform"])
+    assert np.ptp(itk.apply(points) - points, axis=0).max() > 1, "it is no shift"
+    assert np.abs(transform.apply(points) - itk.apply(points)).max() < 0.01  # mm
+    series, _ = find_series(tmp_path / "results" / "resampled")
+    resampled = read_series(series, "resampled")
+    assert np.abs(resampled.grid.corners - pair.fixed.grid.corners).max() < 1e-2  # mm
+    assert {path.name for path in (tmp_path / "results").glob("report.*")} == {
+        "report.json", "report.csv", "report.pdf",
+    }  # fmt: skip
+    assert "PAT4711X" in (tmp_path / "results" / "report.csv").read_text(encoding="utf-8")
+
+    state.series_leave_out = True
+    with zipfile.ZipFile(saved(app)["dicom"]) as archive:
+        assert any(name.endswith("registration.dcm") for name in archive.namelist())
+        for name in archive.namelist():
+            content = archive.read(name)
+            assert not any(secret in content for secret in (b"PAT4711X", b"Doe", b"2026-03-04", b"20260304")), name
+
+
+def test_two_patients_are_not_connected_and_all_else_is_written(app: App, pair: PhantomPair, tmp_path: Path) -> None:
+    state = app.server.state
+    open_phantoms(app, pair, tmp_path, PatientID="SOMEBODY", PatientName="Else^Somebody")
+    register(app)
+    files = saved(app)
+    assert "name different patients" in state.error
+    assert "Else" not in state.error
+    assert {"registered", "transform", "inverse", "report"} <= set(files)
+    assert "dicom" not in files
+    state.series_leave_out = True
+    assert "dicom" in saved(app)
+
+
+def test_other_images_have_no_dicom(app: App, pair: PhantomPair, pair_files: list[Path], tmp_path: Path) -> None:
+    open_phantoms(app, pair, tmp_path)
+    upload = app.files.new_folder() / "moving.nii.gz"
+    upload.write_bytes(pair_files[1].read_bytes())
+    run(app.controller.accept_upload("moving", upload))
+    assert not app.server.state.series_both
+    register(app)
+    assert "dicom" not in saved(app)

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import signal
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from browser_bench import MARKS, PATIENCE_S, Page, Server, browser, end, start  # noqa: F401
-from dicom_examples import write_slices
+from dicom_examples import write_image, write_slices
 
+from hyperreg.imaging.dicom.registration_objects import read_registration
 from hyperreg.imaging.files import write_volume
 from hyperreg.phantom import PhantomPair, head_phantom_pair
 
@@ -302,18 +304,38 @@ def test_another_page_of_the_same_browser_cannot_reach_the_app(server: Server, b
     context.close()
 
 
-def test_a_series_of_dicom_is_found_with_the_keyboard_and_opened(page: Page, tmp_path: Path) -> None:
-    write_slices(tmp_path / "a", series="before")
-    write_slices(tmp_path / "b", series="scout", places=[0])
+def test_two_series_of_dicom_are_opened_with_the_keyboard_registered_and_exported(
+    page: Page, pair: PhantomPair, tmp_path: Path
+) -> None:
+    write_image(tmp_path / "a", pair.fixed, "before")
+    write_image(tmp_path / "b", pair.moving, "after")
+    write_slices(tmp_path / "c", series="scout", places=[0])
     page.page.click(".hyperreg-series .v-expansion-panel-title")
     page.page.click(".hyperreg-series-source input")
     page.page.keyboard.type(str(tmp_path))
     page.page.keyboard.press("Enter")
     rows = page.page.locator(".hyperreg-series-row")
-    rows.nth(1).wait_for(timeout=1000 * PATIENCE_S)
-    assert "CT before" in rows.nth(0).inner_text()
-    assert "only 1 image" in rows.nth(1).inner_text(), "what is no volume comes last"
-    assert page.page.locator(".hyperreg-series-moving").count() == 1
-    page.page.click(".hyperreg-series-moving")
-    name = page.page.locator(".hyperreg-moving-name", has_text="CT before 2026-03-04")
-    name.wait_for(timeout=1000 * PATIENCE_S)
+    rows.nth(2).wait_for(timeout=1000 * PATIENCE_S)
+    assert "only 1 image" in rows.nth(2).inner_text(), "what is no volume comes last"
+    assert page.page.locator(".hyperreg-series-moving").count() == 2
+    for role, description in (("fixed", "before"), ("moving", "after")):
+        page.page.locator(".hyperreg-series-row", has_text=description).locator(f".hyperreg-series-{role}").click()
+        name = page.page.locator(f".hyperreg-{role}-name", has_text=f"CT {description}")
+        name.wait_for(timeout=1000 * PATIENCE_S)
+    page.register()
+    page.drag_to(0.3)
+    page.until(lambda: bool(page.state("fresh")), "the figures")
+    page.page.click(".hyperreg-save")
+    link = page.page.locator(".hyperreg-downloads a", has_text="DICOM")
+    link.wait_for(timeout=1000 * PATIENCE_S)
+    with page.page.expect_download() as download:
+        link.click()
+    download.value.save_as(tmp_path / "results.zip")
+    with zipfile.ZipFile(tmp_path / "results.zip") as archive:
+        archive.extractall(tmp_path / "results")
+    transform = read_registration(tmp_path / "results" / "registration.dcm")
+    grid = pair.fixed.grid
+    points = grid.to_ras(np.random.default_rng(0).uniform(0.2, 0.8, (500, 3)) * (np.array(grid.shape) - 1))
+    assert np.ptp(transform.apply(points) - points, axis=0).max() > 1  # mm
+    report = json.loads((tmp_path / "results" / "report.json").read_text(encoding="utf-8"))
+    assert report["values"]["Lambda (0 flexible, 1 rigid)"] == pytest.approx(page.state("lam"))

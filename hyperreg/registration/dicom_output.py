@@ -39,22 +39,30 @@ class DicomResults:
     moving: list[Dataset]
     leave_out_patient: bool
 
-    def write(self, images: LoadedPair, transform: Transform, report: Mapping[str, Any]) -> list[str]:
-        """Write the registration of a pair, and return warnings. transform: fixed to moving RAS points.
+    def write(
+        self,
+        fixed: Volume,
+        moving: Volume,
+        transform: Transform,
+        linear: Transform,
+        report: Mapping[str, Any],
+        volumes: Mapping[str, str],
+    ) -> list[str]:
+        """Write the registration of two images, and return warnings. transform, linear: fixed to moving RAS points.
 
+        report: as the command line or the browser app has it. volumes: see `volume_changes`.
         Raises FileError if a file cannot be written or does not say what was computed.
         """
-        grid = images.fixed.grid
+        grid = fixed.grid
         said = f"HyperReg, lambda {report['lambda']:g}, model {report['model']['name']} {report['model']['version']}"
         path = self.folder / "registration.dcm"
         registration_objects.write_registration(transform, self.fixed, self.moving, path, grid, said)
         check_saved(path, transform, grid)
-        registered = resample(images.moving, grid, transform)
-        warnings = self._write_series(registered, images.moving, said)
-        linear = resample(images.moving, grid, Transform((np.array(report["linear_ras"]),)))
+        registered = resample(moving, grid, transform)
+        warnings = self._write_series(registered, moving, said)
         pictures = [
-            middle_slices(images.fixed, "Fixed"),
-            middle_slices(linear, "Before (linear alignment)"),
+            middle_slices(fixed, "Fixed"),
+            middle_slices(resample(moving, grid, linear), "Before (linear alignment)"),
             middle_slices(registered, "After"),
         ]
         rows = {
@@ -62,7 +70,7 @@ class DicomResults:
             **about_series(self.moving[0], "Moving"),
             **_values(report),
             **warning_rows([*report["warnings"], *warnings], self.leave_out_patient),
-            **_volume_changes(images),
+            **volumes,
         }
         write_sheet(Sheet("HyperReg: deformable registration", rows, pictures), self.folder)
         return warnings
@@ -117,7 +125,7 @@ def _values(report: Mapping[str, Any]) -> dict[str, str | float]:
     metrics, dice = report["metrics"], report["dice"]
     rows: dict[str, str | float] = {
         "Lambda (0 flexible, 1 rigid)": report["lambda"],
-        "Lambda chosen": report["lambda_choice"]["reason"],
+        **({"Lambda chosen": report["lambda_choice"]["reason"]} if "lambda_choice" in report else {}),
         "Model": f"{report['model']['name']} {report['model']['version']}",
     }
     rows |= {key: metrics[name] for name, key in _NAMES.items() if name in metrics}
@@ -142,7 +150,7 @@ _NAMES = {
 }
 
 
-def _volume_changes(images: LoadedPair) -> dict[str, str]:
+def volume_changes(images: LoadedPair) -> dict[str, str]:
     """Of the structures that both label maps have: ml in the fixed and the moving image, and the change."""
     if images.fixed_labels is None or images.moving_labels is None:
         return {}

@@ -24,7 +24,7 @@ from hyperreg.imaging.volume import DisplacementField
 from hyperreg.registration import page
 from hyperreg.registration.anchors import check_lambda
 from hyperreg.registration.catalogue import ModelCard, default_model, find_model
-from hyperreg.registration.dicom_output import dicom_results
+from hyperreg.registration.dicom_output import dicom_results, volume_changes
 from hyperreg.registration.pairs import LoadedPair, Pair, load_pair, open_session
 from hyperreg.registration.regions import check_region_lambdas
 from hyperreg.registration.response import Response, Suggestion, automatic_lambda, warning
@@ -204,7 +204,10 @@ def register(
             **(about or {}),
         }
         if objects is not None and outputs.dicom is not None:
-            report["warnings"] += objects.write(images, result.transform, report)
+            report["warnings"] += objects.write(
+                images.fixed, images.moving, result.transform, Transform((session.linear,)), report,
+                volume_changes(images),
+            )  # fmt: skip
             report["outputs"]["dicom"] = str(outputs.dicom.folder)
         if outputs.dicom is not None and outputs.dicom.leave_out_patient:
             # Folders and files of DICOM are often called after the patient.

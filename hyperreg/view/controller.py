@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hyperreg.imaging.volume import Volume
 from hyperreg.mrml.computer import Computer
 from hyperreg.mrml.lifecycle import IDLE, LIVE, RUNNING
 from hyperreg.mrml.registration.logic import RegistrationLogic
+from hyperreg.mrml.registration.report import Result
 from hyperreg.mrml.registration.texts import DEVICE_TITLES
 from hyperreg.registration.contrast import check_contrast
 from hyperreg.registration.measures import metric_rows
@@ -291,6 +293,11 @@ class Controller:
         try:
             folder = self._files.new_folder()
             written = await asyncio.get_running_loop().run_in_executor(None, results.write, result, folder)
+            try:
+                written += await self._dicom(result, folder)
+            except HyperRegError as error:
+                with state:
+                    self.tell(str(error))
             with state:
                 if self.pair.volumes.get("moving") is not result.moving or self.logic.state != LIVE:
                     return  # meanwhile it has become the result of another pair
@@ -304,6 +311,15 @@ class Controller:
         finally:
             with state:
                 state.saving = False
+
+    async def _dicom(self, result: Result, folder: Path) -> list[tuple[str, Path]]:
+        """What DICOM has for a result of two series; nothing for other images. Raises HyperRegError."""
+        if not self.series.both():
+            return []
+        leave_out = self._state.series_leave_out is True
+        sources = self.series.sources(leave_out)
+        write = partial(results.write_dicom, result, sources, leave_out, folder)
+        return [await asyncio.get_running_loop().run_in_executor(None, write)]
 
     def tell(self, message: str) -> None:
         """Shows an error until the user closes it."""
@@ -381,6 +397,7 @@ class Controller:
 
     def show(self, *, fit: bool = False) -> None:
         """Puts both images into the views. fit: centres them although they were shown before."""
+        self._state.series_both = bool(self.series.both())
         if self.pair.is_complete:
             nodes = self.pair.nodes
             self._views.show(self._state.mode, nodes["fixed"], nodes["moving"], float(self._state.fade))

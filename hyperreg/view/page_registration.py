@@ -160,6 +160,16 @@ def _series(controller: Controller) -> None:
             )
             upload_button("series", "Open a zip of DICOM files (or drop it here)", ".zip")
         html.Div("{{ series_busy || series_found }}", classes="text-caption text-medium-emphasis hyperreg-series-found")
+        v.VSwitch(
+            v_model=("series_leave_out",),
+            v_if="series_both",
+            label="Leave out patient data in DICOM results",
+            density="compact",
+            hide_details=True,
+            color="primary",
+            classes="hyperreg-series-leave-out",
+            title="Names, IDs, dates and descriptions are left out; UIDs stay, so that results find their images.",
+        )
         with (
             html.Div(style="max-height: 320px; overflow-y: auto"),
             html.Div(v_for="row in series_rows", key="row.number", classes="d-flex align-center hyperreg-series-row"),

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from hyperreg.imaging.dicom.identity import without_patient
 from hyperreg.imaging.files import write_volume
 from hyperreg.imaging.resampling import resample
 from hyperreg.imaging.transform import Transform
@@ -12,7 +16,11 @@ from hyperreg.imaging.transform_files import write_transform
 from hyperreg.imaging.volume import Volume
 from hyperreg.mrml.registration.report import Result, report_of, write_page
 from hyperreg.registration.catalogue import NO_MODEL
+from hyperreg.registration.dicom_output import DicomResults
 from hyperreg.view.private_files import safe_name
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 # Whose versions are told.
 PACKAGES = ("SimpleITK", "numpy", "slicer-core", "trame-slicer")
@@ -41,6 +49,25 @@ def write(result: Result, folder: Path) -> list[tuple[str, Path]]:
     report["outputs"] = {title: path.name for title, path in files}
     files[-1][1].write_text(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
     return files
+
+
+def write_dicom(
+    result: Result, sources: Sequence[list[Dataset]], leave_out_patient: bool, folder: Path
+) -> tuple[str, Path]:
+    """Writes what DICOM has for a result, as a zip in `folder`; returns (title, path). Raises FileError.
+
+    sources: headers of the fixed and of the moving series.
+    """
+    fixed, moving = (without_patient(headers) if leave_out_patient else headers for headers in sources)
+    # Not the images' names: they hold the date, and what somebody has called the series.
+    objects = folder / f"dicom_lambda-{result.lam:.3f}-{result.stage.name}"
+    objects.mkdir()
+    report = report_of(result, PACKAGES)
+    written = DicomResults(objects, fixed, moving, leave_out_patient)
+    written.write(result.fixed, result.moving, result.transform, result.linear, report, {})
+    archive = shutil.make_archive(str(objects), "zip", objects)
+    shutil.rmtree(objects)
+    return "DICOM: registration object, resampled series, report (zip)", Path(archive)
 
 
 def write_alignment(fixed: Volume, moving: Volume, transform: Transform, folder: Path) -> list[tuple[str, Path]]:

@@ -5,18 +5,31 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hyperreg.errors import FileError, HyperRegError, InputError
 from hyperreg.imaging.dicom import Listing, Series, list_series, read_series, two_patients
+from hyperreg.imaging.dicom.identity import sources_of
 from hyperreg.imaging.intensity import check_image
 from hyperreg.imaging.volume import Volume
 from hyperreg.view.private_files import PrivateFiles
 from hyperreg.view.state import IMAGE_ROLES
 
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
 Take = Callable[[str, Volume, list[str]], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A series that was opened. headers: what results refer to; or the reason why they cannot."""
+
+    series: Series
+    volume: Volume
+    headers: list[Dataset] | str
 
 
 class SeriesControls:
@@ -38,7 +51,32 @@ class SeriesControls:
         self._series: tuple[Series, ...] = ()
         self._uploaded: Path | None = None
         # What was opened, by role.
-        self._opened: dict[str, tuple[Volume, Series]] = {}
+        self._opened: dict[str, Opened] = {}
+
+    def both(self) -> list[Opened]:
+        """The fixed and the moving series; empty unless both open images are series."""
+        images = self._images()
+        found = [self._opened.get(role) for role in IMAGE_ROLES]
+        both = [one for role, one in zip(IMAGE_ROLES, found, strict=True) if one and one.volume is images.get(role)]
+        return both if len(both) == len(IMAGE_ROLES) else []
+
+    def sources(self, leave_out_patient: bool) -> list[list[Dataset]]:
+        """The headers of both series, fixed and moving. Raises InputError if results cannot or must not refer to them.
+
+        leave_out_patient: whether results will be without patient data.
+        """
+        both = self.both()
+        if not leave_out_patient and two_patients(*(one.series for one in both)):
+            raise InputError(
+                "The DICOM headers name different patients for the two images: objects that connect them are not "
+                "written, or one patient's images would lie in the other's record. Choose to leave out patient data, "
+                "if that is meant. All other files are there."
+            )
+        headers = [one.headers for one in both]
+        for reason in headers:
+            if isinstance(reason, str):
+                raise InputError(reason)
+        return [one for one in headers if not isinstance(one, str)]
 
     async def look(self, place: Any) -> None:
         """Lists what lies at a place of the computer that HyperReg runs on."""
@@ -73,7 +111,7 @@ class SeriesControls:
         with self._state:
             self._state.series_busy = f"Reading {series.description} ..."
         try:
-            volume, notes = await asyncio.get_running_loop().run_in_executor(None, _read, series)
+            opened, notes = await asyncio.get_running_loop().run_in_executor(None, _read, series)
         except HyperRegError as error:
             with self._state:
                 self._tell(str(error))
@@ -81,12 +119,12 @@ class SeriesControls:
         finally:
             with self._state:
                 self._state.series_busy = ""
-        for other, (opened, its_series) in self._opened.items():
-            if other != role and self._images().get(other) is opened and (warning := two_patients(series, its_series)):
-                notes.append(warning)
-        self._opened[role] = volume, series
+        self._opened[role] = opened
+        other = self._opened.get(next(one for one in IMAGE_ROLES if one != role))
+        if other and other.volume in self._images().values() and (warning := two_patients(series, other.series)):
+            notes.append(warning)
         with self._state:
-            self._take(role, volume, notes)
+            self._take(role, opened.volume, notes)
 
     async def _list(self, source: Path) -> None:
         with self._state:
@@ -109,12 +147,17 @@ class SeriesControls:
             self._state.series_rows = sorted(rows, key=lambda row: row["problem"] != "")
 
 
-def _read(series: Series) -> tuple[Volume, list[str]]:
+def _read(series: Series) -> tuple[Opened, list[str]]:
     notes: list[str] = []
     # Not the files' names: those of a disk say nothing, and may be the patient's.
     name = " ".join(part for part in (series.modality, series.description, series.date) if part)
     volume = read_series(series, name)
-    return check_image(replace(volume, name=name), notes), notes
+    headers: list[Dataset] | str
+    try:
+        headers = sources_of(series)
+    except HyperRegError as error:
+        headers = str(error)
+    return Opened(series, check_image(replace(volume, name=name), notes), headers), notes
 
 
 def _row(number: int, series: Series) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -36,8 +37,7 @@ REMOVAL = "HyperReg: names, IDs, dates and descriptions left out; UIDs kept"
 def sources_of(series: Series, leave_out_patient: bool = False) -> list[Dataset]:
     """The headers of a series' files, in the order of its volume's slices, as far as new objects may take from them.
 
-    leave_out_patient: without names, IDs, birth date, study date and the like. UIDs stay: without them an object would
-    not say which images it belongs to.
+    leave_out_patient: see `without_patient`.
     Raises InputError if they lack what objects must refer to (study, series, frame of reference), FileError if damaged.
     """
     from pydicom import dcmread
@@ -55,10 +55,19 @@ def sources_of(series: Series, leave_out_patient: bool = False) -> list[Dataset]
         for keyword in NEVER_MISSING:
             if keyword not in header:
                 setattr(header, keyword, None)
-        if leave_out_patient:
-            _leave_out(header)
         found.append(header)
-    return found
+    return without_patient(found) if leave_out_patient else found
+
+
+def without_patient(sources: Sequence[Dataset]) -> list[Dataset]:
+    """Copies of headers without names, IDs, birth date, study date and the like.
+
+    UIDs stay: without them an object would not say which images it belongs to.
+    """
+    copies = [deepcopy(header) for header in sources]
+    for header in copies:
+        _leave_out(header)
+    return copies
 
 
 _REFERENCES = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "FrameOfReferenceUID")
