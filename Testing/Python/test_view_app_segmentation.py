@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ import SimpleITK as sitk
 pytest.importorskip("slicer", reason="skipped: slicer-core is not installed")
 pytest.importorskip("trame", reason="skipped: trame is not installed")
 
+from dicom_examples import write_image
 from segmentation_bench import OBLIQUE, centre_of, eggs, truth
 from view_app_bench import register
 from view_segmentation_bench import MODELS, TWO, app, coloured, colours, images, models, module_app, segment  # noqa: F401
 
 from hyperreg.errors import HyperRegError
 from hyperreg.imaging import itk
+from hyperreg.imaging.dicom.series import read_segmentation
 from hyperreg.imaging.files import read_volume, write_volume
 from hyperreg.imaging.volume import Volume
 from hyperreg.view.app import App
@@ -225,6 +228,32 @@ def test_what_is_downloaded_lies_where_the_structures_are(app: App) -> None:
     register(app)
     asyncio.get_event_loop().run_until_complete(app.controller.save())
     assert all(path.is_file() for path in paths)
+
+
+def test_the_segmentation_of_a_series_is_a_dicom_object_too(app: App, tmp_path: Path) -> None:
+    state, series = app.server.state, app.controller.series
+    write_image(tmp_path / "study", eggs(OBLIQUE), "before")
+    run = asyncio.get_event_loop().run_until_complete
+    run(series.look(str(tmp_path / "study")))
+    run(series.open(1, "fixed"))
+    app.panels.choose("registration")
+    app.panels.choose("segmentation")
+    segment(app)
+    for leave_out in (False, True):
+        state.series_leave_out = leave_out
+        run(app.segmentation.save())
+        assert state.error == ""
+        (path,) = (app.files.find(entry["url"].split("/")[1]).path for entry in state.segment_downloads[4:])
+        with zipfile.ZipFile(path) as archive:
+            archive.extractall(tmp_path / str(leave_out))
+            known = any(b"PAT4711X" in archive.read(name) for name in archive.namelist())
+        assert known != leave_out
+        labels = read_segmentation(tmp_path / str(leave_out) / "segmentation.dcm")
+        assert labels is not None
+        found = next(number for number, structure in labels.table.items() if structure.name == "Core")
+        expected = Volume(truth(OBLIQUE), OBLIQUE.ijk_to_ras)
+        assert np.linalg.norm(centre_of(labels.layers[0], found) - centre_of(expected, 5)) < 0.5  # mm
+    state.series_leave_out = False
 
 
 def test_bad_uploads_are_explained_without_folders(app: App, tmp_path: Path) -> None:

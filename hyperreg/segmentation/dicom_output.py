@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hyperreg.imaging.dicom import identity, segmentation_objects
 from hyperreg.imaging.dicom.results import DicomRequest, about_series, series_of, warning_rows
@@ -17,7 +17,17 @@ from hyperreg.sheet import Sheet, label_centre, middle_slices, write_sheet
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-    from hyperreg.segmentation.session import Segmentation
+    from hyperreg.segmentation.catalogue import SegmentationCard
+
+
+class Segmented(Protocol):
+    """What is used of a segmentation. labels: on the grid of the image that was segmented."""
+
+    @property
+    def card(self) -> SegmentationCard: ...
+
+    @property
+    def labels(self) -> Volume: ...
 
 
 @dataclass(frozen=True)
@@ -28,8 +38,11 @@ class DicomResults:
     sources: list[Dataset]
     leave_out_patient: bool
 
-    def write(self, image: Volume, result: Segmentation, report: Mapping[str, Any]) -> None:
-        """Write a segmentation of `image`. Raises FileError if a file cannot be written."""
+    def write(self, image: Volume, result: Segmented, report: Mapping[str, Any]) -> None:
+        """Write a segmentation of `image`. Raises FileError if a file cannot be written.
+
+        report: model, created, versions, warnings and structures, as the command line has them.
+        """
         model = report["model"]
         segmentation_objects.write_segmentation(
             result.labels,

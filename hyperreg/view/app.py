@@ -75,10 +75,9 @@ class App:
             state.update({**page_state, "trame__title": "HyperReg", "trame__favicon": None})
             # Of the page alone: a page that is left with its help open must not open the next one with it.
             state.client_only("help")
-            folder = Path(__file__).resolve().parent / "assets"
             self.server.enable_module(
                 {
-                    "serve": {ASSETS: str(folder)},
+                    "serve": {ASSETS: str(Path(__file__).resolve().parent / "assets")},
                     "scripts": [f"{ASSETS}/hyperreg.js"],
                     "styles": [f"{ASSETS}/hyperreg.css"],
                 }
@@ -99,6 +98,7 @@ class App:
                 state, self.slicer_app.scene, self.views, segmenter or RemoteSegmenter(self.client), self.files,
                 self.controller.pair.images, self.messages,
             )  # fmt: skip
+            self.segmentation.series_of = self.controller.series_of
             self.models = ModelControls(
                 state,
                 self.client,

@@ -32,7 +32,7 @@ from hyperreg.view.messages import Messages
 from hyperreg.view.pair import LABELS, OpenPair
 from hyperreg.view.panels import nothing
 from hyperreg.view.private_files import PrivateFiles
-from hyperreg.view.series import SeriesControls
+from hyperreg.view.series import Opened, SeriesControls
 from hyperreg.view.state import FADE, MODES, PANEL, word
 from hyperreg.view.tuning import TuningControls
 from hyperreg.worker.live_pair import Shown
@@ -321,6 +321,11 @@ class Controller:
         write = partial(results.write_dicom, result, sources, leave_out, folder)
         return [await asyncio.get_running_loop().run_in_executor(None, write)]
 
+    def series_of(self, node: Any) -> Opened | None:
+        """The DICOM series that a node of an image was opened from; None if it was another file."""
+        role = next((role for role in IMAGES if self.pair.nodes.get(role) is node), "")
+        return self.series.opened(role)
+
     def tell(self, message: str) -> None:
         """Shows an error until the user closes it."""
         self._messages.tell(PANEL, message)
@@ -397,7 +402,7 @@ class Controller:
 
     def show(self, *, fit: bool = False) -> None:
         """Puts both images into the views. fit: centres them although they were shown before."""
-        self._state.series_both = bool(self.series.both())
+        self._state.series_opened = any(self.series.opened(role) for role in IMAGES)
         if self.pair.is_complete:
             nodes = self.pair.nodes
             self._views.show(self._state.mode, nodes["fixed"], nodes["moving"], float(self._state.fade))

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -235,8 +236,8 @@ class FusionControls(ResultControls):
     def _summary(self, run: Any) -> str:
         return str(texts.fused(run))
 
-    def _write(self, result: Fused, folder: Path, stem: str) -> list[tuple[str, Path]]:
-        return write(result, folder, stem)
+    def _writer(self, result: Fused) -> Callable[[Path, str], list[tuple[str, Path]]]:
+        return partial(write, result)
 
     def _forget(self) -> None:
         super()._forget()

@@ -162,7 +162,7 @@ def _series(controller: Controller) -> None:
         html.Div("{{ series_busy || series_found }}", classes="text-caption text-medium-emphasis hyperreg-series-found")
         v.VSwitch(
             v_model=("series_leave_out",),
-            v_if="series_both",
+            v_if="series_opened",
             label="Leave out patient data in DICOM results",
             density="compact",
             hide_details=True,

@@ -134,3 +134,13 @@ def safe_name(name: str) -> str:
     ending = extension(clean)
     stem = clean[: len(clean) - len(ending)] if ending else clean
     return (stem[:NAME_LENGTH] or "image") + ending[:10]
+
+
+def zip_up(folder: Path) -> Path:
+    """Makes a folder one file beside it, `folder`.zip, which can be downloaded. Raises FileError if it cannot."""
+    try:
+        archive = shutil.make_archive(str(folder), "zip", folder)
+    except OSError as error:
+        raise FileError(f"The files could not be put into a zip: {error.strerror or error}.") from error
+    shutil.rmtree(folder)
+    return Path(archive)

@@ -78,8 +78,11 @@ class ResultControls:
         """What has become of a run."""
         raise NotImplementedError
 
-    def _write(self, result: Any, folder: Path, stem: str) -> list[tuple[str, Path]]:
-        """Writes the files of a result; (title, path) of each. Raises FileError."""
+    def _writer(self, result: Any) -> Callable[[Path, str], list[tuple[str, Path]]]:
+        """What writes the files of a result into a folder, in another thread; (title, path) of each. Raises FileError.
+
+        Called with the folder and how the names of the files begin.
+        """
         raise NotImplementedError
 
     # The user's actions
@@ -155,7 +158,8 @@ class ResultControls:
             self._set(saving=True)
         try:
             stem, folder = safe_name(node.GetName().replace(".nii.gz", "")), self._files.new_folder()
-            written = await asyncio.get_running_loop().run_in_executor(None, self._write, result, folder, stem)
+            write = self._writer(result)
+            written = await asyncio.get_running_loop().run_in_executor(None, write, folder, stem)
             with state:
                 self._set(downloads=self._files.offer(written, self.DOWNLOADS), downloads_title=node.GetName())
         except HyperRegError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from hyperreg.imaging.volume import Volume
 from hyperreg.mrml.registration.report import Result, report_of, write_page
 from hyperreg.registration.catalogue import NO_MODEL
 from hyperreg.registration.dicom_output import DicomResults
-from hyperreg.view.private_files import safe_name
+from hyperreg.view.private_files import safe_name, zip_up
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -65,9 +64,7 @@ def write_dicom(
     report = report_of(result, PACKAGES)
     written = DicomResults(objects, fixed, moving, leave_out_patient)
     written.write(result.fixed, result.moving, result.transform, result.linear, report, {})
-    archive = shutil.make_archive(str(objects), "zip", objects)
-    shutil.rmtree(objects)
-    return "DICOM: registration object, resampled series, report (zip)", Path(archive)
+    return "DICOM: registration object, resampled series, report (zip)", zip_up(objects)
 
 
 def write_alignment(fixed: Volume, moving: Volume, transform: Transform, folder: Path) -> list[tuple[str, Path]]:

@@ -21,8 +21,9 @@ from hyperreg.view.loading import describe, read_image
 from hyperreg.view.messages import Messages
 from hyperreg.view.private_files import PrivateFiles
 from hyperreg.view.result import ResultControls, structure_rows
-from hyperreg.view.segmentation_files import write
+from hyperreg.view.segmentation_files import write, write_dicom
 from hyperreg.view.segmentation_models import can_remove
+from hyperreg.view.series import Opened
 from hyperreg.view.state import ANY, SegmentationState
 from hyperreg.worker.segmentation import Segmented
 
@@ -52,6 +53,8 @@ class SegmentationControls(ResultControls):
         super().__init__(state, scene, views, files, images, logic, messages)
         self._uploads: list[Any] = []
         self._chosen: dict[str, str] = {}
+        # The DICOM series that an image's node was opened from, None if it was another file.
+        self.series_of: Callable[[Any], Opened | None] = lambda _node: None
         state.update(asdict(SegmentationState()))
         state.segment_modalities = [{"title": title, "value": name} for name, title in MODALITIES.items()]
         self.filter_models()
@@ -222,8 +225,17 @@ class SegmentationControls(ResultControls):
     def _summary(self, run: Any) -> str:
         return str(texts.summary(run))
 
-    def _write(self, result: Segmented, folder: Path, stem: str) -> list[tuple[str, Path]]:
-        return write(result, folder, stem)
+    def _writer(self, result: Segmented) -> Callable[[Path, str], list[tuple[str, Path]]]:
+        opened = self.series_of(results.reference_of(self._node))
+        leave_out = self._state.series_leave_out is True
+        if opened is not None and not opened.volume.grid.matches(result.labels.grid):
+            opened = None
+
+        def write_all(folder: Path, stem: str) -> list[tuple[str, Path]]:
+            written = write(result, folder, stem)
+            return written if opened is None else [*written, write_dicom(result, opened, leave_out, folder)]
+
+        return write_all
 
     def _volumes(self) -> dict[str, Any]:
         """The volumes that can be segmented, by node id."""

@@ -53,12 +53,15 @@ class SeriesControls:
         # What was opened, by role.
         self._opened: dict[str, Opened] = {}
 
+    def opened(self, role: str) -> Opened | None:
+        """The series that is open as that image; None if it is another file."""
+        found = self._opened.get(role)
+        return found if found is not None and found.volume is self._images().get(role) else None
+
     def both(self) -> list[Opened]:
         """The fixed and the moving series; empty unless both open images are series."""
-        images = self._images()
-        found = [self._opened.get(role) for role in IMAGE_ROLES]
-        both = [one for role, one in zip(IMAGE_ROLES, found, strict=True) if one and one.volume is images.get(role)]
-        return both if len(both) == len(IMAGE_ROLES) else []
+        found = [one for role in IMAGE_ROLES if (one := self.opened(role)) is not None]
+        return found if len(found) == len(IMAGE_ROLES) else []
 
     def sources(self, leave_out_patient: bool) -> list[list[Dataset]]:
         """The headers of both series, fixed and moving. Raises InputError if results cannot or must not refer to them.
@@ -120,8 +123,8 @@ class SeriesControls:
             with self._state:
                 self._state.series_busy = ""
         self._opened[role] = opened
-        other = self._opened.get(next(one for one in IMAGE_ROLES if one != role))
-        if other and other.volume in self._images().values() and (warning := two_patients(series, other.series)):
+        other = self.opened(next(one for one in IMAGE_ROLES if one != role))
+        if other is not None and (warning := two_patients(series, other.series)):
             notes.append(warning)
         with self._state:
             self._take(role, opened.volume, notes)

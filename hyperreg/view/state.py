@@ -45,7 +45,7 @@ class PageState:
     uploading: the role whose file is on its way, or "".
     image_sections: those below the images that are unfolded. series_source: where DICOM files lie on the computer that
     the app runs on, as typed; series_busy: what is read of them, in words, or ""; series_found: what there is, in
-    words; series_rows: {number, title, about, problem}. series_both: whether both images are DICOM series, so that
+    words; series_rows: {number, title, about, problem}. series_opened: whether an open image is a DICOM series, so that
     results are written as DICOM, too; series_leave_out: without patient data.
     models, devices, alignments, contrasts: {title, value} to
     choose from. landmarks_note: how many pairs of landmarks there are, or what is missing.
@@ -78,7 +78,7 @@ class PageState:
     series_busy: str = ""
     series_found: str = ""
     series_rows: list[dict[str, Any]] = field(default_factory=list)
-    series_both: bool = False
+    series_opened: bool = False
     series_leave_out: bool = False
     progress: float = 0.0
     progress_text: str = ""
