@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("slicer")
 
 import SimpleITK as sitk
+import slicer
 from fake_registration import wavy
 from mrml_bench import AGREE_MM, FIXED, LINEAR, bench, make_bench, points, turned  # noqa: F401
 
@@ -116,3 +117,25 @@ def test_a_node_to_follow_in_another_space_is_refused(bench):
     with pytest.raises(InputError, match="already part"):
         bench.logic.take_along(bench.moving)
     assert bench.logic.linked_nodes == []
+
+
+def test_results_belong_to_the_moving_volume_s_patient_and_study(bench):
+    """Slicer's own DICOM export takes both from the subject hierarchy."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(bench.scene)
+    studies = {}
+    for volume, name in ((bench.fixed, "One"), (bench.moving, "Other")):
+        patient = hierarchy.CreateSubjectItem(hierarchy.GetSceneItemID(), f"{name}^Patient")
+        studies[name] = hierarchy.CreateStudyItem(patient, f"Study of {name}")
+        hierarchy.CreateItem(studies[name], volume)
+    bench.go_live()
+    kept = bench.logic.keep()
+    for node in (kept.volume, kept.forward, kept.inverse):
+        assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) == studies["Other"]
+    beside = bench.scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    linked.accompany(bench.fixed, beside)
+    assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(beside)) == studies["One"]
+    folder = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), "Atlases")
+    hierarchy.SetItemParent(hierarchy.GetItemByDataNode(bench.fixed), folder)
+    stray = bench.scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    linked.accompany(bench.fixed, stray)
+    assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(stray)) != folder

@@ -7,6 +7,7 @@ from typing import Any
 import slicer
 
 from hyperreg.errors import InputError
+from hyperreg.mrml import nodes
 
 # Attributes and node references of the transforms that a registration makes: they are saved with the scene, so that a
 # reopened one can go on.
@@ -96,7 +97,8 @@ def leave_behind(transform: slicer.vtkMRMLTransformNode | None, node: slicer.vtk
 
 
 def accompany(volume: slicer.vtkMRMLVolumeNode, node: slicer.vtkMRMLTransformableNode) -> None:
-    """Puts what was made on a volume where the volume is: under its transform, also while λ moves it."""
+    """Puts what was made on a volume where that is: under its transform, also while λ moves it, and in its study."""
+    nodes.put_into_study_of(volume, node)
     if node.GetParentTransformNode() is volume.GetParentTransformNode():
         return
     parent = parent_before(volume)

@@ -14,6 +14,8 @@ MODEL_ATTRIBUTE = "HyperReg.model"
 MODEL_VERSION_ATTRIBUTE = "HyperReg.modelVersion"
 VERSION_ATTRIBUTE = "HyperReg.version"
 COLOUR_TABLE = "vtkMRMLColorTableNode"
+# What the subject hierarchy calls that level.
+STUDY = "Study"
 
 
 def of_class(scene: slicer.vtkMRMLScene, kind: str) -> list[Any]:
@@ -31,6 +33,24 @@ def mark(node: slicer.vtkMRMLNode, model: str, model_version: str) -> None:
 def made_by(node: slicer.vtkMRMLNode) -> tuple[str | None, str | None]:
     """The model that made a node, and its version; None, None for a node that no model made."""
     return node.GetAttribute(MODEL_ATTRIBUTE), node.GetAttribute(MODEL_VERSION_ATTRIBUTE)
+
+
+def put_into_study_of(other: slicer.vtkMRMLNode, node: slicer.vtkMRMLNode) -> None:
+    """Puts a node into the study of another one, in the subject hierarchy, if that is of one.
+
+    Slicer's own export to DICOM takes patient and study from there. Not into other folders: they may be a user's
+    collection, such as of atlases.
+    """
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(other.GetScene())
+    place = 0 if hierarchy is None else hierarchy.GetItemByDataNode(other)
+    if not place:
+        return
+    parent = hierarchy.GetItemParent(place)
+    if hierarchy.GetItemLevel(parent) != STUDY:
+        return
+    # Slicer makes an item of every new node by itself; slicer-core, without its plugins, does not.
+    item = hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(parent, node)
+    hierarchy.SetItemParent(item, parent)
 
 
 def add_colour_table(

@@ -104,6 +104,9 @@ def keep(scene: slicer.vtkMRMLScene, run: Run, origin: Origin, forward: Transfor
         linked.set_ends(node, run.fixed_id, run.moving_id)
     describe(transforms[1], run, origin)
     linked.set_ends(transforms[1], run.moving_id, run.fixed_id)
+    for node in (volume, *transforms):
+        # Not of the fixed volume: it may be another patient's.
+        nodes.put_into_study_of(moving, node)
     return Kept(volume, *transforms)
 
 
