@@ -123,6 +123,8 @@ class Instance:
         """In words, what kind of object this is."""
         from pydicom.uid import UID
 
+        if self.kind == "segmentation":
+            return "a segmentation"
         with parsing(self.name):
             return NO_IMAGES.get(self.sop_class) or f"an object of the kind '{UID(self.sop_class).name}'"
 

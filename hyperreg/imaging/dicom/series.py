@@ -98,7 +98,10 @@ class Series:
             geometry.stack(frames, self.description)
         except HyperRegError as error:
             return str(error)
-        return "" if len(frames) >= FEWEST_SLICES else f"It has only {len(frames)} image(s)."
+        if len(frames) >= FEWEST_SLICES:
+            return ""
+        images = "1 image" if len(frames) == 1 else f"{len(frames)} images"
+        return f"It has only {images}; a volume has at least {FEWEST_SLICES}."
 
     def frames(self) -> list[Frame]:
         """All slices, each once, in the order of the files. Raises what `frames_of` raises."""
