@@ -169,15 +169,18 @@ def check_grid(spacing_mm: Sequence[float | None], shape: Sequence[int]) -> None
 def own_models() -> Path:
     """Where models that the user adds go: $HYPERREG_MODELS, or a folder of the user's."""
     chosen = os.environ.get(MODELS_VARIABLE)
-    if chosen:
-        return Path(chosen)
+    return Path(chosen) if chosen else user_folder() / "models"
+
+
+def user_folder() -> Path:
+    """Where the program keeps what is the user's own; it need not be there yet."""
     if sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
     elif sys.platform == "darwin":
         base = Path.home() / "Library" / "Application Support"
     else:
         base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    return base / "hyperreg" / "models"
+    return base / "hyperreg"
 
 
 def model_folders() -> list[Path]:

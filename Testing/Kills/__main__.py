@@ -90,7 +90,7 @@ class Bench:
             (place / name).mkdir(parents=True)
         environment = {
             **os.environ, "PYTHONPATH": str(REPOSITORY), "HYPERREG_MODELS": str(self.folder / "models"),
-            "TMPDIR": str(place / "tmp"), MARK: mark,
+            "TMPDIR": str(place / "tmp"), "XDG_DATA_HOME": str(self.folder / "user"), MARK: mark,
         }  # fmt: skip
         with (place / "log").open("wb") as log:
             return subprocess.Popen(

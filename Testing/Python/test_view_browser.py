@@ -44,7 +44,8 @@ def folder(pair: PhantomPair, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(folder: Path, tiny_models: Path) -> Iterator[Server]:
-    running = start(tiny_models, "--fixed", str(folder / "fixed.nii.gz"), "--moving", str(folder / "moving.nii.gz"))
+    images = "--fixed", str(folder / "fixed.nii.gz"), "--moving", str(folder / "moving.nii.gz")
+    running = start(tiny_models, *images, "--recent", str(folder / "user" / "recent.json"))
     yield running
     assert running.files.is_dir()
     end(running)
@@ -339,3 +340,19 @@ def test_two_series_of_dicom_are_opened_with_the_keyboard_registered_and_exporte
     assert np.ptp(transform.apply(points) - points, axis=0).max() > 1  # mm
     report = json.loads((tmp_path / "results" / "report.json").read_text(encoding="utf-8"))
     assert report["values"]["Lambda (0 flexible, 1 rigid)"] == pytest.approx(page.state("lam"))
+
+
+def test_recent_images_are_opened_by_a_click_and_forgotten_by_another(page: Page, folder: Path) -> None:
+    kept = folder / "user" / "recent.json"
+    page.page.click(".hyperreg-recent .v-expansion-panel-title")
+    row = page.page.locator(".hyperreg-recent-row", has_text="moving.nii.gz")
+    row.locator(".hyperreg-recent-fixed").click()
+    page.until(lambda: page.page.inner_text(".hyperreg-fixed-name") == "moving.nii.gz", "the image")
+    row = page.page.locator(".hyperreg-recent-row", has_text="fixed.nii.gz")
+    row.locator(".hyperreg-recent-fixed").click()
+    page.until(lambda: page.page.inner_text(".hyperreg-fixed-name") == "fixed.nii.gz", "the first image again")
+    assert "fixed.nii.gz" in kept.read_text()
+    page.page.click(".hyperreg-recent-kept input")
+    page.until(lambda: page.page.locator(".hyperreg-recent-row").count() == 0, "the end of the list")
+    assert json.loads(kept.read_text()) == {"remember": False, "places": []}
+    assert not page.page.locator(".hyperreg-recent-kept input").is_checked()

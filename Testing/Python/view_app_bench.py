@@ -48,12 +48,13 @@ def pair_files(pair: PhantomPair, tmp_path_factory: pytest.TempPathFactory) -> t
 
 
 @pytest.fixture(scope="module")
-def module_app(pair_files: tuple[Path, Path], tiny_models: Path):
+def module_app(pair_files: tuple[Path, Path], tiny_models: Path, tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HYPERREG_MODELS", str(tiny_models))
         patch.setenv("TRAME_ARGS", "")
         asyncio.set_event_loop(asyncio.new_event_loop())
-        options = Options(*pair_files, open_browser=False, model="tiny-untrained")
+        recent = tmp_path_factory.mktemp("user") / "hyperreg" / "recent.json"
+        options = Options(*pair_files, open_browser=False, model="tiny-untrained", recent=recent)
         app = App(options, client=Client(), live=FakeRegistration())
         for name in (*BOTH_VIEWS, *MOVING_VIEWS):
             view = app.views.view(name)

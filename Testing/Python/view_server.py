@@ -21,11 +21,15 @@ def main() -> None:
     parser.add_argument("--fixed", type=Path)
     parser.add_argument("--moving", type=Path)
     parser.add_argument("--token", default="auto")
+    parser.add_argument("--recent", type=Path)
     parser.add_argument("--upload-limit", type=int, default=1 << 24)
     parser.add_argument("--worker", type=Path, default=STAND_IN)
     arguments = parser.parse_args()
     client = WorkerClient(arguments=(str(arguments.worker),))
-    app = App(Options(arguments.fixed, arguments.moving, token=arguments.token, open_browser=False), client=client)
+    options = Options(
+        arguments.fixed, arguments.moving, token=arguments.token, open_browser=False, recent=arguments.recent
+    )
+    app = App(options, client=client)
     app.files.limit = arguments.upload_limit
     app.on_ready = lambda address: print(f"ADDRESS {address}\nFILES {app.files.folder}", flush=True)
     app.run()

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hyperreg.catalogue import user_folder
 from hyperreg.errors import HyperRegError, InputError
 from hyperreg.mrml.registration.texts import DEVICE_TITLES
 from hyperreg.registration.catalogue import find_model
@@ -25,6 +26,8 @@ from hyperreg.worker.live import LiveRegistration
 from hyperreg.worker.segmentation import RemoteSegmenter
 
 ASSETS = "hyperreg_assets"
+# In the user's folder: images that were opened last.
+RECENT = "recent.json"
 HEART_BEAT_S = "10"
 MISSING = (
     "The browser app needs slicer-core and trame-slicer. Install them with: pip install 'hyperreg[view]'\n"
@@ -34,7 +37,7 @@ MISSING = (
 
 @dataclass(frozen=True)
 class Options:
-    """How the app is started; see `serve`."""
+    """How the app is started; see `serve`. recent: the list of images that were opened last; None keeps none."""
 
     fixed: Path | None = None
     moving: Path | None = None
@@ -45,6 +48,7 @@ class Options:
     device: str = "auto"
     compute_on: str = ""
     model: str | None = None
+    recent: Path | None = None
 
 
 class App:
@@ -61,6 +65,7 @@ class App:
         from hyperreg.view import page, page_fusion, page_registration, page_segmentation, slices
         from hyperreg.view.controller import Controller
         from hyperreg.view.fusion import FusionControls
+        from hyperreg.view.recent import Recent
         from hyperreg.view.segmentation import SegmentationControls
         from hyperreg.view.segmentation_models import ModelControls
         from hyperreg.view.viewing import ViewControls
@@ -88,8 +93,9 @@ class App:
             self.live = live or LiveRegistration(self.client)
             self.messages = Messages(state)
             self.controller = Controller(
-                state, self.slicer_app.scene, self.views, self.client, self.live, self.files, self.messages
-            )
+                state, self.slicer_app.scene, self.views, self.client, self.live, self.files, self.messages,
+                Recent(options.recent),
+            )  # fmt: skip
             if options.fixed or options.moving:
                 self.controller.load_files(options.fixed, options.moving)
             else:
@@ -142,6 +148,14 @@ class App:
         except BaseException:
             self.files.remove()
             raise
+        self._listen()
+        self.server.controller.on_server_bind.add(self._protect)
+        self.server.controller.on_server_ready.add(self._started)
+        self.on_ready: Callable[[str], None] = lambda _address: None
+
+    def _listen(self) -> None:
+        """What the browser changes in the state goes to whom it concerns."""
+        state = self.server.state
         state.change("panel")(lambda panel, **_: self.panels.choose(panel))
         state.change("lam")(lambda lam, **_: self.controller.ask_lambda(lam))
         state.change("gamma")(lambda gamma, **_: self.controller.tuning.ask_gamma(gamma))
@@ -167,9 +181,6 @@ class App:
             state.change(*names)(lambda action=action, **_: action())
         state.change("segment_opacity")(lambda segment_opacity, **_: self.segmentation.set_opacity(segment_opacity))
         state.change("fuse_opacity")(lambda fuse_opacity, **_: self.fusion.set_opacity(fuse_opacity))
-        self.server.controller.on_server_bind.add(self._protect)
-        self.server.controller.on_server_ready.add(self._started)
-        self.on_ready: Callable[[str], None] = lambda _address: None
 
     @property
     def address(self) -> str:
@@ -271,7 +282,8 @@ def serve(
     # A tab that does not answer (its messages fill up, and all others wait for them) is let go after so many seconds.
     os.environ.setdefault("WSLINK_HEART_BEAT", HEART_BEAT_S)
     quiet_logs()
-    app = App(Options(fixed, moving, host, port, token, open_browser, device, compute_on, model))
+    recent = user_folder() / RECENT
+    app = App(Options(fixed, moving, host, port, token, open_browser, device, compute_on, model, recent))
     show = on_ready or (lambda address: print(_announcement(address, app.guard), flush=True))
 
     def ready(address: str) -> None:

@@ -32,6 +32,8 @@ from hyperreg.view.messages import Messages
 from hyperreg.view.pair import LABELS, OpenPair
 from hyperreg.view.panels import nothing
 from hyperreg.view.private_files import PrivateFiles
+from hyperreg.view.recent import IMAGE, Recent, RecentControls
+from hyperreg.view.recent import SERIES as SERIES_SOURCE
 from hyperreg.view.series import Opened, SeriesControls
 from hyperreg.view.state import FADE, MODES, PANEL, word
 from hyperreg.view.tuning import TuningControls
@@ -50,7 +52,7 @@ class Controller:
 
     state: the shared state (`PageState`). scene: the vtkMRMLScene. views: the slice views.
     client, live: the worker (`WorkerClient`, `LiveRegistration`) or stand-ins. files: uploads and downloads.
-    pair: the images that are open.
+    recent: the list of images that were opened last. pair: the images that are open.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Controller:
         live: Any,
         files: PrivateFiles,
         messages: Messages,
+        recent: Recent,
     ) -> None:
         self._state = state
         self._views = views
@@ -85,6 +88,8 @@ class Controller:
         self.computer = Computer(client, lambda text: state.update({"computer_note": text}))
         self.tuning = TuningControls(state, scene, self.logic, self._move_lambda, self.tell, views)
         self.series = SeriesControls(state, files, lambda: self.pair.volumes, self._take, self.tell)
+        self.recent = RecentControls(state, recent, self._take, self.series.look, self.tell)
+        self.series.on_listed = lambda place: self.recent.opened(place, SERIES_SOURCE)
         self.alignment = AlignmentControls(state, self.logic, self.pair, files, self.tell, self.show)
         choices.offer(state)
         self._begin_at_default()
@@ -115,6 +120,8 @@ class Controller:
         read = {role: read_role(role, path, self._warned, confined=False) for role, path in given}
         for role, (volume, names) in read.items():
             self._place(role, volume, names)
+        for path in (moving, fixed):
+            self.recent.opened(path, IMAGE)
         self._begin_at_default()
         self.show()
 

@@ -190,6 +190,53 @@ def _series(controller: Controller) -> None:
                 )
 
 
+def _recent(controller: Controller) -> None:
+    """Images of the computer that HyperReg runs on that were opened last."""
+    recent = controller.recent
+    busy = "series_busy || uploading !== ''"
+    with section("recent", "Recent", "hyperreg-recent"):
+        html.Div("Nothing yet.", v_if="!recent_rows.length && recent_kept", classes="text-caption")
+        with (
+            html.Div(style="max-height: 240px; overflow-y: auto"),
+            html.Div(v_for="row in recent_rows", key="row.path", classes="d-flex align-center hyperreg-recent-row"),
+        ):
+            with html.Div(classes="flex-grow-1 overflow-hidden", title=("row.path",)):
+                html.Div("{{ row.name }}", classes="text-body-2 text-truncate")
+                html.Div("{{ row.path }}", classes="text-caption text-medium-emphasis text-truncate")
+            for role in IMAGE_ROLES:
+                v.VBtn(
+                    role.capitalize(),
+                    v_if="!row.series",
+                    size="x-small",
+                    variant="tonal",
+                    disabled=(busy,),
+                    click=(recent.open, f"[row.number, '{role}']"),
+                    classes=f"ml-1 hyperreg-recent-{role}",
+                    title=f"Open it as the {role} image",
+                )
+            v.VBtn(
+                "List",
+                v_if="row.series",
+                size="x-small",
+                variant="tonal",
+                disabled=(busy,),
+                click=(recent.open, "[row.number, '']"),
+                classes="ml-1 hyperreg-recent-list",
+                title="List its DICOM series above",
+            )
+        v.VSwitch(
+            model_value=("recent_kept",),
+            update_modelValue=(recent.set_remembered, "[$event]"),
+            label="Remember what is opened",
+            density="compact",
+            hide_details=True,
+            color="primary",
+            classes="hyperreg-recent-kept",
+            title="Paths on the computer that HyperReg runs on, in a file that only its user can read; nothing of "
+            "uploads. Switched off, all are forgotten.",
+        )
+
+
 def _images(controller: Controller) -> None:
     with html.Div(classes="hyperreg-images"):
         for role in IMAGE_ROLES:
@@ -205,6 +252,8 @@ def _images(controller: Controller) -> None:
                 upload_button(role, f"Open another {role} image")
     with sections("image_sections"):
         _series(controller)
+        if controller.recent.is_possible:
+            _recent(controller)
     with v.VAlert(
         v_if="overlap_note", type="warning", variant="tonal", density="compact", classes="my-2 hyperreg-overlap"
     ):

@@ -14,6 +14,7 @@ from hyperreg.imaging.dicom import Listing, Series, list_series, read_series, tw
 from hyperreg.imaging.dicom.identity import sources_of
 from hyperreg.imaging.intensity import check_image
 from hyperreg.imaging.volume import Volume
+from hyperreg.mrml.lifecycle import ignore
 from hyperreg.view.private_files import PrivateFiles
 from hyperreg.view.state import IMAGE_ROLES
 
@@ -36,7 +37,8 @@ class SeriesControls:
     """Lists the series of one source at a time, and opens them.
 
     state: the shared state. images(): the volumes that are open, by role. take(role, volume, notes): opens one.
-    tell(text): an error. Patients' names and IDs never come into the page: it is only told that they differ.
+    tell(text): an error. on_listed(place): a place of the computer that HyperReg runs on was listed.
+    Patients' names and IDs never come into the page: it is only told that they differ.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class SeriesControls:
         tell: Callable[[str], None],
     ) -> None:
         self._state, self._files, self._images, self._take, self._tell = state, files, images, take, tell
+        self.on_listed: Callable[[Path], None] = ignore
         self._series: tuple[Series, ...] = ()
         self._uploaded: Path | None = None
         # What was opened, by role.
@@ -91,6 +94,8 @@ class SeriesControls:
             if not source.exists():
                 raise FileError(f"'{typed}' does not exist on the computer that HyperReg runs on.")
             await self._list(source)
+            with self._state:
+                self.on_listed(source)
         except HyperRegError as error:
             with self._state:
                 self._tell(str(error))

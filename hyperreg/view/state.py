@@ -46,7 +46,8 @@ class PageState:
     image_sections: those below the images that are unfolded. series_source: where DICOM files lie on the computer that
     the app runs on, as typed; series_busy: what is read of them, in words, or ""; series_found: what there is, in
     words; series_rows: {number, title, about, problem}. series_opened: whether an open image is a DICOM series, so that
-    results are written as DICOM, too; series_leave_out: without patient data.
+    results are written as DICOM, too; series_leave_out: without patient data. recent_rows: images that were opened last,
+    {number, name, path, series}; series: whether they are DICOM to be listed. recent_kept: whether they are remembered.
     models, devices, alignments, contrasts: {title, value} to
     choose from. landmarks_note: how many pairs of landmarks there are, or what is missing.
     pull: how much the landmarks attract each other; landmark_rows: {key, name, before, now, pulls}, one per pair.
@@ -80,6 +81,8 @@ class PageState:
     series_rows: list[dict[str, Any]] = field(default_factory=list)
     series_opened: bool = False
     series_leave_out: bool = False
+    recent_rows: list[dict[str, Any]] = field(default_factory=list)
+    recent_kept: bool = False
     progress: float = 0.0
     progress_text: str = ""
     lam: float = DEFAULT_LAMBDA
