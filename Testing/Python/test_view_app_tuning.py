@@ -207,6 +207,11 @@ def test_regions_of_the_fixed_label_map(app, pair) -> None:
     filled = coloured(app)
     node.SetUseLabelOutline(True)
     assert outline.sum() < filled.sum(), "and nothing but the outline"
+    for mode in ("checkerboard", "fade"):
+        app.controller.set_mode(mode)
+        state.mode = mode
+        app.controller.show()
+    assert (coloured(app) == outline).all(), "however the images are compared"
     tuning.set_region(str(values[1]), True, 0.9)
     labels, lambdas = app.live.regions
     assert lambdas == {values[1]: 0.9}

@@ -154,6 +154,8 @@ class SliceViews:
         self._pair: tuple[str, str] | None = None
         self._following = False
         self._marked: list[str] = []
+        # The label map whose outlines lie over the pair.
+        self._outlines: str | None = None
         for first, second in zip(BOTH_VIEWS, MOVING_VIEWS, strict=True):
             self._link(self.view(first), self.view(second))
             self._link(self.view(second), self.view(first))
@@ -181,6 +183,10 @@ class SliceViews:
             self._put(fixed, moving)
         else:
             self._views.show(mode, fixed, moving, fade)
+        for view in self._all():  # label maps that lie over the views are taken away, but these belong to the pair
+            composite = view.slice_logic.GetSliceCompositeNode()
+            if self._outlines is not None and not composite.GetLabelVolumeID():
+                composite.SetLabelVolumeID(self._outlines)
 
     def show_one(self, volume: vtkMRMLVolumeNode, over: vtkMRMLVolumeNode | None = None) -> None:
         """Shows one volume, and another one (a map of the same place) over it."""
@@ -248,6 +254,7 @@ class SliceViews:
     def set_outlines(self, label_map_id: str | None) -> None:
         """Draws the outlines of a label map over all slices, in the place of a map; None for none."""
         self.set_map(None)
+        self._outlines = label_map_id
         for view in self._all():
             view.get_view_node().SetUseLabelOutline(True)
             view.slice_logic.GetSliceCompositeNode().SetLabelVolumeID(label_map_id)
