@@ -81,7 +81,7 @@ def test_it_comes_back_with_the_registration(app: App, pair: PhantomPair, tmp_pa
     assert coloured(app) == seen
     app.controller.reset()
     maps = app.slicer_app.scene.GetNumberOfNodesByClass("vtkMRMLLabelMapVolumeNode")
-    open_phantom(app, pair)
+    register(app)
     assert app.slicer_app.scene.GetNumberOfNodesByClass("vtkMRMLLabelMapVolumeNode") == maps - 1, "it is not kept"
 
 

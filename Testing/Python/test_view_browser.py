@@ -122,7 +122,7 @@ def test_the_checkerboard_and_both_volumes_side_by_side(page: Page):
     page.until(lambda: page.page.locator(".layout-grid-item img").count() == 3, "three views")
 
 
-def test_a_reset_is_undone(page: Page):
+def test_a_reset_and_another_image_are_undone(page: Page, folder: Path):
     page.register()
     page.drag_to(0.03)
     page.until(lambda: bool(page.state("fresh")), "the figures")
@@ -135,6 +135,14 @@ def test_a_reset_is_undone(page: Page):
     assert (page.state("lam"), page.state("solved_lam")) == (lam, lam)
     page.until(lambda: np.abs(page.picture() - deformed).mean() < 1.0, "the picture of before")
     assert page.page.locator(".hyperreg-undo-reset").count() == 0
+    before = page.page.inner_text(".hyperreg-moving-name")
+    page.page.set_input_files("#upload-moving", str(folder / "fixed.nii.gz"))
+    page.until(lambda: page.page.inner_text(".hyperreg-moving-name") == "fixed.nii.gz", "the wrong image")
+    assert page.page.inner_text(".hyperreg-undo-reset") == "Undo"
+    page.page.click(".hyperreg-undo-reset")
+    page.until(lambda: page.state("phase") == "live" and page.state("fresh"), "the registration of before")
+    assert page.page.inner_text(".hyperreg-moving-name") == before
+    page.until(lambda: np.abs(page.picture() - deformed).mean() < 1.0, "the picture of before")
 
 
 @pytest.mark.parametrize(("width", "height"), [(1440, 900), (1024, 700)])

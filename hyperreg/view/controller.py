@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,14 @@ from hyperreg.view import choices, results
 from hyperreg.view.alignment import AlignmentControls
 from hyperreg.view.loading import IMAGES, LEFT_OUT, POINTS, REGIONS, SERIES, check_place, read_landmarks, read_role
 from hyperreg.view.messages import Messages
-from hyperreg.view.pair import LABELS, OpenPair
+from hyperreg.view.pair import LABELS, HeldPair, OpenPair
 from hyperreg.view.panels import nothing
 from hyperreg.view.private_files import PrivateFiles
 from hyperreg.view.recent import IMAGE, Recent, RecentControls
 from hyperreg.view.recent import SERIES as SERIES_SOURCE
 from hyperreg.view.series import Opened, SeriesControls
 from hyperreg.view.state import FADE, MODES, PANEL, word
-from hyperreg.view.tuning import TuningControls
+from hyperreg.view.tuning import HeldMarks, TuningControls
 from hyperreg.worker.live_pair import Shown
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,16 @@ log = logging.getLogger(__name__)
 STEP_SECONDS = 0.01
 # λ rests when there was no preview for so long.
 REST_SECONDS = 0.25
+
+
+@dataclass(frozen=True, eq=False)
+class Before:
+    """Images, marks on them, the DICOM series that they are of, and whether they were the sample pair."""
+
+    pair: HeldPair
+    marks: HeldMarks
+    series: list[Opened]
+    sample: bool
 
 
 class Controller:
@@ -83,6 +93,8 @@ class Controller:
         self._logic_ready, live.on_ready = live.on_ready, self._ready
         # Told when another image is open.
         self.on_images: Callable[[], None] = nothing
+        # What was open while the registration was live that an undo would bring back, where it may be open no more.
+        self._before: Before | None = None
         self._wanted: float | None = None
         self._preview_at = 0.0
         self.computer = Computer(client, lambda text: state.update({"computer_note": text}))
@@ -238,9 +250,16 @@ class Controller:
         self._state.error = ""
 
     def undo_reset(self) -> None:
-        """The registration that `reset` has ended is live again."""
+        """The registration that was ended last is live again, with the images that it was of."""
         self._messages.clear(PANEL)
-        # First: what is left out is part of what the registration was told, or it would have to be computed again.
+        before, self._before = self._before, None
+        if before is not None:
+            self.pair.bring_back(before.pair)
+            self.series.bring_back(before.series)
+            self._state.sample = before.sample
+            self.tuning.bring_back(before.marks, self.pair.shift_id)
+            self.on_images()
+        # What is left out is part of what the registration was told, or it would have to be computed again.
         self.tuning.bring_left_out_back()
         try:
             self.logic.undo_reset()
@@ -375,6 +394,7 @@ class Controller:
         if self.logic.state == IDLE:
             self._forget_metrics()
         state.phase, state.can_undo_reset = self.logic.state, self.logic.can_undo_reset
+        state.undo_title = "Undo reset" if self._before is None else "Undo"
         state.can_save = state.solved = self.logic.can_keep
         shown = self.logic.shown
         state.solved_lam = shown.lam if shown is not None and state.solved else -1.0
@@ -389,6 +409,7 @@ class Controller:
     def _ready(self) -> None:
         self._forget_metrics()
         self._logic_ready()
+        self._forget_before()
 
     def _progressed(self, fraction: float, text: str) -> None:
         self._state.progress, self._state.progress_text = 100 * fraction, text
@@ -417,9 +438,23 @@ class Controller:
                 self._views.centre()
 
     def _reset(self) -> None:
-        """Ends what is going on for good: the images, or what belongs to them, become others."""
+        """Ends what is going on: the images, or what belongs to them, become others. See `undo_reset`."""
+        if self.logic.state == RUNNING:
+            self.logic.cancel()
+        ended = self.logic.can_reset
         self._end()
-        self.logic.forget_reset()
+        # If nothing was live any more, what was open while it was is held already, unless it still is open.
+        if self.logic.can_undo_reset and (ended or self._before is None):
+            held = self.pair.hold(), self.tuning.hold(), self.series.hold()
+            self._before = Before(*held, bool(self._state.sample))
+            self._changed()
+
+    def _forget_before(self) -> None:
+        """What was live before cannot be brought back any more: its nodes are wanted no more."""
+        before, self._before = self._before, None
+        if before is not None:
+            self.pair.drop(before.pair)
+            self.tuning.drop(before.marks)
         self.tuning.drop_left_out_aside()
 
     def _end(self) -> None:

@@ -89,14 +89,14 @@ def bar(controller: Controller) -> None:
             title="Only the linear alignment that is chosen in the settings, without a deformation",
         )
         v.VBtn(
-            "Undo reset",
+            "{{ undo_title }}",
             v_if="phase === 'idle' && can_undo_reset",
             variant="tonal",
             disabled=("uploading !== ''",),
             click=controller.undo_reset,
             classes="ml-2 hyperreg-undo-reset",
-            title="Brings back the registration that Reset has ended, with its λ and everything that was computed. "
-            "Possible until another one is there or other images are opened.",
+            title="Brings back the registration that was ended last, with its images, its λ and everything that was "
+            "computed. Possible until another one is there.",
         )
         v.VBtn(
             "Cancel",

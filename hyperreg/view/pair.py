@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,22 @@ LEAST_OVERLAP = 0.1
 SAMPLES = 12
 
 
+@dataclass(frozen=True, eq=False)
+class HeldPair:
+    """What was open, see `OpenPair.hold`; its names are those of `OpenPair`."""
+
+    volumes: dict[str, Volume]
+    nodes: dict[str, Any]
+    names: dict[str, Any]
+    shift_node: Any
+    shift: npt.NDArray[np.float64]
+
+    @property
+    def all_nodes(self) -> list[Any]:
+        found = [*self.nodes.values(), *self.names.values(), self.shift_node]
+        return [node for node in found if node is not None]
+
+
 class OpenPair:
     """Both images and their label maps.
 
@@ -37,6 +54,41 @@ class OpenPair:
         self._names: dict[str, Any] = {}
         self._shift_node: Any = None
         self._shift = np.eye(4)
+        # Nodes that stay in the scene although they are not open any more.
+        self._held: list[Any] = []
+
+    def hold(self) -> HeldPair:
+        """What is open, so that `bring_back` can bring it back whatever is opened meanwhile; until `drop`."""
+        held = HeldPair(dict(self.volumes), dict(self.nodes), dict(self._names), self._shift_node, self._shift)
+        self._held = held.all_nodes
+        return held
+
+    def bring_back(self, held: HeldPair) -> None:
+        """Opens what was open then, in its very nodes, and nothing else."""
+        self.undo_centring()
+        for role in [*self.nodes]:
+            self.remove(role)
+        self._held = []
+        self.volumes, self.nodes, self._names = dict(held.volumes), dict(held.nodes), dict(held.names)
+        for role, volume in self.volumes.items():
+            self._tell(role, volume)
+        if held.shift_node is not None:
+            self._shift_node, self._shift = held.shift_node, held.shift
+            self._put_under(held.shift_node.GetID())
+            self._state.overlap_note, self._state.centred = "", True
+
+    def drop(self, held: HeldPair) -> None:
+        """What was open then, and is not now, is wanted no more."""
+        self._held = []
+        still = [*self.nodes.values(), *self._names.values(), self._shift_node]
+        for node in held.all_nodes:
+            if node not in still:
+                self._scene.RemoveNode(node)
+
+    def _discard(self, node: Any) -> None:
+        """Takes a node out of the scene, unless it is held."""
+        if node is not None and node not in self._held:
+            self._scene.RemoveNode(node)
 
     def place(self, role: str, volume: Volume, names: Mapping[int, str]) -> None:
         """Makes a node of a volume, in the place of the one that had the role; an image's label map goes, too.
@@ -56,6 +108,9 @@ class OpenPair:
         self.nodes[role], self.volumes[role] = node, volume
         if role in MOVING:
             node.SetAndObserveTransformNodeID(self.shift_id)
+        self._tell(role, volume)
+
+    def _tell(self, role: str, volume: Volume) -> None:
         setattr(self._state, f"{role}_name", volume.name)
         if role in IMAGES:
             setattr(self._state, f"{role}_info", describe(volume))
@@ -68,9 +123,8 @@ class OpenPair:
         setattr(self._state, f"{role}_name", "")
         if role in IMAGES:
             setattr(self._state, f"{role}_info", "")
-        for one in (node, names):
-            if one is not None:
-                self._scene.RemoveNode(one)
+        self._discard(node)
+        self._discard(names)
 
     @property
     def fixed_names(self) -> dict[int, str]:
@@ -117,7 +171,7 @@ class OpenPair:
             return
         self._put_under(None)
         node, self._shift_node, self._shift = self._shift_node, None, np.eye(4)
-        self._scene.RemoveNode(node)
+        self._discard(node)
         self._state.centred = False
         self._say_whether_they_meet()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,13 +53,21 @@ class SeriesControls:
         self.on_listed: Callable[[Path], None] = ignore
         self._series: tuple[Series, ...] = ()
         self._uploaded: Path | None = None
-        # What was opened, by role.
-        self._opened: dict[str, Opened] = {}
+        # What is open, and what is about to be.
+        self._opened: list[Opened] = []
+
+    def hold(self) -> list[Opened]:
+        """The series that are open, so that `bring_back` can bring them back whatever is opened meanwhile."""
+        return [found for role in IMAGE_ROLES if (found := self.opened(role)) is not None]
+
+    def bring_back(self, held: Sequence[Opened]) -> None:
+        """These series are open again."""
+        self._opened = list(held)
 
     def opened(self, role: str) -> Opened | None:
         """The series that is open as that image; None if it is another file."""
-        found = self._opened.get(role)
-        return found if found is not None and found.volume is self._images().get(role) else None
+        image = self._images().get(role)
+        return next((one for one in self._opened if one.volume is image), None)
 
     def both(self) -> list[Opened]:
         """The fixed and the moving series; empty unless both open images are series."""
@@ -127,7 +135,7 @@ class SeriesControls:
         finally:
             with self._state:
                 self._state.series_busy = ""
-        self._opened[role] = opened
+        self._opened = [opened, *self.hold()]
         other = self.opened(next(one for one in IMAGE_ROLES if one != role))
         if other is not None and (warning := two_patients(series, other.series)):
             notes.append(warning)

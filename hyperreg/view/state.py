@@ -34,7 +34,8 @@ SLICES = {**BOTH_VIEWS, **MOVING_VIEWS}
 class PageState:
     """Names and first values of the shared state.
 
-    panel: which one is shown. phase: IDLE, RUNNING or LIVE. can_undo_reset: whether a reset can be undone.
+    panel: which one is shown. phase: IDLE, RUNNING or LIVE. can_undo_reset: whether a reset can be undone; undo_title:
+    what the page calls that.
     lam_word: λ in words.
     solved: whether the views show a field computed for exactly the logic's λ (else a preview).
     solved_lam: the λ of that field, -1 for none; the browser's own lam may be ahead of the views.
@@ -46,8 +47,9 @@ class PageState:
     image_sections: those below the images that are unfolded. series_source: where DICOM files lie on the computer that
     the app runs on, as typed; series_busy: what is read of them, in words, or ""; series_found: what there is, in
     words; series_rows: {number, title, about, problem}. series_opened: whether an open image is a DICOM series, so that
-    results are written as DICOM, too; series_leave_out: without patient data. recent_rows: images that were opened last,
-    {number, name, path, series}; series: whether they are DICOM to be listed. recent_kept: whether they are remembered.
+    results are written as DICOM, too; series_leave_out: without patient data.
+    recent_rows: images that were opened last, {number, name, path, series}; series: whether it is DICOM to be listed.
+    recent_kept: whether they are remembered.
     models, devices, alignments, contrasts: {title, value} to
     choose from. landmarks_note: how many pairs of landmarks there are, or what is missing.
     pull: how much the landmarks attract each other; landmark_rows: {key, name, before, now, pulls}, one per pair.
@@ -66,6 +68,7 @@ class PageState:
     panel: str = ""
     phase: str = IDLE
     can_undo_reset: bool = False
+    undo_title: str = ""
     fixed_name: str = ""
     fixed_info: str = ""
     moving_name: str = ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,25 @@ from hyperreg.view.state import PANEL
 POINT_COLOURS = {"fixed_points": (0.2, 0.9, 1.0), "moving_points": (1.0, 0.6, 0.1)}
 # A suggested λ this near is the one that is set.
 SAME_ON_SCREEN = 0.005
+
+
+@dataclass(frozen=True, eq=False)
+class HeldMarks:
+    """What was marked, see `TuningControls.hold`: nodes by role, and what the page says of them."""
+
+    points: dict[str, Any]
+    files: dict[str, str]
+    left_out: dict[str, Any]
+    regions_node: Any
+    colours: Any
+    regions_name: str
+    regions: list[dict[str, Any]]
+
+    @property
+    def all_nodes(self) -> list[Any]:
+        marks = [*self.points.values(), *self.left_out.values(), self.regions_node]
+        found = [*marks, *(_colours_of(node) for node in marks), self.colours]
+        return [node for at, node in enumerate(found) if node is not None and node not in found[:at]]
 
 
 class TuningControls:
@@ -50,6 +70,8 @@ class TuningControls:
         self._left_out: dict[str, Any] = dict.fromkeys(LEFT_OUT)
         # What was left out before a reset, by role.
         self._left_out_aside: dict[str, Any] = {}
+        # Nodes that stay in the scene although nothing is marked by them any more.
+        self._held: list[Any] = []
         # The transform that the moving image is under before it is registered.
         self._moving_under: str | None = None
         legend = volume_change.legend(chart.WIDTH, chart.INK)
@@ -181,8 +203,70 @@ class TuningControls:
 
     def _remove(self, node: Any) -> None:
         """Of a label map, with its colours."""
-        self._scene.RemoveNode(node.GetDisplayNode().GetColorNode())
-        self._scene.RemoveNode(node)
+        colours = node.GetDisplayNode().GetColorNode()
+        self._discard(node)
+        self._discard(colours)
+
+    def _discard(self, node: Any) -> None:
+        """Takes a node out of the scene; one that is held is only hidden."""
+        if node in self._held:
+            _show(node, False)
+        elif node is not None:
+            self._scene.RemoveNode(node)
+
+    # What is marked, while other images are open
+
+    def hold(self) -> HeldMarks:
+        """What is marked, so that `bring_back` can bring it back whatever is opened meanwhile; until `drop`."""
+        state = self._state
+        files = {name: getattr(state, f"{name}_name") for name in POINTS}
+        held = HeldMarks(
+            points=dict(self._points),
+            files=files,
+            left_out=dict(self._left_out),
+            regions_node=self._node,
+            colours=self._colours,
+            regions_name=state.regions_name,
+            regions=state.regions,
+        )
+        self._held = held.all_nodes
+        return held
+
+    def bring_back(self, held: HeldMarks, moving_under: str | None) -> None:
+        """Marks what was marked then, by its very nodes, and nothing else. moving_under: see `put_moving_under`."""
+        for role in POINTS:
+            self._drop_points(role)
+        for role in LEFT_OUT:
+            self.remove_left_out(role)
+        self.remove_regions()
+        self._held = []
+        self._moving_under = moving_under
+        for node in (held.points["moving_points"], held.left_out["moving_left_out"]):
+            if node is not None:
+                node.SetAndObserveTransformNodeID(moving_under)
+        for role, node in held.points.items():
+            if node is not None:
+                _show(node, True)
+                self._points[role] = node
+                setattr(self._state, f"{role}_name", held.files[role])
+        self._measure_by_points()
+        for role, node in held.left_out.items():
+            if node is not None:
+                self._leave_out(role, node)
+        if held.regions_node is not None:
+            self._node, self._colours = held.regions_node, held.colours
+            self._views.set_outlines(self._node.GetID())
+            self._state.regions_name = held.regions_name
+            self._set_regions(held.regions)
+
+    def drop(self, held: HeldMarks) -> None:
+        """What was marked then, and is not now, is wanted no more."""
+        self._held = []
+        marks = [*self._points.values(), *self._left_out.values(), self._node]
+        still = [*marks, *(_colours_of(node) for node in marks), self._colours]
+        for node in held.all_nodes:
+            if node not in still:
+                self._scene.RemoveNode(node)
 
     def _label_map(self, volume: Volume) -> Any:
         node = self._scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", volume.name)
@@ -249,8 +333,7 @@ class TuningControls:
     def _drop_points(self, role: str) -> None:
         node, self._points[role] = self._points[role], None
         setattr(self._state, f"{role}_name", "")
-        if node is not None:
-            self._scene.RemoveNode(node)
+        self._discard(node)
 
     def ask_pull(self, pull: Any) -> None:
         """The pull of the landmarks was moved; the newest value is taken by the next `step`."""
@@ -277,9 +360,8 @@ class TuningControls:
         if node is not None:
             self._views.set_outlines(None)
             self._logic.constraints.set_regions(None, {})
-            self._scene.RemoveNode(node)
-        if colours is not None:
-            self._scene.RemoveNode(colours)
+        self._discard(node)
+        self._discard(colours)
 
     def set_region(self, key: Any, own: Any, lam: Any) -> None:
         """A segment was given a λ of its own, or left to the slider; lam None: begins where the slider is."""
@@ -295,7 +377,9 @@ class TuningControls:
             self._change_region(key, {"rigid": on})
 
     def _change_region(self, key: Any, changes: dict[str, Any]) -> None:
-        rows = [{**row, **changes} if row["key"] == key else row for row in self._state.regions]
+        self._set_regions([{**row, **changes} if row["key"] == key else row for row in self._state.regions])
+
+    def _set_regions(self, rows: list[dict[str, Any]]) -> None:
         self._state.regions = rows
         lambdas = {row["key"]: row["lam"] for row in rows if row["own"]}
         rigid = {row["key"] for row in rows if row["rigid"]}
@@ -356,6 +440,17 @@ class TuningControls:
         except HyperRegError as error:
             self._tell(str(error))
         self.update()
+
+
+def _show(node: Any, on: bool) -> None:
+    """Shows or hides points; label maps are seen only where a view is told to show them."""
+    if node.IsA(landmarks.NODE_TYPE):
+        node.GetDisplayNode().SetVisibility(on)
+
+
+def _colours_of(node: Any) -> Any:
+    display = node.GetDisplayNode() if node is not None and node.IsA("vtkMRMLLabelMapVolumeNode") else None
+    return display.GetColorNode() if display is not None else None
 
 
 def _mark(node: Any, colour: tuple[float, float, float]) -> None:

@@ -518,12 +518,13 @@ class RegistrationLogic:
 
     def _remember_for_undo(self) -> None:
         """Holds what `reset` is about to end; the registration's fields stay in memory, and the worker's session."""
-        self.forget_reset()
         node, live = self.transform_node or self.alignment_node, None
+        if node is None or self.state == RUNNING:
+            return  # nothing is ended that could be brought back
+        self.forget_reset()
         if self.state == LIVE and self._run is not None and self._live is not None:
             live = Live(self._run, self._live, self.lam, self.contrast, self.symmetric, self.shown, self.metrics)
-        if node is not None and self.state != RUNNING:
-            self._undo = Undo.of(node, live)
+        self._undo = Undo.of(node, live)
 
     def adopt(self, transform: slicer.vtkMRMLTransformNode | None) -> None:
         """Takes up the transform of a reopened scene: it can be reset, and the next `register` goes on with it."""
