@@ -1,15 +1,7 @@
-"""Makes the pictures of the segmentation module: an image, really segmented, and a doubtful region of it.
-
-    python -m Testing.Host.segmentation_screenshots [--model NAME] [--image FILE] [--output FOLDER]
-
-Without an image, the sample's fixed head, which is generated. Needs no screen, and minutes on a CPU.
-"""
+"""The segmentation module with an image that is really segmented, for pictures."""
 
 from __future__ import annotations
 
-import argparse
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +9,9 @@ import numpy as np
 
 from hyperreg.imaging.files import write_volume
 from hyperreg.phantom import head_phantom_pair
-from Testing.Host.host import Host, start
+from Testing.Host.host import Host
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SIZE = (1400, 900)
 PATIENCE_S = 1800.0
 
 
@@ -58,31 +49,3 @@ def segment(host: Host, widget: Any) -> None:
     host.wait_until(lambda: ui.segmentButton.text == "Segment", PATIENCE_S)
     if not ui.summaryLabel.visible:
         raise RuntimeError(ui.messageLabel.text)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Return 0 if all pictures were made and no slot raised."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="a model of the catalogue; by default the one the module starts with")
-    parser.add_argument("--image", type=Path, help="a volume to segment")
-    parser.add_argument("--output", type=Path, default=REPOSITORY / "Resources" / "Screenshots")
-    options = parser.parse_args(arguments)
-    host = start()
-    with tempfile.TemporaryDirectory() as made:
-        widget = open_module(host, options.image or sample_head(Path(made) / "head.nii.gz"))
-    ui = widget.ui
-    if options.model is not None:
-        ui.modelCombo.setCurrentIndex(ui.modelCombo.findData(options.model))
-    segment(host, widget)
-    print(host.screenshot(options.output / "segmentation-module.png", size=SIZE), ui.summaryLabel.text, sep="\n")
-    ui.showUncertaintyCheckBox.checked = True
-    ui.nextDoubtButton.click()
-    print(host.screenshot(options.output / "segmentation-module-doubt.png", size=SIZE), ui.doubtLabel.text, sep="\n")
-    widget.cleanup()
-    for error in host.exceptions:
-        print(f"exception in a slot: {error!r}", file=sys.stderr)
-    return 1 if host.exceptions else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
