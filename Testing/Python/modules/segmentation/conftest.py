@@ -1,0 +1,11 @@
+"""Fixtures of the tests of the segmentation module."""
+
+# ruff: noqa: F401 (fixtures are found by their names)
+
+from __future__ import annotations
+
+import importlib.util
+
+# Where it is missing, the tests say so and are skipped.
+if importlib.util.find_spec("PySide6") is not None:
+    from segmentation_module_bench import module, segmentation_models
