@@ -19,11 +19,13 @@ from hyperreg.imaging.resampling import resample
 from hyperreg.imaging.structures import name_of
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Grid, Volume
-from hyperreg.registration.pairs import LoadedPair, Pair
 from hyperreg.sheet import Sheet, middle_slices, write_sheet
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+
+    # The browser app writes DICOM in its own process, which never loads torch.
+    from hyperreg.registration.pairs import LoadedPair, Pair
 
 # Points of a saved registration may differ from those of the computed one by this much.
 AGREEMENT_MM = 0.01
