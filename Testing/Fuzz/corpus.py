@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 # The examples that tests write themselves.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "Python"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "Python" / "helpers"))
 
 from Testing.Fuzz import images, maps, models, objects
 from Testing.Fuzz.harness import Seed

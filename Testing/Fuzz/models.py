@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from bundle_examples import write_bundle, zipped
 from segmentation_bench import make_card
-from test_segmentation_bundles import write_bundle, zipped
 
 from hyperreg.registration import catalogue as registration
 from hyperreg.registration.model import load_model as load_registration

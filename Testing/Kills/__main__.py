@@ -28,7 +28,7 @@ from pathlib import Path
 import nibabel
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY / "Testing" / "Python"))
+sys.path.insert(0, str(REPOSITORY / "Testing" / "Python" / "helpers"))
 from cli_pair import write_pair  # noqa: E402
 from worker_bench import is_running, semaphores_of  # noqa: E402
 

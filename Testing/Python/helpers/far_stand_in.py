@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> None:
         print(f"bash: line 1: {program.split()[0]}: No such file or directory", file=sys.stderr)
         sys.exit(127)
     if host == "older":
-        hyperreg.__version__ = "0.0.1"
+        vars(hyperreg)["__version__"] = "0.0.1"
     if host == "chatty":
         print("Welcome to this computer!\nYou have 3 new messages.", flush=True)
     if host == "mute":

@@ -1,7 +1,5 @@
 """The segmentation module's real files and form in the test host, with toy models and a stand-in for the worker."""
 
-# ruff: noqa: F811 (fixtures are imported)
-
 from __future__ import annotations
 
 import importlib
@@ -15,7 +13,6 @@ from fake_registration import FakeConnection
 from segmentation_bench import CORE, OBLIQUE, SHELL, eggs, make_card, scene_centre
 
 from hyperreg.imaging.volume import Grid, Volume
-from Testing.Host.fixtures import host, qt  # noqa: F401
 
 MODULE = Path(__file__).resolve().parents[2] / "SegmentationModule" / "SegmentationModule.py"
 # Centre from that of the eggs, mm, and radius.

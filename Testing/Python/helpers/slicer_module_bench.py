@@ -1,7 +1,5 @@
 """The module's real files and form in the test host, with a stand-in for the worker."""
 
-# ruff: noqa: F811 (fixtures are imported)
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -12,7 +10,6 @@ import slicer
 from fake_registration import FakeConnection
 
 from hyperreg.imaging.volume import Volume
-from Testing.Host.fixtures import host  # noqa: F401
 
 MODULE = Path(__file__).resolve().parents[2] / "HyperRegSlicer" / "HyperRegSlicer.py"
 AFFINE = np.diag([2.0, 2.5, 3.0, 1.0])

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_pair import run
-from imaging_examples import oblique_grid
+from head_examples import GRID, INPUTS, head
 from segmentation_bench import make_card
 
 from hyperreg.cli.console import ExitCode
@@ -17,25 +17,6 @@ from hyperreg.imaging.files import read_volume, write_volume
 from hyperreg.imaging.volume import Grid, Volume
 from hyperreg.segmentation import licences, look
 from hyperreg.segmentation.catalogue import Input
-
-INPUTS = [Input("T1", "T1"), Input("T2", "T2"), Input("FLAIR", "T2 FLAIR")]
-# Fluid, grey matter, white matter.
-TISSUES = {"T1": (250, 600, 900), "T2": (1000, 600, 450), "FLAIR": (250, 850, 500)}
-
-
-def head(contrast: str, grid: Grid, name: str = "") -> Volume:
-    """Folds of grey matter with fluid between them around white matter, noise, and a shading of its own: oblique."""
-    points = grid.points() - grid.centre
-    distance = np.linalg.norm(points / (62.0, 75.0, 55.0), axis=-1)
-    folds = distance + 0.08 * np.sin(points / 6.0).prod(axis=-1)
-    fluid, grey, white = TISSUES[contrast]
-    array = np.where(folds < 0.15, fluid, np.where(folds < 0.7, white, np.where(folds < 0.86, grey, fluid)))
-    array = np.where(distance < 1, array, 0) * (1 + 0.002 * points[..., ["T1", "T2", "FLAIR"].index(contrast)])
-    noise = np.random.default_rng(len(contrast)).normal(0, 15, grid.shape)
-    return Volume((array + noise * (array > 0)).astype(np.float32), grid.ijk_to_ras, name or contrast)
-
-
-GRID = oblique_grid((60, 56, 44), (2.4, 3.0, 3.1))
 
 
 @pytest.fixture(scope="module")

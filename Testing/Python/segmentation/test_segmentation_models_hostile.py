@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from bundle_examples import INFERENCE, METADATA, changed, make_network, write_bundle, zipped
 from cli_pair import run
 from segmentation_bench import card_entries, make_card
-from test_segmentation_bundles import INFERENCE, METADATA, changed, make_network, write_bundle, zipped
 
 from hyperreg.catalogue import CARD, WEIGHTS
 from hyperreg.cli.console import ExitCode

@@ -19,8 +19,8 @@ from fake_fusion import FakeFuser, learned
 from fake_registration import FakeRegistration
 from fake_segmentation import FakeSegmenter
 from segmentation_bench import OBLIQUE, eggs
-from test_view_app_segmentation import coloured
 from view_app_bench import SIZE, Client
+from view_segmentation_bench import coloured
 
 from hyperreg.imaging.files import read_volume, write_volume
 from hyperreg.view.app import App, Options

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from head_examples import GRID, INPUTS, head
 from imaging_examples import oblique_grid
 from segmentation_bench import NETWORKS, OBLIQUE, centre_of, eggs, make_model, scene_centre, truth
 from segmentation_worker import MORE
-from test_segmentation_look import GRID, INPUTS, head
 
 from hyperreg.errors import InputError, WeightsError
 from hyperreg.imaging.volume import Volume
