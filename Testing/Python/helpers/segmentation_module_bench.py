@@ -14,7 +14,7 @@ from segmentation_bench import CORE, OBLIQUE, SHELL, eggs, make_card, scene_cent
 
 from hyperreg.imaging.volume import Grid, Volume
 
-MODULE = Path(__file__).resolve().parents[2] / "SegmentationModule" / "SegmentationModule.py"
+MODULE = Path(__file__).resolve().parents[3] / "SegmentationModule" / "SegmentationModule.py"
 # Centre from that of the eggs, mm, and radius.
 DOUBTFUL = (((-8.0, 2.0, 0.0), 5.0), ((0.0, -8.0, 0.0), 3.5))
 PATTERNS = [

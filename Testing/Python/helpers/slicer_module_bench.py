@@ -11,7 +11,7 @@ from fake_registration import FakeConnection
 
 from hyperreg.imaging.volume import Volume
 
-MODULE = Path(__file__).resolve().parents[2] / "HyperRegSlicer" / "HyperRegSlicer.py"
+MODULE = Path(__file__).resolve().parents[3] / "HyperRegSlicer" / "HyperRegSlicer.py"
 AFFINE = np.diag([2.0, 2.5, 3.0, 1.0])
 
 
