@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from hyperreg.errors import FileError, InputError
 from hyperreg.fusion.library import find_atlases, images_in
 from hyperreg.imaging.dicom import split_number
 from hyperreg.imaging.label_maps import stem_of
+from hyperreg.imaging.lists import read_list
 from hyperreg.imaging.streams import same_file
 
 NEEDED_COLUMNS = ("fixed", "moving")
@@ -38,31 +39,21 @@ def from_table(path: Path) -> list[Listed]:
 
     Raises FileError if it cannot be read, InputError for columns or cells that are missing, and for doubled names.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        # Spreadsheets of some countries write semicolons.
-        first = text.splitlines()[0] if text.strip() else ""
-        separator = max(",;\t", key=first.count)
-        rows = list(csv.DictReader(text.splitlines(), delimiter=separator, skipinitialspace=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise FileError(f"The list of pairs '{path}' cannot be read: {error}") from error
-    columns = set(rows[0]) if rows else set()
+    columns, rows = read_list(path)
     if missing := [column for column in NEEDED_COLUMNS if column not in columns]:
         raise InputError(
-            f"'{path}' has no column '{missing[0]}', or no row below its titles. Its first line has to be "
-            f"{','.join(COLUMNS)}; the last three may be left out."
+            f"'{path}' has no column '{missing[0]}'. Its first line has to be {','.join(COLUMNS)}; the last three may "
+            "be left out."
         )
-    if unknown := [str(column) for column in columns if column not in COLUMNS]:
+    if unknown := [column for column in columns if column not in COLUMNS]:
         raise InputError(f"'{path}' has a column '{unknown[0]}' that means nothing here; known: {', '.join(COLUMNS)}.")
     found = []
-    for number, row in enumerate(rows, 2):
-        cells = {column: (row.get(column) or "").strip() for column in COLUMNS}
-        if not any(cells.values()):
-            continue
+    for number, row in rows:
+        cells = {column: row.get(column, "") for column in COLUMNS}
         if not cells["fixed"] or not cells["moving"]:
             raise InputError(f"Line {number} of '{path}' names no fixed or no moving image.")
         places = {column: path.parent / cells[column] for column in COLUMNS if cells[column] and column != "name"}
-        name = cells["name"] or _name_of(places["fixed"], places["moving"])
+        name = _composed(cells["name"]) or _name_of(places["fixed"], places["moving"])
         found.append(_checked(name, **places))
     return with_usable_names(found)
 
@@ -74,7 +65,7 @@ def one_to_many(fixed: Path, folder: Path, fixed_labels: Path | None = None) -> 
     """
     labels = _labels_in(folder)
     found = [
-        _checked(stem_of(moving), fixed, moving, fixed_labels, labels.get(moving))
+        _checked(_composed(stem_of(moving)), fixed, moving, fixed_labels, labels.get(moving))
         for moving in images_in(folder)
         if not same_file(fixed, moving)
     ]
@@ -129,7 +120,12 @@ def _checked(
 
 
 def _name_of(fixed: Path, moving: Path) -> str:
-    return f"{stem_of(moving)}_to_{stem_of(fixed)}"
+    return _composed(f"{stem_of(moving)}_to_{stem_of(fixed)}")
+
+
+def _composed(name: str) -> str:
+    """A name as those of folders are checked and compared: macOS writes accents as letters of their own."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _labels_in(folder: Path) -> Mapping[Path, Path]:

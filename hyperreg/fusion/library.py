@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from hyperreg.imaging.intensity import check_image, normalise
 from hyperreg.imaging.label_checks import check_on_image
 from hyperreg.imaging.label_maps import read_structures, stem_of
 from hyperreg.imaging.label_tables import FOLDER_TABLES, read_table
+from hyperreg.imaging.lists import read_list
 from hyperreg.imaging.orientation import closest_axes
 from hyperreg.imaging.segment_files import SEGMENTATION
 from hyperreg.imaging.structures import LabelMap, Table, numbered_alike, structures_of
@@ -184,19 +184,16 @@ def _nearest(array: npt.NDArray, volume: Volume, points: npt.NDArray[np.float64]
 
 
 def _listed(path: Path, skipped: dict[str, str]) -> list[AtlasFiles]:
-    try:
-        rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise FileError(f"'{path}' cannot be read as a table of text.") from error
-    rows = [{str(title).strip().casefold(): cell for title, cell in row.items() if title is not None} for row in rows]
-    if not rows or not {"image", "labels"} <= set(rows[0]):
+    columns, rows = read_list(path)
+    if not rows or not {"image", "labels"} <= set(columns):
         raise FileError(f"'{path}' needs the columns 'image' and 'labels', and a row per atlas.")
     found: list[AtlasFiles] = []
-    for row in rows:
-        image, labels = (path.parent / (row[column] or "").strip() for column in ("image", "labels"))
-        name = (row.get("name") or "").strip() or stem_of(labels).removesuffix(LABELS)
+    for _line, row in rows:
+        image, labels = (path.parent / row[column] for column in ("image", "labels"))
+        name = row.get("name") or stem_of(labels).removesuffix(LABELS)
         try:
-            lam = float(row["lambda"]) if (row.get("lambda") or "").strip() else None
+            # Spreadsheets of some countries write 0,3.
+            lam = float(row["lambda"].replace(",", ".")) if row.get("lambda") else None
         except ValueError:
             skipped[name] = f"its λ in {LIST} is no number ('{row['lambda']}')."
             continue

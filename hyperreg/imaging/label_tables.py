@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hyperreg.errors import FileError
+from hyperreg.imaging.lists import decoded
 from hyperreg.imaging.structures import Meaning, Table, unique_names
 
 # Names of tables in a folder of label maps, and the endings of tables beside a single label map.
@@ -44,7 +45,7 @@ def read_table(path: Path) -> Table:
     try:
         if path.stat().st_size > MOST_BYTES:
             raise ValueError("it is too large")
-        table = _parsed(_text(path.read_bytes()), path.suffix.lower() in (".csv", ".tsv"))
+        table = _parsed(decoded(path.read_bytes()), path.suffix.lower() in (".csv", ".tsv"))
     except OSError as error:
         raise FileError(f"The table of labels '{path}' cannot be opened: {error.strerror or error}.") from error
     except (ValueError, csv.Error) as error:
@@ -80,18 +81,6 @@ def read_extension(raw: bytes) -> Table:
 
 def _fractions(words: Sequence[str]) -> tuple[int, int, int]:
     return _colour(str(255 * float(word)) for word in words)
-
-
-def _text(raw: bytes) -> str:
-    """Whatever encoding a spreadsheet chose. Raises ValueError for what is no text."""
-    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return raw.decode("utf-16")
-    if b"\0" in raw:
-        raise ValueError("it is no text")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return raw.decode("cp1252")
 
 
 def _parsed(text: str, separated: bool) -> Table:

@@ -185,6 +185,8 @@ def test_a_list_of_atlases_is_checked_row_by_row(tmp_path: Path) -> None:
     library = find_atlases(folder)
     assert [atlas.name for atlas in library.atlases] == ["a1"]
     assert library.skipped["a2"] == "'gone.nii.gz' does not exist."
+    (folder / "atlases.csv").write_text("Image;Labels;Lambda\na1_T1.nii.gz;a1_labels.nii.gz;0,3\n", encoding="utf-8")
+    assert [(atlas.name, atlas.lam) for atlas in find_atlases(folder).atlases] == [("a1", 0.3)]
     (folder / "atlases.csv").write_text("picture\nx", encoding="utf-8")
     with pytest.raises(FileError, match="columns 'image' and 'labels'"):
         find_atlases(folder)
