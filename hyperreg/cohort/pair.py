@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,10 +20,13 @@ from hyperreg.fusion.cache import content_hash, key_of
 from hyperreg.imaging.files import read_volume
 from hyperreg.imaging.label_maps import read_structures
 from hyperreg.imaging.output import make_folder, replacing
+from hyperreg.imaging.transform_files import read_transform
+from hyperreg.imaging.volume import DisplacementField
 from hyperreg.machine import is_out_of_memory
 from hyperreg.registration.catalogue import default_model, find_model
 from hyperreg.registration.pairs import Pair
 from hyperreg.registration.run import Outputs, register
+from hyperreg.registration.start import ALIGNMENTS
 from hyperreg.reporting import Cancel, Progress
 from hyperreg.sheet import middle_slices
 
@@ -88,8 +92,9 @@ def register_pair(task: PairTask, progress: Progress, cancelled: Cancel | None =
             state = "done"
             make_folder(task.place)
             _check_room(task)
-            # What is there from other settings is no longer what its report says.
-            (task.place / REPORT).unlink(missing_ok=True)
+            # What is there from other settings, wanted now or not, would be taken for this registration's.
+            for name in (REPORT, PICTURE, *RESULTS.values()):
+                (task.place / name).unlink(missing_ok=True)
             report = register(
                 task.pair, task.lam, task.outputs, progress, cancelled, fast=task.fast, about={"cohort": key}
             ).report
@@ -131,10 +136,15 @@ def _key(task: PairTask) -> str:
         model=find_model(pair.model or default_model()).sha256,
         images=[_image_hash(*_stamp(path)) for path in (pair.fixed, pair.moving)],
         labels=labels,
-        how=[pair.initial, dict(pair.values), pair.contrast, pair.symmetric],
+        how=[_initial(pair.initial), dict(pair.values), pair.contrast, pair.symmetric],
         lam=task.lam,
         fast=task.fast,
     )
+
+
+def _initial(initial: str) -> str:
+    """The name of a start, or what its file holds."""
+    return initial if initial in ALIGNMENTS else _transform_hash(*_stamp(Path(initial)))
 
 
 def _stamp(path: Path) -> tuple[Path, int]:
@@ -152,6 +162,17 @@ def _labels_hash(path: Path, _time: int) -> str:
     found = read_structures(path)
     table = [[label, meaning.name, meaning.colour] for label, meaning in sorted(found.table.items())]
     return key_of(layers=[content_hash(layer) for layer in found.layers], table=table)
+
+
+@lru_cache(maxsize=16)
+def _transform_hash(path: Path, _time: int) -> str:
+    stages: list[list[Any]] = []
+    for stage in read_transform(path).stages:
+        if isinstance(stage, DisplacementField):
+            stages.append([sha256(np.ascontiguousarray(stage.array).data).hexdigest(), stage.ijk_to_ras.tolist()])
+        else:
+            stages.append(stage.tolist())
+    return key_of(stages=stages)
 
 
 def _check_room(task: PairTask) -> None:

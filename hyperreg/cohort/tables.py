@@ -87,6 +87,8 @@ def write_tables(rows: Iterable[Row], folder: Path) -> list[Row]:
     ]
     if structures:
         _write_csv(folder / STRUCTURES, ("pair", "label", "name", "before", "after"), structures)
+    else:  # one of earlier rows would say nothing of these
+        (folder / STRUCTURES).unlink(missing_ok=True)
     with replacing(folder / PAGE) as target:
         target.write_text(_page(ordered, folder), encoding="utf-8")
     return ordered

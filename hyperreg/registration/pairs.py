@@ -114,6 +114,8 @@ def load_pair(pair: Pair) -> LoadedPair:
     warnings += _frames_apart(pair.regions, pair.fixed)
     table: Table = {}
     alike = drawn[:2]
+    if drawn[0] is not None and drawn[1] is None:
+        warnings.append("Only the fixed image has a label map: no overlap is measured.")
     if drawn[0] is not None and drawn[1] is not None:
         alike[0], alike[1], table, texts = compared(drawn[0], drawn[1])
         warnings += texts

@@ -161,6 +161,30 @@ def test_only_what_is_missing_or_changed_is_done_again(files: Path, fake: FakeRe
     assert len(fake.calls) == 13
 
 
+def test_another_start_under_the_same_name_is_noticed(files: Path, fake: FakeRegister) -> None:
+    start = files / "start.tfm"
+    for shift, calls in ((5.0, 3), (5.0, 3), (7.0, 6)):
+        matrix = np.eye(4)
+        matrix[0, 3] = shift
+        write_transform(Transform((matrix,)), start)
+        assert cohort(files, "--init", str(start)) == 0
+        assert len(fake.calls) == calls
+
+
+def test_nothing_of_earlier_settings_stays(files: Path, fake: FakeRegister) -> None:
+    out = files.parent / "out"
+    assert cohort(files) == 0
+    lines = ["fixed,moving,name", "fixed.nii.gz,moving.nii.gz,first"]
+    (files / "pairs.csv").write_text("\n".join(lines), encoding="utf-8")
+    assert cohort(files, "--lam", "0.4", "--keep", "transform") == 0
+    assert sorted(path.name for path in (out / "first").iterdir()) == ["report.json", "transform.h5"]
+    assert not (out / "dice.csv").exists()
+    # Nor where the pair fails.
+    fake.errors["first"] = InputError("There is no pair.")
+    assert cohort(files, "--lam", "0.5") == 1
+    assert list((out / "first").iterdir()) == []
+
+
 def test_a_pair_that_fails_stands_in_the_table_with_its_sentence(
     files: Path, fake: FakeRegister, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -202,7 +226,8 @@ def test_the_worst_come_first() -> None:
         ("fixed,name\na.nii,b", "no column 'moving'"),
         ("", "no column 'fixed'"),
         ("fixed,moving,lambda\na,b,1", "'lambda' that means nothing"),
-        ("fixed,moving\nfixed.nii.gz,", "names no fixed or no moving"),
+        ("fixed,moving\n\nfixed.nii.gz,", "Line 3 of"),
+        ("fixed,moving,name,moving\na,b,c,d", "two columns 'moving'"),
         ("fixed,moving,name\na,b,one\nc,d,One", "Two pairs are called"),
         ("fixed,moving,name\na,b,../one", "cannot be the name"),
         ("fixed,moving\n,", "no pair"),
@@ -219,6 +244,10 @@ def test_lists_of_spreadsheets_are_read(files: Path) -> None:
     (files / "pairs.csv").write_bytes("\ufefffixed;moving;name\r\nfixed.nii.gz; moving.nii.gz;Müller, 2\r\n".encode())
     found = listing.from_table(files / "pairs.csv")
     assert [(one.name, one.moving, one.problem) for one in found] == [("Müller, 2", files / "moving.nii.gz", "")]
+    # macOS writes accents as letters of their own.
+    (files / "moving.nii.gz").rename(files / "mu\u0308ller.nii.gz")
+    found = listing.one_to_many(files / "fixed.nii.gz", files)
+    assert [(one.name, one.problem) for one in found] == [("m\xfcller", "")]
 
 
 def test_one_with_many_and_all_with_all(files: Path) -> None:

@@ -173,3 +173,9 @@ def test_a_segmentation_object_of_another_frame_of_reference_is_told(
     one.FrameOfReferenceUID = generate_uid()
     one.save_as(path)
     assert any("name different frames of reference" in text for text in load_pair(pair).warnings)
+
+
+def test_a_label_map_without_its_counterpart_is_told(files: PairFiles) -> None:
+    told = load_pair(Pair(files.fixed, files.moving, fixed_labels=files.fixed_labels)).warnings
+    assert told == ["Only the fixed image has a label map: no overlap is measured."]
+    assert load_pair(Pair(files.fixed, files.moving, moving_labels=files.moving_labels)).warnings == []
