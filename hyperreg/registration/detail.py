@@ -33,6 +33,10 @@ REFINEMENT = 2
 WINDOW = 5
 # Where images agree completely, a voxel still counts this much: of two equal images something has to be judged.
 LEAST_APART = 1e-3
+# Chance is looked at where the moving image is moved by this share of the grid's length along each axis.
+ELSEWHERE = 1 / 3
+# Chance agrees at least this well; less is a flat image.
+LEAST_CHANCE = 1e-4
 # A larger grid is made coarser: a figure must not cost more than the field that it judges.
 MOST_VOXELS = 4_000_000
 
@@ -104,9 +108,28 @@ class Detail:
 
         Every voxel counts as far as the linear alignment left the images `apart`. Without a field: of that alone.
         """
-        fixed, moving = self._fixed.to(device), self._moving.to(device)
-        if field is not None:
-            displacement = from_ras(field_on(field, self.grid, device), torch.from_numpy(self.grid.ijk_to_ras.copy()))
-            moving = sample(moving, displacement, padding="border")
-        found = local_ncc(fixed, moving, WINDOW)[0, 0].cpu()[self._inside]
+        found = self._agreeing(self._moved(field, device))
         return float((found * self._apart).sum() / self._apart.sum())
+
+    @torch.inference_mode()
+    def over_chance(self, field: DisplacementField | None = None, device: str = "cpu") -> float:
+        """How many times as well detail agrees as that of unrelated places: about 1 where nothing agrees.
+
+        Unrelated is the moving image moved ELSEWHERE along one axis; what leaves the grid comes in at its other end.
+        The mean over all of the foreground counts: most of what a linear alignment brings together is not `apart`.
+        """
+        moving = self._moved(field, device)
+        shifts = ((axis, round(moving.shape[axis] * ELSEWHERE)) for axis in (2, 3, 4))
+        chance = np.mean([float(self._agreeing(torch.roll(moving, shift, axis)).mean()) for axis, shift in shifts])
+        return float(self._agreeing(moving).mean()) / max(float(chance), LEAST_CHANCE)
+
+    def _moved(self, field: DisplacementField | None, device: str) -> Tensor:
+        moving = self._moving.to(device)
+        if field is None:
+            return moving
+        displacement = from_ras(field_on(field, self.grid, device), torch.from_numpy(self.grid.ijk_to_ras.copy()))
+        return sample(moving, displacement, padding="border")
+
+    def _agreeing(self, moving: Tensor) -> Tensor:
+        """Squared local correlation with the fixed image at every voxel of the foreground: (N,), on the CPU."""
+        return local_ncc(self._fixed.to(moving.device), moving, WINDOW)[0, 0].cpu()[self._inside]

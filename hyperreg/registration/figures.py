@@ -76,6 +76,7 @@ class PairFigures:
         start = Transform((self._linear,) if self._start is None else (self._start, self._linear))
         if not self._before:
             self._before = self._of_images(self._start, device) | self._of_truth(start)
+            self._before["over_chance"] = self._detail.over_chance(self._start, device)
         return self._before | self._of_pull(start)
 
     @cached_property
@@ -100,6 +101,7 @@ class PairFigures:
         whole = Transform((field, self._linear))
         return {
             **self._beside_before(self._of_images(field, device), device),
+            "over_chance_before": self.before(device)["over_chance"],
             **field_figures(field, inside),
             **self._beside_before(self._of_truth(whole) | self._of_pull(whole), device),
         }

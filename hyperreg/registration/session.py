@@ -369,7 +369,8 @@ class LiveSession:
         """Metrics of a forward field on any grid, RAS mm.
 
         similarity and similarity_before (mean local NCC in the foreground, 0 to 1; before: what was started from),
-        detail and detail_before (the same of detail finer than `grid`, see `Detail`),
+        detail and detail_before (the same of detail finer than `grid`, see `Detail`), over_chance_before (how many
+        times as well as by chance that detail agreed where it was started from),
         folding_percent, displacement_max_mm, displacement_mean_mm, roughness, volume_change_low_percent and
         volume_change_high_percent (see `field_figures`); with label maps dice and dice_before (per label), dice_mean
         and dice_mean_before; with landmarks landmarks_mm and landmarks_mm_before (mean distance, mm); with landmarks

@@ -12,7 +12,7 @@ from hyperreg.errors import Cancelled, InputError
 from hyperreg.imaging.output import StagedOutputs
 from hyperreg.registration.anchors import check_lambda
 from hyperreg.registration.pairs import Pair, load_pair, open_session
-from hyperreg.registration.response import RESPONSE_LAMBDAS, Response, Suggestion, suggest
+from hyperreg.registration.response import RESPONSE_LAMBDAS, Response, Suggestion, chance_warning, suggest
 from hyperreg.reporting import Cancel, Progress
 
 if TYPE_CHECKING:
@@ -59,7 +59,9 @@ def sweep(
                 raise Cancelled("Cancelled; nothing was written.")
             tell(PREPARING + (1 - PREPARING) * index / len(values), f"λ = {lam:g}")
             response.add(lam, session.metrics(lam, session.quick_stage))
-        found = Sweep(response, suggest(response), list(dict.fromkeys([*images.warnings, *session.warnings])))
+        chance = chance_warning(response.rows[0])
+        warnings = [*images.warnings, *session.warnings, *([chance] if chance else [])]
+        found = Sweep(response, suggest(response), list(dict.fromkeys(warnings)))
         if "table" in staged:
             write_table(found.response, staged.path("table"))
         if "plot" in staged:

@@ -107,3 +107,19 @@ def test_equal_images_are_nowhere_apart() -> None:
     assert float(same.max()) < 0.01
     other = torch.rand(1, 1, 17, 20, 24, generator=torch.Generator().manual_seed(1))
     assert float(apart(image, other).mean()) > 0.8
+
+
+def test_what_agrees_by_chance_is_told_from_what_belongs_together(detail: Detail) -> None:
+    inside = np.zeros(COARSE.shape, bool)
+    inside[5:17, 5:17, 5:17] = True
+    fixed, one = (
+        picture(FINE, np.zeros(3)),
+        DisplacementField(np.zeros((3, *COARSE.shape), np.float32), COARSE.ijk_to_ras),
+    )
+    noise = np.random.default_rng(5).normal(300, 60, FINE.shape).astype(np.float32)
+    chance = Detail(fixed, Volume(noise, FINE.ijk_to_ras, "noise"), np.eye(4), COARSE, inside)
+    assert 0.7 < chance.over_chance() < 1.3
+    assert detail.over_chance() > 3
+    # Also of a start that is a field: where it leads the images apart, chance is left.
+    assert detail.over_chance(one) == pytest.approx(detail.over_chance(), rel=1e-3)
+    assert detail.over_chance(constant(np.array([9.0, -7.0, 8.0]))) < 0.5 * detail.over_chance()

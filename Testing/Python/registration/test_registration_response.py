@@ -14,6 +14,7 @@ from hyperreg.registration.response import (
     SEARCHED_LAMBDAS,
     Response,
     automatic_lambda,
+    chance_warning,
     suggest,
     warning,
 )
@@ -158,6 +159,23 @@ def test_worse_than_the_linear_alignment_is_said_plainly(metrics: dict[str, floa
 )
 def test_as_good_or_better_is_no_warning(metrics: dict[str, Any]) -> None:
     assert warning(metrics) is None
+
+
+@pytest.mark.parametrize(
+    ("metrics", "told"),
+    [
+        ({"over_chance_before": 1.7, "detail": 0.3, "detail_before": 0.1}, True),
+        ({"over_chance_before": 1.7, "displacement_max_mm": 0.0, "detail": 0.1, "detail_before": 0.1}, True),
+        ({"over_chance_before": 1.7, "dice_mean": float("nan"), "dice_mean_before": float("nan")}, True),
+        ({"over_chance_before": 2.1, "detail": 0.3, "detail_before": 0.1}, False),
+        ({"over_chance_before": 1.7, "dice_mean": 0.6, "dice_mean_before": 0.4}, False),
+        ({"over_chance_before": 1.7, "landmarks_mm": 2.0, "landmarks_mm_before": 4.0}, False),
+    ],
+)
+def test_images_that_agree_by_chance_alone_are_told(metrics: dict[str, float], told: bool) -> None:
+    text = warning(metrics)
+    assert (text is not None and "by chance (1.7 times" in text) == told
+    assert chance_warning(metrics) == text
 
 
 def test_slicer_can_import_it_without_torch() -> None:
