@@ -16,6 +16,9 @@ from hyperreg.imaging.volume import Volume
 FEWEST_SLICES = 4
 # An image in which fewer voxels than this differ from its commonest value shows nothing to work on.
 FEWEST_VOXELS = 64
+# Values are computed with as 32-bit floats: with fewer steps than this between the darkest and the brightest, grey
+# values are lost.
+FEWEST_STEPS = 256
 # Label maps: whole numbers, few of them, and most neighbours equal. Over 48 images (CT, MR, cine, atlases) at most
 # 0.21 of the
 # neighbours outside the background were equal, over 26 label maps at least 0.69.
@@ -61,6 +64,7 @@ def check_image(volume: Volume, warnings: list[str] | None = None) -> Volume:
     if low == high:
         what = "every voxel is 0" if low == 0 else f"every voxel has the value {low:g}"
         raise InputError(f"'{name}' is empty ({what}). Check that the right file or series was chosen.")
+    _check_steps(float(low), float(high), name)
     values, counts = np.unique(_sampled(array), return_counts=True)
     if np.count_nonzero(array != values[counts.argmax()]) < FEWEST_VOXELS:
         raise InputError(
@@ -72,6 +76,16 @@ def check_image(volume: Volume, warnings: list[str] | None = None) -> Volume:
             "label maps belong where labels are asked for."
         )
     return volume if array is volume.array else replace(volume, array=array)
+
+
+def _check_steps(low: float, high: float, name: str) -> None:
+    """Raise InputError for values so far from 0 that 32-bit floats hardly tell them apart."""
+    step = float(np.spacing(np.float32(max(abs(low), abs(high)))))
+    if high - low < FEWEST_STEPS * step:
+        raise InputError(
+            f"'{name}' has values between {low:.10g} and {high:.10g}: so far from 0, numbers of 32 bits go in steps of "
+            f"{step:.3g}, and its grey values are lost. Subtract its smallest value from the original."
+        )
 
 
 def looks_like_labels(array: npt.NDArray) -> bool:
@@ -97,6 +111,17 @@ def looks_like_labels(array: npt.NDArray) -> bool:
         pairs += int(np.count_nonzero(either))
         equal += int(np.count_nonzero((here == there) & either))
     return pairs > 0 and equal / pairs >= EQUAL_NEIGHBOURS
+
+
+def without_padding(volume: Volume) -> Volume:
+    """The volume with padding, one value far below all others, raised to the darkest of these; else unchanged.
+
+    Interpolated, padding of -3024 or -32768 would darken a rim of the body many voxels wide.
+    """
+    low, high = intensity_range(volume.array)
+    if low - float(volume.array.min()) <= PADDING_GAP * (high - low):
+        return volume
+    return replace(volume, array=np.maximum(volume.array, volume.array.dtype.type(low)))
 
 
 def intensity_range(array: npt.NDArray) -> tuple[float, float]:

@@ -291,10 +291,21 @@ def _check_text(path: Path) -> None:
             f"'{path.name}' holds {len(kinds)} separate transforms. Save the one you want, or all of them as one "
             f"composite."
         )
+    if _ends_within_a_line(path):
+        raise FileError(
+            f"'{path}' ends without a line break, as a file does that was cut within its last number. Copy or export "
+            "it again; if it is whole, add an empty line at its end."
+        )
     if not _text_is_complete(path):
         raise FileError(
             f"'{path}' is damaged or was cut short (an interrupted copy or download?). Copy or export it again."
         )
+
+
+def _ends_within_a_line(path: Path) -> bool:
+    """Whether a text transform file may lack nothing but the end of its last line, or of the last number there."""
+    *_others, last = path.read_bytes().splitlines()
+    return last.startswith(b"FixedParameters:") and not path.read_bytes().endswith(b"\n")
 
 
 def _text_is_complete(path: Path) -> bool:

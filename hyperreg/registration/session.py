@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from hyperreg.errors import Cancelled, InputError, OutOfMemory
-from hyperreg.imaging.intensity import check_image, foreground
+from hyperreg.imaging.intensity import check_image, foreground, without_padding
 from hyperreg.imaging.plausibility import ratio_warnings
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
@@ -147,8 +147,8 @@ class LiveSession:
         report(0.0, "Checking the images")
         if fixed is moving or (fixed.grid.matches(moving.grid) and np.array_equal(fixed.array, moving.array)):
             raise InputError("Fixed and moving are the same image; choose two different ones.")
-        fixed = check_image(fixed, self.warnings)
-        moving = check_image(moving, self.warnings)
+        fixed = without_padding(check_image(fixed, self.warnings))
+        moving = without_padding(check_image(moving, self.warnings))
         sizes = ratio_warnings(fixed, moving)
         self.warnings += sizes
         landmarks = pair_landmarks(fixed_points, moving_points)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hyperreg.errors import InputError
 from hyperreg.imaging.files import extension
-from hyperreg.imaging.intensity import CT_AIR, check_image, normalise
+from hyperreg.imaging.intensity import CT_AIR, check_image, normalise, without_padding
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Volume
 from hyperreg.segmentation.catalogue import Input, SegmentationCard
@@ -146,7 +146,7 @@ def show(
                 f"'{volume.name}' ({entry.name}) covers only {100 * share:.0f} % of '{reference.name}'; look closely "
                 "at the rest."
             )
-        shown[channel] = scaled(frame.shown(volume, transform), card)
+        shown[channel] = scaled(frame.shown(without_padding(volume), transform), card)
     return torch.from_numpy(shown)[None], frame
 
 

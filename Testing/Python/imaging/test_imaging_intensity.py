@@ -8,7 +8,14 @@ from imaging_examples import oblique_grid, scene
 
 from hyperreg.errors import InputError
 from hyperreg.imaging.files import read_volume
-from hyperreg.imaging.intensity import check_image, foreground, intensity_range, looks_like_labels, normalise
+from hyperreg.imaging.intensity import (
+    check_image,
+    foreground,
+    intensity_range,
+    looks_like_labels,
+    normalise,
+    without_padding,
+)
 from hyperreg.imaging.volume import Volume
 
 SHAPE = (40, 36, 32)
@@ -149,3 +156,24 @@ def test_real_images_and_label_maps_are_told_apart(real_data):
     for name in labels:
         with pytest.raises(InputError, match="label map"):
             check_image(read_volume(real_data / name))
+
+
+@pytest.mark.parametrize("padding", [-3024, -32768])
+def test_padding_does_not_darken_what_lies_beside_it(padding):
+    array = np.where(_body(), _noise(600, 100), padding).astype(np.int16)
+    plain = np.where(_body(), array, 0)
+    raised = without_padding(_volume(array))
+    assert raised.array.dtype == np.int16
+    np.testing.assert_array_equal(raised.array[_body()] >= np.percentile(array[_body()], 0.4), True)
+    np.testing.assert_array_equal(raised.array[~_body()], raised.array.min())
+    assert 200 < raised.array.min() < 450
+    for same in (plain, np.where(_body(), _noise(40, 20), _noise(-1000, 15))):
+        volume = _volume(same)
+        assert without_padding(volume) is volume
+
+
+@pytest.mark.parametrize(("offset", "kind"), [(1e9, np.float32), (1e9, np.int32), (2.0**40, np.float64)])
+def test_values_that_numbers_of_32_bits_hardly_tell_apart_are_refused(offset, kind):
+    with pytest.raises(InputError, match=r"grey values are lost\. Subtract"):
+        check_image(_volume((scene(GRID).array.astype(np.float64) + offset).astype(kind)))
+    check_image(_volume((scene(GRID).array + 1e5).astype(np.float64)))

@@ -143,6 +143,19 @@ def test_a_cut_file_is_refused(tmp_path, transform, ending, share):
         read_transform(path)
 
 
+def test_a_text_file_that_ends_within_its_last_number_says_so(tmp_path):
+    path = tmp_path / "t.tfm"
+    write_transform(Transform((LINEAR,)), path)
+    whole = path.read_bytes()
+    # Nobody can tell whether digits are missing.
+    for cut in (whole.rstrip(b"\n"), whole.rstrip(b"\n")[:-1]):
+        path.write_bytes(cut)
+        with pytest.raises(FileError, match=r"without a line break.* add an empty line at its end"):
+            read_transform(path)
+    path.write_bytes(whole.rstrip(b"\n") + b"\n")
+    np.testing.assert_allclose(read_transform(path).linear, LINEAR, atol=1e-9)
+
+
 def test_files_that_are_no_3d_transform(tmp_path):
     with pytest.raises(FileError, match="does not exist"):
         read_transform(tmp_path / "t.h5")
