@@ -31,6 +31,9 @@ OUTLIER_SDS, OUTLIER_LEAST = 3.0, 0.05
 FEWEST_FOR_OUTLIERS = 4
 # So much folding makes the carried labels useless, percent of all voxels.
 MOST_FOLDING = 5.0
+# The affine alignment alone makes no two people this alike (at 3 mm: .93), but the target's own image on other voxels
+# (.999).
+SAME_IMAGE = 0.99
 # The cache's entries change their meaning with this number.
 FORMAT = 1
 
@@ -143,6 +146,11 @@ def carry(
     stack = stack_labels(labels, target.grid, loader.table)
     left = [f"{row.name} ({row.reason.rstrip('.')})" for row in rows.values() if row.state == "left out"]
     warnings = [*loader.warnings, *([f"Left out: {listed(left)}."] if left else []), *stack.warnings]
+    if same := [name for name in used if rows[name].similarity_before >= SAME_IMAGE]:
+        warnings.append(
+            f"Nearly the target's own image: {listed(same)}. Its labels decide nearly everything; leave it out, if it "
+            "is the target on other voxels."
+        )
     if registrar.cache.problem:
         warnings.append(registrar.cache.problem)
     return Carried(stack, images, list(rows.values()), loader.table, warnings)

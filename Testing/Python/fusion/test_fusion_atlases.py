@@ -138,6 +138,11 @@ def test_an_atlas_that_is_the_target_does_not_vote(tmp_path: Path, fake: FakeReg
     carried = carry(target(), Loader(find_atlases(folder)), settings(tmp_path))
     assert carried.stack.names == ("a1", "a2")
     assert rows_of(carried)["same"] == ("left out", "It is the target itself: the same voxels.")
+    # Its image on other voxels is told by how alike the affine alignment alone makes them.
+    fake.similarities, fake.before = {"a1": 0.995}, {"a1": 0.999, "a2": 0.93}
+    carried = carry(target(), Loader(find_atlases(folder)), settings(tmp_path, cache=None))
+    told = [text for text in carried.warnings if text.startswith("Nearly the target's own image: a1.")]
+    assert len(told) == 1
     for path in folder.glob("a*"):
         path.unlink()
     with pytest.raises(InputError, match="The only atlas is the target itself"):

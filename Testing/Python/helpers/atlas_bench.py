@@ -40,12 +40,13 @@ def target(name: str = "target") -> Volume:
 class FakeRegistration:
     """Knows the true shift by the image's place. calls: (atlas, lambda) of every registration that was made.
 
-    similarities: by name, after the deformation; errors: by name, raised instead.
+    similarities, before: by name, after and before the deformation; errors: by name, raised instead.
     """
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, float | None]] = []
         self.similarities: dict[str, float] = {}
+        self.before: dict[str, float] = {}
         self.folding: dict[str, float] = {}
         self.errors: dict[str, str] = {}
 
@@ -58,7 +59,7 @@ class FakeRegistration:
         linear = np.eye(4)
         linear[:3, 3] = task.image.grid.centre - GRID.centre
         after = self.similarities.get(task.name, 0.8)
-        before = 0.5 + 0.05 * [*SHIFTS, task.name].index(task.name)
+        before = self.before.get(task.name, 0.5 + 0.05 * [*SHIFTS, task.name].index(task.name))
         if task.lam is None:
             return Registered(linear, None, {"similarity_before": before})
         field = DisplacementField(np.zeros((3, 4, 4, 4), np.float32), np.diag([20.0, 20.0, 20.0, 1.0]))
