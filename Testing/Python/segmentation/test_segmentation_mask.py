@@ -22,6 +22,12 @@ def ball(centre: tuple[float, float, float], radius: float) -> np.ndarray:
     return np.linalg.norm(GRID.points() - GRID.centre - np.array(centre), axis=-1) < radius
 
 
+def test_rounded_voxel_sizes_make_no_other_mask() -> None:
+    array = (np.random.default_rng(3).random((30, 30, 30)) > 0.6).astype(np.uint8)
+    sizes = [whole_mask(Volume(array, np.diag((2 + by, 2 + by, 2 + by, 1)))).array.sum() for by in (-1e-6, 0, 1e-6)]
+    assert sizes[0] == sizes[1] == sizes[2] > 0
+
+
 def test_gaps_and_holes_are_filled_and_other_parts_left_out() -> None:
     labels = np.zeros(GRID.shape, np.uint8)
     labels[ball((0, 0, 0), 18)] = 3
