@@ -29,7 +29,7 @@ from hyperreg.imaging.output import replacing
 from hyperreg.reporting import Cancel, Progress
 from hyperreg.segmentation.catalogue import SegmentationCard
 from hyperreg.training.draws import Draws
-from hyperreg.training.listed_cases import ListedCase, cut, prepare
+from hyperreg.training.listed_cases import ListedCase, Numbering, cut, prepare
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def prepare_cases(
     table: label -> class. Raises InputError or FileError naming the file that cannot be used; Cancelled.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    found = []
+    found, numbering = [], Numbering()
     for number, case in enumerate(cases):
         if cancelled is not None and cancelled():
             raise Cancelled("Cancelled; cases that were prepared are kept.")
@@ -84,7 +84,7 @@ def prepare_cases(
             progress(number / len(cases), f"Preparing case {number + 1} of {len(cases)}")
         path = cache / f"{_digest(case, card, table)}.npz"
         if not path.exists():
-            images, classes = prepare(case, card, dict(table))
+            images, classes = prepare(case, card, dict(table), numbering)
             with replacing(path, images.nbytes + classes.array.nbytes) as target:
                 np.savez(target, images=images, classes=classes.array)
         found.append(_load(path, case, card, table))

@@ -23,8 +23,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from hyperreg.errors import FileError, InputError
-from hyperreg.imaging.files import extension, read_label_map, read_volume
+from hyperreg.imaging.files import extension, read_volume
+from hyperreg.imaging.label_checks import check_on_image
+from hyperreg.imaging.label_maps import read_structures
 from hyperreg.imaging.resampling import resample
+from hyperreg.imaging.structures import LabelMap, key_of
 from hyperreg.imaging.volume import Volume
 from hyperreg.segmentation.catalogue import SLICES_LAST, SegmentationCard
 from hyperreg.segmentation.inputs import check_inputs, show
@@ -109,16 +112,46 @@ def _check_people(training: Sequence[ListedCase], validation: Sequence[ListedCas
         )
 
 
-def prepare(case: ListedCase, card: SegmentationCard, table: dict[int, int]) -> tuple[np.ndarray, Volume]:
+class Numbering:
+    """What the numbers of several label maps mean, as far as their files say it: the same in all of them."""
+
+    def __init__(self) -> None:
+        self._names: dict[int, tuple[str, str]] = {}
+        self._numbers: dict[str, tuple[int, str]] = {}
+
+    def check(self, path: Path, drawn: LabelMap) -> None:
+        """Raise InputError if a label map numbers its structures otherwise than one before it.
+
+        3D Slicer numbers the segments of every file in the order in which they were made.
+        """
+        for number, meaning in ((number, drawn.table[number]) for number in drawn.labels if number in drawn.table):
+            name, first = self._names.setdefault(number, (meaning.name, path.name))
+            place, other = self._numbers.setdefault(meaning.key, (number, path.name))
+            if key_of(name) != meaning.key:
+                told = f"'{path.name}' calls label {number} '{meaning.name}', and '{first}' calls it '{name}'"
+            elif place != number:
+                told = f"'{meaning.name}' is label {number} in '{path.name}', and label {place} in '{other}'"
+            else:
+                continue
+            raise InputError(f"{told}: the model would learn both as one. Number the structures of all cases alike.")
+
+
+def prepare(
+    case: ListedCase, card: SegmentationCard, table: dict[int, int], numbering: Numbering | None = None
+) -> tuple[np.ndarray, Volume]:
     """A case as the network will see it at inference: images (C, I, J, K) float16, classes (I, J, K) uint8 in space.
 
-    table: label -> class; other labels are background.
+    table: label -> class; other labels are background. numbering: of the cases before this one.
     Raises InputError or FileError naming the file that cannot be used.
     """
     names = [entry.name for entry in card.inputs]
     volumes = {name: read_volume(path) for name, path in zip(names, case.images, strict=True)}
     images, frame = show(check_inputs(volumes, card, []), card, None, [])
-    labels = resample(read_label_map(case.label), frame.model, interpolation="nearest").array
+    drawn = read_structures(case.label)
+    (numbering or Numbering()).check(case.label, drawn)
+    for text in (*drawn.warnings, *check_on_image(drawn.flat, volumes[names[0]])):
+        log.warning("%s", text)
+    labels = resample(drawn.flat, frame.model, interpolation="nearest").array
     classes = np.zeros(labels.shape, np.uint8)
     for label, index in table.items():
         classes[labels == label] = index
@@ -154,10 +187,11 @@ class ListedCases(Dataset[SyntheticCase]):
         self.stems: list[Path] = []
         self.people: list[Volume] = []
         cache.mkdir(parents=True, exist_ok=True)
+        numbering = Numbering()
         for number, case in enumerate(cases):
             stem = cache / f"{number:05d}"
             log.info("preparing case %d of %d", number + 1, len(cases))
-            images, classes = prepare(case, card, table)
+            images, classes = prepare(case, card, table, numbering)
             np.save(f"{stem}-images.npy", images)
             np.save(f"{stem}-classes.npy", classes.array)
             self.stems.append(stem)

@@ -27,7 +27,7 @@ from hyperreg.imaging.orientation import closest_axes
 from hyperreg.imaging.output import replacing
 from hyperreg.imaging.structures import Meaning, Structure, structures_of
 from hyperreg.imaging.volume import Volume
-from hyperreg.training.listed_cases import ListedCase, read_list
+from hyperreg.training.listed_cases import ListedCase, Numbering, read_list
 from hyperreg.training.segmentation_config import SegmentationConfig, read_segmentation_config
 
 CONFIG, CASES = "training.yaml", "cases.json"
@@ -123,8 +123,10 @@ def look(cases: Sequence[ListedCase], inputs: int) -> Found:
     table: dict[int, Meaning] = {}
     sizes, extents, wholes, greys = [], [], [], []
     is_ct = False
+    numbering = Numbering()
     for number, case in enumerate(cases):
         drawn = read_structures(case.label)
+        numbering.check(case.label, drawn)
         labels = drawn.flat
         table.update(drawn.table)
         present = drawn.labels
@@ -202,7 +204,7 @@ def is_label(path: Path) -> bool:
 
 def _paired(labels: Sequence[Path], images: Sequence[Path]) -> list[tuple[Path, Path]]:
     """Each label map with the one image of its name."""
-    pairs = []
+    pairs: list[tuple[Path, Path]] = []
     for label in labels:
         base = LABEL.sub("", _stem(label)).lower()
         same = [image for image in images if _stem(image).lower() == base]
@@ -212,6 +214,11 @@ def _paired(labels: Sequence[Path], images: Sequence[Path]) -> list[tuple[Path, 
             what = "no image" if not fits else f"{len(fits)} images ({', '.join(path.name for path in fits[:3])})"
             raise InputError(
                 f"'{label.name}' has {what} of its name; each label map needs one: {base}{extension(label)}, say."
+            )
+        if before := next((other for image, other in pairs if image == fits[0]), None):
+            raise InputError(
+                f"'{before.name}' and '{label.name}' are label maps of one image, '{fits[0].name}': it would count as "
+                "two cases. Leave one in the folder."
             )
         pairs.append((fits[0], label))
     return pairs

@@ -108,8 +108,14 @@ def test_labels_of_another_place_or_kind_are_refused(folder: Path, card: Segment
     far = OBLIQUE.ijk_to_ras.copy()
     far[0, 3] += 500
     write_volume(Volume(truth(OBLIQUE).astype(np.uint8), far), tmp_path / "far.nii.gz")
-    with pytest.raises(InputError, match="where the image lies"):
+    with pytest.raises(InputError, match="does not lie on it"):
         prepare(ListedCase(case.images, tmp_path / "far.nii.gz"), card, TABLE)
+    # Its origin alone was lost: it would be learned a centimetre from where it was drawn.
+    near = OBLIQUE.ijk_to_ras.copy()
+    near[:3, 3] += 8, -6, 4
+    write_volume(Volume(truth(OBLIQUE).astype(np.uint8), near), tmp_path / "near.nii.gz")
+    with pytest.raises(InputError, match="does not lie on it"):
+        prepare(ListedCase(case.images, tmp_path / "near.nii.gz"), card, TABLE)
 
 
 def test_patches_are_cut_varied_and_repeatable(folder: Path, card: SegmentationCard, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +123,26 @@ def test_labels_that_are_missing_in_half_of_the_cases_are_told(tmp_path: Path) -
     _, notes = init(tmp_path, "mine", "none")
     assert any("'Left shell' (label 5) is missing in 2 of 4 cases" in note and "contoured" in note for note in notes)
     assert any("4 cases are few" in note for note in notes)
+
+
+def test_cases_that_number_their_structures_otherwise_are_refused(folder: Path) -> None:
+    """As 3D Slicer does, in the order in which segments were made."""
+    name = folder / "p3.seg.nrrd"
+    shells = read_label_map(name)
+    swapped = Volume(np.select([shells.array == 2, shells.array == 5], [5, 2]).astype(np.uint8), shells.ijk_to_ras)
+    right, left = STRUCTURES
+    write_segmentation(swapped, [replace(right, label=5), replace(left, label=2)], name)
+    with pytest.raises(InputError, match=r"'p3.seg.nrrd' calls label 2 'Left shell', and 'p0.seg.nrrd'.*'Right shell'"):
+        init(folder, "eggs", "none")
+    write_segmentation(Volume(np.where(shells.array == 2, 7, 0), shells.ijk_to_ras), [replace(right, label=7)], name)
+    with pytest.raises(InputError, match=r"'Right shell' is label 7 in 'p3.seg.nrrd', and label 2 in 'p0.seg.nrrd'"):
+        init(folder, "eggs", "none")
+
+
+def test_two_label_maps_of_an_image_are_refused(folder: Path) -> None:
+    shutil.copyfile(folder / "p1.seg.nrrd", folder / "p1_label.nrrd")
+    with pytest.raises(InputError, match=r"are label maps of one image, 'p1.nii.gz'"):
+        init(folder, "eggs", "none")
 
 
 def test_folders_and_answers_that_do_not_do_are_refused(folder: Path, tmp_path: Path) -> None:
