@@ -124,10 +124,10 @@ def register(
     card = find_model(pair.model or default_model())
     if only_linear and lam is not None:
         raise InputError("The linear alignment alone has no λ: leave --lam out, or --only.")
-    if only_linear and (pair.pull or pair.rigid or pair.fixed_mask or pair.moving_mask):
+    if only_linear and (pair.pull or pair.rigid or pair.regions or pair.fixed_mask or pair.moving_mask):
         raise InputError(
-            "The linear alignment alone minds neither masks nor rigid regions, and landmarks do not pull at it: leave "
-            "--fixed-mask, --moving-mask, --rigid and --pull out, or --only."
+            "The linear alignment alone minds neither masks nor regions, and landmarks do not pull at it: leave "
+            "--fixed-mask, --moving-mask, --rigid, --regions and --pull out, or --only."
         )
     choice = Suggestion(1.0, "The linear alignment alone.", "user") if only_linear else _given_lambda(card, lam)
     _check_request(pair, outputs)
@@ -154,10 +154,10 @@ def register(
             with watch.stage("search"):
                 choice = automatic_lambda(session, part(ready, FIELD), cancelled, response)
         lam = choice.lam
-        result = _result(session, lam, fast, watch, part(FIELD, MEASURING), cancelled)
         if only_linear:
-            back = np.asarray(np.linalg.inv(session.linear), dtype=np.float64)
-            result = replace(result, transform=Transform((session.linear,)), inverse=Transform((back,)))
+            result = _linear_result(session, watch)
+        else:
+            result = _result(session, lam, fast, watch, part(FIELD, MEASURING), cancelled)
         go_on(0.85, "Writing")
         with watch.stage("write"):
             _write(staged, images, result)
@@ -257,6 +257,16 @@ def _write_page(path: Path, pair: Pair, outputs: Outputs, report: Mapping[str, A
     if outputs.dicom is None or not outputs.dicom.leave_out_patient:
         shown = replace(shown, names=page.names_of(*paths))
     page.write_page({**report, "warnings": page.without_names(report["warnings"], *paths)}, shown, path)
+
+
+def _linear_result(session: LiveSession, watch: Stopwatch) -> Result:
+    """The linear alignment alone, and its own figures: a network deforms at λ = 1, too."""
+    still = DisplacementField(np.zeros((3, *session.grid.shape), np.float32), session.grid.ijk_to_ras)
+    with watch.stage("measure"):
+        figures = session.measure(still)
+    back = np.asarray(np.linalg.inv(session.linear), dtype=np.float64)
+    stage = session.stages[session.quick_stage]
+    return Result(Transform((session.linear,)), Transform((back,)), figures, still, stage)
 
 
 def _given_lambda(card: ModelCard, lam: float | Literal["auto"] | None) -> Suggestion | None:

@@ -104,6 +104,22 @@ def test_the_alignment_alone_with_one_scale(pair: PairFiles, capsys: pytest.Capt
     assert ask(pair, "--only", "similarity", "--fixed-mask", str(pair.fixed_labels)) == 2
     assert ask(pair, "--only", "similarity", "--init", "com") == 2
     assert "minds neither masks" in " ".join(capsys.readouterr().err.split())
+    regions = ("--regions", str(pair.fixed_labels), "--region-lambda", "3=0")
+    assert ask(pair, "--only", "similarity", *regions) == 2
+    assert "nor regions" in " ".join(capsys.readouterr().err.split())
+
+
+def test_figures_of_the_alignment_alone_are_its_own(pair: PairFiles, tiny_model: str) -> None:
+    """A network deforms at λ = 1, too."""
+    change = pair.results / "j.nii.gz"
+    alone = ("--only", "rigid", "--model", tiny_model, "--out-jacobian", str(change), *pair.labels)
+    assert ask(pair, *alone) == 0
+    report = report_of(pair)
+    metrics, overlap = report["metrics"], report["dice"]
+    assert metrics["displacement_max_mm"] == metrics["folding_percent"] == 0
+    assert metrics["similarity"] == pytest.approx(metrics["similarity_before"], abs=1e-5)
+    assert overlap["mean_after"] == overlap["mean_before"]
+    np.testing.assert_allclose(read_volume(change).array, 1, atol=1e-5)
 
 
 def test_a_rigid_region_keeps_its_distances_in_the_written_transform(
