@@ -125,8 +125,8 @@ def suggest(response: Response) -> Suggestion:
     raise InputError("No λ can be suggested yet: nothing has been measured on this pair.")
 
 
-def warning(metrics: Mapping[str, Any]) -> str | None:
-    """A sentence for the user if the deformation made the registration worse than the linear alignment, else None.
+def warning(metrics: Mapping[str, Any], start: str = "the linear alignment") -> str | None:
+    """A sentence for the user if the deformation made the registration worse than its start, else None.
 
     Label maps decide if there are any, then landmarks, then the images' detail, then their similarity. Of the images
     alone it is not enough that they agree hardly worse: a deformation has to show that it is good for something.
@@ -136,8 +136,8 @@ def warning(metrics: Mapping[str, Any]) -> str | None:
         return chance_warning(metrics)
     makes, look = ("makes", "") if found.by_truth else ("may make", "Look at it closely. ")
     return (
-        f"The deformation {makes} this registration worse: {found.what} ({found.after}) than after the linear "
-        f"alignment alone ({found.before}). {look}Choose a larger λ, or keep the linear alignment."
+        f"The deformation {makes} this registration worse: {found.what} ({found.after}) than after {start} alone "
+        f"({found.before}). {look}Choose a larger λ, or keep {start}."
     )
 
 

@@ -187,7 +187,7 @@ def register(
             "fixed": describe_image(pair.fixed, images.fixed),
             "moving": describe_image(pair.moving, images.moving),
             "initial": pair.initial,
-            "deformed_start": isinstance(images.initial, Transform) and not images.initial.is_linear,
+            "deformed_start": _is_deformed(images),
             "linear_ras": np.asarray(session.linear).tolist(),
             "model": card.describe(),
             "device": session.device,
@@ -279,8 +279,13 @@ def _given_lambda(card: ModelCard, lam: float | Literal["auto"] | None) -> Sugge
 
 
 def _all_warnings(images: LoadedPair, session: LiveSession, measured: Mapping[str, Any]) -> list[str]:
-    worse = warning(measured)
+    worse = warning(measured, "the given start" if _is_deformed(images) else "the linear alignment")
     return list(dict.fromkeys([*images.warnings, *session.warnings, *([worse] if worse else [])]))
+
+
+def _is_deformed(images: LoadedPair) -> bool:
+    """Whether the registration started from more than a linear map."""
+    return isinstance(images.initial, Transform) and not images.initial.is_linear
 
 
 def _check_request(pair: Pair, outputs: Outputs) -> None:

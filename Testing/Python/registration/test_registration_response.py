@@ -142,6 +142,8 @@ def test_worse_than_the_linear_alignment_is_said_plainly(metrics: dict[str, floa
     assert text is not None
     assert said in text and "worse" in text and "linear alignment alone" in text and "λ" in text
     assert text.count("the images") <= 1
+    given = warning(metrics, "the given start")
+    assert given is not None and "than after the given start alone (" in given and "linear" not in given
 
 
 @pytest.mark.parametrize(
