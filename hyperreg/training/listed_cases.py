@@ -164,7 +164,7 @@ class ListedCases(Dataset[SyntheticCase]):
     """An endless series of random patches of prepared cases: patch number n is always the same for a seed.
 
     cache: folder where prepared cases are kept while training (patches are read from there, not whole cases).
-    people: the class maps of the cases, in space, read from there too.
+    people: the class maps of the cases, in space, read from there too. numbering: of other cases of the same model.
     flips: axes along which patches are flipped; with `config.mirror` also the one from left to right, where the sides'
     labels change places.
     """
@@ -177,6 +177,7 @@ class ListedCases(Dataset[SyntheticCase]):
         config: CasesConfig,
         cache: Path,
         seed: int = 0,
+        numbering: Numbering | None = None,
     ) -> None:
         self.config = config
         self.classes = card.channels
@@ -187,7 +188,7 @@ class ListedCases(Dataset[SyntheticCase]):
         self.stems: list[Path] = []
         self.people: list[Volume] = []
         cache.mkdir(parents=True, exist_ok=True)
-        numbering = Numbering()
+        numbering = numbering or Numbering()
         for number, case in enumerate(cases):
             stem = cache / f"{number:05d}"
             log.info("preparing case %d of %d", number + 1, len(cases))

@@ -22,7 +22,7 @@ from hyperreg.training import engine, hyper
 from hyperreg.training.cases import CaseSynthesiser, SyntheticCase, class_table
 from hyperreg.training.expectations import expectations, people_of
 from hyperreg.training.label_maps import brain_from_file
-from hyperreg.training.listed_cases import ListedCases, read_list
+from hyperreg.training.listed_cases import ListedCases, Numbering, read_list
 from hyperreg.training.objective import draw_value
 from hyperreg.training.segmentation_config import SegmentationConfig, read_segmentation_config
 from hyperreg.training.segmentation_models import (
@@ -94,9 +94,12 @@ class SegmentationTrainer(engine.Trainer[SyntheticCase]):
         table = {n: index for index, structure in enumerate(config.structures, start=1) for n in structure.numbers}
         card = card_of(config.output, {**self.card(), "sha256": ""})
         cache = config.output / "cache" / str(self.rank)
-        samples = ListedCases(training, card, table, config.cases, cache / "training", config.seed)
+        numbering = Numbering()
+        samples = ListedCases(training, card, table, config.cases, cache / "training", config.seed, numbering)
         # The first process alone validates.
-        others = ListedCases([] if self.rank else validation, card, table, config.cases, cache / "validation")
+        others = ListedCases(
+            [] if self.rank else validation, card, table, config.cases, cache / "validation", numbering=numbering
+        )
         return samples, HeldOut(others.whole, range(len(others.stems)))
 
     def first_model(self) -> nn.Module:

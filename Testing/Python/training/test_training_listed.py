@@ -14,10 +14,12 @@ from segmentation_toy import write_config
 
 from hyperreg.errors import FileError, InputError
 from hyperreg.imaging.files import write_volume
+from hyperreg.imaging.segment_files import write_segmentation
+from hyperreg.imaging.structures import Structure
 from hyperreg.imaging.volume import Grid, Volume
 from hyperreg.segmentation.catalogue import SegmentationCard, read_card
 from hyperreg.segmentation.session import Segmenter
-from hyperreg.training.listed_cases import ListedCase, ListedCases, prepare, read_list
+from hyperreg.training.listed_cases import ListedCase, ListedCases, Numbering, prepare, read_list
 from hyperreg.training.segmentation import SegmentationTrainer, train
 from hyperreg.training.segmentation_config import CasesConfig, read_segmentation_config
 
@@ -203,3 +205,20 @@ def test_validation_holds_whole_cases_that_are_not_trained_on(folder: Path, tmp_
     whole = trainer.held_out()[0]
     assert whole.target.shape[1] == 2
     assert min(whole.images.shape[2:]) > 16
+
+
+def test_cases_to_validate_with_are_numbered_as_those_to_train_on(
+    folder: Path, card: SegmentationCard, tmp_path: Path
+) -> None:
+    """3D Slicer numbers segments in the order in which they were made."""
+    (first, *_), _ = read_list(folder, 1, 0)
+    drawn = Volume(truth(OBLIQUE).astype(np.uint8), OBLIQUE.ijk_to_ras)
+    named = []
+    for name, words in (("one", ("white", "yolk")), ("other", ("yolk", "white"))):
+        path = tmp_path / f"{name}.seg.nrrd"
+        write_segmentation(drawn, [Structure(2, 0, words[0], (9, 9, 9)), Structure(5, 1, words[1], (5, 5, 5))], path)
+        named.append(ListedCase(first.images, path))
+    config, numbering = CasesConfig(source=folder, shape=(16, 16, 16)), Numbering()
+    ListedCases(named[:1], card, TABLE, config, tmp_path / "training", numbering=numbering)
+    with pytest.raises(InputError, match=r"'other.seg.nrrd' calls label 2 'yolk', and 'one.seg.nrrd' calls it 'white'"):
+        ListedCases(named[1:], card, TABLE, config, tmp_path / "validation", numbering=numbering)
