@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,11 +30,12 @@ from hyperreg.imaging.label_maps import read_structures
 from hyperreg.imaging.resampling import resample
 from hyperreg.imaging.structures import LabelMap, key_of
 from hyperreg.imaging.volume import Volume
+from hyperreg.registration.field import sample
 from hyperreg.segmentation.catalogue import SLICES_LAST, SegmentationCard
 from hyperreg.segmentation.inputs import check_inputs, show
 from hyperreg.training.appearance import thick_slices
 from hyperreg.training.cases import SyntheticCase
-from hyperreg.training.deformation import smooth_noise
+from hyperreg.training.deformation import positions, rotation, smooth_noise
 from hyperreg.training.draws import Draws
 from hyperreg.training.segmentation_config import CasesConfig
 
@@ -44,6 +46,8 @@ VISIT = re.compile(
     r"([-_. ]+(ses|session|visit|scan|exam|time|timepoint|tp|baseline|followup|follow-up|pre|post|day|week|month|year)"
     r"[-_]?[a-z]?\d*)+([-_.](labels?|seg|mask))?$"
 )
+# Distance of the control points of a patch's random warp, mm: about the size of an organ of the neck or of a lobe.
+WARP_CONTROL_MM = 48.0
 
 
 @dataclass(frozen=True)
@@ -211,9 +215,13 @@ class ListedCases(Dataset[SyntheticCase]):
         zoom = draws.uniform(*self.config.zoom)
         shape = [max(1, round(n / zoom)) for n in self.config.shape]
         start = self._start(classes, shape, draws)
-        patch = _tensor(cut(images, start, shape))[None]
-        target = self._target(torch.from_numpy(cut(classes[None], start, shape)[0]))
-        if shape != list(self.config.shape):
+        bent = self._bent(index, start, shape, draws) if self.config.turn or self.config.warp_mm else None
+        if bent is not None:
+            patch, target = self._sampled(images, classes, bent)
+        else:
+            patch = _tensor(cut(images, start, shape))[None]
+            target = self._target(torch.from_numpy(cut(classes[None], start, shape)[0]))
+        if bent is None and shape != list(self.config.shape):
             patch, target = (
                 F.interpolate(part, size=self.config.shape, mode="trilinear", align_corners=False)
                 for part in (patch, target)
@@ -226,6 +234,36 @@ class ListedCases(Dataset[SyntheticCase]):
             patch, target = patch.flip(axis + 2), target.flip(axis + 2)[:, order]
             unknown = tuple(sorted(order[n] for n in unknown))
         return SyntheticCase(self._varied(patch, draws), target, unknown)
+
+    def _bent(self, index: int, start: Sequence[int], shape: Sequence[int], draws: Draws) -> Tensor:
+        """Where the voxels of a patch lie in a case, (3, *config.shape) of its voxels: the box from `start` on of
+        `shape` voxels, turned about its middle and warped, both in mm.
+        """
+        size = torch.from_numpy(self.people[index].spacing).float().view(3, 1)
+        box, wanted = (torch.tensor(sides, dtype=torch.float32).view(3, 1) for sides in (shape, self.config.shape))
+        points = positions(self.config.shape, 1.0).flatten(1) * (size * box / wanted)
+        points = rotation(draws.uniforms(-1, 1, 3) * math.radians(self.config.turn)) @ points
+        control = WARP_CONTROL_MM / float(size.mean())
+        warp = smooth_noise(self.config.shape, control, draws.fields)[0].flatten(1)
+        points = points + warp * draws.uniform(0, self.config.warp_mm)
+        middle = torch.tensor(start, dtype=torch.float32).view(3, 1) + (box - 1) / 2
+        return (points / size + middle).view(3, *self.config.shape)
+
+    def _sampled(self, images: np.ndarray, classes: np.ndarray, voxels: Tensor) -> tuple[Tensor, Tensor]:
+        """Images and target at `voxels` (3, ...) of a case; the target is of shares, as partial volumes are."""
+        low, high = voxels.flatten(1).amin(1).floor(), voxels.flatten(1).amax(1).ceil()
+        start, shape = [int(n) for n in low], [int(n) + 1 for n in high - low]
+        middle = torch.tensor([(n - 1) / 2 for n in voxels.shape[1:]]).view(3, 1, 1, 1)
+        own = positions(voxels.shape[1:], 1.0) + middle
+        displacement = (voxels - low.view(3, 1, 1, 1) - own)[None]
+        patch = sample(_tensor(cut(images, start, shape))[None], displacement)
+        block = torch.from_numpy(cut(classes[None], start, shape)[0])
+        target = torch.zeros(1, self.classes, *voxels.shape[1:])
+        present = [int(n) for n in block.unique() if n]
+        if present:
+            target[:, present] = sample(torch.stack([block == n for n in present])[None].float(), displacement)
+        target[:, 0] = 1 - target[:, 1:].sum(1)
+        return patch, target
 
     def _varied(self, images: Tensor, draws: Draws) -> Tensor:
         config = self.config

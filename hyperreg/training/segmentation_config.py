@@ -58,6 +58,8 @@ class CasesConfig(BaseModel):
     shape: Triple
     foreground: float = Field(default=0.67, ge=0, le=1, description="Share of patches around a structure")
     zoom: tuple[float, float] = (0.9, 1.1)
+    turn: float = Field(default=0.0, ge=0, le=180, description="Degrees about each axis, at most")
+    warp_mm: float = Field(default=0.0, ge=0, description="SD of a smooth random warp, at most")
     scale: float = Field(default=0.1, ge=0, description="Of the intensities, at most")
     shift: float = Field(default=0.1, ge=0, description="Of the intensities, at most")
     noise: float = Field(default=0.04, ge=0, description="SD, at most")

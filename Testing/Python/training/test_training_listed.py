@@ -19,7 +19,10 @@ from hyperreg.imaging.structures import Structure
 from hyperreg.imaging.volume import Grid, Volume
 from hyperreg.segmentation.catalogue import SegmentationCard, read_card
 from hyperreg.segmentation.session import Segmenter
-from hyperreg.training.listed_cases import ListedCase, ListedCases, Numbering, prepare, read_list
+from hyperreg.training import listed_cases
+from hyperreg.training.deformation import rotation
+from hyperreg.training.draws import Draws
+from hyperreg.training.listed_cases import ListedCase, ListedCases, Numbering, cut, prepare, read_list
 from hyperreg.training.segmentation import SegmentationTrainer, train
 from hyperreg.training.segmentation_config import CasesConfig, read_segmentation_config
 
@@ -222,3 +225,52 @@ def test_cases_to_validate_with_are_numbered_as_those_to_train_on(
     ListedCases(named[:1], card, TABLE, config, tmp_path / "training", numbering=numbering)
     with pytest.raises(InputError, match=r"'other.seg.nrrd' calls label 2 'yolk', and 'one.seg.nrrd' calls it 'white'"):
         ListedCases(named[1:], card, TABLE, config, tmp_path / "validation", numbering=numbering)
+
+
+def test_turned_patches_lie_where_a_rotation_in_mm_puts_them(
+    folder: Path, card: SegmentationCard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases, _ = read_list(folder, 1, 0)
+    config = CasesConfig(source=folder, shape=(14, 12, 10), turn=1e-4, **STILL)
+    patches = ListedCases(cases[:1], card, TABLE, config, tmp_path / "cache")
+    images, classes = patches._arrays(0)
+    start = [4, 5, 6]
+    own = patches._bent(0, start, config.shape, Draws(0))
+    # Hardly turned, it is the box itself; what is sampled there is what is cut there.
+    wanted = np.stack(np.meshgrid(*(np.arange(n) + s for n, s in zip(config.shape, start, strict=True)), indexing="ij"))
+    np.testing.assert_allclose(own.numpy(), wanted, atol=1e-3)
+    patch, target = patches._sampled(images, classes, own)
+    torch.testing.assert_close(
+        patch[0], torch.from_numpy(cut(images, start, config.shape)).float(), atol=0.02, rtol=0.0
+    )
+    same = target[0].argmax(0).numpy() == cut(classes[None], start, config.shape)[0]
+    assert same.mean() > 0.99
+    # By 90 degrees about the third axis, distances from the middle stay as they were in mm, not in voxels.
+    quarter = torch.tensor([0.0, 0.0, np.pi / 2])
+    monkeypatch.setattr(listed_cases, "rotation", lambda _turn: rotation(quarter))
+    size = torch.from_numpy(patches.people[0].spacing).float().view(3, 1, 1, 1)
+    middle = torch.tensor([s + (n - 1) / 2 for s, n in zip(start, config.shape, strict=True)]).view(3, 1, 1, 1)
+    turned = (patches._bent(0, start, config.shape, Draws(0)) - middle) * size
+    straight = (torch.from_numpy(wanted) - middle) * size
+    torch.testing.assert_close(turned[0], -straight[1].float(), atol=1e-3, rtol=0.0)
+    torch.testing.assert_close(turned[1], straight[0].float(), atol=1e-3, rtol=0.0)
+
+
+def test_bent_patches_are_repeatable_and_tell_the_class_by_the_grey_value(
+    folder: Path, card: SegmentationCard, tmp_path: Path
+) -> None:
+    cases, _ = read_list(folder, 1, 0)
+    config = CasesConfig(source=folder, shape=(12, 16, 8), turn=30, warp_mm=2, **{**STILL, "zoom": [0.8, 1.2]})
+    patches = ListedCases(cases, card, TABLE, config, tmp_path / "cache")
+    agreement = []
+    for number in range(12):
+        patch = patches[number]
+        assert patch.images.shape == (1, 1, 12, 16, 8)
+        torch.testing.assert_close(patch.target.sum(1), torch.ones(1, 12, 16, 8))
+        assert float(patch.target.min()) > -1e-5
+        assert torch.equal(patches[number].target, patch.target)
+        found = (patch.images[0, 0] * 2).round().clamp(0, 2).long()
+        agreement.append(float((found == patch.target[0].argmax(0)).float().mean()))
+    # Interpolation between the classes 0 and 2 looks like class 1: less agreement than in patches that are only cut.
+    assert np.mean(agreement) > 0.8
+    assert min(agreement) > 0.6
