@@ -72,16 +72,18 @@ def tasks(output: Path, threads: int) -> Iterator[Task]:
             yield "ablation", f"{name}-{seed}", None, lambda n=name, s=seed, f=folder: ablation.train(n, s, f)
 
 
-def run(output: Path, threads: int, parts: list[str]) -> list[Row]:
+def run(output: Path, threads: int, parts: list[str], models: list[str]) -> list[Row]:
     """Measure what is not there yet: one file per case and version of the model, so a stopped run goes on.
 
-    Models that are not installed are left out.
+    parts, models: all if none is named. Models that are not installed are left out.
     """
     check_data()
     rows = []
     installed = {card.name for card in list_models()}
     for part, case, model, measure in tasks(output, threads):
-        if (parts and part not in parts) or (model is not None and model not in installed):
+        if (parts and part not in parts) or (models and model not in models):
+            continue
+        if model is not None and model not in installed:
             continue
         version = "training" if model is None else find_model(model).sha256[:12]
         path = output / "results" / f"{part}--{case}--{model or 'none'}--{version}.json".translate(FILE_NAME)
@@ -94,10 +96,11 @@ def run(output: Path, threads: int, parts: list[str]) -> list[Row]:
 
 def command(
     part: Annotated[list[str] | None, typer.Option(help=f"{', '.join(PARTS)}; all if not given.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Names of models; all if not given.")] = None,
     threads: Annotated[int, typer.Option(help="Threads of the program.")] = 2,
     output: Annotated[Path, typer.Option(help="Folder of the measurements; what is there is kept.")] = OUTPUT,
     publish: Annotated[
-        bool, typer.Option("--publish", help="Also copy tables and figure into docs/; parts not measured now stay.")
+        bool, typer.Option("--publish", help="Also copy tables and figure into docs/; what was not measured now stays.")
     ] = False,
     readme: Annotated[bool, typer.Option("--readme", help="Also replace the tables in docs/benchmarks.")] = False,
 ) -> None:
@@ -107,7 +110,7 @@ def command(
         raise typer.BadParameter(f"Unknown: {', '.join(sorted(unknown))}. Parts: {', '.join(PARTS)}.")
     output = output.resolve()
     try:
-        rows = run(output, threads, part or [])
+        rows = run(output, threads, part or [], model or [])
     except HyperRegError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error

@@ -32,9 +32,9 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def with_published(rows: list[Row], path: Path) -> list[Row]:
-    """The rows, and those published ones whose part was not measured this time."""
-    measured = {row["part"] for row in rows}
-    return [*(row for row in read_rows(path) if row["part"] not in measured), *rows]
+    """The rows, and those published ones whose part was not measured this time with their model."""
+    measured = {(row["part"], row["model"]) for row in rows}
+    return [*(row for row in read_rows(path) if (row["part"], row["model"]) not in measured), *rows]
 
 
 def _value(text: str) -> float | str:

@@ -132,6 +132,9 @@ def test_what_was_published_stays_beside_a_part_that_is_measured_anew(tmp_path: 
     assert {(row["part"], row["version"]) for row in merged} == {
         ("whole", "def"), ("contrasts", "abc"), ("inferer", "abc"),
     }  # fmt: skip
+    # Another model's figures of the same part stay, too.
+    other = with_published([{**row, "model": "other", "version": "x"} for row in newer], tmp_path / "results.csv")
+    assert {row["version"] for row in other if row["part"] == "whole"} == {"abc", "x"}
 
 
 def test_a_table_replaces_its_section_alone(tmp_path: Path) -> None:
