@@ -183,8 +183,9 @@ wrong."""
 HEAD_NECK = """\
 Six patients of head_neck_ct that were never trained on or looked at, against the contours of their radiotherapy, on the
 contours' own voxels (4 to 5 mm in plane: a shift by half a voxel costs a thin organ a quarter of its Dice). Different
-physicians draw oesophagus, larynx and the ends of the cord differently. The finer image is the same patient resampled
-to voxels of 1.2 x 1.2 x 2.5 mm, the result brought back."""
+physicians draw oesophagus, larynx and the ends of the cord differently; in pt_260 what is called the cord encloses ten
+times as many voxels as in the others, and counts all the same. The finer image is the same patient resampled to voxels
+of 1.2 x 1.2 x 2.5 mm, the result brought back."""
 PLAUSIBILITY = """\
 Every kind of image in the folder of real data. Right: what the model is for. Wrong: another part of the body, another
 kind of image, a header that is turned. Either: foetal, badly diseased or cut brains, which do not count. The thresholds
