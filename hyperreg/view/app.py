@@ -104,7 +104,6 @@ class App:
                 state, self.slicer_app.scene, self.views, segmenter or RemoteSegmenter(self.client), self.files,
                 self.controller.pair.images, self.messages,
             )  # fmt: skip
-            self.segmentation.series_of = self.controller.series_of
             self.models = ModelControls(
                 state,
                 self.client,
@@ -116,6 +115,7 @@ class App:
                 state, self.slicer_app.scene, self.views, fuser or RemoteFuser(self.client), self.files,
                 self.controller.pair.images, self.messages,
             )  # fmt: skip
+            self.segmentation.series_of = self.fusion.series_of = self.controller.series_of
             panels = [
                 Panel(
                     PANEL,

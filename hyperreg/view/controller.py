@@ -314,13 +314,14 @@ class Controller:
         forward, inverse = self.pair.from_file(result.transform, result.inverse)
         linear, _back = self.pair.from_file(result.linear, Transform())
         result = replace(result, transform=forward, inverse=inverse, linear=linear)
+        told = self._nameless(result) if state.series_leave_out is True else result
         with state:
             state.saving = True
         try:
             folder = self._files.new_folder()
-            written = await asyncio.get_running_loop().run_in_executor(None, results.write, result, folder)
+            written = await asyncio.get_running_loop().run_in_executor(None, results.write, told, folder)
             try:
-                written += await self._dicom(result, folder)
+                written += await self._dicom(told, folder)
             except HyperRegError as error:
                 with state:
                     self.tell(str(error))
@@ -337,6 +338,16 @@ class Controller:
         finally:
             with state:
                 state.saving = False
+
+    def _nameless(self, result: Result) -> Result:
+        """A result that does not tell what DICOM series are called."""
+        warnings, images = result.warnings, []
+        for role, image in zip(IMAGES, (result.fixed, result.moving), strict=True):
+            opened = self.series.opened(role)
+            name = image.name if opened is None else opened.nameless
+            warnings = tuple(text.replace(image.name, name) for text in warnings)
+            images.append(replace(image, name=name))
+        return replace(result, fixed=images[0], moving=images[1], warnings=warnings)
 
     async def _dicom(self, result: Result, folder: Path) -> list[tuple[str, Path]]:
         """What DICOM has for a result of two series; nothing for other images. Raises HyperRegError."""

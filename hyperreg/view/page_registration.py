@@ -163,12 +163,12 @@ def _series(controller: Controller) -> None:
         v.VSwitch(
             v_model=("series_leave_out",),
             v_if="series_opened",
-            label="Leave out patient data in DICOM results",
+            label="Leave out patient data in results",
             density="compact",
             hide_details=True,
             color="primary",
             classes="hyperreg-series-leave-out",
-            title="Names, IDs, dates and descriptions are left out; UIDs stay, so that results find their images.",
+            title="Names, IDs, dates and descriptions are left out; UIDs stay: by them DICOM results find their image.",
         )
         with (
             html.Div(style="max-height: 320px; overflow-y: auto"),

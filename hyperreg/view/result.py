@@ -17,6 +17,7 @@ from hyperreg.mrml.segmentation.results import reference_of, segment_id, uncerta
 from hyperreg.mrml.segmentation.uncertainty import Tour
 from hyperreg.view.messages import Messages
 from hyperreg.view.private_files import PrivateFiles, safe_name
+from hyperreg.view.series import Opened
 from hyperreg.view.state import OPACITY
 
 MAP_COLOURS = "vtkMRMLColorTableNodeIron"
@@ -45,6 +46,8 @@ class ResultControls:
     ) -> None:
         self._state, self._scene, self._views, self._files, self._images = state, scene, views, files, images
         self._messages = messages
+        # The DICOM series that an image's node was opened from, None if it was another file.
+        self.series_of: Callable[[Any], Opened | None] = lambda _node: None
         self.logic = logic
         logic.on_change = self._changed
         logic.on_progress = self._progressed
@@ -157,7 +160,7 @@ class ResultControls:
         with state:
             self._set(saving=True)
         try:
-            stem, folder = safe_name(node.GetName().replace(".nii.gz", "")), self._files.new_folder()
+            stem, folder = safe_name(self._name_of(node).replace(".nii.gz", "")), self._files.new_folder()
             write = self._writer(result)
             written = await asyncio.get_running_loop().run_in_executor(None, write, folder, stem)
             with state:
@@ -168,6 +171,14 @@ class ResultControls:
         finally:
             with state:
                 self._set(saving=False)
+
+    def _name_of(self, node: Any) -> str:
+        """What the files of a result are called; not what its DICOM series is called, if patient data is left out."""
+        name, image = str(node.GetName()), reference_of(node)
+        opened = None if image is None else self.series_of(image)
+        if image is None or opened is None or self._state.series_leave_out is not True:
+            return name
+        return name.replace(image.GetName(), opened.nameless)
 
     def close(self) -> None:
         self.logic.close()

@@ -23,7 +23,6 @@ from hyperreg.view.private_files import PrivateFiles
 from hyperreg.view.result import ResultControls, structure_rows
 from hyperreg.view.segmentation_files import write, write_dicom
 from hyperreg.view.segmentation_models import can_remove
-from hyperreg.view.series import Opened
 from hyperreg.view.state import ANY, SegmentationState
 from hyperreg.worker.segmentation import Segmented
 
@@ -53,8 +52,6 @@ class SegmentationControls(ResultControls):
         super().__init__(state, scene, views, files, images, logic, messages)
         self._uploads: list[Any] = []
         self._chosen: dict[str, str] = {}
-        # The DICOM series that an image's node was opened from, None if it was another file.
-        self.series_of: Callable[[Any], Opened | None] = lambda _node: None
         state.update(asdict(SegmentationState()))
         state.segment_modalities = [{"title": title, "value": name} for name, title in MODALITIES.items()]
         self.filter_models()

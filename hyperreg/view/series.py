@@ -32,6 +32,11 @@ class Opened:
     volume: Volume
     headers: list[Dataset] | str
 
+    @property
+    def nameless(self) -> str:
+        """What the image is called where patient data is left out: its description and date may tell of whom it is."""
+        return f"DICOM {self.series.modality}".strip()
+
 
 class SeriesControls:
     """Lists the series of one source at a time, and opens them.

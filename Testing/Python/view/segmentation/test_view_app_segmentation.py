@@ -241,7 +241,9 @@ def test_the_segmentation_of_a_series_is_a_dicom_object_too(app: App, tmp_path: 
         state.series_leave_out = leave_out
         run(app.segmentation.save())
         assert state.error == ""
-        (path,) = (app.files.find(entry["url"].split("/")[1]).path for entry in state.segment_downloads[4:])
+        *files, path = (app.files.find(entry["url"].split("/")[1]).path for entry in state.segment_downloads)
+        assert len(files) == 4
+        assert all(("before" in file.name) != leave_out for file in files)
         with zipfile.ZipFile(path) as archive:
             archive.extractall(tmp_path / str(leave_out))
             known = any(b"PAT4711X" in archive.read(name) for name in archive.namelist())
