@@ -206,6 +206,19 @@ def _ended_in_order() -> Iterator[None]:
 
 
 @contextmanager
+def held_back() -> Iterator[None]:
+    """Whoever asks the process to end while the block runs is heard when it is done: then KeyboardInterrupt is raised.
+
+    For imports of libraries in C++, which swallow what a signal raises in them: it would be lost.
+    """
+    asked: list[int] = []
+    with _handled(lambda number, _frame: asked.append(number)):
+        yield
+    if asked:
+        raise KeyboardInterrupt
+
+
+@contextmanager
 def cancel_on_interrupt() -> Iterator[Callable[[], bool]]:
     """A function that tells whether Ctrl+C was pressed or the process was asked to end; a second Ctrl+C ends at once.
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hyperreg.cli import options
-from hyperreg.cli.console import guarded
+from hyperreg.cli.console import guarded, held_back
 
 EXAMPLES = """Examples:
 
@@ -48,8 +48,10 @@ def command(
     ] = "",
 ) -> None:
     """Open the browser application: drag λ and watch the moving image deform. Ctrl+C ends it."""
-    from hyperreg.view import serve
+    from hyperreg.view import import_libraries, serve
 
+    with held_back():
+        import_libraries()
     serve(
         fixed,
         moving,

@@ -305,6 +305,12 @@ def _announcement(address: str, guard: security.Guard) -> str:
     return "\n".join(lines)
 
 
+def import_libraries() -> None:
+    """Imports what the app imports when it is made. Raises HyperRegError with what to install."""
+    _libraries()
+    from hyperreg.view import controller, fusion, page, segmentation, slices, viewing  # noqa: F401  (to have them)
+
+
 def _libraries() -> tuple[Any, Any]:
     """SlicerApp and get_server. Raises HyperRegError with what to install."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from cli_pair import run
 
-from hyperreg.cli.console import ExitCode, exit_code, progress_bar
+from hyperreg.cli.console import ExitCode, exit_code, held_back, progress_bar
 from hyperreg.machine import is_out_of_memory
 
 SCRIPT = """
@@ -149,3 +150,16 @@ def test_whatever_says_that_memory_lacks_is_told_as_such(error: BaseException) -
 )
 def test_and_nothing_else(error: BaseException) -> None:
     assert not is_out_of_memory(error)
+
+
+def test_who_asks_to_end_while_libraries_are_loaded_is_heard_afterwards() -> None:
+    """Libraries in C++ swallow what is raised while they are imported: the app would have gone on as if nothing was."""
+    loaded = []
+    with pytest.raises(KeyboardInterrupt), held_back():
+        with contextlib.suppress(BaseException):
+            signal.raise_signal(signal.SIGTERM)
+        loaded.append("slicer")
+    assert loaded == ["slicer"]
+    with held_back():
+        loaded.append("trame")
+    assert loaded == ["slicer", "trame"]
