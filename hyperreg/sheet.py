@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hyperreg.imaging.volume import Volume
 
 NOT_FOR_DIAGNOSIS = "For research; not for diagnosis."
+PAGE = "report.pdf"
 A4_INCHES = (8.27, 11.69)
 # Of the page's height: a row of pictures with its title, and a line of text. Letters that fit into a line.
 PICTURE_HEIGHT, PICTURE_GAP, LINE_HEIGHT = 0.14, 0.025, 0.0115
@@ -50,14 +51,21 @@ class Sheet:
 
 def write_sheet(sheet: Sheet, folder: Path) -> list[Path]:
     """Write report.json, report.csv and report.pdf into a folder, and return them. Raises OSError if it cannot."""
-    paths = [folder / f"report.{kind}" for kind in ("json", "csv", "pdf")]
-    rows = {**sheet.rows, "Note": NOT_FOR_DIAGNOSIS}
-    write_report({"title": sheet.title, "values": rows}, paths[0])
+    page = folder / PAGE
+    written = write_rows(sheet.title, sheet.rows, folder)
+    _write_page(sheet, page)
+    return [*written, page]
+
+
+def write_rows(title: str, rows: Mapping[str, str | float | int], folder: Path) -> list[Path]:
+    """Write report.json and report.csv into a folder, and return them. Raises OSError if it cannot."""
+    paths = [folder / f"report.{kind}" for kind in ("json", "csv")]
+    rows = {**rows, "Note": NOT_FOR_DIAGNOSIS}
+    write_report({"title": title, "values": rows}, paths[0])
     with open(paths[1], "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["key", "value"])
         writer.writerows((key, _text(value)) for key, value in rows.items())
-    _write_page(sheet, paths[2])
     return paths
 
 

@@ -19,7 +19,8 @@ from hyperreg.imaging.resampling import resample
 from hyperreg.imaging.structures import name_of
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Grid, Volume
-from hyperreg.sheet import Sheet, middle_slices, write_sheet
+from hyperreg.registration.page import PageImages, in_words, write_page
+from hyperreg.sheet import PAGE, write_rows
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -41,40 +42,25 @@ class DicomResults:
     moving: list[Dataset]
     leave_out_patient: bool
 
-    def write(
-        self,
-        fixed: Volume,
-        moving: Volume,
-        transform: Transform,
-        linear: Transform,
-        report: Mapping[str, Any],
-        volumes: Mapping[str, str],
-    ) -> list[str]:
-        """Write the registration of two images, and return warnings. transform, linear: fixed to moving RAS points.
+    def write(self, images: PageImages, report: Mapping[str, Any], volumes: Mapping[str, str]) -> list[str]:
+        """Write the registration of two images, and return warnings.
 
         report: as the command line or the browser app has it. volumes: see `volume_changes`.
         Raises FileError if a file cannot be written or does not say what was computed.
         """
-        grid = fixed.grid
+        transform, grid = images.after, images.fixed.grid
         said = f"HyperReg, lambda {report['lambda']:g}, model {report['model']['name']} {report['model']['version']}"
         path = self.folder / "registration.dcm"
         registration_objects.write_registration(transform, self.fixed, self.moving, path, grid, said)
         check_saved(path, transform, grid)
-        registered = resample(moving, grid, transform)
-        warnings = self._write_series(registered, moving, said)
-        pictures = [
-            middle_slices(fixed, "Fixed"),
-            middle_slices(resample(moving, grid, linear), "Before (linear alignment)"),
-            middle_slices(registered, "After"),
-        ]
-        rows = {
-            **about_series(self.fixed[0], "Fixed"),
-            **about_series(self.moving[0], "Moving"),
-            **_values(report),
-            **warning_rows([*report["warnings"], *warnings], self.leave_out_patient),
-            **volumes,
-        }
-        write_sheet(Sheet("HyperReg: deformable registration", rows, pictures), self.folder)
+        warnings = self._write_series(resample(images.moving, grid, transform), images.moving, said)
+        told = warning_rows([*report["warnings"], *warnings], self.leave_out_patient)
+        headers = {"Fixed": self.fixed[0], "Moving": self.moving[0]}
+        facts = {role: about_series(header, role) for role, header in headers.items()}
+        rows = {**facts["Fixed"], **facts["Moving"], **_values(report), **told, **volumes}
+        write_rows("HyperReg: deformable registration", rows, self.folder)
+        patient = {role: in_words(found) for role, found in facts.items()}
+        write_page({**report, "warnings": list(told.values())}, images, self.folder / PAGE, patient)
         return warnings
 
     def _write_series(self, registered: Volume, moving: Volume, said: str) -> list[str]:

@@ -115,9 +115,13 @@ def patient_of(fixed: Path, moving: Path) -> dict[str, str]:
     found = {}
     for role, path in (("Fixed", fixed), ("Moving", moving)):
         if is_dicom_source(path):
-            facts = about_series(sources_of(series_of(path))[0], role)
-            found[role] = "; ".join(f"{key.partition(': ')[2]} {value}" for key, value in facts.items())
+            found[role] = in_words(about_series(sources_of(series_of(path))[0], role))
     return found
+
+
+def in_words(facts: Mapping[str, str]) -> str:
+    """What `about_series` found, in one line."""
+    return "; ".join(f"{key.partition(': ')[2]} {value}" for key, value in facts.items())
 
 
 def draw_page(report: Mapping[str, Any], images: PageImages, patient: Mapping[str, str]) -> Figure:

@@ -204,10 +204,9 @@ def register(
             **(about or {}),
         }
         if objects is not None and outputs.dicom is not None:
-            report["warnings"] += objects.write(
-                images.fixed, images.moving, result.transform, Transform((session.linear,)), report,
-                volume_changes(images),
-            )  # fmt: skip
+            shown = _page_images(images, session, result, only_linear)
+            shown = replace(shown, names=page.names_of(pair.fixed, pair.moving))
+            report["warnings"] += objects.write(shown, report, volume_changes(images))
             report["outputs"]["dicom"] = str(outputs.dicom.folder)
         if outputs.dicom is not None and outputs.dicom.leave_out_patient:
             # Folders and files of DICOM are often called after the patient.

@@ -15,6 +15,7 @@ from hyperreg.view.parts import (
     path_field,
     section,
     sections,
+    switch,
     text_field,
     upload_button,
 )
@@ -160,34 +161,44 @@ def _series(controller: Controller) -> None:
             )
             upload_button("series", "Open a zip of DICOM files (or drop it here)", ".zip")
         html.Div("{{ series_busy || series_found }}", classes="text-caption text-medium-emphasis hyperreg-series-found")
-        v.VSwitch(
-            v_model=("series_leave_out",),
+        switch(
+            "series_leave_out",
+            "Leave out patient data in results",
+            "Names, IDs, dates and descriptions are left out; UIDs stay: by them DICOM results find their image.",
+            "hyperreg-series-leave-out",
             v_if="series_opened",
-            label="Leave out patient data in results",
-            density="compact",
-            hide_details=True,
-            color="primary",
-            classes="hyperreg-series-leave-out",
-            title="Names, IDs, dates and descriptions are left out; UIDs stay: by them DICOM results find their image.",
         )
         with (
             html.Div(style="max-height: 320px; overflow-y: auto"),
             html.Div(v_for="row in series_rows", key="row.number", classes="d-flex align-center hyperreg-series-row"),
         ):
-            with html.Div(classes="flex-grow-1 overflow-hidden", title=("row.problem || row.title",)):
-                html.Div("{{ row.title }}", classes="text-body-2 text-truncate")
-                html.Div("{{ row.problem || row.about }}", classes="text-caption text-medium-emphasis text-truncate")
+            _row("row.problem || row.title", "row.title", "row.problem || row.about")
             for role in IMAGE_ROLES:
-                v.VBtn(
-                    role.capitalize(),
-                    v_if="!row.problem",
-                    size="x-small",
-                    variant="tonal",
-                    disabled=(busy,),
-                    click=(series.open, f"[row.number, '{role}']"),
-                    classes=f"ml-1 hyperreg-series-{role}",
-                    title=f"Open this series as the {role} image",
-                )
+                _row_button(
+                    role.capitalize(), "!row.problem", busy, (series.open, f"[row.number, '{role}']"),
+                    f"Open this series as the {role} image", f"hyperreg-series-{role}",
+                )  # fmt: skip
+
+
+def _row(tip: str, upper: str, lower: str) -> None:
+    """What a row of a list says, in two lines. All are expressions."""
+    with html.Div(classes="flex-grow-1 overflow-hidden", title=(tip,)):
+        html.Div(f"{{{{ {upper} }}}}", classes="text-body-2 text-truncate")
+        html.Div(f"{{{{ {lower} }}}}", classes="text-caption text-medium-emphasis text-truncate")
+
+
+def _row_button(text: str, shown: str, busy: str, click: object, tip: str, classes: str) -> None:
+    """A button of a row. shown, busy: expressions."""
+    v.VBtn(
+        text,
+        v_if=shown,
+        size="x-small",
+        variant="tonal",
+        disabled=(busy,),
+        click=click,
+        classes=f"ml-1 {classes}",
+        title=tip,
+    )
 
 
 def _recent(controller: Controller) -> None:
@@ -200,30 +211,16 @@ def _recent(controller: Controller) -> None:
             html.Div(style="max-height: 240px; overflow-y: auto"),
             html.Div(v_for="row in recent_rows", key="row.path", classes="d-flex align-center hyperreg-recent-row"),
         ):
-            with html.Div(classes="flex-grow-1 overflow-hidden", title=("row.path",)):
-                html.Div("{{ row.name }}", classes="text-body-2 text-truncate")
-                html.Div("{{ row.path }}", classes="text-caption text-medium-emphasis text-truncate")
+            _row("row.path", "row.name", "row.path")
             for role in IMAGE_ROLES:
-                v.VBtn(
-                    role.capitalize(),
-                    v_if="!row.series",
-                    size="x-small",
-                    variant="tonal",
-                    disabled=(busy,),
-                    click=(recent.open, f"[row.number, '{role}']"),
-                    classes=f"ml-1 hyperreg-recent-{role}",
-                    title=f"Open it as the {role} image",
-                )
-            v.VBtn(
-                "List",
-                v_if="row.series",
-                size="x-small",
-                variant="tonal",
-                disabled=(busy,),
-                click=(recent.open, "[row.number, '']"),
-                classes="ml-1 hyperreg-recent-list",
-                title="List its DICOM series above",
-            )
+                _row_button(
+                    role.capitalize(), "!row.series", busy, (recent.open, f"[row.number, '{role}']"),
+                    f"Open it as the {role} image", f"hyperreg-recent-{role}",
+                )  # fmt: skip
+            _row_button(
+                "List", "row.series", busy, (recent.open, "[row.number, '']"), "List its DICOM series above",
+                "hyperreg-recent-list",
+            )  # fmt: skip
         v.VSwitch(
             model_value=("recent_kept",),
             update_modelValue=(recent.set_remembered, "[$event]"),
@@ -360,15 +357,12 @@ def _settings(controller: Controller) -> None:
         html.Div("They take effect with the next Register.", classes="text-caption text-medium-emphasis mb-3")
         v.VSelect(v_model=("alignment",), items=("alignments",), label="Initial alignment", density="compact")
         page_tuning.contrast()
-        v.VSwitch(
-            v_model=("symmetric",),
-            label="Neither image is preferred",
-            density="compact",
-            hide_details=True,
-            color="primary",
-            classes="mb-2 hyperreg-symmetric",
-            title="For two visits of one person: the result does not depend on which image is the fixed one. "
+        switch(
+            "symmetric",
+            "Neither image is preferred",
+            "For two visits of one person: the result does not depend on which image is the fixed one. "
             "It takes longer.",
+            "mb-2 hyperreg-symmetric",
         )
         v.VSelect(v_model=("model",), items=("models",), label="Model", density="compact", classes="hyperreg-model")
         v.VSelect(v_model=("device",), items=("devices",), label="Device", density="compact")

@@ -9,7 +9,7 @@ from trame.widgets import vuetify3 as v
 
 from hyperreg.view import chart, parts
 from hyperreg.view.controller import Controller
-from hyperreg.view.parts import section
+from hyperreg.view.parts import section, switch
 from hyperreg.view.state import IMAGE_ROLES
 from hyperreg.view.tuning import TuningControls
 
@@ -63,14 +63,11 @@ def response(tuning: TuningControls) -> None:
 def resolution(tuning: TuningControls) -> None:
     """Whether full resolution comes by itself, or is asked for."""
     with html.Div(v_if="phase === 'live'", classes="d-flex align-center"):
-        v.VSwitch(
-            v_model=("full_automatically",),
-            label="Full resolution automatically",
-            density="compact",
-            hide_details=True,
-            color="primary",
-            classes="flex-grow-1 hyperreg-full-automatically",
-            title="After the quick results each λ is computed once more on all voxels, the shown one first.",
+        switch(
+            "full_automatically",
+            "Full resolution automatically",
+            "After the quick results each λ is computed once more on all voxels, the shown one first.",
+            "flex-grow-1 hyperreg-full-automatically",
         )
         v.VBtn(
             "Full resolution now",
@@ -86,14 +83,11 @@ def resolution(tuning: TuningControls) -> None:
 def volume_change() -> None:
     """The map of local volume change over the views, and its scale."""
     with html.Div(v_if="phase === 'live'"):
-        v.VSwitch(
-            v_model=("volume_change",),
-            label="Show local volume change",
-            density="compact",
-            hide_details=True,
-            color="primary",
-            classes="hyperreg-volume-change",
-            title="Colours over the views, of exactly what is shown; while λ moves there are none.",
+        switch(
+            "volume_change",
+            "Show local volume change",
+            "Colours over the views, of exactly what is shown; while λ moves there are none.",
+            "hyperreg-volume-change",
         )
         with html.Div(v_if="volume_change"):
             html.Div(v_html=("volume_change_legend",), classes="hyperreg-legend")

@@ -37,6 +37,19 @@ def upload_button(role: str, tip: str, accepted: str = ACCEPTED) -> None:
     )
 
 
+def switch(state: str, label: str, tip: str, classes: str, **entries: object) -> None:
+    """A switch that turns the state's entry on and off. entries: others of its own, such as v_if."""
+    v.VSwitch(
+        **{"v_model": (state,), **entries},
+        label=label,
+        density="compact",
+        hide_details=True,
+        color="primary",
+        classes=classes,
+        title=tip,
+    )
+
+
 def path_field(state: str, label: str, tip: str, enter: object, classes: str, disabled: str = "false") -> None:
     """A place on the computer that HyperReg runs on, typed; see `text_field`."""
     text_field(state, label, "/path/of/the/folder", tip, enter, classes, disabled)

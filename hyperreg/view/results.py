@@ -13,7 +13,7 @@ from hyperreg.imaging.resampling import resample
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.transform_files import write_transform
 from hyperreg.imaging.volume import Volume
-from hyperreg.mrml.registration.report import Result, report_of, write_page
+from hyperreg.mrml.registration.report import Result, page_images, report_of, write_page
 from hyperreg.registration.catalogue import NO_MODEL
 from hyperreg.registration.dicom_output import DicomResults
 from hyperreg.view.private_files import safe_name, zip_up
@@ -61,9 +61,7 @@ def write_dicom(
     # Not the images' names: they hold the date, and what somebody has called the series.
     objects = folder / f"dicom_lambda-{result.lam:.3f}-{result.stage.name}"
     objects.mkdir()
-    report = report_of(result, PACKAGES)
-    written = DicomResults(objects, fixed, moving, leave_out_patient)
-    written.write(result.fixed, result.moving, result.transform, result.linear, report, {})
+    DicomResults(objects, fixed, moving, leave_out_patient).write(page_images(result), report_of(result, PACKAGES), {})
     return "DICOM: registration object, resampled series, report (zip)", zip_up(objects)
 
 

@@ -251,7 +251,18 @@ def environment(context: Context) -> dict[str, Any]:
     }
 
 
+def halfway(context: Context) -> dict[str, Any]:
+    """Fills the outputs with 1, says so, and with 2 a moment later."""
+    for value in (1, 2):
+        for output in context.outputs.values():
+            output[...] = value
+        context.event("filled", {"value": value})
+        time.sleep(0.5)
+    return {}
+
+
 EXTRA = {
+    "halfway": halfway,
     "echo": echo,
     "count": count,
     "stubborn": stubborn,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hyperreg
 from hyperreg.imaging.output import replacing
@@ -16,6 +16,9 @@ from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Volume
 from hyperreg.registration.catalogue import find_model
 from hyperreg.registration.stages import Stage
+
+if TYPE_CHECKING:
+    from hyperreg.registration.page import PageImages
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,12 +92,16 @@ def write_page(result: Result, report: Mapping[str, Any], path: Path) -> None:
     """Write a result on one page, PDF. report: of `report_of`. Raises FileError if it cannot be written."""
     from hyperreg.registration import page
 
-    images = page.PageImages(
-        result.fixed, result.moving, result.linear, result.transform, result.forward,
-        (result.fixed.name, result.moving.name),
-    )  # fmt: skip
     with replacing(path) as target:
-        page.write_page(report, images, target)
+        page.write_page(report, page_images(result), target)
+
+
+def page_images(result: Result) -> PageImages:
+    """What is drawn of a result."""
+    from hyperreg.registration.page import PageImages
+
+    names = result.fixed.name, result.moving.name
+    return PageImages(result.fixed, result.moving, result.linear, result.transform, result.forward, names)
 
 
 def _describe(volume: Volume) -> dict[str, Any]:
