@@ -21,10 +21,10 @@ import typer
 
 from benchmarks.pairs import DATA, OASIS_PAIRS, check_data
 from benchmarks.readme import BENCHMARKS, replace_section
-from hyperreg.cohort.executors import Place, mark
 from hyperreg.cohort.pair import PairTask, register_pair
 from hyperreg.cohort.template import TRANSFORM, TemplateSettings, make_template
 from hyperreg.errors import HyperRegError
+from hyperreg.execution.executors import Place, mark
 from hyperreg.imaging.files import read_label_map, read_volume
 from hyperreg.imaging.resampling import resample
 from hyperreg.imaging.transform import Transform
@@ -145,7 +145,7 @@ class _Here:
     """An executor in this very process, so that its CPU-seconds are all there are."""
 
     def results(self, work: Any, tasks: Any, progress: Any, cancelled: Any = None) -> Any:
-        from hyperreg.processes import results
+        from hyperreg.execution.processes import results
 
         return results(work, tasks, 1, progress, cancelled)
 

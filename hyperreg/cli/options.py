@@ -11,7 +11,7 @@ import typer
 from hyperreg.errors import InputError
 
 if TYPE_CHECKING:
-    from hyperreg.cohort.executors import Place
+    from hyperreg.execution.executors import Place
     from hyperreg.imaging.dicom.results import DicomRequest
 
 
@@ -157,7 +157,7 @@ def place(
     gpus: float | None,
 ) -> Place:
     """Where tasks are done, as the options say it."""
-    from hyperreg.cohort.executors import Place
+    from hyperreg.execution.executors import Place
 
     return Place(executor.value, jobs, device.value, address, cpus, memory, gpus)
 

@@ -14,8 +14,8 @@ from typing import Any, Literal
 import numpy as np
 
 import hyperreg
-from hyperreg.cohort.executors import check_mark
 from hyperreg.errors import FileError, HyperRegError, OutOfMemory
+from hyperreg.execution.executors import check_mark
 from hyperreg.fusion.cache import content_hash, key_of
 from hyperreg.imaging.files import read_volume
 from hyperreg.imaging.label_maps import read_structures

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hyperreg.cohort.executors import Executor, Whole, mark
 from hyperreg.cohort.pair import PairTask, Row, failed_row, register_pair
 from hyperreg.cohort.tables import write_tables
 from hyperreg.errors import HyperRegError, InputError
+from hyperreg.execution.executors import Executor, Whole, mark
 from hyperreg.imaging.output import alone_in
 from hyperreg.reporting import Cancel, Progress
 

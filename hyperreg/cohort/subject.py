@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 import hyperreg
-from hyperreg.cohort.executors import check_mark
 from hyperreg.errors import FileError
+from hyperreg.execution.executors import check_mark
 from hyperreg.fusion.cache import Cache, content_hash, key_of
 from hyperreg.fusion.registering import Registered, Task, register_atlas
 from hyperreg.imaging.files import read_volume

@@ -21,10 +21,10 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from hyperreg.cohort.executors import Executor, Whole, mark
 from hyperreg.cohort.mean import centred, common_grid, inverse, mean_field, on_one_grid
 from hyperreg.cohort.subject import SubjectTask, register_subject, results_of
 from hyperreg.errors import HyperRegError, InputError
+from hyperreg.execution.executors import Executor, Whole, mark
 from hyperreg.fusion.atlases import outliers
 from hyperreg.fusion.cache import content_hash
 from hyperreg.fusion.registering import Registered

@@ -10,6 +10,7 @@ import numpy as np
 
 import hyperreg
 from hyperreg.errors import HyperRegError, InputError
+from hyperreg.execution.processes import fitting_jobs
 from hyperreg.fusion.cache import Cache, content_hash, key_of, voxel_hash
 from hyperreg.fusion.library import Atlas, Library, read_atlases
 from hyperreg.fusion.parallel import registrations
@@ -19,7 +20,6 @@ from hyperreg.fusion.stack import LabelStack, listed, stack_labels
 from hyperreg.imaging.resampling import resample
 from hyperreg.imaging.structures import Table
 from hyperreg.imaging.volume import Volume
-from hyperreg.processes import fitting_jobs
 from hyperreg.registration.anchors import check_lambda
 from hyperreg.registration.catalogue import ModelCard, default_model, find_model
 from hyperreg.reporting import Cancel

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from hyperreg import processes
 from hyperreg.errors import HyperRegError
+from hyperreg.execution import processes
 from hyperreg.fusion.registering import Registered, Task, register_atlas
 from hyperreg.reporting import Cancel, Progress
 

@@ -16,10 +16,10 @@ from cli_pair import PairFiles, run, write_pair
 from filelock import FileLock
 
 from hyperreg.cohort import listing
-from hyperreg.cohort.executors import MARK, Whole, check_mark, mark
 from hyperreg.cohort.pair import PairTask, register_pair
 from hyperreg.cohort.tables import worst_first
 from hyperreg.errors import FileError, InputError
+from hyperreg.execution.executors import MARK, Whole, check_mark, mark
 from hyperreg.imaging.files import read_label_map, read_volume, write_volume
 from hyperreg.imaging.output import LOCK, StagedOutputs
 from hyperreg.imaging.transform import Transform
@@ -321,7 +321,7 @@ def test_a_machine_that_does_not_see_the_folder_says_so(tmp_path: Path, images: 
 
 def test_the_progress_of_the_whole_estimates_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("hyperreg.cohort.executors.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("hyperreg.execution.executors.time.monotonic", lambda: now[0])
     told: list[tuple[float, str]] = []
     whole = Whole(lambda fraction, text: told.append((fraction, text)), 4, "pairs", 0.2, 1.0)
     whole.end("known", worked=False)

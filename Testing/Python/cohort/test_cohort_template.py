@@ -14,10 +14,10 @@ import pytest
 from cli_pair import grid, run
 
 from hyperreg.cohort import template
-from hyperreg.cohort.executors import LocalExecutor
 from hyperreg.cohort.mean import centred, exponential, inverse, logarithm, mean_field
 from hyperreg.cohort.template import TemplateSettings, log_volume_change, make_template, sharpened
 from hyperreg.errors import Cancelled
+from hyperreg.execution.executors import LocalExecutor
 from hyperreg.imaging.files import read_volume, write_volume
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.transform_files import read_transform

@@ -26,7 +26,7 @@ ALLOWED = {
     "schema": set(),
     "reporting": {"", "imaging"},
     "imaging": FOUNDATION,
-    "processes": {"errors", "machine", "reporting"},
+    "execution": FOUNDATION,
     "phantom": FOUNDATION | {"phantom_anatomy"},
     "phantom_anatomy": FOUNDATION,
     "sample": {"", "errors"},
@@ -34,8 +34,8 @@ ALLOWED = {
     "nets": FOUNDATION,
     "registration": FOUNDATION | {"nets", "sheet"},
     "segmentation": FOUNDATION | {"nets", "sheet"},
-    "fusion": FOUNDATION | {"nets", "processes", "registration", "segmentation"},
-    "cohort": FOUNDATION | {"fusion", "processes", "registration", "sheet"},
+    "fusion": FOUNDATION | {"execution", "nets", "registration", "segmentation"},
+    "cohort": FOUNDATION | {"execution", "fusion", "registration", "sheet"},
     "worker": FOUNDATION | {"fusion", "nets", "registration", "segmentation"},
     "training": FOUNDATION | {"fusion", "nets", "registration", "segmentation"},
     "automl": FOUNDATION | {"nets", "segmentation", "training"},
@@ -43,7 +43,8 @@ ALLOWED = {
     "mrml": FOUNDATION | {"fusion", "registration", "segmentation", "worker"},
     "view": FOUNDATION | {"fusion", "mrml", "registration", "sample", "segmentation", "worker"},
     "cli": FOUNDATION
-    | {"automl", "cohort", "doctor", "fusion", "phantom", "registration", "segmentation", "training", "view", "worker"},
+    | {"automl", "cohort", "doctor", "execution", "fusion", "phantom", "registration", "segmentation", "training"}
+    | {"view", "worker"},
 }
 # Packages that only these parts of the engine may import.
 FOREIGN = {"slicer": ("mrml", "view"), "vtk": ("mrml", "view"), "vtkmodules": ("mrml", "view"), "trame": ("view",),

@@ -11,9 +11,9 @@ from typing import Literal, Protocol
 from uuid import uuid4
 
 from hyperreg.errors import FileError, HyperRegError, InputError
+from hyperreg.execution.processes import NEEDED, R, T, TaskProgress, Work, fitting_jobs, results
 from hyperreg.imaging.output import replacing
 from hyperreg.machine import choose_device
-from hyperreg.processes import NEEDED, R, T, TaskProgress, Work, fitting_jobs, results
 from hyperreg.reporting import Cancel, Progress
 
 # In a folder of results: a word by which a machine knows that it sees the same disk as the one that hands out tasks.
@@ -52,7 +52,7 @@ class Place:
     def open(self) -> AbstractContextManager[Executor]:
         """The executor, connected. Raises InputError for what does not go together, WorkerError for a dead cluster."""
         if self.kind == "ray":
-            from hyperreg.cohort.ray_executor import RayExecutor
+            from hyperreg.execution.ray_executor import RayExecutor
 
             return RayExecutor(self)
         if self.address is not None:

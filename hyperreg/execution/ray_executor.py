@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import hyperreg
 from hyperreg.errors import Cancelled, HyperRegError, InputError, OutOfMemory, WorkerError
-from hyperreg.processes import LOOK, R, T, TaskProgress, Work, attempt, fitting_jobs
+from hyperreg.execution.processes import LOOK, R, T, TaskProgress, Work, attempt, fitting_jobs
 from hyperreg.reporting import Cancel
 
 if TYPE_CHECKING:
-    from hyperreg.cohort.executors import Place
+    from hyperreg.execution.executors import Place
 
 # A cluster that has not answered after so many seconds is called dead. Ray itself waits two minutes and then ends the
 # whole process, so that a child asks first.

@@ -13,7 +13,7 @@ SCRIPT = """
 import os, sys, types
 sys.modules["torch"] = types.SimpleNamespace(set_num_threads=lambda _n: None, OutOfMemoryError=MemoryError)
 from dataclasses import dataclass
-from hyperreg import processes
+from hyperreg.execution import processes
 from hyperreg.errors import InputError
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from cli_pair import run
 
-from hyperreg.cohort.executors import Place
-from hyperreg.cohort.ray_executor import RayExecutor
 from hyperreg.errors import Cancelled, HyperRegError, InputError, WorkerError
+from hyperreg.execution.executors import Place
+from hyperreg.execution.ray_executor import RayExecutor
 from hyperreg.imaging.output import replacing
 
 ray = pytest.importorskip("ray", reason="skipped: ray is not installed (pip install 'hyperreg[ray]')")
@@ -131,8 +131,8 @@ def test_a_machine_that_is_lost_loses_no_task(cluster: Any, tmp_path: Path) -> N
 DRIVER = """
 import sys
 from pathlib import Path
-from test_cohort_ray import SMALL, Step, do_step
-from hyperreg.cohort.executors import Place
+from test_execution_ray import SMALL, Step, do_step
+from hyperreg.execution.executors import Place
 
 steps = [Step(f"s{n}", Path(sys.argv[2]), seconds=1.0) for n in range(8)]
 with Place("ray", address=sys.argv[1], **SMALL).open() as executor:
@@ -228,7 +228,7 @@ def test_a_dead_address_is_told_at_once() -> None:
 
 
 def test_something_else_at_the_address_is_told_within_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hyperreg.cohort.ray_executor.PATIENCE", 5.0)
+    monkeypatch.setattr("hyperreg.execution.ray_executor.PATIENCE", 5.0)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -240,7 +240,7 @@ def test_without_ray_the_command_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "pairs.csv").write_text("fixed,moving\na.nii,b.nii\n", encoding="utf-8")
-    monkeypatch.setattr("hyperreg.cohort.ray_executor.find_spec", lambda _name: None)
+    monkeypatch.setattr("hyperreg.execution.ray_executor.find_spec", lambda _name: None)
     code = run("cohort", str(tmp_path / "pairs.csv"), "--out", str(tmp_path / "out"), "--executor", "ray")
     assert code == 2
     assert "pip install 'hyperreg[ray]'" in capsys.readouterr().err.replace("\n", " ")
