@@ -11,8 +11,10 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from enum import Enum
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import numpy as np
@@ -21,10 +23,12 @@ import typer
 
 from benchmarks.pairs import DATA, OASIS_PAIRS, check_data
 from benchmarks.readme import BENCHMARKS, replace_section
+from benchmarks.registration.peers import SEED, from_ants, to_ants
+from benchmarks.segmentation.measure import THREAD_VARIABLES
 from hyperreg.cohort.pair import PairTask, register_pair
 from hyperreg.cohort.template import TRANSFORM, TemplateSettings, make_template
 from hyperreg.errors import HyperRegError
-from hyperreg.execution.executors import Place, mark
+from hyperreg.execution.executors import LocalExecutor, Place, mark
 from hyperreg.imaging.files import read_label_map, read_volume
 from hyperreg.imaging.resampling import resample
 from hyperreg.imaging.transform import Transform
@@ -118,56 +122,59 @@ def on_template(place: Grid, transforms: Mapping[str, Transform]) -> list[npt.ND
 
 
 def template(fast: bool, output: Path) -> list[dict[str, Any]]:
-    """A template of brains: how well their labels lie on each other there, and what it costs."""
+    """A template of brains, ours and antspyx's: how well their labels lie on each other there, and what it costs.
+
+    One thread each; the costs are those of the template and of the maps from it to every subject.
+    """
+    one_thread()
     out, fields = output / "template.nii.gz", output / "fields"
     start, before = time.perf_counter(), cpu_seconds()
-    make_template(
+    report = make_template(
         [files_of(name)[0] for name in SUBJECTS], out, TemplateSettings(fast=fast, device="cpu"),
-        _Here(), fields, lambda fraction, text: typer.echo(f"{fraction:4.0%} {text}", err=True),
+        LocalExecutor(1, "cpu"), fields, lambda fraction, text: typer.echo(f"{fraction:4.0%} {text}", err=True),
     )  # fmt: skip
     spent, wall = cpu_seconds() - before, time.perf_counter() - start
     place = read_volume(out).grid
     transforms = {name: read_transform(fields / f"{name}_T1_brain" / TRANSFORM) for name in SUBJECTS}
     linear = {name: Transform((transform.linear,)) for name, transform in transforms.items()}
-    rows = [
-        {"method": "HyperReg, linear alone", "dice": overlap(on_template(place, linear))},
-        {
-            "method": "HyperReg template",
-            "dice": overlap(on_template(place, transforms)),
-            "cpu_s": spent,
-            "wall_s": wall,
-        },
-    ]
+    rows: list[dict[str, Any]] = [{"method": "HyperReg, linear alone", "dice": overlap(on_template(place, linear))}]
+    rounds = f"{report['settings']['iterations']} rounds{', quick results' if fast else ''}"
+    dice = overlap(on_template(place, transforms))
+    rows.append({"method": f"HyperReg template ({rounds})", "dice": dice, "cpu_s": spent, "wall_s": wall})
+    typer.echo(json.dumps(rows), err=True)
     return [*rows, ants_template()]
 
 
-class _Here:
-    """An executor in this very process, so that its CPU-seconds are all there are."""
-
-    def results(self, work: Any, tasks: Any, progress: Any, cancelled: Any = None) -> Any:
-        from hyperreg.execution.processes import results
-
-        return results(work, tasks, 1, progress, cancelled)
-
-
 def ants_template() -> dict[str, Any]:
-    """The same by antspyx' own template, with its defaults."""
-    name = "ANTs, build_template and SyN (antspyx)"
+    """The same by antspyx' own template, with its defaults: three rounds of SyN, and a last one for the maps."""
+    name = "ANTs, build_template (3 rounds) and SyN (antspyx)"
     if find_spec("ants") is None:
         return {"method": name, "note": "not installed"}
     import ants
 
+    volumes = {subject: read_volume(files_of(subject)[0]) for subject in SUBJECTS}
     start, before = time.perf_counter(), cpu_seconds()
-    images = [ants.image_read(str(files_of(subject)[0])) for subject in SUBJECTS]
-    made = ants.build_template(image_list=images)
-    maps = []
-    for subject, image in zip(SUBJECTS, images, strict=True):
-        found = ants.registration(made, image, "SyN")
-        labels = ants.image_read(str(files_of(subject)[1]))
-        carried = ants.apply_transforms(made, labels, found["fwdtransforms"], interpolator="nearestNeighbor")
-        maps.append(np.rint(carried.numpy()).astype(np.int64))
+    images = {subject: to_ants(volume) for subject, volume in volumes.items()}
+    made = ants.build_template(image_list=list(images.values()), random_seed=SEED)
+    with TemporaryDirectory() as folder:
+        transforms = {}
+        for subject, image in images.items():
+            found = ants.registration(made, image, "SyN", outprefix=f"{folder}/{subject}", random_seed=SEED)
+            transforms[subject] = from_ants(found["fwdtransforms"])
     spent, wall = cpu_seconds() - before, time.perf_counter() - start
-    return {"method": name, "dice": overlap(maps), "cpu_s": spent, "wall_s": wall}
+    # antspyx' template lies on the grid of the first image.
+    dice = overlap(on_template(volumes[SUBJECTS[0]].grid, transforms))
+    return {"method": name, "dice": dice, "cpu_s": spent, "wall_s": wall}
+
+
+def one_thread() -> None:
+    """Let this process, and the libraries that it loads from now on, compute in one thread."""
+    import SimpleITK as sitk
+    import torch
+
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    torch.set_num_threads(1)
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 
 
 def cpu_seconds() -> float:
@@ -175,11 +182,11 @@ def cpu_seconds() -> float:
     return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
-def tables(found: Mapping[str, Any]) -> str:
-    """Markdown of what was measured, and of what follows from it for large cohorts."""
+def pairs_tables(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown of what was measured of pairs, and of what follows from it for large cohorts."""
     lines = ["| | pairs | wall s | throughput, ratio | CPU-s a pair | load average |", "|---|---|---|---|---|---|"]
-    first: dict[str, Any] = found["throughput"][0]
-    for row in found["throughput"]:
+    first = rows[0]
+    for row in rows:
         if "note" in row:
             lines.append(f"| {row['place']} | {row['note']} | | | | |")
             continue
@@ -193,8 +200,13 @@ def tables(found: Mapping[str, Any]) -> str:
         spread = " | ".join(f"{hours / number:,.1f}" for number in CORES)
         moved = " | ".join(f"{size * first[name] / 1e3:.0f}" for name in ("read_mb", "written_mb"))
         lines.append(f"| {size:,} | {hours:,.0f} | {spread} | {moved} |")
-    lines += ["", "| template of six brains | Dice among subjects | CPU-s | wall s |", "|---|---|---|---|"]
-    for row in found.get("template", []):
+    return "\n".join(lines)
+
+
+def template_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown of the templates."""
+    lines = ["| template of six brains | Dice among subjects | CPU-s | wall s |", "|---|---|---|---|"]
+    for row in rows:
         if "note" in row:
             lines.append(f"| {row['method']} | {row['note']} | | |")
             continue
@@ -203,10 +215,15 @@ def tables(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+class Part(str, Enum):
+    pairs = "pairs"
+    template = "template"
+
+
 def command(
+    only: Annotated[Part | None, typer.Option(help="Measure one part alone.", show_default="both")] = None,
     pairs: Annotated[int, typer.Option(help="Pairs in each place.", min=2)] = 4,
     full: Annotated[bool, typer.Option("--full", help="Full resolution, instead of the quick result.")] = False,
-    no_template: Annotated[bool, typer.Option("--no-template", help="Only the pairs.")] = False,
     output: Annotated[Path, typer.Option(help="Folder of the results.")] = OUTPUT,
     readme: Annotated[bool, typer.Option(help="Also replace the tables in docs/benchmarks.")] = False,
 ) -> None:
@@ -214,14 +231,13 @@ def command(
     output.mkdir(parents=True, exist_ok=True)
     try:
         check_data()
-        found: dict[str, Any] = {"throughput": throughput(pairs, not full, output)}
-        if not no_template:
-            found["template"] = template(not full, output)
+        for part in Part if only is None else [only]:
+            rows = throughput(pairs, not full, output) if part == Part.pairs else template(not full, output)
+            (output / f"{part.value}.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+            text = pairs_tables(rows) if part == Part.pairs else template_table(rows)
+            typer.echo(text)
+            if readme:
+                replace_section(BENCHMARKS, f"cohort-{part.value}", text)
     except HyperRegError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error
-    (output / "cohort.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    text = tables(found)
-    typer.echo(text)
-    if readme:
-        replace_section(BENCHMARKS, "cohort", text)
