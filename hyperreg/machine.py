@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from pathlib import Path
 
@@ -20,6 +21,14 @@ def choose_device(wanted: str) -> str:
     if wanted == "cuda":
         raise InputError("PyTorch finds no NVIDIA GPU here. Choose the device 'auto' or 'cpu'.")
     raise InputError(f"Unknown device '{wanted}'. Choose auto, cpu or cuda.")
+
+
+def visible_gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES calls the GPUs that this process may use; none where torch was not imported."""
+    torch = sys.modules.get("torch")
+    count = torch.cuda.device_count() if torch is not None else 0
+    names = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return (names.split(",") if names else [str(number) for number in range(count)])[:count]
 
 
 def main_memory() -> tuple[int | None, int | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from uuid import uuid4
 from hyperreg.errors import FileError, HyperRegError, InputError
 from hyperreg.execution.processes import NEEDED, R, T, TaskProgress, Work, fitting_jobs, results
 from hyperreg.imaging.output import replacing
-from hyperreg.machine import choose_device
+from hyperreg.machine import choose_device, visible_gpus
 from hyperreg.reporting import Cancel, Progress
 
 # In a folder of results: a word by which a machine knows that it sees the same disk as the one that hands out tasks.
@@ -24,11 +24,11 @@ class Executor(Protocol):
     """Does tasks. A task that was begun twice, because a machine was lost, has to leave what one alone would."""
 
     def results(
-        self, work: Work[T, R], tasks: Sequence[T], progress: TaskProgress, cancelled: Cancel | None = None
+        self, work: Work[T, R], tasks: Iterable[T], progress: TaskProgress, cancelled: Cancel | None = None
     ) -> Iterator[tuple[T, R | HyperRegError]]:
         """Each task with its result, or the error that ended it, as soon as it is done. Raises Cancelled, WorkerError.
 
-        work: a function of a module that every machine can import.
+        work: a function of a module that every machine can import. tasks: each is taken when it can be begun, or soon.
         """
 
 
@@ -49,6 +49,25 @@ class Place:
     memory_gb: float = NEEDED / 1024**3
     gpus: float | None = None
 
+    @property
+    def gpus_per_task(self) -> float:
+        """What Ray gives a task of GPUs."""
+        return self.gpus if self.gpus is not None else float(self.device == "cuda")
+
+    @property
+    def kept_free(self) -> float | None:
+        """Bytes that are kept free for a task; None where nobody does that, or on GPUs."""
+        return self.memory_gb * 1024**3 if self.kind == "ray" and not self.gpus_per_task else None
+
+    @property
+    def share(self) -> float:
+        """The part of the memory of its device that a task may take beside the others."""
+        if self.kind == "ray":
+            return min(1.0, self.gpus_per_task or 1.0)
+        device = choose_device(self.device)
+        devices = len(visible_gpus()) if device == "cuda" else 1
+        return min(1.0, devices / (self.jobs or fitting_jobs(device)))
+
     def open(self) -> AbstractContextManager[Executor]:
         """The executor, connected. Raises InputError for what does not go together, WorkerError for a dead cluster."""
         if self.kind == "ray":
@@ -68,10 +87,18 @@ class LocalExecutor:
     device: str
 
     def results(
-        self, work: Work[T, R], tasks: Sequence[T], progress: TaskProgress, cancelled: Cancel | None = None
+        self, work: Work[T, R], tasks: Iterable[T], progress: TaskProgress, cancelled: Cancel | None = None
     ) -> Iterator[tuple[T, R | HyperRegError]]:
-        jobs = self.jobs or fitting_jobs(len(tasks), choose_device(self.device))
+        jobs = self.jobs or fitting_jobs(choose_device(self.device))
         return results(work, tasks, jobs, progress, cancelled)
+
+
+def result_of(executor: Executor, work: Work[T, R], task: T, cancelled: Cancel | None = None) -> R:
+    """The result of one task. Raises the error that ended it, Cancelled, WorkerError."""
+    ((_task, found),) = executor.results(work, [task], lambda *_told: None, cancelled)
+    if isinstance(found, HyperRegError):
+        raise found
+    return found
 
 
 class Whole:

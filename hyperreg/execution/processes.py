@@ -7,17 +7,18 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import chain, islice
 from multiprocessing import resource_tracker
 from queue import Empty
 from typing import Any, Protocol, TypeVar
 
 from hyperreg.errors import Cancelled, HyperRegError, OutOfMemory
-from hyperreg.machine import is_out_of_memory, main_memory
+from hyperreg.machine import is_out_of_memory, main_memory, visible_gpus
 from hyperreg.reporting import Cancel, Progress
 
 # Memory that one registration needs beside the others, bytes: what two 1 mm heads took, and room.
@@ -46,41 +47,42 @@ TaskProgress = Callable[[str, float, str], None]
 _parent: dict[str, Any] = {}
 
 
-def fitting_jobs(count: int, device: str) -> int:
+def fitting_jobs(device: str) -> int:
     """How many registrations may run at once: one on a GPU, else as many as cores and free memory allow."""
     if device == "cuda":
         return 1
     free, _total = main_memory()
     room = 1 if free is None else max(1, free // NEEDED)
-    return int(max(1, min(count, os.cpu_count() or 1, room, MOST_PROCESSES)))
+    return int(max(1, min(os.cpu_count() or 1, room, MOST_PROCESSES)))
 
 
 def results(
-    work: Work[T, R], tasks: Sequence[T], jobs: int, progress: TaskProgress, cancelled: Cancel | None = None
+    work: Work[T, R], tasks: Iterable[T], jobs: int, progress: TaskProgress, cancelled: Cancel | None = None
 ) -> Iterator[tuple[T, R | HyperRegError]]:
     """Do all tasks; each comes out as soon as it is done, with its result or the error that ended it.
 
-    jobs: how many at once; with more than one they run in processes of their own. When a process dies, for lack of
-    memory usually, what was running is done again, half as many at a time; a task that dies alone has failed.
-    Raises Cancelled.
+    tasks: each is taken when its turn comes, so that they may depend on the time and on results before. jobs: how many
+    at once; with more than one they run in processes of their own, each of which sees one of the GPUs. When a process
+    dies, for lack of memory usually, what was running is done again, half as many at a time; a task that dies alone has
+    failed. Raises Cancelled.
     """
-    waiting = list(tasks)
-    if jobs <= 1 or len(waiting) <= 1:
-        for task in waiting:
+    rest = iter(tasks)
+    first = list(islice(rest, max(jobs, 1)))
+    jobs, rest = len(first), chain(first, rest)
+    if jobs <= 1:
+        for task in rest:
             _check(cancelled)
             yield task, attempt(work, task, partial(progress, task.name), cancelled)
         return
-    while waiting:
+    while True:
         running: list[T] = []
         try:
-            for task, result in _in_processes(work, waiting, running, min(jobs, len(waiting)), progress, cancelled):
-                waiting.remove(task)
-                yield task, result
+            yield from _in_processes(work, rest, running, jobs, progress, cancelled)
+            return
         except BrokenProcessPool:
             if len(running) == 1:
-                waiting.remove(running[0])
-                yield running[0], OutOfMemory("The process that did this ended, for lack of memory usually.")
-            jobs = max(1, jobs // 2)
+                yield running.pop(), OutOfMemory("The process that did this ended, for lack of memory usually.")
+            jobs, rest = max(1, jobs // 2), chain(running, rest)
 
 
 def attempt(work: Work[T, R], task: T, progress: Progress, cancelled: Cancel | None = None) -> R | HyperRegError:
@@ -98,9 +100,9 @@ def attempt(work: Work[T, R], task: T, progress: Progress, cancelled: Cancel | N
 
 
 def _in_processes(
-    work: Work[T, R], tasks: Sequence[T], running: list[T], jobs: int, progress: TaskProgress, cancelled: Cancel | None
+    work: Work[T, R], tasks: Iterator[T], running: list[T], jobs: int, progress: TaskProgress, cancelled: Cancel | None
 ) -> Iterator[tuple[T, R | HyperRegError]]:
-    """running: is kept up to date with the tasks that were handed over and did not come back."""
+    """running: is kept up to date with the tasks that were taken and did not come back."""
     # Not by fork: torch's threads do not survive it.
     context = multiprocessing.get_context("spawn")
     if sys.platform != "win32":
@@ -109,12 +111,14 @@ def _in_processes(
     news = context.Queue()
     threads = max(1, (os.cpu_count() or 1) // jobs)
     before = multiprocessing.active_children()
-    pool = ProcessPoolExecutor(jobs, context, _begin, (news, threads))
+    gpus, places = visible_gpus(), context.Queue()
+    for number in range(jobs):
+        places.put(gpus[number % len(gpus)] if gpus else None)
+    pool = ProcessPoolExecutor(jobs, context, _begin, (news, threads, places))
     pending: dict[Future[R | HyperRegError], T] = {}
-    rest = iter(list(tasks))
     try:
         while True:
-            while len(pending) < jobs and (task := next(rest, None)) is not None:
+            while len(pending) < jobs and (task := next(tasks, None)) is not None:
                 running.append(task)
                 with _without_interrupts():
                     pending[pool.submit(_do, work, task)] = task
@@ -137,8 +141,9 @@ def _in_processes(
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-        news.close()
-        news.cancel_join_thread()
+        for queue in (news, places):
+            queue.close()
+            queue.cancel_join_thread()
 
 
 @contextmanager
@@ -154,12 +159,14 @@ def _without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin(news: Any, threads: int) -> None:
+def _begin(news: Any, threads: int, places: Any) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     # One that is killed while it tells something must not keep the others from ending.
     news.cancel_join_thread()
+    if (gpu := places.get()) is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # before CUDA starts
     try:
         import torch
     except (ImportError, OSError, MemoryError) as error:

@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -55,7 +55,6 @@ class RayExecutor:
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self._gpus = place.gpus if place.gpus is not None else float(place.device == "cuda")
 
     def __enter__(self) -> RayExecutor:  # noqa: PYI034 (typing.Self needs Python 3.11)
         if find_spec("ray") is None:
@@ -71,7 +70,7 @@ class RayExecutor:
         common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         try:
             if address is None:
-                jobs = self._place.jobs or fitting_jobs(sys.maxsize, "cpu")
+                jobs = self._place.jobs or fitting_jobs("cpu")
                 cpus = max(1, round(jobs * self._place.cpus))
                 ray.init(address="local", num_cpus=cpus, include_dashboard=False, **common)
             else:
@@ -93,7 +92,7 @@ class RayExecutor:
 
     @property
     def _needs(self) -> dict[str, float]:
-        return {"CPU": self._place.cpus, "GPU": self._gpus, "memory": self._place.memory_gb * 1024**3}
+        return {"CPU": self._place.cpus, "GPU": self._place.gpus_per_task, "memory": self._place.memory_gb * 1024**3}
 
     def _check_size(self) -> None:
         import ray
@@ -105,17 +104,21 @@ class RayExecutor:
         largest = {name: max((has.get(name, 0) for has in machines), default=0) for name in self._needs}
         raise InputError(
             f"No machine of the cluster is large enough for one task: it needs {self._place.cpus:g} CPUs, "
-            f"{self._gpus:g} GPUs and {self._place.memory_gb:g} GB, and the most that a machine has is "
+            f"{self._needs['GPU']:g} GPUs and {self._place.memory_gb:g} GB, and the most that a machine has is "
             f"{largest['CPU']:g}, {largest['GPU']:g} and {largest['memory'] / 1024**3:.1f} GB. Ask for less "
             "(--cpus-per-task, --gpus-per-task, --memory-per-task)."
         )
 
     def results(
-        self, work: Work[T, R], tasks: Sequence[T], progress: TaskProgress, cancelled: Cancel | None = None
+        self, work: Work[T, R], tasks: Iterable[T], progress: TaskProgress, cancelled: Cancel | None = None
     ) -> Iterator[tuple[T, R | HyperRegError]]:
         import ray
 
-        needs = {"num_cpus": self._place.cpus, "num_gpus": self._gpus, "memory": int(self._needs["memory"])}
+        needs = {
+            "num_cpus": self._place.cpus,
+            "num_gpus": self._place.gpus_per_task,
+            "memory": int(self._needs["memory"]),
+        }
         there = ray.remote(**needs, max_retries=RETRIES)(_do_there)
         pending: dict[Any, T] = {}
         rest = iter(tasks)
@@ -179,6 +182,8 @@ def _fetched(reference: Any) -> Any:
         raise
     except exceptions.OutOfMemoryError:
         return OutOfMemory("The machine that did this had too little memory, again and again. Ask Ray for more.")
+    except exceptions.WorkerCrashedError:
+        return OutOfMemory("The process that did this ended, again and again, for lack of memory usually.")
     except exceptions.RayError as error:
         return WorkerError(f"This was lost with its machine {RETRIES + 1} times, or by Ray: {_last_line(error)}")
 

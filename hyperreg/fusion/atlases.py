@@ -217,7 +217,7 @@ class _Registrar:
                 )
             )  # fmt: skip
             self.tell(AtlasProgress(name, "waiting", 0.0, "Waiting"))
-        jobs = self.settings.jobs or fitting_jobs(len(tasks), self.settings.device)
+        jobs = self.settings.jobs or fitting_jobs(self.settings.device)
         for task, result in registrations(tasks, jobs, self._progress, self.cancelled):
             if isinstance(result, HyperRegError):
                 self.rows[task.name].state = "left out"

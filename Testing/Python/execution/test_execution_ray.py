@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from cli_pair import run
+from ray_bench import IMPORTED, SMALL, two_machines
 
 from hyperreg.errors import Cancelled, HyperRegError, InputError, WorkerError
 from hyperreg.execution.executors import Place
@@ -24,11 +25,6 @@ from hyperreg.imaging.output import replacing
 
 ray = pytest.importorskip("ray", reason="skipped: ray is not installed (pip install 'hyperreg[ray]')")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="skipped: a cluster on one machine needs Linux")
-
-HERE = Path(__file__).parent
-# What workers import: the package, the helpers, and the functions of this module.
-IMPORTED = os.pathsep.join(str(path) for path in (HERE.parents[2], HERE.parent / "helpers", HERE))
-SMALL = {"memory_gb": 0.05}
 
 
 @dataclass(frozen=True)
@@ -78,17 +74,8 @@ def check_once(folder: Path, found: dict[str, str]) -> None:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """Two machines with a CPU each, on this one; tests may add more."""
-    from ray.cluster_utils import Cluster
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", IMPORTED)
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-        made.add_node(num_cpus=1)
+    with two_machines() as made:
         yield made
-        made.shutdown()
 
 
 def place(cluster: Any, **more: Any) -> Place:
@@ -131,7 +118,8 @@ def test_a_machine_that_is_lost_loses_no_task(cluster: Any, tmp_path: Path) -> N
 DRIVER = """
 import sys
 from pathlib import Path
-from test_execution_ray import SMALL, Step, do_step
+from ray_bench import SMALL
+from test_execution_ray import Step, do_step
 from hyperreg.execution.executors import Place
 
 steps = [Step(f"s{n}", Path(sys.argv[2]), seconds=1.0) for n in range(8)]
@@ -169,7 +157,7 @@ def test_a_cancellation_ends_what_runs(cluster: Any, tmp_path: Path) -> None:
 def test_a_task_that_kills_its_worker_fails_alone(cluster: Any, tmp_path: Path) -> None:
     with place(cluster).open() as executor:
         found = outcomes(executor, [Step("a", tmp_path), Step("dies", tmp_path, how="dies"), Step("b", tmp_path)])
-    assert found == {"a": "done", "b": "done", "dies": "WorkerError"}
+    assert found == {"a": "done", "b": "done", "dies": "OutOfMemory"}
 
 
 def test_what_no_machine_can_do_is_refused(cluster: Any) -> None:

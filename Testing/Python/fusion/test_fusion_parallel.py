@@ -17,7 +17,10 @@ from worker_bench import is_running, semaphores_of
 # Children import this file, too, so that their registrations are these.
 SCRIPT = """
 import os, signal, sys, time, types
-sys.modules["torch"] = types.SimpleNamespace(set_num_threads=lambda _n: None, OutOfMemoryError=MemoryError)
+gpus = types.SimpleNamespace(device_count=lambda: 0)
+sys.modules["torch"] = types.SimpleNamespace(
+    set_num_threads=lambda _n: None, OutOfMemoryError=MemoryError, cuda=gpus
+)
 from hyperreg.errors import Cancelled
 from hyperreg.fusion import parallel
 from hyperreg.fusion.registering import Registered, Task
