@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from types import FrameType
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
@@ -143,6 +143,17 @@ def warn(warnings: list[str], alarm: str = "") -> None:
             messages.print(text, style="bold red", markup=False)
         else:
             messages.print(f"Warning: {text}", style="yellow", markup=False)
+
+
+def print_rows(rows: list[dict[str, Any]], quiet: bool) -> None:
+    """Say what became of many images, and exit with OTHER if some failed. rows: see `execution.many`."""
+    failed = [row for row in rows if row["state"] == "failed"]
+    for row in failed:
+        messages.print(f"hyperreg: {row['target']}: {row['error']}", style="red", markup=False)
+    if not quiet:
+        output.print(f"{len(rows) - len(failed)} of {len(rows)} targets done; figures in quality.csv.", markup=False)
+    if failed:
+        raise typer.Exit(ExitCode.OTHER)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from hyperreg.cli import options
-from hyperreg.cli.console import ExitCode, cancel_on_interrupt, guarded, messages, output, progress_bar, warn
+from hyperreg.cli.console import cancel_on_interrupt, guarded, messages, output, print_rows, progress_bar, warn
 from hyperreg.errors import InputError
 
 EXAMPLES = """Examples:
@@ -21,7 +21,9 @@ hyperreg fuse --target head.nii.gz --atlases ATLASES --method dp --minutes 3 --o
 
 hyperreg fuse --labels reader1.nii.gz reader2.nii.gz reader3.nii.gz --method staple --out consensus.nii.gz
 
-hyperreg fuse --targets HEADS --atlases ATLASES --out RESULTS"""
+hyperreg fuse --targets HEADS --atlases ATLASES --out RESULTS
+
+hyperreg fuse --targets HEADS --atlases ATLASES --out RESULTS --executor ray --address head-node:6379"""
 
 
 class Fusion(str, Enum):
@@ -120,13 +122,19 @@ def command(
                      "weights."),
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option("--jobs", min=1, help="Registrations at once.", show_default="what fits")
+        int | None,
+        typer.Option("--jobs", min=1, help="Registrations at once; with ray, targets.", show_default="what fits"),
     ] = None,
     cache: Annotated[
         Path | None,
         typer.Option("--cache", help="Where registrations are kept for the next time.", show_default="the user's"),
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no registrations.")] = False,
+    executor: options.Executor = options.Where.local,
+    address: options.Address = None,
+    cpus: options.Cpus = 1.0,
+    memory: options.Memory = 3.0,
+    gpus: options.Gpus = None,
     device: options.DeviceChoice = options.Device.auto,
     quiet: options.Quiet = False,
 ) -> None:  # fmt: skip
@@ -139,10 +147,15 @@ def command(
 
     maps = [*(labels or []), *(Path(extra) for extra in context.args)]
     _check_form(target, targets, atlases, maps, context.args, labels)
+    several = executor == options.Where.ray
+    if (several or address is not None) and targets is None:
+        raise InputError("A cluster is for the many images of --targets; one image is done on this machine.")
+    # The machines of a cluster share the targets, those of this one's processes the atlases of each target.
+    place = options.place(executor, jobs if several else 1, device, address, cpus, memory, gpus)
     chosen = method or (Fusion.vote if maps else Fusion.local)
     how = Method(chosen.value, _numbers(weights), temperature, steps=steps, minutes=minutes)
     settings = AtlasSettings(
-        lam, _named(atlas_lambda), model, refine, device.value, select, jobs,
+        lam, _named(atlas_lambda), model, refine, device.value, select, 1 if several else jobs,
         None if no_cache else cache or default_folder(),
     )  # fmt: skip
     outputs = Outputs(out, disagreement, report, plot)
@@ -152,8 +165,9 @@ def command(
         elif targets is not None and atlases is not None:
             if out is None:
                 raise InputError("A cohort needs a folder for its results: give --out.")
-            rows = fuse_cohort(targets, atlases, settings, how, out, progress, cancelled)
-            _print_cohort(rows, quiet)
+            with place.open() as runner:
+                rows = fuse_cohort(targets, atlases, settings, how, out, runner, progress, cancelled)
+            print_rows(rows, quiet)
             return
         elif target is not None and atlases is not None:
             loader = Loader(find_atlases(atlases))
@@ -232,13 +246,3 @@ def _print_summary(report: dict[str, Any]) -> None:
         *(f"Saved         {path}" for path in report["outputs"].values()),
     ]
     output.print("\n".join(lines), markup=False)
-
-
-def _print_cohort(rows: list[dict[str, Any]], quiet: bool) -> None:
-    failed = [row for row in rows if row["state"] == "failed"]
-    for row in failed:
-        messages.print(f"hyperreg: {row['target']}: {row['error']}", style="red", markup=False)
-    if not quiet:
-        output.print(f"{len(rows) - len(failed)} of {len(rows)} targets done; figures in quality.csv.", markup=False)
-    if failed:
-        raise typer.Exit(ExitCode.OTHER)

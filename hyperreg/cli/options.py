@@ -114,7 +114,12 @@ Executor = Annotated[
     Where,
     typer.Option("--executor", help="local: processes on this machine. ray: a Ray cluster (hyperreg[ray])."),
 ]
-Jobs = Annotated[int | None, typer.Option("--jobs", min=1, help="How many tasks at once.", show_default="what fits")]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs", min=1, help="How many tasks at once; of several GPUs each has one.", show_default="what fits"
+    ),
+]
 Address = Annotated[
     str | None,
     typer.Option(

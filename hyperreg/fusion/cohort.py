@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import hyperreg
-from hyperreg.errors import Cancelled, HyperRegError, InputError
+from hyperreg.errors import InputError
+from hyperreg.execution.executors import Executor, check_mark
+from hyperreg.execution.many import known_row, rows_of
 from hyperreg.fusion.atlases import AtlasSettings, Loader
 from hyperreg.fusion.cache import content_hash, key_of
 from hyperreg.fusion.library import LABELS, find_atlases, images_in
 from hyperreg.fusion.records import AtlasOutcome
 from hyperreg.fusion.run import Method, Outputs, fuse_target
 from hyperreg.imaging.files import extension, read_volume
-from hyperreg.imaging.output import make_folder, replacing
+from hyperreg.imaging.output import replacing
 from hyperreg.imaging.streams import same_file
 from hyperreg.registration.catalogue import default_model, find_model
 from hyperreg.reporting import Cancel, Progress, write_report
 
-COHORT_TABLE = "quality.csv"
+
+@dataclass(frozen=True)
+class TargetTask:
+    """An image that is segmented by the atlases of a folder, into `folder`. mark: see `executors.mark`."""
+
+    image: Path
+    atlases: Path
+    settings: AtlasSettings
+    method: Method
+    folder: Path
+    ending: str
+    mark: str
+
+    @property
+    def name(self) -> str:
+        return self.image.name[: -len(extension(self.image))]
 
 
 def fuse_cohort(
@@ -31,48 +47,56 @@ def fuse_cohort(
     settings: AtlasSettings,
     method: Method,
     folder: Path,
+    executor: Executor,
     progress: Progress | None = None,
     cancelled: Cancel | None = None,
     ending: str = ".nii.gz",
 ) -> list[dict[str, Any]]:
-    """Segment every image of a folder; rows of figures, one per target, which COHORT_TABLE in `folder` holds, too.
+    """Segment every image of a folder; rows of figures, one per target, which `many.TABLE` in `folder` holds, too.
 
     For each target NAME, `folder` gets NAME_labels, NAME_report.json. Targets whose report is there already, made of
     the same voxels by the same atlases, model, version and settings, are not done again. One that fails is a row with
-    its error. Atlases are read once.
-    Raises InputError or FileError for folders that cannot be used, Cancelled.
+    its error. Every process reads the atlases once.
+    Raises InputError for folders that cannot be used or in which another run works; FileError, Cancelled, WorkerError.
     """
     method.check(with_images=True)
-    loader = Loader(find_atlases(atlases))
-    images = _targets_in(targets, loader, own=Path(atlases).resolve() == Path(targets).resolve())
+    targets, atlases, folder = (Path(path).absolute() for path in (targets, atlases, folder))
+    # What an earlier run of this process has read may have changed since.
+    _atlases_in.cache_clear()
+    loader, _ = _atlases_in(atlases)
+    images = _targets_in(targets, loader, own=atlases.resolve() == targets.resolve())
     for given in (targets, atlases):
         if same_file(folder, given):
             raise InputError(f"Results in '{folder}' could replace what is there; give --out a folder of its own.")
-    make_folder(folder)
-    tell = progress or (lambda _fraction, _text: None)
-    rows: list[dict[str, Any]] = []
-    atlases_hash = _hash_of(loader)
-    for number, path in enumerate(images):
-        name = path.name[: -len(extension(path))]
-        out = Outputs(folder / f"{name}{LABELS}{ending}", report=folder / f"{name}_report.json")
-        part = _part(tell, number, len(images), name)
-        try:
-            how = _how(settings, method, atlases_hash, content_hash(read_volume(path)))
-            known = _known(out, how)
-            if known is not None:
-                rows.append(_cohort_row(name, known, "done before"))
-            else:
-                result = fuse_target(path, loader, settings, replace(method), out, part, cancelled)
-                result.report["settings"] = how
-                with replacing(out.report or folder) as target:
-                    write_report(result.report, target)
-                rows.append(_cohort_row(name, result.report, "done"))
-        except Cancelled:
-            raise
-        except HyperRegError as error:
-            rows.append({"target": name, "state": "failed", "error": str(error)})
-        _write_rows(rows, folder / COHORT_TABLE)
-    return rows
+
+    def tasks(word: str) -> list[TargetTask]:
+        return [TargetTask(path, atlases, settings, method, folder, ending, word) for path in images]
+
+    return rows_of(segment_target, tasks, folder, executor, progress, cancelled)
+
+
+def segment_target(task: TargetTask, progress: Progress, cancelled: Cancel | None = None) -> dict[str, Any]:
+    """Do a target, unless that was done before; its row. Raises HyperRegError."""
+    check_mark(task.folder, task.mark)
+    loader, atlases = _atlases_in(task.atlases)
+    labels, report = (task.folder / f"{task.name}{end}" for end in (f"{LABELS}{task.ending}", "_report.json"))
+    how = _how(task.settings, task.method, atlases, content_hash(read_volume(task.image)))
+    known = known_row(report, labels, how, lambda found: _cohort_row(task.name, found, "done before"))
+    if known is not None:
+        return known
+    out = Outputs(labels, report=report)
+    result = fuse_target(task.image, loader, task.settings, task.method, out, progress, cancelled)
+    result.report["settings"] = how
+    with replacing(report) as target:
+        write_report(result.report, target)
+    return _cohort_row(task.name, result.report, "done")
+
+
+@lru_cache(maxsize=1)
+def _atlases_in(folder: Path) -> tuple[Loader, str]:
+    """The atlases of a folder, and what they are."""
+    loader = Loader(find_atlases(folder))
+    return loader, _hash_of(loader)
 
 
 def _targets_in(folder: Path, loader: Loader, *, own: bool) -> list[Path]:
@@ -83,10 +107,6 @@ def _targets_in(folder: Path, loader: Loader, *, own: bool) -> list[Path]:
     if not images:
         raise InputError(f"'{folder}' holds no image.")
     return images
-
-
-def _part(tell: Progress, number: int, count: int, name: str) -> Progress:
-    return lambda fraction, text: tell((number + fraction) / count, f"{name}: {text}")
 
 
 def _hash_of(loader: Loader) -> str:
@@ -112,19 +132,6 @@ def _how(settings: AtlasSettings, method: Method, atlases: str, target: str) -> 
     }
 
 
-def _known(outputs: Outputs, how: dict[str, Any]) -> dict[str, Any] | None:
-    """The report of a result that is there and was made in the same way."""
-    if outputs.report is None or outputs.segmentation is None or not outputs.segmentation.is_file():
-        return None
-    try:
-        report = json.loads(outputs.report.read_text(encoding="utf-8"))
-        same = report["settings"] == json.loads(json.dumps(how))
-        _cohort_row("", report, "")
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return dict(report) if same else None
-
-
 def _cohort_row(name: str, report: dict[str, Any], state: str) -> dict[str, Any]:
     used = [AtlasOutcome(**row) for row in report["atlases"]]
     similarities = [row.similarity for row in used if row.state == "used" and row.similarity is not None]
@@ -147,11 +154,3 @@ def _cohort_row(name: str, report: dict[str, Any], state: str) -> dict[str, Any]
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
-
-
-def _write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    with replacing(path) as target, target.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,10 +13,16 @@ import pytest
 import SimpleITK as sitk
 from atlas_bench import GRID, FakeRegistration, target, write_library
 from cli_pair import FLIPPED_AND_OBLIQUE, grid, head, run
+from filelock import FileLock
 from fusion_bench import LABELS, body, dice, noisy, picture
 
+from hyperreg.execution.executors import LocalExecutor
+from hyperreg.fusion.atlases import AtlasSettings
+from hyperreg.fusion.cohort import fuse_cohort
 from hyperreg.fusion.qualities import DataParameterSettings
+from hyperreg.fusion.run import Method
 from hyperreg.imaging.files import read_label_map, read_volume, write_volume
+from hyperreg.imaging.output import LOCK
 from hyperreg.imaging.volume import Volume
 
 
@@ -175,7 +182,7 @@ def test_a_cohort_goes_on_after_a_failure_and_where_it_stopped(
     captured = capsys.readouterr()
     assert "two" in captured.err
     assert "2 of 3 targets done" in captured.out
-    assert sorted(path.name for path in results.iterdir()) == [
+    assert sorted(path.name for path in results.glob("[!.]*")) == [
         "one_labels.nii.gz", "one_report.json", "quality.csv", "three_labels.nii.gz", "three_report.json",
     ]  # fmt: skip
     with (results / "quality.csv").open(encoding="utf-8") as file:
@@ -208,16 +215,51 @@ def test_a_cohort_goes_on_after_a_failure_and_where_it_stopped(
     assert report["method"] == "staple"
 
 
-@pytest.mark.slow
-def test_real_registrations_in_two_processes(tmp_path: Path, tiny_model: str) -> None:
-    folder = tmp_path / "atlases"
+def test_two_runs_in_one_folder_are_refused_and_a_cluster_is_for_many_images(
+    tmp_path: Path, fake: FakeRegistration, capsys: pytest.CaptureFixture[str]
+) -> None:
+    targets, results = tmp_path / "targets", tmp_path / "results"
+    targets.mkdir()
+    results.mkdir()
+    write_volume(target(), targets / "one.nii.gz")
+    atlases = ["--atlases", str(write_library(tmp_path / "atlases")), "--out", str(results)]
+    with FileLock(results / LOCK):
+        assert run("fuse", "--targets", str(targets), *atlases) == 2
+    assert "Another run works in" in capsys.readouterr().err.replace("\n", " ")
+    assert run("fuse", "--target", str(targets / "one.nii.gz"), *atlases, "--executor", "ray") == 2
+    assert "many images of --targets" in capsys.readouterr().err.replace("\n", " ")
+    assert list(results.glob("[!.]*")) == []
+
+
+def write_heads(folder: Path, centres: Sequence[tuple[float, float, float]]) -> Path:
+    """Generated heads with their label maps."""
     folder.mkdir()
-    fixed, truth = head(grid((44, 50, 28), (2, 2, 3), (10, -20, 30)), (34, 40, 34), "fixed")
-    write_volume(fixed, tmp_path / "t.nii.gz")
-    for number, centre in enumerate(((12, -18, 29), (8, -22, 33))):
-        image, labels = head(grid((40, 40, 40), (2.5, 2.5, 2.2), centre), (35, 39, 33), f"m{number}")
+    for number, centre in enumerate(centres):
+        image, labels = head(grid((40, 40, 40), (2.5, 2.5, 2.2 + 0.1 * number), centre), (35, 39, 33), f"m{number}")
         write_volume(image, folder / f"m{number}.nii.gz")
         write_volume(labels, folder / f"m{number}_labels.nii.gz")
+    return folder
+
+
+def test_targets_are_done_by_an_executor_s_processes(tmp_path: Path, tiny_model: str) -> None:
+    """Real ones: tasks that travel, atlases that each process reads, results that this one knows again."""
+    heads = write_heads(tmp_path / "heads", ((12, -18, 29), (8, -22, 33)))
+    settings = AtlasSettings(lam=1.0, model=tiny_model, device="cpu", jobs=1)
+    both = [
+        fuse_cohort(heads, heads, settings, Method("vote"), tmp_path / "out", LocalExecutor(jobs, "cpu"))
+        for jobs in (2, 1)
+    ]
+    assert [(row["target"], row["state"]) for row in both[0]] == [("m0", "done"), ("m1", "done")]
+    assert [row["state"] for row in both[1]] == ["done before"] * 2
+    truth, found = (read_label_map(folder / "m1_labels.nii.gz") for folder in (heads, tmp_path / "out"))
+    assert dice(found.array, truth.array, 7) > 0.85
+
+
+@pytest.mark.slow
+def test_real_registrations_in_two_processes(tmp_path: Path, tiny_model: str) -> None:
+    folder = write_heads(tmp_path / "atlases", ((12, -18, 29), (8, -22, 33)))
+    fixed, truth = head(grid((44, 50, 28), (2, 2, 3), (10, -20, 30)), (34, 40, 34), "fixed")
+    write_volume(fixed, tmp_path / "t.nii.gz")
     out = tmp_path / "s.nii.gz"
     code = run(
         "fuse", "--target", str(tmp_path / "t.nii.gz"), "--atlases", str(folder), "--model", tiny_model,
