@@ -106,7 +106,7 @@ def prepare(output: Path, scale: Scale) -> Data:
     path = output / "dataset.json"
     path.write_text(json.dumps(content), encoding="utf-8")
     task = read_task(path, "head-neck-searched", scale.trial.window, scale.spacing_mm)
-    training, held_out = task.prepared(output / "cache")
+    training, held_out = task.prepared(output / "cache").load()
     test = [
         (Path(str(e["image"])).name.split("_ct")[0], Path(str(e["image"])), Path(str(e["label"])))
         for e in entries["test"]

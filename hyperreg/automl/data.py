@@ -7,8 +7,10 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +26,7 @@ from monai.transforms import (
 )
 from torch import Tensor
 
-from hyperreg.errors import Cancelled
+from hyperreg.errors import Cancelled, FileError
 from hyperreg.imaging.output import replacing
 from hyperreg.reporting import Cancel, Progress
 from hyperreg.segmentation.catalogue import SegmentationCard
@@ -63,6 +65,38 @@ class PreparedCase:
         return i, j, k
 
 
+@dataclass(frozen=True)
+class CaseFile:
+    """A prepared case in the cache. known: for background and every class, whether it was contoured."""
+
+    name: str
+    path: Path
+    known: tuple[bool, ...]
+
+    def load(self) -> PreparedCase:
+        """Read it. Raises FileError."""
+        try:
+            with np.load(self.path, allow_pickle=False) as arrays:
+                images, classes = arrays["images"], arrays["classes"]
+        except (OSError, ValueError, KeyError, BadZipFile) as error:
+            raise FileError(f"'{self.path}' cannot be read ({error}); delete it, and start again.") from error
+        places = {int(index): np.flatnonzero(classes == index) for index in np.unique(classes) if index}
+        return PreparedCase(self.name, images, classes, np.array(self.known), places)
+
+
+@dataclass(frozen=True)
+class Cases:
+    """What trials learn from and are measured on: files that every machine of a search can read."""
+
+    training: tuple[CaseFile, ...]
+    held_out: tuple[CaseFile, ...]
+
+    @lru_cache(maxsize=1)  # noqa: B019 (one search in a process, whose trials share its cases)
+    def load(self) -> tuple[list[PreparedCase], list[PreparedCase]]:
+        """Cases to train on and held-out ones, read once. Raises FileError."""
+        return [one.load() for one in self.training], [one.load() for one in self.held_out]
+
+
 def prepare_cases(
     cases: Sequence[ListedCase],
     card: SegmentationCard,
@@ -70,8 +104,8 @@ def prepare_cases(
     cache: Path,
     progress: Progress | None = None,
     cancelled: Cancel | None = None,
-) -> list[PreparedCase]:
-    """Bring cases to the model's grid, or take them from `cache`, where a case lies under the digest of its making.
+) -> list[CaseFile]:
+    """Bring cases to the model's grid, into `cache`, where a case lies under the digest of its making.
 
     table: label -> class. Raises InputError or FileError naming the file that cannot be used; Cancelled.
     """
@@ -82,24 +116,17 @@ def prepare_cases(
             raise Cancelled("Cancelled; cases that were prepared are kept.")
         if progress is not None:
             progress(number / len(cases), f"Preparing case {number + 1} of {len(cases)}")
-        path = cache / f"{_digest(case, card, table)}.npz"
+        path = cache.absolute() / f"{_digest(case, card, table)}.npz"
         if not path.exists():
             images, classes = prepare(case, card, dict(table), numbering)
             with replacing(path, images.nbytes + classes.array.nbytes) as target:
                 np.savez(target, images=images, classes=classes.array)
-        found.append(_load(path, case, card, table))
+        known = np.ones(card.channels, bool)
+        if case.contoured is not None:
+            for label, index in table.items():
+                known[index] = label in case.contoured
+        found.append(CaseFile(case.label.name.split(".")[0], path, tuple(known.tolist())))
     return found
-
-
-def _load(path: Path, case: ListedCase, card: SegmentationCard, table: Mapping[int, int]) -> PreparedCase:
-    with np.load(path, allow_pickle=False) as arrays:
-        images, classes = arrays["images"], arrays["classes"]
-    known = np.ones(card.channels, bool)
-    if case.contoured is not None:
-        for label, index in table.items():
-            known[index] = label in case.contoured
-    places = {int(index): np.flatnonzero(classes == index) for index in np.unique(classes) if index}
-    return PreparedCase(case.label.name.split(".")[0], images, classes, known, places)
 
 
 def _digest(case: ListedCase, card: SegmentationCard, table: Mapping[int, int]) -> str:

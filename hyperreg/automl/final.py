@@ -4,67 +4,51 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from hyperreg.automl.ledger import Record
-from hyperreg.automl.running import Place
+from hyperreg.automl.running import ModelTask, TrialTask, train_further, write_model
 from hyperreg.automl.settings import SearchSettings
 from hyperreg.automl.task import Task
+from hyperreg.automl.trial import steps_in
 from hyperreg.errors import InputError
+from hyperreg.execution.executors import Executor, result_of
 from hyperreg.reporting import Cancel
 from hyperreg.segmentation import licences
 from hyperreg.segmentation.bundles import add_model
 from hyperreg.segmentation.catalogue import SegmentationCard, list_models, read_card
-from hyperreg.segmentation.model import save_model
 
 MODEL = "model"
 
 
 def train_best(
-    place: Place,
-    winner: Record,
-    task: Task,
-    settings: SearchSettings,
-    out: Path,
-    more: Callable[[int], bool],
+    trial: TrialTask, task: Task, settings: SearchSettings, executor: Executor, more: Callable[[int], bool],
     cancelled: Cancel,
-) -> SegmentationCard:
-    """Train the winner while `more`, asked with its steps, is true; write network and card to `out / "model"`.
+) -> SegmentationCard:  # fmt: skip
+    """Train the winner while `more`, asked with its steps, is true; write network and card to MODEL in its folder.
 
-    Its checkpoint is written as often as the first rung is long. Raises Cancelled, FileError.
+    It is trained by as many steps at a time as the first rung is long, each a task. Raises Cancelled, FileError.
     """
-    device = settings.devices[0].partition(":")[0]
-    trial = place.trial(winner.configuration, winner.seed, device)
-    checkpoint = place.path(winner.configuration, winner.seed).with_suffix(".final.pt")
-    if checkpoint.exists():
-        trial.load(checkpoint)
-    while more(trial.step):
-        trial.train(trial.step + settings.rungs[0], cancelled)
-        trial.save(checkpoint)
-
-    steps = trial.step
-
-    def write(network: nn.Module) -> None:
-        structures = [s.name for s in task.card.structures]
-        _, dice = trial.measure()
-        measured = ", ".join(f"{name} {value:.3f}" for name, value in zip(structures, dice, strict=True))
-        entries: dict[str, Any] = {
-            **task.entries,
-            "title": f"{settings.name} (searched)",
-            "description": "Found by hyperreg search on images of one's own.",
-            "licence": "That of the images it was trained on",
-            "network": {"name": "searched", "options": winner.configuration.network_options(settings.trial.width)},
-            "data": f"{len(task.training)} cases of the user's",
-            "measured": f"Dice near the structures of {len(place.held_out)} cases that the search chose by: {measured}",
-            "recipe": {**winner.configuration.to_json(), "steps": steps, "seed": winner.seed, "rungs": settings.rungs},
-        }
-        save_model(network, entries, out / MODEL)
-
-    trial.run_to(steps, cancelled, write)
-    return read_card(out / MODEL)
+    trial = replace(trial, final=True)
+    if trial.checkpoint.exists():
+        trial = replace(trial, steps=steps_in(trial.checkpoint))
+    while more(trial.steps):
+        trial = replace(trial, steps=trial.steps + settings.rungs[0])
+        result_of(executor, train_further, trial, cancelled)
+    configuration, width = trial.configuration, settings.trial.width
+    entries: dict[str, Any] = {
+        **task.entries,
+        "title": f"{settings.name} (searched)",
+        "description": "Found by hyperreg search on images of one's own.",
+        "licence": "That of the images it was trained on",
+        "network": {"name": "searched", "options": configuration.network_options(width)},
+        "data": f"{len(task.training)} cases of the user's",
+        "recipe": {**configuration.to_json(), "steps": trial.steps, "seed": trial.seed, "rungs": settings.rungs},
+    }
+    place = trial.folder / MODEL
+    result_of(executor, write_model, ModelTask(trial, entries, place), cancelled)
+    return read_card(place)
 
 
 def check_name(name: str, catalogue: Path, out: Path) -> None:

@@ -1,165 +1,146 @@
-"""Runs of trials, here or in a process for each device."""
+"""Runs of trials: tasks that any machine of an executor can do, on the cases and checkpoints of the search's folder."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from hyperreg.automl.data import PreparedCase
+from torch import nn
+
+from hyperreg.automl.data import Cases
 from hyperreg.automl.ledger import trial_key
 from hyperreg.automl.space import Configuration
-from hyperreg.automl.task import Task
 from hyperreg.automl.trial import Measured, Trial, TrialSettings
-from hyperreg.errors import Cancelled, OutOfMemory, WorkerError
-from hyperreg.machine import is_out_of_memory
-from hyperreg.reporting import Cancel
+from hyperreg.errors import OutOfMemory
+from hyperreg.execution.executors import check_mark
+from hyperreg.machine import choose_device, is_out_of_memory, main_memory
+from hyperreg.reporting import Cancel, Progress
+from hyperreg.segmentation.model import save_model
 
-# How often processes are asked whether they are done, and the user whether to go on, seconds.
-PATIENCE = 0.5
+# Steps that are trained to tell how long one takes; the first of them is slower than the others.
+PROBE_STEPS = 3
 
 
 @dataclass(frozen=True)
-class Job:
-    """One run: a configuration and the seed of its weights and patches, to be trained to `steps` steps in all."""
+class TrialTask:
+    """A configuration and the seed of its weights and patches, to be trained to `steps` steps in all.
+
+    folder: of the search, on a disk that every machine sees. mark: see `executors.mark`. final: the longer training at
+    the end, which has a checkpoint of its own and begins with the search's.
+    """
 
     configuration: Configuration
     seed: int
     steps: int
+    cases: Cases
+    settings: TrialSettings
+    folder: Path
+    mark: str
+    device: str
+    final: bool = False
+
+    @property
+    def name(self) -> str:
+        return trial_key(self.configuration, self.seed)
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "trials" / f"{self.name}{'.final' if self.final else ''}.pt"
+
+    def trial(self) -> Trial:
+        """The trial as its checkpoint has it; a new one if there is none, or it was taken further than is asked for."""
+        made = self.new_trial()
+        searched = replace(self, final=False).checkpoint
+        for path in dict.fromkeys((self.checkpoint, searched)):
+            if path.exists():
+                made.load(path)
+                return made if made.step <= self.steps else self.new_trial()
+        return made
+
+    def new_trial(self) -> Trial:
+        """The trial before its first step. Raises FileError if this machine does not see the folder."""
+        check_mark(self.folder, self.mark)
+        device = choose_device(self.device)
+        return Trial(self.configuration, *self.cases.load(), self.settings, self.seed, device)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: what was measured, or why it failed."""
+    """What became of a task: what was measured, or why the trial failed. seconds: that it took."""
 
     measured: Measured | None
     reason: str = ""
+    seconds: float = 0.0
 
 
-class Runner(Protocol):
-    """Runs jobs; each goes on from the checkpoint of its trial, and leaves one."""
+def run_trial(task: TrialTask, _progress: Progress, cancelled: Cancel | None) -> Outcome:
+    """Train, measure and leave a checkpoint. A trial that fails is an outcome, a full disk an error. Raises Cancelled.
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
-        """Each job with its outcome, in the order in which they end. Raises Cancelled, FileError, WorkerError."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where and on what trials run: prepared cases, settings, and the folder of their checkpoints."""
-
-    training: Sequence[PreparedCase]
-    held_out: Sequence[PreparedCase]
-    settings: TrialSettings
-    checkpoints: Path
-
-    def path(self, configuration: Configuration, seed: int) -> Path:
-        """A trial's checkpoint."""
-        return self.checkpoints / f"{trial_key(configuration, seed)}.pt"
-
-    def trial(self, configuration: Configuration, seed: int, device: str) -> Trial:
-        """A trial as its checkpoint has it, or a new one."""
-        made = Trial(configuration, self.training, self.held_out, self.settings, seed, device)
-        path = self.path(configuration, seed)
-        if path.exists():
-            made.load(path)
-        return made
-
-    def run(self, job: Job, device: str, cancelled: Cancel | None = None) -> Outcome:
-        """One job, here. A trial that fails is an outcome, too; a disk that is full is not. Raises Cancelled."""
-        try:
-            trial = self.trial(job.configuration, job.seed, device)
-            measured = trial.run_to(job.steps, cancelled)
-        except (RuntimeError, MemoryError, ValueError, OutOfMemory) as error:
-            if is_out_of_memory(error) or isinstance(error, OutOfMemory):
-                return Outcome(None, "out of memory")
-            return Outcome(None, f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
-        trial.save(self.path(job.configuration, job.seed))
-        return Outcome(measured)
+    Where the checkpoint is there already, because only the result was lost, nothing is trained again.
+    """
+    started = time.perf_counter()
+    try:
+        trial = task.trial()
+        measured = trial.run_to(task.steps, cancelled)
+    except (RuntimeError, MemoryError, ValueError, OutOfMemory) as error:
+        if is_out_of_memory(error) or isinstance(error, OutOfMemory):
+            return Outcome(None, "out of memory")
+        return Outcome(None, f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
+    trial.save(task.checkpoint)
+    return Outcome(measured, seconds=time.perf_counter() - started)
 
 
-@dataclass(frozen=True)
-class LocalRunner:
-    """Runs jobs in this process, one after the other."""
-
-    place: Place
-    device: str
-    cancelled: Cancel
-
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
-        for job in jobs:
-            yield job, self.place.run(job, self.device, self.cancelled)
+def train_further(task: TrialTask, _progress: Progress, cancelled: Cancel | None) -> None:
+    """Train without measuring, and leave a checkpoint. Raises FileError, Cancelled."""
+    trial = task.trial()
+    trial.train(task.steps, cancelled)
+    trial.save(task.checkpoint)
 
 
-class PoolRunner:
-    """Runs jobs in a process for each device."""
-
-    def __init__(self, pool: ProcessPoolExecutor, stop: Any, cancelled: Cancel) -> None:
-        self._pool = pool
-        self._stop = stop
-        self._cancelled = cancelled
-
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
-        waiting: dict[Future[Outcome], Job] = {self._pool.submit(_in_process, job): job for job in jobs}
-        try:
-            while waiting:
-                done, _ = wait(waiting, PATIENCE, FIRST_COMPLETED)
-                for future in done:
-                    yield waiting.pop(future), future.result()
-                if self._cancelled():
-                    raise Cancelled("Cancelled; trials that were finished are kept.")
-        except OSError as error:
-            raise WorkerError(f"A process of the search could not be reached: {error}") from error
-        except RuntimeError as error:  # BrokenProcessPool
-            raise WorkerError("A process of the search ended (out of memory?). Resume with fewer devices.") from error
-        finally:
-            if waiting:
-                self._stop.set()
-                for future in waiting:
-                    future.cancel()
+def step_seconds(task: TrialTask, _progress: Progress, cancelled: Cancel | None) -> float:
+    """Seconds of a training step on the machine that does this."""
+    trial = task.new_trial()
+    trial.train(1, cancelled)
+    started = time.perf_counter()
+    trial.train(PROBE_STEPS, cancelled)
+    return (time.perf_counter() - started) / (PROBE_STEPS - 1)
 
 
-@contextmanager
-def runner(task: Task, cache: Path, place: Place, devices: Sequence[str], cancelled: Cancel) -> Iterator[Runner]:
-    """What runs jobs on the devices ("cpu", "cuda", "cuda:1", ...), as many at a time as there are."""
-    if len(devices) == 1:
-        yield LocalRunner(place, devices[0].partition(":")[0], cancelled)
-        return
-    context = multiprocessing.get_context("spawn")
-    stop, names = context.Event(), context.Queue()
-    for name in devices:
-        names.put(name)
-    first = (task, cache, place.settings, place.checkpoints, names, stop)
-    with ProcessPoolExecutor(len(devices), context, _begin, first) as pool:
-        yield PoolRunner(pool, stop, cancelled)
-
-
-_here: tuple[Place, str, Callable[[], bool]] | None = None
-
-
-def _begin(task: Task, cache: Path, settings: TrialSettings, checkpoints: Path, names: Any, stop: Any) -> None:
-    """What a process of the pool does first: take a device, and read the prepared cases."""
-    # Ctrl+C reaches every process of a terminal; the driver decides what becomes of it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    global _here  # noqa: PLW0603 (a process of a pool has no other place for what all its jobs need)
-    device, _, number = str(names.get()).partition(":")
-    if number:
-        # Before CUDA starts: this process sees this GPU alone.
-        os.environ["CUDA_VISIBLE_DEVICES"] = number
-    if device == "cpu":
+def free_memory(task: TrialTask, _progress: Progress, _cancelled: Cancel | None) -> float:
+    """Free bytes of the device on the machine that does this."""
+    if choose_device(task.device) == "cuda":
         import torch
 
-        torch.set_num_threads(1)
-    training, held_out = task.prepared(cache)
-    _here = (Place(training, held_out, settings, checkpoints), device, stop.is_set)
+        return float(torch.cuda.mem_get_info()[0])
+    free, _ = main_memory()
+    return float("inf") if free is None else float(free)
 
 
-def _in_process(job: Job) -> Outcome:
-    assert _here is not None  # noqa: S101 (`_begin` ran)
-    place, device, cancelled = _here
-    return place.run(job, device, cancelled)
+@dataclass(frozen=True)
+class ModelTask:
+    """A trial that becomes a model in `folder`. entries: of its card, but for what is measured."""
+
+    trial: TrialTask
+    entries: Mapping[str, Any]
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.trial.name
+
+
+def write_model(task: ModelTask, _progress: Progress, cancelled: Cancel | None) -> None:
+    """Let the learning rate fall to 0 once more, measure, and write network and card. Raises FileError, Cancelled."""
+    trial = task.trial.trial()
+
+    def write(network: nn.Module) -> None:
+        _, dice = trial.measure()
+        names = [structure["name"] for structure in task.entries["structures"]]
+        measured = ", ".join(f"{name} {value:.3f}" for name, value in zip(names, dice, strict=True))
+        text = f"Dice near the structures of {len(trial.held_out)} cases that the search chose by: {measured}"
+        save_model(network, {**task.entries, "measured": text}, task.folder)
+
+    trial.run_to(task.trial.steps, cancelled, write)

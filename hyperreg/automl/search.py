@@ -8,23 +8,24 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hyperreg.automl import proposing
+from hyperreg.automl.data import Cases
 from hyperreg.automl.final import add_to_catalogue, check_name, train_best
 from hyperreg.automl.ledger import Ledger, Record, best
 from hyperreg.automl.memory import needs
 from hyperreg.automl.report import write_html
-from hyperreg.automl.running import Job, Outcome, Place, Runner, runner
+from hyperreg.automl.running import Outcome, TrialTask, free_memory, run_trial, step_seconds
 from hyperreg.automl.settings import SearchSettings, check_same, write_settings
 from hyperreg.automl.space import Configuration, draw_random
 from hyperreg.automl.task import Task, read_task
-from hyperreg.automl.trial import DECAY, Trial
-from hyperreg.errors import Cancelled, FileError, InputError
+from hyperreg.automl.trial import DECAY
+from hyperreg.errors import Cancelled, FileError, HyperRegError, InputError, OutOfMemory
+from hyperreg.execution.executors import Executor, Place, mark, result_of
 from hyperreg.imaging.output import alone_in, replacing
-from hyperreg.machine import choose_device, main_memory
 from hyperreg.nets.searched import SearchedNet
 from hyperreg.reporting import Cancel, Progress
 from hyperreg.segmentation.catalogue import SegmentationCard
@@ -34,8 +35,6 @@ log = logging.getLogger(__name__)
 STATE, JOURNAL, REPORT = "state.json", "trials.journal", "report.html"
 # Of the free memory, trials get so much.
 MEMORY_SHARE = 0.8
-# Steps that are trained to tell how long one takes; the first of them is slower than the others.
-PROBE_STEPS = 3
 # So many random configurations in a row that do not fit into memory mean that none will.
 MOST_REJECTED = 200
 
@@ -71,6 +70,7 @@ class _Clock:
 def search(
     settings: SearchSettings,
     out: Path,
+    place: Place,
     resume: bool = False,
     progress: Progress | None = None,
     cancelled: Cancel | None = None,
@@ -78,13 +78,13 @@ def search(
 ) -> Found:
     """Search in the folder `out`; with `resume`, go on with the one that is there.
 
-    catalogue: folder of models that gets the trained one; None leaves it in `out / "model"`. Whatever ended is kept at
-    any time. Raises InputError, FileError, Cancelled, WorkerError.
+    place: where trials are done, each of which has the memory that is given there. catalogue: folder of models that
+    gets the trained one; None leaves it in `out / "model"`. Whatever ended is kept at any time.
+    Raises InputError, FileError, Cancelled, WorkerError.
     """
     settings.check()
-    for device in settings.devices:
-        choose_device(device.partition(":")[0])
-    with alone_in(out):
+    out = out.absolute()
+    with place.open() as executor, alone_in(out):
         check_same(settings, out, resume)
         if catalogue is not None:
             check_name(settings.name, catalogue, out)
@@ -93,31 +93,33 @@ def search(
         clock = _Clock(out / STATE, settings.budget_s, _spent_before(out / STATE))
         told: Progress = progress or (lambda _fraction, _text: None)
         asked: Cancel = cancelled or (lambda: False)
-        training, held_out = task.prepared(out / "cache", lambda _f, text: told(0.0, text), asked)
+        cases = task.prepared(out / "cache", lambda _f, text: told(0.0, text), asked)
         # A search begins where its data can be used.
         write_settings(settings, out)
         (out / "trials").mkdir(exist_ok=True)
-        place = Place(training, held_out, settings.trial, out / "trials")
         ledger = Ledger(out / JOURNAL)
-        with runner(task, out / "cache", place, settings.devices, asked) as runs:
-            run = _Search(settings, out, place, ledger, runs, clock, told, asked)
-            try:
-                return run.whole(task, catalogue)
-            finally:
-                clock.save()
+        run = _Search(settings, out, place, executor, cases, ledger, clock, told, asked)
+        try:
+            return run.whole(task, catalogue)
+        except Cancelled as error:
+            raise Cancelled("Cancelled; trials that were finished are kept. Go on with --resume.") from error
+        finally:
+            clock.save()
 
 
 class _Search:
     """One driver at work. What it does next follows from the settings and the ledger alone, so that it can resume."""
 
     def __init__(
-        self, settings: SearchSettings, out: Path, place: Place, ledger: Ledger, runs: Runner, clock: _Clock,
-        progress: Progress, cancelled: Cancel,
+        self, settings: SearchSettings, out: Path, place: Place, executor: Executor, cases: Cases, ledger: Ledger,
+        clock: _Clock, progress: Progress, cancelled: Cancel,
     ) -> None:  # fmt: skip
-        self.settings, self.out, self.place, self.ledger, self.runs = settings, out, place, ledger, runs
-        self.clock, self.progress, self.cancelled = clock, progress, cancelled
+        self.settings, self.out, self.place, self.executor = settings, out, place, executor
+        self.cases, self.ledger, self.clock = cases, ledger, clock
+        self.progress, self.cancelled = progress, cancelled
+        self.mark = mark(out)
         self.known = {(record.key, record.steps): record for record in ledger.records()}
-        self.limit = _memory_limit(settings)
+        self.limit = self._memory_limit()
         self.step_s = 0.0
 
     def whole(self, task: Task, catalogue: Path | None) -> Found:
@@ -134,7 +136,8 @@ class _Search:
         if catalogue is not None:
             # Hours later: what has come there meanwhile must not be replaced.
             check_name(settings.name, catalogue, self.out)
-        card = train_best(self.place, winner, task, settings, self.out, self._time_left, self.cancelled)
+        trial = self._task(winner.configuration, winner.seed, winner.steps)
+        card = train_best(trial, task, settings, self.executor, self._time_left, self.cancelled)
         if catalogue is not None:
             card = add_to_catalogue(card, catalogue)
         records = self.ledger.records()
@@ -143,17 +146,24 @@ class _Search:
         self.progress(1.0, "Done")
         return Found(winner, card, self.out / REPORT, self.clock.spent)
 
+    def _task(self, configuration: Configuration, seed: int, steps: int) -> TrialTask:
+        trial, device = self.settings.trial, self.place.device
+        return TrialTask(configuration, seed, steps, self.cases, trial, self.out, self.mark, device)
+
+    def _memory_limit(self) -> float:
+        """Bytes that one trial may take."""
+        if self.settings.memory_gb is not None:
+            return self.settings.memory_gb * 1e9
+        if self.place.kept_free is not None:
+            return self.place.kept_free
+        asked = self._task(draw_random(0), 0, 0)
+        return MEMORY_SHARE * self.place.share * result_of(self.executor, free_memory, asked, self.cancelled)
+
     def _probe(self) -> float:
         """Seconds of a training step. Raises InputError if the budget does not suffice for one trial."""
         settings = self.settings
-        trial = Trial(self._random(1)[0], self.place.training, self.place.held_out, settings.trial, settings.seed,
-                      settings.devices[0].partition(":")[0])  # fmt: skip
-        started = time.perf_counter()
-        for number in range(PROBE_STEPS):
-            if number == 1 or PROBE_STEPS == 1:
-                started = time.perf_counter()
-            trial.train(number + 1, self.cancelled)
-        step_s = (time.perf_counter() - started) / max(1, PROBE_STEPS - 1)
+        asked = self._task(self._random(1)[0], settings.seed, settings.rungs[0])
+        step_s = result_of(self.executor, step_seconds, asked, self.cancelled)
         wanted = step_s * settings.rungs[0] * (1 + DECAY)
         if wanted > settings.budget_s:
             raise InputError(
@@ -186,7 +196,7 @@ class _Search:
 
     def _fits(self, configuration: Configuration) -> bool:
         settings = self.settings.trial
-        case = self.place.training[0]
+        case = self.cases.load()[0][0]
         options = configuration.network_options(settings.width)
         counted = needs(
             lambda: SearchedNet(len(case.images), len(case.known), **options),
@@ -200,9 +210,9 @@ class _Search:
         alive = list(configurations)
         before = 0
         for steps in settings.rungs:
-            jobs = [Job(c, settings.seed, steps) for c in alive]
-            complete = self._run([job for job in jobs if self._record(job) is None], source, steps - before)
-            scored = [(r.score, n) for n, job in enumerate(jobs) if (r := self._record(job)) and r.score is not None]
+            tasks = [self._task(c, settings.seed, steps) for c in alive]
+            complete = self._run(tasks, source, steps - before)
+            scored = [(r.score, n) for n, task in enumerate(tasks) if (r := self._record(task)) and r.score is not None]
             self._all_failed()
             if not complete:
                 return False
@@ -213,33 +223,37 @@ class _Search:
 
     def _repeats(self, configurations: Sequence[Configuration]) -> bool:
         """The first few again with another seed, for the noise of the first rung; False when there is no time."""
-        steps = self.settings.rungs[0]
-        jobs = [Job(c, self.settings.seed + 1, steps) for c in configurations[: self.settings.repeats]]
-        return self._run([job for job in jobs if self._record(job) is None], "repeat", steps)
+        steps, seed = self.settings.rungs[0], self.settings.seed + 1
+        return self._run([self._task(c, seed, steps) for c in configurations[: self.settings.repeats]], "repeat", steps)
 
-    def _run(self, jobs: Sequence[Job], source: str, steps: int) -> bool:
-        """Run jobs, as many at once as there are devices; False when there is no time for all."""
-        searching = (1 - self.settings.final) * self.clock.budget_s
-        count = len(self.settings.devices)
-        for start in range(0, len(jobs), count):
-            if self.cancelled():
-                raise Cancelled("Cancelled; trials that were finished are kept. Go on with --resume.")
-            if self.clock.spent + steps * (1 + DECAY) * self.step_s > searching and self.known:
-                return False
-            batch = jobs[start : start + count]
-            self._tell(batch[0], source)
-            started = time.perf_counter()
-            numbers = {job: self.ledger.start(job.configuration, job.seed, source, job.steps) for job in batch}
-            for job, outcome in self.runs.run(batch):
-                self._note(numbers[job], job, source, outcome)
-            # The latest trials tell what the next ones will take.
-            self.step_s = (self.step_s + (time.perf_counter() - started) / (steps * (1 + DECAY))) / 2
+    def _run(self, tasks: Sequence[TrialTask], source: str, steps: int) -> bool:
+        """Do the trials that are not known yet, by `steps` steps each; False when there is no time for all."""
+        missing = [task for task in tasks if self._record(task) is None]
+        numbers: dict[str, int] = {}
+
+        def begun() -> Iterator[TrialTask]:
+            searching = (1 - self.settings.final) * self.clock.budget_s
+            for task in missing:
+                if self.clock.spent + steps * (1 + DECAY) * self.step_s > searching and self.known:
+                    return
+                self._tell(task, source)
+                numbers[task.name] = self.ledger.start(task.configuration, task.seed, source, task.steps)
+                yield task
+
+        for task, result in self.executor.results(run_trial, begun(), lambda *_told: None, self.cancelled):
+            if isinstance(result, HyperRegError) and not isinstance(result, OutOfMemory):
+                raise result
+            outcome = Outcome(None, "out of memory") if isinstance(result, HyperRegError) else result
+            self._note(numbers[task.name], task, source, outcome)
+            if outcome.seconds:
+                # The latest trials tell what the next ones will take.
+                self.step_s = (self.step_s + outcome.seconds / (steps * (1 + DECAY))) / 2
             self.clock.save()
-        return True
+        return len(numbers) == len(missing)
 
-    def _note(self, number: int, job: Job, source: str, outcome: Outcome) -> None:
+    def _note(self, number: int, task: TrialTask, source: str, outcome: Outcome) -> None:
         measured = outcome.measured
-        record = Record(job.configuration, job.seed, source, job.steps, None, reason=outcome.reason)
+        record = Record(task.configuration, task.seed, source, task.steps, None, reason=outcome.reason)
         if measured is None:
             self.ledger.fail(number, outcome.reason)
             log.warning("a trial failed: %s", outcome.reason)
@@ -250,8 +264,8 @@ class _Search:
             )
         self.known[record.key, record.steps] = record
 
-    def _record(self, job: Job) -> Record | None:
-        return self.known.get((Record(job.configuration, job.seed, "", job.steps, None).key, job.steps))
+    def _record(self, task: TrialTask) -> Record | None:
+        return self.known.get((task.name, task.steps))
 
     def _all_failed(self) -> None:
         if self.known and all(record.score is None for record in self.known.values()):
@@ -261,13 +275,13 @@ class _Search:
                 "Give smaller patches or another device, and a new folder."
             )
 
-    def _tell(self, job: Job, source: str) -> None:
+    def _tell(self, task: TrialTask, source: str) -> None:
         spent, budget = self.clock.spent, self.clock.budget_s
         top = max((r.score or 0.0 for r in self.known.values()), default=0.0)
         left = max(0.0, budget - spent) / 60
         self.progress(
             min(0.99, spent / budget),
-            f"{source}: {len(job.configuration.blocks)} blocks, {job.steps} steps; {len(self.known)} runs, "
+            f"{source}: {len(task.configuration.blocks)} blocks, {task.steps} steps; {len(self.known)} runs, "
             f"best score {top:.3f}; {left:.0f} min left",
         )
 
@@ -306,15 +320,3 @@ def _spent_before(path: Path) -> float:
         return float(json.loads(path.read_text(encoding="utf-8"))["spent_s"]) if path.exists() else 0.0
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FileError(f"'{path}' cannot be read ({error}); delete it, and the budget counts from 0 again.") from error
-
-
-def _memory_limit(settings: SearchSettings) -> float:
-    """Bytes that one trial may take."""
-    if settings.memory_gb is not None:
-        return settings.memory_gb * 1e9
-    if settings.devices[0].startswith("cuda"):
-        import torch
-
-        return MEMORY_SHARE * torch.cuda.mem_get_info()[0]
-    free, _ = main_memory()
-    return float("inf") if free is None else MEMORY_SHARE * free / len(settings.devices)

@@ -13,19 +13,19 @@ from hyperreg.imaging.output import replacing
 
 SETTINGS = "settings.json"
 # Settings that a search may go on with others of.
-MAY_CHANGE = ("budget_s", "devices", "memory_gb", "final", "rounds")
+MAY_CHANGE = ("budget_s", "memory_gb", "final", "rounds")
 
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """One search; a folder holds one, and is resumed with the same settings, but for budget and devices.
+    """One search; a folder holds one, and is resumed with the same settings, but for MAY_CHANGE.
 
     data: a data list. budget_s: seconds in all, over all resumes. rungs: steps at which trials are compared; the best
     `1 / reduction` go on to the next. first: random configurations to begin with. each: proposals of the predictor in
     a round. candidates: that it orders. rounds: of the predictor at most; as many as the budget allows if None.
     repeats: so many of the first ones are trained again with another seed: differences within that noise teach nothing.
     final: share of the budget for the longer training of the best one; 0: none.
-    memory_gb: a trial's limit; most of what is free if None.
+    memory_gb: a trial's limit; if None, what Ray keeps free for it, or most of what is free.
     """
 
     name: str
@@ -40,7 +40,6 @@ class SearchSettings:
     repeats: int = 4
     final: float = 0.25
     seed: int = 0
-    devices: tuple[str, ...] = ("cpu",)
     memory_gb: float | None = None
     spacing_mm: tuple[float, float, float] | None = None
     trial: TrialSettings = field(default_factory=TrialSettings)
@@ -52,8 +51,6 @@ class SearchSettings:
             raise InputError("Give rungs of rising numbers of steps, two first configurations or more, one per round.")
         if not 0 <= self.final < 1 or self.budget_s <= 0 or self.candidates < self.each:
             raise InputError("Give a budget above zero, a final share from 0 to 1, and more candidates than proposals.")
-        if not self.devices:
-            raise InputError("Name one device or more: cpu, cuda, cuda:1.")
 
 
 def check_same(settings: SearchSettings, out: Path, resume: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 
-from hyperreg.automl.data import PreparedCase, prepare_cases
+from hyperreg.automl.data import Cases, prepare_cases
 from hyperreg.errors import InputError
 from hyperreg.imaging.files import read_label_map, read_volume
 from hyperreg.imaging.resampling import resample
@@ -43,17 +43,15 @@ class Task:
         """The card of the model that is searched, without weights."""
         return card_of(Path(self.entries["name"]), {**self.entries, "sha256": ""})
 
-    def prepared(
-        self, cache: Path, progress: Progress | None = None, cancelled: Cancel | None = None
-    ) -> tuple[list[PreparedCase], list[PreparedCase]]:
-        """Cases to train on and held-out ones, on the model's grid, from `cache` where they are there.
+    def prepared(self, cache: Path, progress: Progress | None = None, cancelled: Cancel | None = None) -> Cases:
+        """The cases on the model's grid, in `cache`, prepared where they are not there.
 
         Raises InputError for a structure that no case has; FileError, Cancelled.
         """
         both = [*self.training, *self.held_out]
-        found = prepare_cases(both, self.card, self.table, cache, progress, cancelled)
-        training, held_out = found[: len(self.training)], found[len(self.training) :]
-        for cases, use in ((training, "to train on"), (held_out, "that is held out")):
+        files = prepare_cases(both, self.card, self.table, cache, progress, cancelled)
+        found = Cases(tuple(files[: len(self.training)]), tuple(files[len(self.training) :]))
+        for cases, use in zip(found.load(), ("to train on", "that is held out"), strict=True):
             there = {index for case in cases for index in case.places if case.known[index]}
             missing = [s.name for s in self.card.structures if s.channel not in there]
             if missing:
@@ -61,7 +59,7 @@ class Task:
                     f"No case {use} has {', '.join(missing)}: check 'labels' and 'contoured' in the data list, or "
                     "hold out other cases (its entry 'validation')."
                 )
-        return training, held_out
+        return found
 
 
 def read_task(

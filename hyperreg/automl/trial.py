@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from hyperreg.automl.data import Patches, PreparedCase
 from hyperreg.automl.losses import Loss
 from hyperreg.automl.space import Configuration
 from hyperreg.errors import Cancelled, FileError
+from hyperreg.imaging.output import replacing
 from hyperreg.nets.searched import SearchedNet
 from hyperreg.reporting import Cancel
 from hyperreg.segmentation.prediction import Prediction
@@ -197,20 +197,28 @@ class Trial:
 
     def save(self, path: Path) -> None:
         """Write all that is needed to go on, whole or not at all. Raises FileError."""
-        temporary = path.with_suffix(".tmp")
-        try:
-            torch.save(self._state(), temporary)
-            os.replace(temporary, path)
-        except (OSError, RuntimeError) as error:
-            temporary.unlink(missing_ok=True)
-            raise FileError(f"'{path}' could not be written: {error}. Free some space, then resume.") from error
+        with replacing(path) as target:
+            torch.save(self._state(), target)
 
     def load(self, path: Path) -> None:
         """Go on from what `save` wrote. Raises FileError if it is missing, damaged, or of another configuration."""
         try:
-            self._restore(torch.load(path, weights_only=True, map_location=self.device))
-        except (OSError, RuntimeError, KeyError, ValueError, UnpicklingError) as error:
+            self._restore(_read(path, self.device))
+        except (RuntimeError, KeyError, ValueError) as error:
             raise FileError(f"The trial cannot go on from '{path}': {error}") from error
+
+
+def steps_in(path: Path) -> int:
+    """How far the trial was trained whose checkpoint it is. Raises FileError."""
+    return int(_read(path, "cpu")["step"])
+
+
+def _read(path: Path, device: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
+    except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
+        raise FileError(f"The trial cannot go on from '{path}': {error}") from error
+    return found
 
 
 def _dice(found: npt.NDArray[np.float32], wanted: npt.NDArray[np.bool_]) -> float:

@@ -17,7 +17,10 @@ EXAMPLES = """Examples:
 
 hyperreg search --data dataset.json --name my-organs --budget 8h --out runs/search
 
-hyperreg search --data dataset.json --name my-organs --budget 12h --out runs/search --devices cuda:0,cuda:1 --resume
+hyperreg search --data dataset.json --name my-organs --budget 12h --out runs/search --device cuda --jobs 2 --resume
+
+hyperreg search --data dataset.json --name my-organs --budget 8h --out runs/search --executor ray
+--address head-node:6379 --memory-per-task 8
 
 The data list is that of the Medical Segmentation Decathlon or of nnU-Net; a case in which not every structure was
 contoured says which were: "contoured": [1, 2]. Needs `pip install 'hyperreg[search]'`."""
@@ -33,9 +36,6 @@ def command(
     name: Annotated[str, typer.Option("--name", "-n", help="Name of the model that comes out.")],
     budget: Annotated[str, typer.Option("--budget", "-b", help="Time in all, over all resumes: 45m, 8h, 2d.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the search: trials, report, model.")],
-    devices: Annotated[
-        str, typer.Option("--devices", help="Where trials run, one at a time on each: cpu or cuda:0,cuda:1.")
-    ] = "cpu",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the search in --out.")] = False,
     rungs: Annotated[
         str, typer.Option(help="Steps after which the better third of the trials goes on.")
@@ -56,10 +56,21 @@ def command(
         str | None, typer.Option(help="Voxel size along R, A, S, mm.", show_default="the cases' median")
     ] = None,
     memory: Annotated[
-        float | None, typer.Option(help="Memory of one trial at most, GB.", show_default="most of what is free")
+        float | None,
+        typer.Option(
+            help="Memory of the device that one trial may take, GB.",
+            show_default="most of what is free; with ray on CPUs --memory-per-task",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Another seed is another search.")] = 0,
     add: Annotated[bool, typer.Option("--add/--no-add", help="Put the model into the catalogue.")] = True,
+    executor: options.Executor = options.Where.local,
+    jobs: options.Jobs = None,
+    address: options.Address = None,
+    cpus: options.Cpus = 1.0,
+    memory_per_task: options.Memory = 3.0,
+    gpus: options.Gpus = None,
+    device: options.DeviceChoice = options.Device.auto,
     quiet: options.Quiet = False,
 ) -> None:
     """Search a network, augmentation, learning rate and loss that learn one's own structures well (T-AutoML's way).
@@ -83,13 +94,13 @@ def command(
         rounds=rounds,
         final=final,
         seed=seed,
-        devices=tuple(part.strip() for part in devices.split(",") if part.strip()),
         memory_gb=memory,
         spacing_mm=None if spacing is None else three_sizes(spacing),
         trial=TrialSettings(patch=three(patch), window=three(window), batch=batch, width=width),
     )
+    place = options.place(executor, jobs, device, address, cpus, memory_per_task, gpus)
     with progress_bar(quiet) as progress, cancel_on_interrupt() as cancelled:
-        found = search(settings, out, resume, progress, cancelled, own_models() if add else None)
+        found = search(settings, out, place, resume, progress, cancelled, own_models() if add else None)
     best = found.best
     output.print(
         f"Best of the search: score {best.score or 0:.3f}, Dice {best.dice or 0:.3f} after {best.steps} steps "

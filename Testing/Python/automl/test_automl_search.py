@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
-from search_toy import settings, write_cases
+from search_toy import HERE, TRIAL, settings, write_cases
 from typer.testing import CliRunner
 
 from hyperreg.automl import search as searching
 from hyperreg.automl.ledger import Ledger, Record, best
-from hyperreg.automl.running import Job, Outcome, Place
+from hyperreg.automl.running import Outcome, TrialTask, run_trial
 from hyperreg.automl.search import search
 from hyperreg.automl.settings import SETTINGS
 from hyperreg.automl.space import draw_random
@@ -22,9 +24,10 @@ from hyperreg.catalogue import MODELS_VARIABLE
 from hyperreg.cli.app import app
 from hyperreg.cli.search import seconds, three_sizes, whole_numbers
 from hyperreg.errors import Cancelled, FileError, InputError
+from hyperreg.execution.executors import mark
 from hyperreg.imaging.files import read_label_map, read_volume
 from hyperreg.imaging.output import LOCK
-from hyperreg.reporting import Cancel
+from hyperreg.reporting import Cancel, Progress
 from hyperreg.segmentation.catalogue import list_models, read_card
 from hyperreg.segmentation.session import Segmenter
 
@@ -38,11 +41,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trials whose score is known without training: the more blocks, the better."""
 
-    def run(self: Place, job: Job, device: str, cancelled: Cancel | None = None) -> Outcome:
-        score = len(job.configuration.blocks) / 20 + job.steps / 1000
-        return Outcome(Measured(job.steps, score, score / 2, (score, 0.0), 0.01 * job.steps, False))
+    def run(task: TrialTask, _progress: Progress, _cancelled: Cancel | None) -> Outcome:
+        score = len(task.configuration.blocks) / 20 + task.steps / 1000
+        return Outcome(Measured(task.steps, score, score / 2, (score, 0.0), 0.01 * task.steps, False))
 
-    monkeypatch.setattr(Place, "run", run)
+    monkeypatch.setattr(searching, "run_trial", run)
 
 
 def test_the_command_ends_with_a_model_that_segments(
@@ -52,7 +55,7 @@ def test_the_command_ends_with_a_model_that_segments(
     out = tmp_path / "run"
     arguments = [
         "search", "--data", str(data), "--name", "toy-search", "--budget", "10h", "--out", str(out), "--rungs", "2,4",
-        "--first", "2", "--each", "1", "--rounds", "0", "--final", "0",
+        "--first", "2", "--each", "1", "--rounds", "0", "--final", "0", "--jobs", "1", "--device", "cpu",
         "--patch", "16,16,16", "--window", "32,32,32", "--batch", "1", "--width", "4",
     ]  # fmt: skip
     found = CliRunner().invoke(app, arguments)
@@ -78,10 +81,10 @@ def test_a_search_that_was_cancelled_goes_on_and_repeats_nothing(data: Path, tmp
             told.append(text)
 
     with pytest.raises(Cancelled):
-        search(settings(data), out, progress=third, cancelled=lambda: len(told) > 1)
+        search(settings(data), out, HERE, progress=third, cancelled=lambda: len(told) > 1)
     before = Ledger(out / searching.JOURNAL).records()
     assert len(before) == 1
-    found = search(settings(data), out, resume=True, progress=third)
+    found = search(settings(data), out, HERE, resume=True, progress=third)
     after = Ledger(out / searching.JOURNAL).records()
     assert after[:1] == before
     assert len({(record.key, record.steps) for record in after}) == len(after)
@@ -91,7 +94,7 @@ def test_a_search_that_was_cancelled_goes_on_and_repeats_nothing(data: Path, tmp
 
 def test_halving_keeps_the_best_and_the_predictor_proposes_more(data: Path, tmp_path: Path, quick: None) -> None:
     rounds = settings(data, first=8, each=4, rungs=(2, 4, 8), reduction=2, repeats=2)
-    found = search(rounds, tmp_path / "run")
+    found = search(rounds, tmp_path / "run", HERE)
     records = Ledger(tmp_path / "run" / searching.JOURNAL).records()
     random = [record for record in records if record.source == "random"]
     assert [sum(r.steps == steps for r in random) for steps in (2, 4, 8)] == [8, 4, 2]
@@ -113,38 +116,55 @@ def test_halving_keeps_the_best_and_the_predictor_proposes_more(data: Path, tmp_
 def test_a_place_that_cannot_be_written_and_a_damaged_clock_are_told(data: Path, tmp_path: Path, quick: None) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(FileError, match="cannot be made"):
-        search(settings(data), tmp_path / "file" / "run")
-    search(settings(data, rounds=0), tmp_path / "run")
+        search(settings(data), tmp_path / "file" / "run", HERE)
+    search(settings(data, rounds=0), tmp_path / "run", HERE)
     (tmp_path / "run" / searching.STATE).write_text("[", encoding="utf-8")
     with pytest.raises(FileError, match="delete it"):
-        search(settings(data, rounds=0), tmp_path / "run", resume=True)
+        search(settings(data, rounds=0), tmp_path / "run", HERE, resume=True)
 
 
-def test_two_processes_find_what_one_finds(data: Path, tmp_path: Path) -> None:
-    short = {"rungs": (2,), "rounds": 0}
-    one = search(settings(data, **short), tmp_path / "one")
-    two = search(settings(data, **short, devices=("cpu", "cpu")), tmp_path / "two")
-    scores = [
-        {(r.key, r.steps): r.score for r in Ledger(tmp_path / name / searching.JOURNAL).records()}
-        for name in ("one", "two")
-    ]
-    shared = scores[0].keys() & scores[1].keys()
-    assert shared
-    for key in shared:
-        assert scores[0][key] == pytest.approx(scores[1][key], rel=1e-3)
-    assert one.card.name == two.card.name
+def trial_task(data: Path, folder: Path, **changes: Any) -> TrialTask:
+    """A trial of a few steps in a folder of a search."""
+    (folder / "trials").mkdir(exist_ok=True)
+    cases = searching.read_task(data, "toy", TRIAL.window).prepared(folder / "cache")
+    task = TrialTask(draw_random(4), 1, 4, cases, TRIAL, folder, mark(folder), "cpu")
+    return replace(task, **changes)
+
+
+def run(task: TrialTask) -> Measured:
+    measured = run_trial(task, lambda *_told: None, None).measured
+    assert measured is not None
+    return replace(measured, cpu_s=0.0)
+
+
+def test_a_trial_that_is_done_twice_leaves_what_one_alone_would(data: Path, tmp_path: Path) -> None:
+    """Its result was lost; its checkpoint; or a search is begun anew beside checkpoints that are further."""
+    first, further = trial_task(data, tmp_path), trial_task(data, tmp_path, steps=8)
+    alone = run(first)
+    assert run(first) == alone
+    later = run(further)
+    assert run(first) == alone
+    assert run(further) == later
+    first.checkpoint.unlink()
+    assert run(further) == later
+
+
+def test_a_machine_that_does_not_see_the_folder_says_so(data: Path, tmp_path: Path) -> None:
+    task = trial_task(data, tmp_path, mark="another disk")
+    with pytest.raises(FileError, match="does not see the folder"):
+        run(task)
 
 
 def test_a_budget_too_small_for_one_trial_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not suffice for one trial"):
-        search(settings(data, budget_s=0.05, rungs=(5000, 10000)), tmp_path / "run")
+        search(settings(data, budget_s=0.05, rungs=(5000, 10000)), tmp_path / "run", HERE)
     assert not (tmp_path / "run" / "model").exists()
 
 
 def test_every_trial_fails(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Place, "run", lambda *_: Outcome(None, "out of memory"))
+    monkeypatch.setattr(searching, "run_trial", lambda *_: Outcome(None, "out of memory"))
     with pytest.raises(InputError, match=r"Every trial failed \(2 of them\): out of memory"):
-        search(settings(data), tmp_path / "run")
+        search(settings(data), tmp_path / "run", HERE)
     records = Ledger(tmp_path / "run" / searching.JOURNAL).records()
     # Out of memory is no accuracy of 0.
     assert [(record.score, record.reason) for record in records] == [(None, "out of memory")] * 2
@@ -155,7 +175,7 @@ def test_what_does_not_fit_into_memory_is_not_tried(
 ) -> None:
     monkeypatch.setattr(searching, "MOST_REJECTED", 5)
     with pytest.raises(InputError, match=r"None of 5 random networks in a row fits into 0\.00 GB"):
-        search(settings(data, memory_gb=1e-5), tmp_path / "run")
+        search(settings(data, memory_gb=1e-5), tmp_path / "run", HERE)
     assert Ledger(tmp_path / "run" / searching.JOURNAL).records() == []
 
 
@@ -165,16 +185,14 @@ def test_memory_that_runs_out_is_a_failed_trial(data: Path, tmp_path: Path, monk
     def full(*_: object) -> None:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
 
-    training, held_out = searching.read_task(data, "toy", (32, 32, 32)).prepared(tmp_path / "cache")
-    place = Place(training, held_out, settings(data).trial, tmp_path)
     monkeypatch.setattr(Trial, "run_to", full)
-    assert place.run(Job(draw_random(0), 0, 2), "cpu") == Outcome(None, "out of memory")
+    assert run_trial(trial_task(data, tmp_path), lambda *_told: None, None) == Outcome(None, "out of memory")
 
 
 def test_two_drivers_on_one_folder(data: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     with FileLock(tmp_path / "run" / LOCK), pytest.raises(InputError, match="Another run works in"):
-        search(settings(data), tmp_path / "run")
+        search(settings(data), tmp_path / "run", HERE)
 
 
 def test_a_full_disk_is_told_and_the_search_goes_on_later(
@@ -189,22 +207,22 @@ def test_a_full_disk_is_told_and_the_search_goes_on_later(
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(FileError, match="No space left on device"):
-        search(settings(data), tmp_path / "run")
+        search(settings(data), tmp_path / "run", HERE)
     assert not list((tmp_path / "run").glob("trials/*"))
     monkeypatch.setattr(torch, "save", saved)
-    assert search(settings(data), tmp_path / "run", resume=True).best.steps in (2, 4)
+    assert search(settings(data), tmp_path / "run", HERE, resume=True).best.steps in (2, 4)
 
 
 def test_other_settings_do_not_go_on_with_a_search(data: Path, tmp_path: Path, quick: None) -> None:
     out = tmp_path / "run"
     with pytest.raises(FileError, match="no search in"):
-        search(settings(data), out, resume=True)
-    search(settings(data), out)
+        search(settings(data), out, HERE, resume=True)
+    search(settings(data), out, HERE)
     with pytest.raises(InputError, match="other settings: seed"):
-        search(settings(data, seed=5), out, resume=True)
+        search(settings(data, seed=5), out, HERE, resume=True)
     (out / SETTINGS).write_text("{", encoding="utf-8")
     with pytest.raises(FileError, match="cannot be read"):
-        search(settings(data), out, resume=True)
+        search(settings(data), out, HERE, resume=True)
 
 
 def test_a_name_that_is_taken_is_known_before_the_search(
@@ -212,16 +230,16 @@ def test_a_name_that_is_taken_is_known_before_the_search(
 ) -> None:
     monkeypatch.setenv(MODELS_VARIABLE, str(tmp_path / "models"))
     with pytest.raises(InputError, match="brain-anatomy"):
-        search(settings(data, name="brain-anatomy"), tmp_path / "run", catalogue=tmp_path / "models")
+        search(settings(data, name="brain-anatomy"), tmp_path / "run", HERE, catalogue=tmp_path / "models")
     assert not (tmp_path / "run" / searching.JOURNAL).exists()
 
 
 @pytest.mark.parametrize(
-    "changes", [{"rungs": ()}, {"rungs": (4, 2)}, {"first": 1}, {"budget_s": -1.0}, {"final": 1.0}, {"devices": ()}]
+    "changes", [{"rungs": ()}, {"rungs": (4, 2)}, {"first": 1}, {"budget_s": -1.0}, {"final": 1.0}]
 )
 def test_settings_that_make_no_search_are_refused(data: Path, tmp_path: Path, changes: dict[str, object]) -> None:
-    with pytest.raises(InputError, match=r"Give|Name"):
-        search(settings(data, **changes), tmp_path / "run")
+    with pytest.raises(InputError, match="Give"):
+        search(settings(data, **changes), tmp_path / "run", HERE)
 
 
 def test_a_run_that_broke_off_is_no_record(tmp_path: Path) -> None:
@@ -256,7 +274,7 @@ def test_options_of_the_command_are_read_or_refused() -> None:
 
 def test_the_journal_is_of_plain_text(data: Path, tmp_path: Path, quick: None) -> None:
     """No pickles: whoever opens a search of somebody else's runs no code of theirs."""
-    search(settings(data), tmp_path / "run")
+    search(settings(data), tmp_path / "run", HERE)
     for line in (tmp_path / "run" / searching.JOURNAL).read_text(encoding="utf-8").splitlines():
         json.loads(line)
     shutil.rmtree(tmp_path / "run")

@@ -11,9 +11,11 @@ from segmentation_bench import OBLIQUE, eggs, truth
 
 from hyperreg.automl.settings import SearchSettings
 from hyperreg.automl.trial import TrialSettings
+from hyperreg.execution.executors import Place
 from hyperreg.imaging.files import write_volume
 from hyperreg.imaging.volume import Volume
 
+HERE = Place(jobs=1, device="cpu")
 TRIAL = TrialSettings(patch=(16, 16, 16), window=(32, 32, 32), width=4)
 
 
