@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from hyperreg.cli import options
-from hyperreg.cli.console import cancel_on_interrupt, guarded, messages, output, progress_bar, warn
+from hyperreg.cli.console import cancel_on_interrupt, guarded, messages, output, print_rows, progress_bar, warn
 from hyperreg.cli.models import confirm_licence
 from hyperreg.errors import InputError
 
@@ -23,6 +23,8 @@ EXAMPLES = """Examples:
 
 hyperreg segment head.nii.gz --model NAME --out structures.seg.nrrd --report volumes.json
 
+hyperreg segment --targets HEADS --model NAME --out RESULTS
+
 hyperreg segment case_t1c.nii.gz case_t1n.nii.gz case_flair.nii.gz T2=last.nii.gz --model NAME --out tumour.nii.gz
 --uncertainty doubt.nii.gz
 
@@ -32,17 +34,27 @@ open in 3D Slicer as a segmentation; other formats hold the label values only, w
 
 @guarded
 def command(
+    model: Annotated[str, typer.Option("--model", "-m", help="Name of the model (see `hyperreg models`).")],
     images: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
-            metavar="INPUT...",
+            metavar="[INPUT...]",
             help="The images that the model wants (see `hyperreg models`): NIfTI, NRRD, MHA, MGZ or a DICOM folder. "
             "Which is which is told by the files' names, or by NAME=FILE.",
         ),
-    ],
-    model: Annotated[str, typer.Option("--model", "-m", help="Name of the model (see `hyperreg models`).")],
+    ] = None,
+    targets: Annotated[
+        Path | None,
+        typer.Option(
+            "--targets",
+            help="A folder of images to segment one by one, into the folder --out. Started again, it goes on.",
+        ),
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The segmentation (.seg.nrrd, .nii.gz, .nrrd, .mha, .mgz).")
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="The segmentation (.seg.nrrd, .nii.gz, .nrrd, .mha, .mgz). With --targets: a folder."
+        ),
     ] = None,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Also write the probabilities of every structure beside --out.")
@@ -90,9 +102,15 @@ def command(
     ] = None,
     out_dicom: options.OutDicom = None,
     leave_out_patient_data: options.LeaveOutPatient = False,
+    executor: options.Executor = options.Where.local,
+    jobs: options.Jobs = None,
+    address: options.Address = None,
+    cpus: options.Cpus = 1.0,
+    memory: options.Memory = 3.0,
+    gpus: options.Gpus = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Segment an image (or the several images of one case) with a model and save the result."""
+    """Segment an image (or the several images of one case), or a folder of images, with a model and save the result."""
     from hyperreg.segmentation.plausibility import ALARM
     from hyperreg.segmentation.run import Case, Outputs, segment
 
@@ -100,7 +118,26 @@ def command(
     values = dict(_value(text) for text in hyper or ())
     if lam is not None:
         values["lambda"] = lam
-    case = Case(tuple(images), model, device.value, flips, ensemble, values, islands)
+    case = Case(tuple(images or ()), model, device.value, flips, ensemble, values, islands)
+    place = options.place(executor, jobs, device, address, cpus, memory, gpus)
+    if targets is not None:
+        if images or probabilities or uncertainty or mask or align or report or out_dicom or out is None:
+            raise InputError(
+                "With --targets, --out names the folder of the results: a label map and a report of each image. INPUT "
+                "and other outputs belong to a single case."
+            )
+        from hyperreg.cohort.segmenting import segment_images
+
+        with cancel_on_interrupt() as cancelled, progress_bar(quiet) as progress, place.open() as runner:
+            rows = segment_images(targets, case, out, runner, progress, cancelled)
+        wrong = [row["target"] for row in rows if row.get("plausible") is False]
+        warn([f"{ALARM}: {name}. Its report says why." for name in wrong], ALARM)
+        print_rows(rows, quiet)
+        return
+    if not images:
+        raise InputError("Name the image (INPUT...), or a folder of images (--targets).")
+    if place.kind == "ray" or jobs is not None or address is not None:
+        raise InputError("Jobs and clusters are for the many images of --targets; one case is done here.")
     with cancel_on_interrupt() as cancelled, progress_bar(quiet) as progress:
         dicom = options.dicom_request(out_dicom, leave_out_patient_data)
         outputs = Outputs(out, uncertainty, probabilities, report, mask, dicom)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 from pathlib import Path
@@ -15,11 +16,14 @@ from imaging_examples import affine
 from segmentation_bench import CORE, NETWORKS, OBLIQUE, SHELL, centre_of, eggs, make_model, scene_centre, truth
 
 from hyperreg.cli.console import ExitCode
-from hyperreg.imaging.files import read_volume, write_volume
+from hyperreg.cohort.segmenting import ImageTask, segment_image
+from hyperreg.errors import InputError
+from hyperreg.execution.executors import mark
+from hyperreg.imaging.files import read_label_map, read_volume, write_volume
 from hyperreg.imaging.structures import Structure
 from hyperreg.imaging.volume import Grid, Volume
 from hyperreg.segmentation import licences, model, session
-from hyperreg.segmentation.run import probability_file
+from hyperreg.segmentation.run import Case, probability_file
 
 INPUTS = [
     {"name": "T1", "title": "T1", "patterns": ["t1w"]},
@@ -276,3 +280,72 @@ def test_a_cancelled_run_leaves_older_files_as_they_were(
 def test_probability_files_are_named_after_the_segmentation(out: str, expected: str) -> None:
     assert CORE["label"] != SHELL["label"]
     assert probability_file(Path("x") / out, Structure(2, 1, "Outer shell", (0, 0, 0))) == Path("x") / expected
+
+
+def test_a_folder_of_images_goes_on_after_a_failure_and_where_it_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heads, results = tmp_path / "heads", tmp_path / "results"
+    heads.mkdir()
+    write_volume(eggs(OBLIQUE, name="head"), heads / "one.nii.gz")
+    (heads / "two.nii.gz").write_bytes(b"broken")
+    arguments = ["segment", "--targets", str(heads), "--out", str(results), "--device", "cpu", "--jobs", "1"]
+
+    def rows() -> dict[str, dict[str, str]]:
+        with (results / "quality.csv").open(encoding="utf-8") as file:
+            return {row["target"]: row for row in csv.DictReader(file)}
+
+    assert run(*arguments, "--model", "bands") == ExitCode.OTHER
+    captured = capsys.readouterr()
+    assert "two" in captured.err and "1 of 2 targets done" in captured.out
+    assert sorted(path.name for path in results.glob("[!.]*")) == [
+        "one_labels.nii.gz", "one_report.json", "quality.csv",
+    ]  # fmt: skip
+    report = json.loads((results / "one_report.json").read_text(encoding="utf-8"))
+    first = report["structures"][0]
+    assert float(rows()["one"][f"{first['name']}, ml"]) == pytest.approx(first["volume_ml"])
+    found = read_label_map(results / "one_labels.nii.gz")
+    assert found.grid.matches(OBLIQUE)
+    write_volume(eggs(OBLIQUE, name="head"), heads / "two.nii.gz")
+    assert run(*arguments, "--model", "bands", "--quiet") == 0
+    assert {name: row["state"] for name, row in rows().items()} == {"one": "done before", "two": "done"}
+    assert run(*arguments, "--model", "bands", "--quiet", "--islands") == 0
+    assert {row["state"] for row in rows().values()} == {"done"}
+    # A model of two images cannot be told which is which in a folder of one for each case.
+    assert run(*arguments, "--model", "two") == 2
+    assert "wants 2 images" in error_of(capsys)
+
+
+def test_results_that_cannot_be_right_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"target": name, "state": "done", "plausible": name != "foot"} for name in ("head", "foot")]
+    monkeypatch.setattr("hyperreg.cohort.segmenting.segment_images", lambda *_: rows)
+    assert run("segment", "--model", "bands", "--targets", str(tmp_path), "--out", str(tmp_path / "out")) == 0
+    captured = capsys.readouterr()
+    assert "DO NOT USE THIS RESULT: foot" in captured.err and "head" not in captured.err
+    assert "2 of 2 targets done" in captured.out
+
+
+@pytest.mark.parametrize(
+    ("more", "word"),
+    [
+        (["--targets", ".", "--out", "somewhere", "--uncertainty", "u.nii.gz"], "single case"),
+        (["--targets", "."], "single case"),
+        (["image.nii.gz", "--executor", "ray"], "many images"),
+        (["image.nii.gz", "--address", "auto"], "many images"),
+        ([], "Name the image"),
+    ],
+)
+def test_what_belongs_to_one_case_or_to_many_is_told(
+    more: list[str], word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("segment", "--model", "bands", *more) == 2
+    assert word in error_of(capsys)
+
+
+def test_a_machine_with_another_model_of_that_name_says_so(folder: Path, tmp_path: Path) -> None:
+    task = ImageTask(folder / "p_t1w.nii.gz", Case((), "bands", "cpu"), "another sum", tmp_path, mark(tmp_path))
+    with pytest.raises(InputError, match="another model under the name 'bands'"):
+        segment_image(task, lambda *_told: None)
+    assert list(tmp_path.glob("[!.]*")) == []
