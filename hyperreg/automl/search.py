@@ -51,11 +51,12 @@ class Found:
 
 @dataclass
 class _Clock:
-    """Seconds spent over all resumes, kept in a file."""
+    """Seconds spent over all resumes, kept in a file. limit: bytes that a trial may take, kept there, too."""
 
     path: Path
     budget_s: float
     before: float = 0.0
+    limit: float | None = None
     started: float = field(default_factory=time.perf_counter)
 
     @property
@@ -64,7 +65,8 @@ class _Clock:
 
     def save(self) -> None:
         with replacing(self.path) as target:
-            target.write_text(json.dumps({"spent_s": round(self.spent, 1)}) + "\n", encoding="utf-8")
+            state = {"spent_s": round(self.spent, 1), "limit": self.limit}
+            target.write_text(json.dumps(state) + "\n", encoding="utf-8")
 
 
 def search(
@@ -90,7 +92,7 @@ def search(
             check_name(settings.name, catalogue, out)
         window = settings.trial.window
         task = read_task(settings.data, settings.name, window, settings.spacing_mm)
-        clock = _Clock(out / STATE, settings.budget_s, _spent_before(out / STATE))
+        clock = _Clock(out / STATE, settings.budget_s, *_state_before(out / STATE))
         told: Progress = progress or (lambda _fraction, _text: None)
         asked: Cancel = cancelled or (lambda: False)
         cases = task.prepared(out / "cache", lambda _f, text: told(0.0, text), asked)
@@ -151,9 +153,14 @@ class _Search:
         return TrialTask(configuration, seed, steps, self.cases, trial, self.out, self.mark, device)
 
     def _memory_limit(self) -> float:
-        """Bytes that one trial may take."""
+        """Bytes that one trial may take: as asked for, or what they were at first, so that the same ones are drawn."""
         if self.settings.memory_gb is not None:
             return self.settings.memory_gb * 1e9
+        if self.clock.limit is None:
+            self.clock.limit = self._free_for_one()
+        return self.clock.limit
+
+    def _free_for_one(self) -> float:
         if self.place.kept_free is not None:
             return self.place.kept_free
         asked = self._task(draw_random(0), 0, 0)
@@ -314,9 +321,13 @@ class _Search:
         return spent + (DECAY * steps + self.settings.rungs[0]) * self.step_s < self.clock.budget_s
 
 
-def _spent_before(path: Path) -> float:
-    """Seconds that earlier drivers spent. Raises FileError."""
+def _state_before(path: Path) -> tuple[float, float | None]:
+    """Seconds that earlier drivers spent, and their limit. Raises FileError."""
+    if not path.exists():
+        return 0.0, None
     try:
-        return float(json.loads(path.read_text(encoding="utf-8"))["spent_s"]) if path.exists() else 0.0
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        limit = found.get("limit")
+        return float(found["spent_s"]), None if limit is None else float(limit)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FileError(f"'{path}' cannot be read ({error}); delete it, and the budget counts from 0 again.") from error

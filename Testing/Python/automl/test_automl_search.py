@@ -179,6 +179,21 @@ def test_what_does_not_fit_into_memory_is_not_tried(
     assert Ledger(tmp_path / "run" / searching.JOURNAL).records() == []
 
 
+def test_a_search_goes_on_with_the_memory_it_began_with(
+    data: Path, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what is free on another day, or on a machine shared otherwise, other networks would be drawn."""
+    free = [1e12]
+    monkeypatch.setattr(searching, "free_memory", lambda *_: free[0])
+    search(settings(data, rounds=0), tmp_path / "run", HERE)
+    before = Ledger(tmp_path / "run" / searching.JOURNAL).records()
+    free[0] = 1.0
+    search(settings(data, rounds=0), tmp_path / "run", HERE, resume=True)
+    assert Ledger(tmp_path / "run" / searching.JOURNAL).records() == before
+    with pytest.raises(InputError, match="random networks in a row fits"):
+        search(settings(data, rounds=0, memory_gb=1e-5), tmp_path / "run", HERE, resume=True)
+
+
 def test_memory_that_runs_out_is_a_failed_trial(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from hyperreg.automl.trial import Trial
 
