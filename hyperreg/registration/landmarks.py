@@ -130,7 +130,7 @@ def check_pull(landmarks: Landmarks, linear: npt.NDArray[np.float64], fixed: Gri
     every = np.array(landmarks._pulling_rows, dtype=int)
     here, there = landmarks.fixed[every], landmarks.moving[every]
     for what, points, grid in (("fixed", here, fixed), ("moving", there, moving)):
-        if (outside := _outside(points, grid)).any():
+        if (outside := lie_outside(points, grid)).any():
             raise InputError(
                 f"Outside of the {what} image, where nothing can pull: landmark {_numbered(every[outside])}. Do the "
                 "points belong to this image, and are their coordinates in the system that the file names (RAS or LPS)?"
@@ -158,7 +158,8 @@ def _numbered(rows: npt.NDArray) -> str:
     return " and ".join(words) if len(rows) < 3 else ", ".join(words) + ("" if len(rows) <= 5 else ", …")
 
 
-def _outside(points: npt.NDArray[np.float64], grid: Grid) -> npt.NDArray[np.bool_]:
+def lie_outside(points: npt.NDArray[np.float64], grid: Grid) -> npt.NDArray[np.bool_]:
+    """Which of the points, (P, 3), RAS mm, lie on no voxel of a grid: (P,)."""
     index = grid.to_ijk(points)
     return np.asarray(((index < -0.5) | (index > np.array(grid.shape) - 0.5)).any(axis=1))
 
@@ -178,7 +179,7 @@ def outside_warnings(landmarks: Landmarks, fixed: Grid, moving: Grid) -> list[st
     """In words for the user, how many of the points lie outside of their image; [] if none does."""
     found = []
     for what, points, grid in (("fixed", landmarks.fixed, fixed), ("moving", landmarks.moving, moving)):
-        if outside := int(_outside(points, grid).sum()):
+        if outside := int(lie_outside(points, grid).sum()):
             found.append(
                 f"{outside} of {len(points)} landmarks lie outside of the {what} image. Do they belong to it, and are "
                 "their coordinates in the system that the file names (RAS or LPS)?"

@@ -144,7 +144,7 @@ class App:
             self.panels = Panels(state, panels, self.messages)
             self.viewing = ViewControls(state, self.views, self.controller.pair.images)
             self.controller.on_images = self.viewing.offer
-            self.page = page.build(self.server, panels, self.views, self.viewing)
+            self.page = page.build(self.server, panels, self.views, self.viewing, self.controller.tuning.landmarks)
         except BaseException:
             self.files.remove()
             raise
@@ -159,7 +159,8 @@ class App:
         state.change("panel")(lambda panel, **_: self.panels.choose(panel))
         state.change("lam")(lambda lam, **_: self.controller.ask_lambda(lam))
         state.change("gamma")(lambda gamma, **_: self.controller.tuning.ask_gamma(gamma))
-        state.change("pull")(lambda pull, **_: self.controller.tuning.ask_pull(pull))
+        state.change("pull")(lambda pull, **_: self.controller.tuning.landmarks.ask_pull(pull))
+        state.change("placing")(lambda placing, **_: self.controller.tuning.landmarks.set_placing(placing))
         state.change("model")(lambda model, **_: self.controller.choose_model(model))
         state.change("full_automatically")(
             lambda full_automatically, **_: self.controller.tuning.set_full_automatically(full_automatically)

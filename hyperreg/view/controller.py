@@ -98,7 +98,7 @@ class Controller:
         self._wanted: float | None = None
         self._preview_at = 0.0
         self.computer = Computer(client, lambda text: state.update({"computer_note": text}))
-        self.tuning = TuningControls(state, scene, self.logic, self._move_lambda, self.tell, views)
+        self.tuning = TuningControls(state, scene, self.logic, self._move_lambda, self.tell, views, self.pair, files)
         self.series = SeriesControls(state, files, lambda: self.pair.volumes, self._take, self.tell)
         self.recent = RecentControls(state, recent, self._take, self.series.look, self.tell)
         self.series.on_listed = lambda place: self.recent.opened(place, SERIES_SOURCE)
@@ -188,8 +188,7 @@ class Controller:
         points, names = read_landmarks(path, self._warned)
         with self._state:
             self._state.error = ""
-            self.tuning.place_points(role, points, names, path.name)
-            self.tuning.put_moving_under(self.pair.shift_id)
+            self.tuning.landmarks.open(role, points, names, path.name)
 
     def remove_labels(self, role: str) -> None:
         """Forgets the label map of the "fixed" or "moving" image."""
@@ -208,7 +207,7 @@ class Controller:
     def _shift(self, move: Callable[[], None]) -> None:
         self._reset()
         move()
-        self.tuning.put_moving_under(self.pair.shift_id)
+        self.tuning.update()
         self.show(fit=True)
 
     def use_fixed_labels(self) -> None:
@@ -257,7 +256,7 @@ class Controller:
             self.pair.bring_back(before.pair)
             self.series.bring_back(before.series)
             self._state.sample = before.sample
-            self.tuning.bring_back(before.marks, self.pair.shift_id)
+            self.tuning.bring_back(before.marks)
             self.on_images()
         # What is left out is part of what the registration was told, or it would have to be computed again.
         self.tuning.bring_left_out_back()
@@ -486,7 +485,7 @@ class Controller:
         if role == "fixed":
             self.tuning.remove_regions()
         if role in IMAGES:
-            self.tuning.remove_points(f"{role}_points")
+            self.tuning.landmarks.image_leaves(role)
             self.tuning.remove_left_out(f"{role}_left_out")
         self.pair.place(role, volume, names or {})
         self.on_images()

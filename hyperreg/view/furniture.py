@@ -35,9 +35,9 @@ def furnish(server: Any, view_id: str, view: Any) -> None:
 
     update()
     view.modified.connect(update)
-    with html.Div(classes="hyperreg-corner", style=f"border-color: {colour}"):
+    what = "Moving" if view_id in MOVING_VIEWS else "Fixed"
+    with html.Div(classes=f"hyperreg-corner hyperreg-of-{what.lower()}", style=f"border-color: {colour}"):
         html.Span(orientation)
-        what = "Moving" if view_id in MOVING_VIEWS else "Fixed"
         html.Span(f" · {what}", v_if=f"mode === '{SIDE_BY_SIDE}'")
         html.Span(f"{{{{ {read}.slice }}}}", classes="hyperreg-slice-text ml-2")
     with html.Div(classes="hyperreg-scale", style=(f"`width: ${{{read}.percent}}%`",)):

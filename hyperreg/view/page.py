@@ -10,6 +10,7 @@ from trame.widgets import client, html
 from trame.widgets import vuetify3 as v
 
 from hyperreg.view import page_views
+from hyperreg.view.landmarks import LandmarkControls
 from hyperreg.view.panels import Panel
 from hyperreg.view.slices import SliceViews
 from hyperreg.view.viewing import ViewControls
@@ -19,7 +20,9 @@ NOT_FOR_DIAGNOSIS = "Research software, not for diagnosis"
 DRAWER_WIDTH = "$vuetify.display.width < 1280 ? 340 : 392"
 
 
-def build(server: Any, panels: Sequence[Panel], views: SliceViews, controls: ViewControls) -> VAppLayout:
+def build(
+    server: Any, panels: Sequence[Panel], views: SliceViews, controls: ViewControls, landmarks: LandmarkControls
+) -> VAppLayout:
     """The layout of the app: one panel at a time beside the views; only the panel's middle part scrolls."""
     with VAppLayout(server) as layout:
         layout.root.theme = "dark"
@@ -37,7 +40,7 @@ def build(server: Any, panels: Sequence[Panel], views: SliceViews, controls: Vie
                     with html.Div(v_if=f"panel === '{panel.name}'", classes="hyperreg-bar px-4 py-2"):
                         panel.bar()
         with v.VMain():
-            page_views.fill(layout, views, controls)
+            page_views.fill(layout, views, controls, landmarks)
     return layout
 
 

@@ -341,7 +341,7 @@ def _metrics() -> None:
 def _landmarks(controller: Controller) -> None:
     with section("labels", "Landmarks and label maps", "hyperreg-labels"):
         html.Div("Measured live: their distance and overlap.", classes="text-caption text-medium-emphasis mb-2")
-        page_tuning.landmarks(controller.tuning)
+        page_tuning.landmarks(controller.tuning.landmarks)
         for role in IMAGE_ROLES:
             file_row(
                 f"{role}_labels",

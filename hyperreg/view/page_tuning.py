@@ -9,6 +9,7 @@ from trame.widgets import vuetify3 as v
 
 from hyperreg.view import chart, parts
 from hyperreg.view.controller import Controller
+from hyperreg.view.landmarks import LandmarkControls
 from hyperreg.view.parts import section, switch
 from hyperreg.view.state import IMAGE_ROLES
 from hyperreg.view.tuning import TuningControls
@@ -110,15 +111,45 @@ def contrast() -> None:
     )
 
 
-def landmarks(tuning: TuningControls) -> None:
+def landmarks(controls: LandmarkControls) -> None:
     """The points of both images, and what they are good for."""
+    with html.Div(classes="d-flex align-center mb-1 hyperreg-actions"):
+        v.VBtn(
+            "{{ placing ? 'Stop placing' : 'Place landmarks' }}",
+            size="small",
+            variant="tonal",
+            color=("placing ? 'primary' : undefined",),
+            disabled=("!fixed_name || !moving_name",),
+            click="placing = !placing",
+            classes="flex-grow-1 hyperreg-place",
+            title="Click a place in the fixed image, then the same place in the moving one (key L)",
+        )
+        v.VBtn(
+            "Undo",
+            size="small",
+            variant="text",
+            disabled=("!landmarks_undoable",),
+            click=controls.undo,
+            classes="ml-1 hyperreg-undo-landmark",
+            title="Takes the last change of the landmarks back",
+        )
+        v.VBtn(
+            "Save",
+            size="small",
+            variant="text",
+            disabled=("!fixed_points_name && !moving_points_name",),
+            click=controls.save,
+            classes="hyperreg-save-landmarks",
+            title="Writes a point list of each image for download (.mrk.json of 3D Slicer)",
+        )
+    parts.download_links("landmark_downloads", "'Landmarks, where they are now'", "hyperreg-landmark-downloads mb-2")
     for role in IMAGE_ROLES:
         parts.file_row(
             f"{role}_points",
             f"{role.capitalize()} landmarks",
             f"landmarks of the {role} image",
             f"Open a point list of the {role} image (.mrk.json, .fcsv, .csv)",
-            (tuning.remove_points, f"['{role}_points']"),
+            (controls.remove_list, f"['{role}_points']"),
             parts.ACCEPTED_POINTS,
         )
     html.Div("{{ landmarks_note }}", v_if="landmarks_note", classes="text-caption mb-2 hyperreg-landmarks-note")
@@ -140,18 +171,40 @@ def landmarks(tuning: TuningControls) -> None:
                 html.Th("pulls", title="Not ticked: this pair only measures, so that it can judge the result")
                 html.Th("before", classes="text-right", title="After the linear alignment alone, mm")
                 html.Th("now, mm", classes="text-right", title="By what the views show")
+                html.Th()
             with html.Tbody(), html.Tr(v_for="row in landmark_rows", key="row.key"):
                 with html.Td(), html.Div(classes="d-flex align-center"):
                     v.VCheckboxBtn(
                         model_value=("row.pulls",),
-                        update_modelValue=(tuning.set_pulling, "[row.key, $event]"),
+                        update_modelValue=(controls.set_pulling, "[row.key, $event]"),
                         density="compact",
                         classes="flex-grow-0",
                         aria_label=("'Landmark ' + row.name + ' pulls'",),
                     )
-                    html.Span("{{ row.name }}")
+                    html.Input(
+                        value=("row.name",),
+                        change=(controls.rename, "[row.key, $event.target.value]"),
+                        classes="hyperreg-landmark-name",
+                        title="Click to give it another name",
+                        aria_label=("'Name of landmark ' + row.name",),
+                    )
                 html.Td("{{ row.before }}", classes="text-right text-medium-emphasis")
-                html.Td("{{ row.now }}", classes="text-right font-weight-medium")
+                html.Td("{{ row.now }}", classes="text-right font-weight-medium hyperreg-landmark-now")
+                with html.Td(classes="text-right text-no-wrap"):
+                    for icon, tip, act, name in (
+                        ("mdi-crosshairs-gps", "Go to landmark", controls.go_to, "go-to"),
+                        ("mdi-close", "Remove landmark", controls.remove, "remove"),
+                    ):
+                        v.VBtn(
+                            icon=icon,
+                            variant="text",
+                            size="x-small",
+                            density="compact",
+                            click=(act, "[row.key]"),
+                            title=tip,
+                            aria_label=(f"'{tip} ' + row.name",),
+                            classes=f"hyperreg-{name}-landmark",
+                        )
 
 
 def left_out(tuning: TuningControls) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from trame.widgets import html
 from trame.widgets import vuetify3 as v
 
+from hyperreg.view.landmarks import LandmarkControls
 from hyperreg.view.slices import SliceViews
 from hyperreg.view.state import CHECKERBOARD, FADE, PANEL, PLANES, SIDE_BY_SIDE
 from hyperreg.view.viewing import ViewControls
@@ -18,14 +19,22 @@ GESTURES = (
     ("Shift and move; double click", "Show the slices through this place in every view"),
     ("← → on the λ slider", "λ in small steps"),
     ("Drop a file on Fixed or Moving", "Open it"),
+    ("L", "Place landmarks: click a place in the fixed image, then the same place in the moving one; Esc ends it"),
+    ("Drag a landmark", "Move it"),
     ("?", "This list"),
 )
 
 
-def fill(layout: object, views: SliceViews, controls: ViewControls) -> None:
+def fill(layout: object, views: SliceViews, controls: ViewControls, landmarks: LandmarkControls) -> None:
     """The views with their toolbar and the line below them."""
-    with html.Div(classes="hyperreg-views"):
+    with html.Div(classes=("`hyperreg-views ${placing_role ? 'hyperreg-placing-' + placing_role : ''}`",)):
         _toolbar(controls)
+        # With it the list of landmarks comes into sight.
+        reveal = ["@vue:mounted=\"utils.hyperreg.reveal('.hyperreg-labels')\""]
+        with html.Div(v_if="placing", classes="hyperreg-question px-3", raw_attrs=reveal):
+            html.Span("{{ placing_hint }}", classes="flex-grow-1 text-truncate")
+            v.VBtn("Undo", size="small", variant="text", disabled=("!landmarks_undoable",), click=landmarks.undo)
+            v.VBtn("Done", size="small", variant="text", click="placing = false", classes="hyperreg-placed")
         with html.Div(classes="hyperreg-grid"):
             views.layouts.initialize_layout_grid(layout)
         with html.Div(classes="hyperreg-probe px-3"):
@@ -80,6 +89,7 @@ def _toolbar(controls: ViewControls) -> None:
                     click=(controls.set_window, "[entry.value]"),
                     classes=("`hyperreg-window-${entry.value}`",),
                 )
+        _switch("placing", "mdi-map-marker-plus-outline", "Place landmarks (L)", v_if=(ON_REGISTRATION,))
         _switch("lines", "mdi-crosshairs", "Draw in every view where the others cut it")
         _switch("in_3d", "mdi-cube-outline", "3D view", disabled=(f"mode === '{SIDE_BY_SIDE}'",))
         _button("mdi-fit-to-page-outline", "Show the whole image", "fit", click=controls.fit)
@@ -103,6 +113,7 @@ def _button(icon: str, tip: str, name: str, **entries: object) -> None:
         icon=icon,
         variant="text",
         size="small",
+        density="comfortable",
         title=tip,
         aria_label=tip,
         classes=f"hyperreg-{name}",

@@ -12,6 +12,8 @@ from typing import Any
 import vtk
 from slicer import (
     vtkMRMLApplicationLogic,
+    vtkMRMLDisplayNode,
+    vtkMRMLMarkupsNode,
     vtkMRMLSliceCompositeNode,
     vtkMRMLSliceLogic,
     vtkMRMLSliceNode,
@@ -116,6 +118,7 @@ class SliceViews:
 
     def __init__(self, slicer_app: SlicerApp, server: Any) -> None:
         self._scene, self._app_logic = slicer_app.scene, slicer_app.app_logic
+        self._markups = slicer_app.markups_logic
         self._manager = slicer_app.view_manager
         self._factory = RemoteViewFactory(
             server,
@@ -160,9 +163,7 @@ class SliceViews:
             self._link(self.view(first), self.view(second))
             self._link(self.view(second), self.view(first))
             self.view(second).leader = self.view(first)
-        # A drag with the left button sets the window, as in any viewer of medical images.
-        interaction = self._scene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
-        interaction.SetCurrentInteractionMode(interaction.AdjustWindowLevel)
+        self.place(None)
 
     def view(self, name: str) -> CompareSliceView:
         return self._manager.get_view(name)
@@ -234,6 +235,28 @@ class SliceViews:
         """Takes the crosshair away."""
         crosshair = self._scene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
         crosshair.SetCrosshairMode(crosshair.NoCrosshair)
+
+    def place(self, points: vtkMRMLMarkupsNode | None) -> None:
+        """The next click with the left button places a point of a list, where that is drawn; None: none does."""
+        if points is not None:
+            self._markups.place_node(points)
+        else:
+            # A drag with the left button sets the window, as in any viewer of medical images.
+            mode = self._markups.interaction_node
+            mode.SetCurrentInteractionMode(mode.AdjustWindowLevel)
+
+    @property
+    def is_placing(self) -> bool:
+        """Whether the next click places a point."""
+        mode = self._markups.interaction_node
+        return bool(mode.GetCurrentInteractionMode() == mode.Place)
+
+    def draw_points(self, display: vtkMRMLDisplayNode, shown: bool, names: Sequence[str]) -> None:
+        """Draws points, or not, and only in the views of these names; () for all views."""
+        display.SetVisibility(shown)
+        ids = [self.view(name).get_view_node().GetID() for name in names]
+        if display.GetNumberOfViewNodeIDs() != len(ids) or not all(map(display.IsViewNodeIDPresent, ids)):
+            display.SetViewNodeIDs(ids)
 
     def set_map(self, node: vtkMRMLVolumeNode | None) -> None:
         """Draws a map over both images, in the place of outlines; None: takes it away."""

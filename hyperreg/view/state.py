@@ -52,7 +52,9 @@ class PageState:
     recent_kept: whether they are remembered.
     models, devices, alignments, contrasts: {title, value} to
     choose from. landmarks_note: how many pairs of landmarks there are, or what is missing.
-    pull: how much the landmarks attract each other; landmark_rows: {key, name, before, now, pulls}, one per pair.
+    pull: how much the landmarks attract each other; landmark_rows: {key, name, before, now, pulls}, one per pair;
+    landmarks_undoable: whether a change of them can be taken back; landmark_downloads: as downloads. placing: whether
+    clicks place landmarks; placing_role: in the "fixed" or the "moving" image; placing_hint: where, in words.
     contrast_note: what the user should know of how the pair is registered.
     volume_change: whether the map of local volume change lies over the views; volume_change_legend: its scale, SVG.
     worse: why what is shown is worse than the linear alignment, or "".
@@ -119,6 +121,11 @@ class PageState:
     landmarks_note: str = ""
     pull: float = 0.0
     landmark_rows: list[dict[str, Any]] = field(default_factory=list)
+    landmarks_undoable: bool = False
+    landmark_downloads: list[dict[str, str]] = field(default_factory=list)
+    placing: bool = False
+    placing_role: str = ""
+    placing_hint: str = ""
     fixed_left_out_name: str = ""
     moving_left_out_name: str = ""
     contrasts: list[dict[str, str]] = field(default_factory=list)

@@ -1,14 +1,13 @@
-"""What the page offers beyond λ: resolution, response, γ, regions, landmarks; between its state and the logic."""
+"""What the page offers beyond λ: resolution, response, γ, regions, areas left out; between its state and the logic."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import slicer
 
 from hyperreg.catalogue import Hyperparameter
@@ -19,11 +18,12 @@ from hyperreg.mrml.lifecycle import LIVE
 from hyperreg.mrml.registration import landmarks, texts, volume_change
 from hyperreg.registration.catalogue import find_model
 from hyperreg.view import chart, outlines
-from hyperreg.view.loading import LEFT_OUT, POINTS, REGIONS
+from hyperreg.view.landmarks import LandmarkControls, Marks
+from hyperreg.view.loading import LEFT_OUT, REGIONS
+from hyperreg.view.pair import OpenPair
+from hyperreg.view.private_files import PrivateFiles
 from hyperreg.view.state import PANEL
 
-# As in the page: the fixed image's cyan, the moving one's orange.
-POINT_COLOURS = {"fixed_points": (0.2, 0.9, 1.0), "moving_points": (1.0, 0.6, 0.1)}
 # A suggested λ this near is the one that is set.
 SAME_ON_SCREEN = 0.005
 
@@ -33,7 +33,7 @@ class HeldMarks:
     """What was marked, see `TuningControls.hold`: nodes by role, and what the page says of them."""
 
     points: dict[str, Any]
-    files: dict[str, str]
+    landmarks: Marks
     left_out: dict[str, Any]
     regions_node: Any
     colours: Any
@@ -48,10 +48,10 @@ class HeldMarks:
 
 
 class TuningControls:
-    """The controller's part for resolution, response, γ, regions and landmarks.
+    """The controller's part for resolution, response, γ, regions and areas left out, with the one for landmarks.
 
     state: the shared state. logic: the `RegistrationLogic`. move_lambda(lam): moves the slider. tell(text): an error.
-    views: the `SliceViews`.
+    views: the `SliceViews`. pair: the images that are open. files: for downloads.
     """
 
     def __init__(
@@ -62,18 +62,18 @@ class TuningControls:
         move_lambda: Callable[[float], None],
         tell: Callable[[str], None],
         views: Any,
+        pair: OpenPair,
+        files: PrivateFiles,
     ) -> None:
-        self._views = views
+        self._views, self._pair = views, pair
         self._state, self._scene, self._logic = state, scene, logic
         self._move_lambda, self._tell = move_lambda, tell
-        self._points: dict[str, Any] = dict.fromkeys(POINTS)
         self._left_out: dict[str, Any] = dict.fromkeys(LEFT_OUT)
         # What was left out before a reset, by role.
         self._left_out_aside: dict[str, Any] = {}
         # Nodes that stay in the scene although nothing is marked by them any more.
         self._held: list[Any] = []
-        # The transform that the moving image is under before it is registered.
-        self._moving_under: str | None = None
+        self.landmarks = LandmarkControls(state, scene, logic, views, pair, files, self._discard, tell)
         legend = volume_change.legend(chart.WIDTH, chart.INK)
         state.volume_change_legend = chart.picture(legend[0], legend[1], "Scale of the local volume change")
         state.contrasts = [{"title": title, "value": name} for name, title in texts.CONTRAST_TITLES.items()]
@@ -81,10 +81,7 @@ class TuningControls:
         self._node: Any = None
         self._colours: Any = None
         self._gamma_wanted: float | None = None
-        self._pull_wanted: float | None = None
-        self._pull, self._measured_only = 0.0, frozenset[str]()
         self._drawn: tuple[Any, ...] = ()
-        self._rows: Any = None
         logic.on_work = self._worked
         logic.on_response = self.update
 
@@ -144,10 +141,7 @@ class TuningControls:
         if self._gamma_wanted is not None:
             gamma, self._gamma_wanted = self._gamma_wanted, None
             self._logic.set_hyperparameter("gamma", gamma)
-        if self._pull_wanted not in (None, self._pull):
-            self._pull = self._pull_wanted
-            self._measure_by_points()
-        self._pull_wanted = None
+        self.landmarks.step(mine)
 
     def place_area(self, role: str, volume: Volume, names: Mapping[int, str]) -> None:
         """Takes a label map of regions, or of what is left out of the match. names: of its labels, as far as known.
@@ -161,7 +155,6 @@ class TuningControls:
         marked = Volume((volume.array != 0).astype(np.uint8), volume.ijk_to_ras, volume.name)
         node = self._label_map(marked)
         outlines.draw_only(outlines.give_colours(node, [1], {1: "Left out"}), {1})
-        node.SetAndObserveTransformNodeID(self._moving_under if role.startswith("moving") else None)
         self._leave_out(role, node)
 
     def remove_left_out(self, role: Any) -> None:
@@ -191,8 +184,15 @@ class TuningControls:
 
     def _leave_out(self, role: str, node: Any) -> None:
         self._left_out[role] = node
+        self._take_along()
         setattr(self._state, f"{role}_name", node.GetName())
         self._try(lambda: self._logic.constraints.set_left_out(role.partition("_")[0], node))
+
+    def _take_along(self) -> None:
+        """What is left out of the moving image is where that is, also while λ bends it."""
+        moving, area = self._pair.nodes.get("moving"), self._left_out["moving_left_out"]
+        if moving is not None and area is not None:
+            linked.accompany(moving, area)
 
     def _take_left_out(self, role: str) -> Any:
         """All of an image counts again; the node, which stays in the scene."""
@@ -210,7 +210,8 @@ class TuningControls:
     def _discard(self, node: Any) -> None:
         """Takes a node out of the scene; one that is held is only hidden."""
         if node in self._held:
-            _show(node, False)
+            if node.IsA(landmarks.NODE_TYPE):  # label maps are seen only where a view is told to show them
+                node.GetDisplayNode().SetVisibility(False)
         elif node is not None:
             self._scene.RemoveNode(node)
 
@@ -219,10 +220,9 @@ class TuningControls:
     def hold(self) -> HeldMarks:
         """What is marked, so that `bring_back` can bring it back whatever is opened meanwhile; until `drop`."""
         state = self._state
-        files = {name: getattr(state, f"{name}_name") for name in POINTS}
         held = HeldMarks(
-            points=dict(self._points),
-            files=files,
+            points=dict(self.landmarks.nodes),
+            landmarks=self.landmarks.marks,
             left_out=dict(self._left_out),
             regions_node=self._node,
             colours=self._colours,
@@ -232,24 +232,13 @@ class TuningControls:
         self._held = held.all_nodes
         return held
 
-    def bring_back(self, held: HeldMarks, moving_under: str | None) -> None:
-        """Marks what was marked then, by its very nodes, and nothing else. moving_under: see `put_moving_under`."""
-        for role in POINTS:
-            self._drop_points(role)
+    def bring_back(self, held: HeldMarks) -> None:
+        """Marks what was marked then, by its very nodes, and nothing else."""
         for role in LEFT_OUT:
             self.remove_left_out(role)
         self.remove_regions()
+        self.landmarks.bring_back(held.points, held.landmarks)
         self._held = []
-        self._moving_under = moving_under
-        for node in (held.points["moving_points"], held.left_out["moving_left_out"]):
-            if node is not None:
-                node.SetAndObserveTransformNodeID(moving_under)
-        for role, node in held.points.items():
-            if node is not None:
-                _show(node, True)
-                self._points[role] = node
-                setattr(self._state, f"{role}_name", held.files[role])
-        self._measure_by_points()
         for role, node in held.left_out.items():
             if node is not None:
                 self._leave_out(role, node)
@@ -262,7 +251,7 @@ class TuningControls:
     def drop(self, held: HeldMarks) -> None:
         """What was marked then, and is not now, is wanted no more."""
         self._held = []
-        marks = [*self._points.values(), *self._left_out.values(), self._node]
+        marks = [*self.landmarks.nodes.values(), *self._left_out.values(), self._node]
         still = [*marks, *(_colours_of(node) for node in marks), self._colours]
         for node in held.all_nodes:
             if node not in still:
@@ -304,54 +293,6 @@ class TuningControls:
             for region in found
         ]
 
-    def place_points(self, role: str, points: npt.NDArray[np.float64], names: Sequence[str], file: str) -> None:
-        """Measures by landmarks of one of the images. role: one of POINTS; points: (P, 3), RAS mm; names: of each."""
-        self._drop_points(role)
-        node = self._scene.AddNewNodeByClass(landmarks.NODE_TYPE, file)
-        for point, name in zip(points, names, strict=True):
-            node.AddControlPoint(point.tolist(), name)
-        _mark(node, POINT_COLOURS[role])
-        self._points[role] = node
-        setattr(self._state, f"{role}_name", file)
-        self._measure_by_points()
-
-    def put_moving_under(self, transform_id: str | None) -> None:
-        """The moving image was moved as a whole, or put back: what belongs to it goes with it."""
-        self._moving_under = transform_id
-        for node in (self._points["moving_points"], self._left_out["moving_left_out"]):
-            if node is not None and self._state.phase != LIVE:
-                node.SetAndObserveTransformNodeID(transform_id)
-        if self._points["moving_points"] is not None:
-            self._measure_by_points()
-
-    def remove_points(self, role: str) -> None:
-        """Forgets the landmarks of one of the images; harmless if there are none."""
-        if role in POINTS and self._points[role] is not None:
-            self._drop_points(role)
-            self._measure_by_points()
-
-    def _drop_points(self, role: str) -> None:
-        node, self._points[role] = self._points[role], None
-        setattr(self._state, f"{role}_name", "")
-        self._discard(node)
-
-    def ask_pull(self, pull: Any) -> None:
-        """The pull of the landmarks was moved; the newest value is taken by the next `step`."""
-        if not _is_number(pull) or not 0 <= pull <= 1:
-            self._tell(f"The pull of the landmarks is a number between 0 (only measured) and 1, not {pull!r}.")
-            return
-        self._pull_wanted = float(pull)
-
-    def set_pulling(self, key: Any, on: Any) -> None:
-        """Whether a pair of landmarks pulls, or only measures."""
-        if isinstance(on, bool) and any(row["key"] == key for row in self._state.landmark_rows):
-            self._measured_only = self._measured_only - {key} if on else self._measured_only | {key}
-            self._measure_by_points()
-
-    def _measure_by_points(self) -> None:
-        points = (self._points[role] for role in POINTS)
-        self._try(lambda: self._logic.constraints.set_landmarks(*points, self._pull, self._measured_only))
-
     def remove_regions(self) -> None:
         """Everything follows the slider again; the label map is forgotten."""
         self._state.regions, self._state.regions_name = [], ""
@@ -392,26 +333,12 @@ class TuningControls:
         """Shows what can be done, and the response with the slider in it."""
         state, logic = self._state, self._logic
         suggestion = logic.suggestion
-        moving, area = logic.pair[1], self._left_out["moving_left_out"]
-        if moving is not None and area is not None:
-            linked.accompany(moving, area)
+        self._take_along()
         state.stage_text = logic.stage_text if state.phase == LIVE else ""
         state.contrast_note = logic.registration.note if state.phase == LIVE else ""
         state.full_automatically, state.can_request_full = logic.full_automatically, logic.can_request_full
         self._show_work()
-        state.landmarks_note = logic.constraints.landmarks_note
-        if (rows := logic.landmark_rows) is not self._rows:
-            self._rows = rows
-            state.landmark_rows = [
-                {
-                    "key": row.key,
-                    "name": row.name,
-                    "before": _mm(row.before),
-                    "now": _mm(row.now),
-                    "pulls": not row.measured,
-                }
-                for row in rows
-            ]
+        self.landmarks.update()
         state.worse = logic.warning if state.phase == LIVE else ""
         state.suggested = "" if suggestion is None else f"{suggestion.lam:.2f}"
         state.suggestion_reason = "" if suggestion is None else suggestion.reason
@@ -442,28 +369,9 @@ class TuningControls:
         self.update()
 
 
-def _show(node: Any, on: bool) -> None:
-    """Shows or hides points; label maps are seen only where a view is told to show them."""
-    if node.IsA(landmarks.NODE_TYPE):
-        node.GetDisplayNode().SetVisibility(on)
-
-
 def _colours_of(node: Any) -> Any:
     display = node.GetDisplayNode() if node is not None and node.IsA("vtkMRMLLabelMapVolumeNode") else None
     return display.GetColorNode() if display is not None else None
-
-
-def _mark(node: Any, colour: tuple[float, float, float]) -> None:
-    """Draws points in one colour, each with its number; nobody moves them by accident."""
-    node.SetLocked(True)
-    node.CreateDefaultDisplayNodes()
-    display = node.GetDisplayNode()
-    display.SetSelectedColor(*colour)
-    display.SetColor(*colour)
-    display.SetPropertiesLabelVisibility(False)
-    display.SetPointLabelsVisibility(True)
-    display.SetGlyphScale(2.0)
-    display.SetTextScale(3.0)
 
 
 def _declared_gamma(model: Any) -> Hyperparameter | None:
@@ -476,10 +384,6 @@ def _declared_gamma(model: Any) -> Hyperparameter | None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _mm(distance: float | None) -> str:
-    return "" if distance is None else f"{distance:.1f}"
 
 
 def _hex(colour: tuple[float, float, float]) -> str:

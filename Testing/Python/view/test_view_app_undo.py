@@ -152,8 +152,9 @@ def test_the_next_registration_frees_what_was_held(app: App, pair: PhantomPair, 
 def test_landmarks_that_are_held_are_not_seen(app: App, pair: PhantomPair, tmp_path: Path) -> None:
     register(app)
     mark(app, pair, tmp_path)
-    held = list(app.controller.tuning._points.values())
+    held = list(app.controller.tuning.landmarks.nodes.values())
     open_other(app, pair, tmp_path, "both")
     assert [node.GetDisplayNode().GetVisibility() for node in held] == [0, 0]
     app.controller.undo_reset()
+    app.controller.step()
     assert [node.GetDisplayNode().GetVisibility() for node in held] == [1, 1]

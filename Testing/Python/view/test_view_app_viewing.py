@@ -278,10 +278,10 @@ def test_each_panel_has_its_own_messages(back: App) -> None:
 def test_landmarks_have_the_colour_of_their_image_and_numbers(back: App) -> None:
     tuning = back.controller.tuning
     points = back.controller.pair.volumes["fixed"].grid.to_ras([[20.0, 25, 24], [30, 30, 20]])
-    tuning.place_points("fixed_points", points, ["1", "2"], "f")
-    tuning.place_points("moving_points", points + 2, ["1", "2"], "m")
-    nodes = [tuning._points[role] for role in ("fixed_points", "moving_points")]
+    tuning.landmarks.open("fixed_points", points, ["1", "2"], "f")
+    tuning.landmarks.open("moving_points", points + 2, ["1", "2"], "m")
+    nodes = [tuning.landmarks.nodes[role] for role in ("fixed_points", "moving_points")]
     colours = [node.GetDisplayNode().GetSelectedColor() for node in nodes]
     assert np.abs(np.subtract(*colours)).max() > 0.3
     assert [nodes[0].GetNthControlPointLabel(index) for index in range(2)] == ["1", "2"]
-    assert all(node.GetLocked() and node.GetDisplayNode().GetPointLabelsVisibility() for node in nodes)
+    assert all(not node.GetLocked() and node.GetDisplayNode().GetPointLabelsVisibility() for node in nodes)

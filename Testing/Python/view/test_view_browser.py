@@ -17,11 +17,12 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from browser_bench import MARKS, PATIENCE_S, Page, Server, end, start
+from browser_bench import ALL_PIXELS, MARKS, PATIENCE_S, Page, Server, end, start
 from dicom_examples import write_image, write_slices
 
 from hyperreg.imaging.dicom.registration_objects import read_registration
 from hyperreg.imaging.files import write_volume
+from hyperreg.imaging.points import read_points
 from hyperreg.phantom import PhantomPair, head_phantom_pair
 
 pytestmark = MARKS
@@ -212,6 +213,111 @@ def test_full_resolution_when_asked_for_and_a_click_into_the_response(page: Page
     page.until(lambda: f"{page.state('lam'):.2f}" == page.state("suggested"), "the suggested λ")
     page.page.click(".hyperreg-full-automatically input")
     page.until(lambda: page.page.inner_text(".hyperreg-stage") == "Full resolution (1 mm)", "full resolution by itself")
+
+
+def at(page: Page, view: int, across: float, down: float) -> tuple[float, float]:
+    """A place in one of the views, as the mouse counts; across and down: 0 to 1."""
+    box = page.page.locator(".layout-grid-item img").nth(view).bounding_box()
+    return box["x"] + across * box["width"], box["y"] + down * box["height"]
+
+
+def hover(page: Page, view: int, across: float, down: float) -> None:
+    """Moves the mouse as a hand does: a landmark is taken hold of when the mouse has been seen over it."""
+    before = page.state("probe")
+    page.page.mouse.move(*at(page, view, across, down))
+    page.until(lambda: page.state("probe") != before, "the mouse to be seen")
+
+
+def see_views(page: Page, count: int) -> None:
+    views = page.page.locator(".layout-grid-item img")
+    page.until(lambda: views.count() == count and all(view.bounding_box() for view in views.all()), f"{count} views")
+    page.until(lambda: page.page.evaluate(ALL_PIXELS), "all their pixels")
+
+
+def at_rest(page: Page, view: int) -> bytes:
+    """What one of the views shows, once it does not change any more."""
+    shots = [b""]
+
+    def rests() -> bool:
+        shots.append(page.page.locator(".layout-grid-item img").nth(view).screenshot())
+        return shots[-1] == shots[-2]
+
+    page.until(rests, "a picture that rests")
+    return shots[-1]
+
+
+def place_two_pairs(page: Page) -> None:
+    """By the key and clicks, the fixed image on the left, the moving one beside it; ends with one view of both."""
+    page.page.keyboard.press("l")
+    page.until(lambda: page.state("placing_role") == "fixed", "the first question")
+    strip = page.page.locator(".hyperreg-question span").first
+    page.until(lambda: strip.inner_text() == page.state("placing_hint"), "the question in the page")
+    see_views(page, 4)
+    for view, across, down, then in (
+        (0, 0.45, 0.45, "moving"),
+        (1, 0.47, 0.42, "fixed"),
+        (0, 0.55, 0.55, "moving"),
+        (1, 0.55, 0.55, "fixed"),
+    ):
+        page.page.mouse.move(*at(page, view, across, down))
+        page.page.mouse.click(*at(page, view, across, down))
+        page.until(lambda then=then: page.state("placing_role") == then, f"the {then} image to be asked for")
+    page.page.keyboard.press("Escape")
+    page.until(lambda: not page.state("placing") and page.state("mode") == "fade", "the end of placing")
+    page.until(lambda: all(row["now"] for row in page.state("landmark_rows")), "distances")
+
+
+def test_landmarks_are_placed_dragged_and_pull(page: Page):
+    page.register()
+    place_two_pairs(page)
+    page.page.click(".hyperreg-mode-sideBySide")
+    see_views(page, 4)
+    rows = page.state("landmark_rows")
+    assert [row["name"] for row in rows] == ["1", "2"]
+    hover(page, 0, 0.52, 0.55)
+    hover(page, 0, 0.55, 0.55)
+    page.page.mouse.down()
+    hover(page, 0, 0.6, 0.57)
+    hover(page, 0, 0.65, 0.6)
+    page.page.mouse.up()
+    page.until(lambda: page.state("landmark_rows")[1]["now"] not in ("", rows[1]["now"]), "another distance")
+    rows = page.state("landmark_rows")
+    shown = page.page.locator(".hyperreg-landmark-now")
+    page.until(lambda: shown.all_inner_texts() == [row["now"] for row in rows], "the distances in the page")
+    picture = at_rest(page, 1)
+    track = page.page.locator(".hyperreg-pull .v-slider-track").bounding_box()
+    page.page.mouse.click(track["x"] + 0.9 * track["width"], track["y"] + track["height"] / 2)
+    # The stand-in moves everything by as many mm as the pull is.
+    page.until(lambda: page.state("pull") > 0.8 and page.state("fresh"), "the field that pulls")
+    page.until(lambda: all(row["now"] for row in page.state("landmark_rows")), "its distances")
+    assert page.state("landmark_rows")[1]["now"] != rows[1]["now"]
+    page.until(lambda: at_rest(page, 1) != picture, "its picture")
+    page.page.evaluate("() => window.trame.state.set('pull', 0)")
+    page.page.click(".hyperreg-mode-fade")
+
+
+def test_landmarks_are_named_saved_and_removed(page: Page, folder: Path, tmp_path: Path):
+    page.page.set_input_files("#upload-fixed", str(folder / "fixed.nii.gz"))
+    page.page.set_input_files("#upload-moving", str(folder / "moving.nii.gz"))
+    page.until(lambda: page.state("landmark_rows") == [] and not page.state("uploading"), "the landmarks to go")
+    page.register()
+    place_two_pairs(page)
+    name = page.page.locator(".hyperreg-landmark-name").first
+    name.fill("Left caudate")
+    name.press("Enter")
+    page.until(lambda: page.state("landmark_rows")[0]["name"] == "Left caudate", "the name")
+    page.page.click(".hyperreg-save-landmarks")
+    page.page.wait_for_selector(".hyperreg-landmark-downloads a")
+    with page.page.expect_download() as download:
+        page.page.locator(".hyperreg-landmark-downloads a").first.click()
+    download.value.save_as(tmp_path / download.value.suggested_filename)
+    names: list[str] = []
+    assert read_points(tmp_path / "fixed_landmarks.mrk.json", names=names).shape == (2, 3)
+    assert names == ["Left caudate", "2"]
+    page.page.locator(".hyperreg-remove-landmark").first.click()
+    page.until(lambda: [row["name"] for row in page.state("landmark_rows")] == ["2"], "one pair")
+    page.page.click(".hyperreg-undo-landmark")
+    page.until(lambda: len(page.state("landmark_rows")) == 2, "both")
 
 
 def test_a_bad_upload_is_explained_in_the_page_and_a_good_one_opens(

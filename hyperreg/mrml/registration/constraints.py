@@ -45,7 +45,7 @@ class Constraints:
         self._left_out = {role: LeftOut(role) for role in ROLES}
         self._landmark_ids: tuple[str | None, str | None] = (None, None)
         self._landmarks = landmarks.Chosen()
-        self._pull, self._measured_only = 0.0, frozenset[str]()
+        self._pull, self._measured_only, self._growing = 0.0, frozenset[str](), False
         self._rows: tuple[Any, list[landmarks.Row]] = (None, [])
 
     # What can be asked
@@ -87,8 +87,8 @@ class Constraints:
             ways = Transform((linear,)), Transform((shown.fields.forward, linear))
             distances = [np.linalg.norm(way.apply(found.fixed) - found.moving, axis=1).tolist() for way in ways]
         return [
-            landmarks.Row(key, name, before, now, key in self._measured_only)
-            for (key, name), before, now in zip(found.points, *distances, strict=True)
+            landmarks.Row(key, moving_key, name, before, now, key in self._measured_only)
+            for (key, moving_key, name), before, now in zip(found.points, *distances, strict=True)
         ]
 
     def landmark_alignment(self) -> Matrix:
@@ -96,7 +96,7 @@ class Constraints:
 
         Raises InputError without pairs of landmarks, and as `start.landmark_alignment` does.
         """
-        found = landmarks.chosen(*(self._node(node_id) for node_id in self._landmark_ids))
+        found = self._chosen_landmarks()
         pair = pair_landmarks(found.fixed, found.moving)
         if pair is None:
             raise InputError(
@@ -142,15 +142,17 @@ class Constraints:
         moving: slicer.vtkMRMLMarkupsNode | None,
         pull: float = 0.0,
         measured_only: Collection[str] = (),
+        growing: bool = False,
     ) -> None:
         """Measures by point lists of both volumes, and lets their points attract each other, live.
 
-        pull: 0, only measured, to 1. measured_only: ids of the fixed list's points that never pull. To be called again
-        when points have changed; `landmarks_note` and `landmark_rows` tell what came of it. Raises InputError for a
-        list that cannot be used, and for points that cannot pull: they are only measured then.
+        pull: 0, only measured, to 1. measured_only: ids of the fixed list's points that never pull. growing: see
+        `landmarks.chosen`. To be called again when points have changed; `landmarks_note` and `landmark_rows` tell what
+        came of it. Raises InputError for a list that cannot be used, and for points that cannot pull: they are only
+        measured then.
         """
         self._landmark_ids = fixed and fixed.GetID(), moving and moving.GetID()
-        self._pull, self._measured_only = pull, frozenset(measured_only)
+        self._pull, self._measured_only, self._growing = pull, frozenset(measured_only), growing
         try:
             self._send_landmarks()
         finally:
@@ -184,7 +186,7 @@ class Constraints:
         if leaving in self._landmark_ids:
             found = True
             fixed, moving = (None if node_id == leaving else self._node(node_id) for node_id in self._landmark_ids)
-            self.set_landmarks(fixed, moving, self._pull, self._measured_only)
+            self.set_landmarks(fixed, moving, self._pull, self._measured_only, self._growing)
         return found
 
     def forget(self) -> None:
@@ -219,7 +221,7 @@ class Constraints:
     def _send_landmarks(self) -> None:
         self._landmarks = landmarks.Chosen()
         try:
-            self._landmarks = landmarks.chosen(*(self._node(node_id) for node_id in self._landmark_ids))
+            self._landmarks = self._chosen_landmarks()
         finally:
             if self._live_grids() is not None:
                 pair = self._landmarks.fixed, self._landmarks.moving
@@ -229,6 +231,10 @@ class Constraints:
                 except InputError:
                     self.registration.set_landmarks(*pair)
                     raise
+
+    def _chosen_landmarks(self) -> landmarks.Chosen:
+        fixed, moving = (self._node(node_id) for node_id in self._landmark_ids)
+        return landmarks.chosen(fixed, moving, self._growing)
 
     def _node(self, node_id: str | None) -> Any:
         return self.scene.GetNodeByID(node_id) if node_id else None

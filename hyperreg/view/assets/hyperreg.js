@@ -3,6 +3,10 @@ window.trame.utils.hyperreg = {
   pick(role) {
     document.getElementById(`upload-${role}`).click();
   },
+  reveal(place) {
+    // Once it has unfolded.
+    setTimeout(() => document.querySelector(place)?.scrollIntoView({ behavior: "smooth" }), 400);
+  },
   drop(role, event) {
     this.upload(role, { files: event.dataTransfer.files });
   },
@@ -32,7 +36,10 @@ window.trame.utils.hyperreg = {
   },
 };
 document.addEventListener("keydown", event => {
-  if (event.key === "?" && !/input|textarea/i.test(event.target.tagName)) {
-    window.trame.state.set("help", !window.trame.state.get("help"));
-  }
+  const state = window.trame.state;
+  if (/input|textarea/i.test(event.target.tagName)) return;
+  if (event.key === "?") state.set("help", !state.get("help"));
+  const alone = !event.ctrlKey && !event.metaKey && !event.altKey;
+  if (event.key === "l" && alone && state.get("panel") === "registration") state.set("placing", !state.get("placing"));
+  if (event.key === "Escape" && state.get("placing")) state.set("placing", false);
 });
