@@ -20,6 +20,7 @@ from hyperreg.registration import catalogue
 from HyperRegSlicerLib import Forms, Sample
 from HyperRegSlicerLib.AnatomyWidget import AnatomyPanel
 from HyperRegSlicerLib.InstallWidget import InstallPanel
+from HyperRegSlicerLib.LearningWidget import LearningPanel
 from HyperRegSlicerLib.LeaveOutWidget import LeaveOutPanel
 from HyperRegSlicerLib.Panel import Panel
 from HyperRegSlicerLib.Parameters import Comparison, Initial, RegistrationParameters
@@ -67,6 +68,7 @@ class RegistrationWidget(Panel):
             ui, connection.segmenter, self._segment_both, self._both_segmented, self._guarded, self._show_message
         )
         self.installation = InstallPanel(ui, self._guarded, self._show_message, self._computes_elsewhere)
+        self.learning = LearningPanel(ui, self.installation.is_ready, self._models_changed, self._guarded, self._told)
         self._settle = Forms.rest_timer(SETTLE_MS, self._told(self.views.fit))
         self._connect_signals()
         self._show_message("")
@@ -120,6 +122,7 @@ class RegistrationWidget(Panel):
         for timer in (self._timer, self._soon, self._settle):
             timer.stop()
         self.anatomy.close()
+        self.learning.close()
         self.tuning.close()
         self.regions.close()
         self.leave_out.close()
@@ -159,6 +162,10 @@ class RegistrationWidget(Panel):
         entries = [(card.title, card.name) for card in catalogue.list_models()]
         Forms.fill_combo(self.ui.modelCombo, entries, self.parameters.model)
         self._describe_model()
+
+    def _models_changed(self) -> None:
+        if self.parameters is not None:
+            self._fill_models()
 
     def _model_chosen(self, index: int) -> None:
         if self.parameters is not None and index >= 0:

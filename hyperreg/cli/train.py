@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ import typer
 
 from hyperreg.cli.console import guarded, output, progress_bar, warn
 from hyperreg.errors import InputError
+from hyperreg.overnight import telling
 
 app = typer.Typer(help="Train models on synthetic images. Not needed to use HyperReg.", no_args_is_help=True)
 
@@ -43,6 +45,7 @@ def registration(
         Path | None,
         typer.Option("--output", "-o", help="With --images: for checkpoints; FOLDER/hyperreg if not given."),
     ] = None,
+    state: Annotated[Path | None, typer.Option("--state", hidden=True)] = None,
 ) -> None:
     """Train a registration model on synthetic images (--config), or adapt one to your own (--images).
 
@@ -55,21 +58,33 @@ def registration(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     if images is not None:
         name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", f"{model}-{images.resolve().name}")
-        _adapt(images, model, name, minutes, folder, resume)
+        _adapt(images, model, name, minutes, folder, resume, state)
     elif config is not None:
         from hyperreg.training.registration import train
 
         output.print(f"The model is in {train(config, resume=resume)}.", markup=False)
 
 
-def _adapt(images: Path, model: str, name: str, minutes: float, folder: Path | None, resume: bool) -> None:
-    from hyperreg.training.own_images import adapt, find_images
-    from hyperreg.training.starter import in_time
+def _adapt(
+    images: Path, model: str, name: str, minutes: float, folder: Path | None, resume: bool, state: Path | None
+) -> None:
+    """state: of a training that a window has started (see `hyperreg.overnight`), which resumes by itself."""
+    with nullcontext() if state is None else telling(state, images) as tell:
+        from hyperreg.training.own_images import adapt, find_images
+        from hyperreg.training.starter import in_time
 
-    count = len(find_images(images))
-    output.print(f"{count} images: they are aligned first, then come {in_time(60 * minutes)} of training.")
-    with progress_bar() as progress:
-        found = adapt(images, model, name, minutes, folder, resume, progress=progress)
+        count = len(find_images(images))
+        output.print(f"{count} images: they are aligned first, then come {in_time(60 * minutes)} of training.")
+        with progress_bar() as progress:
+
+            def told(fraction: float, text: str) -> None:
+                progress(fraction, text)
+                if tell is not None:
+                    tell(fraction, text)
+
+            found = adapt(images, model, name, minutes, folder, "if begun" if state else resume, progress=told)
+        if tell is not None:
+            tell(1.0, found.in_words)
     output.print("Held-out pairs, before -> after:")
     for old, new in zip(found.before, found.after, strict=True):
         output.print(

@@ -295,10 +295,15 @@ def _run_one(
     run(make(config, fabric), resume)
 
 
+def is_begun(config: RunConfig) -> bool:
+    """Whether there is something to resume."""
+    return (config.output / "checkpoint.pt").exists()
+
+
 def prepare_output(config: RunConfig, resume: bool) -> None:
     """The folder of a run. Raises FileError if a run that is not to be resumed is in it already."""
     config.output.mkdir(parents=True, exist_ok=True)
-    if not resume and (config.output / "checkpoint.pt").exists():
+    if not resume and is_begun(config):
         raise FileError(
             f"'{config.output}' holds a training already; continue it with --resume or name another output."
         )

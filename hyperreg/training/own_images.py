@@ -108,6 +108,15 @@ class Adapted:
     after: list[dict[str, float]]
 
     @property
+    def in_words(self) -> str:
+        """What came of it."""
+        before, after = (_mean(rows, "similarity") for rows in (self.before, self.after))
+        what = f"images that it had not learned from: local correlation {before:.3f} before, {after:.3f} now"
+        if self.card is None:
+            return f"Nothing was gained: the model stays as it was ({what})."
+        return f"Adopted as '{self.card.name}', which registers better ({what})."
+
+    @property
     def gain(self) -> float:
         """Of the mean similarity."""
         return _mean(self.after, "similarity") - _mean(self.before, "similarity")
@@ -136,7 +145,7 @@ def adapt(
     name: str,
     minutes: float,
     output: Path | None = None,
-    resume: bool = False,
+    resume: bool | Literal["if begun"] = False,
     device: str = "auto",
     steps: int = MANY_STEPS,
     progress: Progress | None = None,
@@ -144,6 +153,7 @@ def adapt(
     """Adapt a model to the images of a folder, and add it to the user's models as `name` if that gains something.
 
     minutes, steps: of training at most, over all resumes. output: of checkpoints and logs; by default in the folder.
+    resume: whether to go on with an earlier run, which has to be there, or to do so if there is one.
     Raises InputError, FileError or WeightsError before anything is computed: too few images, one that is there twice,
     none, a name that is taken.
     """
@@ -154,11 +164,15 @@ def adapt(
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise InputError(f"'{name}' cannot be a model's name: use letters, digits, - and _, as in 'my-brains'.")
     if name in {card.name for card in list_models()}:
-        raise InputError(f"There is a model '{name}' already; give the adapted one another --name.")
+        raise InputError(
+            f"There is a model '{name}' already: remove it first (hyperreg models --remove), or give the adapted one "
+            "another name (--name)."
+        )
     files = find_images(folder)
     output = (folder / "hyperreg" / name if output is None else output).absolute()
     config = _config(base, name, minutes, steps, output, device, files)
     make_folder(output)
+    resume = engine.is_begun(config) if resume == "if begun" else resume
     engine.prepare_output(config, resume)
     images = prepare(files, base, output, lambda fraction, text: tell(0.1 * fraction, text))
     trainer = Adaptation(config, images)

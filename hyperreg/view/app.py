@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hyperreg import overnight
 from hyperreg.catalogue import user_folder
 from hyperreg.errors import HyperRegError, InputError
 from hyperreg.mrml.registration.texts import DEVICE_TITLES
@@ -37,7 +38,8 @@ MISSING = (
 
 @dataclass(frozen=True)
 class Options:
-    """How the app is started; see `serve`. recent: the list of images that were opened last; None keeps none."""
+    """How the app is started; see `serve`. recent: the list of images that were opened last; None keeps none.
+    learning: the folder of a training over night; None offers none."""
 
     fixed: Path | None = None
     moving: Path | None = None
@@ -49,6 +51,7 @@ class Options:
     compute_on: str = ""
     model: str | None = None
     recent: Path | None = None
+    learning: Path | None = None
 
 
 class App:
@@ -94,7 +97,7 @@ class App:
             self.messages = Messages(state)
             self.controller = Controller(
                 state, self.slicer_app.scene, self.views, self.client, self.live, self.files, self.messages,
-                Recent(options.recent),
+                Recent(options.recent), overnight.Overnight(options.learning) if options.learning is not None else None,
             )  # fmt: skip
             if options.fixed or options.moving:
                 self.controller.load_files(options.fixed, options.moving)
@@ -283,8 +286,8 @@ def serve(
     # A tab that does not answer (its messages fill up, and all others wait for them) is let go after so many seconds.
     os.environ.setdefault("WSLINK_HEART_BEAT", HEART_BEAT_S)
     quiet_logs()
-    recent = user_folder() / RECENT
-    app = App(Options(fixed, moving, host, port, token, open_browser, device, compute_on, model, recent))
+    recent, learning = user_folder() / RECENT, user_folder() / overnight.FOLDER
+    app = App(Options(fixed, moving, host, port, token, open_browser, device, compute_on, model, recent, learning))
     show = on_ready or (lambda address: print(_announcement(address, app.guard), flush=True))
 
     def ready(address: str) -> None:

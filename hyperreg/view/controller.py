@@ -22,11 +22,13 @@ from hyperreg.mrml.lifecycle import IDLE, LIVE, RUNNING
 from hyperreg.mrml.registration.logic import RegistrationLogic
 from hyperreg.mrml.registration.report import Result
 from hyperreg.mrml.registration.texts import DEVICE_TITLES
+from hyperreg.overnight import Overnight
 from hyperreg.registration.contrast import check_contrast
 from hyperreg.registration.measures import metric_rows
 from hyperreg.sample import SAMPLE
 from hyperreg.view import choices, results
 from hyperreg.view.alignment import AlignmentControls
+from hyperreg.view.learning import LearningControls
 from hyperreg.view.loading import IMAGES, LEFT_OUT, POINTS, REGIONS, SERIES, check_place, read_landmarks, read_role
 from hyperreg.view.messages import Messages
 from hyperreg.view.pair import LABELS, HeldPair, OpenPair
@@ -62,7 +64,8 @@ class Controller:
 
     state: the shared state (`PageState`). scene: the vtkMRMLScene. views: the slice views.
     client, live: the worker (`WorkerClient`, `LiveRegistration`) or stand-ins. files: uploads and downloads.
-    recent: the list of images that were opened last. pair: the images that are open.
+    recent: the list of images that were opened last. overnight: where a training over night is; None: there is none.
+    pair: the images that are open.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Controller:
         files: PrivateFiles,
         messages: Messages,
         recent: Recent,
+        overnight: Overnight | None = None,
     ) -> None:
         self._state = state
         self._views = views
@@ -103,6 +107,7 @@ class Controller:
         self.recent = RecentControls(state, recent, self._take, self.series.look, self.tell)
         self.series.on_listed = lambda place: self.recent.opened(place, SERIES_SOURCE)
         self.alignment = AlignmentControls(state, self.logic, self.pair, files, self.tell, self.show)
+        self.learning = LearningControls(state, overnight, lambda: choices.offer(state), self.tell)
         choices.offer(state)
         self._begin_at_default()
         self.tuning.show_hyperparameters(state.model)
@@ -383,6 +388,7 @@ class Controller:
                 lam, self._wanted = self._wanted, None
                 self.logic.set_lambda(lam)
             self.tuning.step()
+            self.learning.step()
             if time.monotonic() > self._preview_at + REST_SECONDS:
                 self._views.set_draft(False)
         except HyperRegError as error:

@@ -43,6 +43,8 @@ def fill(controller: Controller) -> None:
         page_tuning.left_out(controller.tuning)
         _landmarks(controller)
         _settings(controller)
+        if controller.learning.is_possible:
+            _learning(controller)
 
 
 def bar(controller: Controller) -> None:
@@ -378,3 +380,68 @@ def _settings(controller: Controller) -> None:
         )
         html.Div("{{ computer_note }}", v_if="computer_note", classes="text-caption mt-1 mb-2 hyperreg-computer-note")
         v.VBtn("Open the sample pair", variant="text", size="small", click=controller.load_sample)
+
+
+def _learning(controller: Controller) -> None:
+    """A model learns from a folder of images, in a process of its own."""
+    with section("learning", "Learn from my own images", "hyperreg-learning"):
+        html.Div(
+            "A network goes on learning from ten or more images of one part of the body, without label maps, on the "
+            "computer that HyperReg runs on; nothing is sent anywhere. It goes on when this page is closed. Some of "
+            "the images are held out: only if these are registered better than before it becomes one of your models.",
+            classes="text-caption text-medium-emphasis mb-2",
+        )
+        v.VSelect(
+            v_model=("learn_model",),
+            items=("learn_models",),
+            label="Model",
+            density="compact",
+            disabled=("learn_running",),
+            classes="hyperreg-learn-model",
+        )
+        path_field(
+            "learn_images",
+            "Folder of images",
+            "On the computer that HyperReg runs on: images of ten people or more",
+            controller.learning.start,
+            "mb-2 hyperreg-learn-images",
+            "learn_running",
+        )
+        v.VTextField(
+            v_model=("learn_hours",),
+            label="Hours, at most",
+            density="compact",
+            hide_details=True,
+            disabled=("learn_running",),
+            classes="mb-2 hyperreg-learn-hours",
+            title="Of all runs on these images together",
+        )
+        v.VProgressLinear(
+            model_value=("learn_progress",),
+            v_if="learn_running",
+            color="primary",
+            height=4,
+            rounded=True,
+            classes="my-1",
+        )
+        html.Div("{{ learn_text }}", v_if="learn_text", classes="text-body-2 my-1 hyperreg-lines hyperreg-learn-text")
+        v.VBtn(
+            "Learn over night",
+            v_if="!learn_running",
+            size="small",
+            variant="tonal",
+            block=True,
+            disabled=("!learn_images",),
+            click=controller.learning.start,
+            classes="hyperreg-learn",
+            title="Started again for the same images it goes on where it was",
+        )
+        v.VBtn(
+            "Cancel",
+            v_if="learn_running",
+            size="small",
+            variant="tonal",
+            block=True,
+            click=controller.learning.cancel,
+            classes="hyperreg-cancel-learning",
+        )

@@ -63,6 +63,8 @@ class PageState:
     moving image has, or "". probe: what lies under the mouse. windows: {title, value} to choose
     from. computer: address of another computer that is to compute, as typed; computer_note: what became of that.
     lines, in_3d, second_plane, help: what the views' toolbar has switched on.
+    learn_models, learn_model, learn_images, learn_hours: of a model that is to learn from the images of a folder;
+    learn_running, learn_progress: whether it does, and how far it is, percent; learn_text: what it does, or came to.
     suggested: a λ as text, or "". regions: {key, name, colour, own, lam, rigid}, one per label; own: whether it has its
     own λ. symmetric: whether neither image is preferred.
     """
@@ -156,6 +158,13 @@ class PageState:
     device: str = "auto"
     computer: str = ""
     computer_note: str = ""
+    learn_models: list[dict[str, str]] = field(default_factory=list)
+    learn_model: str = ""
+    learn_images: str = ""
+    learn_hours: str = "8"
+    learn_running: bool = False
+    learn_progress: float = 0.0
+    learn_text: str = ""
     alignments: list[dict[str, str]] = field(default_factory=list)
     alignment: str = "affine"
 

@@ -27,6 +27,7 @@ ALLOWED = {
     "reporting": {"", "imaging"},
     "imaging": FOUNDATION,
     "execution": FOUNDATION,
+    "overnight": FOUNDATION,
     "phantom": FOUNDATION | {"phantom_anatomy"},
     "phantom_anatomy": FOUNDATION,
     "sample": {"", "errors"},
@@ -41,10 +42,10 @@ ALLOWED = {
     "automl": FOUNDATION | {"execution", "nets", "segmentation", "training"},
     "doctor": FOUNDATION | {"registration", "segmentation", "worker"},
     "mrml": FOUNDATION | {"fusion", "registration", "segmentation", "worker"},
-    "view": FOUNDATION | {"fusion", "mrml", "registration", "sample", "segmentation", "worker"},
+    "view": FOUNDATION | {"fusion", "mrml", "overnight", "registration", "sample", "segmentation", "worker"},
     "cli": FOUNDATION
-    | {"automl", "cohort", "doctor", "execution", "fusion", "phantom", "registration", "segmentation", "training"}
-    | {"view", "worker"},
+    | {"automl", "cohort", "doctor", "execution", "fusion", "overnight", "phantom", "registration", "segmentation"}
+    | {"training", "view", "worker"},
 }
 # Packages that only these parts of the engine may import.
 FOREIGN = {"slicer": ("mrml", "view"), "vtk": ("mrml", "view"), "vtkmodules": ("mrml", "view"), "trame": ("view",),

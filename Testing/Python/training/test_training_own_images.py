@@ -77,6 +77,7 @@ def test_a_model_that_registers_held_out_pairs_better_is_added(
     told: list[float] = []
     found = adapt(heads, BASE, "ours", 60, run, steps=40, progress=lambda done, _text: told.append(done))
     assert found.card is not None and found.gain > own_images.LEAST_GAIN
+    assert found.in_words.startswith("Adopted as 'ours', which registers better (")
     assert told == sorted(told) and told[-1] == 1
     card = find_model("ours")
     assert card.folder == own / "ours" and card.card["recipe"]["steps_done"] == 40
