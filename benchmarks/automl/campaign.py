@@ -6,7 +6,6 @@ Small networks, small patches and few steps, so that dozens of trials run on a C
 
 from __future__ import annotations
 
-import csv
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +18,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from benchmarks.pairs import DATA, check_data
+from benchmarks.automl.subjects import Subjects
 from hyperreg.automl import proposing
 from hyperreg.automl.data import PreparedCase
 from hyperreg.automl.ledger import Ledger, Record
@@ -28,13 +27,6 @@ from hyperreg.automl.task import Task, read_task
 from hyperreg.automl.trial import Measured, Trial, TrialSettings
 from hyperreg.nets.segresnet import SegResNet
 
-FOLDER = DATA / "head_neck_ct"
-NAMES = {
-    1: "Brainstem", 2: "Spinal cord", 3: "Right parotid gland", 4: "Left parotid gland", 5: "Oesophagus", 6: "Larynx",
-    7: "Mandible",
-}  # fmt: skip
-# Of the patients with every structure, the first so many are what trials are compared by.
-HELD_OUT = 6
 # Configurations that are trained again with other seeds, for the noise, and those seeds.
 REPEATED, SEEDS = (0, 1, 2), (1, 2)
 # The default network of the segmentation trainings, and how they train it.
@@ -54,7 +46,6 @@ class Scale:
     random: int = 60
     candidates: int = 2000
     long_steps: int = 600
-    spacing_mm: tuple[float, float, float] = (5.0, 5.0, 4.0)
     trial: TrialSettings = field(default_factory=TrialSettings)
 
     @property
@@ -70,48 +61,21 @@ class Scale:
 
 @dataclass(frozen=True)
 class Data:
-    """The task and its cases; test: patients that no trial sees."""
+    """The task, its structures by label, and its cases; test: subjects that no trial sees."""
 
     task: Task
+    names: dict[int, str]
     training: list[PreparedCase]
     held_out: list[PreparedCase]
     test: list[tuple[str, Path, Path]]
 
 
-def prepare(output: Path, scale: Scale) -> Data:
-    """The patients on the grid of the trials. Raises FileError if the images are not there."""
-    check_data()
-    with (FOLDER / "cases.tsv").open(encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream, delimiter="\t"))
-    entries = {
-        split: [
-            {
-                "image": str(FOLDER / f"{row['case']}_ct.nii.gz"),
-                "label": str(FOLDER / f"{row['case']}_labels.nii.gz"),
-                "contoured": [int(label) for label in row["contoured"].split()],
-            }
-            for row in rows
-            if row["split"] == split
-        ]
-        for split in ("train", "test")
-    }
-    whole = [entry for entry in entries["train"] if len(entry["contoured"]) == len(NAMES)][:HELD_OUT]
-    content = {
-        "labels": {str(label): name for label, name in NAMES.items()},
-        "modality": {"0": "CT"},
-        "training": [entry for entry in entries["train"] if entry not in whole],
-        "validation": whole,
-    }
-    output.mkdir(parents=True, exist_ok=True)
-    path = output / "dataset.json"
-    path.write_text(json.dumps(content), encoding="utf-8")
-    task = read_task(path, "head-neck-searched", scale.trial.window, scale.spacing_mm)
+def prepare(output: Path, subjects: Subjects, trial: TrialSettings) -> Data:
+    """The subjects on the grid of the trials. Raises FileError if the images are not there."""
+    path, test = subjects.write(output)
+    task = read_task(path, f"{output.name}-searched", trial.window, subjects.spacing_mm)
     training, held_out = task.prepared(output / "cache").load()
-    test = [
-        (Path(str(e["image"])).name.split("_ct")[0], Path(str(e["image"])), Path(str(e["label"])))
-        for e in entries["test"]
-    ]
-    return Data(task, training, held_out, test)
+    return Data(task, subjects.names, training, held_out, test)
 
 
 class Campaign:
@@ -160,7 +124,7 @@ class Campaign:
     def default_trial(self, seed: int) -> Trial:
         """The default SegResNet as a trial."""
         torch.manual_seed(seed)
-        network = SegResNet(1, 1 + len(NAMES), **SEGRESNET)
+        network = SegResNet(1, 1 + len(self.data.names), **SEGRESNET)
         return Trial(DEFAULT, self.data.training, self.data.held_out, self.scale.trial, seed, network=network)
 
     def tpe(self) -> bool:

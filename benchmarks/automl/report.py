@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.automl.campaign import Scale, of, tpe_study
+from benchmarks.automl.subjects import Subjects
 from benchmarks.readme import write_rows
 from hyperreg.automl.encoding import encode
 from hyperreg.automl.ledger import Ledger, Record
@@ -100,8 +101,8 @@ def settings_table(records: Sequence[Record]) -> str:
     return "\n".join(lines)
 
 
-def write(output: Path, folder: Path, scale: Scale) -> str:
-    """README.md, trials.csv, patients.csv and a plot into `folder`; returns the text.
+def write(output: Path, folder: Path, scale: Scale, subjects: Subjects) -> str:
+    """README.md, trials.csv, subjects.csv and a plot into `folder`; returns the text.
 
     Raises FileError without trials.
     """
@@ -118,7 +119,9 @@ def write(output: Path, folder: Path, scale: Scale) -> str:
     found = curves(output, records, scale)
     default = _json(output / "default.json", [])
     _plot(folder / "automl.png", random, found, default)
-    text = _text(records, random, noise, judged, found, default, _json(output / "test.json", {}), folder, scale)
+    text = _text(
+        records, random, noise, judged, found, default, _json(output / "test.json", {}), folder, scale, subjects
+    )
     (folder / "README.md").write_text(text + "\n", encoding="utf-8")
     return text
 
@@ -126,19 +129,17 @@ def write(output: Path, folder: Path, scale: Scale) -> str:
 def _text(
     records: Sequence[Record], random: Sequence[Record], noise: float, judged: Sequence[Judged],
     found: Mapping[str, Sequence[tuple[float, float]]], default: Sequence[Mapping[str, float]],
-    long: Mapping[str, Any], folder: Path, scale: Scale,
+    long: Mapping[str, Any], folder: Path, scale: Scale, subjects: Subjects,
 ) -> str:  # fmt: skip
     scores = [record.score or 0.0 for record in random]
     patch = " x ".join(map(str, scale.trial.patch))
-    spacing = " x ".join(f"{value:g}" for value in scale.spacing_mm)
-    command = f"--steps {scale.steps} --random {scale.random} --long-steps {scale.long_steps}"
+    spacing = " x ".join(f"{value:g}" for value in subjects.spacing_mm)
+    command = f"--task {folder.name} --steps {scale.steps} --random {scale.random} --long-steps {scale.long_steps}"
     setting = (
-        f"`python -m benchmarks automl {command}`. "
-        "CT of head and neck (head_neck_ct), 7 organs; organs that were not contoured count for nothing. "
+        f"`python -m benchmarks automl {command}`. {subjects.title}. "
         f"Every trial: {scale.steps} steps of one {patch} patch of {spacing} mm voxels, {scale.trial.width} channels "
-        "at the finest level, one CPU thread. This is a proxy: at such a budget most networks hardly find anything; "
-        "what ranks first here need not after a real training. Score: Dice of probabilities, mean over organs, in the "
-        "boxes of 6 held-out patients."
+        "at the finest level, one CPU thread. This is a proxy: what ranks first here need not after a real training. "
+        "Score: Dice of probabilities, mean over structures, in the boxes of held-out subjects."
     )
     repeats = len(list(of(records, "repeat")))
     spread = (
@@ -162,15 +163,15 @@ def _text(
         settings_table(random),
     ]
     if long:
-        rows = [{"network": name, **row} for name, entry in long.items() for row in entry["patients"]]
-        write_rows(rows, folder / "patients.csv")
-        parts += ["## On patients that no trial saw", _long_table(long)]
+        rows = [{"network": name, **row} for name, entry in long.items() for row in entry["subjects"]]
+        write_rows(rows, folder / "subjects.csv")
+        parts += ["## On subjects that no trial saw", _long_table(long)]
         best = max(of(records, "random", "predictor"), key=lambda record: record.score or 0.0)
         network_figure([best.configuration]).savefig(folder / "network.png", dpi=80)
         parts += ["The network found:", "![The network found](network.png)"]
     missing = [
         *(["TPE + ASHA"] if "TPE + ASHA" not in found else []),
-        *(["the longer training and the patients that no trial saw"] if not long else []),
+        *(["the longer training and the subjects that no trial saw"] if not long else []),
     ]
     if missing:
         parts.append(f"Not run here: {'; '.join(missing)}. The same command without --only-report goes on.")
@@ -218,11 +219,11 @@ def _curve_table(
 
 def _long_table(long: Mapping[str, Any]) -> str:
     lines = [
-        "| network | steps | training CPU-s | mean Dice | mean HD95, mm | organs missed | inference CPU-s |",
+        "| network | steps | training CPU-s | mean Dice | mean HD95, mm | structures missed | inference CPU-s |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, entry in long.items():
-        rows = entry["patients"]
+        rows = entry["subjects"]
         distances = [row["hd95_mm"] for row in rows if row["hd95_mm"] == row["hd95_mm"]]
         cells = (
             entry["steps"], f"{entry['training_cpu_s']:.0f}", f"{np.mean([row['dice'] for row in rows]):.3f}",
@@ -230,7 +231,7 @@ def _long_table(long: Mapping[str, Any]) -> str:
             f"{np.mean([row['cpu_s'] for row in rows]):.1f}",
         )  # fmt: skip
         lines.append(f"| {name} | {' | '.join(map(str, cells))} |")
-    lines += ["", "Whole images on their own grids; HD95 is the mean over organs that both maps have."]
+    lines += ["", "Whole images on their own grids; HD95 is the mean over structures that both maps have."]
     return "\n".join(lines)
 
 

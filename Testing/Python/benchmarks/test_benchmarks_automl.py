@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from search_toy import TRIAL
 
 from benchmarks.automl import campaign, report
 from benchmarks.automl.campaign import Campaign, Data, Scale
+from benchmarks.automl.subjects import SUBJECTS, parts_of
 from benchmarks.pairs import DATA
 from hyperreg.automl import proposing
 from hyperreg.automl.ledger import Ledger
@@ -17,6 +19,7 @@ from hyperreg.automl.predictor import BradleyTerry, PairTransformer, Ridge, Tran
 from hyperreg.automl.space import LEARNING_RATES, Configuration, draw_random
 from hyperreg.automl.trial import Measured
 from hyperreg.errors import FileError
+from hyperreg.imaging.volume import Volume
 
 SCALE = Scale(steps=6, early_steps=2, random=24, candidates=40, trial=TRIAL)
 
@@ -48,7 +51,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_report_says_what_was_measured(tmp_path: Path) -> None:
     fill(tmp_path)
     (tmp_path / "default.json").write_text(json.dumps([{"seed": 0, "score": 0.25, "dice": 0.1, "cpu_s": 3.0}]))
-    text = report.write(tmp_path, tmp_path / "out", SCALE)
+    text = report.write(tmp_path, tmp_path / "out", SCALE, SUBJECTS["brains"])
     # SD of a difference, from 0, .01, .02: .01 sqrt 2.
     assert "24 random configurations ended" in text and "in the seed alone 0.0141" in text
     assert "| random search | 24 | 48 | 0.5000 | 0.5000 |" in text
@@ -63,7 +66,23 @@ def test_the_report_says_what_was_measured(tmp_path: Path) -> None:
     assert len((tmp_path / "out" / "trials.csv").read_text(encoding="utf-8").splitlines()) == 27
     assert 5000 < (tmp_path / "out" / "automl.png").stat().st_size < 100_000
     with pytest.raises(FileError, match="no trials"):
-        report.write(tmp_path / "out", tmp_path / "out", SCALE)
+        report.write(tmp_path / "out", tmp_path / "out", SCALE, SUBJECTS["brains"])
+
+
+def test_parts_of_a_brain_are_made_of_manual_labels() -> None:
+    manual = np.array([[[0, 4, 11, 23, 35, 44, 45, 101, 207, 69]]], np.uint8)
+    parts = parts_of(Volume(manual, np.eye(4), "manual"))
+    # Ventricles, accumbens, brain stem, white matter, cortex; 69 (optic chiasm) is no part.
+    assert parts.array.ravel().tolist() == [0, 3, 3, 5, 6, 1, 1, 2, 2, 0] and parts.array.dtype == np.uint8
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="skipped: no real data")
+def test_no_brain_that_is_tested_is_learned_from(tmp_path: Path) -> None:
+    path, test = SUBJECTS["brains"].write(tmp_path)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    names = [{Path(e["image"]).name.split("_")[0] for e in content[part]} for part in ("training", "validation")]
+    names.append({name for name, _, _ in test})
+    assert [len(found) for found in names] == [5, 3, 2] and len(set().union(*names)) == 10
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="skipped: no real data")
@@ -75,7 +94,7 @@ def test_an_organ_that_was_not_contoured_is_unknown(tmp_path: Path, monkeypatch:
         return [], []
 
     monkeypatch.setattr(campaign.Task, "prepared", prepared)
-    data = campaign.prepare(tmp_path, SCALE)
+    data = campaign.prepare(tmp_path, SUBJECTS["head-neck"], TRIAL)
     assert (len(data.task.training), len(data.task.held_out), len(data.test)) == (58, 6, 6)
     assert all(case.contoured == frozenset(range(1, 8)) for case in data.task.held_out)
     partly = {case.label.name: case.contoured for case in data.task.training if len(case.contoured or ()) < 7}
@@ -93,7 +112,7 @@ def test_a_campaign_goes_on_and_repeats_nothing(tmp_path: Path, monkeypatch: pyt
             return known(self.configuration)
 
     monkeypatch.setattr(campaign, "Trial", Known)
-    none = Data(None, [], [], [])  # type: ignore[arg-type]
+    none = Data(None, {}, [], [], [])  # type: ignore[arg-type]
     first = Campaign(tmp_path, SCALE, none, 0.0, lambda _text: None)
     assert not first.random_and_repeats() and first.ledger.records() == []
     said: list[str] = []
