@@ -11,7 +11,14 @@ import numpy.typing as npt
 
 from benchmarks.pairs import DATA
 from benchmarks.segmentation.measure import agreement, segment
-from benchmarks.segmentation.structures import AUTOMATIC, MANUAL, compared, in_models_labels
+from benchmarks.segmentation.structures import (
+    AUTOMATIC,
+    MANUAL,
+    NUMBERS,
+    found_structures,
+    manual_structures,
+    wrong_side,
+)
 from hyperreg.imaging.files import read_label_map, read_volume, write_volume
 from hyperreg.imaging.orientation import closest_axes
 from hyperreg.imaging.volume import Grid, Volume
@@ -28,7 +35,10 @@ def whole(subject: str, model: str, output: Path, threads: int) -> dict[str, Any
     """A subject at 1 mm: Dice and HD95 per structure, time and memory of the command."""
     folder = DATA / "brain_oasis"
     image, labels = folder / f"{subject}_T1_brain.nii.gz", folder / f"{subject}_labels.nii.gz"
-    return _measured(image, labels, MANUAL, model, output / "segmentations" / f"{subject}-{model}.nii.gz", threads)
+    out = output / "segmentations" / f"{subject}-{model}.nii.gz"
+    measured = _measured(image, labels, MANUAL, model, out, threads)
+    share = wrong_side(read_label_map(out).array, read_label_map(labels).array, find_model(model))
+    return measured if share is None else {**measured, "wrong_side": share}
 
 
 def head(subject: str, model: str, output: Path, threads: int) -> dict[str, Any]:
@@ -49,7 +59,6 @@ def thick(subject: str, model: str, millimetres: int, output: Path, threads: int
         read_volume(folder / f"{subject}_T1_brain.nii.gz"),
         read_label_map(folder / f"{subject}_labels.nii.gz"),
         millimetres,
-        model,
     )
     made = output / "made" / f"{subject}-{millimetres}mm.nii.gz"
     made.parent.mkdir(parents=True, exist_ok=True)
@@ -60,12 +69,11 @@ def thick(subject: str, model: str, millimetres: int, output: Path, threads: int
     return {**_compare(out, labels.grid, labels.array, model), **cost.__dict__}
 
 
-def thickened(image: Volume, labels: Volume, factor: int, model: str) -> tuple[Volume, Volume]:
-    """Means of `factor` slices along the body, and for each voxel the label (the model's) that fills most of it."""
+def thickened(image: Volume, labels: Volume, factor: int) -> tuple[Volume, Volume]:
+    """Means of `factor` slices along the body, and for each voxel the structure (of NUMBERS) that fills most of it."""
     axes, _ = closest_axes(image.ijk_to_ras)
     axis = axes[2]
-    card = find_model(model)
-    mapped = in_models_labels(labels.array, card)
+    mapped = manual_structures(labels.array)
     count = image.array.shape[axis] // factor
     affine = image.ijk_to_ras.copy()
     affine[:3, 3] += affine[:3, axis] * (factor - 1) / 2
@@ -96,13 +104,14 @@ def _measured(
     out.parent.mkdir(parents=True, exist_ok=True)
     cost = segment([str(image)], model, out, threads)
     truth = read_label_map(labels)
-    wanted = in_models_labels(truth.array, find_model(model), numbers)
-    return {**_compare(out, truth.grid, wanted, model), **cost.__dict__}
+    return {**_compare(out, truth.grid, manual_structures(truth.array, numbers), model), **cost.__dict__}
 
 
 def _compare(found: Path, grid: Grid, wanted: npt.NDArray[Any], model: str) -> dict[str, Any]:
-    """wanted: in the model's label values, on `grid`."""
+    """wanted: of NUMBERS, on `grid`. Both sides of a structure count together."""
     written = read_label_map(found)
     if not written.grid.matches(grid):
         raise RuntimeError(f"'{found.name}' is on another grid than the labels that it is compared with.")
-    return {"structures": agreement(written.array, wanted, compared(find_model(model)), grid.spacing)}
+    parts = found_structures(written.array, find_model(model))
+    named = [(number, name) for name, number in NUMBERS.items()]
+    return {"structures": agreement(parts, wanted, named, grid.spacing)}

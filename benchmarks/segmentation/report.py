@@ -33,6 +33,10 @@ def whole_table(rows: Sequence[Row]) -> str:
     for title, names in (("mean of all", tuple(MANUAL)), ("mean, subcortical", SUBCORTICAL)):
         values = [mean_dice(row, names) for row in counted]
         lines.append(f"| **{title}** | {np.mean(values):.3f} | {min(values):.3f}–{max(values):.3f} | |")
+    if shares := [100 * row["wrong_side"] for row in counted if "wrong_side" in row]:
+        lines.append(
+            f"| on the wrong side, % of the voxels | {np.mean(shares):.2f} | {min(shares):.2f}–{max(shares):.2f} | |"
+        )
     return "\n".join(lines)
 
 
@@ -163,8 +167,8 @@ TITLE = "# Segmentation: how good the bundled models are"
 WHOLE = """\
 Subjects of brain_oasis (T1, skull-stripped); 1000 and 1001 were looked at while the models were made and do not count.
 The manual protocol and the one that the models learned (FreeSurfer's) draw some borders differently, so 1 cannot be
-reached; which labels make up which structure stands in `benchmarks/segmentation/structures.py`. Cerebrospinal fluid is
-not compared."""
+reached; which labels make up which structure stands in `benchmarks/segmentation/structures.py`. Left and right count
+together but in the last line. Cerebrospinal fluid is not compared."""
 HEADS = """\
 T1 of whole heads (brain_ixi, 2 mm), against the labels of another program (DLMUSE): agreement, not accuracy. Its
 protocol draws some borders differently, too; cerebrospinal fluid is not compared."""

@@ -17,6 +17,7 @@ from hyperreg.nets.cascade import Cascade
 from hyperreg.nets.hypernetwork import HyperNetwork
 from hyperreg.nets.searched import SearchedNet
 from hyperreg.nets.segresnet import SegResNet
+from hyperreg.nets.sided import SidedNet
 from hyperreg.nets.weights import load_network, save_weights
 from hyperreg.segmentation.catalogue import KIND, SegmentationCard, read_card
 
@@ -57,11 +58,19 @@ def make_monai(name: str, inputs: int, channels: int, /, **options: Any) -> nn.M
     return network
 
 
+def make_sided(
+    inputs: int, _channels: int, exclusive: bool, channels: Sequence[int], network: Mapping[str, Any]
+) -> SidedNet:
+    """A network with one channel more, for the side. See `SidedNet`."""
+    return SidedNet(make_network(network, inputs, max(channels) + 2, exclusive), channels)
+
+
 # Name in cards -> inputs, channels, exclusive, options to network.
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "segresnet": lambda inputs, channels, _exclusive, /, **options: SegResNet(inputs, channels, **options),
     "ahnet": lambda inputs, channels, _exclusive, /, **options: AHNet(inputs, channels, **options),
     "cascade": make_cascade,
+    "sided": make_sided,
     "searched": lambda inputs, channels, _exclusive, /, **options: SearchedNet(inputs, channels, **options),
     "monai_segresnet": lambda inputs, channels, _exclusive, /, **options: make_monai(
         "SegResNet", inputs, channels, **options

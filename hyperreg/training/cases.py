@@ -6,7 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,8 +23,13 @@ from hyperreg.training.label_maps import BRAIN_STRUCTURES, LabelMap
 from hyperreg.training.synthesis import CENTRED, fractions, labels_at
 from hyperreg.training.tumours import TUMOUR_NUMBERS, add_tumour, sequence_contrast
 
+Side = Literal["left", "right"]
+# (2, 256): the class of every label of a map, in the left and in the right half of the body.
+ClassTable = npt.NDArray[np.int64]
 # Which of the axes R, A, S the axes of a case are: slices (the last axis) across S, A or R, as inference turns them.
 ORDERS = ((0, 1, 2), (0, 2, 1), (1, 2, 0))
+# The halves of the body, in the order of a class table's rows.
+SIDES: tuple[Side, ...] = ("left", "right")
 # Between the seeds of deformations and of looks; further than any run is long, as `engine.SEED_OFFSET`.
 LOOK_OFFSET = 750_019
 
@@ -53,35 +61,39 @@ class _Deformed:
     brain: bool
 
 
-def class_table(structures: Sequence[Sequence[int]]) -> list[int]:
-    """The class of every label of a brain map (`brain_from_file`): label -> 0 (background) or 1 + structure.
+def class_table(structures: Sequence[Sequence[int]], sides: Sequence[Side | None] | None = None) -> ClassTable:
+    """The class of every label of a brain map (`brain_from_file`): 0 (background) or 1 + structure.
 
     structures: FreeSurfer numbers of each; one number is enough to mean the whole group that training knows
-    (BRAIN_STRUCTURES); parts of tumours have their own (TUMOUR_NUMBERS). Raises InputError for numbers that no group
-    has, or a group that two structures claim.
+    (BRAIN_STRUCTURES); parts of tumours have their own (TUMOUR_NUMBERS). sides: the half of the body that each lies in;
+    None is both. Raises InputError for numbers that no group has, or a group that two structures claim.
     """
-    table = [0] * 256
-    for index, numbers in enumerate(structures, start=1):
-        groups = [n for n, group in enumerate(BRAIN_STRUCTURES, start=1) if set(group) & set(numbers)]
-        known = {number for group in BRAIN_STRUCTURES for number in group} | set(TUMOUR_NUMBERS)
-        for number in set(numbers) & set(TUMOUR_NUMBERS):
-            table[TUMOUR_NUMBERS[number]] = index
+    table = np.zeros((len(SIDES), 256), np.int64)
+    known = {number for group in BRAIN_STRUCTURES for number in group} | set(TUMOUR_NUMBERS)
+    for index, (numbers, side) in enumerate(zip(structures, sides or [None] * len(structures), strict=True), start=1):
         if not numbers or set(numbers) - known:
             raise InputError(f"Structure {index} names labels that training does not know: {sorted(numbers)}.")
-        for group in groups:
-            if table[group]:
-                raise InputError(
-                    f"The labels {BRAIN_STRUCTURES[group - 1]} belong to structures {table[group]} and {index}."
-                )
-            table[group] = index
+        groups = [n for n, group in enumerate(BRAIN_STRUCTURES, start=1) if set(group) & set(numbers)]
+        halves = range(len(SIDES)) if side is None else [SIDES.index(side)]
+        for label in (*(TUMOUR_NUMBERS[number] for number in set(numbers) & set(TUMOUR_NUMBERS)), *groups):
+            for half in halves:
+                if label in groups and (other := table[half, label]):
+                    group = BRAIN_STRUCTURES[label - 1]
+                    raise InputError(f"The labels {group} belong to structures {other} and {index}.")
+                table[half, label] = index
     return table
+
+
+def has_sides(table: ClassTable) -> bool:
+    """Whether a table tells left from right."""
+    return not np.array_equal(*table)
 
 
 @dataclass
 class CaseSynthesiser(Dataset[SyntheticCase]):
     """An endless series of random cases, a torch data set: case number n is always the same for a seed and a device.
 
-    maps: label maps to draw from. table: see `class_table`. classes: background included. shape: of the cases.
+    maps: label maps to draw from. table: of classes, see `class_table`. classes: background included. shape: of cases.
     spacing: range of voxel sizes, mm. slices: range of whole numbers; slices (last axis) are so many voxels thick.
     any_direction: they lie across any axis of the body, else across S. images: how many, each of its own contrast.
     stripped: share without skull. strength: range, multiples of what brains show after linear alignment.
@@ -91,7 +103,7 @@ class CaseSynthesiser(Dataset[SyntheticCase]):
     """
 
     maps: Sequence[LabelMap]
-    table: Sequence[int]
+    table: ClassTable
     classes: int
     shape: tuple[int, int, int]
     spacing: tuple[float, float] = (1.0, 1.0)
@@ -107,7 +119,7 @@ class CaseSynthesiser(Dataset[SyntheticCase]):
     tumours: float = 0.0
     sequences: Sequence[str] = ()
     device: str = "cpu"
-    _flat: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    _flat: dict[tuple[int, str], Tensor] = field(default_factory=dict, repr=False)
     _last: _Deformed | None = field(default=None, repr=False)
 
     def __getitem__(self, number: int) -> SyntheticCase:
@@ -142,15 +154,29 @@ class CaseSynthesiser(Dataset[SyntheticCase]):
         points[list(order)] = found
         if mirrored:
             points[0] = -points[0]
-        if index not in self._flat:
-            self._flat[index] = torch.from_numpy(label_map.labels).flatten().to(self.device)
-        labels = labels_at(label_map, self._flat[index], points, stripped).view([n * self.supersampling for n in shape])
+        labels = labels_at(label_map, self._flat_of(index, "labels"), points, stripped).view(
+            [n * self.supersampling for n in shape]
+        )
         if self.tumours and draws.chance(self.tumours):
             labels = add_tumour(labels, spacing / self.supersampling, draws)
-        named = torch.tensor(self.table, device=labels.device)[labels]
+        table = torch.from_numpy(self.table).to(labels.device)
+        named = table[0][labels]
+        if has_sides(self.table):
+            right = self._right_half(index, points).view(labels.shape)
+            named = torch.where(right ^ mirrored, table[1][labels], named)
         parts = fractions(named, self.classes - 1, self.supersampling)
         target = torch.cat((1 - parts.sum(1, keepdim=True), parts), dim=1)
         return _Deformed(number, labels, _thick(target, thickness), thickness, label_map.kind == "brain")
+
+    def _right_half(self, index: int, points: Tensor) -> Tensor:
+        """Whether points (3, N), mm, of map number `index` lie in the right half of the body: (N,) bool."""
+        return labels_at(self.maps[index], self._flat_of(index, "right"), points, False) > 0
+
+    def _flat_of(self, index: int, name: str) -> Tensor:
+        """An array of map number `index`, in a row, where the cases are made."""
+        if (index, name) not in self._flat:
+            self._flat[index, name] = torch.from_numpy(getattr(self.maps[index], name)).flatten().to(self.device)
+        return self._flat[index, name]
 
 
 def _thick(values: Tensor, thickness: int) -> Tensor:

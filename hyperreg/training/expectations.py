@@ -13,6 +13,7 @@ import numpy.typing as npt
 from hyperreg.imaging.output import replacing
 from hyperreg.imaging.volume import Volume
 from hyperreg.segmentation.plausibility import CUT, Found, measure
+from hyperreg.training.cases import ClassTable
 from hyperreg.training.label_maps import LabelMap
 
 # Rounds in which the people's frames are shifted onto their mean.
@@ -47,10 +48,16 @@ def expectations(people: Sequence[Volume], unknown: Sequence[Iterable[int]], cla
     return entries
 
 
-def people_of(maps: Sequence[LabelMap], table: Sequence[int]) -> tuple[list[Volume], list[tuple[int, ...]]]:
-    """The people of label maps to synthesise from, for `expectations`. table: label -> class."""
-    classes = np.array(table, dtype=np.uint8)
-    people = [Volume(classes[one.labels], np.diag([one.spacing, one.spacing, one.spacing, 1.0]), "") for one in maps]
+def people_of(maps: Sequence[LabelMap], table: ClassTable) -> tuple[list[Volume], list[tuple[int, ...]]]:
+    """The people of label maps to synthesise from, for `expectations`. table: see `cases.class_table`."""
+    classes = table.astype(np.uint8)
+    people = [
+        Volume(
+            classes[0 if one.right is None else one.right.astype(int), one.labels],
+            np.diag([one.spacing, one.spacing, one.spacing, 1.0]), "",
+        )
+        for one in maps
+    ]  # fmt: skip
     return people, [()] * len(people)
 
 
@@ -59,12 +66,11 @@ def expect(config_path: Path, folder: Path, label_maps: Sequence[Path]) -> None:
 
     config_path: the configuration that it was trained with. Raises FileError, InputError.
     """
-    from hyperreg.training.cases import class_table
     from hyperreg.training.label_maps import brain_from_file
     from hyperreg.training.segmentation_config import read_segmentation_config
 
     config = read_segmentation_config(config_path)
-    table = class_table([structure.numbers for structure in config.structures])
+    table = config.class_table
     found = expectations(*people_of([brain_from_file(path) for path in label_maps], table), config.classes)
     path = folder / "card.json"
     card = json.loads(path.read_text(encoding="utf-8"))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,11 +18,11 @@ from hyperreg.imaging.files import read_label_map
 from hyperreg.imaging.orientation import to_closest_ras
 from hyperreg.imaging.volume import Volume
 
-# FreeSurfer numbers of one structure on both sides: a small network need not tell left from right, the affine does.
+# FreeSurfer numbers of one structure on both sides. SynthSeg's maps have their own numbers for the choroid plexus.
 BRAIN_STRUCTURES: tuple[tuple[int, ...], ...] = (
-    (2, 41, 77, 80, 251, 252, 253, 254, 255, 85, 30, 62),  # cerebral white matter
+    (2, 41, 25, 57, 77, 80, 251, 252, 253, 254, 255, 85, 30, 62),  # cerebral white matter, its lesions, corpus callosum
     (3, 42),  # cerebral cortex
-    (4, 43, 5, 44, 31, 63, 72),  # lateral ventricle, choroid plexus
+    (4, 43, 5, 44, 31, 63, 136, 137, 163, 164, 72),  # lateral ventricle, choroid plexus
     (7, 46),  # cerebellar white matter
     (8, 47),  # cerebellar cortex
     (10, 49),  # thalamus
@@ -33,15 +34,19 @@ BRAIN_STRUCTURES: tuple[tuple[int, ...], ...] = (
     (16,),  # brain stem
     (17, 53),  # hippocampus
     (18, 54),  # amygdala
-    (24, 25, 57),  # cerebrospinal fluid
+    (24,),  # cerebrospinal fluid
     (26, 58),  # accumbens
     (28, 60),  # ventral diencephalon
 )
+# Those of them that lie on one side.
+LEFT = (2, 3, 4, 5, 7, 8, 10, 11, 12, 13, 17, 18, 25, 26, 28, 30, 31, 136, 137)
+RIGHT = (41, 42, 43, 44, 46, 47, 49, 50, 51, 52, 53, 54, 57, 58, 60, 62, 63, 163, 164)
 
 
 @dataclass(frozen=True)
 class LabelMap:
     """labels: (I, J, K) uint8, axes to RAS, contiguous; spacing in mm. numpy, so that it travels to other processes.
+    right: (I, J, K) bool, the right half of the body; None where the labels do not tell.
 
     structures: labels 1..structures mean the same thing in every map of this kind; higher ones are whatever lies around
     (skull, skin) and are never compared between two maps.
@@ -51,6 +56,7 @@ class LabelMap:
     spacing: float
     structures: int
     kind: str
+    right: npt.NDArray[np.bool_] | None = None
 
 
 def random_shapes(
@@ -113,8 +119,27 @@ def brain_from_file(path: Path) -> LabelMap:
     # The brain in the middle, so that random turns are about it; far-away neck and shoulders are cut.
     low = np.maximum(inside.min(0) - 30, 0)
     high = inside.max(0) + 30
-    cut = labels[low[0] : high[0], low[1] : high[1], low[2] : high[2]]
-    return LabelMap(np.ascontiguousarray(cut), float(spacing[0]), len(BRAIN_STRUCTURES), "brain")
+    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    cut, right = np.ascontiguousarray(labels[box]), _right_half(array[box])
+    return LabelMap(cut, float(spacing[0]), len(BRAIN_STRUCTURES), "brain", right)
+
+
+def _right_half(numbers: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_] | None:
+    """Where what is numbered as right is nearer than what is numbered as left: the corpus callosum, say, has no side.
+
+    None for a map that does not tell the sides apart.
+    """
+    left, right = (np.isin(numbers, side) for side in (LEFT, RIGHT))
+    if not (left.any() and right.any()):
+        return None
+    to_left, to_right = (
+        sitk.GetArrayFromImage(
+            sitk.SignedMaurerDistanceMap(sitk.GetImageFromArray(side.astype(np.uint8)), False, False)
+        )
+        for side in (left, right)
+    )
+    nearer: npt.NDArray[np.bool_] = to_right < to_left
+    return nearer
 
 
 def halves(label_map: LabelMap) -> Tensor:

@@ -9,9 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hyperreg.errors import InputError
 from hyperreg.nets.hypernetwork import HyperNetwork
 from hyperreg.reporting import Progress
 from hyperreg.segmentation.catalogue import SLICES_LAST, card_of, read_card
@@ -19,7 +21,7 @@ from hyperreg.segmentation.measures import hausdorff95
 from hyperreg.segmentation.model import load_model, new_card, save_model
 from hyperreg.segmentation.prediction import Prediction
 from hyperreg.training import engine, hyper
-from hyperreg.training.cases import CaseSynthesiser, SyntheticCase, class_table
+from hyperreg.training.cases import CaseSynthesiser, SyntheticCase, has_sides
 from hyperreg.training.expectations import expectations, people_of
 from hyperreg.training.label_maps import brain_from_file
 from hyperreg.training.listed_cases import ListedCases, Numbering, read_list
@@ -60,13 +62,17 @@ class SegmentationTrainer(engine.Trainer[SyntheticCase]):
     def __init__(self, config: SegmentationConfig, fabric: Fabric | None = None) -> None:
         synthesis = config.synthesis
         # Structures that cannot be are found before anything is built.
-        table = [] if synthesis is None else class_table([structure.numbers for structure in config.structures])
+        table = np.zeros((2, 256), np.int64) if synthesis is None else config.class_table
         super().__init__(config, fabric)
         if synthesis is None:
             self.samples, self._held_out = self._listed()
             return
+        maps = [brain_from_file(path) for path in synthesis.label_maps]
+        for path, found in zip(synthesis.label_maps, maps, strict=True):
+            if has_sides(table) and found.right is None:
+                raise InputError(f"'{path.name}' does not tell left from right: leave it, or the sides, out.")
         self.samples = cases = CaseSynthesiser(
-            [brain_from_file(path) for path in synthesis.label_maps],
+            maps,
             table,
             config.classes,
             synthesis.shape,
@@ -193,7 +199,7 @@ class SegmentationTrainer(engine.Trainer[SyntheticCase]):
         config = self.config
         structures: list[dict[str, Any]] = [
             {
-                **structure.model_dump(mode="json", exclude={"numbers", "expected"}, exclude_none=True),
+                **structure.model_dump(mode="json", exclude={"numbers", "expected", "side"}, exclude_none=True),
                 "channel": index,
                 **({"expected": expected[index]} if expected and structure.expected and index in expected else {}),
             }

@@ -9,9 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hyperreg.segmentation.catalogue import postprocessing_of
 from hyperreg.training.appearance import Appearance
+from hyperreg.training.cases import ClassTable, Side, class_table
 from hyperreg.training.config import SYNTHETIC, RunConfig, ValidationRhythm, load_config
 
 Triple = tuple[int, int, int]
+# Networks that can be trained, by their names in cards.
+TRAINED = ("segresnet", "cascade", "ahnet", "monai_unet", "sided")
 
 
 class StructureConfig(BaseModel):
@@ -22,6 +25,7 @@ class StructureConfig(BaseModel):
     name: str
     colour: Triple
     numbers: list[int] = Field(min_length=1)
+    side: Side | None = Field(default=None, description="Only this half of the body; both if not given")
     terminology: dict[str, tuple[str, str, str]] | None = None
     expected: bool = Field(
         default=True, description="Results are compared with its size and place in the training; False for fluid, say"
@@ -187,8 +191,8 @@ class SegmentationConfig(RunConfig):
     @model_validator(mode="after")
     def _fits_together(self) -> SegmentationConfig:
         name = self.network.get("name")
-        if name not in ("segresnet", "cascade", "ahnet", "monai_unet"):
-            raise ValueError(f"network.name is segresnet, cascade, ahnet or monai_unet, not '{name}'")
+        if name not in TRAINED:
+            raise ValueError(f"network.name is {', '.join(TRAINED)}, not '{name}'")
         if self.vae is not None and name not in ("segresnet", "cascade"):
             raise ValueError("only SegResNet and the cascade have a variational branch: leave vae out")
         if self.deep_supervision and (self.vae is None or name != "segresnet"):
@@ -234,6 +238,11 @@ class SegmentationConfig(RunConfig):
         return 1 + len(self.structures)
 
     @property
+    def class_table(self) -> ClassTable:
+        """Of the label maps' labels, for synthesis. Raises InputError, see `cases.class_table`."""
+        return class_table([one.numbers for one in self.structures], [one.side for one in self.structures])
+
+    @property
     def shape(self) -> Triple:
         """Of the patches that are trained on."""
         part = self.cases if self.synthesis is None else self.synthesis
@@ -245,7 +254,7 @@ class SegmentationConfig(RunConfig):
         return [] if self.synthesis is None else self.synthesis.label_maps
 
     def identity(self) -> dict[str, Any]:
-        structures = [[structure.label, *structure.numbers] for structure in self.structures]
+        structures = [[one.label, *one.numbers, *([one.side] if one.side else [])] for one in self.structures]
         return {**super().identity(), "structures": structures, "inputs": len(self.inputs), "vae": self.vae is not None}
 
     def recipe(self) -> dict[str, Any]:

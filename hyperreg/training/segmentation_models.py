@@ -14,6 +14,7 @@ from hyperreg.nets.anisotropic import AHNet, MultiChannelGCN, adjacent_slices
 from hyperreg.nets.cascade import Cascade, crop
 from hyperreg.nets.hypernetwork import HyperNetwork
 from hyperreg.nets.segresnet import BRANCH, HEADS, DeepOutput, SegResNet, SegResNetVAE, VaeOutput, without_vae
+from hyperreg.nets.sided import SidedNet
 from hyperreg.segmentation.model import make_network
 from hyperreg.training import hyper
 from hyperreg.training.cases import SyntheticCase
@@ -35,7 +36,7 @@ def trained_network(config: SegmentationConfig) -> nn.Module:
             config, inputs + classes - 1, options["window"], {**options["second"], "gated": True}, inputs
         )
         return Cascade(first, second, options["window"], exclusive=True)
-    if config.network["name"] == "monai_unet":
+    if config.network["name"] in ("monai_unet", "sided"):
         return make_network(config.network, inputs, classes, exclusive=True)
     networks: dict[str, nn.Module] = {"deep": AHNet(inputs, classes, **options)}
     if config.phases is not None:
@@ -61,16 +62,32 @@ def kept_network(network: nn.Module) -> nn.Module:
 def start_network(network: nn.Module, trained: nn.Module) -> None:
     """Take over a trained network's weights; variational branches, which it no longer has, stay as they are.
 
-    Raises WeightsError if the networks differ in anything else.
+    A network that tells left from right goes on from one that does not. Raises WeightsError if the networks differ in
+    anything else.
     """
     deep = network["deep"] if isinstance(network, nn.ModuleDict) else network
     try:
-        missing, unexpected = deep.load_state_dict(trained.state_dict(), strict=False)
+        weights = trained.state_dict()
+        if isinstance(deep, SidedNet) and not isinstance(trained, SidedNet):
+            weights = _with_side(deep, weights)
+        missing, unexpected = deep.load_state_dict(weights, strict=False)
     except RuntimeError as error:
         raise WeightsError(f"The model to start from has another network: {error}") from error
     lost = [*unexpected, *(name for name in missing if BRANCH not in name and HEADS not in name)]
     if lost:
         raise WeightsError(f"The model to start from has another network; these do not fit: {lost[:5]}.")
+
+
+def _with_side(network: SidedNet, weights: Parts) -> Parts:
+    """The weights of a network without sides for one that has them: its last channel, the side, is open at first."""
+    found = {}
+    for name, own in network.state_dict().items():
+        weight = weights.get(name.removeprefix("network."))
+        if weight is None or any(has > wanted for has, wanted in zip(weight.shape, own.shape, strict=True)):
+            raise WeightsError(f"The model to start from has another network: '{name}' does not fit.")
+        found[name] = torch.zeros_like(own)
+        found[name][tuple(slice(n) for n in weight.shape)] = weight
+    return found
 
 
 def enter_phase(network: nn.Module, config: SegmentationConfig, step: int) -> None:

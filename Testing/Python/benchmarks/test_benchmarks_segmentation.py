@@ -7,14 +7,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from segmentation_bench import CORE, SHELL
+from segmentation_bench import SHELL
 
 from benchmarks.readme import replace_section
 from benchmarks.segmentation import brains
 from benchmarks.segmentation.measure import agreement
 from benchmarks.segmentation.published import with_published
 from benchmarks.segmentation.report import mean_dice, tables, whole_table, write_report
-from benchmarks.segmentation.structures import MANUAL, SUBCORTICAL, in_models_labels
+from benchmarks.segmentation.structures import (
+    LEFT,
+    MANUAL,
+    NUMBERS,
+    RIGHT,
+    SUBCORTICAL,
+    found_structures,
+    manual_structures,
+    wrong_side,
+)
 from hyperreg.imaging.volume import Volume
 from hyperreg.segmentation.catalogue import SegmentationCard
 from hyperreg.segmentation.model import new_card, save_untrained
@@ -29,15 +38,28 @@ WORDS = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def card(tmp_path: Path) -> SegmentationCard:
-    structures = [{**SHELL, "name": "Putamen"}, {**CORE, "name": "Cerebral cortex"}]
-    return save_untrained(tmp_path, new_card("toy", structures))
+def card_of(folder: Path, *names: str) -> SegmentationCard:
+    structures = [{**SHELL, "label": 2 * n, "channel": n, "name": name} for n, name in enumerate(names, start=1)]
+    return save_untrained(folder, new_card("toy", structures))
 
 
-def test_manual_labels_become_the_models(card: SegmentationCard) -> None:
-    manual = np.array([[0, 57, 58, 100], [207, 43, 44, 46]])
-    assert in_models_labels(manual, card).tolist() == [[0, 2, 2, 5], [5, 5, 0, 0]]
+def test_both_sides_of_a_structure_are_compared_together(tmp_path: Path) -> None:
+    putamen, cortex = NUMBERS["Putamen"], NUMBERS["Cerebral cortex"]
+    manual = np.array([[0, 57, 58, 100], [207, 43, 44, 69]])
+    white = NUMBERS["Cerebral white matter"]
+    assert manual_structures(manual).tolist() == [[0, putamen, putamen, cortex], [cortex, cortex, white, 0]]
+    card = card_of(tmp_path, "Left putamen", "Cerebrospinal fluid", "Right putamen", "Cerebral cortex")
+    found = np.array([0, 2, 4, 6, 8])
+    assert found_structures(found, card).tolist() == [0, putamen, 0, putamen, cortex]
+
+
+def test_what_is_found_on_the_wrong_side_is_counted(tmp_path: Path) -> None:
+    card = card_of(tmp_path, "Left putamen", "Right putamen", "Third ventricle", "Left cerebral cortex")
+    # Right, right, left; the third ventricle has no side; a voxel that is no putamen does not count; left cortex.
+    manual = np.array([57, 57, 58, 4, 57, 101])
+    found = np.array([4, 2, 2, 6, 0, 8])
+    assert wrong_side(found, manual, card) == pytest.approx(1 / 4)
+    assert wrong_side(found, manual, card_of(tmp_path / "both", "Putamen")) is None
 
 
 def test_no_manual_label_belongs_to_two_structures() -> None:
@@ -52,11 +74,12 @@ def test_the_numbers_are_those_of_the_label_table(real_data: Path) -> None:
     for structure, word in WORDS.items():
         assert all(word in names[number] for number in MANUAL[structure]), structure
     assert all("Exterior" in names[n] or n >= 100 for n in MANUAL["Cerebral cortex"])
+    for side, numbers in (("Right", RIGHT), ("Left", LEFT)):
+        assert all(names[number].startswith(side) for number in numbers if number in names)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_slices_become_thick_along_the_body(axis: int, card: SegmentationCard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(brains, "find_model", lambda _name: card)
+def test_slices_become_thick_along_the_body(axis: int) -> None:
     directions = np.roll(np.eye(3), axis - 2, axis=1)  # the axis that runs along S is `axis`
     affine = np.eye(4)
     affine[:3, :3] = directions
@@ -64,7 +87,7 @@ def test_slices_become_thick_along_the_body(axis: int, card: SegmentationCard, m
     labels = np.zeros((7, 7, 7), np.int16)
     np.moveaxis(labels, axis, 0)[2:4] = 57  # two of the first three slices' third, one of the next three
     image = np.moveaxis(np.broadcast_to(np.arange(7.0)[:, None, None], (7, 7, 7)), 0, axis).copy()
-    thick, mapped = brains.thickened(Volume(image, affine), Volume(labels, affine), 3, "toy")
+    thick, mapped = brains.thickened(Volume(image, affine), Volume(labels, affine), 3)
     assert thick.array.shape[axis] == 2
     np.testing.assert_allclose(np.moveaxis(thick.array, axis, 0)[:, 0, 0], [1.0, 4.0])
     # The middle of the first thick slice is that of the second thin one.
@@ -74,8 +97,8 @@ def test_slices_become_thick_along_the_body(axis: int, card: SegmentationCard, m
     np.testing.assert_allclose(np.sort(thick.spacing), [1, 1, 3])
     assert np.unique(np.moveaxis(mapped.array, axis, 0)[0]).tolist() == [0]
     np.moveaxis(labels, axis, 0)[1] = 57
-    again = brains.thickened(Volume(image, affine), Volume(labels, affine), 3, "toy")[1]
-    assert np.unique(np.moveaxis(again.array, axis, 0)[0]).tolist() == [2]
+    again = brains.thickened(Volume(image, affine), Volume(labels, affine), 3)[1]
+    assert np.unique(np.moveaxis(again.array, axis, 0)[0]).tolist() == [NUMBERS["Putamen"]]
 
 
 def test_agreement_is_dice_and_distance() -> None:

@@ -41,7 +41,55 @@ def cases(brain: LabelMap) -> Callable[..., CaseSynthesiser]:
 
 
 def test_one_number_means_its_group_on_both_sides() -> None:
-    assert [TABLE[n] for n in (0, 1, 2, 6, 13)] == [0, 1, 0, 2, 2]  # white matter, cortex, thalamus, hippocampus
+    for half in TABLE:
+        # White matter, cortex, thalamus, hippocampus.
+        assert half[[0, 1, 2, 6, 13]].tolist() == [0, 1, 0, 2, 2]
+
+
+def test_a_structure_may_have_one_side_only() -> None:
+    left, right = class_table([[10], [49], [14]], ["left", "right", None])
+    assert left[[6, 10]].tolist() == [1, 3] and right[[6, 10]].tolist() == [2, 3]
+    with pytest.raises(InputError, match="structures 1 and 3"):
+        class_table([[10], [49], [10]], ["left", "right", "left"])
+
+
+def test_left_and_right_stay_so_in_mirrored_cases() -> None:
+    """Two thalami of different size, left and right of the middle: the left one is left, whichever person's it is."""
+    labels = np.full((48, 48, 48), 1, np.uint8)
+    labels[8:16, 16:32, 16:32] = labels[30:40, 16:32, 16:32] = 6
+    right = np.zeros(labels.shape, bool)
+    right[24:] = True
+    cases = CaseSynthesiser(
+        [LabelMap(labels, 1.0, 17, "brain", right)], class_table([[10], [49]], ["left", "right"]), 3, (32, 32, 32),
+        (1.5, 1.5), strength=(0, 0), look=PLAIN,
+    )  # fmt: skip
+    place = torch.arange(32.0).view(-1, 1, 1)
+    larger = set()
+    for number in range(12):
+        _, left, other = cases[number].target[0]
+        assert (left * place).sum() / left.sum() < (other * place).sum() / other.sum()
+        larger.add(bool(left.sum() > other.sum()))
+    assert larger == {False, True}, "no case is mirrored"
+
+
+def test_the_halves_of_a_map_are_told_from_its_numbers(tmp_path: Path) -> None:
+    # A corpus callosum (251) in the middle belongs to the side whose structures are nearer.
+    numbers = np.zeros((80, 70, 70), np.int16)
+    numbers[30:38, 30:40, 30:40], numbers[42:50, 30:40, 30:40] = 41, 2
+    numbers[38:42, 30:40, 30:40] = 251
+    # The array's first axis runs to the left, so that what is numbered as right comes first.
+    affine = np.diag([-1.0, 1.0, 1.0, 1.0])
+    write_volume(Volume(numbers, affine), tmp_path / "two.nii.gz")
+    found = brain_from_file(tmp_path / "two.nii.gz")
+    assert found.right is not None
+    white = found.labels == 1
+    half = found.right.any(axis=(1, 2)), white.any(axis=(1, 2))
+    where = np.flatnonzero(half[1])
+    assert found.right[where[:10], 35, 35].tolist() == [False] * 10
+    assert found.right[where[-10:], 35, 35].tolist() == [True] * 10
+    numbers[numbers == 41] = 2
+    write_volume(Volume(numbers, affine), tmp_path / "one.nii.gz")
+    assert brain_from_file(tmp_path / "one.nii.gz").right is None
 
 
 @pytest.mark.parametrize("structures", [[[2], [41]], [[600]], [[]]])

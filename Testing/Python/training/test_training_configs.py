@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import hyperreg.training
 from hyperreg.errors import FileError, InputError
 from hyperreg.segmentation.catalogue import list_models
-from hyperreg.training.cases import class_table
 from hyperreg.training.config import read_config
 from hyperreg.training.segmentation_config import read_segmentation_config
 
@@ -22,9 +22,9 @@ def test_segmentation_configurations_are_valid(path: Path) -> None:
     config = read_segmentation_config(path)
     assert path.stem == config.name.replace("-", "_")
     if config.synthesis is not None:
-        table = class_table([structure.numbers for structure in config.structures])
-        assert {index for index in table if index} == set(range(1, config.classes))
-    assert len({structure.colour for structure in config.structures}) == len(config.structures)
+        assert set(np.unique(config.class_table)) - {0} == set(range(1, config.classes))
+    # Both sides of a structure may have one colour, as FreeSurfer's have.
+    assert len({(structure.colour, structure.side) for structure in config.structures}) == len(config.structures)
     assert all(structure.terminology is not None for structure in config.structures)
 
 

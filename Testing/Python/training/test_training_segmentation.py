@@ -17,11 +17,13 @@ from segmentation_toy import AHNET, CASCADE, write_config
 
 from hyperreg.cli.console import ExitCode
 from hyperreg.errors import FileError, InputError, WeightsError
+from hyperreg.imaging.files import read_label_map, write_volume
+from hyperreg.imaging.volume import Volume
 from hyperreg.nets.cascade import Cascade
 from hyperreg.nets.segresnet import SegResNetVAE
 from hyperreg.segmentation.catalogue import Postprocessing, read_card
+from hyperreg.segmentation.model import load_model
 from hyperreg.segmentation.session import Segmenter
-from hyperreg.training.cases import class_table
 from hyperreg.training.segmentation import SegmentationTrainer, train
 from hyperreg.training.segmentation_config import SegmentationConfig, read_segmentation_config
 from hyperreg.training.segmentation_models import kept_network, trained_network
@@ -41,6 +43,42 @@ def make_trainer(folder: Path, **changes: object) -> SegmentationTrainer:
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_run_goes_on_from_a_model_that_does_not_tell_left_from_right(tmp_path: Path) -> None:
+    first = train(write_config(tmp_path / "one", **UNET))
+    network = {"name": "sided", "options": {"channels": [0, 1, 2, 2], "network": UNET["network"]}}
+    base = {"colour": [1, 2, 3], "terminology": None}
+    structures = [
+        {**base, "label": 1, "name": "White matter", "numbers": [2]},
+        {**base, "label": 2, "name": "Left deep grey", "numbers": [10, 17], "side": "left"},
+        {**base, "label": 3, "name": "Right deep grey", "numbers": [10, 17], "side": "right"},
+    ]
+    changes = {"vae": None, "network": network, "structures": structures}
+    trainer = make_trainer(tmp_path / "two", start_from=str(first), **changes)
+    image = torch.rand(1, 1, 16, 16, 16)
+    with torch.inference_mode():
+        before = load_model(read_card(first))(image).softmax(1)
+        found = trainer.model.eval()(image).softmax(1)
+    # As before, and each side as probable as the other.
+    torch.testing.assert_close(found[:, :2], before[:, :2], atol=2e-3, rtol=0)
+    torch.testing.assert_close(found[:, 2] + found[:, 3], before[:, 2], atol=2e-3, rtol=0)
+    torch.testing.assert_close(found[:, 2], found[:, 3])
+    folder = train(write_config(tmp_path / "three", start_from=str(first), **changes))
+    assert [one.name for one in read_card(folder).structures] == ["White matter", "Left deep grey", "Right deep grey"]
+    with pytest.raises(WeightsError, match="another network"):
+        make_trainer(tmp_path / "five", start_from=str(train(write_config(tmp_path / "r"))), **changes)
+
+
+def test_sides_are_not_learned_from_a_map_that_has_none(tmp_path: Path) -> None:
+    path = write_config(tmp_path, vae=None)
+    labels = read_label_map(tmp_path / "labels.nii.gz")
+    both = np.select([labels.array == number for number in (41, 49, 53)], [2, 10, 17], labels.array)
+    write_volume(Volume(both.astype(np.int16), labels.ijk_to_ras), tmp_path / "labels.nii.gz")
+    config = read_segmentation_config(path)
+    config.structures[1].side = "left"
+    with pytest.raises(InputError, match="does not tell left from right"):
+        SegmentationTrainer(config)
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
@@ -197,7 +235,7 @@ def test_the_second_stage_learns_from_the_place_that_the_first_one_finds(tmp_pat
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"network": {"name": "unet"}}, "segresnet, cascade, ahnet or monai_unet"),
+        ({"network": {"name": "unet"}}, "segresnet, cascade, ahnet, monai_unet, sided"),
         ({**AHNET, "vae": {"codes": 4}}, "leave vae out"),
         ({"phases": {"flat": 1, "locked": 1}}, "AH-Net's"),
         ({**AHNET, "phases": {"flat": 3, "locked": 3}}, "more steps than the run"),
@@ -215,8 +253,7 @@ def test_the_guide_s_example_is_a_configuration(repository: Path) -> None:
     config = SegmentationConfig.model_validate(yaml.safe_load(text.split("```yaml")[1].split("```")[0]))
     assert config.classes == 3
     assert isinstance(trained_network(config), SegResNetVAE)
-    table = class_table([structure.numbers for structure in config.structures])
-    assert sorted(set(table)) == [0, 1, 2]
+    assert sorted(np.unique(config.class_table)) == [0, 1, 2]
 
 
 def test_a_patch_that_the_network_cannot_halve_is_refused(tmp_path: Path) -> None:
