@@ -141,6 +141,7 @@ class SegmentationCard(Common):
     intensities: Intensities
     hyperparameters: list[Hyperparameter] = []
     postprocessing: Postprocessing | None = None
+    temperature: Positive = Field(default=1, description="What logits are divided by, so that probabilities hold")
     memory_gb: Positive | None = Field(default=None, description="Peak of main memory on a usual image, measured")
     measured: str = Field(default="", description="In a sentence: how accurate it was found to be, and on what")
     seconds: Seconds = Field(default=Seconds(), description="On a usual image, measured, by device")

@@ -12,7 +12,7 @@ import typer
 from benchmarks.pairs import check_data
 from benchmarks.readme import BENCHMARKS, replace_section
 from benchmarks.registration.store import load_json, save_json
-from benchmarks.segmentation import ablation, brains, contrasts, head_neck, inferer, plausibility, tumour
+from benchmarks.segmentation import ablation, brains, calibration, contrasts, head_neck, inferer, plausibility, tumour
 from benchmarks.segmentation.published import with_published
 from benchmarks.segmentation.report import PARTS, Row, write_report
 from hyperreg.errors import HyperRegError
@@ -51,13 +51,7 @@ def tasks(output: Path, threads: int) -> Iterator[Task]:
                 "head-neck", f"{patient}{'-fine' if fine else ''}", HEAD_NECK,
                 lambda p=patient, f=fine: head_neck.run(p, HEAD_NECK, output, threads, f),
             )  # fmt: skip
-    for model, kinds in plausibility.CASES.items():
-        for kind, entries in kinds.items():
-            for entry in entries:
-                yield (
-                    "plausibility", plausibility.named(entry), model,
-                    lambda m=model, e=entry, k=kind: plausibility.run(m, e, k),
-                )  # fmt: skip
+    yield from _believed(threads)
     yield "tumour", "BraTS-GLI-00001", TUMOUR, lambda: tumour.run(TUMOUR, output, threads)
     for subject in brains.SUBJECTS[:THICK_SUBJECTS]:
         for millimetres in SLICES_MM:
@@ -70,6 +64,21 @@ def tasks(output: Path, threads: int) -> Iterator[Task]:
         for name in ablation.VARIANTS:
             folder = output / "trainings" / f"{name.replace(' ', '-')}-{seed}"
             yield "ablation", f"{name}-{seed}", None, lambda n=name, s=seed, f=folder: ablation.train(n, s, f)
+
+
+def _believed(threads: int) -> Iterator[Task]:
+    """Whether probabilities hold, and whether results that cannot be right are told of."""
+    for subject in brains.SUBJECTS:
+        yield "calibration", subject, ANATOMY, lambda s=subject: calibration.brain(s, ANATOMY, threads)
+    for patient in head_neck.PATIENTS:
+        yield "calibration", patient, HEAD_NECK, lambda p=patient: calibration.head_neck(p, HEAD_NECK, threads)
+    for model, kinds in plausibility.CASES.items():
+        for kind, entries in kinds.items():
+            for entry in entries:
+                yield (
+                    "plausibility", plausibility.named(entry), model,
+                    lambda m=model, e=entry, k=kind: plausibility.run(m, e, k),
+                )  # fmt: skip
 
 
 def run(output: Path, threads: int, parts: list[str], models: list[str]) -> list[Row]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from benchmarks.segmentation.ablation import CASES, SPACING_MM, STEPS
 from benchmarks.segmentation.brains import LOOKED_AT
+from benchmarks.segmentation.calibration import BINS
 from benchmarks.segmentation.structures import MANUAL, SUBCORTICAL
 
 Row = dict[str, Any]
@@ -133,6 +134,33 @@ def head_neck_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def calibration_table(rows: Sequence[Row]) -> str:
+    """A line per model: the calibration error before and after; then how often probabilities are right, after."""
+    lines = ["| model | images | temperature | error before | error after |", "|---" * 5 + "|"]
+    below = []
+    for model in dict.fromkeys(row["model"] for row in rows):
+        mine = [row for row in rows if row["model"] == model]
+        before, after = (np.mean([row[f"{when}_ece"] for row in mine]) for when in ("before", "after"))
+        lines.append(f"| {model} | {len(mine)} | {mine[0]['temperature']:.2f} | {before:.3f} | {after:.3f} |")
+        below += ["", f"How often the structure that {model} takes is right:", ""]
+        below += ["| probability | voxels, % | right before, % | right after, % |", "|---" * 4 + "|"]
+        count = sum(row.get(f"after_voxels_{part}", 0) for row in mine for part in range(BINS))
+        for part in range(BINS):
+            shares = [_right(mine, when, part) for when in ("before", "after")]
+            if not np.isnan(shares[1]):
+                voxels = sum(row.get(f"after_voxels_{part}", 0) for row in mine)
+                cells = f"{100 * voxels / count:.1f} | " + " | ".join(f"{100 * share:.0f}" for share in shares)
+                below.append(f"| {part / BINS:.1f} to {(part + 1) / BINS:.1f} | {cells} |")
+    return "\n".join([*lines, *below])
+
+
+def _right(rows: Sequence[Row], when: str, part: int) -> float:
+    """The share of voxels with such probabilities that is right; NaN without any."""
+    voxels = [row.get(f"{when}_voxels_{part}", 0) for row in rows]
+    right = [row.get(f"{when}_right_{part}", 0.0) for row in rows]
+    return float(np.dot(voxels, right) / sum(voxels)) if sum(voxels) else float("nan")
+
+
 def plausibility_table(rows: Sequence[Row]) -> str:
     """A line per model and kind of image: how many were refused or warned of, and which went the wrong way."""
     lines = ["| model | images | | refused | warned of in red | a note on what is cut off | nothing said |"]
@@ -195,6 +223,11 @@ Every kind of image in the folder of real data. Right: what the model is for. Wr
 kind of image, a header that is turned. Either: foetal, badly diseased or cut brains, which do not count. The thresholds
 (`hyperreg/segmentation/plausibility.py`) were chosen with these images in sight: a measurement on others is still to be
 made. A head that is mirrored left to right cannot be noticed."""
+CALIBRATION = """\
+On the model's voxels, where the model or the truth has a structure: how far the probability of the structure that it
+takes is from how often it is right (expected calibration error, ten parts). The temperature was fitted on the
+training's held-out cases (`hyperreg train calibrate`), not on these images; it changes no label. What the protocols
+draw differently counts as wrong, so that no model can be right as often as it would be by its own protocol."""
 ABLATION = f"""\
 Trainings of {STEPS} steps with 8 filters on voxels of {SPACING_MM:g} mm, synthetic images alone: six structures of the
 brain, or (tumour) those of the tumour model from four images. Dice over {CASES} synthetic cases, made as those it was
@@ -209,6 +242,7 @@ PARTS: dict[str, tuple[str, str, Callable[[Sequence[Row]], str]]] = {
     "inferer": ("Sliding window against MONAI's own inferer", INFERER, inferer_table),
     "contrasts": ("One brain in three contrasts", CONTRASTS, contrasts_table),
     "head-neck": ("Head and neck, against clinical contours", HEAD_NECK, head_neck_table),
+    "calibration": ("Whether probabilities can be believed", CALIBRATION, calibration_table),
     "plausibility": ("Knowing when it is wrong", PLAUSIBILITY, plausibility_table),
     "ablation": ("Variational branch, second stage and AH-Net, at toy size", ABLATION, ablation_table),
 }

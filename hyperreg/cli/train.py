@@ -203,6 +203,22 @@ def expectations(
     output.print(f"The card in {model} has what {len(label_maps)} label maps tell.", markup=False)
 
 
+@app.command("calibrate", epilog="Example: hyperreg train calibrate --config my-model.yaml MODEL_FOLDER")
+@guarded
+def calibrate(
+    model: Annotated[Path, typer.Argument(help="Folder of the model whose card is changed.")],
+    config: Annotated[Path, typer.Option("--config", "-c", help="YAML that the model was trained with.")],
+) -> None:
+    """Write into a model's card how much less sure it should be, from the training's held-out cases.
+
+    Training does it at its end; this is for models that are there already. No label changes by it.
+    """
+    from hyperreg.training.calibration import calibrate
+
+    temperature = calibrate(config, model)
+    output.print(f"The card in {model} has the temperature {temperature:g}.", markup=False)
+
+
 @app.command(
     "consensus",
     epilog="Example: hyperreg fuse --targets HEADS --atlases ATLASES --out RESULTS && hyperreg train consensus RESULTS "

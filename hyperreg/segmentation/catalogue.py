@@ -84,6 +84,8 @@ class SegmentationCard(Card):
     memory_gb, seconds: what a usual image of this kind took, measured: peak of main memory, and seconds by device
     ("cpu", "cuda"); None and empty where nothing was measured.
     measured: in words, how accurate it was, and on what. postprocessing: None leaves the network's result.
+    temperature: by which logits are divided, so that probabilities hold on cases that were not trained on; 1 where
+    that was not measured (see `training.calibration`).
     """
 
     citation: str
@@ -104,6 +106,7 @@ class SegmentationCard(Card):
     intensity_window: tuple[float, float]
     hyperparameters: tuple[Hyperparameter, ...]
     postprocessing: Postprocessing | None
+    temperature: float
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -143,6 +146,7 @@ def card_of(folder: Path, card: Mapping[str, Any]) -> SegmentationCard:
         intensity_window=(low, high),
         hyperparameters=hyperparameters_of(card.get("hyperparameters", ())),
         postprocessing=postprocessing_of(card.get("postprocessing")),
+        temperature=float(card.get("temperature", 1)),
     )
     _check(found)
     return found
@@ -218,6 +222,8 @@ def _check(card: SegmentationCard) -> None:
     declared = {h.name: h.default for h in card.hyperparameters}
     if len(declared) < len(card.hyperparameters) or any(not 0 <= value <= 1 for value in declared.values()):
         raise ValueError("hyperparameters have different names and defaults from 0 to 1")
+    if not 0 < card.temperature < math.inf:
+        raise ValueError("the temperature is larger than zero")
     if not set(card.seconds) <= set(DEVICES) or any(not value > 0 for value in _costs(card)):
         raise ValueError(f"memory_gb and seconds are larger than zero, seconds by device ({', '.join(DEVICES)})")
 

@@ -56,7 +56,7 @@ class Prediction:
     exclusive: softmax over the channels, else a sigmoid of each. window: sides of the patches, voxels.
     flips: axes along which the image is flipped, in all combinations, and the probabilities averaged.
     others: more networks of the same kind whose probabilities are averaged, too (an ensemble).
-    overlap: the share of a window that the next one sees, too.
+    overlap: the share of a window that the next one sees, too. temperature: what logits are divided by.
     steps: after a call, the steps that were tried; the last one is the one that worked.
     progress, cancelled: told and asked before every window.
     """
@@ -72,9 +72,10 @@ class Prediction:
         cancelled: Cancel | None = None,
         others: Sequence[nn.Module] = (),
         overlap: float = OVERLAP,
+        temperature: float = 1.0,
     ) -> None:
         self.networks = [network, *others]
-        self.overlap = overlap
+        self.overlap, self.temperature = overlap, temperature
         self.window = window
         self.exclusive = exclusive
         self.device = device
@@ -132,6 +133,8 @@ class Prediction:
 
     def _probabilities(self, network: nn.Module, images: Tensor, step: Step, run: int) -> Tensor:
         logits = self._logits(network, images, step, run)
+        if self.temperature != 1:
+            logits /= self.temperature
         if not self.exclusive:
             return logits.sigmoid_()
         # torch.softmax would need room for a second copy: the largest array there is.

@@ -119,6 +119,7 @@ class Segmenter:
             lambda fraction, text: report(SHOWN + (PREDICTED - SHOWN) * fraction, text),
             cancelled,
             self._others,
+            temperature=self.card.temperature,
         )
         with watch.stage("network"):
             probabilities = run(images).numpy()

@@ -21,6 +21,7 @@ from hyperreg.segmentation.measures import hausdorff95
 from hyperreg.segmentation.model import load_model, new_card, save_model
 from hyperreg.segmentation.prediction import Prediction
 from hyperreg.training import engine, hyper
+from hyperreg.training.calibration import fit_temperature
 from hyperreg.training.cases import CaseSynthesiser, SyntheticCase, has_sides
 from hyperreg.training.expectations import expectations, people_of
 from hyperreg.training.label_maps import brain_from_file
@@ -162,8 +163,7 @@ class SegmentationTrainer(engine.Trainer[SyntheticCase]):
         ]
 
     def _figures(self, network: nn.Module, held_out: Sequence[SyntheticCase]) -> dict[str, float]:
-        window, spacing = self.config.grid["window"], self.config.grid["spacing_mm"]
-        run = Prediction(network, (window[0], window[1], window[2]), True, self.device.type)
+        run, spacing = self._prediction(network), self.config.grid["spacing_mm"]
         sums = torch.zeros(self.config.classes, 3)
         distances: list[list[float]] = [[] for _ in range(self.config.classes)]
         for case in held_out:
@@ -184,6 +184,15 @@ class SegmentationTrainer(engine.Trainer[SyntheticCase]):
             row |= {f"dice {structure.name}": overlap, f"hd95_mm {structure.name}": distance}
         # JSON has no NaN: a structure that no case has is left out.
         return {name: value for name, value in row.items() if math.isfinite(value)}
+
+    def _prediction(self, network: nn.Module) -> Prediction:
+        window = self.config.grid["window"]
+        return Prediction(network, (window[0], window[1], window[2]), True, self.device.type)
+
+    def temperature_of(self, network: nn.Module) -> float:
+        """See `fit_temperature`: of a network as `kept_network` gives it."""
+        run = self._prediction(network)
+        return fit_temperature(lambda images: run(images.to(self.device)), self._held_out)
 
     @cached_property
     def expected(self) -> dict[int, dict[str, Any]]:
@@ -224,8 +233,11 @@ class SegmentationTrainer(engine.Trainer[SyntheticCase]):
         )
 
     def export(self) -> None:
-        """Write the averaged network with its card into the output folder."""
-        save_model(kept_network(self.average.module), self.card(self.expected), self.config.output)
+        """Write the averaged network with its card into the output folder; at the end of a run, calibrated."""
+        network, card = kept_network(self.average.module), self.card(self.expected)
+        if self.over and len(self._held_out) and self.config.hyper is None:
+            card["temperature"] = self.temperature_of(network)
+        save_model(network, card, self.config.output)
 
 
 def train(config_path: Path, resume: bool = False, progress: Progress | None = None) -> Path:

@@ -11,6 +11,7 @@ from segmentation_bench import SHELL
 
 from benchmarks.readme import replace_section
 from benchmarks.segmentation import brains
+from benchmarks.segmentation.calibration import judged, reliability
 from benchmarks.segmentation.measure import agreement
 from benchmarks.segmentation.published import with_published
 from benchmarks.segmentation.report import mean_dice, tables, whole_table, write_report
@@ -108,6 +109,25 @@ def test_agreement_is_dice_and_distance() -> None:
     assert list(found) == ["Putamen"]
     assert found["Putamen"]["dice"] == pytest.approx(0.75)
     assert found["Putamen"]["hd95_mm"] == pytest.approx(2.0)
+
+
+def test_the_calibration_error_is_how_far_probabilities_are_from_the_truth() -> None:
+    # Channels: background, left and right of structure 1, structure 2.
+    parts = np.array([0, 1, 1, 2])
+    probabilities = np.array(
+        [[0.1, 0.9, 0.3, 0.8], [0.4, 0.05, 0.1, 0.1], [0.45, 0.03, 0.1, 0.1], [0.05, 0.02, 0.5, 0]]
+    )
+    sure, right = judged(probabilities.astype(np.float32), parts, np.array([1, 0, 1, 2]))
+    # The second voxel is background for both and does not count; the last one was missed.
+    np.testing.assert_allclose(sure, [0.85, 0.5, 0.8], rtol=1e-6)
+    assert right.tolist() == [True, False, False]
+    figures = reliability(np.array([0.95, 0.96, 0.55, 0.52], np.float32), np.array([True, True, True, False]))
+    assert figures["ece"] == pytest.approx((0.045 + 0.035) / 2, abs=1e-6)
+    assert (figures["voxels_9"], figures["right_5"]) == (2, 0.5)
+    row = {"part": "calibration", "case": "a", "model": "toy", "version": "abc", "temperature": 1.5}
+    row |= {f"{when}_{name}": value for when in ("before", "after") for name, value in figures.items()}
+    text = tables([row])["calibration"]
+    assert "| toy | 1 | 1.50 | 0.040 | 0.040 |" in text and "| 0.5 to 0.6 | 50.0 | 50 | 50 |" in text
 
 
 def known_rows() -> list[dict[str, object]]:

@@ -85,6 +85,8 @@ def wrong(path: str, value: object) -> tuple[str, object]:
         wrong("grid", {"axes": "ras", "spacing_mm": [1, 1, 1], "window": [32, 32]}),
         wrong("grid", {"axes": "ras", "spacing_mm": [1, 1, 1], "window": [32, 32, 32], "flips": [3]}),
         wrong("memory_gb", 0),
+        wrong("temperature", 0),
+        wrong("temperature", float("inf")),
         wrong("seconds", {"cpu": -1}),
         wrong("seconds", {"abacus": 1}),
         wrong("seconds", 7),

@@ -48,6 +48,14 @@ def test_a_voxelwise_network_gives_the_same_in_windows_as_at_once() -> None:
     assert run(x).sum(0).sub(1).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_a_temperature_makes_a_network_less_sure(exclusive: bool) -> None:
+    x = images(20, 20, 20)
+    found = Prediction(Bands(), (16, 16, 16), exclusive, temperature=2.0)(x)
+    logits = Bands()(x)[0].detach() / 2
+    torch.testing.assert_close(found, logits.softmax(0) if exclusive else logits.sigmoid(), rtol=1e-2, atol=1e-2)
+
+
 def test_regions_are_probabilities_of_their_own() -> None:
     x = images(20, 20, 20)
     found = Prediction(Bands(), (16, 16, 16), exclusive=False)(x)
