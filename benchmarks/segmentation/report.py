@@ -202,7 +202,8 @@ T1 of whole heads (brain_ixi, 2 mm), against the labels of another program (DLMU
 protocol draws some borders differently, too; cerebrospinal fluid is not compared."""
 THICK = """\
 Such images with slices averaged along the body; measured on those slices, each voxel labelled with what fills most
-of it. At 1 mm nothing is averaged."""
+of it. At 1 mm nothing is averaged. AH-Net (`brain-anatomy-thick`) is measured where it is installed; it is not bundled
+any more, because it was nowhere the better choice."""
 TUMOUR = """\
 BraTS-GLI-00001, against the output of a challenge-winning algorithm that comes with the case: agreement between two
 algorithms on one patient, not accuracy."""
