@@ -60,12 +60,31 @@ class Frame:
             return np.ascontiguousarray(self._turn(volume.array)[self.box])
         return resample_smoothed(volume, self.model, transform).array
 
-    def to_part(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Values on `model` to values on `part`, linearly; untouched where both are the same."""
+    def to_part(self, values: npt.NDArray[np.float32], boxes: tuple[Box, Box] | None = None) -> npt.NDArray[np.float32]:
+        """Values on `model` to values on `part`, linearly; untouched where both are the same.
+
+        boxes: of `boxes`, where the values are those of a box of the model's grid, and only that of the part is wanted.
+        """
         if not self.is_resampled:
             return values
+        model, part = self.model, self.part
+        if boxes is not None:
+            model, part = _part(model, boxes[0]), _part(part, boxes[1])
         # The model's grid reaches at least as far as the part: nothing is filled in.
-        return resample(Volume(values, self.model.ijk_to_ras), self.part).array
+        return resample(Volume(values, model.ijk_to_ras), part).array
+
+    def boxes(self, box: Box) -> tuple[Box, Box]:
+        """Of `model`, and of `part`, what the voxels of a box of the model have any weight for."""
+        if not self.is_resampled:
+            return box, box
+        ends = np.array(self.model.shape) - 1
+        low = np.maximum([side.start - 1 for side in box], 0)
+        high = np.minimum([side.stop for side in box], ends)
+        # Both grids have the same directions. What lies beyond the outermost centres has the value there.
+        begin, step = self.model.to_ijk(self.part.to_ras((0, 0, 0))), self.part.spacing / self.model.spacing
+        start = np.where(low == 0, 0, np.ceil((low - begin) / step - 1e-6))
+        stop = np.where(high == ends, self.part.shape, np.floor((high - begin) / step + 1e-6) + 1)
+        return _box(low, high + 1), _box(start, stop)
 
     def to_image(self, values: npt.NDArray, name: str, background: float = 0) -> Volume:
         """Values on `part` to a volume on the image's grid: `background` outside of the box, axes as they were."""
@@ -96,6 +115,17 @@ def make_frame(volume: Volume, card: SegmentationCard) -> Frame:
     return Frame(volume.grid, axes, signs, turned, box, part, _model_grid(part, card.spacing_mm))
 
 
+def box_of(mask: npt.NDArray[np.bool_]) -> Box:
+    """The smallest box around what is marked; of no voxels for nothing."""
+    ends = []
+    for axis in range(3):
+        others: tuple[int, ...] = tuple(n for n in range(3) if n != axis)
+        where = np.flatnonzero(mask.any(axis=others))
+        ends.append(slice(int(where[0]), int(where[-1]) + 1) if where.size else slice(0, 0))
+    i, j, k = ends
+    return i, j, k
+
+
 def overlap(frame: Frame, other: Grid, transform: Transform | None = None) -> float:
     """The share of the part that is looked at which lies inside another grid, 0 to 1; see `Frame.shown`."""
     lattice = [np.linspace(0, n - 1, 9) for n in frame.part.shape]
@@ -109,6 +139,11 @@ def overlap(frame: Frame, other: Grid, transform: Transform | None = None) -> fl
 
 def _triple(values: Iterable[int]) -> Triple:
     i, j, k = values
+    return i, j, k
+
+
+def _box(start: Iterable[float], stop: Iterable[float]) -> Box:
+    i, j, k = (slice(int(low), int(high)) for low, high in zip(start, stop, strict=True))
     return i, j, k
 
 
@@ -140,16 +175,14 @@ def _turned(grid: Grid, axes: Triple, signs: Triple) -> Grid:
 
 def _content(array: npt.NDArray, spacing: npt.NDArray[np.float64]) -> Box:
     """What is not a border of one value, and MARGIN_MM around it."""
-    inside = array != array[0, 0, 0]
-    ends = []
-    for axis, size in enumerate(array.shape):
-        others: tuple[int, ...] = tuple(n for n in range(3) if n != axis)
-        where = np.flatnonzero(inside.any(axis=others))
-        margin = int(np.ceil(MARGIN_MM / spacing[axis] - 1e-6))
-        low, high = (where[0], where[-1] + 1) if where.size else (0, size)
-        ends.append(slice(max(0, int(low) - margin), min(size, int(high) + margin)))
-    i, j, k = ends
-    return i, j, k
+    content = box_of(array != array[0, 0, 0])
+    if content[0].stop == 0:
+        return _box((0, 0, 0), array.shape)
+    margins = [int(np.ceil(MARGIN_MM / size - 1e-6)) for size in spacing]
+    return _box(
+        [max(0, side.start - margin) for side, margin in zip(content, margins, strict=True)],
+        [min(size, s.stop + margin) for s, margin, size in zip(content, margins, array.shape, strict=True)],
+    )
 
 
 def _part(grid: Grid, box: Box) -> Grid:

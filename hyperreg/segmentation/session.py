@@ -13,7 +13,7 @@ from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Volume
 from hyperreg.machine import choose_device, main_memory
 from hyperreg.reporting import Cancel, Progress, Stopwatch
-from hyperreg.segmentation import look, plausibility
+from hyperreg.segmentation import border, look, plausibility
 from hyperreg.segmentation.catalogue import SegmentationCard, find_model
 from hyperreg.segmentation.frame import Frame, make_frame
 from hyperreg.segmentation.inputs import check_inputs, show
@@ -39,6 +39,7 @@ class Segmentation:
     frame: what the network saw. steps: in words, how it was computed. seconds: per stage.
     removed_ml: what the network had labelled and the card's postprocessing turned into background.
     verdict: whether this can be what the model is for; its sentences come first among the warnings.
+    kept: what borders are moved with, if that was asked for and there is memory for it.
     """
 
     card: SegmentationCard
@@ -52,6 +53,7 @@ class Segmentation:
     seconds: dict[str, float] = field(default_factory=dict)
     removed_ml: float = 0.0
     verdict: plausibility.Verdict = field(default_factory=plausibility.Verdict)
+    kept: border.Kept | None = None
 
 
 class Segmenter:
@@ -84,6 +86,7 @@ class Segmenter:
         transforms: Mapping[str, Transform] | None = None,
         flips: bool = False,
         islands: bool = False,
+        keep: bool = False,
         sink: Callable[[Structure, Volume], None] | None = None,
         progress: Progress | None = None,
         cancelled: Cancel | None = None,
@@ -93,6 +96,7 @@ class Segmenter:
         volumes: the images by input name. first: the one on whose grid the result is wanted (the card's first one).
         transforms: from its RAS points to those of inputs that are not aligned with it, by name.
         flips: average over the flips that the model was trained with. islands: keep those that the card says to remove.
+        keep: hold what borders are moved with (`border.Kept`).
         sink: is given every structure's probabilities on the image's grid. Raises InputError, OutOfMemory or Cancelled.
         """
         report = _reporter(progress, cancelled)
@@ -144,6 +148,7 @@ class Segmenter:
             )
             labels = frame.to_image(decided.labels, "segmentation")
             uncertainty = frame.to_image(decided.uncertainty, "uncertainty")
+        kept = border.keep(probabilities, self.card, frame, decided.labels) if keep else None
         removed_ml = removed * float(np.prod(frame.model.spacing)) / 1000
         share = removed_ml / max(removed_ml + sum(volume.volume_ml for volume in decided.volumes), 1e-9)
         if share > MUCH:
@@ -167,6 +172,7 @@ class Segmenter:
             dict(watch.seconds),
             removed_ml,
             verdict,
+            kept,
         )
 
 
