@@ -27,6 +27,7 @@ def open_live_session(model: str, device: str) -> Session:
 def standard_operations(factory: SessionFactory = open_live_session) -> dict[str, Operation]:
     """Every operation by its name. factory: makes sessions from a model's name and a device."""
     sessions = Sessions(factory)
+    segmenters = Segmenters()
     fusers = Fusers()
     return {
         "prepare": sessions.prepare,
@@ -35,7 +36,8 @@ def standard_operations(factory: SessionFactory = open_live_session) -> dict[str
         "choose": sessions.choose,
         "constrain": sessions.constrain,
         "close": sessions.close,
-        "segment": Segmenters().segment,
+        "segment": segmenters.segment,
+        "border": segmenters.border,
         "recognise_inputs": recognise_inputs,
         "atlases": fusers.atlases,
         "fuse_atlases": fusers.fuse_atlases,

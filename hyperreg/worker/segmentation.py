@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +39,7 @@ class Segmented:
     grid of the first image. volumes: every structure of the card, in its order, empty ones too.
     steps: in words, how it was computed; the last one is the one that worked. seconds: per stage.
     alignment: input name -> (4, 4), first image's RAS points to that input's, mm; {} unless asked for.
+    case: for `RemoteSegmenter.border`; "" where the engine has too little memory to keep what that needs.
     """
 
     card: SegmentationCard
@@ -49,6 +51,7 @@ class Segmented:
     warnings: list[str]
     seconds: dict[str, float]
     alignment: dict[str, npt.NDArray[np.float64]]
+    case: str
 
 
 def recognise_inputs(
@@ -83,6 +86,11 @@ class RemoteSegmenter(Remote):
     """Segments in the worker, one case at a time. on_done(segmented). The rest: see `Remote`."""
 
     BUSY = "A segmentation is still running. Wait for it, or cancel it first."
+
+    def __init__(self, client: WorkerClient) -> None:
+        super().__init__(client)
+        # The case of which the worker keeps what borders need, and which start of the worker that was.
+        self._kept: tuple[str, int] = ("", 0)
 
     def recognise(
         self,
@@ -134,13 +142,44 @@ class RemoteSegmenter(Remote):
             "align": align,
             "ensemble": ensemble,
             "hyperparameters": dict(hyperparameters or {}),
+            "case": uuid4().hex,
         }
         affine = volumes[first].ijk_to_ras.copy()
         outputs: Outputs = {"labels": (shape, label_type(card)), "uncertainty": (shape, np.float32)}
-        return self._submit("segment", parameters, volumes, outputs, lambda job: _segmented(job, card, affine))
+        self._kept = ("", 0)
+
+        def result(job: Job) -> Segmented:
+            case = str(parameters["case"]) if job.result["kept"] else ""
+            self._kept = (case, job.generation)
+            return _segmented(job, card, affine, case)
+
+        return self._submit("segment", parameters, volumes, outputs, result)
+
+    def keeps(self, case: str) -> bool:
+        """Whether `border` can be asked about a case: the last one, as long as the worker that did it runs."""
+        return bool(case) and self._client.alive and self._kept == (case, self._client.generation)
+
+    def border(
+        self,
+        segmented: Segmented,
+        label: int,
+        on_done: Callable[[npt.NDArray[np.int8]], None],
+        on_error: Callable[[str], None],
+    ) -> Job:
+        """Asks where the border of a structure of the last result can run; returns at once. The newest call counts.
+
+        on_done(levels), from `client.poll()`: (I, J, K) of the label map, see `segmentation.border`.
+        on_error(text): in words for the user, if `keeps` was no longer true, say.
+        """
+        outputs: Outputs = {"levels": (segmented.labels.shape, np.int8)}
+        parameters = {"case": segmented.case, "label": label}
+        job = self._client.submit("border", parameters, stream="border", outputs=outputs)
+        job.on_done = lambda done: on_done(done.arrays["levels"])
+        job.on_failed = lambda failed: on_error(failed.error)
+        return job
 
 
-def _segmented(job: Job, card: SegmentationCard, affine: npt.NDArray[np.float64]) -> Segmented:
+def _segmented(job: Job, card: SegmentationCard, affine: npt.NDArray[np.float64], case: str) -> Segmented:
     result = job.result
     return Segmented(
         card=card,
@@ -152,4 +191,5 @@ def _segmented(job: Job, card: SegmentationCard, affine: npt.NDArray[np.float64]
         warnings=list(result["warnings"]),
         seconds=dict(result["seconds"]),
         alignment={name: np.array(matrix) for name, matrix in result["alignment"].items()},
+        case=case,
     )

@@ -16,6 +16,7 @@ from hyperreg.worker.plain import plain
 from hyperreg.worker.server import Context
 
 if TYPE_CHECKING:
+    from hyperreg.segmentation.border import Kept
     from hyperreg.segmentation.session import Segmentation, Segmenter
 
 # Where the progress bar is when the model is loaded, and when the other images are aligned with the first.
@@ -36,9 +37,13 @@ def recognise_inputs(context: Context) -> dict[str, Any]:
 
 
 class Segmenters:
-    """Segments, and keeps the last model loaded: cases mostly come in series."""
+    """Segments, and keeps the last model loaded: cases mostly come in series. Of the last case alone it keeps what
+    borders are moved with.
+    """
 
     def __init__(self) -> None:
+        self._case = ""
+        self._kept: Kept | None = None
         self._loaded: Segmenter | None = None
         self._key: tuple[object, ...] = ()
         self._fell_back = False
@@ -47,11 +52,12 @@ class Segmenters:
         """The images of one case, by the names of the model's inputs -> fills the outputs labels and uncertainty.
 
         Parameters: model, device ("auto", "cpu", "cuda"), first (the input on whose grid the outputs are), flips,
-        ensemble, hyperparameters (see `Segmenter`), align (bring the other images rigidly to the first one).
-        Can be cancelled.
+        ensemble, hyperparameters (see `Segmenter`), align (bring the other images rigidly to the first one), case (how
+        `border` is to call it). Can be cancelled.
         -> volumes (a `StructureVolume` each), device, steps, warnings, seconds, alignment (input -> (4, 4) first RAS
-        points to that image's, mm).
+        points to that image's, mm), kept (whether `border` can be asked).
         """
+        self._case, self._kept = parameters.text(context, "case"), None
         first = parameters.text(context, "first")
         volumes = {name: parameters.volume(context, name) for name in context.inputs}
         if first not in volumes:
@@ -71,6 +77,7 @@ class Segmenters:
                 first=first,
                 transforms={name: Transform((matrix,)) for name, matrix in alignment.items()},
                 flips=flips,
+                keep=True,
                 progress=lambda fraction, text: context.progress(begin + (1 - begin) * fraction, text),
                 cancelled=context.cancelled,
             )
@@ -81,6 +88,7 @@ class Segmenters:
         context.check()
         context.outputs["labels"][...] = result.labels.array
         context.outputs["uncertainty"][...] = result.uncertainty.array
+        self._kept = result.kept
         warnings = [*result.warnings, FELL_BACK] if self._fell_back else result.warnings
         return {
             "volumes": plain(result.volumes),
@@ -89,7 +97,19 @@ class Segmenters:
             "warnings": list(dict.fromkeys(warnings)),
             "seconds": plain(result.seconds),
             "alignment": plain(alignment),
+            "kept": result.kept is not None,
         }
+
+    def border(self, context: Context) -> dict[str, Any]:
+        """case, label -> fills the output levels, see `border.levels`, for that structure of the last case.
+
+        Raises InputError once another case was begun, and for what the case has not got.
+        """
+        if self._kept is None or parameters.text(context, "case") != self._case:
+            raise InputError("Another image was segmented since. Segment this one again to move borders.")
+        found = self._kept.levels(parameters.whole(context, "label"))
+        context.outputs["levels"][...] = found
+        return {}
 
     def _segmenter(self, context: Context) -> Segmenter:
         from hyperreg.segmentation.session import Segmenter

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from hyperreg.imaging.volume import Volume
+from hyperreg.segmentation.border import Kept
 from hyperreg.segmentation.catalogue import find_model
+from hyperreg.segmentation.frame import Frame
 from hyperreg.segmentation.structures import decide
 from hyperreg.worker.segmentation import Segmented
 
@@ -24,6 +26,9 @@ class FakeSegmenter:
         self.running = self.closed = False
         self.looked: Any = None
         self.asked: list[tuple[dict[str, Volume], str, dict[str, Any]]] = []
+        # Of the last answer; None where the worker has not got it any more.
+        self.kept: Kept | None = None
+        self.borders: list[tuple[int, Callable[..., None], Callable[[str], None]]] = []
 
     def segment(self, volumes: Mapping[str, Volume], model: str, **options: Any) -> None:
         assert not self.running
@@ -32,6 +37,12 @@ class FakeSegmenter:
 
     def recognise(self, volumes: Sequence[Volume], model: str, on_done: Any, on_error: Any) -> None:
         self.looked = (list(volumes), model, on_done)
+
+    def keeps(self, case: str) -> bool:
+        return case == "case" and self.kept is not None
+
+    def border(self, _segmented: Segmented, label: int, on_done: Any, on_error: Any) -> None:
+        self.borders.append((label, on_done, on_error))
 
     def cancel(self) -> None:
         if self.running:
@@ -46,6 +57,10 @@ class FakeSegmenter:
     def progress(self, fraction: float, text: str) -> None:
         self.on_progress(fraction, text)
 
+    def tell_border(self) -> None:
+        label, on_done, _on_error = self.borders.pop()
+        on_done(self.kept.levels(label))
+
     def answer(self, warnings: tuple[str, ...] = ()) -> Segmented:
         """The case is done: what is bright is the model's last structure, what is half as bright its first one."""
         volumes, model, _ = self.asked[-1]
@@ -59,8 +74,12 @@ class FakeSegmenter:
             card,
             Volume(decided.labels, first.ijk_to_ras, "segmentation"),
             Volume(decided.uncertainty, first.ijk_to_ras, "uncertainty"),
-            decided.volumes, "cpu", ["on the CPU"], list(warnings), {"prepare": 1.0, "network": 4.0}, {},
+            decided.volumes, "cpu", ["on the CPU"], list(warnings), {"prepare": 1.0, "network": 4.0}, {}, "case",
         )  # fmt: skip
+        grid = first.grid
+        box = (slice(None), slice(None), slice(None))
+        frame = Frame(grid, (0, 1, 2), (1, 1, 1), grid, box, grid, grid)
+        self.kept = Kept(card, frame, probabilities.astype(np.float16), decided.labels)
         self.running = False
         self.on_done(segmented)
         return segmented

@@ -21,6 +21,7 @@ from segmentation_worker import MORE
 from hyperreg.errors import InputError, WeightsError
 from hyperreg.imaging.volume import Volume
 from hyperreg.segmentation import model, session
+from hyperreg.segmentation.border import RESULT
 from hyperreg.segmentation.session import Segmenter
 from hyperreg.worker.client import WorkerClient
 from hyperreg.worker.device import FELL_BACK
@@ -108,6 +109,42 @@ def test_the_result_is_the_engine_s_own_at_its_place_in_mm(segmenter: Observed) 
     fractions = [fraction for fraction, _ in segmenter.progress]
     assert fractions == sorted(fractions)
     assert segmenter.progress[0] == (0.0, "Loading the model")
+
+
+def levels_of(segmenter: Observed, found: Segmented, label: int) -> np.ndarray | str:
+    """What the worker tells of a border, or why not."""
+    told: list[Any] = []
+    job = segmenter.border(found, label, told.append, told.append)
+    assert job.wait(PATIENCE_S), segmenter.client.log
+    (answer,) = told
+    return answer
+
+
+def test_where_a_border_can_run_is_told_of_the_last_result_only(segmenter: Observed) -> None:
+    image = {"image": eggs(OBLIQUE)}
+    first = segmenter.result(image)
+    assert segmenter.keeps(first.case)
+    for label in (2, 5):
+        levels = levels_of(segmenter, first, label)
+        assert np.array_equal(levels <= RESULT, first.labels.array == label)
+    assert "no structure with the label 9" in levels_of(segmenter, first, 9)
+    second = segmenter.result(image)
+    assert segmenter.keeps(second.case)
+    assert not segmenter.keeps(first.case)
+    assert "Segment this one again" in levels_of(segmenter, first, 5)
+    # Of two that are asked for, the newest is told.
+    told: list[Any] = []
+    jobs = [segmenter.border(second, label, told.append, told.append) for label in (2, 5, 2, 5)]
+    assert jobs[-1].wait(PATIENCE_S)
+    assert [job.state for job in jobs[1:]] == ["superseded", "superseded", "done"]
+    assert np.array_equal(told[-1] <= RESULT, second.labels.array == 5)
+    segmenter.client.stop()
+    assert not segmenter.keeps(second.case)
+    third = segmenter.result(image)  # by another worker
+    assert not segmenter.keeps(second.case)
+    segmenter.segment(image, "bands", device="cpu")
+    assert not segmenter.keeps(third.case)
+    segmenter.cancel()
 
 
 def test_the_model_stays_loaded_and_another_one_takes_its_place(segmenter: Observed) -> None:
@@ -287,7 +324,14 @@ class StandInContext:
         self.inputs = {"image": image.array}
         self.outputs = {"labels": np.zeros(image.shape, np.uint8), "uncertainty": np.zeros(image.shape, np.float32)}
         place = {"image": {"name": image.name, "ijk_to_ras": image.ijk_to_ras.tolist()}}
-        given = {"first": "image", "flips": False, "align": False, "ensemble": False, "hyperparameters": {}}
+        given = {
+            "first": "image",
+            "flips": False,
+            "align": False,
+            "ensemble": False,
+            "hyperparameters": {},
+            "case": "1",
+        }
         self.parameters = {**given, "model": "bands", "volumes": place, **parameters}
         self.progress = lambda _fraction, _text: None
         self.check = lambda: None
