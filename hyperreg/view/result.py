@@ -13,7 +13,8 @@ import slicer
 from hyperreg.errors import HyperRegError
 from hyperreg.imaging.structures import Structure
 from hyperreg.mrml.lifecycle import IDLE
-from hyperreg.mrml.segmentation.results import reference_of, segment_id, uncertainty_of
+from hyperreg.mrml.segmentation.layer import segment_id
+from hyperreg.mrml.segmentation.results import reference_of, uncertainty_of
 from hyperreg.mrml.segmentation.uncertainty import Tour
 from hyperreg.view.messages import Messages
 from hyperreg.view.private_files import PrivateFiles, safe_name

@@ -61,7 +61,7 @@ class FakeSegmenter:
         label, on_done, _on_error = self.borders.pop()
         on_done(self.kept.levels(label))
 
-    def answer(self, warnings: tuple[str, ...] = ()) -> Segmented:
+    def answer(self, warnings: tuple[str, ...] = (), case: str = "case") -> Segmented:
         """The case is done: what is bright is the model's last structure, what is half as bright its first one."""
         volumes, model, _ = self.asked[-1]
         card, first = find_model(model), next(iter(volumes.values()))
@@ -74,7 +74,7 @@ class FakeSegmenter:
             card,
             Volume(decided.labels, first.ijk_to_ras, "segmentation"),
             Volume(decided.uncertainty, first.ijk_to_ras, "uncertainty"),
-            decided.volumes, "cpu", ["on the CPU"], list(warnings), {"prepare": 1.0, "network": 4.0}, {}, "case",
+            decided.volumes, "cpu", ["on the CPU"], list(warnings), {"prepare": 1.0, "network": 4.0}, {}, case,
         )  # fmt: skip
         grid = first.grid
         box = (slice(None), slice(None), slice(None))

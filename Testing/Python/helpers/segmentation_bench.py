@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
 import torch
 from imaging_examples import oblique_grid
 from torch import Tensor, nn
@@ -84,6 +85,12 @@ def eggs(grid: Grid, centre: np.ndarray | None = None, name: str = "eggs") -> Vo
     array = 1000 * _membership(grid, centre)
     noise = np.random.default_rng(1).normal(0, 15, grid.shape) * (array > 0)
     return Volume((array + noise).astype(np.float32), grid.ijk_to_ras, name)
+
+
+def soft_eggs(grid: Grid, name: str = "eggs") -> Volume:
+    """The eggs with borders some voxels wide, where a model can be in doubt."""
+    image = sitk.DiscreteGaussian(sitk.GetImageFromArray(eggs(grid).array.T), 1.5)
+    return Volume(sitk.GetArrayFromImage(image).T, grid.ijk_to_ras, name)
 
 
 def truth(grid: Grid, centre: np.ndarray | None = None) -> np.ndarray:

@@ -11,6 +11,7 @@ import slicer
 from hyperreg.errors import InputError
 from hyperreg.mrml import geometry, linked, nodes, regions
 from hyperreg.mrml.segmentation import inputs, results
+from hyperreg.mrml.segmentation.borders import Borders
 from hyperreg.mrml.segmentation.runs import Case, Run, RunLogic
 from hyperreg.segmentation.catalogue import SegmentationCard, find_model
 from hyperreg.worker.segmentation import Segmented
@@ -31,9 +32,16 @@ class SegmentationRun(Run):
 
 
 class SegmentationLogic(RunLogic):
-    """Segments volume nodes and puts the results into the scene. remote: a `RemoteSegmenter` or a stand-in."""
+    """Segments volume nodes and puts the results into the scene. remote: a `RemoteSegmenter` or a stand-in.
+
+    borders: moves the borders of the last result.
+    """
 
     BUSY = "A segmentation is still running. Wait for it, or cancel it first."
+
+    def __init__(self, scene: slicer.vtkMRMLScene, remote: Any) -> None:
+        super().__init__(scene, remote)
+        self.borders = Borders(scene, remote, self.surfaces)
 
     def segment(
         self, images: inputs.Nodes, model: str, *, device: str = "auto", flips: bool = False, align: bool = False,
@@ -107,6 +115,10 @@ class SegmentationLogic(RunLogic):
         volumes = [geometry.volume_from_node(node, linked.original_parent(node)) for node in usable]
         self.remote.recognise(volumes, card.name, told, on_error)
 
+    def _scene_closing(self, *event: Any) -> None:
+        super()._scene_closing(*event)
+        self.borders.forget()
+
     def _map_ids(self) -> set[str]:
         """Of uncertainty and disagreement maps, which are volumes too."""
         segmentations = nodes.of_class(self.scene, regions.SEGMENTATION)
@@ -129,6 +141,7 @@ class SegmentationLogic(RunLogic):
         run.rows += [results.Row(image, volume) for volume in result.volumes]
         results.fill_table(table, run.rows)
         node.SetNodeReferenceID(results.TABLE_ROLE, table.GetID())
+        self.borders.arrived(node, result)
         run.warnings += [text for text in result.warnings if text not in run.warnings]
         run.seconds += sum(result.seconds.values())
         return node

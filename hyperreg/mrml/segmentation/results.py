@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import slicer
 import vtk
-from vtk.util.numpy_support import numpy_to_vtk
 
 from hyperreg.imaging.structures import Structure, key_of, terminology_entry
 from hyperreg.imaging.volume import Volume
 from hyperreg.mrml import geometry, linked, nodes
+from hyperreg.mrml.segmentation.layer import BINARY, image_of, segment_id
 from hyperreg.segmentation.structures import StructureVolume
 from hyperreg.worker.segmentation import Segmented
 
@@ -21,7 +20,6 @@ UNCERTAINTY_ROLE = "HyperReg.uncertainty"
 TABLE_ROLE = "HyperReg.volumes"
 # How the table calls the image that a segmentation was made from.
 IMAGE_ATTRIBUTE = "HyperReg.image"
-BINARY = "Binary labelmap"
 # Of the uncertainty map's display: from where it is coloured (a value, and a share of the largest one: every border is
 # a little uncertain), and the least value that has the brightest colour.
 LEAST_SHOWN, SHARE_SHOWN, LEAST_WINDOW = 0.1, 0.5, 0.2
@@ -71,11 +69,7 @@ def fill_segmentation(
     # Not the affine of `labels`, which is in the world: the node lies below the transform of its volume.
     matrix = vtk.vtkMatrix4x4()
     reference.GetIJKToRASMatrix(matrix)
-    image = slicer.vtkOrientedImageData()
-    image.SetDimensions(*labels.shape)
-    flat = np.ascontiguousarray(labels.array.T).reshape(-1)
-    image.GetPointData().SetScalars(numpy_to_vtk(flat, deep=True))
-    image.SetGeometryFromImageToWorldMatrix(matrix)
+    image = image_of(labels.array, matrix)
     segmentation = node.GetSegmentation()
     segmentation.SetSourceRepresentationName(BINARY)
     for structure in structures:
@@ -114,11 +108,6 @@ def keep_terminology(node: slicer.vtkMRMLSegmentationNode, known: Mapping[str, s
             segment.SetTag(segment.GetTerminologyEntryTagName(), entry)
 
 
-def segment_id(label: int | str) -> str:
-    """How the segment with a label value is called, here as in .seg.nrrd files."""
-    return f"Segment_{label}"
-
-
 def add_table(scene: slicer.vtkMRMLScene, name: str) -> slicer.vtkMRMLTableNode:
     """An empty table of volumes."""
     node: slicer.vtkMRMLTableNode = scene.AddNewNodeByClass("vtkMRMLTableNode", f"{name} volumes")
@@ -137,6 +126,26 @@ def fill_table(table: slicer.vtkMRMLTableNode, rows: Sequence[Row]) -> None:
         PROBABILITY: [row.volume.mean_probability for row in rows],
     }
     fill_columns(table, columns)
+
+
+def set_volumes(segmentation: slicer.vtkMRMLSegmentationNode, volumes: Mapping[int, tuple[float, float]]) -> None:
+    """Writes what its segments hold now into the lines of the table that are about it; one event.
+
+    volumes: ml, and the mean probability (NaN where it is not known), by label.
+    """
+    table = segmentation.GetNodeReference(TABLE_ROLE)
+    columns = nodes.columns_of(table)
+    if not {IMAGE, LABEL, VOLUME_COLUMNS[0], PROBABILITY} <= set(columns):
+        return
+    values = [table.GetTable().GetColumnByName(name) for name in (VOLUME_COLUMNS[0], PROBABILITY)]
+    modifying = table.StartModify()
+    for number, (image, label) in enumerate(zip(columns[IMAGE], columns[LABEL], strict=True)):
+        if image == segmentation.GetAttribute(IMAGE_ATTRIBUTE) and int(label) in volumes:
+            for column, value in zip(values, volumes[int(label)], strict=True):
+                column.SetValue(number, value)
+    table.GetTable().Modified()
+    table.Modified()
+    table.EndModify(modifying)
 
 
 def fill_columns(table: slicer.vtkMRMLTableNode, columns: Mapping[str, Sequence[str | int | float]]) -> None:

@@ -6,14 +6,12 @@ then, in Slicer from a timer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import slicer
 
 from hyperreg.mrml.lifecycle import ignore
-from hyperreg.mrml.segmentation.results import BINARY
-
-SURFACE = "Closed surface"
+from hyperreg.mrml.segmentation.layer import BINARY, SURFACE
 
 
 class Surfaces:
@@ -22,7 +20,8 @@ class Surfaces:
     def __init__(self, scene: slicer.vtkMRMLScene) -> None:
         self.scene = scene
         self.on_done: Callable[[slicer.vtkMRMLSegmentationNode], None] = ignore
-        self._waiting: list[tuple[str, list[str]]] = []
+        # Node, segments, and whether somebody is told at the end.
+        self._waiting: list[tuple[str, list[str], bool]] = []
 
     @property
     def pending(self) -> bool:
@@ -33,19 +32,31 @@ class Surfaces:
         """Surfaces of all segments are wanted."""
         segmentation = node.GetSegmentation()
         ids = [segmentation.GetNthSegmentID(index) for index in range(segmentation.GetNumberOfSegments())]
-        self._waiting.append((node.GetID(), ids))
+        self._waiting.append((node.GetID(), ids, True))
+
+    def renew(self, node: slicer.vtkMRMLSegmentationNode, ids: Sequence[str]) -> None:
+        """Surfaces of segments that have changed are wanted, if the segmentation has any; nobody is told."""
+        segmentation = node.GetSegmentation()
+        segments = [segmentation.GetNthSegment(index) for index in range(segmentation.GetNumberOfSegments())]
+        made = any(segment.GetRepresentation(SURFACE) is not None for segment in segments)
+        if not made and all(waiting[0] != node.GetID() for waiting in self._waiting):
+            return
+        there = [name for name in ids if segmentation.GetSegment(name) is not None]
+        for name in there:
+            segmentation.GetSegment(name).RemoveRepresentation(SURFACE)
+        self._waiting.append((node.GetID(), there, False))
 
     def step(self) -> None:
         """Makes the next one; those of deleted segmentations and segments are passed over."""
         if not self._waiting:
             return
-        node_id, ids = self._waiting[0]
+        node_id, ids, told = self._waiting[0]
         node = self.scene.GetNodeByID(node_id)
         if node is not None and ids:
             _make(node.GetSegmentation(), ids.pop(0))
         if node is None or not ids:
             self._waiting.pop(0)
-        if node is not None and not ids:
+        if node is not None and not ids and told:
             self.on_done(node)
 
     def forget(self) -> None:

@@ -10,7 +10,8 @@ import vtk
 
 from hyperreg.errors import InputError
 from hyperreg.mrml import geometry, nodes
-from hyperreg.mrml.segmentation.results import BINARY, uncertainty_of
+from hyperreg.mrml.segmentation.layer import BINARY
+from hyperreg.mrml.segmentation.results import uncertainty_of
 from hyperreg.segmentation.doubt import DoubtfulRegion, doubtful_regions
 
 MAP_OPACITY = 0.5

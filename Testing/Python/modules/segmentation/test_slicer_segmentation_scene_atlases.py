@@ -73,7 +73,7 @@ def label_map(name: str, names: dict[str, int]):
 
 def test_segments_that_overlap_are_refused_not_painted_over_each_other(module):
     from hyperreg.mrml.fusion.inputs import Numbering
-    from hyperreg.mrml.segmentation.results import segment_id
+    from hyperreg.mrml.segmentation.layer import segment_id
 
     for shift, refused in ((0, True), (8, False)):
         node = segmentation(module.image("image"), "both", {"Core": 1})
