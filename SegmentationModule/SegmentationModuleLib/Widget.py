@@ -55,7 +55,7 @@ class SegmentationWidget(Panel):
         )
         self.inputs = InputsPanel(ui, self._told(self._input_chosen), self._guarded(self._recognise))
         self.sliders = SlidersPanel(ui, self._told(self._slider_moved))
-        self.result = ResultPanel(ui, self._guarded, self._told)
+        self.result = ResultPanel(ui, self.logic.borders, self._guarded, self._told)
         self.installation = InstallPanel(ui, self._guarded, self._show_message, self._computes_elsewhere)
         self.atlases = AtlasesPanel(
             ui, connection.fuser, self._guarded, self.installation.is_ready, self._show_message, self._told

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from hyperreg.mrml.i18n import tr as _
+from hyperreg.mrml.segmentation.borders import Borders
 from hyperreg.mrml.segmentation.logic import SegmentationRun
+from hyperreg.segmentation.border import RESULT
 from hyperreg.segmentation.catalogue import SegmentationCard
 from hyperreg.segmentation.doubt import DoubtfulRegion
 
@@ -80,6 +82,15 @@ def spread(volume: float, sure: float, doubtful: float) -> str:
     if volume == doubtful == 0:
         return _("not found")
     return f"{millilitres(sure)} – {millilitres(doubtful)}"
+
+
+def border(borders: Borders) -> str:
+    """The structure whose border can be moved, with its volume; or why none can."""
+    if borders.reason or borders.structure is None:
+        return borders.reason
+    now, result = (millilitres(volume) for volume in borders.volumes_ml)
+    words = _("Border of {structure}: {now} ml").format(structure=borders.structure.name, now=now)
+    return words + ("" if borders.position == RESULT else _(" ({result} ml in the result)").format(result=result))
 
 
 def uncertain_region(number: int, regions: list[DoubtfulRegion], inside: str) -> str:

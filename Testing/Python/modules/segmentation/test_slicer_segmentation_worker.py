@@ -87,6 +87,14 @@ def test_from_the_button_to_the_scene_and_back_after_failures(host: Any, module:
         there = centre_of(Volume(truth(OBLIQUE), OBLIQUE.ijk_to_ras), label)
         assert np.linalg.norm(centre_of(Volume(labels, OBLIQUE.ijk_to_ras), label) - there) < 0.7
 
+    ui.statisticsTable.setCurrentCell(1, 0)
+    host.wait_until(lambda: ui.borderSlider.enabled, PATIENCE_S)
+    result = np.count_nonzero(labels == 5)
+    for position, fits in ((-100, np.less), (100, np.greater), (0, np.equal)):
+        ui.borderSlider.value = position
+        array = slicer.util.arrayFromSegmentBinaryLabelmap(found, "Segment_5", node)
+        assert fits(np.count_nonzero(array), result)
+
 
 def test_a_model_is_added_and_removed(host: Any, module: Module, models: Path, tmp_path: Path, qt: Any) -> None:
     from segmentation_bench import make_card
