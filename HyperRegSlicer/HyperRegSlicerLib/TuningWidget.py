@@ -69,6 +69,8 @@ class TuningPanel:
         self.update_work()
         ui.contrastNoteLabel.text = logic.note
         ui.contrastNoteLabel.visible = bool(logic.note)
+        ui.volumeChangeNote.text = logic.volume_change_note
+        ui.volumeChangeNote.visible = bool(ui.volumeChangeNote.text)
         ui.fullBox.visible = ui.fullButton.visible = logic.has_stages
         ui.warningLabel.text = logic.warning if live else ""
         ui.warningLabel.visible = bool(ui.warningLabel.text)

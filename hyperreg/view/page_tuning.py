@@ -92,6 +92,7 @@ def volume_change() -> None:
         )
         with html.Div(v_if="volume_change"):
             html.Div(v_html=("volume_change_legend",), classes="hyperreg-legend")
+            html.Div("{{ volume_change_note }}", v_if="volume_change_note", classes="text-caption")
             html.Div(
                 "Blue: the moving image has less volume here than the fixed one; red: more. Beyond the linear "
                 "alignment; the line below the views has the % under the mouse.",

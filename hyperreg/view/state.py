@@ -56,7 +56,8 @@ class PageState:
     landmarks_undoable: whether a change of them can be taken back; landmark_downloads: as downloads. placing: whether
     clicks place landmarks; placing_role: in the "fixed" or the "moving" image; placing_hint: where, in words.
     contrast_note: what the user should know of how the pair is registered.
-    volume_change: whether the map of local volume change lies over the views; volume_change_legend: its scale, SVG.
+    volume_change: whether the map of local volume change lies over the views; volume_change_legend: its scale, SVG;
+    volume_change_note: why there is none yet, or "".
     worse: why what is shown is worse than the linear alignment, or "".
     sections: those of the registration panel that are unfolded. overlap_note: that the images do not overlap, or "".
     centred: whether their centres were aligned. aligned: the linear alignment that the
@@ -112,6 +113,7 @@ class PageState:
     worse: str = ""
     volume_change: bool = False
     volume_change_legend: str = ""
+    volume_change_note: str = ""
     response_svg: str = ""
     suggested: str = ""
     suggestion_reason: str = ""

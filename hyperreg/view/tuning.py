@@ -137,6 +137,7 @@ class TuningControls:
         self._logic.settle()
         mine = self._state.panel == PANEL
         self._views.set_map(self._logic.volume_change_node if mine else None)
+        self._state.volume_change_note = self._logic.volume_change_note
         self._views.set_marked([node for node in self._left_out.values() if node is not None] if mine else [])
         if self._gamma_wanted is not None:
             gamma, self._gamma_wanted = self._gamma_wanted, None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -89,9 +90,9 @@ def test_no_brain_that_is_tested_is_learned_from(tmp_path: Path) -> None:
 def test_an_organ_that_was_not_contoured_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = {}
 
-    def prepared(task: object, cache: Path) -> tuple[list[object], list[object]]:
+    def prepared(task: object, cache: Path) -> SimpleNamespace:
         seen["task"] = task
-        return [], []
+        return SimpleNamespace(load=lambda: ([], []))
 
     monkeypatch.setattr(campaign.Task, "prepared", prepared)
     data = campaign.prepare(tmp_path, SUBJECTS["head-neck"], TRIAL)

@@ -43,11 +43,12 @@ def test_the_map_is_seen_and_read(app: App) -> None:
     app.controller.ask_lambda(0.7)
     app.controller.step()
     assert coloured(app) == bare, "a preview has no map"
+    assert app.server.state.volume_change_note == "The map comes once λ = 0.70 is computed."
     assert not place_at(app.views.view("Red"), xy, {}).values[-1].startswith("Volume")
     app.client.news.append(app.live.answer_solved)
     app.controller.step()
     app.controller.step()
-    assert coloured(app) > bare + 100
+    assert coloured(app) > bare + 100 and app.server.state.volume_change_note == ""
     app.controller.reset()
     app.controller.step()
     assert coloured(app) == bare

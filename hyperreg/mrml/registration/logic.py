@@ -239,6 +239,13 @@ class RegistrationLogic:
         return self._change_map.node(self.transform_node, self.shown)
 
     @property
+    def volume_change_note(self) -> str:
+        """In words for the user, why there is no map of local volume change although one is wanted; else ""."""
+        if self.state != LIVE or not self._change_map.wanted or self.volume_change_node is not None:
+            return ""
+        return f"The map comes once λ = {self.lam:.2f} is computed."
+
+    @property
     def landmark_rows(self) -> list[landmarks.Row]:
         """The pairs of landmarks with their distances by what is shown."""
         return self.constraints.landmark_rows(self.shown)

@@ -130,8 +130,10 @@ def test_it_lies_over_the_views_while_its_box_is_ticked(module: Module) -> None:
     assert {round(c.GetLabelOpacity(), 3) for c in module.composites().values()} == {0.5}
     ui.lambdaSlider.value = 0.7
     assert over() == {labels.GetID()}, "a preview has no map; what lay there before is back"
+    assert ui.volumeChangeNote.text == "The map comes once λ = 0.70 is computed."
     module.registration.answer_solved()
     host.wait_until(lambda: over() == {node.GetID()}, 20)
+    assert not ui.volumeChangeNote.visible
     ui.volumeChangeBox.click()
     assert over() == {labels.GetID()}
     assert {c.GetLabelOpacity() for c in module.composites().values()} == {1.0}
