@@ -47,6 +47,8 @@ def prepare_table(table: Any, titles: Sequence[str], stretched: int | None = 0) 
     table.verticalHeader().setVisible(False)
     table.verticalHeader().setDefaultSectionSize(ROW_PIXELS)
     table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
+    # Wrapped, a long text would lose all but its first words in a row of one line.
+    table.setWordWrap(False)
     if stretched is not None:
         table.horizontalHeader().setSectionResizeMode(stretched, qt.QHeaderView.Stretch)
 

@@ -44,7 +44,7 @@ class ResultPanel:
         self._tour = Tour(None)
         self._overlay = Overlay(slicer.mrmlScene)
         table = ui.statisticsTable
-        Forms.prepare_table(table, [_("Structure"), _("Volume (ml)"), _("Sure – doubtful (ml)")], NAME_COLUMN)
+        Forms.prepare_table(table, [_("Structure"), _("ml"), _("sure – doubtful")], NAME_COLUMN)
         table.connect("currentCellChanged(int,int,int,int)", told(self._choose))
         ui.borderSlider.connect("valueChanged(int)", told(self._move))
         ui.borderBackButton.connect("clicked()", guarded(self._back))
@@ -82,6 +82,8 @@ class ResultPanel:
             segment = self.segmentation.GetSegmentation().GetSegment(segment_id(row[results.LABEL]))
             if segment is not None:
                 name.setIcon(swatch(segment.GetColor()))
+            # A narrow panel cuts long names.
+            name.setToolTip(row[results.STRUCTURE])
             table.setItem(index, NAME_COLUMN, name)
         self._fill_volumes(rows)
         table.resizeColumnsToContents()

@@ -166,6 +166,7 @@ class SegmentationWidget(Panel):
             parameters = self.parameters
             self._summary = ""
             self.logic.segment(parameters.images(), parameters.model, align=parameters.align, **parameters.options())
+            self._progressed(0.0, _("Starting ..."))
             self._ask_devices()
 
     def _segment_checked(self) -> None:
@@ -174,6 +175,7 @@ class SegmentationWidget(Panel):
             self._summary = ""
             nodes = self.ui.batchSelector.checkedNodes()
             self.logic.segment_all(nodes, parameters.model, **parameters.options())
+            self._progressed(0.0, _("Starting ..."))
 
     def _is_ready(self) -> bool:
         card = self.parameters.card()
