@@ -1,4 +1,4 @@
-"""Left and right apart at the price of one more channel: what a voxel is, and on which side of the body it lies."""
+"""Left and right apart: what a voxel is says one network, on which side of the body it lies another, small one."""
 
 from __future__ import annotations
 
@@ -8,23 +8,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# The side is told on voxels so many times as long: it changes slowly in space.
+COARSER = 2
+
 
 class SidedNet(nn.Module):
-    """Logits (B, C, I, J, K) of structures, those with two sides once for each, from a network that finds structures
-    and, in its last channel, the log-odds of lying on the right.
+    """Logits (B, C, I, J, K) of structures, those with two sides once for each.
 
-    P(structure, side) = P(structure) P(side): both sides of a structure share what tells it from others, and the
-    network's widest layers, at the finest resolution, are half as wide.
-    channels: by output, the channel of `network` that it comes from; one that is named twice is first its left and
-    then its right half. Raises ValueError for one that is named three times.
+    P(structure, side) = P(structure) P(side): what tells a structure from others is the same on both sides, and the
+    widest layers, at the finest resolution, need not be twice as wide. A network that does not tell sides can go on as
+    it is.
+    network: gives logits of structures, both sides together. side: gives the log-odds of lying on the right, one
+    channel. channels: by output, the channel of `network` that it comes from; one that is named twice is first its left
+    and then its right half. Raises ValueError for one that is named three times.
     """
 
-    def __init__(self, network: nn.Module, channels: Sequence[int]) -> None:
+    def __init__(self, network: nn.Module, side: nn.Module, channels: Sequence[int]) -> None:
         super().__init__()
         if any(channels.count(channel) > 2 for channel in channels):
             raise ValueError("a channel has two sides at most")
-        self.network = network
-        self.multiple = int(getattr(network, "multiple", 1))
+        self.network, self.side = network, side
+        self.multiple = max(int(getattr(network, "multiple", 1)), COARSER * int(getattr(side, "multiple", 1)))
         self.channels = list(channels)
         # What the side adds to each output: nothing, or the logarithm of the probability of its side.
         self._place = [
@@ -32,7 +36,7 @@ class SidedNet(nn.Module):
         ]
 
     def forward(self, image: Tensor) -> Tensor:
-        found = self.network(image)
-        right = found[:, -1:]
+        right = self.side(F.avg_pool3d(image, COARSER))
+        right = F.interpolate(right, scale_factor=COARSER, mode="trilinear", align_corners=False)
         by_place = torch.cat((torch.zeros_like(right), F.logsigmoid(-right), F.logsigmoid(right)), dim=1)
-        return found[:, self.channels] + by_place[:, self._place]
+        return self.network(image)[:, self.channels] + by_place[:, self._place]

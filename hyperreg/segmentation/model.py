@@ -59,10 +59,16 @@ def make_monai(name: str, inputs: int, channels: int, /, **options: Any) -> nn.M
 
 
 def make_sided(
-    inputs: int, _channels: int, exclusive: bool, channels: Sequence[int], network: Mapping[str, Any]
+    inputs: int,
+    _channels: int,
+    exclusive: bool,
+    channels: Sequence[int],
+    network: Mapping[str, Any],
+    side: Mapping[str, Any],
 ) -> SidedNet:
-    """A network with one channel more, for the side. See `SidedNet`."""
-    return SidedNet(make_network(network, inputs, max(channels) + 2, exclusive), channels)
+    """A network for structures, and one for the side. See `SidedNet`."""
+    structures = make_network(network, inputs, max(channels) + 1, exclusive)
+    return SidedNet(structures, make_network(side, inputs, 1, exclusive=False), channels)
 
 
 # Name in cards -> inputs, channels, exclusive, options to network.

@@ -62,32 +62,19 @@ def kept_network(network: nn.Module) -> nn.Module:
 def start_network(network: nn.Module, trained: nn.Module) -> None:
     """Take over a trained network's weights; variational branches, which it no longer has, stay as they are.
 
-    A network that tells left from right goes on from one that does not. Raises WeightsError if the networks differ in
-    anything else.
+    A network that tells left from right goes on from one that does not, which then is not trained any more: only the
+    side is. Raises WeightsError if the networks differ in anything else.
     """
     deep = network["deep"] if isinstance(network, nn.ModuleDict) else network
+    if isinstance(deep, SidedNet) and not isinstance(trained, SidedNet):
+        deep = deep.network.requires_grad_(False)
     try:
-        weights = trained.state_dict()
-        if isinstance(deep, SidedNet) and not isinstance(trained, SidedNet):
-            weights = _with_side(deep, weights)
-        missing, unexpected = deep.load_state_dict(weights, strict=False)
+        missing, unexpected = deep.load_state_dict(trained.state_dict(), strict=False)
     except RuntimeError as error:
         raise WeightsError(f"The model to start from has another network: {error}") from error
     lost = [*unexpected, *(name for name in missing if BRANCH not in name and HEADS not in name)]
     if lost:
         raise WeightsError(f"The model to start from has another network; these do not fit: {lost[:5]}.")
-
-
-def _with_side(network: SidedNet, weights: Parts) -> Parts:
-    """The weights of a network without sides for one that has them: its last channel, the side, is open at first."""
-    found = {}
-    for name, own in network.state_dict().items():
-        weight = weights.get(name.removeprefix("network."))
-        if weight is None or any(has > wanted for has, wanted in zip(weight.shape, own.shape, strict=True)):
-            raise WeightsError(f"The model to start from has another network: '{name}' does not fit.")
-        found[name] = torch.zeros_like(own)
-        found[name][tuple(slice(n) for n in weight.shape)] = weight
-    return found
 
 
 def enter_phase(network: nn.Module, config: SegmentationConfig, step: int) -> None:
