@@ -233,9 +233,12 @@ class SegmentationTrainer(engine.Trainer[SyntheticCase]):
         )
 
     def export(self) -> None:
-        """Write the averaged network with its card into the output folder; at the end of a run, calibrated."""
+        """Write the averaged network with its card into the output folder; at the end of a run on images, calibrated.
+
+        Synthetic cases calibrate nothing: with them `brain-anatomy` came to doubt far too much on real brains.
+        """
         network, card = kept_network(self.average.module), self.card(self.expected)
-        if self.over and len(self._held_out) and self.config.hyper is None:
+        if self.over and len(self._held_out) and self.config.cases is not None and self.config.hyper is None:
             card["temperature"] = self.temperature_of(network)
         save_model(network, card, self.config.output)
 

@@ -42,14 +42,10 @@ def test_the_temperature_by_which_cases_were_drawn_is_found(temperature: float, 
         fit_temperature(lambda images: images, [])
 
 
-def test_training_calibrates_and_so_does_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_is_calibrated_when_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = write_config(tmp_path)
     folder = train(config)
-    temperature = read_card(folder).temperature
-    assert temperature != 1
-    text = (folder / "card.json").read_text(encoding="utf-8")
-    (folder / "card.json").write_text(text.replace(f'"temperature": {temperature}', '"temperature": 1'))
-    assert read_card(folder).temperature == 1
+    assert read_card(folder).temperature == 1, "synthetic cases calibrate nothing by themselves"
     assert run("train", "calibrate", "--config", str(config), str(folder)) == 0
-    assert f"temperature {read_card(folder).temperature:g}" in capsys.readouterr().out
-    assert read_card(folder).temperature == pytest.approx(temperature, rel=0.07)
+    temperature = read_card(folder).temperature
+    assert f"temperature {temperature:g}" in capsys.readouterr().out and temperature != 1

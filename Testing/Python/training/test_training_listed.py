@@ -182,6 +182,7 @@ def test_a_run_on_listed_cases_learns_and_its_model_segments(folder: Path, tmp_p
     assert 0 < last["rows"][0]["hd95_mm"] < 30
     card = read_card(trained)
     assert card.card["recipe"]["cases"]["source"] == "list.json"
+    assert card.temperature != 1, "calibrated on the held-out case"
     assert str(folder) not in json.dumps(card.card)
     grid = oblique_grid((28, 26, 22), (1.7, 2.0, 2.6))
     found = Segmenter(card, "cpu").segment({"image": eggs(grid)}).labels.array
