@@ -23,6 +23,7 @@ from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Volume
 from hyperreg.mrml.registration import landmarks
 from hyperreg.phantom import PhantomPair
+from hyperreg.view import landmarks as view_landmarks
 from hyperreg.view.private_files import PrivateFiles
 from hyperreg.view.state import PANEL, SIDE_BY_SIDE
 
@@ -190,8 +191,9 @@ def positions(app: App, role: str) -> np.ndarray:
 
 
 @pytest.fixture
-def placing(app: App) -> Iterator[App]:
-    """The generated heads, registered, λ 0.3, and clicks place landmarks."""
+def placing(app: App, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
+    """The generated heads, registered, λ 0.3, and clicks place landmarks; what is dragged is told at every step."""
+    monkeypatch.setattr(view_landmarks, "EVERY_S", 0.0)
     register(app)
     app.client.news.append(app.live.answer_solved)
     begin(app)
