@@ -196,8 +196,9 @@ class Borders:
         """The border moves no more, for now: surfaces follow, and the next move is another step for Slicer's undo."""
         moving, self._moving = self._moving, set()
         node = self._node()
-        if moving and node is not None:
-            self._surfaces.renew(node, [segment_id(label) for label in sorted(moving)])
+        if moving and node is not None and self._case is not None:
+            changed = [segment_id(label) for label in sorted(moving)]
+            self._surfaces.renew(node, self._case.layer.take_surfaces(), changed)
 
     # How it is done
 

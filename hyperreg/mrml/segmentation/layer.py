@@ -51,6 +51,7 @@ class Layer:
         image = next(iter(self._images()))
         self._shape: tuple[int, ...] = image.GetDimensions()
         self._place = _place(image)
+        self._surfaces: dict[str, Any] = {}
         self._type = np.dtype(np.uint8 if max(labels) < OTHER[np.dtype(np.uint8)] else np.uint16)
 
     def read(self) -> Labels:
@@ -70,11 +71,16 @@ class Layer:
         return whole
 
     def write(self, whole: Labels, voxels: npt.NDArray[np.intp]) -> None:
-        """Replaces the label map, which differs only in some voxels; surfaces stay. Raises InputError like `read`."""
+        """Replaces the label map, which differs only in some voxels. Raises InputError like `read`.
+
+        Told of a change, a segmentation drops the surfaces of all segments, those that did not change as well: they are
+        held for `take_surfaces`. To give them back at every move would take seconds in a window.
+        """
         segmentation = self.node.GetSegmentation()
         everyone = [segmentation.GetNthSegment(n) for n in range(segmentation.GetNumberOfSegments())]
-        # Told of a change, a segmentation drops the surfaces of all segments, those that did not change as well.
-        surfaces = [(segment, segment.GetRepresentation(SURFACE)) for segment in everyone]
+        for index, segment in enumerate(everyone):
+            if (surface := segment.GetRepresentation(SURFACE)) is not None:
+                self._surfaces[segmentation.GetNthSegmentID(index)] = surface
         for image, segments in self._images().items():
             scalars = self._whole(image, everyone).GetPointData().GetScalars()
             values = vtk_to_numpy(scalars)
@@ -86,9 +92,11 @@ class Layer:
             scalars.Modified()
             segment = next(iter(segments.values()))
             segment.GetRepresentation(BINARY).Modified()
-        for segment, surface in surfaces:
-            if surface is not None:
-                segment.AddRepresentation(SURFACE, surface)
+
+    def take_surfaces(self) -> dict[str, Any]:
+        """The surfaces that `write` has cost since the last call, by segment."""
+        found, self._surfaces = self._surfaces, {}
+        return found
 
     def _images(self) -> dict[slicer.vtkOrientedImageData, dict[int, slicer.vtkSegment]]:
         """The images that hold the segments, those that were deleted aside: the segments in each, by their labels."""

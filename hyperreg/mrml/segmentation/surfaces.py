@@ -6,7 +6,8 @@ then, in Slicer from a timer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import slicer
 
@@ -22,6 +23,8 @@ class Surfaces:
         self.on_done: Callable[[slicer.vtkMRMLSegmentationNode], None] = ignore
         # Node, segments, and whether somebody is told at the end.
         self._waiting: list[tuple[str, list[str], bool]] = []
+        # Surfaces that only have to be given back, by node and segment.
+        self._held: dict[tuple[str, str], Any] = {}
 
     @property
     def pending(self) -> bool:
@@ -34,17 +37,14 @@ class Surfaces:
         ids = [segmentation.GetNthSegmentID(index) for index in range(segmentation.GetNumberOfSegments())]
         self._waiting.append((node.GetID(), ids, True))
 
-    def renew(self, node: slicer.vtkMRMLSegmentationNode, ids: Sequence[str]) -> None:
-        """Surfaces of segments that have changed are wanted, if the segmentation has any; nobody is told."""
-        segmentation = node.GetSegmentation()
-        segments = [segmentation.GetNthSegment(index) for index in range(segmentation.GetNumberOfSegments())]
-        made = any(segment.GetRepresentation(SURFACE) is not None for segment in segments)
-        if not made and all(waiting[0] != node.GetID() for waiting in self._waiting):
-            return
-        there = [name for name in ids if segmentation.GetSegment(name) is not None]
-        for name in there:
-            segmentation.GetSegment(name).RemoveRepresentation(SURFACE)
-        self._waiting.append((node.GetID(), there, False))
+    def renew(self, node: slicer.vtkMRMLSegmentationNode, before: Mapping[str, Any], changed: Sequence[str]) -> None:
+        """The surfaces that a segmentation had before a change come back; those of changed segments are made anew.
+
+        Nobody is told.
+        """
+        there = [name for name in changed if name in before]
+        self._held |= {(node.GetID(), name): before[name] for name in before if name not in changed}
+        self._waiting.append((node.GetID(), [*there, *(name for name in before if name not in changed)], False))
 
     def step(self) -> None:
         """Makes the next one; those of deleted segmentations and segments are passed over."""
@@ -53,7 +53,8 @@ class Surfaces:
         node_id, ids, told = self._waiting[0]
         node = self.scene.GetNodeByID(node_id)
         if node is not None and ids:
-            _make(node.GetSegmentation(), ids.pop(0))
+            name = ids.pop(0)
+            _make(node.GetSegmentation(), name, self._held.pop((node_id, name), None))
         if node is None or not ids:
             self._waiting.pop(0)
         if node is not None and not ids and told:
@@ -61,14 +62,17 @@ class Surfaces:
 
     def forget(self) -> None:
         """Nothing is wanted any more."""
-        self._waiting = []
+        self._waiting, self._held = [], {}
 
 
-def _make(segmentation: slicer.vtkSegmentation, segment_id: str) -> None:
-    """The surface of one segment, by the converter that Slicer would use for all of them."""
+def _make(segmentation: slicer.vtkSegmentation, segment_id: str, held: Any = None) -> None:
+    """The surface of one segment, by the converter that Slicer would use for all of them; or the one that it had."""
     segment = segmentation.GetSegment(segment_id)
     image = segment.GetRepresentation(BINARY) if segment is not None else None
     if image is None or segment.GetRepresentation(SURFACE) is not None:
+        return
+    if held is not None:
+        segment.AddRepresentation(SURFACE, held)
         return
     alone = slicer.vtkSegmentation()
     alone.SetSourceRepresentationName(BINARY)
