@@ -37,13 +37,7 @@ class Fusion(str, Enum):
 def command(
     context: typer.Context,
     target: Annotated[Path | None, typer.Option("--target", help="The image to segment by atlases.")] = None,
-    targets: Annotated[
-        Path | None,
-        typer.Option(
-            "--targets",
-            help="A folder of images to segment one by one, into the folder --out. Started again, it goes on.",
-        ),
-    ] = None,
+    targets: options.Targets = None,
     atlases: Annotated[
         Path | None,
         typer.Option(

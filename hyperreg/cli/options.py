@@ -120,6 +120,13 @@ Jobs = Annotated[
         "--jobs", min=1, help="How many tasks at once; of several GPUs each has one.", show_default="what fits"
     ),
 ]
+Targets = Annotated[
+    Path | None,
+    typer.Option(
+        "--targets",
+        help="A folder of images to segment one by one, into the folder --out. Started again, it goes on.",
+    ),
+]
 Address = Annotated[
     str | None,
     typer.Option(

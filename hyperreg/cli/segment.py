@@ -43,13 +43,7 @@ def command(
             "Which is which is told by the files' names, or by NAME=FILE.",
         ),
     ] = None,
-    targets: Annotated[
-        Path | None,
-        typer.Option(
-            "--targets",
-            help="A folder of images to segment one by one, into the folder --out. Started again, it goes on.",
-        ),
-    ] = None,
+    targets: options.Targets = None,
     out: Annotated[
         Path | None,
         typer.Option(

@@ -78,7 +78,11 @@ def segment_image(task: ImageTask, progress: Progress, cancelled: Cancel | None 
     labels, report = (task.folder / f"{task.name}{end}" for end in (f"{LABELS}.nii.gz", "_report.json"))
     wanted = {key: value for key, value in asdict(task.case).items() if key not in ("images", "device")}
     content = content_hash(read_volume(task.image))
-    how = {"version": hyperreg.__version__, "model": task.model, "image": content, "case": wanted}
+    temperature = find_model(task.case.model).temperature
+    how = {
+        "version": hyperreg.__version__, "model": task.model, "temperature": temperature, "image": content,
+        "case": wanted,
+    }  # fmt: skip
     known = known_row(report, labels, how, lambda found: _row(task.name, found, "done before"))
     if known is not None:
         return known

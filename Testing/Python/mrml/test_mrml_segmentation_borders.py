@@ -312,6 +312,26 @@ def test_surfaces_follow_once_the_border_rests(bench: Bench) -> None:
     assert told == []  # the 3D view stays where the user has turned it
 
 
+def test_a_surface_that_waits_to_be_given_back_is_not_given_back_after_another_move(bench: Bench) -> None:
+    bench.node, bench.result = bench.segment("other", show_3d=True)
+    surfaces = bench.logic.surfaces
+    while surfaces.pending:
+        surfaces.step()
+    before = bench.segmented(CORE).GetRepresentation(SURFACE)
+    bench.choose(SHELL)
+    bench.borders.move(-50)  # the core keeps its voxels: its surface waits
+    bench.borders.rest()
+    bench.choose(CORE)
+    bench.borders.move(-90)
+    surfaces.step()
+    surfaces.step()  # in between, as a timer may do it
+    bench.borders.rest()
+    while surfaces.pending:
+        surfaces.step()
+    after = bench.segmented(CORE).GetRepresentation(SURFACE)
+    assert after is not before and after.GetNumberOfPoints() != before.GetNumberOfPoints()
+
+
 def no_room(*_asked: Any) -> None:
     raise OutOfMemory("There is no room.")
 

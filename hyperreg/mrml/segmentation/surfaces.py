@@ -40,11 +40,21 @@ class Surfaces:
     def renew(self, node: slicer.vtkMRMLSegmentationNode, before: Mapping[str, Any], changed: Sequence[str]) -> None:
         """The surfaces that a segmentation had before a change come back; those of changed segments are made anew.
 
-        Nobody is told.
+        Nobody is told. Nothing happens where no surfaces are wanted.
         """
-        there = [name for name in changed if name in before]
-        self._held |= {(node.GetID(), name): before[name] for name in before if name not in changed}
-        self._waiting.append((node.GetID(), [*there, *(name for name in before if name not in changed)], False))
+        name_of_node, segmentation = node.GetID(), node.GetSegmentation()
+        segments = [segmentation.GetNthSegment(index) for index in range(segmentation.GetNumberOfSegments())]
+        made = bool(before) or any(segment.GetRepresentation(SURFACE) is not None for segment in segments)
+        if not made and all(waiting[0] != name_of_node for waiting in self._waiting):
+            return
+        # What an earlier change has left to be given back is older than this change.
+        for name in changed:
+            self._held.pop((name_of_node, name), None)
+            if (segment := segmentation.GetSegment(name)) is not None:
+                segment.RemoveRepresentation(SURFACE)
+        same = [name for name in before if name not in changed]
+        self._held |= {(name_of_node, name): before[name] for name in same}
+        self._waiting.append((name_of_node, [*changed, *same], False))
 
     def step(self) -> None:
         """Makes the next one; those of deleted segmentations and segments are passed over."""
