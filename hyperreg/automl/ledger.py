@@ -71,9 +71,10 @@ class Ledger:
                 storage=storage, study_name=STUDY, direction="maximize", load_if_exists=True,
                 sampler=optuna.samplers.RandomSampler(seed=0),
             )  # fmt: skip
-            # What was running when the last driver ended will never be told.
+            # What was running when the last driver ended will never be told; or it was, but for Optuna's own state.
             for trial in self._study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-                self._study.tell(trial.number, state=TrialState.FAIL)
+                score = trial.user_attrs.get("result", {}).get("score")
+                self._study.tell(trial.number, score, state=TrialState.FAIL if score is None else None)
         except (OSError, ValueError, KeyError, AssertionError) as error:
             raise FileError(f"The journal of the search, '{path}', cannot be used: {error}") from error
 
@@ -91,6 +92,8 @@ class Ledger:
         with _writing(self.path):
             found = [None if math.isnan(value) else value for value in measured.by_class]
             result: dict[str, Any] = {"dice": measured.dice, "by_class": found, "cpu_s": measured.cpu_s}
+            # A driver may be killed between this line and the next but one.
+            result["score"] = None if math.isnan(measured.score) else measured.score
             result["reason"] = "diverged" if measured.diverged else ""
             self._open.pop(number).set_user_attr("result", result)
             self._study.tell(number, measured.score)

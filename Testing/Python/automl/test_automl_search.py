@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -271,6 +272,26 @@ def test_a_run_that_broke_off_is_no_record(tmp_path: Path) -> None:
     (tmp_path / "bad.journal").write_text("no journal\n", encoding="utf-8")
     with pytest.raises(FileError, match="cannot be used"):
         Ledger(tmp_path / "bad.journal")
+
+
+@pytest.mark.parametrize("score", [0.25, math.nan])
+def test_a_driver_that_is_killed_while_it_notes_a_score_loses_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, score: float
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(*_told: object, **_more: object) -> None:
+        raise Killed
+
+    ledger = Ledger(tmp_path / "trials.journal")
+    number = ledger.start(draw_random(0), 0, "random", 6)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(ledger._study, "tell", kill)
+        ledger.end(number, Measured(6, score, 0.1, (0.1, 0.1), 2.0, False))
+    (record,) = Ledger(tmp_path / "trials.journal").records()
+    assert record.score == (None if math.isnan(score) else score)
+    assert record.dice == 0.1
 
 
 def test_options_of_the_command_are_read_or_refused() -> None:
