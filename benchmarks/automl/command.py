@@ -35,7 +35,8 @@ def command(
     if low_priority:
         os.nice(10)
     torch.set_num_threads(1)
-    output, subjects = output / task, SUBJECTS[task]
+    # The data list that is written there names its files by their whole paths.
+    output, subjects = output.resolve() / task, SUBJECTS[task]
     scale = Scale(steps=steps, early_steps=max(1, steps // 3), random=random, long_steps=long_steps)
     try:
         if not only_report:
