@@ -12,7 +12,17 @@ import typer
 from benchmarks.pairs import check_data
 from benchmarks.readme import BENCHMARKS, replace_section
 from benchmarks.registration.store import load_json, save_json
-from benchmarks.segmentation import ablation, brains, calibration, contrasts, head_neck, inferer, plausibility, tumour
+from benchmarks.segmentation import (
+    ablation,
+    brains,
+    calibration,
+    contrasts,
+    few_labels,
+    head_neck,
+    inferer,
+    plausibility,
+    tumour,
+)
 from benchmarks.segmentation.published import with_published
 from benchmarks.segmentation.report import PARTS, Row, write_report
 from hyperreg.errors import HyperRegError
@@ -64,6 +74,13 @@ def tasks(output: Path, threads: int) -> Iterator[Task]:
         for name in ablation.VARIANTS:
             folder = output / "trainings" / f"{name.replace(' ', '-')}-{seed}"
             yield "ablation", f"{name}-{seed}", None, lambda n=name, s=seed, f=folder: ablation.train(n, s, f)
+    for name, count, seed in few_labels.studies():
+        case = f"{name}, {count} patients, seed {seed}"
+        folder = output / "trainings" / case.translate(FILE_NAME)
+        yield (
+            "few-labels", case, None,
+            lambda n=name, c=count, s=seed, f=folder: few_labels.train(n, c, s, f),
+        )  # fmt: skip
 
 
 def _believed(threads: int) -> Iterator[Task]:
