@@ -160,6 +160,8 @@ class Trainer(ABC, Generic[S]):
 
     def outlook(self) -> str:
         """In words for a progress bar: where the run is and what is left of it, rounded so that it changes rarely."""
+        if self.over:
+            return "Trained; measuring what has come of it"
         left = self.seconds * (1 - self.done) / max(self.done, 1e-9)
         about = f"{left / 3600:.1f} h" if left > 5400 else f"{max(1, round(left / 60))} min" if left > 45 else "1 min"
         by_time = self.spent > self.step / self.config.steps
