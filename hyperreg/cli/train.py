@@ -14,7 +14,9 @@ from hyperreg.cli.console import guarded, output, progress_bar, warn
 from hyperreg.errors import InputError
 from hyperreg.overnight import telling
 
-app = typer.Typer(help="Train models, on synthetic images or on your own. Not needed to use HyperReg.", no_args_is_help=True)
+app = typer.Typer(
+    help="Train models, on synthetic images or on your own. Not needed to use HyperReg.", no_args_is_help=True
+)
 
 
 @app.command(

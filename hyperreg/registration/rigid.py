@@ -18,7 +18,7 @@ from hyperreg.imaging.label_checks import as_labels
 from hyperreg.imaging.resampling import resample
 from hyperreg.imaging.transform import Matrix
 from hyperreg.imaging.volume import Grid, Volume
-from hyperreg.registration.filters import box_mean
+from hyperreg.registration.filters import box_mean, largest_within
 from hyperreg.registration.forces import at_points, insistence, on_level
 
 # A region of fewer voxels, or whose voxels' SD across its longest axis is less, has no orientation.
@@ -114,7 +114,7 @@ class RigidMotion:
     def _weights(self, shares: list[Tensor], reach: int, limit: Tensor) -> list[Tensor]:
         """1 in each body, fading over twice `reach` voxels around it; together no more than 1."""
         size = 2 * reach + 1
-        weights = [box_mean(F.max_pool3d(share, size, stride=1, padding=reach), size) for share in shares]
+        weights = [box_mean(largest_within(share, size), size) for share in shares]
         total = torch.zeros_like(limit)
         for box, weight in zip(self._boxes, weights, strict=True):
             _cut(total, box).add_(weight)

@@ -27,6 +27,7 @@ from hyperreg.registration.anchors import Fields
 from hyperreg.registration.constraints import Constraints
 from hyperreg.registration.contrast import AUTOMATIC, SAME
 from hyperreg.registration.field import compose, from_ras, sample, to_ras
+from hyperreg.registration.filters import largest_within
 from hyperreg.registration.forces import Pull, at_points, on_level
 from hyperreg.registration.grids import coarser_grid, image_grid
 from hyperreg.registration.regions import Regions, regions_of
@@ -282,7 +283,7 @@ class Solver:
         carried = moving if moving.numel() == 1 else sample(moving, displacement[:1], padding="border")
         if self._moved > 1 and fixed.numel() > 1:
             fixed = sample(fixed, displacement[1:], padding="border")
-        return -F.max_pool3d(-fixed * carried, 5, stride=1, padding=2)
+        return -largest_within(-fixed * carried, 5)
 
     def _pull_on(self, factor: int, lam: float, lambdas: Tensor) -> Pull | None:
         """The landmarks that pull on a level. lambdas: of its voxels, where the slider is at `lam`."""

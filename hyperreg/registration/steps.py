@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hyperreg.registration.field import compose, jacobian_determinant, sample
-from hyperreg.registration.filters import central_gradient, gaussian_kernel, separable
+from hyperreg.registration.filters import central_gradient, gaussian_kernel, largest_within, separable
 from hyperreg.registration.forces import Pull
 from hyperreg.registration.grids import fade
 from hyperreg.registration.rigid import RigidMotion
@@ -98,7 +98,7 @@ def stiffest(lam: Tensor, factor: int) -> Tensor:
     brought to finer ones: the largest in and beside each of its voxels."""
     if factor == 1:
         return lam
-    return F.max_pool3d(F.max_pool3d(lam, factor), 3, stride=1, padding=1)
+    return largest_within(F.max_pool3d(lam, factor), 3)
 
 
 def scaled(step: Tensor) -> Tensor:
@@ -125,11 +125,7 @@ def room_to_compress(displacement: Tensor) -> Tensor:
     compresses space to less than COMPRESSED of its volume."""
     # A determinant of forward differences is one of the cell between a voxel and the next ones.
     volume = F.pad(jacobian_determinant(displacement)[:, None], (0, 1, 0, 1, 0, 1), mode="replicate")
-    largest = -volume
-    # Axis by axis: a third of the time of the whole cube at once.
-    for size in ((WIDENED, 1, 1), (1, WIDENED, 1), (1, 1, WIDENED)):
-        largest = F.max_pool3d(largest, size, stride=1, padding=tuple(n // 2 for n in size))
-    room = ((-largest - FULLY_COMPRESSED) / (COMPRESSED - FULLY_COMPRESSED)).clamp(0, 1)
+    room = ((-largest_within(-volume, WIDENED) - FULLY_COMPRESSED) / (COMPRESSED - FULLY_COMPRESSED)).clamp(0, 1)
     return separable(room, EASED, "repeat")
 
 

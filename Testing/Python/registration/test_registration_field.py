@@ -39,6 +39,22 @@ def test_sampling_moves_along_the_axis_it_says() -> None:
         assert torch.allclose(moved.narrow(2 + axis, 0, size), image.narrow(2 + axis, 1, size), atol=1e-5)
 
 
+@pytest.mark.parametrize("images", [1, 2])
+def test_however_many_threads_share_the_work_samples_are_the_same(images: int) -> None:
+    generator = torch.Generator().manual_seed(5)
+    image = torch.rand(images, 2, 9, 8, 7, generator=generator)
+    displacement = torch.randn(images, 3, 6, 5, 4, generator=generator)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 4):
+            torch.set_num_threads(count)
+            found.append(sample(image, displacement))
+    finally:
+        torch.set_num_threads(threads)
+    assert found[0].shape == (images, 2, 6, 5, 4)
+    assert all(torch.equal(found[0], other) for other in found[1:])
+
+
 def test_a_constant_velocity_integrates_to_itself_inside() -> None:
     velocity = torch.ones(1, 3, *SHAPE) * 1.7
     assert torch.allclose(integrate(velocity), velocity, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Separable filters against torch's own convolution: the pieces that they are made of must not show."""
+"""Filters against torch's own: the pieces and the sums that they are made of must not show."""
 
 from __future__ import annotations
 
@@ -8,10 +8,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hyperreg.registration.filters import PIECE, SLAB, box_kernel, box_mean, gaussian_kernel, separable
+from hyperreg.registration.filters import (
+    PIECE,
+    SLAB,
+    WHOLE,
+    box_kernel,
+    box_mean,
+    gaussian_kernel,
+    largest_within,
+    separable,
+)
 
-# Longer than a piece and no multiple of it, shorter than a slab, and shorter than the kernels.
-SHAPE = (2 * SLAB + 3, PIECE + 5, 7)
+# Longer than a piece and no multiple of it, shorter than a slab, and shorter than the kernels; filtered whole, and in
+# pieces.
+SHAPES = ((2 * SLAB + 3, PIECE + 5, 7), (2 * SLAB + 3, WHOLE + 5, 7))
+UNEVEN = (0.5, 0.3, 0.2)
 
 
 def convolved(image: Tensor, kernel: tuple[float, ...], border: str) -> Tensor:
@@ -30,12 +41,12 @@ def convolved(image: Tensor, kernel: tuple[float, ...], border: str) -> Tensor:
     return result
 
 
-@pytest.fixture
-def image() -> Tensor:
-    return torch.rand(1, 2, *SHAPE, generator=torch.Generator().manual_seed(3))
+@pytest.fixture(params=SHAPES)
+def image(request: pytest.FixtureRequest) -> Tensor:
+    return torch.rand(1, 2, *request.param, generator=torch.Generator().manual_seed(3))
 
 
-@pytest.mark.parametrize("kernel", [box_kernel(5), gaussian_kernel(1.3), gaussian_kernel(5.0)])
+@pytest.mark.parametrize("kernel", [UNEVEN, box_kernel(5), gaussian_kernel(1.3), gaussian_kernel(5.0)])
 @pytest.mark.parametrize("border", ["zeros", "repeat"])
 def test_pieces_make_the_same_as_a_convolution(image: Tensor, kernel: tuple[float, ...], border: str) -> None:
     found = separable(image, kernel, border)
@@ -43,16 +54,26 @@ def test_pieces_make_the_same_as_a_convolution(image: Tensor, kernel: tuple[floa
     np.testing.assert_allclose(found.numpy(), convolved(image, kernel, border).numpy(), atol=2e-6)
 
 
-def test_a_mean_leaves_out_what_lies_outside(image: Tensor) -> None:
-    expected = convolved(image, box_kernel(9), "zeros") / convolved(torch.ones_like(image), box_kernel(9), "zeros")
-    np.testing.assert_allclose(box_mean(image, 9).numpy(), expected.numpy(), atol=2e-6)
-    np.testing.assert_allclose(box_mean(torch.ones_like(image), 9).numpy(), 1, atol=1e-6)
+@pytest.mark.parametrize("width", [5, 9])
+def test_a_mean_leaves_out_what_lies_outside(image: Tensor, width: int) -> None:
+    kernel = box_kernel(width)
+    expected = convolved(image, kernel, "zeros") / convolved(torch.ones_like(image), kernel, "zeros")
+    np.testing.assert_allclose(box_mean(image, width).numpy(), expected.numpy(), atol=2e-6)
+    np.testing.assert_allclose(box_mean(torch.ones_like(image), width).numpy(), 1, atol=1e-6)
 
 
-def test_the_gradient_passes_through(image: Tensor) -> None:
+@pytest.mark.parametrize("kernel", [box_kernel(5), gaussian_kernel(2.0)])
+def test_the_gradient_passes_through(image: Tensor, kernel: tuple[float, ...]) -> None:
     """Of the sum of a filtered image, by each voxel: what the filter, symmetric, makes of ones."""
     image.requires_grad_(True)
-    separable(image, gaussian_kernel(2.0), "zeros").sum().backward()
+    separable(image, kernel, "zeros").sum().backward()
     assert image.grad is not None
-    expected = convolved(torch.ones(image.shape), gaussian_kernel(2.0), "zeros")
+    expected = convolved(torch.ones(image.shape), kernel, "zeros")
     np.testing.assert_allclose(image.grad.numpy(), expected.numpy(), atol=2e-6)
+
+
+@pytest.mark.parametrize("width", [3, 5, 17])
+def test_the_largest_around_is_that_of_the_whole_cube(image: Tensor, width: int) -> None:
+    """Also where the cube is wider than the image."""
+    expected = F.max_pool3d(image - 1, width, stride=1, padding=width // 2)
+    np.testing.assert_array_equal(largest_within(image - 1, width).numpy(), expected.numpy())
