@@ -230,8 +230,8 @@ def _more(models: ModelControls) -> None:
         with html.Div(classes="d-flex align-center mt-1"):
             path_field(
                 "segment_source",
-                "or a folder on the computer of HyperReg",
-                "Its path; or that of a .zip, or of a model.pt with labels.csv beside it",
+                "or the path of its folder",
+                "On the computer that HyperReg runs on; or of a .zip, or of a model.pt with labels.csv beside it",
                 models.add_from_disk,
                 "hyperreg-model-source",
             )

@@ -185,8 +185,9 @@ def test_no_words_are_cut_on_a_small_screen(page: Page):
     for panel in ("segmentation", "fusion", "registration"):
         page.page.click(f".hyperreg-panel-{panel}")
         page.until(lambda panel=panel: page.state("panel") == panel, panel)
-        for title in page.page.locator(".v-expansion-panel:not(.v-expansion-panel--active) button:visible").all():
-            title.click()
+        page.page.wait_for_selector(f".hyperreg-panel-{panel}.v-tab--selected")
+        page.page.evaluate("() => document.querySelectorAll('button.v-expansion-panel-title[aria-expanded=false]')"
+                           ".forEach(title => title.click())")  # fmt: skip
         page.page.wait_for_timeout(500)  # they unfold
         assert page.page.evaluate(CUT_TEXTS) == []
     boxes = [part.bounding_box() for part in page.page.locator(".hyperreg-toolbar > *:visible").all()]
