@@ -251,7 +251,11 @@ def _images(controller: Controller) -> None:
                         title=(f"{role}_name",),
                         classes=f"text-truncate hyperreg-{role}-name",
                     )
-                    html.Div(f"{{{{ {role}_info }}}}", classes="text-caption text-medium-emphasis text-truncate")
+                    html.Div(
+                        f"{{{{ {role}_info }}}}",
+                        title=(f"{role}_info",),
+                        classes="text-caption text-medium-emphasis text-truncate",
+                    )
                 upload_button(role, f"Open another {role} image")
     with sections("image_sections"):
         _series(controller)
