@@ -24,30 +24,46 @@ CHROMIUM_ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-f
 @contextmanager
 def app_page(*arguments: str | Path, folder: Path = REPOSITORY) -> Iterator[Any]:
     """The page of `hyperreg view ARGUMENTS`, started in `folder`."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        sys.exit("Chromium is missing: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
     command = [sys.executable, "-m", "hyperreg.cli", "view", *map(str, arguments), "--no-browser"]
     environment = dict(os.environ) | {"PYTHONPATH": str(REPOSITORY)}
-    server = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
+    with serving(command, folder, environment) as address, page_at(address) as page:
+        yield page
+
+
+@contextmanager
+def serving(command: list[str], folder: Path, environment: dict[str, str]) -> Iterator[str]:
+    """The address that a command serves the app at, until the block ends; then it and what it started are ended."""
+    server = subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     try:
         assert server.stdout is not None
         address = next((line.split()[-1] for line in server.stdout if " at http" in line), None)
         if address is None:
             sys.exit("The app did not start; its message is above.")
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGUMENTS)
-            page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
-            page.set_default_timeout(PATIENCE_MS)
-            page.goto(address)
-            page.wait_for_selector(".layout-grid-item img")
-            yield page
-            browser.close()
+        yield address
     finally:
-        server.send_signal(signal.SIGTERM)
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGTERM)
         server.wait(60)
+
+
+@contextmanager
+def page_at(address: str) -> Iterator[Any]:
+    """The app's page in Chromium."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        sys.exit("Chromium is missing: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGUMENTS)
+        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
+        page.set_default_timeout(PATIENCE_MS)
+        page.goto(address)
+        page.wait_for_selector(".layout-grid-item img")
+        yield page
+        browser.close()
 
 
 def save(page: Any, path: Path) -> None:

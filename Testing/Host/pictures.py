@@ -1,6 +1,6 @@
 """Makes the pictures of the documentation smaller: `python -m Testing.Host.pictures`, after they were made anew.
 
-The history keeps every version of a picture for ever; 256 colours are enough for grey images and a user interface.
+The history keeps every version of a picture for ever; 128 colours are enough for grey images and a user interface.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 FOLDER = Path(__file__).resolve().parents[2] / "Resources" / "Screenshots"
-COLOURS = 256
+COLOURS = 128
 
 
 def shrink(path: Path) -> None:

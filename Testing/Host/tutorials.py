@@ -166,7 +166,8 @@ def segmentation(host: Host) -> Any:
     segmentation_screenshots.segment(host, widget)
     tutorial.step(
         f"Press {segment_text}",
-        "A few seconds later the structures lie over the views, each with its volume. A red sentence says so where a "
+        "Some seconds later (on a busy computer a minute, as here) the structures lie over the views, each with its "
+        "volume. A red sentence says so where a "
         "result is "
         "not plausible: another organ, half a head. Here:",
         _quoted(ui.summaryLabel.text),

@@ -147,6 +147,7 @@ class App:
             self.panels = Panels(state, panels, self.messages)
             self.viewing = ViewControls(state, self.views, self.controller.pair.images)
             self.controller.on_images = self.viewing.offer
+            self.controller.on_step = self._step
             self.page = page.build(self.server, panels, self.views, self.viewing, self.controller.tuning.landmarks)
         except BaseException:
             self.files.remove()
@@ -220,6 +221,10 @@ class App:
         self.fusion.close()
         self.segmentation.close()
         self.controller.close()
+
+    def _step(self) -> None:
+        for controls in (self.segmentation, self.fusion):
+            controls.step()
 
     def _change_3d(self) -> None:
         on = self.server.state.in_3d

@@ -97,6 +97,8 @@ class Controller:
         self._logic_ready, live.on_ready = live.on_ready, self._ready
         # Told when another image is open.
         self.on_images: Callable[[], None] = nothing
+        # What others have to do, a little at a time.
+        self.on_step: Callable[[], None] = nothing
         # What was open while the registration was live that an undo would bring back, where it may be open no more.
         self._before: Before | None = None
         self._wanted: float | None = None
@@ -389,6 +391,7 @@ class Controller:
                 self.logic.set_lambda(lam)
             self.tuning.step()
             self.learning.step()
+            self.on_step()
             if time.monotonic() > self._preview_at + REST_SECONDS:
                 self._views.set_draft(False)
         except HyperRegError as error:

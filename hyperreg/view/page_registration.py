@@ -208,7 +208,11 @@ def _recent(controller: Controller) -> None:
     recent = controller.recent
     busy = "series_busy || uploading !== ''"
     with section("recent", "Recent", "hyperreg-recent"):
-        html.Div("Nothing yet.", v_if="!recent_rows.length && recent_kept", classes="text-caption")
+        html.Div(
+            "Nothing yet. Files that are sent by the browser are not remembered.",
+            v_if="!recent_rows.length && recent_kept",
+            classes="text-caption",
+        )
         with (
             html.Div(style="max-height: 240px; overflow-y: auto"),
             html.Div(v_for="row in recent_rows", key="row.path", classes="d-flex align-center hyperreg-recent-row"),
@@ -247,7 +251,11 @@ def _images(controller: Controller) -> None:
                         title=(f"{role}_name",),
                         classes=f"text-truncate hyperreg-{role}-name",
                     )
-                    html.Div(f"{{{{ {role}_info }}}}", classes="text-caption text-medium-emphasis text-truncate")
+                    html.Div(
+                        f"{{{{ {role}_info }}}}",
+                        title=(f"{role}_info",),
+                        classes="text-caption text-medium-emphasis text-truncate",
+                    )
                 upload_button(role, f"Open another {role} image")
     with sections("image_sections"):
         _series(controller)

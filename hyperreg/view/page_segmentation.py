@@ -55,7 +55,7 @@ def _model() -> None:
     with html.Div(classes="d-flex hyperreg-search"):
         v.VTextField(
             v_model=("segment_words",),
-            label="Search models",
+            label="Search",
             prepend_inner_icon="mdi-magnify",
             density="compact",
             hide_details=True,
@@ -86,8 +86,11 @@ def _model() -> None:
     html.Div(
         "{{ segment_about }}",
         v_if="segment_about",
-        title=("segment_structures",),
-        classes="text-caption text-medium-emphasis mt-1 hyperreg-lines",
+        title=("segment_about + '\\n' + segment_structures",),
+        # Beside a result there is no room for all of it.
+        classes=(
+            "`text-caption text-medium-emphasis mt-1 ${segment_rows.length ? 'hyperreg-brief' : 'hyperreg-lines'}`",
+        ),
     )
 
 
@@ -227,8 +230,8 @@ def _more(models: ModelControls) -> None:
         with html.Div(classes="d-flex align-center mt-1"):
             path_field(
                 "segment_source",
-                "or a folder on the computer of HyperReg",
-                "Its path; or that of a .zip, or of a model.pt with labels.csv beside it",
+                "or the path of its folder",
+                "On the computer that HyperReg runs on; or of a .zip, or of a model.pt with labels.csv beside it",
                 models.add_from_disk,
                 "hyperreg-model-source",
             )

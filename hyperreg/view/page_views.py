@@ -125,11 +125,11 @@ def _help() -> None:
     with (
         v.VDialog(v_model=("help",), max_width=560),
         v.VCard(title="Mouse and keys", classes="hyperreg-help-text"),
-        v.VCardText(),
-        v.VTable(density="compact"),
-        html.Tbody(),
     ):
-        for gesture, effect in GESTURES:
-            with html.Tr():
-                html.Td(gesture, classes="text-no-wrap")
-                html.Td(effect)
+        with v.Template(v_slot_append=True):
+            _button("mdi-close", "Close (Esc)", "close-help", click="help = false")
+        with v.VCardText(), v.VTable(density="compact"), html.Tbody():
+            for gesture, effect in GESTURES:
+                with html.Tr():
+                    html.Td(gesture, classes="text-no-wrap")
+                    html.Td(effect)

@@ -140,9 +140,14 @@ class ResultControls:
                 self._views.fit()
 
     def show_surfaces(self) -> None:
-        """Makes the surfaces of the segments, for the 3D view; harmless without a segmentation."""
+        """The 3D view wants the surfaces of the segments; harmless without a segmentation. See `step`."""
         if self._node is not None and self._scene.IsNodePresent(self._node):
-            self._node.CreateClosedSurfaceRepresentation()
+            self.logic.surfaces.add(self._node)
+
+    def step(self) -> None:
+        """Makes the next surface while the 3D view is shown: thirty at once would leave the page waiting."""
+        if self._state.in_3d is True:
+            self.logic.surfaces.step()
 
     def _segment(self, key: Any) -> Any:
         if self._node is None or not self._scene.IsNodePresent(self._node) or not isinstance(key, str):

@@ -111,6 +111,8 @@ class ThreeDimensionalView(_RealManagers, ThreeDView):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         with _quiet():
             super().__init__(*args, **kwargs)
+        # With more samples per pixel VTK's depth peeling draws nothing that is translucent, which all surfaces are.
+        self.render_window().SetMultiSamples(0)
 
 
 class SliceViews:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +117,23 @@ def test_dicom_that_cannot_be_written(
     assert "is there already" in _error(capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such permissions")
+def test_a_place_where_nobody_may_write_is_refused_before_anything_is_computed() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        place.chmod(0o555)
+        is_root = os.geteuid() == 0
+        if is_root:  # who may write everywhere
+            os.seteuid(65534)
+        try:
+            with pytest.raises(FileError, match="ask for permission to write there"), replacing_folder(place / "out"):
+                pytest.fail("entered")
+        finally:
+            if is_root:
+                os.seteuid(0)
+        assert list(place.iterdir()) == []
 
 
 def test_nothing_is_left_of_a_folder_that_fails_half_way(tmp_path: Path) -> None:

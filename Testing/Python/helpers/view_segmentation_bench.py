@@ -101,6 +101,7 @@ def colours(app: App, name: str = "Red") -> np.ndarray:
 
     app.views.set_draft(False)
     window = app.views.view(name).render_window()
+    window.SetSize(SIZE, SIZE)
     window.Render()
     grab = vtk.vtkWindowToImageFilter()
     grab.SetInput(window)
@@ -109,7 +110,7 @@ def colours(app: App, name: str = "Red") -> np.ndarray:
     return vtk_to_numpy(grab.GetOutput().GetPointData().GetScalars()).reshape(SIZE, SIZE, -1)[..., :3].astype(float)
 
 
-def coloured(app: App) -> float:
-    """Share of the pixels that are not grey."""
-    picture = colours(app)
+def coloured(app: App, name: str = "Red") -> float:
+    """Share of a view's pixels that are not grey."""
+    picture = colours(app, name)
     return float((np.ptp(picture, axis=-1) > 40).mean())

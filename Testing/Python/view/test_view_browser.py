@@ -11,6 +11,7 @@ import signal
 import time
 import zipfile
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -167,6 +168,32 @@ def test_what_matters_is_in_sight_whatever_runs(page: Page, width: int, height: 
     page.page.wait_for_selector(".hyperreg-help-text")
     page.page.keyboard.press("Escape")
     page.until(lambda: not page.state("help"), "the end of the help")
+    page.page.keyboard.press("?")
+    page.page.click(".hyperreg-close-help")
+    page.page.wait_for_selector(".hyperreg-help-text", state="hidden")
+
+
+# Buttons, tabs, titles and labels that do not fit into their place; what the user has named may be cut.
+CUT_TEXTS = """() => [...document.querySelectorAll(".v-btn__content, .v-tab, .v-expansion-panel-title, .v-label," +
+        ".v-select__selection-text, .hyperreg-toolbar span")]
+    .filter(text => text.offsetParent && text.innerText && text.scrollWidth > text.clientWidth + 1)
+    .map(text => text.innerText).filter(text => !text.includes(".nii"))"""
+
+
+def test_no_words_are_cut_on_a_small_screen(page: Page):
+    page.page.set_viewport_size({"width": 1024, "height": 700})
+    for panel in ("segmentation", "fusion", "registration"):
+        page.page.click(f".hyperreg-panel-{panel}")
+        page.until(lambda panel=panel: page.state("panel") == panel, panel)
+        page.page.wait_for_selector(f".hyperreg-panel-{panel}.v-tab--selected")
+        page.page.evaluate("() => document.querySelectorAll('button.v-expansion-panel-title[aria-expanded=false]')"
+                           ".forEach(title => title.click())")  # fmt: skip
+        page.page.wait_for_timeout(500)  # they unfold
+        assert page.page.evaluate(CUT_TEXTS) == []
+    boxes = [part.bounding_box() for part in page.page.locator(".hyperreg-toolbar > *:visible").all()]
+    boxes = [box for box in boxes if box is not None and box["width"] > 0]
+    assert all(before["x"] + before["width"] <= after["x"] for before, after in pairwise(boxes))
+    assert boxes[-1]["x"] + boxes[-1]["width"] <= 1024
 
 
 def test_the_mouse_reads_values_and_a_file_is_dropped(page: Page, folder: Path):

@@ -11,7 +11,7 @@ from hyperreg.segmentation.doubt import DoubtfulRegion
 # How label maps are fused: name -> title, and what it does.
 METHODS = {
     "local": (
-        _("Local: where the images look alike"),
+        _("Local: where images look alike"),
         _("Weighs each atlas, place by place, by how similar its image is there. The best on brains; about a minute."),
     ),
     "vote": (_("Majority vote"), _("The label that most atlases give. Seconds.")),

@@ -21,12 +21,12 @@ def describe_model(card: SegmentationCard | None) -> str:
     """What the model is for, wants, finds and takes; "" for none."""
     if card is None:
         return ""
-    names = [structure.name for structure in card.structures]
+    names = _kinds([structure.name for structure in card.structures])
     found = ", ".join(names[:NAMES_SHOWN]) + (_(" and others") if len(names) > NAMES_SHOWN else "")
     lines = [
         card.description,
         _("For {modality}; finds {count}: {names}.").format(
-            modality=MODALITIES[card.modality], count=len(names), names=found
+            modality=MODALITIES[card.modality], count=len(card.structures), names=found
         ),
     ]
     seconds = [
@@ -37,6 +37,16 @@ def describe_model(card: SegmentationCard | None) -> str:
         lines.append(_("Takes about {seconds} for a whole image.").format(seconds=", ".join(seconds)))
     lines.append(_("Version {version}, licence {licence}.").format(version=card.version, licence=card.licence or "?"))
     return "\n".join(line for line in lines if line)
+
+
+def _kinds(names: list[str]) -> list[str]:
+    """The names, in which a left and a right structure that are called alike are one: "Thalamus (left, right)"."""
+    kinds = [name.removeprefix("Left ").removeprefix("Right ").capitalize() for name in names]
+    both = _("{structure} (left, right)")
+    named = [
+        both.format(structure=kind) if kinds.count(kind) > 1 else name for kind, name in zip(kinds, names, strict=True)
+    ]
+    return list(dict.fromkeys(named))
 
 
 def recognised(images: Mapping[str, Any], guess: str) -> str:

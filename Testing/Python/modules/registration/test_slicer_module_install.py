@@ -43,6 +43,22 @@ assert ui.installButton.enabled
 assert host.exceptions == [], host.exceptions
 print(ui.installLabel.text)
 """
+# What is done with a scene that was saved elsewhere.
+REOPENED = """
+import slicer
+
+slicer.util.loadScene(sys.argv[2])
+host.process_events()
+print(ui.statusLabel.text)
+assert ui.movingSelector.currentNode().GetParentTransformNode() is not None
+ui.resetButton.click()
+assert ui.movingSelector.currentNode().GetParentTransformNode() is None
+ui.registerButton.click()
+host.process_events(1)
+print(ui.messageLabel.text)
+assert host.widget(module.name).panel.logic.state == "idle"
+assert host.exceptions == [], host.exceptions
+"""
 
 
 @pytest.fixture
@@ -185,13 +201,33 @@ def test_the_worker_runs_in_pythonslicer(install, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("name", ["HyperRegSlicer", "SegmentationModule"])
 def test_the_panels_open_and_offer_the_installation_where_nothing_is_installed_yet(name, tmp_path):
-    """In a process of its own, in which the packages cannot be imported, as in a Slicer that is new."""
-    script = tmp_path / "open_panel.py"
-    script.write_text(NOTHING_INSTALLED, encoding="utf-8")
+    done = without_packages(name, tmp_path, NOTHING_INSTALLED)
+    assert done.endswith("Not installed: torch, safetensors, monai, nibabel.")
+
+
+def test_a_scene_saved_while_something_runs_is_reopened_where_nothing_is_installed(module, tmp_path):
+    module.go_live()
+    transform = module.parameters.transform
+    module.ui.registerButton.click()
+    assert module.panel.logic.state == "running"
+    for node, suffix in ((module.parameters.fixed, "nrrd"), (module.parameters.moving, "nrrd"), (transform, "h5")):
+        assert slicer.util.saveNode(node, str(tmp_path / f"{node.GetName()}.{suffix}"))
+    assert slicer.util.saveScene(str(tmp_path / "scene.mrml"))
+    said = without_packages(
+        "HyperRegSlicer", tmp_path, NOTHING_INSTALLED + REOPENED, str(tmp_path / "scene.mrml")
+    ).splitlines()
+    assert said[1].startswith("The moving volume is registered."), said
+    assert "not installed" in said[2], said
+
+
+def without_packages(name: str, folder: Path, program: str, *arguments: str) -> str:
+    """What a program prints that opens a module where the packages cannot be imported, as in a Slicer that is new."""
+    script = folder / "open_panel.py"
+    script.write_text(program, encoding="utf-8")
     repository = MODULE.parents[1]
     done = subprocess.run(
-        [sys.executable, str(script), str(repository / name / f"{name}.py")],
+        [sys.executable, str(script), str(repository / name / f"{name}.py"), *arguments],
         capture_output=True, text=True, timeout=300, cwd=repository, env={**os.environ, "PYTHONPATH": str(repository)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
-    assert done.stdout.strip().endswith("Not installed: torch, safetensors, monai, nibabel.")
+    return done.stdout.strip()

@@ -103,6 +103,10 @@ def test_the_report_on_one_page(module, tmp_path, monkeypatch):
     asked.answer("")
     ui.reportButton.click()
     assert given == []
+    asked.answer(str(tmp_path / "no folder" / "page"))
+    ui.reportButton.click()
+    assert "does not exist" in ui.messageLabel.text
+    given.clear()
     asked.answer(str(tmp_path / "page"))
     ui.reportButton.click()
     assert ui.messageLabel.text == f"Saved: {tmp_path / 'page.pdf'}"

@@ -183,11 +183,12 @@ def test_the_reference_geometry_is_the_image_s_and_it_is_shown_in_3d(module):
     surfaces = module.panel.logic.surfaces
     centred: list[str] = []
     surfaces.on_done = lambda made: centred.append(made.GetID())
-    for count in range(2):  # one at a time: the window goes on between them
-        assert len(surfaces_of(found)) == count
+    for _ in range(2):  # one at a time: the window goes on between them
+        assert surfaces_of(found) == {}
         assert surfaces.pending
         module.panel._poll()
     assert not surfaces.pending
+    assert len(surfaces_of(found)) == 2
     assert centred == [found.GetID()]
     assert found.GetDisplayNode().GetVisibility3D()
     module.ui.show3DCheckBox.checked = False

@@ -25,6 +25,8 @@ from hyperreg.imaging import itk
 from hyperreg.imaging.dicom.series import read_segmentation
 from hyperreg.imaging.files import read_volume, write_volume
 from hyperreg.imaging.volume import Volume
+from hyperreg.mrml.segmentation import surfaces
+from hyperreg.mrml.segmentation.layer import SURFACE
 from hyperreg.view.app import App
 from hyperreg.view.state import BOTH_VIEWS
 
@@ -82,6 +84,59 @@ def test_the_result_is_seen_in_colour_and_as_a_table(app: App) -> None:
     app.segmentation.undo()
     assert state.segment_rows == []
     assert coloured(app) < before + 0.01
+
+
+def test_surfaces_are_made_one_at_a_time_while_3d_is_shown(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hyperreg.view.slices import VIEW_3D
+
+    state = app.server.state
+    made: list[Any] = []
+    make = surfaces._surface
+
+    def noted(segment: Any, image: Any) -> Any:
+        made.append(make(segment, image))
+        return made[-1]
+
+    monkeypatch.setattr(surfaces, "_surface", noted)
+
+    def shown() -> int:
+        segmentation = app.segmentation._node.GetSegmentation()
+        segments = [segmentation.GetNthSegment(index) for index in range(segmentation.GetNumberOfSegments())]
+        found = [surface for segment in segments if (surface := segment.GetRepresentation(SURFACE)) is not None]
+        assert all(any(surface is ours for ours in made) for surface in found), "made by the view itself"
+        return len(found)
+
+    segment(app)
+    app.controller.step()
+    assert (made, shown()) == ([], 0), "nobody looks at them"
+    state.in_3d = True
+    try:
+        app._change_3d()
+        counts = [(len(made), shown())]
+        for _ in range(2):  # the page is answered between one and the next
+            app.controller.step()
+            counts.append((len(made), shown()))
+        # A view that is given one surface makes all others at once: it gets them together.
+        assert counts == [(0, 0), (1, 0), (2, 2)]
+        assert coloured(app, VIEW_3D) > 0.02
+        app.segmentation.undo()
+        segment(app)
+        app.controller.step()
+        assert len(made) == 3, "those of the next result as well"
+        state.in_3d = False
+        app.controller.step()
+        assert (len(made), shown()) == (3, 0), "what nobody looks at waits"
+    finally:
+        state.in_3d = False
+        app._change_3d()
+
+
+def test_a_left_and_a_right_structure_are_named_once(app: App) -> None:
+    state = app.server.state
+    state.segment_model = "brain-anatomy"
+    app.segmentation.choose_model()
+    assert "finds 30: Cerebral white matter (left, right), Cerebral cortex (left, right), " in state.segment_about
+    assert "Left cerebral white matter, Right cerebral white matter" in state.segment_structures, "the tooltip has all"
 
 
 def test_doubt_is_shown_and_visited(app: App, tmp_path: Path) -> None:
