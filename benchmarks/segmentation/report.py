@@ -265,10 +265,10 @@ trained on. Differences smaller than those between seeds mean nothing; what hold
 
 FEW_LABELS = f"""\
 Trainings of {few_labels.STEPS} steps with 8 filters on voxels of 5 mm, from so many of the 64 patients of head_neck_ct
-(drawn by the seed), each from {len(few_labels.SEEDS)} seeds; Dice over seven organs on the six test patients, against
-the contours of their radiotherapy. In brackets the 95 % interval of the mean difference, drawing trainings and patients
-with replacement. The branch had as many steps, thus more compute; the second stage as much compute, thus fewer steps.
-What holds at this size need not at full size."""
+(drawn by the seed), each from {len(few_labels.SEEDS)} seeds; mean Dice over {len(few_labels.ORGANS)} organs on the six
+test patients, against the contours of their radiotherapy. In brackets the 95 % interval of the mean difference, drawing
+trainings and patients with replacement. The branch had as many steps, thus more compute; the second stage as much
+compute, thus fewer steps. What holds at this size need not at full size."""
 
 # Part -> heading, what has to be known, table.
 PARTS: dict[str, tuple[str, str, Callable[[Sequence[Row]], str]]] = {
