@@ -56,7 +56,7 @@ run: $(VENV)/.ready-run
 
 # Files side by side, one process a core; a file's tests stay together, because they share fixtures.
 test: $(VENV)/.ready-test
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --durations 15 --durations-min 5
 
 fuzz: $(VENV)/.ready-test
 	$(BIN)/python -m Testing.Fuzz $(FUZZ)
