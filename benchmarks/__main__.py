@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks import automatic_lambda, cohort, contrasts, gamma_map, hypernetwork, speed
+from benchmarks import app_latency, automatic_lambda, cohort, contrasts, gamma_map, hypernetwork, speed
 from benchmarks.automl import command as automl
 from benchmarks.fusion import command as fusion
 from benchmarks.readme import BENCHMARKS, README, replace_section
@@ -42,6 +42,7 @@ SPEED_ROWS: tuple[tuple[str, str, float | None, float | None, str], ...] = (
 )
 
 app = typer.Typer(add_completion=False)
+app.command("app-latency")(app_latency.command)
 app.command("automatic-lambda")(automatic_lambda.command)
 app.command("automl")(automl.command)
 app.command("cohort")(cohort.command)
