@@ -30,6 +30,7 @@ from hyperreg.registration.field import compose, from_ras, sample, to_ras
 from hyperreg.registration.filters import largest_within
 from hyperreg.registration.forces import Pull, at_points, on_level
 from hyperreg.registration.grids import coarser_grid, image_grid
+from hyperreg.registration.masks import check_together, on_image
 from hyperreg.registration.regions import Regions, regions_of
 from hyperreg.registration.rigid import Body, RigidMotion, bodies_of
 from hyperreg.registration.similarity import LEAST_BALANCE, contrast_balance
@@ -115,6 +116,7 @@ class Solver:
             resample_smoothed(moving, self.native_grid, self._whole).array,
         ]
         self._images = [torch.from_numpy(normalise(array))[None, None] for array in arrays]
+        self._image_grids = fixed.grid, moving.grid
         self._aligned = None
         if start is not None:
             aligned = normalise(resample_smoothed(moving, self.grid, Transform((linear,))).array)
@@ -150,9 +152,7 @@ class Solver:
         bodies = self._bodies_of(constraints)
         regions = regions_of(constraints, self._regions, self.grid)
         if not constraints.same_masks(before):
-            # The moving image's mask is carried along with the map.
-            grid, moving_mask = self.native_grid, _counted(constraints.moving_mask, self.native_grid, self._whole)
-            self._masks = _counted(constraints.fixed_mask, grid), moving_mask
+            self._masks = self._masks_of(constraints)
             self._shrunken.clear()
         warnings = [] if regions is None else list(regions.warnings)
         self._pulled = None
@@ -167,6 +167,19 @@ class Solver:
         self._regions, self._bodies, self._constraints = regions, bodies, constraints
         self.forget()
         return warnings
+
+    def _masks_of(self, constraints: Constraints) -> tuple[Tensor | None, Tensor | None]:
+        """What counts of either image, on the finest grid; that of the moving image is carried along with the map."""
+        masks = (
+            _counted(constraints.fixed_mask, self._image_grids[0], self.native_grid, Transform()),
+            _counted(constraints.moving_mask, self._image_grids[1], self.native_grid, self._whole),
+        )
+        inside = resample(self._foreground, self.native_grid, interpolation="nearest").array > 0
+        counted = np.ones(self.native_grid.shape, np.float32)
+        for mask in masks:
+            counted = counted if mask is None else counted * mask[0, 0].numpy()
+        check_together(counted, inside)
+        return masks
 
     def _bodies_of(self, constraints: Constraints) -> list[Body]:
         before = self._constraints
@@ -332,12 +345,15 @@ class _Start:
         return found
 
 
-def _counted(mask: Volume | None, grid: Grid, transform: Transform | None = None) -> Tensor | None:
-    """1 where a mask is not 0, on `grid`: (1, 1, I, J, K) float32."""
+def _counted(mask: Volume | None, image: Grid, grid: Grid, transform: Transform) -> Tensor | None:
+    """1 where an image counts by its mask, on `grid`, which `transform` leads to the image: (1, 1, I, J, K) float32.
+
+    Outside of the image there is nothing to leave out: a mask of 1 everywhere changes nothing.
+    """
     if mask is None:
         return None
-    ones = Volume((mask.array != 0).astype(np.uint8), mask.ijk_to_ras, mask.name)
-    return torch.from_numpy(resample(ones, grid, transform, "nearest").array.astype(np.float32))[None, None]
+    found = resample(on_image(mask, image), grid, transform, "nearest", fill=1)
+    return torch.from_numpy(found.array.astype(np.float32))[None, None]
 
 
 def _both_ways(displacement: Tensor, factor: int) -> tuple[Tensor, Tensor]:
