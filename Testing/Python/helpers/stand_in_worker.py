@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperreg.errors import Cancelled, InputError
+from hyperreg.errors import Cancelled, InputError, WeightsError
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
 from hyperreg.registration.anchors import Fields
@@ -30,6 +30,8 @@ from hyperreg.worker.server import Context, main
 SLOW_FIELD_S = 0.25
 DEADLY_LAMBDA = 0.666
 FULL_STEPS = 20
+# A model that is there as long as the file is whose path follows.
+FILE = "file:"
 FULL_STEP_S = 0.01
 # What the draft and full resolution make of the quick field.
 DRAFT_BY, FULL_BY = 0.8, 0.5
@@ -62,6 +64,8 @@ def set_field(grid: Grid, lam: float, gamma: float = 0.0, labels: Volume | None 
 
 class StandInSession:
     def __init__(self, model: str, device: str) -> None:
+        if model.startswith(FILE) and not Path(model.removeprefix(FILE)).exists():
+            raise WeightsError(f"There is no model '{model}'.")
         self.values: dict[str, float] = {"gamma": DEFAULT_GAMMA} if model.startswith("gamma") else {}
         self.constraints = Constraints()
         self.maps_sent = 0

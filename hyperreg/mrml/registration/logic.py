@@ -379,7 +379,7 @@ class RegistrationLogic:
             forward=shown.fields.forward,
             metrics=dict(self.metrics),
             names=run.label_names,
-            model=run.model,
+            card=run.card,
             device=self.registration.device,
             initial=run.initial,
             warnings=tuple(dict.fromkeys([*self.registration.warnings, *filter(None, [self.warning])])),
