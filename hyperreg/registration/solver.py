@@ -18,11 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hyperreg.errors import InputError
+from hyperreg.errors import InputError, OutOfMemory
 from hyperreg.imaging.intensity import normalise
 from hyperreg.imaging.resampling import resample, resample_smoothed
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
+from hyperreg.machine import main_memory
 from hyperreg.registration.anchors import Fields
 from hyperreg.registration.constraints import Constraints
 from hyperreg.registration.contrast import AUTOMATIC, SAME
@@ -66,6 +67,8 @@ SMOOTHING_SD, SMOOTHING_SD_BY_LAMBDA = 2.0, 4.0
 WIDER_ACROSS_CONTRASTS = 2.5
 # The contrasts are compared under the draft at this lambda, on voxels of this many of the image.
 CONTRAST_LAMBDA, CONTRAST_FACTOR = 0.7, 2
+# Main memory that solving a level takes, bytes for each of its voxels and each map that grows there: measured.
+BYTES_PER_VOXEL = 200
 # Maps of the latest lambdas that are kept for the next stage.
 KEPT_MAPS = 24
 
@@ -267,6 +270,8 @@ class Solver:
             everywhere = torch.from_numpy(lambdas)[None, None].to(device)
         smoothing_sd = smoothing_of(lam, self.same_contrast is not False)
         to_do = self._levels[done + 1 : last + 1]
+        if device == "cpu" and to_do:
+            self._check_memory(stage)
         whole = sum(level.steps / level.factor**3 for level in to_do)
         spent, factor = 0.0, self._levels[max(done, 0)].factor
         for number, level in enumerate(to_do):
@@ -283,6 +288,21 @@ class Solver:
             spent += own
             self._keep(lam, done + 1 + number, displacement)
         return last, displacement
+
+    def _check_memory(self, stage: int) -> None:
+        """Raise OutOfMemory before the system is short of memory: it would end the process, with all that is known."""
+        needed = BYTES_PER_VOXEL * self._moved * np.prod(self.native_grid.shape)
+        needed = float(needed) / self._levels[self._last_levels[stage]].factor ** 3
+        free, _total = main_memory()
+        if free is None or needed <= free:
+            return
+        text = (
+            f"There is not enough memory for {_named(self.stages[stage])}: it takes about {needed / 1e9:.2g} GB, and "
+            f"{free / 1e9:.2g} GB are free. Close other programs"
+        )
+        if stage > 0:
+            text += f", or make do with {_named(self.stages[stage - 1])}"
+        raise OutOfMemory(f"{text}.")
 
     def _counted_on(self, factor: int, displacement: Tensor) -> Tensor:
         """How much each voxel of a level counts under a map: (1, 1, I, J, K).
@@ -365,6 +385,11 @@ def _both_ways(displacement: Tensor, factor: int) -> tuple[Tensor, Tensor]:
     if len(displacement) == 1:
         return displacement, back
     return compose(displacement[:1], back[1:]), compose(displacement[1:], back[:1])
+
+
+def _named(stage: Stage) -> str:
+    """For the middle of a sentence."""
+    return stage.text[:1].lower() + stage.text[1:]
 
 
 def _tick_part(tick: Tick, start: float, length: float, fraction: float) -> None:

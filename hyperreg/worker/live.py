@@ -161,8 +161,13 @@ class LiveRegistration(LiveEngine):
             self._next()
 
     def set_full_automatically(self, on: bool) -> None:
-        """Whether full resolution comes by itself, first at the shown λ, then at the others; or when asked for."""
+        """Whether full resolution comes by itself, first at the shown λ, then at the others; or when asked for.
+
+        Where it has failed it is tried again only when this or `request_full` says so.
+        """
         self.full_automatically = on
+        if on and self._pair is not None:
+            self._pair.full_failed, self._filling = False, True
         if not on and self._full_at is None and self._running("field") and self._sent[1] > self._prepared().quick_stage:
             self._cancel_field()
         self._next()

@@ -121,6 +121,8 @@ class Pair:
     anchors: the best fields that are known; previews are interpolated between them.
     known: stage and fields of every anchor, and of the shown λ where there was no room for another anchor.
     metrics: at each λ and stage that was measured. preview: the buffer that previews are written to.
+    full_failed: whether the last stage has failed; it does not come by itself any more: what ended the worker, or was
+        short of memory, would be again at the next λ.
     epoch: counts how often the fields were forgotten, because a setting changed.
     """
 
@@ -136,6 +138,7 @@ class Pair:
     known: dict[float, tuple[int, Fields]] = field(default_factory=dict)
     metrics: dict[tuple[float, int], dict[str, Any]] = field(default_factory=dict)
     preview: Fields | None = None
+    full_failed: bool = False
     epoch: int = 0
 
     @classmethod

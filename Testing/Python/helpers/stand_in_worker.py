@@ -134,6 +134,8 @@ class StandInSession:
     def _full(self, lam: float, progress: Any, cancelled: Any) -> Fields:
         if self.behaviour == "dies-at-full":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.behaviour == "short-of-memory-at-full":
+            raise MemoryError
         if self.behaviour == "fails-at-full":
             raise InputError("There is nothing to see at full resolution.")
         steps = 60_000 if self.behaviour in ("slow-at-full", "deaf") else FULL_STEPS
