@@ -33,6 +33,7 @@ FULL_STEPS = 20
 # A model that is there as long as the file is whose path follows.
 FILE = "file:"
 FULL_STEP_S = 0.01
+SLOW_STEPS = 4
 # What the draft and full resolution make of the quick field.
 DRAFT_BY, FULL_BY = 0.8, 0.5
 STAGES = (
@@ -90,6 +91,7 @@ class StandInSession:
                     raise Cancelled("Cancelled.")
         if np.ptp(fixed.array) == 0:
             raise InputError(f"'{fixed.name}' is empty: every voxel has the same value.")
+        self._dawdle(options["cancelled"])
         options["progress"](0.5, "Aligning")
         self.grid = Grid(tuple(max(1, n // 2) for n in fixed.shape), fixed.ijk_to_ras @ np.diag([2, 2, 2, 1.0]))
         self.contrast_note = f"Told: {options['contrast']}." if options["contrast"] != "auto" else ""
@@ -105,6 +107,7 @@ class StandInSession:
         self.labels = options["fixed_labels"] is not None and options["moving_labels"] is not None
 
     def field(self, lam: float, stage: int, *, beside: Any = (), progress: Any = None, cancelled: Any = None) -> Fields:
+        self._dawdle(cancelled)
         if stage == len(STAGES) - 1:
             return self._full(lam, progress, cancelled)
         self.fields += stage
@@ -119,6 +122,13 @@ class StandInSession:
 
             raise torch.AcceleratorError("an illegal memory access was encountered")
         return self._made(lam, DRAFT_BY if stage == 0 else 1.0)
+
+    def _dawdle(self, cancelled: Any) -> None:
+        """Long enough to be met in whatever it does."""
+        for _ in range(SLOW_STEPS if self.behaviour == "slow-everywhere" else 0):
+            time.sleep(FULL_STEP_S)
+            if cancelled():
+                raise Cancelled("Cancelled.")
 
     def _made(self, lam: float, by: float) -> Fields:
         given = self.constraints
@@ -159,6 +169,7 @@ class StandInSession:
             raise InputError("The mask of the fixed image is 0 everywhere.")
         if constraints.landmarks is not None and constraints.landmarks.pull == DEADLY_LAMBDA:
             raise InputError("This pull is refused.")
+        self._dawdle(lambda: False)
         self.maps_sent += sum(
             getattr(constraints, name) is not None and getattr(constraints, name) is not getattr(self.constraints, name)
             for name in MAPS
@@ -166,6 +177,7 @@ class StandInSession:
         self.constraints = constraints
 
     def metrics(self, lam: float, stage: int) -> dict[str, Any]:
+        self._dawdle(lambda: False)
         found: dict[str, Any] = {
             "similarity": np.float32(1 - lam),
             "similarity_before": 0.2,
