@@ -155,10 +155,10 @@ class LiveEngine:
         λ and its metrics; quick fields everywhere; full resolution at λ; the response; full resolution everywhere.
 
         After a change of settings the ends wait for the quick field at λ: who drags a landmark looks at that one."""
-        if pair.settings.next_operation is not None:
-            return lambda: self._request_settings(pair)
         if not self._filling:
             return None
+        if pair.settings.next_operation is not None:
+            return lambda: self._request_settings(pair)
         # Before λ is set for the first time, one end of the slider is as good as the other.
         lam = key_of(1.0 if self.lam is None else self.lam)
         quick, last = pair.quick_stage, len(pair.stages) - 1
@@ -231,9 +231,11 @@ class LiveEngine:
             self._take_state(job)
 
         def ended(_failed: bool) -> None:
-            # Refused: back to the settings that are there, whose fields are needed again.
+            # Without the worker nothing was refused: what is set is sent again with the next request of the user.
             self._filling = self._client.alive
-            pair.settings.give_up()
+            if not self._filling:
+                return
+            pair.settings.refused(before)
             if self.landmarks is not None and pair.settings.constraints.landmarks is None:
                 self.landmarks = replace(self.landmarks, pull=0.0)
 

@@ -34,6 +34,7 @@ FULL_STEPS = 20
 FILE = "file:"
 FULL_STEP_S = 0.01
 SLOW_STEPS = 4
+REFUSED_LABEL = 99
 # What the draft and full resolution make of the quick field.
 DRAFT_BY, FULL_BY = 0.8, 0.5
 STAGES = (
@@ -169,6 +170,10 @@ class StandInSession:
             raise InputError("The mask of the fixed image is 0 everywhere.")
         if constraints.landmarks is not None and constraints.landmarks.pull == DEADLY_LAMBDA:
             raise InputError("This pull is refused.")
+        if REFUSED_LABEL in constraints.rigid_values:
+            raise InputError(f"Region {REFUSED_LABEL} is too small.")
+        if self.behaviour == "dies-of-rigid" and constraints.rigid is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
         self._dawdle(lambda: False)
         self.maps_sent += sum(
             getattr(constraints, name) is not None and getattr(constraints, name) is not getattr(self.constraints, name)
