@@ -83,7 +83,7 @@ def measure_speed(output: Output = Path("build/benchmarks"), readme: Readme = Fa
 @app.command("registration")
 def compare_registration(
     short: Annotated[
-        bool, typer.Option("--short", help="Two pairs of development, few methods: under ten minutes.")
+        bool, typer.Option("--short", help="Two pairs of development, few methods: about ten minutes.")
     ] = False,
     group: command.Groups = None,
     method: command.Methods = None,
