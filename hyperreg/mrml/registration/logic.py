@@ -21,7 +21,7 @@ import slicer
 import vtk
 
 from hyperreg.errors import InputError
-from hyperreg.imaging.transform import Transform
+from hyperreg.imaging.transform import Transform, displacement_at
 from hyperreg.imaging.volume import Grid, Volume
 from hyperreg.mrml import geometry, linked
 from hyperreg.mrml.lifecycle import IDLE, LIVE, RUNNING, ignore
@@ -244,6 +244,15 @@ class RegistrationLogic:
         if self.state != LIVE or not self._change_map.wanted or self.volume_change_node is not None:
             return ""
         return f"The map comes once λ = {self.lam:.2f} is computed."
+
+    def deformed_mm(self, place: np.ndarray) -> float | None:
+        """How far what is shown moves a place of the fixed volume, besides the linear alignment; None without a field.
+
+        place: (3,), RAS mm, in the world.
+        """
+        if self.state != LIVE or self.shown is None:
+            return None
+        return float(np.linalg.norm(displacement_at(self.shown.fields.forward, np.asarray(place, float)[None])))
 
     @property
     def landmark_rows(self) -> list[landmarks.Row]:
