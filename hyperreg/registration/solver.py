@@ -31,7 +31,7 @@ from hyperreg.registration.field import compose, from_ras, sample, to_ras
 from hyperreg.registration.filters import largest_within
 from hyperreg.registration.forces import Pull, at_points, on_level
 from hyperreg.registration.grids import coarser_grid, image_grid
-from hyperreg.registration.masks import check_together, on_image
+from hyperreg.registration.masks import check_together, counted_by
 from hyperreg.registration.regions import Regions, regions_of
 from hyperreg.registration.rigid import Body, RigidMotion, bodies_of
 from hyperreg.registration.similarity import LEAST_BALANCE, contrast_balance
@@ -173,16 +173,14 @@ class Solver:
 
     def _masks_of(self, constraints: Constraints) -> tuple[Tensor | None, Tensor | None]:
         """What counts of either image, on the finest grid; that of the moving image is carried along with the map."""
-        masks = (
-            _counted(constraints.fixed_mask, self._image_grids[0], self.native_grid, Transform()),
-            _counted(constraints.moving_mask, self._image_grids[1], self.native_grid, self._whole),
+        given, ways = (constraints.fixed_mask, constraints.moving_mask), (Transform(), self._whole)
+        fixed, moving = (
+            None if mask is None else counted_by(mask, image, self.native_grid, way)
+            for mask, image, way in zip(given, self._image_grids, ways, strict=True)
         )
         inside = resample(self._foreground, self.native_grid, interpolation="nearest").array > 0
-        counted = np.ones(self.native_grid.shape, np.float32)
-        for mask in masks:
-            counted = counted if mask is None else counted * mask[0, 0].numpy()
-        check_together(counted, inside)
-        return masks
+        check_together([mask for mask in (fixed, moving) if mask is not None], inside)
+        return _as_weights(fixed), _as_weights(moving)
 
     def _bodies_of(self, constraints: Constraints) -> list[Body]:
         before = self._constraints
@@ -365,15 +363,9 @@ class _Start:
         return found
 
 
-def _counted(mask: Volume | None, image: Grid, grid: Grid, transform: Transform) -> Tensor | None:
-    """1 where an image counts by its mask, on `grid`, which `transform` leads to the image: (1, 1, I, J, K) float32.
-
-    Outside of the image there is nothing to leave out: a mask of 1 everywhere changes nothing.
-    """
-    if mask is None:
-        return None
-    found = resample(on_image(mask, image), grid, transform, "nearest", fill=1)
-    return torch.from_numpy(found.array.astype(np.float32))[None, None]
+def _as_weights(counted: npt.NDArray[np.bool_] | None) -> Tensor | None:
+    """1 where voxels count: (1, 1, I, J, K) float32; None: all do."""
+    return None if counted is None else torch.from_numpy(counted.astype(np.float32))[None, None]
 
 
 def _both_ways(displacement: Tensor, factor: int) -> tuple[Tensor, Tensor]:
