@@ -26,6 +26,8 @@ SPEED_ROWS: tuple[tuple[str, str, float | None, float | None, str], ...] = (
     ("The same, CPU-s of all threads", "draft_field_cpu_s", None, None, "{:.2f}"),
     ("Quick result at a new λ, s (median)", "quick_field_s", 1.5, 0.06, "{:.2f}"),
     ("The same, CPU-s of all threads", "quick_field_cpu_s", None, None, "{:.2f}"),
+    ("A landmark was dragged: quick result at the shown λ, s (median)", "dragged_landmark_s", 2.0, 0.1, "{:.2f}"),
+    ("The same, CPU-s of all threads", "dragged_landmark_cpu_s", None, None, "{:.2f}"),
     ("Quick results of all anchors of the previews, s", "anchors_s", 15.0, 0.5, "{:.1f}"),
     ("Full resolution at a new λ, s", "full_field_s", 12.0, 1.0, "{:.1f}"),
     ("The same, CPU-s of all threads", "full_field_cpu_s", None, None, "{:.1f}"),
@@ -84,7 +86,7 @@ def measure_speed(output: Output = Path("build/benchmarks"), readme: Readme = Fa
 @app.command("registration")
 def compare_registration(
     short: Annotated[
-        bool, typer.Option("--short", help="Two pairs of development, few methods: under ten minutes.")
+        bool, typer.Option("--short", help="Two pairs of development, few methods: about ten minutes.")
     ] = False,
     group: command.Groups = None,
     method: command.Methods = None,

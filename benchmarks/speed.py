@@ -21,11 +21,14 @@ import typer
 from torch import Tensor
 
 from benchmarks.pairs import DATA, OASIS_PAIRS, lung, oasis
+from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField
 from hyperreg.phantom import PhantomPair, head_phantom_pair
 from hyperreg.registration.anchors import difference_mm
 from hyperreg.registration.catalogue import NO_MODEL, find_model
+from hyperreg.registration.constraints import Constraints
 from hyperreg.registration.field import integrate
+from hyperreg.registration.landmarks import pair_landmarks
 from hyperreg.registration.model import RegistrationModel
 from hyperreg.registration.network import Network
 from hyperreg.registration.session import LiveSession
@@ -93,6 +96,23 @@ def stages(session: LiveSession) -> dict[str, float]:
         )
         found |= {f"{stage.name}_field_s": cost.wall, f"{stage.name}_field_cpu_s": cost.cpu}
     return found
+
+
+def dragged_landmark(session: LiveSession) -> dict[str, float]:
+    """One of four landmarks that pull was moved: the default lambda anew, up to the quick result."""
+    middle = np.array(session.grid.shape) / 2
+    here = session.grid.to_ras(middle + 8 * np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]))
+    there = Transform((session.linear,)).apply(here)
+    places = itertools.count(1)
+
+    def drag() -> None:
+        there[0, 2] += 0.5 * (-1) ** next(places)
+        session.constrain(Constraints(landmarks=pair_landmarks(here, there, 0.5)))
+        session.field(session.card.default_lambda, session.quick_stage)
+
+    (cost,) = median_costs(drag)
+    session.constrain(Constraints())
+    return {"dragged_landmark_s": cost.wall, "dragged_landmark_cpu_s": cost.cpu}
 
 
 def hypernetwork(network: str, pair: PhantomPair, device: str) -> dict[str, float]:
@@ -289,6 +309,8 @@ def run(device: str = "auto", network: str = NETWORK) -> dict[str, Any]:
     }
     _say("fields of every stage")
     found |= stages(session)
+    _say("a landmark is dragged")
+    found |= dragged_landmark(session)
     _say("a network's fields")
     found |= hypernetwork(network, pair, device)
     _say("anchors of the previews")

@@ -41,9 +41,8 @@ METHODS: dict[str, Entry] = {
     "elastix": Entry(f"{PEERS}:elastix", ("elastix",), "itk-elastix"),
     "syn-cc": Entry(f"{PEERS}:syn_cc", ("SyN CC",), "antspyx", one_contrast),
 }
-# The short form stays under ten minutes, so it has the strongest peer only. SyN with local correlation costs ten times
-# SyN's time: it is asked for by name.
-SHORT = ("affine", "automatic", "greedy")
+# The short form stays near ten minutes. SyN with local correlation costs ten times SyN's time: it is asked for by name.
+SHORT = ("affine", "automatic", "full", "greedy", "syn")
 FULL = tuple(name for name in METHODS if name != "syn-cc")
 
 

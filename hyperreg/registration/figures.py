@@ -18,6 +18,7 @@ from hyperreg.registration.detail import Detail, field_on
 from hyperreg.registration.field import from_ras, sample
 from hyperreg.registration.landmarks import Landmarks
 from hyperreg.registration.losses import local_ncc
+from hyperreg.registration.masks import counted_by
 from hyperreg.registration.metrics import dice, field_figures, mean_dice, shared_labels
 
 Figures = dict[str, float | dict[int, float]]
@@ -66,14 +67,21 @@ class PairFigures:
             self._before = {}
             self.__dict__.pop("_detail", None)
             self._counted = self._inside
-            for mask, stages in ((constraints.fixed_mask, ()), (constraints.moving_mask, (self._linear,))):
+            given, ways = (constraints.fixed_mask, constraints.moving_mask), (Transform(), self._at_start)
+            for mask, image, way in zip(given, self._volumes, ways, strict=True):
                 if mask is not None:
-                    self._counted = self._counted & self._inside_of(self._grid, mask, Transform(stages))
+                    counted = counted_by(mask, image.grid, self._grid, way)
+                    self._counted = self._counted & torch.from_numpy(counted)
         self._constraints = constraints
+
+    @property
+    def _at_start(self) -> Transform:
+        """Fixed RAS to moving RAS before anything is deformed."""
+        return Transform((self._linear,) if self._start is None else (self._start, self._linear))
 
     def before(self, device: str) -> Figures:
         """The figures of the linear alignment, or the start, alone; all that takes long is computed once."""
-        start = Transform((self._linear,) if self._start is None else (self._start, self._linear))
+        start = self._at_start
         if not self._before:
             self._before = self._of_images(self._start, device) | self._of_truth(start)
             self._before["over_chance"] = self._detail.over_chance(self._start, device)
@@ -113,9 +121,9 @@ class PairFigures:
             together |= {name: value, f"{name}_before": before[name]}
         return together
 
-    def _inside_of(self, grid: Grid, mask: Volume | None = None, transform: Transform | None = None) -> Tensor:
-        """Where a mask, by default the fixed image's foreground, is not 0 on a grid: (I, J, K) bool."""
-        return torch.from_numpy(resample(mask or self._foreground, grid, transform, "nearest").array != 0)
+    def _inside_of(self, grid: Grid) -> Tensor:
+        """The fixed image's foreground on a grid: (I, J, K) bool."""
+        return torch.from_numpy(resample(self._foreground, grid, interpolation="nearest").array != 0)
 
     def _of_images(self, field: DisplacementField | None, device: str) -> Figures:
         return {"similarity": self.similarity(field, device), "detail": self._detail.agreement(field, device)}

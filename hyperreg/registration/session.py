@@ -17,7 +17,7 @@ from hyperreg.imaging.intensity import check_image, foreground, without_padding
 from hyperreg.imaging.plausibility import ratio_warnings
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
-from hyperreg.machine import choose_device
+from hyperreg.machine import choose_device, is_out_of_memory
 from hyperreg.registration.anchors import Anchors, Fields, check_lambda
 from hyperreg.registration.catalogue import ModelCard, find_model
 from hyperreg.registration.constraints import Constraints
@@ -268,8 +268,10 @@ class LiveSession:
         """Run on the session's device; out of GPU memory, go on on the CPU for good and say so."""
         try:
             return compute()
-        except torch.OutOfMemoryError as error:
-            if self.device == "cpu":
+        except Exception as error:
+            if self.device == "cpu" or not isinstance(error, torch.OutOfMemoryError):
+                if not is_out_of_memory(error):
+                    raise
                 raise OutOfMemory("There is not enough memory for this registration; close other programs.") from error
             self.warnings.append("The GPU ran out of memory; this registration continues on the CPU, more slowly.")
             self.device = "cpu"

@@ -29,7 +29,8 @@ class LocalCorrelation:
         self.kernel = box_kernel(width)
         self.share = None
         if counted is not None:
-            self.share = separable(counted, self.kernel, "zeros").clamp_min(LEAST_SHARE)
+            # Beyond the grid nothing is left out: where everything counts, this is the correlation without weights.
+            self.share = (1 - separable(1 - counted, self.kernel, "zeros")).clamp_min(LEAST_SHARE)
         self.mean, square = self._means(fixed, fixed * fixed)
         self.variance = (square - self.mean**2).clamp_min(0) + LEAST_VARIANCE
 

@@ -18,11 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hyperreg.errors import InputError
+from hyperreg.errors import InputError, OutOfMemory
 from hyperreg.imaging.intensity import normalise
 from hyperreg.imaging.resampling import resample, resample_smoothed
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
+from hyperreg.machine import main_memory
 from hyperreg.registration.anchors import Fields
 from hyperreg.registration.constraints import Constraints
 from hyperreg.registration.contrast import AUTOMATIC, SAME
@@ -30,6 +31,7 @@ from hyperreg.registration.field import compose, from_ras, sample, to_ras
 from hyperreg.registration.filters import largest_within
 from hyperreg.registration.forces import Pull, at_points, on_level
 from hyperreg.registration.grids import coarser_grid, image_grid
+from hyperreg.registration.masks import check_together, counted_by
 from hyperreg.registration.regions import Regions, regions_of
 from hyperreg.registration.rigid import Body, RigidMotion, bodies_of
 from hyperreg.registration.similarity import LEAST_BALANCE, contrast_balance
@@ -65,6 +67,8 @@ SMOOTHING_SD, SMOOTHING_SD_BY_LAMBDA = 2.0, 4.0
 WIDER_ACROSS_CONTRASTS = 2.5
 # The contrasts are compared under the draft at this lambda, on voxels of this many of the image.
 CONTRAST_LAMBDA, CONTRAST_FACTOR = 0.7, 2
+# Main memory that solving a level takes, bytes for each of its voxels and each map that grows there: measured.
+BYTES_PER_VOXEL = 200
 # Maps of the latest lambdas that are kept for the next stage.
 KEPT_MAPS = 24
 
@@ -115,6 +119,7 @@ class Solver:
             resample_smoothed(moving, self.native_grid, self._whole).array,
         ]
         self._images = [torch.from_numpy(normalise(array))[None, None] for array in arrays]
+        self._image_grids = fixed.grid, moving.grid
         self._aligned = None
         if start is not None:
             aligned = normalise(resample_smoothed(moving, self.grid, Transform((linear,))).array)
@@ -150,9 +155,7 @@ class Solver:
         bodies = self._bodies_of(constraints)
         regions = regions_of(constraints, self._regions, self.grid)
         if not constraints.same_masks(before):
-            # The moving image's mask is carried along with the map.
-            grid, moving_mask = self.native_grid, _counted(constraints.moving_mask, self.native_grid, self._whole)
-            self._masks = _counted(constraints.fixed_mask, grid), moving_mask
+            self._masks = self._masks_of(constraints)
             self._shrunken.clear()
         warnings = [] if regions is None else list(regions.warnings)
         self._pulled = None
@@ -167,6 +170,17 @@ class Solver:
         self._regions, self._bodies, self._constraints = regions, bodies, constraints
         self.forget()
         return warnings
+
+    def _masks_of(self, constraints: Constraints) -> tuple[Tensor | None, Tensor | None]:
+        """What counts of either image, on the finest grid; that of the moving image is carried along with the map."""
+        given, ways = (constraints.fixed_mask, constraints.moving_mask), (Transform(), self._whole)
+        fixed, moving = (
+            None if mask is None else counted_by(mask, image, self.native_grid, way)
+            for mask, image, way in zip(given, self._image_grids, ways, strict=True)
+        )
+        inside = resample(self._foreground, self.native_grid, interpolation="nearest").array > 0
+        check_together([mask for mask in (fixed, moving) if mask is not None], inside)
+        return _as_weights(fixed), _as_weights(moving)
 
     def _bodies_of(self, constraints: Constraints) -> list[Body]:
         before = self._constraints
@@ -254,6 +268,8 @@ class Solver:
             everywhere = torch.from_numpy(lambdas)[None, None].to(device)
         smoothing_sd = smoothing_of(lam, self.same_contrast is not False)
         to_do = self._levels[done + 1 : last + 1]
+        if device == "cpu" and to_do:
+            self._check_memory(stage)
         whole = sum(level.steps / level.factor**3 for level in to_do)
         spent, factor = 0.0, self._levels[max(done, 0)].factor
         for number, level in enumerate(to_do):
@@ -270,6 +286,21 @@ class Solver:
             spent += own
             self._keep(lam, done + 1 + number, displacement)
         return last, displacement
+
+    def _check_memory(self, stage: int) -> None:
+        """Raise OutOfMemory before the system is short of memory: it would end the process, with all that is known."""
+        needed = BYTES_PER_VOXEL * self._moved * np.prod(self.native_grid.shape)
+        needed = float(needed) / self._levels[self._last_levels[stage]].factor ** 3
+        free, _total = main_memory()
+        if free is None or needed <= free:
+            return
+        text = (
+            f"There is not enough memory for {_named(self.stages[stage])}: it takes about {needed / 1e9:.2g} GB, and "
+            f"{free / 1e9:.2g} GB are free. Close other programs"
+        )
+        if stage > 0:
+            text += f", or make do with {_named(self.stages[stage - 1])}"
+        raise OutOfMemory(f"{text}.")
 
     def _counted_on(self, factor: int, displacement: Tensor) -> Tensor:
         """How much each voxel of a level counts under a map: (1, 1, I, J, K).
@@ -332,12 +363,9 @@ class _Start:
         return found
 
 
-def _counted(mask: Volume | None, grid: Grid, transform: Transform | None = None) -> Tensor | None:
-    """1 where a mask is not 0, on `grid`: (1, 1, I, J, K) float32."""
-    if mask is None:
-        return None
-    ones = Volume((mask.array != 0).astype(np.uint8), mask.ijk_to_ras, mask.name)
-    return torch.from_numpy(resample(ones, grid, transform, "nearest").array.astype(np.float32))[None, None]
+def _as_weights(counted: npt.NDArray[np.bool_] | None) -> Tensor | None:
+    """1 where voxels count: (1, 1, I, J, K) float32; None: all do."""
+    return None if counted is None else torch.from_numpy(counted.astype(np.float32))[None, None]
 
 
 def _both_ways(displacement: Tensor, factor: int) -> tuple[Tensor, Tensor]:
@@ -349,6 +377,11 @@ def _both_ways(displacement: Tensor, factor: int) -> tuple[Tensor, Tensor]:
     if len(displacement) == 1:
         return displacement, back
     return compose(displacement[:1], back[1:]), compose(displacement[1:], back[:1])
+
+
+def _named(stage: Stage) -> str:
+    """For the middle of a sentence."""
+    return stage.text[:1].lower() + stage.text[1:]
 
 
 def _tick_part(tick: Tick, start: float, length: float, fraction: float) -> None:

@@ -169,7 +169,7 @@ def climb(
         look = step % LOOK_EVERY == 0
         if counted is not None and look:
             here = counted(displacement)
-            nearby = separable(here, smoothing, "zeros").clamp_min(LEAST_NEARBY)
+            nearby = (1 - separable(1 - here, smoothing, "zeros")).clamp_min(LEAST_NEARBY)
         if middle or (counted is not None and look):
             correlation = LocalCorrelation(warped[1:] if middle else fixed, counted=here)
         tick((step + 0.25) / level.steps)

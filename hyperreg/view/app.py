@@ -145,7 +145,8 @@ class App:
                 ),
             ]
             self.panels = Panels(state, panels, self.messages)
-            self.viewing = ViewControls(state, self.views, self.controller.pair.images)
+            images, deformed = self.controller.pair.images, self.controller.logic.deformed_mm
+            self.viewing = ViewControls(state, self.views, images, deformed)
             self.controller.on_images = self.viewing.offer
             self.controller.on_step = self._step
             self.page = page.build(self.server, panels, self.views, self.viewing, self.controller.tuning.landmarks)

@@ -14,7 +14,6 @@ from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.transform_files import write_transform
 from hyperreg.imaging.volume import Volume
 from hyperreg.mrml.registration.report import Result, page_images, report_of, write_page
-from hyperreg.registration.catalogue import NO_MODEL
 from hyperreg.registration.dicom_output import DicomResults
 from hyperreg.view.private_files import safe_name, zip_up
 
@@ -90,8 +89,8 @@ def _case(result: Result) -> str:
     settings = [part.replace("=", "-") for part in result.settings.split("; ") if part and not part.startswith("λ of")]
     if "λ of" in result.settings:
         settings.append("regions")
-    if result.model != NO_MODEL:
-        settings.insert(0, result.model)
+    if result.card.has_network:
+        settings.insert(0, result.card.name)
     return "_".join(
         [
             _images(result.moving, result.fixed),

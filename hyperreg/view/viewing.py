@@ -26,11 +26,17 @@ class ViewControls:
     """The toolbar over the views and the line below them, without their page.
 
     state: the shared state. views: the `SliceViews`. images(): the volume nodes that are open, by what the page calls
-    them.
+    them. deformed_mm(ras): how far a registration moves a place, None without one.
     """
 
-    def __init__(self, state: Any, views: Any, images: Callable[[], Mapping[str, Any]]) -> None:
-        self._state, self._views, self._images = state, views, images
+    def __init__(
+        self,
+        state: Any,
+        views: Any,
+        images: Callable[[], Mapping[str, Any]],
+        deformed_mm: Callable[[Any], float | None],
+    ) -> None:
+        self._state, self._views, self._images, self._deformed_mm = state, views, images, deformed_mm
         views.follow(Mouse(self._titles, self._over, views.jump))
         self.offer()
 
@@ -72,7 +78,11 @@ class ViewControls:
         return {node.GetID(): title for title, node in self._images().items()}
 
     def _over(self, place: Place | None) -> None:
-        self._state.probe = "" if place is None else place.text
+        if place is None:
+            self._state.probe = ""
+            return
+        moved = self._deformed_mm(place.ras)
+        self._state.probe = place.text if moved is None else f"{place.text} · Deformed by {moved:.1f} mm"
 
 
 def looks_like_ct(node: slicer.vtkMRMLScalarVolumeNode) -> bool:

@@ -17,6 +17,7 @@ from hyperreg.errors import InputError
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Grid, Volume
 from hyperreg.registration.anchors import Fields, check_lambda
+from hyperreg.registration.constraints import Constraints
 from hyperreg.registration.contrast import AUTOMATIC, check_contrast
 from hyperreg.registration.landmarks import check_pull, outside_warnings, pair_landmarks
 from hyperreg.registration.response import Response, Suggestion
@@ -74,6 +75,11 @@ class LiveRegistration(LiveEngine):
     def values(self) -> dict[str, float]:
         """The hyperparameters other than λ that are set, by name; empty if the model has none."""
         return {} if self._pair is None else dict(self._pair.settings.values)
+
+    @property
+    def constraints(self) -> Constraints:
+        """What is set besides λ and hyperparameters, without what the engine has refused."""
+        return Constraints() if self._pair is None else self._pair.settings.constraints
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -161,8 +167,13 @@ class LiveRegistration(LiveEngine):
             self._next()
 
     def set_full_automatically(self, on: bool) -> None:
-        """Whether full resolution comes by itself, first at the shown λ, then at the others; or when asked for."""
+        """Whether full resolution comes by itself, first at the shown λ, then at the others; or when asked for.
+
+        Where it has failed it is tried again only when this or `request_full` says so.
+        """
         self.full_automatically = on
+        if on and self._pair is not None:
+            self._pair.full_failed, self._filling = False, True
         if not on and self._full_at is None and self._running("field") and self._sent[1] > self._prepared().quick_stage:
             self._cancel_field()
         self._next()

@@ -155,10 +155,10 @@ class LiveEngine:
         λ and its metrics; quick fields everywhere; full resolution at λ; the response; full resolution everywhere.
 
         After a change of settings the ends wait for the quick field at λ: who drags a landmark looks at that one."""
-        if pair.settings.next_operation is not None:
-            return lambda: self._request_settings(pair)
         if not self._filling:
             return None
+        if pair.settings.next_operation is not None:
+            return lambda: self._request_settings(pair)
         # Before λ is set for the first time, one end of the slider is as good as the other.
         lam = key_of(1.0 if self.lam is None else self.lam)
         quick, last = pair.quick_stage, len(pair.stages) - 1
@@ -179,12 +179,16 @@ class LiveEngine:
             return lambda: self._request_field(pair, lam, last)
         if (measured := self._curve.next_lambda()) is not None:
             return lambda: self._request_metrics(pair, measured, quick)
-        if self.full_automatically and (behind := pair.nearest_below(lam, last)) is not None:
+        if self._full_by_itself and (behind := pair.nearest_below(lam, last)) is not None:
             return partial(self._request_field, pair, behind, last)
         return None
 
+    @property
+    def _full_by_itself(self) -> bool:
+        return self.full_automatically and not (self._pair is not None and self._pair.full_failed)
+
     def _wants_full(self, lam: float) -> bool:
-        return self.full_automatically or (self._full_at is not None and abs(self._full_at - lam) <= SAME_LAMBDA)
+        return self._full_by_itself or (self._full_at is not None and abs(self._full_at - lam) <= SAME_LAMBDA)
 
     def _metrics_of(self, pair: Pair, lam: float) -> Callable[[], None] | None:
         """What brings the metrics of the best field at λ; None if they are there."""
@@ -227,9 +231,11 @@ class LiveEngine:
             self._take_state(job)
 
         def ended(_failed: bool) -> None:
-            # Refused: back to the settings that are there, whose fields are needed again.
+            # Without the worker nothing was refused: what is set is sent again with the next request of the user.
             self._filling = self._client.alive
-            pair.settings.give_up()
+            if not self._filling:
+                return
+            pair.settings.refused(before)
             if self.landmarks is not None and pair.settings.constraints.landmarks is None:
                 self.landmarks = replace(self.landmarks, pull=0.0)
 
@@ -245,13 +251,19 @@ class LiveEngine:
             if pair.epoch != epoch:
                 return  # a setting has changed meanwhile
             pair.add(lam, stage, fields_of(job, pair.grid), keep=self.lam)
+            if stage > pair.quick_stage:
+                pair.full_failed = False
             if self._full_at == lam:
                 self._full_at = None
             self._show()
 
         def ended(failed: bool) -> None:
-            if failed:
-                self._stop_filling()
+            if not failed:
+                return
+            self._stop_filling()
+            if stage > pair.quick_stage:
+                # What costs less still works, unless the worker has died of it.
+                pair.full_failed, self._filling = True, self._client.alive
 
         self._sent = lam, stage
         self._requests.send(

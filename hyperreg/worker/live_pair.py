@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,9 @@ from hyperreg.worker.jobs import Job
 # As finely as the worker tells values of lambda apart.
 DECIMALS = 6
 FIELDS = ("forward", "inverse")
+# The parts of `Constraints` that belong together. They go to the worker one after the other: one that is refused takes
+# no other with it.
+PARTS = (("fixed_mask", "moving_mask"), ("landmarks",), ("rigid", "rigid_values"), ("regions", "region_lambdas"))
 
 
 @dataclass
@@ -46,13 +49,22 @@ class Settings:
         """The operation that brings the session nearer to what is set; None if it has everything."""
         if self.values != self._values_there:
             return "choose"
-        return None if self.constraints.same_as(self._constraints_there) else "constrain"
+        return None if self._next_part is None else "constrain"
+
+    @property
+    def _next_part(self) -> tuple[str, ...] | None:
+        return next((part for part in PARTS if not self._with(part).same_as(self._constraints_there)), None)
+
+    def _with(self, part: tuple[str, ...]) -> Constraints:
+        """What the session has, with one part as it is wanted."""
+        return replace(self._constraints_there, **{name: getattr(self.constraints, name) for name in part})
 
     def request(self) -> tuple[dict[str, Any], dict[str, npt.NDArray]]:
         """Parameters (without the session) and arrays of `next_operation`; label maps that are there stay there."""
         if self.next_operation == "choose":
             return {"values": self.values}, {}
-        wanted, there = self.constraints, self._constraints_there
+        there = self._constraints_there
+        wanted = self._with(self._next_part or ())
         maps = {name: volume for name in MAPS if (volume := getattr(wanted, name)) is not None}
         same = [name for name, volume in maps.items() if volume is getattr(there, name)]
         given = {name: volume for name, volume in maps.items() if name not in same}
@@ -73,15 +85,19 @@ class Settings:
         if before.next_operation == "choose":
             self._values_there = dict(before.values)
         else:
-            self._constraints_there = before.constraints
+            self._constraints_there = before._with(before._next_part or ())
 
     def copy(self) -> Settings:
         """A copy that later changes do not reach."""
         return Settings(dict(self.values), self.constraints, dict(self._values_there), self._constraints_there)
 
-    def give_up(self) -> None:
-        """Back to what the session has: it refused the rest."""
-        self.values, self.constraints = dict(self._values_there), self._constraints_there
+    def refused(self, before: Settings) -> None:
+        """Back to what the session has, in what it has refused of `before`, a copy from when it was asked."""
+        if before.next_operation == "choose":
+            self.values = dict(self._values_there)
+        else:
+            back = {name: getattr(self._constraints_there, name) for name in before._next_part or ()}
+            self.constraints = replace(self.constraints, **back)
 
 
 @dataclass(eq=False)
@@ -121,6 +137,8 @@ class Pair:
     anchors: the best fields that are known; previews are interpolated between them.
     known: stage and fields of every anchor, and of the shown λ where there was no room for another anchor.
     metrics: at each λ and stage that was measured. preview: the buffer that previews are written to.
+    full_failed: whether the last stage has failed; it does not come by itself any more: what ended the worker, or was
+        short of memory, would be again at the next λ.
     epoch: counts how often the fields were forgotten, because a setting changed.
     """
 
@@ -136,6 +154,7 @@ class Pair:
     known: dict[float, tuple[int, Fields]] = field(default_factory=dict)
     metrics: dict[tuple[float, int], dict[str, Any]] = field(default_factory=dict)
     preview: Fields | None = None
+    full_failed: bool = False
     epoch: int = 0
 
     @classmethod

@@ -11,8 +11,9 @@ import pytest
 from cli_pair import PairFiles, run, write_pair
 
 from hyperreg.imaging.files import read_volume, write_volume
-from hyperreg.imaging.transform_files import read_transform
-from hyperreg.imaging.volume import Volume
+from hyperreg.imaging.transform import Transform
+from hyperreg.imaging.transform_files import read_transform, write_transform
+from hyperreg.imaging.volume import DisplacementField, Volume
 
 # Points in the fixed ellipsoid, RAS mm, and where the user wants them in the moving one.
 HERE = np.array([[10, -20, 30], [25, -20, 30], [0, -40, 38], [18, -8, 20], [4, -10, 44], [14, -30, 14]], dtype=float)
@@ -143,6 +144,76 @@ def test_a_rigid_region_keeps_its_distances_in_the_written_transform(
     assert report_of(pair)["constraints"]["rigid"] == {"file": str(core), "labels": [12]}
     assert ask(pair, "--init", "com", "--rigid", str(core), "--symmetric") != 0
     assert "symmetric mode prefers none" in " ".join(capsys.readouterr().err.split())
+
+
+def write_labels(files: PairFiles, name: str, array: np.ndarray, shift_mm: float = 0.0) -> Path:
+    """A label map on the fixed image's grid, or beside it."""
+    affine = read_volume(files.fixed).ijk_to_ras.copy()
+    affine[:3, 3] += shift_mm
+    path = files.results.parent / f"{name}.nii.gz"
+    write_volume(Volume(array.astype(np.uint8), affine, name), path)
+    return path
+
+
+def write_start(files: PairFiles, size_mm: float, shift_mm: float = 0.0) -> Path:
+    """A wave of that size, and a shift, as the file of a transform."""
+    grid = read_volume(files.fixed).grid
+    waves = size_mm * np.sin(np.moveaxis(grid.points(), -1, 0) / 4) + shift_mm
+    path = files.results.parent / "start.h5"
+    write_transform(Transform((DisplacementField(waves.astype(np.float32), grid.ijk_to_ras), np.eye(4))), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("mask of nothing", "is 0 everywhere: nothing would count"),
+        ("mask elsewhere", "does it lie elsewhere, or is it turned over?"),
+        ("masks of nothing together", "The masks of both images together leave"),
+        ("points doubled", "Landmarks 1 and 2 are one place in one image and two in the other"),
+        ("points mirrored", "change places between the images: are left and right mixed up"),
+        ("start from points on a line", "at least three that do not lie on one line"),
+        ("start that folds", "The given start folds space in"),
+        ("start that leads elsewhere", "With the given start the images do not overlap"),
+        ("rigid voxel", "too small or too thin to move as a rigid body"),
+        ("rigid image", "is the whole of what the fixed image shows"),
+    ],
+)
+def test_what_cannot_steer_is_one_clear_line_and_nothing_is_written(
+    pair: PairFiles, capsys: pytest.CaptureFixture[str], wrong: str, said: str
+) -> None:
+    shape = read_volume(pair.fixed).shape
+    everything, one = np.ones(shape), np.zeros(shape)
+    one[tuple(n // 2 for n in shape)] = 1
+    half = np.arange(shape[0])[:, None, None] * everything > shape[0] / 2
+    start = ["--init", "com"]
+    if wrong == "mask of nothing":
+        options = [*start, "--moving-mask", str(write_labels(pair, "m", 0 * everything))]
+    elif wrong == "mask elsewhere":
+        options = [*start, "--fixed-mask", str(write_labels(pair, "m", everything, 900))]
+    elif wrong == "masks of nothing together":
+        masks = write_labels(pair, "f", half), write_labels(pair, "m", ~half)
+        # Of the moving image what lies over the other half of the fixed one, from where both are aligned already.
+        options = ["--init", "none", "--fixed-mask", str(masks[0]), "--moving-mask", str(masks[1])]
+    elif wrong == "points doubled":
+        doubled = THERE.copy()
+        doubled[1] = THERE[0]
+        options = [*start, *points(pair, doubled), "--pull", "1"]
+    elif wrong == "points mirrored":
+        options = [*start, *points(pair, THERE * (-1, 1, 1) + (2 * THERE[:, 0].mean(), 0, 0)), "--pull", "1"]
+    elif wrong == "start from points on a line":
+        options = ["--init", "landmarks", *points(pair, np.outer(np.arange(6), (5, 3, 1)) + THERE[0])]
+    elif wrong == "start that folds":
+        options = ["--init", str(write_start(pair, 20))]
+    elif wrong == "start that leads elsewhere":
+        options = ["--init", str(write_start(pair, 1, 900))]
+    else:
+        options = [*start, "--rigid", str(write_labels(pair, "r", one if wrong == "rigid voxel" else everything))]
+    assert ask(pair, "--lam", "0.2", *options) == 2
+    err = capsys.readouterr().err
+    assert said in " ".join(err.split()), err
+    assert "Traceback" not in err
+    assert list(pair.results.iterdir()) == []
 
 
 def test_swapped_in_symmetric_mode_the_written_transforms_undo_each_other(pair: PairFiles) -> None:

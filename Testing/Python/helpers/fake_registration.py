@@ -12,6 +12,7 @@ from fake_segmentation import FakeSegmenter, FakeStore
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
 from hyperreg.registration.anchors import Fields
+from hyperreg.registration.constraints import Constraints
 from hyperreg.registration.landmarks import Landmarks, pair_landmarks
 from hyperreg.registration.response import RESPONSE_LAMBDAS, Response, suggest
 from hyperreg.registration.stages import BETWEEN_TEXT, Stage
@@ -102,6 +103,11 @@ class FakeRegistration:
     @property
     def grid(self) -> Grid:
         return self.given_grid or self.prepared_with["fixed"].grid
+
+    @property
+    def constraints(self) -> Constraints:
+        pulling = None if self.landmarks is None else self.landmarks.pulling
+        return Constraints(*self.masks, pulling, *self.rigid, *self.regions)
 
     def prepare(self, fixed: Volume, moving: Volume, **options: Any) -> None:
         self.calls.append("prepare")

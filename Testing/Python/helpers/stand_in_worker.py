@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperreg.errors import Cancelled, InputError
+from hyperreg.errors import Cancelled, InputError, WeightsError
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
 from hyperreg.registration.anchors import Fields
@@ -30,7 +30,11 @@ from hyperreg.worker.server import Context, main
 SLOW_FIELD_S = 0.25
 DEADLY_LAMBDA = 0.666
 FULL_STEPS = 20
+# A model that is there as long as the file is whose path follows.
+FILE = "file:"
 FULL_STEP_S = 0.01
+SLOW_STEPS = 4
+REFUSED_LABEL = 99
 # What the draft and full resolution make of the quick field.
 DRAFT_BY, FULL_BY = 0.8, 0.5
 STAGES = (
@@ -62,6 +66,8 @@ def set_field(grid: Grid, lam: float, gamma: float = 0.0, labels: Volume | None 
 
 class StandInSession:
     def __init__(self, model: str, device: str) -> None:
+        if model.startswith(FILE) and not Path(model.removeprefix(FILE)).exists():
+            raise WeightsError(f"There is no model '{model}'.")
         self.values: dict[str, float] = {"gamma": DEFAULT_GAMMA} if model.startswith("gamma") else {}
         self.constraints = Constraints()
         self.maps_sent = 0
@@ -86,6 +92,7 @@ class StandInSession:
                     raise Cancelled("Cancelled.")
         if np.ptp(fixed.array) == 0:
             raise InputError(f"'{fixed.name}' is empty: every voxel has the same value.")
+        self._dawdle(options["cancelled"])
         options["progress"](0.5, "Aligning")
         self.grid = Grid(tuple(max(1, n // 2) for n in fixed.shape), fixed.ijk_to_ras @ np.diag([2, 2, 2, 1.0]))
         self.contrast_note = f"Told: {options['contrast']}." if options["contrast"] != "auto" else ""
@@ -101,6 +108,7 @@ class StandInSession:
         self.labels = options["fixed_labels"] is not None and options["moving_labels"] is not None
 
     def field(self, lam: float, stage: int, *, beside: Any = (), progress: Any = None, cancelled: Any = None) -> Fields:
+        self._dawdle(cancelled)
         if stage == len(STAGES) - 1:
             return self._full(lam, progress, cancelled)
         self.fields += stage
@@ -116,6 +124,13 @@ class StandInSession:
             raise torch.AcceleratorError("an illegal memory access was encountered")
         return self._made(lam, DRAFT_BY if stage == 0 else 1.0)
 
+    def _dawdle(self, cancelled: Any) -> None:
+        """Long enough to be met in whatever it does."""
+        for _ in range(SLOW_STEPS if self.behaviour == "slow-everywhere" else 0):
+            time.sleep(FULL_STEP_S)
+            if cancelled():
+                raise Cancelled("Cancelled.")
+
     def _made(self, lam: float, by: float) -> Fields:
         given = self.constraints
         array = by * set_field(self.grid, lam, self.values.get("gamma", 0.0), given.regions, given.region_lambdas)
@@ -130,6 +145,8 @@ class StandInSession:
     def _full(self, lam: float, progress: Any, cancelled: Any) -> Fields:
         if self.behaviour == "dies-at-full":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.behaviour == "short-of-memory-at-full":
+            raise MemoryError
         if self.behaviour == "fails-at-full":
             raise InputError("There is nothing to see at full resolution.")
         steps = 60_000 if self.behaviour in ("slow-at-full", "deaf") else FULL_STEPS
@@ -153,6 +170,11 @@ class StandInSession:
             raise InputError("The mask of the fixed image is 0 everywhere.")
         if constraints.landmarks is not None and constraints.landmarks.pull == DEADLY_LAMBDA:
             raise InputError("This pull is refused.")
+        if REFUSED_LABEL in constraints.rigid_values:
+            raise InputError(f"Region {REFUSED_LABEL} is too small.")
+        if self.behaviour == "dies-of-rigid" and constraints.rigid is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self._dawdle(lambda: False)
         self.maps_sent += sum(
             getattr(constraints, name) is not None and getattr(constraints, name) is not getattr(self.constraints, name)
             for name in MAPS
@@ -160,6 +182,7 @@ class StandInSession:
         self.constraints = constraints
 
     def metrics(self, lam: float, stage: int) -> dict[str, Any]:
+        self._dawdle(lambda: False)
         found: dict[str, Any] = {
             "similarity": np.float32(1 - lam),
             "similarity_before": 0.2,

@@ -13,11 +13,14 @@ from fake_registration import wavy
 from mrml_bench import AGREE_MM, FIXED, LINEAR, turned
 
 import hyperreg
-from hyperreg.errors import InputError
+from hyperreg.errors import InputError, WeightsError
 from hyperreg.imaging import itk
 from hyperreg.imaging.transform import Transform
 from hyperreg.mrml import geometry, linked, nodes
-from hyperreg.mrml.registration import results
+from hyperreg.mrml.lifecycle import LIVE
+from hyperreg.mrml.registration import report, results
+from hyperreg.registration.catalogue import find_model
+from hyperreg.registration.model import save_untrained
 
 
 def test_kept_volume_is_what_itk_makes_of_the_saved_transform(bench, tmp_path):
@@ -62,6 +65,26 @@ def test_kept_nodes_say_where_they_come_from_and_stay(bench, points):
     bench.logic.reset()
     np.testing.assert_allclose([forward.TransformPoint(point) for point in points], there, atol=1e-12)
     assert not linked.is_live_transform(kept.forward)
+
+
+def test_a_model_that_is_removed_while_it_is_shown_is_still_told_of(bench, tmp_path, monkeypatch):
+    """Its result is shown, kept and reported as before, also if another has taken its name; a new one is refused."""
+    bench.go_live()
+    card = find_model(bench.model)
+    monkeypatch.setenv("HYPERREG_MODELS", str(tmp_path))
+    bench.logic.set_lambda(0.4)
+    bench.registration.answer_solved()
+    assert (bench.logic.state, bench.logic.shown.lam, bench.errors) == (LIVE, 0.4, [])
+    images = (geometry.volume_from_node(node, None) for node in (bench.fixed, bench.moving))
+    result = bench.logic.result(*images)
+    with pytest.raises(WeightsError, match=f"no model '{bench.model}'"):
+        bench.register()
+    assert bench.logic.state == LIVE
+    assert bench.logic.keep().volume.GetAttribute(nodes.MODEL_ATTRIBUTE) == bench.model
+    save_untrained(tmp_path, bench.model, seed=1)
+    told = report.report_of(result, ())["model"]
+    assert told == {"name": card.name, "version": card.version, "sha256": card.sha256, "licence": card.licence}
+    assert find_model(bench.model).sha256 != card.sha256
 
 
 def test_keep_refuses_a_preview(bench):

@@ -248,6 +248,21 @@ def test_regions_reach_the_engine_live_and_their_map_only_once(bench: Bench) -> 
     assert bench.registration.regions == (None, {})
 
 
+def test_a_result_does_not_tell_of_what_the_engine_has_refused(bench: Bench) -> None:
+    node = segmentation(bench)
+    bench.go_live()
+    bench.logic.constraints.set_regions(node, {"liver": 0.1}, {"bone"})
+    bench.registration.answer_solved()
+    assert bench.logic.origin.settings == "λ of liver=0.10; rigid=bone"
+    bench.registration.rigid = (None, ())
+    bench.registration.fail("Region 1 of 'organs' is too small or too thin to move as a rigid body.")
+    bench.registration.answer_solved()
+    assert "too small" in bench.errors[-1]
+    kept = bench.logic.keep()
+    for told in (kept.forward, bench.logic.transform_node):
+        assert told.GetAttribute(results.SETTINGS_ATTRIBUTE) == "λ of liver=0.10"
+
+
 def test_deleted_regions_end(bench: Bench) -> None:
     node = segmentation(bench)
     bench.go_live()

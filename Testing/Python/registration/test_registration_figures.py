@@ -113,6 +113,30 @@ def test_images_are_compared_where_the_masks_let_them_count() -> None:
         assert session.metrics(1.0, 0) == plain
 
 
+def test_a_mask_of_the_moving_image_lies_where_a_deformed_start_brings_it() -> None:
+    """The start moves everything by 30 mm: without it the mask would lie beside what it is to leave out."""
+    fixed, moving = images()
+    shift = np.array((30.0, 0, 0))
+    around = grid((44, 50, 50), (4, 4, 4), (10, -20, 30))
+    field = np.broadcast_to(shift[:, None, None, None], (3, *around.shape)).astype(np.float32)
+    start = Transform((DisplacementField(field, around.ijk_to_ras), LINEAR))
+    back = np.linalg.inv(LINEAR)
+    # As far away as the start brings it back.
+    away = LINEAR @ np.array([[1, 0, 0, 30.0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]) @ back
+    moving = Volume(moving.array, away @ moving.ijk_to_ras, "moving")
+    places = Transform((back,)).apply(moving.grid.points().reshape(-1, 3)).reshape(*moving.shape, 3) - shift
+    inside = np.linalg.norm(places - np.array((10, -20, 30)), axis=-1) < 16
+    mask = Volume((~inside).astype(np.uint8), moving.ijk_to_ras, "mask")
+    session = LiveSession(NO_MODEL, "cpu")
+    session.prepare(fixed, striped(moving, inside), initial=start, contrast="same")
+    plain = session.metrics(1.0, 0)["similarity"]
+    session.constrain(Constraints(moving_mask=mask))
+    assert session.metrics(1.0, 0)["similarity"] > plain + 0.03
+    everything = Volume(np.ones_like(mask.array), mask.ijk_to_ras, "all")
+    session.constrain(Constraints(moving_mask=everything))
+    assert session.metrics(1.0, 0)["similarity"] == pytest.approx(plain, abs=1e-6)
+
+
 def striped(image: Volume, inside: np.ndarray) -> Volume:
     stripes = 100 * (1 + np.sin(image.grid.points()[..., 0] / 3))
     array = np.where(inside, stripes, image.array).astype(np.float32)

@@ -13,6 +13,7 @@ from hyperreg.imaging.intensity import check_image, foreground
 from hyperreg.imaging.volume import Volume
 from hyperreg.registration.catalogue import NONE
 from hyperreg.registration.grids import beyond_model
+from hyperreg.registration.session import LiveSession
 
 # As models of brains have it: 192 x 224 x 224 mm.
 BRAIN = replace(NONE, name="brain", spacing_mm=2.0, max_shape=(96, 112, 112), multiple=16)
@@ -40,6 +41,20 @@ def test_a_trunk_is_told_from_a_head_by_its_size(real_data: Path, file: str, lar
     found = told(check_image(read_volume(real_data / file), warnings))
     assert len(found) == larger
     assert all("larger than what the model 'brain' was made for" in text for text in found)
+
+
+def test_a_session_with_a_network_says_that_a_body_is_too_large_for_it(tiny_model: str) -> None:
+    """A trunk, and a model of brains: it is registered, but never in silence. The solver minds no size."""
+    points = np.stack(np.meshgrid(*(np.arange(n) for n in (40, 36, 44)), indexing="ij"), axis=-1)
+    body = (np.linalg.norm((points - (20, 18, 22)) / (18, 16, 20), axis=-1) < 1) * (100 + 30 * np.sin(points).sum(-1))
+    fixed, moving = (
+        Volume(np.roll(body, shift, axis=0).astype(np.float32), np.diag([9.0, 9.0, 9.0, 1.0]), "trunk")
+        for shift in (0, 1)
+    )
+    for model, said in ((tiny_model, 1), (NONE.name, 0)):
+        session = LiveSession(model, "cpu")
+        session.prepare(fixed, moving, initial="none")
+        assert sum("'trunk' (" in text and "choose no model" in text for text in session.warnings) == said
 
 
 def test_size_counts_not_the_number_of_voxels_or_the_orientation() -> None:

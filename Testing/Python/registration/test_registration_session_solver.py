@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from phantom_bench import COARSE, LAMBDA, ObliquePhantom, oblique_phantom, prepared
 
-from hyperreg.errors import Cancelled, InputError
+from hyperreg.errors import Cancelled, InputError, OutOfMemory
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Volume
+from hyperreg.registration import solver
 from hyperreg.registration.catalogue import NO_MODEL
 from hyperreg.registration.constraints import Constraints
 from hyperreg.registration.session import LiveSession
+from hyperreg.registration.solver import BYTES_PER_VOXEL
 from hyperreg.registration.verification import inverse_errors
 
 DRAFT, QUICK, FULL = range(3)
@@ -138,6 +140,39 @@ def test_a_network_minds_regions_only(tiny_model: str) -> None:
     with pytest.raises(InputError, match=r"A network cannot mind masks: choose no model \(none\)"):
         session.constrain(Constraints(moving_mask=mask))
     assert session.constraints.moving_mask is None
+
+
+def test_without_memory_for_full_resolution_the_quick_result_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = prepared(oblique_phantom(COARSE), NO_MODEL)
+    needed = BYTES_PER_VOXEL * np.prod(session.grid.shape) * 2**3
+    monkeypatch.setattr(solver, "main_memory", lambda: (int(needed / 2), int(needed)))
+    quick = session.field(LAMBDA, QUICK).forward.array.copy()
+    said = r"not enough memory for full resolution \(.* mm\): it takes about .* GB, and .* GB are free.*quick result"
+    for full in (session.field, session.finest_fields):
+        with pytest.raises(OutOfMemory, match=said):
+            full(LAMBDA)
+    np.testing.assert_array_equal(session.field(LAMBDA, QUICK).forward.array, quick)
+    assert np.abs(session.field(LAMBDA + 0.1, QUICK).forward.array).max() > 0
+    monkeypatch.setattr(solver, "main_memory", lambda: (int(needed * 1.01), int(2 * needed)))
+    assert session.field(LAMBDA, FULL).forward.grid.matches(session.grid)
+
+
+def test_memory_that_runs_out_on_the_cpu_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch has no class for it there."""
+    session = prepared(oblique_phantom(COARSE), NO_MODEL)
+    error = RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: not enough memory")
+
+    def fail(*_given: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(solver, "climb", fail)
+        with pytest.raises(OutOfMemory, match="not enough memory for this registration"):
+            session.field(LAMBDA, QUICK)
+        error = RuntimeError("The size of tensor a must match")
+        with pytest.raises(RuntimeError, match="The size of tensor"):
+            session.field(LAMBDA, QUICK)
+    assert np.abs(session.field(LAMBDA, QUICK).forward.array).max() > 0
 
 
 @pytest.mark.parametrize(("shape", "spacing"), [((96, 80, 4), (1.0, 1.0, 8.0)), ((160, 4, 4), (1.0, 6.0, 6.0))])

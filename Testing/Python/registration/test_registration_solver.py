@@ -258,6 +258,34 @@ def test_masks_that_leave_nothing_or_lie_elsewhere_are_refused() -> None:
     check_masks(image, image, Volume(np.ones(grid.shape, np.uint8), grid.ijk_to_ras, "all"), None)
 
 
+def test_masks_that_cover_everything_change_nothing() -> None:
+    """Also beside the border of the images, where there is nothing to leave out."""
+    pair = Pair((2.0, -1.5, 1.0))
+    free = pair.solve(0.1).forward.array
+    ones = Volume(np.ones(pair.fixed.shape, np.uint8), pair.fixed.ijk_to_ras, "all")
+    pair.solver.constrain(Constraints(fixed_mask=ones, moving_mask=ones))
+    np.testing.assert_allclose(pair.solve(0.1).forward.array, free, atol=0.01)
+    pair.solver.constrain(Constraints(fixed_mask=half(pair.fixed, 1)))
+    assert np.abs(pair.solve(0.1).forward.array - free).max() > 0.5
+
+
+def test_masks_that_leave_nothing_together_are_refused_and_change_nothing() -> None:
+    pair = Pair((2.0, -1.5, 1.0))
+    kept = Constraints(fixed_mask=half(pair.fixed, 1))
+    pair.solver.constrain(kept)
+    before = pair.solve(0.1, 0).forward.array
+    with pytest.raises(InputError, match=r"masks of both images together leave 0\.\d % of what the fixed image shows"):
+        pair.solver.constrain(Constraints(fixed_mask=half(pair.fixed, 1), moving_mask=half(pair.moving, -1)))
+    np.testing.assert_array_equal(pair.solve(0.1, 0).forward.array, before)
+    pair.solver.constrain(Constraints(fixed_mask=half(pair.fixed, 1), moving_mask=half(pair.moving, 1)))
+
+
+def half(image: Volume, side: int) -> Volume:
+    """A mask that lets the right (1) or the left (-1) half of an image count."""
+    to_the_right = image.grid.points()[..., 0] - oblique().centre[0]
+    return Volume((side * to_the_right > 0).astype(np.uint8), image.ijk_to_ras, "half")
+
+
 def test_the_length_of_a_step_is_that_of_its_longer_vectors_and_none_is_longer() -> None:
     torch.manual_seed(0)
     step = torch.randn(1, 3, 12, 12, 12)

@@ -161,8 +161,13 @@ def test_place_and_values_under_the_mouse(back: App, pair: PhantomPair, tmp_path
         index = tuple(np.floor(volume.grid.to_ijk(at) + 0.5).astype(int))
         shown = next(value for value in values if value.startswith(title)).split()[1]
         assert float(shown) == pytest.approx(float(volume.array[index]), rel=1e-3)
+    length = np.linalg.norm(Transform((wavy(fixed.grid, 0.0),)).apply(ras[None])[0] - ras)
+    assert values[-1] == f"Deformed by {length:.1f} mm" and length > 0.5
     mouse(back, (1, 1), event="LeaveEvent")
     assert back.server.state.probe == ""
+    back.controller.reset()
+    mouse(back, xy)
+    assert "Deformed" not in back.server.state.probe != ""
 
 
 def test_shift_and_double_click_show_the_place_in_every_view(back: App) -> None:

@@ -5,11 +5,23 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
-from stand_in_worker import DEADLY_LAMBDA
-from worker_bench import AFFINE, LONG_S, QUICK, Observed, assert_fields, fill, prepare, volume, wait_until
+from stand_in_worker import DEADLY_LAMBDA, FILE
+from worker_bench import (
+    AFFINE,
+    LONG_S,
+    QUICK,
+    Observed,
+    assert_fields,
+    fill,
+    kill_worker,
+    prepare,
+    volume,
+    wait_until,
+)
 
 from hyperreg.errors import InputError
 from hyperreg.imaging.volume import Volume
@@ -56,6 +68,33 @@ def test_a_lambda_that_kills_does_not_do_so_again_and_again(client: WorkerClient
     wait_until(client, lambda: live.solved_lam == 0.5001)
     assert client.generation == 3
     assert_fields(live, 0.5001)
+
+
+def test_a_model_that_is_removed_while_it_is_shown(client: WorkerClient, live: Observed, tmp_path: Path) -> None:
+    """λ goes on; what only the model could compute again is told, and what is known stays."""
+    file = tmp_path / "model"
+    file.touch()
+    prepare(client, live, model=f"{FILE}{file}")
+    live.set_lambda(0.3)
+    fill(client, live)
+    file.unlink()
+    live.set_lambda(0.41)
+    wait_until(client, lambda: live.solved_lam == 0.41)
+    assert_fields(live, 0.41)
+    kill_worker(client)
+    live.errors.clear()
+    live.set_lambda(0.3)
+    assert live.solved_lam == 0.3, "known without the worker"
+    live.set_lambda(0.52)
+    wait_until(client, lambda: bool(live.errors))
+    assert "There is no model" in live.errors[0]
+    fill(client, live)
+    assert len(live.errors) == 1, "it is not tried again and again"
+    assert (live.ready, live.shown.solved) == (True, False)
+    file.touch()
+    live.set_lambda(0.53)
+    wait_until(client, lambda: live.solved_lam == 0.53)
+    assert_fields(live, 0.53)
 
 
 def test_a_stopped_worker_comes_back(client: WorkerClient, live: Observed) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from stand_in_worker import DEADLY_LAMBDA, DEFAULT_GAMMA, set_field
+from stand_in_worker import DEADLY_LAMBDA, DEFAULT_GAMMA, REFUSED_LABEL, set_field
 from worker_bench import AFFINE, Observed, fill, kill_worker, prepare, volume, wait_until
 
 from hyperreg.errors import InputError
@@ -201,6 +201,42 @@ def test_a_mask_that_the_engine_refuses_is_taken_back(client: WorkerClient, live
     wait_until(client, lambda: bool(live.errors) and live.solved_lam == 0.4)
     assert live.errors == ["The mask of the fixed image is 0 everywhere."]
     np.testing.assert_allclose(live.last.forward.array, set_field(live.grid, 0.4), atol=1e-5)
+
+
+def test_what_is_refused_takes_nothing_else_with_it(client: WorkerClient, live: Observed) -> None:
+    """Set while the worker is busy, they go together; a mask that nobody has refused must not be dropped in silence."""
+    go_to(client, live, 0.4, model="slow-everywhere")
+    half = np.zeros((24, 20, 16), dtype=np.uint8)
+    half[:12] = 1
+    mask, labels = Volume(half, AFFINE, "mask"), regions()
+    assert live.busy
+    live.set_rigid(labels, (3,))
+    live.set_masks(mask, None)
+    live.set_rigid(labels, (3, REFUSED_LABEL))
+    live.set_regions(labels, {3: 0.9})
+    wait_until(client, lambda: bool(live.errors))
+    assert live.errors == [f"Region {REFUSED_LABEL} is too small."]
+    live.errors.clear()
+    settle(client, live, 0.5 * set_field(live.grid, 0.4, 0.0, labels, {3: 0.9}))
+    there = live.constraints
+    assert (there.fixed_mask, there.rigid, there.rigid_values, there.regions) == (mask, None, (), labels)
+
+
+def test_what_was_set_when_the_worker_died_of_it_is_not_forgotten(client: WorkerClient, live: Observed) -> None:
+    """Nobody has refused it: it is tried again when the user asks for something, and not over and over."""
+    go_to(client, live, 0.4, model="dies-of-rigid")
+    labels = regions()
+    live.set_rigid(labels, (3,))
+    wait_until(client, lambda: bool(live.errors))
+    fill(client, live)
+    assert (len(live.errors), live.constraints.rigid_values) == (1, (3,))
+    live.set_lambda(0.5)
+    wait_until(client, lambda: len(live.errors) == 2)
+    fill(client, live)
+    assert client.generation == 2
+    live.errors.clear()
+    live.set_rigid(None, ())
+    settle(client, live, set_field(live.grid, 0.5))
 
 
 def test_full_resolution_ends_with_the_settings_it_was_made_for(client: WorkerClient, live: Observed) -> None:

@@ -168,6 +168,34 @@ def test_full_resolution_that_fails_leaves_the_quick_field(
     assert len(live.errors) == 1
 
 
+@pytest.mark.parametrize("model", ["short-of-memory-at-full", "dies-at-full"])
+def test_without_memory_for_full_resolution_it_says_so_once_and_stays_at_the_quick_result(
+    client: WorkerClient, live: Observed, model: str
+) -> None:
+    """It would fail at every λ anew, and end the worker each time; who asks for it has it tried again."""
+    live.full_automatically = True
+    go_to(client, live, 0.37, model=model)
+    wait_until(client, lambda: bool(live.errors))
+    for lam in (0.51, 0.44):
+        live.set_lambda(lam)
+        wait_until(client, lambda lam=lam: live.solved_lam == lam)
+    fill(client, live)
+    assert len(live.errors) == 1 and "emory" in live.errors[0]
+    assert client.generation == (2 if model == "dies-at-full" else 1)
+    assert_fields(live, 0.44)
+    assert (live.full, live.full_wanted, live.full_automatically) == ([], False, True)
+    assert live.suggestion is not None, "what costs less goes on"
+    live.request_full()
+    wait_until(client, lambda: len(live.errors) == 2)
+    assert not live.full_wanted
+    live.set_full_automatically(True)
+    wait_until(client, lambda: len(live.errors) == 3)
+    live.errors.clear()
+    prepare(client, live)  # another pair is another try
+    wait_until(client, lambda: live.full[-1:] == [0.44])
+    assert_full(live, 0.44)
+
+
 def test_lambdas_that_the_user_tries_never_crowd_out_those_of_the_response(
     client: WorkerClient, live: Observed
 ) -> None:

@@ -42,6 +42,8 @@ class Constraints:
         self._region_lambdas: dict[str, float] = {}
         self._rigid: frozenset[str] = frozenset()
         self._drawn_regions = regions.Drawing()
+        # Of the regions' keys, the label values that were sent last.
+        self._values: dict[str, int] = {}
         self._left_out = {role: LeftOut(role) for role in ROLES}
         self._landmark_ids: tuple[str | None, str | None] = (None, None)
         self._landmarks = landmarks.Chosen()
@@ -52,14 +54,20 @@ class Constraints:
 
     @property
     def words(self) -> list[str]:
-        """What is marked, for the description of a result; [] for nothing."""
-        found = [f"λ of {key}={lam:.2f}" for key, lam in self._region_lambdas.items()]
-        if self._rigid:
-            found.append(f"rigid={'+'.join(sorted(self._rigid))}")
-        if left_out := [role for role, area in self._left_out.items() if area.wanted is not None]:
+        """What a result is made with, for its description; [] for nothing. What the engine has refused is no part."""
+        there = self.registration.constraints
+        found = [
+            f"λ of {key}={there.region_lambdas[value]:.2f}"
+            for key, value in self._values.items()
+            if value in there.region_lambdas
+        ]
+        if rigid := sorted(key for key, value in self._values.items() if value in there.rigid_values):
+            found.append(f"rigid={'+'.join(rigid)}")
+        masks = zip(ROLES, (there.fixed_mask, there.moving_mask), strict=True)
+        if left_out := [role for role, mask in masks if mask is not None]:
             found.append(f"left out={'+'.join(left_out)}")
-        if self._pull and self._landmarks.fixed is not None:
-            found.append(f"pull={self._pull:.2f}")
+        if there.landmarks is not None:
+            found.append(f"pull={there.landmarks.pull:.2f}")
         return found
 
     @property
@@ -199,11 +207,11 @@ class Constraints:
     def _send_regions(self) -> None:
         node = self._node(self._regions_id)
         labels: Volume | None = None
-        values: dict[str, int] = {}
+        self._values = {}
         if node is not None and (self._region_lambdas or self._rigid):
-            labels, values = self._drawn_regions.read(node)
-        lambdas = {values[key]: lam for key, lam in self._region_lambdas.items() if key in values}
-        rigid = sorted(values[key] for key in self._rigid if key in values)
+            labels, self._values = self._drawn_regions.read(node)
+        lambdas = {self._values[key]: lam for key, lam in self._region_lambdas.items() if key in self._values}
+        rigid = sorted(self._values[key] for key in self._rigid if key in self._values)
         self.registration.set_regions(labels if lambdas else None, lambdas)
         self.registration.set_rigid(labels if rigid else None, rigid)
 

@@ -47,8 +47,7 @@ def read_pair(
         parent_to_world=geometry.to_world(moving_parent, f"'{moving.GetName()}'"),
         fixed_grid=fixed_volume.grid,
         moving_grid=moving_volume.grid,
-        model=model,
-        model_version=find_model(model).version,
+        card=find_model(model),
         initial=initial if isinstance(initial, str) else initial.GetName(),
     )
     return fixed_volume, moving_volume, run

@@ -21,7 +21,7 @@ import slicer
 import vtk
 
 from hyperreg.errors import InputError
-from hyperreg.imaging.transform import Transform
+from hyperreg.imaging.transform import Transform, displacement_at
 from hyperreg.imaging.volume import Grid, Volume
 from hyperreg.mrml import geometry, linked
 from hyperreg.mrml.lifecycle import IDLE, LIVE, RUNNING, ignore
@@ -245,6 +245,15 @@ class RegistrationLogic:
             return ""
         return f"The map comes once λ = {self.lam:.2f} is computed."
 
+    def deformed_mm(self, place: np.ndarray) -> float | None:
+        """How far what is shown moves a place of the fixed volume, besides the linear alignment; None without a field.
+
+        place: (3,), RAS mm, in the world.
+        """
+        if self.state != LIVE or self.shown is None:
+            return None
+        return float(np.linalg.norm(displacement_at(self.shown.fields.forward, np.asarray(place, float)[None])))
+
     @property
     def landmark_rows(self) -> list[landmarks.Row]:
         """The pairs of landmarks with their distances by what is shown."""
@@ -379,7 +388,7 @@ class RegistrationLogic:
             forward=shown.fields.forward,
             metrics=dict(self.metrics),
             names=run.label_names,
-            model=run.model,
+            card=run.card,
             device=self.registration.device,
             initial=run.initial,
             warnings=tuple(dict.fromkeys([*self.registration.warnings, *filter(None, [self.warning])])),

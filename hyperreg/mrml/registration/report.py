@@ -14,7 +14,7 @@ import hyperreg
 from hyperreg.imaging.output import replacing
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Volume
-from hyperreg.registration.catalogue import find_model
+from hyperreg.registration.catalogue import ModelCard
 from hyperreg.registration.stages import Stage
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class Result:
     transform: fixed to moving RAS; inverse: moving to fixed RAS; linear: `transform` without the deformation, which is
     `forward`. metrics: of what is shown, or empty. names: of the labels in the metrics, as far as they are known.
     stage: how far the field was improved; settings: what was set besides λ, in words. initial: where it began.
+    card: of the model that made it.
     """
 
     lam: float
@@ -42,7 +43,7 @@ class Result:
     forward: DisplacementField
     metrics: Mapping[str, Any]
     names: Mapping[int, str]
-    model: str
+    card: ModelCard
     device: str
     initial: str
     warnings: tuple[str, ...]
@@ -50,7 +51,6 @@ class Result:
 
 def report_of(result: Result, packages: Sequence[str]) -> dict[str, Any]:
     """The report as JSON has it. packages: whose versions are told besides HyperReg's and Python's."""
-    card = find_model(result.model)
     metrics = result.metrics
     dice = metrics.get("dice") or {}
     before = metrics.get("dice_before") or {}
@@ -62,7 +62,7 @@ def report_of(result: Result, packages: Sequence[str]) -> dict[str, Any]:
         "fixed": _describe(result.fixed),
         "moving": _describe(result.moving),
         "initial": result.initial,
-        "model": {"name": card.name, "version": card.version, "sha256": card.sha256, "licence": card.licence},
+        "model": result.card.describe(),
         "device": result.device,
         "metrics": {name: _plain(value) for name, value in metrics.items() if not name.startswith("dice")},
         "dice": {

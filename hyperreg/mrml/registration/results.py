@@ -15,6 +15,7 @@ from hyperreg.imaging.resampling import resample
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Grid
 from hyperreg.mrml import geometry, linked, nodes
+from hyperreg.registration.catalogue import ModelCard
 
 # Attributes and node references of the nodes: they are saved with the scene, so that a reopened one can go on.
 LAMBDA_ATTRIBUTE = "HyperReg.lambda"
@@ -27,7 +28,8 @@ class Run:
     """One registration: its nodes' ids and what the worker was given.
 
     moving_parent_id: the transform that the moving volume was under before; parent_to_world: (4, 4), its map, RAS mm.
-    fixed_grid, moving_grid: the images' voxels in the world. model, model_version: as on the model's card.
+    fixed_grid, moving_grid: the images' voxels in the world. card: the model's, as it was then: the model may be
+    removed or replaced while its result is shown.
     label_names: of the labels that both label maps have in the worker, where they are named.
     alignment: the method, where nothing but a linear alignment was asked for; else "". initial: where it began, a
     method or the name of a transform.
@@ -39,8 +41,7 @@ class Run:
     parent_to_world: np.ndarray
     fixed_grid: Grid
     moving_grid: Grid
-    model: str
-    model_version: str
+    card: ModelCard
     label_names: Mapping[int, str] = field(default_factory=dict)
     alignment: str = ""
     initial: str = ""
@@ -144,7 +145,7 @@ def describe(node: slicer.vtkMRMLNode, run: Run, origin: Origin) -> None:
     node.SetAttribute(LAMBDA_ATTRIBUTE, f"{origin.lam:.4f}")
     node.SetAttribute(STAGE_ATTRIBUTE, origin.stage or None)
     node.SetAttribute(SETTINGS_ATTRIBUTE, origin.settings or None)
-    nodes.mark(node, run.model, run.model_version)
+    nodes.mark(node, run.card.name, run.card.version)
     node.EndModify(modifying)
 
 

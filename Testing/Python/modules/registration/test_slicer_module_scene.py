@@ -75,6 +75,61 @@ def test_reopened_scene_has_selections_lambda_and_transform(module, tmp_path):
     assert module.parameters.moving.GetParentTransformNode() is None
 
 
+def test_what_the_user_knows_of_the_pair_is_saved_with_the_scene(module, tmp_path):
+    """Written to files, read into an empty scene: the next registration is steered as the last one was."""
+    import qt
+
+    module.go_live()
+    ui, registration = module.ui, module.registration
+    marks = module.volume("marks", "vtkMRMLLabelMapVolumeNode")
+    image = slicer.util.arrayFromVolume(marks)
+    image[:] = 0
+    image[2:5, 3:6, 4:8], image[6:8, 3:6, 4:8] = 2, 5
+    slicer.util.arrayFromVolumeModified(marks)
+    here = registration.grid.to_ras([[3.0, 4, 5], [8, 9, 4], [5, 5, 5]])
+    for name, selector in (("here", ui.fixedLandmarksSelector), ("there", ui.movingLandmarksSelector)):
+        points = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", name)
+        for point in here + (name == "there"):
+            points.AddControlPoint([float(value) for value in point])
+        selector.setCurrentNode(points)
+    ui.pullSlider.value = 0.6
+    ui.landmarksTable.item(1, 0).setCheckState(qt.Qt.Unchecked)
+    ui.regionsSelector.setCurrentNode(marks)
+    ui.regionsTable.item(0, 0).setCheckState(qt.Qt.Checked)
+    ui.regionsTable.item(1, 2).setCheckState(qt.Qt.Checked)
+    ui.movingLeaveOutSelector.setCurrentNode(marks)
+    ui.movingLeaveOutCombo.setCurrentIndex(2)
+    ui.symmetricBox.click()
+
+    def told(of):
+        pulling = of.landmarks.pulling
+        return (
+            (of.regions[1], of.rigid[1], of.landmarks.pull, of.landmarks.left_out),
+            (of.regions[0].array, of.masks[1].array, pulling.fixed, pulling.moving),
+        )
+
+    settings, arrays = told(registration)
+    assert settings == ({2: pytest.approx(0.3)}, (5,), pytest.approx(0.6), (1,))
+    for kind, suffix in (
+        ("vtkMRMLScalarVolumeNode", "nrrd"), ("vtkMRMLMarkupsFiducialNode", "mrk.json"), ("vtkMRMLTransformNode", "h5")
+    ):  # fmt: skip
+        for node in slicer.util.getNodesByClass(kind):
+            assert slicer.util.saveNode(node, str(tmp_path / f"{node.GetName()}.{suffix}"))
+    assert slicer.util.saveScene(str(tmp_path / "scene.mrml"))
+    slicer.mrmlScene.Clear(0)
+    module.go_live()
+    assert (registration.landmarks, registration.masks, registration.rigid[1]) == (None, (None, None), ())
+    slicer.mrmlScene.Clear(0)
+    slicer.util.loadScene(str(tmp_path / "scene.mrml"))
+    ui.registerButton.click()
+    registration.answer_ready()
+    again, same = told(registration)
+    assert again == settings
+    for found, expected in zip(same, arrays, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert registration.prepared_with["symmetric"] is True
+
+
 def test_leaving_and_entering_keeps_the_choices(module):
     module.go_live()
     module.widget.exit()
