@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from browser_bench import ALL_PIXELS, MARKS, PATIENCE_S, Page, Server, end, start
+from browser_bench import ALL_PIXELS, CUT_TEXTS, MARKS, PATIENCE_S, Page, Server, end, start
 from dicom_examples import write_image, write_slices
 
 from hyperreg.imaging.dicom.registration_objects import read_registration
@@ -172,13 +172,6 @@ def test_what_matters_is_in_sight_whatever_runs(page: Page, width: int, height: 
     page.page.keyboard.press("?")
     page.page.click(".hyperreg-close-help")
     page.page.wait_for_selector(".hyperreg-help-text", state="hidden")
-
-
-# Buttons, tabs, titles and labels that do not fit into their place; what the user has named may be cut.
-CUT_TEXTS = """() => [...document.querySelectorAll(".v-btn__content, .v-tab, .v-expansion-panel-title, .v-label," +
-        ".v-select__selection-text, .hyperreg-toolbar span")]
-    .filter(text => text.offsetParent && text.innerText && text.scrollWidth > text.clientWidth + 1)
-    .map(text => text.innerText).filter(text => !text.includes(".nii"))"""
 
 
 def test_no_words_are_cut_on_a_small_screen(page: Page):

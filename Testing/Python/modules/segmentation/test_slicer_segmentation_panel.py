@@ -17,7 +17,6 @@ from hyperreg.imaging.volume import Volume
 from hyperreg.segmentation import licences
 from hyperreg.segmentation.plausibility import ALARM
 
-
 # What is done with a scene that was saved elsewhere.
 REOPENED = """
 import slicer
