@@ -198,7 +198,7 @@ def _to_accept(
 def _result(controls: SegmentationControls) -> None:
     not_this_image("segment")
     with html.Div(v_if="segment_rows.length && segment_current"):
-        html.Div("{{ segment_summary }}", classes="text-body-2 hyperreg-lines hyperreg-segment-summary")
+        html.Div("{{ segment_summary }}", classes="text-body-2 mt-2 hyperreg-lines hyperreg-segment-summary")
         structures(
             "segment",
             controls,
