@@ -34,7 +34,7 @@ COLUMNS = {
     "λ": _("How rigid its registration was"),
     _("State"): _("Whether it was used, and if not, why"),
 }
-HEADER_PIXELS, COLUMN_PIXELS, TITLE_MARGIN_PIXELS = 46, 46, 12
+HEADER_PIXELS = 46
 THUMBNAIL_PIXELS = 64
 
 
@@ -82,6 +82,7 @@ class AtlasesPanel:
         Forms.prepare_table(table, list(COLUMNS), stretched=None)
         for column, meaning in enumerate(COLUMNS.values()):
             table.horizontalHeaderItem(column).setToolTip(meaning)
+        table.horizontalHeader().connect("sortIndicatorChanged(int,Qt::SortOrder)", told(self._fit_columns))
         for button, action in (
             ("atlasRunButton", self._run_or_cancel),
             ("readersButton", self._fuse_readers),
@@ -336,14 +337,22 @@ class AtlasesPanel:
             state.setToolTip(row[results.REASON])
             table.setItem(index, len(COLUMNS) - 1, state)
         table.setSortingEnabled(True)
-        table.resizeColumnsToContents()
-        for column, title in enumerate(COLUMNS):  # without room for the arrow of sorting: all are seen at once
-            least = max(COLUMN_PIXELS, table.fontMetrics().horizontalAdvance(title) + TITLE_MARGIN_PIXELS)
-            if column > 0:
-                table.setColumnWidth(column, min(table.columnWidth(column), least))
+        self._fit_columns()
         Forms.show_rows(table, len(rows), HEADER_PIXELS)
         self.ui.weightsPlot.visible = len(self._weights()) > 1
         self._plot.paint()
+
+    def _fit_columns(self, *_sorted: Any) -> None:
+        """Nothing is cut, and all columns are seen at once: only the one that is sorted by has room for the arrow."""
+        table = self.ui.ratersTable
+        header, style = table.horizontalHeader(), table.style()
+        table.resizeColumnToContents(0)
+        for column, title in enumerate(COLUMNS):
+            wanted = header.fontMetrics().horizontalAdvance(title) + 2 * style.pixelMetric(qt.QStyle.PM_HeaderMargin)
+            if column == header.sortIndicatorSection():
+                wanted += style.pixelMetric(qt.QStyle.PM_HeaderMarkSize)
+            if column > 0:
+                table.setColumnWidth(column, max(wanted, table.sizeHintForColumn(column)))
 
     def _weights(self) -> dict[str, float]:
         """Of the label maps that were used."""

@@ -46,6 +46,8 @@ class ResultPanel:
         table = ui.statisticsTable
         Forms.prepare_table(table, [_("Structure"), _("ml"), _("sure – doubtful")], NAME_COLUMN)
         table.connect("currentCellChanged(int,int,int,int)", told(self._choose))
+        ui.sureLabel.text, ui.doubtfulLabel.text = texts.ONLY_SURE, texts.ALL_THAT_MAY_BE
+        ui.borderSlider.toolTip = texts.BORDER_HINT
         ui.borderSlider.connect("valueChanged(int)", told(self._move))
         ui.borderBackButton.connect("clicked()", guarded(self._back))
         ui.nextDoubtButton.connect("clicked()", guarded(self._next))

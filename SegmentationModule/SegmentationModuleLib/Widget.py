@@ -182,8 +182,7 @@ class SegmentationWidget(Panel):
         return card is not None and self.installation.is_ready() and self.models.licence_accepted(card)
 
     def _undo(self) -> None:
-        question = _("The segmentation was edited since. Remove it with everything that was changed in it?")
-        if self.logic.was_edited and not slicer.util.confirmOkCancelDisplay(question, _("Undo")):
+        if self.logic.was_edited and not slicer.util.confirmOkCancelDisplay(texts.UNDO_QUESTION, _("Undo")):
             return
         self.result.hide_uncertainty()
         self.logic.undo()

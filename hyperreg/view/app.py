@@ -186,6 +186,7 @@ class App:
         ):
             state.change(*names)(lambda action=action, **_: action())
         state.change("segment_opacity")(lambda segment_opacity, **_: self.segmentation.set_opacity(segment_opacity))
+        state.change("segment_border")(lambda segment_border, **_: self.segmentation.border.ask(segment_border))
         state.change("fuse_opacity")(lambda fuse_opacity, **_: self.fusion.set_opacity(fuse_opacity))
 
     @property

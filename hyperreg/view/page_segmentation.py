@@ -7,6 +7,8 @@ from collections.abc import Callable
 from trame.widgets import html
 from trame.widgets import vuetify3 as v
 
+from hyperreg.mrml.segmentation import texts
+from hyperreg.segmentation.border import RESULT, SUREST, WIDEST
 from hyperreg.view.parts import (
     ACCEPTED_MODELS,
     keep_or_undo,
@@ -40,7 +42,20 @@ def fill(controls: SegmentationControls, models: ModelControls) -> None:
 
 
 def bar(controls: SegmentationControls) -> None:
-    """What is going on, and the main action."""
+    """What is going on, and the main action; a question, which has to be in sight when it is asked."""
+    with v.VAlert(
+        v_if="segment_undo_question", variant="tonal", density="compact", classes="mb-2 hyperreg-segment-question"
+    ):
+        html.Div("{{ segment_undo_question }}", classes="text-body-2")
+        with html.Div(classes="d-flex mt-2"):
+            v.VBtn(
+                "Remove it",
+                size="small",
+                color="primary",
+                click=(controls.undo, "[true]"),
+                classes="mr-2 hyperreg-segment-remove",
+            )
+            v.VBtn("Keep it", size="small", variant="text", click=controls.keep, classes="hyperreg-segment-keep")
     run_bar(
         "segment",
         "Segment",
@@ -183,14 +198,17 @@ def _to_accept(
 def _result(controls: SegmentationControls) -> None:
     not_this_image("segment")
     with html.Div(v_if="segment_rows.length && segment_current"):
-        html.Div("{{ segment_summary }}", classes="text-body-2 hyperreg-lines hyperreg-segment-summary")
+        html.Div("{{ segment_summary }}", classes="text-body-2 mt-2 hyperreg-lines hyperreg-segment-summary")
         structures(
             "segment",
             controls,
             "sure – doubtful",
             "Its volume if the border were drawn where the model is rather sure (probability 0.75) and rather doubtful "
             "(0.25); not calibrated",
+            "segment_border_key",
+            "go there, and move its border below",
         )
+        _border(controls)
         opacity("segment", "Segments")
         tour(
             "segment_map",
@@ -208,6 +226,37 @@ def _result(controls: SegmentationControls) -> None:
             controls.undo,
             "Takes this segmentation away",
         )
+
+
+def _border(controls: SegmentationControls) -> None:
+    """The slider that moves the border of the chosen structure."""
+    with html.Div(classes="mt-2 hyperreg-border", title=(f"segment_border_fixed ? '' : '{texts.BORDER_HINT}'",)):
+        html.Div("{{ segment_border_text }}", classes="text-caption hyperreg-border-text")
+        v.VSlider(
+            v_model=("segment_border",),
+            min=SUREST,
+            max=WIDEST,
+            step=1,
+            ticks=(f"{{{RESULT}: ''}}",),
+            show_ticks="always",
+            density="compact",
+            hide_details=True,
+            disabled=("segment_border_fixed || segment_saving",),
+            aria_label="Border of the chosen structure",
+        )
+        with html.Div(classes="d-flex align-center justify-space-between text-caption text-medium-emphasis"):
+            html.Span(texts.ONLY_SURE)
+            # In the middle, where the slider has the result.
+            v.VBtn(
+                "Back to the result",
+                size="x-small",
+                variant="tonal",
+                disabled=("!segment_border_can_go_back || segment_saving",),
+                click=controls.border.back,
+                classes="hyperreg-border-back",
+                title="Makes the chosen structure what the model found, again",
+            )
+            html.Span(texts.ALL_THAT_MAY_BE)
 
 
 def _more(models: ModelControls) -> None:

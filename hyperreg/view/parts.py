@@ -193,10 +193,12 @@ def not_this_image(state: str) -> None:
     )
 
 
-def structures(state: str, controls: ResultControls, spread: str, spread_tip: str) -> None:
+def structures(
+    state: str, controls: ResultControls, spread: str, spread_tip: str, chosen: str = "''", tip: str = "go there"
+) -> None:
     """The table of structures: shown or not, name (a click goes there), volume and its spread.
 
-    state: as for `run_bar`.
+    state: as for `run_bar`. chosen: an expression: the key of the one that stands out. tip: what a click does.
     """
     with html.Div(classes="hyperreg-segment-table mt-2"), v.VTable(density="compact", classes="hyperreg-metrics"):
         with html.Thead(), html.Tr():
@@ -209,7 +211,14 @@ def structures(state: str, controls: ResultControls, spread: str, spread_tip: st
                 html.Span("Structure")
             html.Th("ml", classes="text-right")
             html.Th(spread, classes="text-right", title=spread_tip)
-        with html.Tbody(), html.Tr(v_for=f"row in {state}_rows", key="row.name"):
+        with (
+            html.Tbody(),
+            html.Tr(
+                v_for=f"row in {state}_rows",
+                key="row.name",
+                classes=(f"row.key === {chosen} ? 'hyperreg-chosen' : ''",),
+            ),
+        ):
             with html.Td(), html.Div(classes="d-flex align-center"):
                 _eye("row.shown", (controls.show_segment, "[row.key, !row.shown]"), "Show or hide")
                 html.Div(style=("'background: ' + row.colour",), classes="hyperreg-swatch mr-2")
@@ -217,7 +226,7 @@ def structures(state: str, controls: ResultControls, spread: str, spread_tip: st
                     "{{ row.name }}",
                     classes="hyperreg-segment-name",
                     style="cursor: pointer",
-                    title=("row.name + ': go there'",),
+                    title=(f"row.name + ': {tip}'",),
                     click=(controls.go_to_segment, "[row.key]"),
                 )
             html.Td("{{ row.volume }}", classes="text-right font-weight-medium")

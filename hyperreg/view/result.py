@@ -82,6 +82,10 @@ class ResultControls:
         """What has become of a run."""
         raise NotImplementedError
 
+    def _current(self) -> Any:
+        """The result that is shown, as it is now; None for none."""
+        return self._result
+
     def _writer(self, result: Any) -> Callable[[Path, str], list[tuple[str, Path]]]:
         """What writes the files of a result into a folder, in another thread; (title, path) of each. Raises FileError.
 
@@ -160,7 +164,7 @@ class ResultControls:
 
     async def save(self) -> None:
         """Writes the result that is shown for download."""
-        state, result, node = self._state, self._result, self._node
+        state, result, node = self._state, self._current(), self._node
         if self._get("saving") or result is None or node is None:
             return
         with state:
@@ -257,6 +261,10 @@ class ResultControls:
         self._display(visible=False)
         self._node = self._result = self._tour = None
         self._set(rows=[], summary="", place="", current=False)
+        self._drop_downloads()
+
+    def _drop_downloads(self) -> None:
+        """Takes files away that are not of what is shown any more."""
         if self._get("downloads"):
             self._set(downloads=self._files.offer([], self.DOWNLOADS), downloads_title="")
 

@@ -14,9 +14,11 @@ from hyperreg.errors import HyperRegError, InputError, WeightsError
 from hyperreg.mrml import geometry
 from hyperreg.mrml.registration.texts import DEVICE_TITLES
 from hyperreg.mrml.segmentation import inputs, results, texts
+from hyperreg.mrml.segmentation.layer import segment_id
 from hyperreg.mrml.segmentation.logic import SegmentationLogic
 from hyperreg.segmentation import licences
 from hyperreg.segmentation.catalogue import SegmentationCard, find_model, list_models, search
+from hyperreg.view.borders import BorderControls
 from hyperreg.view.loading import describe, read_image
 from hyperreg.view.messages import Messages
 from hyperreg.view.private_files import PrivateFiles
@@ -30,7 +32,7 @@ MODALITIES = {ANY: "All", "MR": "MRI", "CT": "CT"}
 
 
 class SegmentationControls(ResultControls):
-    """The segmentation panel without its page.
+    """The segmentation panel without its page. border: of the structure that was chosen.
 
     state: with `SegmentationState`. segmenter: a `RemoteSegmenter` or a stand-in; whoever owns its client polls it.
     The rest: see `ResultControls`.
@@ -53,6 +55,7 @@ class SegmentationControls(ResultControls):
         self._uploads: list[Any] = []
         self._chosen: dict[str, str] = {}
         state.update(asdict(SegmentationState()))
+        self.border = BorderControls(state, logic.borders, self._borders_moved)
         state.segment_modalities = [{"title": title, "value": name} for name, title in MODALITIES.items()]
         self.filter_models()
 
@@ -196,7 +199,43 @@ class SegmentationControls(ResultControls):
     def decline_licence(self) -> None:
         self._state.segment_licence = ""
 
+    def go_to_segment(self, key: Any) -> None:
+        """Shows the slices through the middle of one segment, whose border can be moved from now on."""
+        super().go_to_segment(key)
+        if self._segment(key) is not None:
+            labels = [volume.structure.label for volume in self._result.volumes]
+            self.border.choose(self._node, next(label for label in labels if segment_id(label) == key))
+
+    def undo(self, sure: Any = False) -> None:
+        """Takes the last result out of the scene; asks first where borders were moved, unless the user is sure."""
+        if sure is not True and self._current() is not self._result:
+            self._state.segment_undo_question = texts.UNDO_QUESTION
+        else:
+            super().undo()
+
+    def keep(self) -> None:
+        """The last result stays, after all."""
+        self._state.segment_undo_question = ""
+
+    def step(self) -> None:
+        super().step()
+        self.border.step()
+
     # What is different from the other panel
+
+    def _current(self) -> Segmented | None:
+        return None if self._result is None else self.logic.borders.segmented
+
+    def _forget(self) -> None:
+        super()._forget()
+        self.keep()
+        self.border.choose(None, None)
+
+    def _borders_moved(self) -> None:
+        now = {segment_id(found.structure.label): found.volume_ml for found in self.logic.borders.volumes}
+        self._set(rows=[{**row, "volume": texts.millilitres(now[row["key"]])} for row in self._get("rows")])
+        self._views.redraw()
+        self._drop_downloads()
 
     def _wanted(self) -> Any:
         """The image of the segmentation, or of the first input."""

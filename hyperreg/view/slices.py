@@ -204,7 +204,11 @@ class SliceViews:
             composite = view.slice_logic.GetSliceCompositeNode()
             composite.SetForegroundVolumeID(None if over is None else over.GetID())
             composite.SetForegroundOpacity(0.0 if over is None else MAP_OPACITY)
-            # Segmentations that came into the scene in a batch are drawn from the view's next change on.
+        self.redraw()
+
+    def redraw(self) -> None:
+        """Shows what has become of segmentations: views notice it from their own next change on."""
+        for view in self._all():
             view.get_view_node().Modified()
 
     def set_fade(self, fade: float) -> None:

@@ -185,6 +185,10 @@ class SegmentationState:
     segment_rows: {key, shown, name, colour, volume, spread}, one per segment; segment_current: whether they are of the
     image that is shown. segment_sections: those that are unfolded.
     segment_place: which doubtful region is shown, in words.
+    segment_border_key: the structure whose border the slider moves, or ""; segment_border: where the slider is, see
+    `hyperreg.segmentation.border`; segment_border_text: what it moves, or why it moves nothing, which
+    segment_border_fixed says. segment_border_can_go_back: whether the structure differs from the result.
+    segment_undo_question: what is asked before what the user has changed is removed, or "".
     """
 
     segment_phase: str = IDLE
@@ -219,7 +223,13 @@ class SegmentationState:
     segment_opacity: float = OPACITY
     segment_map: bool = False
     segment_place: str = ""
+    segment_border_key: str = ""
+    segment_border: int = 0
+    segment_border_text: str = ""
+    segment_border_fixed: bool = True
+    segment_border_can_go_back: bool = False
     segment_can_undo: bool = False
+    segment_undo_question: str = ""
     segment_saving: bool = False
     segment_downloads: list[dict[str, str]] = field(default_factory=list)
     segment_downloads_title: str = ""

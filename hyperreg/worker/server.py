@@ -240,5 +240,6 @@ def _claim_processor() -> None:
             if os.getpriority(os.PRIO_PROCESS, 0) > 0:
                 os.setpriority(os.PRIO_PROCESS, 0, 0)
     # Read by torch's libraries when they are loaded, which is later; the user's own setting wins.
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, str(physical_cores()))
+    # MKL's alone would win over the user's for OpenMP: two threads that wait for each other where one was asked for.
+    threads = os.environ.setdefault("OMP_NUM_THREADS", str(physical_cores()))
+    os.environ.setdefault("MKL_NUM_THREADS", threads)

@@ -39,6 +39,11 @@ PATIENCE_S = 240
 # While λ moves the pictures are coarser than their place in the page.
 ALL_PIXELS = """() => [...document.querySelectorAll(".layout-grid-item img")]
     .every(image => image.naturalWidth >= 0.95 * image.clientWidth)"""
+# Buttons, tabs, titles and labels that do not fit into their place; what the user has named may be cut.
+CUT_TEXTS = """() => [...document.querySelectorAll(".v-btn__content, .v-tab, .v-expansion-panel-title, .v-label," +
+        ".v-select__selection-text, .hyperreg-toolbar span")]
+    .filter(text => text.offsetParent && text.innerText && text.scrollWidth > text.clientWidth + 1)
+    .map(text => text.innerText).filter(text => !text.includes(".nii"))"""
 SERVER = Path(__file__).with_name("view_server.py")
 
 

@@ -1,4 +1,4 @@
-"""The app for the browser tests: the real server and scene, with the stand-in worker (a known field, no torch)."""
+"""The app for the browser tests: the real server and scene, usually with the stand-in worker (a known field)."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ def main() -> None:
     parser.add_argument("--recent", type=Path)
     parser.add_argument("--upload-limit", type=int, default=1 << 24)
     parser.add_argument("--worker", type=Path, default=STAND_IN)
+    parser.add_argument("--real-worker", action="store_true")
     arguments = parser.parse_args()
-    client = WorkerClient(arguments=(str(arguments.worker),))
+    client = WorkerClient() if arguments.real_worker else WorkerClient(arguments=(str(arguments.worker),))
     options = Options(
         arguments.fixed, arguments.moving, token=arguments.token, open_browser=False, recent=arguments.recent
     )

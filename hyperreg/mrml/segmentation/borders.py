@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from hyperreg.mrml.segmentation.layer import OTHER, Labels, Layer, segment_id
 from hyperreg.mrml.segmentation.results import set_volumes
 from hyperreg.mrml.segmentation.surfaces import Surfaces
 from hyperreg.segmentation.border import NEVER, RESULT
+from hyperreg.segmentation.structures import StructureVolume
 from hyperreg.worker.segmentation import Segmented
 
 # Label maps here are as `Layer` has them; these are places in them.
@@ -131,6 +132,29 @@ class Borders:
         label, volumes = self._chosen.structure.label, self._case.segmented.volumes
         result = next(volume.volume_ml for volume in volumes if volume.structure.label == label)
         return float(self._case.counts[label] * _voxel_ml(self._case)), result
+
+    @property
+    def volumes(self) -> list[StructureVolume]:
+        """Of all structures of the last result, as they are now; [] for no result."""
+        if self._case is None:
+            return []
+        return [
+            replace(volume, volume_ml=ml, mean_probability=probability)
+            for volume, (ml, probability) in zip(
+                self._case.segmented.volumes, _told_volumes(self._case).values(), strict=True
+            )
+        ]
+
+    @property
+    def segmented(self) -> Segmented | None:
+        """The last result with its borders where they are now, for what is written of it; None for no result."""
+        case = self._case
+        if case is None or np.array_equal(case.written, case.result):
+            return None if case is None else case.segmented
+        given = case.segmented
+        array = np.where(case.written == OTHER[case.written.dtype], 0, case.written).astype(given.labels.array.dtype)
+        labels = replace(given.labels, array=array.reshape(given.labels.shape, order="F"))
+        return replace(given, labels=labels, volumes=self.volumes, warnings=[*given.warnings, _moved_warning(case)])
 
     @property
     def is_changed(self) -> bool:
@@ -306,14 +330,7 @@ class Borders:
     def _tell_volumes(self, case: _Case, node: slicer.vtkMRMLSegmentationNode, counts: npt.NDArray[np.int64]) -> None:
         """To the table. counts: voxels of every label."""
         case.counts = counts
-        voxel_ml, told = _voxel_ml(case), {}
-        for volume in case.segmented.volumes:
-            label = volume.structure.label
-            now = float(counts[label] * voxel_ml)
-            # It is that of the voxels of the result; of others it is not known.
-            same = label not in case.changed and abs(now - volume.volume_ml) < voxel_ml / 2
-            told[label] = (now, volume.mean_probability if same else math.nan)
-        set_volumes(node, told)
+        set_volumes(node, _told_volumes(case))
 
 
 def _ground(case: _Case, chosen: _Chosen) -> _Ground:
@@ -332,6 +349,26 @@ def _ground(case: _Case, chosen: _Chosen) -> _Ground:
     before = case.written[voxels]
     rest = np.where(before == label, others, before)
     return _Ground(voxels, chosen.levels[voxels], rest, case.counts - _counts(before) + _counts(rest))
+
+
+def _told_volumes(case: _Case) -> dict[int, tuple[float, float]]:
+    """ml and mean probability of every structure as it is now, by label, in the order of the result."""
+    voxel_ml, told = _voxel_ml(case), {}
+    for volume in case.segmented.volumes:
+        label = volume.structure.label
+        now = float(case.counts[label] * voxel_ml)
+        # It is that of the voxels of the result; of others it is not known.
+        same = label not in case.changed and abs(now - volume.volume_ml) < voxel_ml / 2
+        told[label] = (now, volume.mean_probability if same else math.nan)
+    return told
+
+
+def _moved_warning(case: _Case) -> str:
+    """Which structures are not where the model drew them, for who reads what was written."""
+    different = case.written != case.result
+    labels = _found(case.written[different], case.result[different])
+    names = [s.name for s in case.segmented.card.structures if s.label in labels]
+    return _("By hand, not by the model: the borders of {names}.").format(names=", ".join(names))
 
 
 def _voxel_ml(case: _Case) -> float:

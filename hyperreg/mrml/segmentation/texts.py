@@ -14,6 +14,14 @@ from hyperreg.segmentation.doubt import DoubtfulRegion
 
 # More names than this are no help any more in a sentence.
 NAMES_SHOWN = 8
+# The slider that moves a border: its ends, and what it does.
+ONLY_SURE, ALL_THAT_MAY_BE = _("only what is sure"), _("all that may be")
+BORDER_HINT = _(
+    "Moves the border of the chosen structure: to the left only what the model is sure of, in the middle its result, "
+    "to the right all that may belong to it. Other structures lend what this one takes, and have it back when it "
+    "shrinks. Parts changed by hand stay."
+)
+UNDO_QUESTION = _("The segmentation was edited since. Remove it with everything that was changed in it?")
 MODALITIES = {"MR": _("MRI"), "CT": _("CT"), "any": _("any modality")}
 
 

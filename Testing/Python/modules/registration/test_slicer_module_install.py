@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
 import sys
 import types
 from pathlib import Path
@@ -15,34 +13,11 @@ pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("PySide6", reason="PySide6 is not installed")
 
 import slicer
+from new_slicer import NOTHING_INSTALLED, without_packages
 
 from hyperreg.errors import InputError
 
 MODULE = Path(__file__).resolve().parents[4] / "HyperRegSlicer" / "HyperRegSlicer.py"
-NOTHING_INSTALLED = """
-import sys
-from importlib.machinery import PathFinder
-from pathlib import Path
-
-
-class NewSlicer(PathFinder):
-    @classmethod
-    def find_spec(cls, name, path=None, target=None):
-        missing = name.partition(".")[0] in ("torch", "safetensors", "monai", "nibabel")
-        return None if missing else super().find_spec(name, path, target)
-
-
-sys.meta_path[:] = [NewSlicer if finder is PathFinder else finder for finder in sys.meta_path]
-from Testing.Host.host import start
-
-host = start((5, 12))
-module = host.load(Path(sys.argv[1]))
-host.start_up()
-ui = host.widget(module.name).ui
-assert ui.installButton.enabled
-assert host.exceptions == [], host.exceptions
-print(ui.installLabel.text)
-"""
 # What is done with a scene that was saved elsewhere.
 REOPENED = """
 import slicer
@@ -218,16 +193,3 @@ def test_a_scene_saved_while_something_runs_is_reopened_where_nothing_is_install
     ).splitlines()
     assert said[1].startswith("The moving volume is registered."), said
     assert "not installed" in said[2], said
-
-
-def without_packages(name: str, folder: Path, program: str, *arguments: str) -> str:
-    """What a program prints that opens a module where the packages cannot be imported, as in a Slicer that is new."""
-    script = folder / "open_panel.py"
-    script.write_text(program, encoding="utf-8")
-    repository = MODULE.parents[1]
-    done = subprocess.run(
-        [sys.executable, str(script), str(repository / name / f"{name}.py"), *arguments],
-        capture_output=True, text=True, timeout=300, cwd=repository, env={**os.environ, "PYTHONPATH": str(repository)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done.stdout.strip()

@@ -117,6 +117,25 @@ def test_the_table_of_label_maps_sorts_by_numbers(module, folder, qt):
     assert not module.ui.weightsPlot.pixmap.isNull()
 
 
+def test_titles_and_figures_of_the_table_are_not_clipped(module, folder, qt):
+    ready(module, folder)
+    module.ui.atlasRunButton.click()
+    module.connection.fuser.answer()
+    table = module.ui.ratersTable
+    header, style = table.horizontalHeader(), table.style()
+    margin, arrow = (2 * style.pixelMetric(qt.QStyle.PM_HeaderMargin), style.pixelMetric(qt.QStyle.PM_HeaderMarkSize))
+    titles = [table.horizontalHeaderItem(column).text() for column in range(table.columnCount)]
+    assert titles[1] == "Weight"
+    for ordered in range(table.columnCount):
+        table.sortItems(ordered, qt.Qt.DescendingOrder)
+        for column, title in enumerate(titles):
+            # Qt cuts a title to what is left beside the margin and, where the table is sorted by it, the arrow.
+            room = table.columnWidth(column) - margin - arrow * (column == ordered)
+            assert header.fontMetrics().horizontalAdvance(title) <= room, title
+            assert table.sizeHintForColumn(column) <= table.columnWidth(column), title
+        assert header.length() <= table.viewport().width, "all columns are seen at once"
+
+
 def test_disagreement_over_the_views_and_from_place_to_place(module, folder):
     ui = module.ui
     ready(module, folder)

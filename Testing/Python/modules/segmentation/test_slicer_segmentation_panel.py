@@ -10,11 +10,34 @@ pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("PySide6", reason="PySide6 is not installed")
 
 import slicer
+from new_slicer import NOTHING_INSTALLED, without_packages
 from segmentation_bench import OBLIQUE, eggs
 
 from hyperreg.imaging.volume import Volume
 from hyperreg.segmentation import licences
 from hyperreg.segmentation.plausibility import ALARM
+
+# What is done with a scene that was saved elsewhere.
+REOPENED = """
+import slicer
+
+slicer.util.loadScene(sys.argv[2])
+host.process_events()
+table = ui.statisticsTable
+assert ui.resultPanel.visible and not ui.undoButton.enabled
+print([[table.item(row, column).text() for column in range(3)] for row in range(table.rowCount)])
+table.setCurrentCell(1, 0)
+assert not ui.borderSlider.enabled
+print(ui.borderLabel.text)
+ui.nextDoubtButton.click()
+print(ui.doubtLabel.text)
+assert ui.segmentButton.enabled
+ui.segmentButton.click()
+host.process_events(1)
+print(ui.messageLabel.text)
+assert host.widget(module.name).panel.logic.state == "idle"
+assert host.exceptions == [], host.exceptions
+"""
 
 
 def rows(table) -> list[list[str]]:
@@ -353,6 +376,22 @@ def test_a_reopened_scene_shows_its_result_again(module, tmp_path):
     ui.nextDoubtButton.click()
     assert ui.doubtLabel.text.startswith("Doubtful region 1 of ")
     assert not ui.undoButton.enabled
+
+
+def test_a_saved_result_is_seen_and_gone_through_where_nothing_is_installed(module, tmp_path):
+    module.ui.volumeSelector.setCurrentNode(module.image())
+    module.ui.segmentButton.click()
+    module.segmenter.answer()
+    scene = tmp_path / "scene.mrb"
+    assert slicer.util.saveScene(str(scene))
+    said = without_packages(
+        "SegmentationModule", tmp_path, NOTHING_INSTALLED + REOPENED, str(scene)
+    ).splitlines()  # fmt: skip
+    assert said[0].startswith("Not installed: torch")
+    assert said[1] == str(rows(module.ui.statisticsTable))
+    assert said[2].startswith("Segment again to move borders")
+    assert said[3].startswith("Doubtful region 1 of ")
+    assert "not installed" in said[4]
 
 
 def test_leaving_and_entering_the_module_keeps_everything(module):

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser_bench import MARKS, Page, Server, end, start
-from segmentation_bench import NETWORKS, OBLIQUE, centre_of, eggs, make_model, truth
+from browser_bench import CUT_TEXTS, MARKS, PATIENCE_S, Page, Server, end, start
+from segmentation_bench import NETWORKS, OBLIQUE, centre_of, eggs, make_model, soft_eggs, truth
 from segmentation_worker import MORE
 
 from hyperreg.imaging.files import read_volume, write_volume
@@ -95,6 +95,53 @@ def test_segment_see_it_in_colour_and_fetch_it(page: Page, tmp_path: Path) -> No
     page.page.click(".hyperreg-panel-segmentation")
     page.page.wait_for_selector(".hyperreg-segment-table")
     page.page.click(".hyperreg-undo-segment")
+    page.until(lambda: page.state("segment_rows") == [], "undo")
+
+
+def test_the_border_of_a_structure_is_dragged_and_brought_back(page: Page, tmp_path: Path) -> None:
+    choose(page, ".hyperreg-segment-model", "Eggs")
+    page.until(lambda: page.state("segment_model") == "bands", "the model")
+    write_volume(soft_eggs(OBLIQUE), tmp_path / "soft.nii.gz")
+    page.page.set_input_files("#upload-input0", str(tmp_path / "soft.nii.gz"))
+    page.until(lambda: "soft" in page.state("segment_volumes")[-1]["title"], "an image with unsharp borders")
+    segment(page)
+    page.until(lambda: len(page.state("segment_rows")) == 2, "the result")
+    row = page.page.locator(".hyperreg-segment-table tr", has_text="Outer shell")
+    row.locator(".hyperreg-segment-name").click()
+    page.until(lambda: not page.state("segment_border_fixed"), "the border")
+    assert row.evaluate("row => row.classList.contains('hyperreg-chosen')")
+    result, before = float(row.locator("td").nth(1).inner_text()), page.picture()
+    thumb = page.page.locator(".hyperreg-border .v-slider-thumb")
+    thumb.scroll_into_view_if_needed()
+    track = page.page.locator(".hyperreg-border .v-slider-track").bounding_box()
+    y = track["y"] + track["height"] / 2
+    page.page.mouse.move(track["x"] + track["width"] / 2, y)
+    page.page.mouse.down()
+    page.page.mouse.move(track["x"] + track["width"] - 1, y, steps=8)
+    page.page.mouse.up()
+    page.until(lambda: float(row.locator("td").nth(1).inner_text()) > result, "the larger volume")
+    assert page.state("segment_border") > 95
+    assert page.page.locator(".hyperreg-border .v-slider-track").bounding_box() == track, "it stays below the mouse"
+    page.until(lambda: "in the result" in page.page.inner_text(".hyperreg-border-text"), "the words")
+    page.until(lambda: np.abs(page.picture() - before).max() > 30, "the larger structure in the view")
+    page.page.click(".hyperreg-border-back")
+    page.until(lambda: float(row.locator("td").nth(1).inner_text()) == result, "the result")
+    page.until(lambda: np.abs(page.picture() - before).max() < 3, "the picture of before")
+    assert thumb.get_attribute("aria-valuenow") == "0"
+    thumb.press("Home")
+    page.until(
+        lambda: page.state("segment_border") == -100 and page.state("segment_border_can_go_back"), "the keyboard"
+    )
+    page.page.set_viewport_size({"width": 1024, "height": 700})
+    page.page.click(".hyperreg-undo-segment")
+    keep = page.page.locator(".hyperreg-segment-keep")
+    keep.wait_for(timeout=1000 * PATIENCE_S)
+    assert keep.bounding_box()["y"] < 700, "the question is in sight"
+    assert page.page.evaluate(CUT_TEXTS) == []
+    keep.click()
+    keep.wait_for(state="detached", timeout=1000 * PATIENCE_S)
+    page.page.click(".hyperreg-undo-segment")
+    page.page.click(".hyperreg-segment-remove")
     page.until(lambda: page.state("segment_rows") == [], "undo")
 
 
