@@ -1,7 +1,7 @@
 """How fast the browser app follows the mouse: from a move of λ's slider to changed pictures, and pictures a second.
 
-The app runs as for a user, in Chromium without a GPU. What is measured is seen from the page: the time from the browser's
-own event to the moment at which a view has another picture, decoded and ready to be painted.
+The app runs as for a user, in Chromium without a GPU. What is measured is seen from the page: the time from the
+browser's own event to the moment at which a view has another picture, decoded and ready to be painted.
 """
 
 from __future__ import annotations
