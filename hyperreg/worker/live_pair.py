@@ -226,7 +226,8 @@ class Pair:
             return self._shown(nearest, *self.known[nearest])
         right = bisect.bisect_left(lambdas, lam)
         stage = min(self.stage_at(key_of(lambdas[at])) for at in (right - 1, right))
-        self.preview = self.anchors.interpolate(lam, out=self.preview)
+        # Nobody uses the inverse of what is not solved.
+        self.preview = self.anchors.interpolate(lam, inverse=False, out=self.preview)
         return Shown(lam, self.preview, stage, False, BETWEEN_TEXT)
 
     def _shown(self, lam: float, stage: int, fields: Fields) -> Shown:

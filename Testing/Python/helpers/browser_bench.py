@@ -35,7 +35,7 @@ CHROMIUM_ARGUMENTS = [
     "--disable-sync",
 ]
 # Generous: machines that build have other things to do.
-PATIENCE_S = 240
+PATIENCE_S = 120
 # While λ moves the pictures are coarser than their place in the page.
 ALL_PIXELS = """() => [...document.querySelectorAll(".layout-grid-item img")]
     .every(image => image.naturalWidth >= 0.95 * image.clientWidth)"""
