@@ -174,27 +174,6 @@ def test_what_matters_is_in_sight_whatever_runs(page: Page, width: int, height: 
     page.page.wait_for_selector(".hyperreg-help-text", state="hidden")
 
 
-def test_no_words_are_cut_on_a_small_screen(page: Page):
-    page.page.set_viewport_size({"width": 1024, "height": 700})
-    for panel in ("segmentation", "fusion", "registration"):
-        page.page.click(f".hyperreg-panel-{panel}")
-        page.until(lambda panel=panel: page.state("panel") == panel, panel)
-        page.page.wait_for_selector(f".hyperreg-panel-{panel}.v-tab--selected")
-        page.page.evaluate("() => document.querySelectorAll('button.v-expansion-panel-title[aria-expanded=false]')"
-                           ".forEach(title => { title.dataset.unfolded = ''; title.click(); })")  # fmt: skip
-        page.page.wait_for_timeout(500)  # they unfold
-        cut = page.page.evaluate(CUT_TEXTS)
-        # Sections stay as they are for the next page: other tests unfold what they need by a click.
-        page.page.evaluate("() => document.querySelectorAll('[data-unfolded]')"
-                           ".forEach(title => { delete title.dataset.unfolded; title.click(); })")  # fmt: skip
-        page.page.wait_for_timeout(500)
-        assert cut == []
-    boxes = [part.bounding_box() for part in page.page.locator(".hyperreg-toolbar > *:visible").all()]
-    boxes = [box for box in boxes if box is not None and box["width"] > 0]
-    assert all(before["x"] + before["width"] <= after["x"] for before, after in pairwise(boxes))
-    assert boxes[-1]["x"] + boxes[-1]["width"] <= 1024
-
-
 def test_the_mouse_reads_values_and_a_file_is_dropped(page: Page, folder: Path):
     picture = page.page.locator(".layout-grid-item img").first
     page.until(lambda: picture.bounding_box() is not None, "a picture")
@@ -552,3 +531,20 @@ def test_recent_images_are_opened_by_a_click_and_forgotten_by_another(page: Page
     page.until(lambda: page.page.locator(".hyperreg-recent-row").count() == 0, "the end of the list")
     assert json.loads(kept.read_text()) == {"remember": False, "places": []}
     assert not page.page.locator(".hyperreg-recent-kept input").is_checked()
+
+
+# The last one: it unfolds every section of the page, and others unfold what they need by a click.
+def test_no_words_are_cut_on_a_small_screen(page: Page):
+    page.page.set_viewport_size({"width": 1024, "height": 700})
+    for panel in ("segmentation", "fusion", "registration"):
+        page.page.click(f".hyperreg-panel-{panel}")
+        page.until(lambda panel=panel: page.state("panel") == panel, panel)
+        page.page.wait_for_selector(f".hyperreg-panel-{panel}.v-tab--selected")
+        page.page.evaluate("() => document.querySelectorAll('button.v-expansion-panel-title[aria-expanded=false]')"
+                           ".forEach(title => title.click())")  # fmt: skip
+        page.page.wait_for_timeout(500)  # they unfold
+        assert page.page.evaluate(CUT_TEXTS) == []
+    boxes = [part.bounding_box() for part in page.page.locator(".hyperreg-toolbar > *:visible").all()]
+    boxes = [box for box in boxes if box is not None and box["width"] > 0]
+    assert all(before["x"] + before["width"] <= after["x"] for before, after in pairwise(boxes))
+    assert boxes[-1]["x"] + boxes[-1]["width"] <= 1024
