@@ -178,8 +178,7 @@ def slice_views(session: LiveSession, pair: PhantomPair) -> dict[str, float]:
     buffer = session.anchors.interpolate(0.5)
 
     def preview(lam: float) -> None:
-        fields = session.anchors.interpolate(lam, inverse=False, out=buffer)
-        live.fill(fields.forward)
+        live.fill(session.anchors.interpolate(lam, buffer))
         for logic in logics:
             logic.GetImageDataConnection().GetProducer().Update()
 
@@ -189,9 +188,7 @@ def slice_views(session: LiveSession, pair: PhantomPair) -> dict[str, float]:
 
     whole, changed = preview_cost(preview, pictures)
     lambdas = iter(PREVIEWED)
-    (alone,) = median_costs(
-        lambda: session.anchors.interpolate(float(next(lambdas)), inverse=False, out=buffer), repeats=PREVIEWS
-    )
+    (alone,) = median_costs(lambda: session.anchors.interpolate(float(next(lambdas)), buffer), repeats=PREVIEWS)
     return {
         "preview_three_views_ms": 1000 * whole.wall,
         "preview_three_views_cpu_ms": 1000 * whole.cpu,
@@ -275,7 +272,7 @@ def preview_error() -> dict[str, float]:
         lambdas = session.anchors.lambdas.copy()
         for left, right in itertools.pairwise(lambdas):
             middle = session.field((left + right) / 2, session.quick_stage).forward
-            errors["quick"].append(difference_mm(session.preview((left + right) / 2).forward, middle))
+            errors["quick"].append(difference_mm(session.preview((left + right) / 2), middle))
         at = bisect.bisect_right(lambdas, session.card.default_lambda)
         left, right = (session.field(lam).forward.array for lam in lambdas[at - 1 : at + 1])
         middle = session.field((lambdas[at - 1] + lambdas[at]) / 2).forward

@@ -117,22 +117,17 @@ class Anchors:
             for left in range(len(self) - 1)
         ]
 
-    def interpolate(self, lam: float, *, inverse: bool = True, out: Fields | None = None) -> Fields:
-        """Fields at lambda, between the two nearest anchors (the nearest one alone beyond the ends).
+    def interpolate(self, lam: float, out: DisplacementField | None = None) -> DisplacementField:
+        """The displacement at lambda, between the two nearest anchors (the nearest one alone beyond the ends).
 
         Cubic where both are of one stage, with slopes from the next anchors of that stage; else linear.
-        inverse=False leaves the inverse as it is in `out` (or at the nearest anchor): half the work while dragging.
-        out: fields whose arrays are overwritten, to save the allocation. Raises InputError without any anchor.
+        out: a field whose array is overwritten, to save the allocation. Raises InputError without any anchor.
         """
         lam = check_lambda(lam)
         if not self.lambdas:
             raise InputError("There is no field to preview yet; wait for the first one.")
         weights = self._weights(lam)
-        forward = _sum(weights, [field.forward for field in self._fields], out.forward if out else None)
-        if inverse:
-            backward = _sum(weights, [field.inverse for field in self._fields], out.inverse if out else None)
-            return Fields(forward, backward)
-        return Fields(forward, out.inverse if out else self._fields[max(weights, key=lambda at: weights[at])].inverse)
+        return _sum(weights, [field.forward for field in self._fields], out)
 
     def _weights(self, lam: float) -> dict[int, float]:
         """The share of each anchor, by its place, in the fields at lambda; they sum to 1."""

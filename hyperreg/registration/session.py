@@ -349,8 +349,8 @@ class LiveSession:
         while (lam := self.anchors.next_lambda()) is not None:
             self.anchors.add(lam, self.field(lam, self.quick_stage))
 
-    def preview(self, lam: float) -> Fields:
-        """Fields at lambda interpolated between anchors; see `Anchors`. Raises InputError without any anchor."""
+    def preview(self, lam: float) -> DisplacementField:
+        """The displacement at lambda, between anchors; see `Anchors.interpolate`. Raises InputError without any."""
         self._check_prepared()
         return self.anchors.interpolate(lam)
 

@@ -291,9 +291,10 @@ class LiveRegistration(LiveEngine):
         return Transform((back, self._solved().inverse))
 
     def _solved(self) -> Fields:
-        if self.shown is None or not self.shown.solved or self.lam is None or key_of(self.lam) != self.shown.lam:
+        shown = self.shown
+        if shown is None or shown.inverse is None or self.lam is None or key_of(self.lam) != shown.lam:
             raise InputError("The result for this λ is not complete yet. Wait a moment and try again.")
-        return self.shown.fields
+        return Fields(shown.forward, shown.inverse)
 
     def reset(self) -> None:
         """Back to the beginning: no pair, no lambda; what is on its way and what was set aside is dropped."""

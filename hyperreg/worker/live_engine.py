@@ -10,7 +10,8 @@ from typing import Any
 
 from hyperreg.errors import InputError
 from hyperreg.imaging.transform import Transform
-from hyperreg.registration.anchors import MAX_ANCHORS, SAME_LAMBDA, Fields
+from hyperreg.imaging.volume import DisplacementField
+from hyperreg.registration.anchors import MAX_ANCHORS, SAME_LAMBDA
 from hyperreg.registration.landmarks import Landmarks
 from hyperreg.registration.response import RESPONSE_LAMBDAS, Response, Suggestion
 from hyperreg.worker.client import WorkerClient
@@ -331,23 +332,25 @@ class LiveEngine:
         if metrics is not None:
             shown.measured = True
             if self.on_metrics is not None:
-                self.on_metrics(self._with_landmarks(metrics, shown.fields), shown)
+                self.on_metrics(self._with_landmarks(metrics, shown.forward), shown)
 
-    def _with_landmarks(self, metrics: dict[str, Any], fields: Fields | None) -> dict[str, Any]:
-        """The worker's metrics with the distance of the landmarks by these fields, and by the linear alignment alone.
+    def _with_landmarks(self, metrics: dict[str, Any], forward: DisplacementField | None) -> dict[str, Any]:
+        """The worker's metrics with the distance of the landmarks by this field, and by the linear alignment alone.
 
         Measured here, not in the worker: points cost next to nothing, and they may change while λ does not.
         """
-        if self.landmarks is None or fields is None:
+        if self.landmarks is None or forward is None:
             return metrics
         pair = self._prepared()
-        return self.landmarks.beside(metrics, fields.forward, pair.linear, pair.start)
+        return self.landmarks.beside(metrics, forward, pair.linear, pair.start)
 
     def _add_to_curve(self, pair: Pair, lam: float) -> None:
         """The metrics of a quick field; landmarks are measured with the best field that is here."""
         fields = pair.fields_at(lam)
         if self.landmarks is None or fields is not None:
-            self._curve.add(lam, self._with_landmarks(pair.metrics[lam, pair.quick_stage], fields))
+            self._curve.add(
+                lam, self._with_landmarks(pair.metrics[lam, pair.quick_stage], fields.forward if fields else None)
+            )
 
     def _landmarks_changed(self) -> None:
         """All metrics anew, from the fields that are here; the worker has nothing to do."""

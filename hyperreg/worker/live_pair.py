@@ -104,19 +104,24 @@ class Settings:
 class Shown:
     """What is shown: the fields of λ, and how they were found.
 
-    stage: their stage, a place in `Pair.stages`; of a preview between two λ, that of the coarser one of both.
-    solved: whether they were computed for exactly this λ. title: the stage in words for the user.
     lam: the λ that the fields belong to; where no field is known on one side of the slider, the nearest that has one.
+    inverse: None of a preview between two λ: nothing that is made of one needs it. title: the stage, in words.
+    stage: a place in `Pair.stages`; of a preview, that of the coarser one of both.
     measured: whether the metrics of these fields were told.
     """
 
     lam: float
-    fields: Fields
+    forward: DisplacementField
+    inverse: DisplacementField | None
     stage: int
-    solved: bool
     title: str
     final: bool = False
     measured: bool = False
+
+    @property
+    def solved(self) -> bool:
+        """Whether the fields were computed for exactly this λ."""
+        return self.inverse is not None
 
     def same_as(self, other: Shown) -> bool:
         """Whether nothing would change on screen."""
@@ -153,7 +158,7 @@ class Pair:
     anchors: Anchors = field(default_factory=Anchors)
     known: dict[float, tuple[int, Fields]] = field(default_factory=dict)
     metrics: dict[tuple[float, int], dict[str, Any]] = field(default_factory=dict)
-    preview: Fields | None = None
+    preview: DisplacementField | None = None
     full_failed: bool = False
     epoch: int = 0
 
@@ -226,12 +231,12 @@ class Pair:
             return self._shown(nearest, *self.known[nearest])
         right = bisect.bisect_left(lambdas, lam)
         stage = min(self.stage_at(key_of(lambdas[at])) for at in (right - 1, right))
-        # Nobody uses the inverse of what is not solved.
-        self.preview = self.anchors.interpolate(lam, inverse=False, out=self.preview)
-        return Shown(lam, self.preview, stage, False, BETWEEN_TEXT)
+        self.preview = self.anchors.interpolate(lam, self.preview)
+        return Shown(lam, self.preview, None, stage, BETWEEN_TEXT)
 
     def _shown(self, lam: float, stage: int, fields: Fields) -> Shown:
-        return Shown(lam, fields, stage, True, self.stages[stage].text, stage == len(self.stages) - 1)
+        final = stage == len(self.stages) - 1
+        return Shown(lam, fields.forward, fields.inverse, stage, self.stages[stage].text, final)
 
     def forget_fields(self) -> None:
         """Something other than λ was changed: nothing that was computed counts any more."""

@@ -119,7 +119,7 @@ class FakeRegistration:
         self.asked.append(lam)
         self.full_wanted = self.full_automatically
         if self.ready and not self.preparing and self.on_field is not None:
-            self._show(Shown(lam, self.fields(lam), QUICK, False, BETWEEN_TEXT))
+            self._show(Shown(lam, self.fields(lam).forward, None, QUICK, BETWEEN_TEXT))
 
     def set_full_automatically(self, on: bool) -> None:
         self.calls.append(f"full_automatically {on}")
@@ -176,7 +176,7 @@ class FakeRegistration:
         """The metrics of what is shown."""
         if self.landmarks is None:
             return METRICS
-        return self.landmarks.beside(METRICS, self.shown.fields.forward, self.linear)
+        return self.landmarks.beside(METRICS, self.shown.forward, self.linear)
 
     def _settings_changed(self) -> None:
         self.shown = None
@@ -209,10 +209,10 @@ class FakeRegistration:
         self.calls.append("close")
 
     def transform(self) -> Transform:
-        return Transform((self.shown.fields.forward, self.linear))
+        return Transform((self.shown.forward, self.linear))
 
     def inverse_transform(self) -> Transform:
-        return Transform((np.linalg.inv(self.linear), self.shown.fields.inverse))
+        return Transform((np.linalg.inv(self.linear), self.shown.inverse))
 
     # The worker's part, played by the test
 
@@ -248,7 +248,9 @@ class FakeRegistration:
     def answer_field(self, stage: int = QUICK) -> None:
         """The field of a stage at the newest λ arrives; its metrics do not yet."""
         self.working_at = None
-        self._show(Shown(self.lam, self.fields(self.lam, stage), stage, True, STAGES[stage].text, stage == FULL))
+        fields = self.fields(self.lam, stage)
+        text = STAGES[stage].text
+        self._show(Shown(self.lam, fields.forward, fields.inverse, stage, text, stage == FULL))
 
     def work(self, stage: int, fraction: float, lam: float | None = None) -> None:
         """A field is being computed, at the newest λ unless another is given."""

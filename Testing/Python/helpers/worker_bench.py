@@ -15,7 +15,6 @@ import pytest
 from stand_in_worker import true_field
 
 from hyperreg.imaging.volume import Volume
-from hyperreg.registration.anchors import Fields
 from hyperreg.worker.client import WorkerClient
 from hyperreg.worker.live import LiveRegistration
 from hyperreg.worker.live_pair import Shown, key_of
@@ -45,7 +44,7 @@ class Observed(LiveRegistration):
         self.fields: list[tuple[float, bool]] = []
         self.drafts: list[float] = []
         self.full: list[float] = []
-        self.last: Fields | None = None
+        self.last: Shown | None = None
         self.measured: list[tuple[float, dict[str, Any]]] = []
         self.errors: list[str] = []
         self.told: list[str] = []
@@ -78,7 +77,7 @@ class Observed(LiveRegistration):
         return self.lam if at_lam else None
 
     def _field(self, shown: Shown) -> None:
-        self.last = shown.fields
+        self.last = shown
         if shown.solved and shown.stage != QUICK:
             (self.full if shown.stage > QUICK else self.drafts).append(shown.lam)
             self.events.append("full" if shown.stage > QUICK else "draft")
@@ -170,5 +169,6 @@ def assert_fields(live: Observed, lam: float, atol: float = 0.0) -> None:
     assert live.last is not None
     expected = true_field(live.grid, lam)
     np.testing.assert_allclose(live.last.forward.array, expected, atol=atol)
+    assert live.last.inverse is not None
     np.testing.assert_allclose(live.last.inverse.array, -expected, atol=atol)
     assert live.last.forward.grid.matches(live.grid)

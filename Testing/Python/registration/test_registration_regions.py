@@ -158,7 +158,7 @@ def test_previews_follow_the_regions(session: LiveSession) -> None:
     with pytest.raises(InputError, match="no field to preview"):
         session.preview(0.2)
     session.fill_anchors()
-    mean, p99 = difference_mm(session.preview(0.37).forward, session.field(0.37).forward)
+    mean, p99 = difference_mm(session.preview(0.37), session.field(0.37).forward)
     assert mean <= 0.1 and p99 <= 0.5
 
 

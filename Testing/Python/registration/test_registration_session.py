@@ -115,7 +115,7 @@ def test_a_given_transform_is_taken_as_it_is(session: LiveSession, pair: Pair, t
 def test_previews_after_filling_the_anchors_are_close_to_exact_fields(session: LiveSession) -> None:
     session.fill_anchors()
     for lam in (0.07, 0.33, 0.8):
-        mean, p99 = difference_mm(session.preview(lam).forward, session.field(lam).forward)
+        mean, p99 = difference_mm(session.preview(lam), session.field(lam).forward)
         assert mean <= 0.1 and p99 <= 0.5
 
 

@@ -115,7 +115,7 @@ def test_landmarks_pull_but_for_those_that_are_not_ticked(app: App, tmp_path: Pa
     assert {row["now"] for row in state.landmark_rows} == {""}
     app.client.news.append(app.live.answer_solved)
     app.controller.step()
-    leads = Transform((app.live.shown.fields.forward, app.live.linear)).apply(points)
+    leads = Transform((app.live.shown.forward, app.live.linear)).apply(points)
     now = np.linalg.norm(leads - points - OFFSET, axis=1)
     assert [row["now"] for row in state.landmark_rows] == [f"{value:.1f}" for value in now]
     assert next(row["now"] for row in state.rows if row["name"] == "Pulled landmarks") == f"{now.mean():.2f} mm"
@@ -219,7 +219,7 @@ def test_clicks_place_pairs_where_they_were(placing: App) -> None:
     assert state.placing_hint.startswith("Landmark 2: click a place in the fixed")
     np.testing.assert_allclose(positions(app, "fixed_points")[0], here, atol=1e-3)
     # The picture of the moving image is bent: its own place is where the deformation leads.
-    leads = Transform((app.live.shown.fields.forward, app.live.linear)).apply(there[None])[0]
+    leads = Transform((app.live.shown.forward, app.live.linear)).apply(there[None])[0]
     assert np.linalg.norm(leads - there) > 1
     np.testing.assert_allclose(positions(app, "moving_points")[0], leads, atol=0.1)
     click(app, "Red", (120, 80))

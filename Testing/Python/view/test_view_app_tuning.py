@@ -21,7 +21,6 @@ from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField
 from hyperreg.mrml.registration import response_plot as plot
 from hyperreg.phantom import LABEL_NAMES
-from hyperreg.registration.anchors import Fields
 from hyperreg.view import chart
 from hyperreg.worker.live_pair import Shown
 
@@ -60,14 +59,18 @@ def test_every_stage_is_shown_and_named(app) -> None:
 def _full_of(live) -> Shown:
     """Full resolution at the λ of now: half of the quick field, so that the two can be told apart."""
     quick = live.fields(live.lam)
-    halves = (DisplacementField(0.5 * field.array, field.ijk_to_ras) for field in (quick.forward, quick.inverse))
-    return Shown(live.lam, Fields(*halves), FULL, True, live.stages[FULL].text, True)
+    forward, inverse = (
+        DisplacementField(0.5 * field.array, field.ijk_to_ras) for field in (quick.forward, quick.inverse)
+    )
+    return Shown(live.lam, forward, inverse, FULL, live.stages[FULL].text, True)
 
 
 def test_where_nothing_is_known_yet_the_text_says_what_is_shown(app) -> None:
     register(app)
     app.live.lam = app.controller.logic.lam = 0.02
-    happen(app, lambda: app.live._show(Shown(0.3, app.live.fields(0.3), 0, True, "First draft (4 mm)")))
+    fields = app.live.fields(0.3)
+    draft = Shown(0.3, fields.forward, fields.inverse, 0, "First draft (4 mm)")
+    happen(app, lambda: app.live._show(draft))
     assert app.server.state.stage_text == "Shows λ = 0.30 until λ = 0.02 is computed"
     assert (app.server.state.solved, app.server.state.can_save, app.server.state.solved_lam) == (False, False, -1.0)
 
@@ -105,7 +108,8 @@ def test_metrics_from_before_a_change_are_not_those_of_what_is_shown(app) -> Non
     tuning.set_region(state.regions[0]["key"], True, 0.9)
     assert (state.can_save, state.fresh) == (False, False)
     assert {row["now"] for row in state.rows} == {""}
-    shown = Shown(0.3, live.fields(0.3), QUICK, True, live.stages[QUICK].text)
+    fields = live.fields(0.3)
+    shown = Shown(0.3, fields.forward, fields.inverse, QUICK, live.stages[QUICK].text)
     happen(app, lambda: live._show(shown))
     assert (state.can_save, state.fresh) == (True, False)
     happen(app, lambda: live.on_metrics(METRICS, shown))
@@ -126,7 +130,7 @@ def test_the_files_are_those_of_the_stage_that_is_shown(app, pair) -> None:
     assert report["stage"] == {"name": "full", "title": "Full resolution", "spacing_mm": 1.0}
     assert report["metrics"] == {}, "nothing was measured of it yet"
     entry = app.files.find(names["Registered moving image"]["url"].split("/")[1])
-    expected = resample(pair.moving, pair.fixed.grid, Transform((full.fields.forward, app.live.linear)))
+    expected = resample(pair.moving, pair.fixed.grid, Transform((full.forward, app.live.linear)))
     np.testing.assert_allclose(read_volume(entry.path).array, expected.array, atol=0.5)
     assert np.abs(quick.array - expected.array).max() > 20, "else the two could not be told apart"
 

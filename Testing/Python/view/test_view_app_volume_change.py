@@ -35,7 +35,7 @@ def test_the_map_is_seen_and_read(app: App) -> None:
     air[20:30, 20:30] = air[-30:-20, -30:-20] = True
     np.testing.assert_array_equal(picture(app)[air], without[air], "the air is left as it was")
     assert not place_at(app.views.view("Red"), (25, 25), {}).values[-1].startswith("Volume")
-    change = percent(volume_change(app.live.shown.fields.forward).array)
+    change = percent(volume_change(app.live.shown.forward).array)
     xy = (SIZE // 2 + 20, SIZE // 2 - 15)
     place = place_at(app.views.view("Red"), xy, {})
     ijk = np.round(app.live.grid.to_ijk(place.ras)).astype(int)

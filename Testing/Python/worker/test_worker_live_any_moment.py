@@ -42,7 +42,7 @@ def caught(request: pytest.FixtureRequest, client: WorkerClient, live: Observed)
         heard(shown)
         if shown.solved and live._pair is not None and not live._pair.settings.constraints.landmarks:
             expected = BY[shown.stage] * true_field(live.grid, shown.lam)
-            np.testing.assert_allclose(shown.fields.forward.array, expected, atol=1e-5)
+            np.testing.assert_allclose(shown.forward.array, expected, atol=1e-5)
 
     live.on_field = check
     live.full_automatically = True

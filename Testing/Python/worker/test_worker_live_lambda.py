@@ -50,7 +50,7 @@ def test_previews_come_at_once_and_are_near_the_exact_field(client: WorkerClient
         off = np.linalg.norm(live.last.forward.array - true_field(live.grid, lam), axis=0)
         assert off.mean() <= TOLERANCE_MEAN_MM
         assert np.percentile(off, 99) <= TOLERANCE_P99_MM
-        np.testing.assert_array_equal(live.last.inverse.array, -live.last.forward.array)
+        assert live.last.inverse is None
     wait_until(client, lambda: live.solved_lam == lam)
     assert live.fields[-1] == (lam, True)
     assert_fields(live, lam)

@@ -92,7 +92,7 @@ class Constraints:
             and found.moving is not None
         ):
             linear = self.registration.linear
-            ways = Transform((linear,)), Transform((shown.fields.forward, linear))
+            ways = Transform((linear,)), Transform((shown.forward, linear))
             distances = [np.linalg.norm(way.apply(found.fixed) - found.moving, axis=1).tolist() for way in ways]
         return [
             landmarks.Row(key, moving_key, name, before, now, key in self._measured_only)

@@ -252,7 +252,7 @@ class RegistrationLogic:
         """
         if self.state != LIVE or self.shown is None:
             return None
-        return float(np.linalg.norm(displacement_at(self.shown.fields.forward, np.asarray(place, float)[None])))
+        return float(np.linalg.norm(displacement_at(self.shown.forward, np.asarray(place, float)[None])))
 
     @property
     def landmark_rows(self) -> list[landmarks.Row]:
@@ -385,7 +385,7 @@ class RegistrationLogic:
             transform=self.registration.transform(),
             inverse=self.registration.inverse_transform(),
             linear=Transform((self.registration.linear,)),
-            forward=shown.fields.forward,
+            forward=shown.forward,
             metrics=dict(self.metrics),
             names=run.label_names,
             card=run.card,
@@ -618,7 +618,7 @@ class RegistrationLogic:
         node = self.transform_node
         if self.state != LIVE or self._live is None or node is None:
             return
-        self._live.fill(shown.fields.forward)
+        self._live.fill(shown.forward)
         self.shown, self.metrics = shown, {}
         self._change_map.moved()
         if shown.solved:

@@ -56,7 +56,7 @@ class ChangeMap:
         if not self.wanted or self.node(transform, shown) is not None or time.monotonic() - self._moved_at < REST_S:
             return None
         fixed, _moving = linked.ends(transform)
-        field = shown.fields.forward
+        field = shown.forward
         place = (fixed, fixed.GetMTime(), field.grid.shape, field.ijk_to_ras.tobytes())
         if self._body[0] != place:
             self._body = place, body_of(fixed, field.grid)
