@@ -20,8 +20,8 @@ from hyperreg.registration.filters import (
 )
 
 # Longer than a piece and no multiple of it, shorter than a slab, and shorter than the kernels; filtered whole, and in
-# pieces.
-SHAPES = ((2 * SLAB + 3, PIECE + 5, 7), (2 * SLAB + 3, WHOLE + 5, 7))
+# pieces; as small as they come.
+SHAPES = ((2 * SLAB + 3, PIECE + 5, 7), (2 * SLAB + 3, WHOLE + 5, 7), (5, 2, 4), (5, 4, 1))
 UNEVEN = (0.5, 0.3, 0.2)
 
 
@@ -54,7 +54,7 @@ def test_pieces_make_the_same_as_a_convolution(image: Tensor, kernel: tuple[floa
     np.testing.assert_allclose(found.numpy(), convolved(image, kernel, border).numpy(), atol=2e-6)
 
 
-@pytest.mark.parametrize("width", [5, 9])
+@pytest.mark.parametrize("width", [3, 5, 9])
 def test_a_mean_leaves_out_what_lies_outside(image: Tensor, width: int) -> None:
     kernel = box_kernel(width)
     expected = convolved(image, kernel, "zeros") / convolved(torch.ones_like(image), kernel, "zeros")
@@ -62,7 +62,7 @@ def test_a_mean_leaves_out_what_lies_outside(image: Tensor, width: int) -> None:
     np.testing.assert_allclose(box_mean(torch.ones_like(image), width).numpy(), 1, atol=1e-6)
 
 
-@pytest.mark.parametrize("kernel", [box_kernel(5), gaussian_kernel(2.0)])
+@pytest.mark.parametrize("kernel", [box_kernel(3), box_kernel(5), gaussian_kernel(2.0)])
 def test_the_gradient_passes_through(image: Tensor, kernel: tuple[float, ...]) -> None:
     """Of the sum of a filtered image, by each voxel: what the filter, symmetric, makes of ones."""
     image.requires_grad_(True)
