@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.pairs import DATA, check_data
+from benchmarks.segmentation import head_neck
 from benchmarks.segmentation.structures import MANUAL
 from hyperreg.imaging.files import read_label_map, write_volume
 from hyperreg.imaging.volume import Volume
@@ -73,24 +73,10 @@ class Subjects:
 
 
 def _patients(_folder: Path) -> dict[str, list[dict[str, Any]]]:
-    source = DATA / "head_neck_ct"
-    with (source / "cases.tsv").open(encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream, delimiter="\t"))
-    entries = {
-        split: [
-            {
-                "image": str(source / f"{row['case']}_ct.nii.gz"),
-                "label": str(source / f"{row['case']}_labels.nii.gz"),
-                "contoured": [int(label) for label in row["contoured"].split()],
-            }
-            for row in rows
-            if row["split"] == split
-        ]
-        for split in ("train", "test")
-    }
-    held_out = [entry for entry in entries["train"] if len(entry["contoured"]) == len(ORGANS)][:HELD_OUT_PATIENTS]
-    training = [entry for entry in entries["train"] if entry not in held_out]
-    return {"training": training, "validation": held_out, "test": entries["test"]}
+    every = head_neck.patients("train")
+    held_out = [entry for entry in every if len(entry["contoured"]) == len(ORGANS)][:HELD_OUT_PATIENTS]
+    training = [entry for entry in every if entry not in held_out]
+    return {"training": training, "validation": held_out, "test": head_neck.patients("test")}
 
 
 def _brains(folder: Path) -> dict[str, list[dict[str, Any]]]:

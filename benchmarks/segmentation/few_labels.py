@@ -7,7 +7,6 @@ patients; measured on the six patients that nobody trained on. The claim is that
 
 from __future__ import annotations
 
-import csv
 import json
 import time
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ import torch
 import yaml
 
 from benchmarks.segmentation.ablation import CONFIGS, NORMED
-from benchmarks.segmentation.head_neck import FOLDER
+from benchmarks.segmentation.head_neck import patients
 from benchmarks.segmentation.measure import agreement
 from hyperreg.imaging.files import read_label_map, read_volume
 from hyperreg.segmentation.catalogue import read_card
@@ -92,20 +91,6 @@ def train(variant: str, count: int, seed: int, folder: Path) -> dict[str, Any]:
     return {"variant": variant, "count": count, "seed": seed, "training_cpu_s": seconds} | {
         "patients": on_patients(folder / "model")
     }
-
-
-def patients(split: str) -> list[dict[str, Any]]:
-    """The entries of a data list: the patients of head_neck_ct of one split ("train", "test")."""
-    with (FOLDER / "cases.tsv").open(encoding="utf-8") as stream:
-        rows = [row for row in csv.DictReader(stream, delimiter="\t") if row["split"] == split]
-    return [
-        {
-            "image": str(FOLDER / f"{row['case']}_ct.nii.gz"),
-            "label": str(FOLDER / f"{row['case']}_labels.nii.gz"),
-            "contoured": [int(label) for label in row["contoured"].split()],
-        }
-        for row in rows
-    ]
 
 
 def on_patients(folder: Path) -> dict[str, dict[str, dict[str, float]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,20 @@ def run(patient: str, model: str, output: Path, threads: int, fine: bool = False
         found = resample(found, truth.grid, interpolation="nearest")
     named = [(structure.label, structure.name) for structure in find_model(model).structures]
     return {"structures": agreement(found.array, truth.array, named, truth.spacing), **cost.__dict__}
+
+
+def patients(split: str) -> list[dict[str, Any]]:
+    """The entries of a data list: the patients of head_neck_ct of one split ("train", "test")."""
+    with (FOLDER / "cases.tsv").open(encoding="utf-8") as stream:
+        rows = [row for row in csv.DictReader(stream, delimiter="\t") if row["split"] == split]
+    return [
+        {
+            "image": str(FOLDER / f"{row['case']}_ct.nii.gz"),
+            "label": str(FOLDER / f"{row['case']}_labels.nii.gz"),
+            "contoured": [int(label) for label in row["contoured"].split()],
+        }
+        for row in rows
+    ]
 
 
 def _finer(image: Path, made: Path) -> Path:

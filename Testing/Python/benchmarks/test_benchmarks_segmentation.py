@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from segmentation_bench import SHELL
 
 from benchmarks.readme import replace_section
-from benchmarks.segmentation import brains
+from benchmarks.segmentation import brains, few_labels
 from benchmarks.segmentation.calibration import judged, reliability
 from benchmarks.segmentation.measure import agreement
 from benchmarks.segmentation.published import with_published
-from benchmarks.segmentation.report import mean_dice, tables, whole_table, write_report
+from benchmarks.segmentation.report import few_labels_table, mean_dice, tables, whole_table, write_report
 from benchmarks.segmentation.structures import (
     LEFT,
     MANUAL,
@@ -52,6 +53,25 @@ def test_both_sides_of_a_structure_are_compared_together(tmp_path: Path) -> None
     card = card_of(tmp_path, "Left putamen", "Cerebrospinal fluid", "Right putamen", "Cerebral cortex")
     found = np.array([0, 2, 4, 6, 8])
     assert found_structures(found, card).tolist() == [0, putamen, 0, putamen, cortex]
+
+
+def test_few_labels_are_compared_patient_by_patient_with_an_interval() -> None:
+    def training(variant: str, seed: int, *dice: float) -> dict[str, Any]:
+        patients = {f"pt{n}": {"Mandible": {"dice": value}} for n, value in enumerate(dice)}
+        return {
+            "part": "few-labels", "variant": variant, "count": 8, "seed": seed, "training_cpu_s": 60.0 + seed,
+            "patients": patients,
+        }  # fmt: skip
+
+    rows = [
+        training(few_labels.PLAIN, 0, 0.5, 0.6), training(few_labels.BRANCH, 0, 0.6, 0.7),
+        training(few_labels.PLAIN, 1, 0.4, 0.5), training(few_labels.BRANCH, 1, 0.5, 0.6),
+        training(few_labels.PLAIN, 2, 0.0, 0.0),  # its counterpart is not there yet
+    ]  # fmt: skip
+    line = few_labels_table(rows).splitlines()[-1]
+    assert line == "| 8 | SegResNet; SegResNet with VAE | 0.500 | 0.600 | +10.0 (+10.0 to +10.0) | 60 and 60 |"
+    low, high = few_labels.interval(np.array([[0.0, 1.0], [1.0, 0.0]]))
+    assert low == 0.0 and high == 1.0, "both patients and trainings are drawn anew"
 
 
 def test_what_is_found_on_the_wrong_side_is_counted(tmp_path: Path) -> None:
