@@ -183,7 +183,10 @@ def landmarks(controls: LandmarkControls) -> None:
                         aria_label=("'Landmark ' + row.name + ' pulls'",),
                     )
                     html.Input(
-                        value=("row.name",),
+                        # Lazy: rows come anew, with other distances, while somebody types; until the field is left.
+                        v_model_lazy=("row.name",),
+                        keyup_enter="$event.target.blur()",
+                        __events=[("keyup_enter", "keyup.enter")],
                         change=(controls.rename, "[row.key, $event.target.value]"),
                         classes="hyperreg-landmark-name",
                         title="Click to give it another name",

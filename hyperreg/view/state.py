@@ -43,7 +43,7 @@ class PageState:
     full_running: whether that is full resolution. can_request_full: whether full resolution has to be asked for.
     rows: the metrics, see `measures.metric_rows`; fresh: whether there are any of what is shown; else "now" is blank.
     downloads: {title, name, url}.
-    uploading: the role whose file is on its way, or "".
+    uploading: the role whose file is on its way or being read, or "".
     image_sections: those below the images that are unfolded. series_source: where DICOM files lie on the computer that
     the app runs on, as typed; series_busy: what is read of them, in words, or ""; series_found: what there is, in
     words; series_rows: {number, title, about, problem}. series_opened: whether an open image is a DICOM series, so that
