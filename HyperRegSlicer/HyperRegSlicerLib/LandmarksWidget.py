@@ -95,7 +95,7 @@ class LandmarksPanel:
             self._soon.start()
 
     def _changed_before(self) -> None:
-        if self._logic.is_waiting:
+        if self._logic.live.is_waiting:
             self._soon.start()  # else a field that takes long would never be there while a point is dragged
         else:
             self._tell()

@@ -51,10 +51,7 @@ class RegistrationWidget(Panel):
         self._registered: tuple[Any, ...] | None = None
         self._shown = (Comparison.FADE, 0.5)
         self.logic.on_change = self._logic_changed
-        self.logic.on_live = self._became_live
-        self.logic.on_aligned = self._aligned
-        self.logic.on_progress = self._progressed
-        self.logic.on_metrics = lambda _metrics, _shown: self.update()
+        self.logic.on_result = self._result_arrived
         self.logic.on_warning = self._show_message
         self.logic.on_error = self._show_message
         self.tuning = TuningPanel(
@@ -210,14 +207,12 @@ class RegistrationWidget(Panel):
             moving_labels=parameters.movingLabels,
         )
         self._asked = asked
-        self._progressed(0.0, _("Starting ..."))
         self._ask_devices()
 
     def _align(self) -> None:
         if self.installation.is_ready():
             p = self.parameters
             self.logic.align(p.fixed, p.moving, method=p.initial.value, device=p.device.value)
-            self._progressed(0.0, _("Starting ..."))
 
     def _aligned(self, transform: Any) -> None:
         self._registered = None
@@ -362,8 +357,11 @@ class RegistrationWidget(Panel):
             self._follow_logic()
         self.update()
 
-    def _became_live(self) -> None:
-        self._registered, self._unshown = self._asked, True
+    def _result_arrived(self) -> None:
+        if self.logic.state == LIVE:
+            self._registered, self._unshown = self._asked, True
+        else:
+            self._aligned(self.logic.alignment_node)
 
     def _follow_logic(self) -> None:
         """The live transform to the parameter node, and what has become live into the views."""
@@ -373,16 +371,11 @@ class RegistrationWidget(Panel):
             self._unshown = False
             self.views.remember()
             self._show_views()
-            self._show_message("\n".join(self.connection.registration.warnings))
-
-    def _progressed(self, fraction: float, text: str) -> None:
-        self.ui.progressBar.value = round(100 * fraction)
-        self.ui.statusLabel.text = text
+            self._show_message("\n".join(self.logic.live.warnings))
 
     def _poll(self) -> None:
         super()._poll()
         self.logic.settle()
-        self.tuning.update_work()
 
     # What the form shows
 
@@ -396,9 +389,9 @@ class RegistrationWidget(Panel):
         method = parameters.initial if parameters is not None else None
         ui.alignButton.enabled = valid and method not in (Initial.NONE, Initial.TRANSFORM)
         ui.progressBar.visible = running
-        if not running:
-            ui.progressBar.value = 0
-            ui.statusLabel.text = self._status(reason)
+        fraction, text = logic.live.progress or (0.0, "")
+        ui.progressBar.value = round(100 * fraction) if running else 0
+        ui.statusLabel.text = (text or _("Starting ...")) if running else self._status(reason)
         for selector in (ui.fixedSelector, ui.movingSelector):
             selector.enabled = not running
         ui.resultPanel.visible = live or logic.can_reset
@@ -417,7 +410,7 @@ class RegistrationWidget(Panel):
     def _status(self, reason: str) -> str:
         logic = self.logic
         if logic.state == LIVE:
-            status = self.tuning.status()
+            status = texts.state_text(logic.live)
             if self.parameters is not None and self._registered not in (None, self._chosen()):
                 status += "\n" + (reason or _("Press Register again to use what is chosen now."))
             return status

@@ -20,8 +20,7 @@ from hyperreg.view.private_files import PrivateFiles
 class AlignmentControls:
     """The controller's part for a linear alignment alone.
 
-    state: the shared state. logic: the `RegistrationLogic`. tell(text): an error. show(): puts both images into the
-    views.
+    state: the shared state. logic: the `RegistrationLogic`. tell(text): an error.
     """
 
     def __init__(
@@ -31,18 +30,15 @@ class AlignmentControls:
         pair: OpenPair,
         files: PrivateFiles,
         tell: Callable[[str], None],
-        show: Callable[[], None],
     ) -> None:
         self._state, self._logic, self._pair, self._files = state, logic, pair, files
         self._tell = tell
-        logic.on_aligned = lambda _node: show()
 
     def start(self) -> None:
         """Aligns by the method that is chosen in the settings."""
         state = self._state
         try:
             choices.check(state)
-            state.progress, state.progress_text = 0.0, "Starting"
             nodes = self._pair.nodes
             self._logic.align(nodes.get("fixed"), nodes.get("moving"), method=state.alignment, device=state.device)
         except HyperRegError as error:

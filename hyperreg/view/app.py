@@ -23,7 +23,8 @@ from hyperreg.view.private_files import PrivateFiles
 from hyperreg.view.state import PANEL, PageState
 from hyperreg.worker.client import WorkerClient
 from hyperreg.worker.fusion import RemoteFuser
-from hyperreg.worker.live import LiveRegistration
+from hyperreg.worker.live.registration import LiveRegistration
+from hyperreg.worker.live.state import Registration
 from hyperreg.worker.segmentation import RemoteSegmenter
 
 ASSETS = "hyperreg_assets"
@@ -55,10 +56,15 @@ class Options:
 
 
 class App:
-    """One server with its scene, views and worker. client, live, segmenter, fuser: stand-ins for them, in tests."""
+    """One server with its scene, views and worker. client, live, segmenter, fuser: fakes in their place, in tests."""
 
     def __init__(
-        self, options: Options, client: Any = None, live: Any = None, segmenter: Any = None, fuser: Any = None
+        self,
+        options: Options,
+        client: Any = None,
+        live: Registration | None = None,
+        segmenter: Any = None,
+        fuser: Any = None,
     ) -> None:
         self.options = options
         token = security.choose_token(options.token)
@@ -93,7 +99,7 @@ class App:
             self.slicer_app = slicer_app_type()
             self.views = slices.SliceViews(self.slicer_app, self.server)
             self.client = client or WorkerClient(address=options.compute_on)
-            self.live = live or LiveRegistration(self.client)
+            self.live: Registration = live or LiveRegistration(self.client)
             self.messages = Messages(state)
             self.controller = Controller(
                 state, self.slicer_app.scene, self.views, self.client, self.live, self.files, self.messages,

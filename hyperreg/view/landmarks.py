@@ -209,7 +209,7 @@ class LandmarkControls:
         if self._pull_wanted != self._pull:
             self._pull, self._unsent, self._state.error = self._pull_wanted, True, ""
         soon = not self._dragged or time.monotonic() > self._sent_at + EVERY_S
-        if self._unsent and soon and not self._logic.is_waiting and not self._aims_at_the_bent:
+        if self._unsent and soon and not self._logic.live.is_waiting and not self._aims_at_the_bent:
             self.measure()
 
     @property
@@ -358,7 +358,7 @@ class LandmarkControls:
             setattr(state, f"{role}_name", self._files[role] or (PLACED if points else ""))
         self.update()
         self._unsent = True
-        if not self._logic.is_waiting:
+        if not self._logic.live.is_waiting:
             self.measure()
 
     def _marks(self) -> Marks:

@@ -74,7 +74,7 @@ def test_a_model_that_is_removed_while_it_is_shown_is_still_told_of(bench, tmp_p
     monkeypatch.setenv("HYPERREG_MODELS", str(tmp_path))
     bench.logic.set_lambda(0.4)
     bench.registration.answer_solved()
-    assert (bench.logic.state, bench.logic.shown.lam, bench.errors) == (LIVE, 0.4, [])
+    assert (bench.logic.state, bench.logic.live.shown.lam, bench.errors) == (LIVE, 0.4, [])
     images = (geometry.volume_from_node(node, None) for node in (bench.fixed, bench.moving))
     result = bench.logic.result(*images)
     with pytest.raises(WeightsError, match=f"no model '{bench.model}'"):

@@ -16,6 +16,7 @@ from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Grid
 from hyperreg.mrml import geometry, linked, nodes
 from hyperreg.registration.catalogue import ModelCard
+from hyperreg.registration.contrast import AUTOMATIC
 
 # Attributes and node references of the nodes: they are saved with the scene, so that a reopened one can go on.
 LAMBDA_ATTRIBUTE = "HyperReg.lambda"
@@ -32,7 +33,7 @@ class Run:
     removed or replaced while its result is shown.
     label_names: of the labels that both label maps have in the worker, where they are named.
     alignment: the method, where nothing but a linear alignment was asked for; else "". initial: where it began, a
-    method or the name of a transform.
+    method or the name of a transform. contrast, symmetric: see `LiveSession.prepare`.
     """
 
     fixed_id: str
@@ -45,6 +46,8 @@ class Run:
     label_names: Mapping[int, str] = field(default_factory=dict)
     alignment: str = ""
     initial: str = ""
+    contrast: str = AUTOMATIC
+    symmetric: bool = False
 
 
 @dataclass(frozen=True)

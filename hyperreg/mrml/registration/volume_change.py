@@ -19,7 +19,7 @@ from hyperreg.imaging.volume import DisplacementField, Grid, Volume
 from hyperreg.mrml import geometry, linked, nodes
 from hyperreg.mrml.shapes import Line, Shape, Text
 from hyperreg.registration.volume_change import LEAST, MOST, TICKS, colour_at, percent, strength, volume_change
-from hyperreg.worker.live_pair import Shown
+from hyperreg.worker.live.state import Shown
 
 COLOURS = 512
 # It takes a moment: computed when nothing has moved for so long.
