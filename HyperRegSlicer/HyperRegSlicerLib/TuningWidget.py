@@ -55,7 +55,7 @@ class TuningPanel:
     def show(self, parameters: RegistrationParameters) -> None:
         """What the parameter node says."""
         self.logic.set_full_automatically(parameters.fullAutomatically)
-        self.logic.set_volume_change(parameters.showVolumeChange)
+        self.logic.volume_change.want(parameters.showVolumeChange)
         self.ui.volumeChangeLegend.visible = parameters.showVolumeChange
         self._landmarks.show(parameters)
 
@@ -67,7 +67,7 @@ class TuningPanel:
         self._show_work()
         ui.contrastNoteLabel.text = live.note if is_live else ""
         ui.contrastNoteLabel.visible = bool(ui.contrastNoteLabel.text)
-        ui.volumeChangeNote.text = logic.volume_change_note
+        ui.volumeChangeNote.text = logic.volume_change.note
         ui.volumeChangeNote.visible = bool(ui.volumeChangeNote.text)
         ui.fullBox.visible = ui.fullButton.visible = live.has_full
         ui.warningLabel.text = logic.warning if is_live else ""

@@ -80,8 +80,8 @@ class RegistrationWidget(Panel):
             ("resetButton", self._reset),
             ("undoResetButton", self._undo_reset),
             ("showButton", self._show_views),
-            ("takeAlongButton", lambda: self.logic.take_along(self.ui.alongSelector.currentNode())),
-            ("leaveBehindButton", lambda: self.logic.leave_behind(self.ui.alongSelector.currentNode())),
+            ("takeAlongButton", lambda: self.logic.transform.take_along(self.ui.alongSelector.currentNode())),
+            ("leaveBehindButton", lambda: self.logic.transform.leave_behind(self.ui.alongSelector.currentNode())),
             ("sampleButton", self._load_sample),
         ):
             getattr(self.ui, button).connect("clicked()", self._guarded(action))
@@ -375,7 +375,7 @@ class RegistrationWidget(Panel):
 
     def _poll(self) -> None:
         super()._poll()
-        self.logic.settle()
+        self.logic.volume_change.settle()
 
     # What the form shows
 
@@ -404,7 +404,7 @@ class RegistrationWidget(Panel):
             ui.initialTransformSelector.enabled = parameters.initial is Initial.TRANSFORM
             ui.fadeSlider.enabled = parameters.comparison is Comparison.FADE
         self.tuning.update()
-        self.views.set_map(logic.volume_change_node)
+        self.views.set_map(logic.volume_change.node)
         self._along_changed()
 
     def _status(self, reason: str) -> str:
@@ -425,7 +425,7 @@ class RegistrationWidget(Panel):
         return reason or _("Ready: press Register, then move λ.")
 
     def _along_changed(self, *_node: Any) -> None:
-        node, following = self.ui.alongSelector.currentNode(), self.logic.linked_nodes
+        node, following = self.ui.alongSelector.currentNode(), self.logic.transform.linked_nodes
         self.ui.takeAlongButton.enabled = (
             node is not None and node not in following and self.logic.transform_node is not None
         )

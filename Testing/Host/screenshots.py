@@ -112,7 +112,7 @@ def place_landmarks(host: Host, widget: Any, pair: PhantomPair) -> None:
 def show_volume_change(host: Host, widget: Any, output: Path) -> None:
     """Take the picture of the map of local volume change."""
     widget.ui.volumeChangeBox.click()
-    host.wait_until(lambda: widget.panel.logic.volume_change_node is not None, PATIENCE_S)
+    host.wait_until(lambda: widget.panel.logic.volume_change.node is not None, PATIENCE_S)
     print(host.screenshot(output / "slicer-volume-change.png", size=SIZE))
     widget.ui.volumeChangeBox.click()
 

@@ -101,7 +101,7 @@ class TuningControls:
     def set_volume_change(self, on: Any) -> None:
         """Whether a map of local volume change lies over the views."""
         if isinstance(on, bool):
-            self._logic.set_volume_change(on)
+            self._logic.volume_change.want(on)
 
     def use_suggested(self) -> None:
         if (suggestion := self._logic.live.suggestion) is not None:
@@ -131,10 +131,10 @@ class TuningControls:
 
     def step(self) -> None:
         """Takes the newest γ, and keeps the map of volume change. Raises HyperRegError."""
-        self._logic.settle()
+        self._logic.volume_change.settle()
         mine = self._state.panel == PANEL
-        self._views.set_map(self._logic.volume_change_node if mine else None)
-        self._state.volume_change_note = self._logic.volume_change_note
+        self._views.set_map(self._logic.volume_change.node if mine else None)
+        self._state.volume_change_note = self._logic.volume_change.note
         self._views.set_marked([node for node in self._left_out.values() if node is not None] if mine else [])
         if self._gamma_wanted is not None:
             gamma, self._gamma_wanted = self._gamma_wanted, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,16 +38,34 @@ class Live:
 
 
 class LiveNode:
-    """The transform node that λ moves, of this session or of a reopened scene; there is one at most."""
+    """The transform node that λ moves, of this session or of a reopened scene; there is one at most.
 
-    def __init__(self, scene: slicer.vtkMRMLScene) -> None:
-        self._scene = scene
+    on_change(): another node follows it, or one follows no more.
+    """
+
+    def __init__(self, scene: slicer.vtkMRMLScene, on_change: Callable[[], None]) -> None:
+        self._scene, self._on_change = scene, on_change
         self._id: str | None = None
 
     @property
     def node(self) -> Any:
         """The transform node; None before the first result and after `remove`."""
         return self._scene.GetNodeByID(self._id) if self._id else None
+
+    @property
+    def linked_nodes(self) -> list[slicer.vtkMRMLTransformableNode]:
+        """The nodes that move along with the moving volume."""
+        return [] if self.node is None else linked.linked_nodes(self.node)
+
+    def take_along(self, node: slicer.vtkMRMLTransformableNode) -> None:
+        """See `linked.take_along`."""
+        linked.take_along(self.node, node)
+        self._on_change()
+
+    def leave_behind(self, node: slicer.vtkMRMLTransformableNode) -> None:
+        """Undoes `take_along`."""
+        linked.leave_behind(self.node, node)
+        self._on_change()
 
     def adopt(self, node: slicer.vtkMRMLTransformNode) -> None:
         """The next registration goes on with this node."""

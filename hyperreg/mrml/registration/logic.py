@@ -25,7 +25,7 @@ from hyperreg.imaging.transform import Transform, displacement_at
 from hyperreg.imaging.volume import Grid, Volume
 from hyperreg.mrml import geometry, linked
 from hyperreg.mrml.lifecycle import IDLE, LIVE, RUNNING, ignore
-from hyperreg.mrml.registration import inputs, landmarks, report, results, volume_change
+from hyperreg.mrml.registration import inputs, landmarks, report, results
 from hyperreg.mrml.registration.constraints import Constraints
 from hyperreg.mrml.registration.live_node import Live, LiveNode
 from hyperreg.mrml.registration.undo import Undo
@@ -47,6 +47,8 @@ class RegistrationLogic:
 
     scene: the vtkMRMLScene of both nodes.
     registration: the live registration, which owns λ; its full resolution is asked for, and given up, directly.
+    transform: the node that λ moves, and what follows it. volume_change: the map that is made of it.
+    constraints: what the user has marked.
 
     Callbacks, all optional, called on the thread that polls:
     on_change(): something that can be asked here is different.
@@ -64,12 +66,12 @@ class RegistrationLogic:
         # Hyperparameters besides λ.
         self._values: dict[str, float] = {}
         self.constraints = Constraints(scene, registration, self._live_grids, self._changed, self._report_end)
-        self._change_map = ChangeMap()
         # What is being prepared, and what was before.
         self._pending: results.Run | None = None
         self._pair_before: Prepared | None = None
         self._live: Live | None = None
-        self._transform = LiveNode(scene)
+        self.transform = LiveNode(scene, self._changed)
+        self.volume_change = ChangeMap(lambda: self.transform_node, lambda: self.live, self._describe, self._changed)
         self._alignment_id: str | None = None
         # What the last reset has ended.
         self._undo: Undo | None = None
@@ -105,7 +107,7 @@ class RegistrationLogic:
     @property
     def transform_node(self) -> slicer.vtkMRMLTransformNode | None:
         """The transform that λ moves; None before the first result and after `reset`."""
-        return self._transform.node
+        return self.transform.node
 
     @property
     def pair(self) -> tuple[Any, Any]:
@@ -144,43 +146,14 @@ class RegistrationLogic:
         return node if moving is not None and moving.GetParentTransformNode() is node else None
 
     @property
-    def linked_nodes(self) -> list[slicer.vtkMRMLTransformableNode]:
-        """The nodes that move along with the moving volume."""
-        node = self.transform_node
-        return linked.linked_nodes(node) if node is not None else []
-
-    @property
     def origin(self) -> results.Origin:
         """λ and everything else that makes what the transform node shows."""
-        live, run = self.live, self._run
-        parts = [f"{name}={value:.2f}" for name, value in live.values.items()]
-        parts += self.constraints.words
-        if run is not None and run.contrast != AUTOMATIC:
-            parts.append(f"contrast={run.contrast}")
-        if run is not None and run.symmetric:
-            parts.append("symmetric")
-        lam, stage = (live.shown.lam, live.shown.title) if live.shown is not None else (self.lam, "")
-        return results.Origin(lam, stage, "; ".join(parts))
+        return results.Origin.of(self.live, self.lam, self._run, self.constraints.words)
 
     @property
     def warning(self) -> str:
         """In words for the user, if what is shown is worse than the linear alignment alone; else ""."""
         return warning(self.live.metrics) or ""
-
-    @property
-    def volume_change_node(self) -> slicer.vtkMRMLScalarVolumeNode | None:
-        """The map of local volume change, %, of exactly what is shown; None where there is none (yet)."""
-        live = self.live
-        if live.shown is None or not live.is_solved:
-            return None
-        return self._change_map.node(self.transform_node, live.shown)
-
-    @property
-    def volume_change_note(self) -> str:
-        """In words for the user, why there is no map of local volume change although one is wanted; else ""."""
-        if self.state != LIVE or not self._change_map.wanted or self.volume_change_node is not None:
-            return ""
-        return f"The map comes once λ = {self.lam:.2f} is computed."
 
     def deformed_mm(self, place: np.ndarray) -> float | None:
         """How far what is shown moves a place of the fixed volume, besides the linear alignment; None without a field.
@@ -229,7 +202,7 @@ class RegistrationLogic:
         start = self._start(initial, moving, fixed_volume.grid)
         parent = moving.GetParentTransformNode()
         if linked.is_live_transform(parent):
-            self._transform.adopt(parent)
+            self.transform.adopt(parent)
         self._pair_before = self.registration.state.pair
         self.registration.prepare(
             fixed_volume,
@@ -306,28 +279,9 @@ class RegistrationLogic:
 
         Raises InputError while no field of exactly this λ is there.
         """
-        run, live = self._run, self.live
-        pair, shown = live.pair, live.shown
-        if not self.can_keep or run is None or pair is None or shown is None:
+        if not self.can_keep or self._run is None:
             raise InputError(INCOMPLETE)
-        return report.Result(
-            lam=self.lam,
-            stage=pair.stages[shown.stage],
-            settings=self.origin.settings,
-            fixed=fixed,
-            moving=moving,
-            moving_labels=moving_labels,
-            transform=self.registration.transform(),
-            inverse=self.registration.inverse_transform(),
-            linear=Transform((pair.linear,)),
-            forward=shown.forward,
-            metrics=dict(live.metrics),
-            names=run.label_names,
-            card=run.card,
-            device=live.device,
-            initial=run.initial,
-            warnings=tuple(dict.fromkeys([*live.warnings, *filter(None, [self.warning])])),
-        )
+        return report.result_of(self.registration, self._run, self.origin, (fixed, moving, moving_labels))
 
     @property
     def can_report(self) -> bool:
@@ -344,22 +298,12 @@ class RegistrationLogic:
         if not self.can_report or run is None:
             raise InputError(INCOMPLETE)
         # As they lay when they were registered, not as λ moves one of them.
-        volumes = [
+        fixed, moving = (
             replace(geometry.volume_from_node(node, None), ijk_to_ras=grid.ijk_to_ras)
             for node, grid in zip(self.pair, (run.fixed_grid, run.moving_grid), strict=True)
-        ]
-        result = self.result(*volumes)
+        )
+        result = self.result(fixed, moving)
         report.write_page(result, report.report_of(result, PACKAGES), path)
-
-    def take_along(self, node: slicer.vtkMRMLTransformableNode) -> None:
-        """See `linked.take_along`."""
-        linked.take_along(self.transform_node, node)
-        self.on_change()
-
-    def leave_behind(self, node: slicer.vtkMRMLTransformableNode) -> None:
-        """Undoes `take_along`."""
-        linked.leave_behind(self.transform_node, node)
-        self.on_change()
 
     def set_hyperparameter(self, name: str, value: float) -> None:
         """Sets a hyperparameter other than λ, also for registrations to come; models that have it not ignore it.
@@ -371,27 +315,6 @@ class RegistrationLogic:
         if self._values.get(name) != value:
             self._values[name] = value
             self._send_settings()
-
-    def set_volume_change(self, on: bool) -> None:
-        """Whether there is a map of local volume change, made by `settle`; without one none stays in the scene."""
-        if on == self._change_map.wanted:
-            return
-        self._change_map.wanted = on
-        if not on:
-            volume_change.remove(self.transform_node)
-        self.on_change()
-
-    def settle(self) -> None:
-        """To be called regularly: does what has to wait until nothing moves."""
-        transform, shown = self.transform_node, self.live.shown
-        if not self.can_keep or transform is None or shown is None:
-            return
-        made = self._change_map.settle(transform, shown)
-        if made is not None:
-            moving = linked.ends(transform)[1]
-            made.SetName(f"{moving.GetName()} local volume change {self.origin.title} (%)")
-            self._describe(made)
-            self.on_change()
 
     def set_full_automatically(self, on: bool) -> None:
         """Whether full resolution comes by itself, first at the shown λ; or only when it is asked for."""
@@ -407,7 +330,7 @@ class RegistrationLogic:
         aligned = self.alignment_node
         self._remember_for_undo()
         self._end()
-        self._transform.remove()
+        self.transform.remove()
         if aligned is not None:
             linked.release(aligned)
             before = aligned.GetNodeReference(linked.MOVING_PARENT_ROLE)
@@ -432,10 +355,10 @@ class RegistrationLogic:
         if undo.node_id:
             self._alignment_id = node.GetID()
         else:
-            self._transform.adopt(node)
+            self.transform.adopt(node)
         if undo.live is not None:
             self._live = undo.live
-            self._change_map.moved()
+            self.volume_change.moved()
             self.registration.bring_back()
             self._send_settings()
         self.on_change()
@@ -462,7 +385,7 @@ class RegistrationLogic:
             self._alignment_id = transform.GetID()
         if transform is None or not linked.is_live_transform(transform):
             return
-        self._transform.adopt(transform)
+        self.transform.adopt(transform)
         self.forget_reset()
         results.interpolate_linearly(transform)
         self.on_change()
@@ -487,7 +410,7 @@ class RegistrationLogic:
         live = self._live
         if live is not None and live.pair is state.pair:
             if state.shown is not None and live.draw(state.shown):
-                self._change_map.moved()
+                self.volume_change.moved()
                 if state.shown.solved:
                     self._describe(self.transform_node)
             new, live.warned = state.warnings[live.warned :], len(state.warnings)
@@ -499,10 +422,10 @@ class RegistrationLogic:
         if run.alignment:
             self._warn(warnings)
             self.registration.reset()
-            self._transform.remove()
+            self.transform.remove()
             self._alignment_id = results.place_alignment(self.scene, run, pair.linear).GetID()
         else:
-            self._live = self._transform.place(run, pair)
+            self._live = self.transform.place(run, pair)
             self._describe(self.transform_node)
             self._send_settings()
         self.on_result()
@@ -526,7 +449,7 @@ class RegistrationLogic:
             self.forget_reset()
         if self.constraints.node_leaves(node):
             return
-        if self._transform.is_leaving(node):
+        if self.transform.is_leaving(node):
             if self.state == LIVE:
                 self._end()
                 self._report_end("The live transform was deleted; the moving volume is where it was before.")
@@ -543,7 +466,7 @@ class RegistrationLogic:
     def _scene_closing(self, _caller: Any, _event: str) -> None:
         self.forget_reset()
         self._end()
-        self._transform.forget()
+        self.transform.forget()
         self._alignment_id = None
         self.constraints.forget()
         self.on_change()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from hyperreg.imaging.volume import DisplacementField, Grid
 from hyperreg.mrml import geometry, linked, nodes
 from hyperreg.registration.catalogue import ModelCard
 from hyperreg.registration.contrast import AUTOMATIC
+from hyperreg.worker.live.state import LiveState
 
 # Attributes and node references of the nodes: they are saved with the scene, so that a reopened one can go on.
 LAMBDA_ATTRIBUTE = "HyperReg.lambda"
@@ -60,6 +61,17 @@ class Origin:
     lam: float
     stage: str = ""
     settings: str = ""
+
+    @classmethod
+    def of(cls, live: LiveState, lam: float, run: Run | None, words: Sequence[str]) -> Origin:
+        """Of what is shown. lam: of the slider, where nothing is yet. words: of what the user has marked."""
+        settings = [f"{name}={value:.2f}" for name, value in live.values.items()] + list(words)
+        if run is not None and run.contrast != AUTOMATIC:
+            settings.append(f"contrast={run.contrast}")
+        if run is not None and run.symmetric:
+            settings.append("symmetric")
+        lam, stage = (lam, "") if live.shown is None else (live.shown.lam, live.shown.title)
+        return cls(lam, stage, "; ".join(settings))
 
     @property
     def title(self) -> str:

@@ -47,7 +47,7 @@ def test_distances_are_in_mm_whatever_the_lists_are_under(bench: Bench) -> None:
     assert bench.logic.live.metrics["landmarks_mm_before"] == pytest.approx(before, abs=1e-4)
     assert abs(before - 5) > 0.1
     # Following the moving volume, its points are still taken where they are on that volume.
-    bench.logic.take_along(moving)
+    bench.logic.transform.take_along(moving)
     assert moving.GetTransformNodeID() == bench.logic.transform_node.GetID()
     bench.logic.constraints.set_landmarks(fixed, moving)
     assert bench.logic.live.metrics["landmarks_mm"] == pytest.approx(5, abs=1e-4)
