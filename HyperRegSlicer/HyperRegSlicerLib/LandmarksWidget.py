@@ -52,7 +52,7 @@ class LandmarksPanel:
         """Shows the state. distance: of all landmarks, in words, or ""."""
         ui, logic = self.ui, self._logic
         ui.landmarksNoteLabel.text = "\n".join(filter(None, (logic.constraints.landmarks_note, distance)))
-        rows = logic.landmark_rows
+        rows = logic.constraints.landmark_rows
         if rows is self._rows:
             return
         self._rows = rows

@@ -70,7 +70,7 @@ class TuningPanel:
         ui.volumeChangeNote.text = logic.volume_change.note
         ui.volumeChangeNote.visible = bool(ui.volumeChangeNote.text)
         ui.fullBox.visible = ui.fullButton.visible = live.has_full
-        ui.warningLabel.text = logic.warning if is_live else ""
+        ui.warningLabel.text = live.worse if is_live else ""
         ui.warningLabel.visible = bool(ui.warningLabel.text)
         ui.responseSection.visible = is_live
         ui.useSuggestedButton.enabled = suggestion is not None and abs(suggestion.lam - logic.lam) > 5e-3

@@ -151,8 +151,7 @@ class App:
                 ),
             ]
             self.panels = Panels(state, panels, self.messages)
-            images, deformed = self.controller.pair.images, self.controller.logic.deformed_mm
-            self.viewing = ViewControls(state, self.views, images, deformed)
+            self.viewing = ViewControls(state, self.views, self.controller.pair.images, self._deformed_mm)
             self.controller.on_images = self.viewing.offer
             self.controller.on_step = self._step
             self.page = page.build(self.server, panels, self.views, self.viewing, self.controller.tuning.landmarks)
@@ -229,6 +228,9 @@ class App:
         self.fusion.close()
         self.segmentation.close()
         self.controller.close()
+
+    def _deformed_mm(self, ras: Any) -> float | None:
+        return self.controller.logic.live.deformed_mm(ras)
 
     def _step(self) -> None:
         for controls in (self.segmentation, self.fusion):

@@ -233,7 +233,7 @@ class LandmarkControls:
         if moving is not None and self.nodes[MOVING] is not None:
             linked.accompany(moving, self.nodes[MOVING])
         state.landmarks_note = self._logic.constraints.landmarks_note
-        if (rows := self._logic.landmark_rows) is not self._rows:
+        if (rows := self._logic.constraints.landmark_rows) is not self._rows:
             self._rows = rows
             state.landmark_rows = [
                 {
@@ -388,7 +388,7 @@ class LandmarkControls:
         return {name for points in self._settled.where.values() for name, _place in points.values()}
 
     def _row(self, key: Any) -> landmarks.Row | None:
-        return next((row for row in self._logic.landmark_rows if row.key == key), None)
+        return next((row for row in self._logic.constraints.landmark_rows if row.key == key), None)
 
     def _points_of(self, row: landmarks.Row) -> list[tuple[Any, int]]:
         """The node and the index of both points of a pair."""
@@ -398,7 +398,7 @@ class LandmarkControls:
 
     def _name_pairs_alike(self) -> None:
         """Gives both points of every pair one name, so that lists that were paired by their order stay paired so."""
-        for row in self._logic.landmark_rows:
+        for row in self._logic.constraints.landmark_rows:
             self._name(row, row.name)
 
     def _name(self, row: landmarks.Row, name: str) -> None:

@@ -339,7 +339,7 @@ class TuningControls:
         state.work_progress = 0.0 if live.work is None else 100 * live.work.fraction
         state.full_running = live.is_computing_full
         self.landmarks.update()
-        state.worse = logic.warning if is_live else ""
+        state.worse = live.worse if is_live else ""
         state.suggested = "" if suggestion is None else f"{suggestion.lam:.2f}"
         state.suggestion_reason = "" if suggestion is None else suggestion.reason
         state.suggestion_taken = suggestion is not None and abs(suggestion.lam - lam) < SAME_ON_SCREEN

@@ -127,12 +127,12 @@ def test_the_contrast_is_an_input_of_register(bench: Bench) -> None:
 
 def test_worse_than_the_linear_alignment_is_said(bench: Bench) -> None:
     bench.go_live()
-    assert bench.logic.warning == ""
+    assert bench.logic.live.worse == ""
     worse = {**METRICS, "dice_mean": 0.3, "dice_mean_before": 0.4}
     bench.registration.answer_metrics(worse)
-    assert "worse" in bench.logic.warning
+    assert "worse" in bench.logic.live.worse
     bench.registration.answer_metrics(METRICS)
-    assert bench.logic.warning == ""
+    assert bench.logic.live.worse == ""
 
 
 def test_gamma_is_kept_for_models_that_have_it(bench: Bench) -> None:

@@ -17,7 +17,7 @@ from hyperreg.mrml.registration.masks import ROLES, LeftOut
 from hyperreg.registration.anchors import check_lambda
 from hyperreg.registration.landmarks import pair_landmarks
 from hyperreg.registration.start import landmark_alignment
-from hyperreg.worker.live.state import Registration, Shown
+from hyperreg.worker.live.state import LiveState, Registration
 
 
 class Constraints:
@@ -75,24 +75,19 @@ class Constraints:
         """How many pairs of landmarks there are, or what is missing, in words for the user; "" for none."""
         return self._landmarks.note
 
-    def landmark_rows(self, shown: Shown | None) -> list[landmarks.Row]:
+    @property
+    def landmark_rows(self) -> list[landmarks.Row]:
         """The pairs of landmarks with their distances by what is shown; the same list as long as nothing changes."""
-        state = (self._landmarks, shown, self._measured_only, self._live_grids() is not None)
+        live = self.registration.state if self._live_grids() is not None else LiveState()
+        state = (self._landmarks, live.shown, self._measured_only, live.pair)
         if self._rows[0] != state:
-            self._rows = state, self._measured_rows(shown)
+            self._rows = state, self._measured_rows(live)
         return self._rows[1]
 
-    def _measured_rows(self, shown: Shown | None) -> list[landmarks.Row]:
-        found = self._landmarks
+    def _measured_rows(self, live: LiveState) -> list[landmarks.Row]:
+        found, pair, shown = self._landmarks, live.pair, live.shown
         distances: list[Any] = [[None] * len(found.points)] * 2
-        pair = self.registration.state.pair
-        if (
-            self._live_grids() is not None
-            and pair is not None
-            and shown is not None
-            and found.fixed is not None
-            and found.moving is not None
-        ):
+        if pair is not None and shown is not None and found.fixed is not None and found.moving is not None:
             ways = Transform((pair.linear,)), Transform((shown.forward, pair.linear))
             distances = [np.linalg.norm(way.apply(found.fixed) - found.moving, axis=1).tolist() for way in ways]
         return [

@@ -21,11 +21,11 @@ import slicer
 import vtk
 
 from hyperreg.errors import InputError
-from hyperreg.imaging.transform import Transform, displacement_at
+from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Grid, Volume
 from hyperreg.mrml import geometry, linked
 from hyperreg.mrml.lifecycle import IDLE, LIVE, RUNNING, ignore
-from hyperreg.mrml.registration import inputs, landmarks, report, results
+from hyperreg.mrml.registration import inputs, report, results
 from hyperreg.mrml.registration.constraints import Constraints
 from hyperreg.mrml.registration.live_node import Live, LiveNode
 from hyperreg.mrml.registration.undo import Undo
@@ -33,7 +33,6 @@ from hyperreg.mrml.registration.volume_change import ChangeMap
 from hyperreg.registration.anchors import check_lambda
 from hyperreg.registration.catalogue import NO_MODEL
 from hyperreg.registration.contrast import AUTOMATIC
-from hyperreg.registration.response import warning
 from hyperreg.registration.start import BY_LANDMARKS
 from hyperreg.worker.live.state import LiveState, Prepared, Registration
 
@@ -110,12 +109,6 @@ class RegistrationLogic:
         return self.transform.node
 
     @property
-    def pair(self) -> tuple[Any, Any]:
-        """The fixed and the moving volume node that λ works on; None, None unless live."""
-        run = self._run
-        return (self._node(run.fixed_id), self._node(run.moving_id)) if run is not None else (None, None)
-
-    @property
     def label_names(self) -> Mapping[int, str]:
         """What the labels of the label maps are called, by the numbers in `metrics`; {} unless live with one."""
         return {} if self._run is None else self._run.label_names
@@ -149,26 +142,6 @@ class RegistrationLogic:
     def origin(self) -> results.Origin:
         """λ and everything else that makes what the transform node shows."""
         return results.Origin.of(self.live, self.lam, self._run, self.constraints.words)
-
-    @property
-    def warning(self) -> str:
-        """In words for the user, if what is shown is worse than the linear alignment alone; else ""."""
-        return warning(self.live.metrics) or ""
-
-    def deformed_mm(self, place: np.ndarray) -> float | None:
-        """How far what is shown moves a place of the fixed volume, besides the linear alignment; None without a field.
-
-        place: (3,), RAS mm, in the world.
-        """
-        shown = self.live.shown
-        if self.state != LIVE or shown is None:
-            return None
-        return float(np.linalg.norm(displacement_at(shown.forward, np.asarray(place, float)[None])))
-
-    @property
-    def landmark_rows(self) -> list[landmarks.Row]:
-        """The pairs of landmarks with their distances by what is shown."""
-        return self.constraints.landmark_rows(self.live.shown)
 
     # What can be done
 
@@ -300,7 +273,7 @@ class RegistrationLogic:
         # As they lay when they were registered, not as λ moves one of them.
         fixed, moving = (
             replace(geometry.volume_from_node(node, None), ijk_to_ras=grid.ijk_to_ras)
-            for node, grid in zip(self.pair, (run.fixed_grid, run.moving_grid), strict=True)
+            for node, grid in ((self._node(run.fixed_id), run.fixed_grid), (self._node(run.moving_id), run.moving_grid))
         )
         result = self.result(fixed, moving)
         report.write_page(result, report.report_of(result, PACKAGES), path)

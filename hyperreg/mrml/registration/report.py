@@ -17,7 +17,6 @@ from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Volume
 from hyperreg.mrml.registration.results import Origin, Run
 from hyperreg.registration.catalogue import ModelCard
-from hyperreg.registration.response import warning
 from hyperreg.registration.stages import Stage
 from hyperreg.worker.live.state import Registration
 
@@ -79,7 +78,7 @@ def result_of(
         card=run.card,
         device=live.device,
         initial=run.initial,
-        warnings=tuple(dict.fromkeys([*live.warnings, *filter(None, [warning(live.metrics)])])),
+        warnings=tuple(dict.fromkeys([*live.warnings, *filter(None, [live.worse])])),
     )
 
 

@@ -9,13 +9,13 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from hyperreg.imaging.transform import Transform
+from hyperreg.imaging.transform import Transform, displacement_at
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
 from hyperreg.registration.anchors import SAME_LAMBDA
 from hyperreg.registration.constraints import Constraints
 from hyperreg.registration.contrast import AUTOMATIC
 from hyperreg.registration.landmarks import Landmarks
-from hyperreg.registration.response import Response, Suggestion
+from hyperreg.registration.response import Response, Suggestion, warning
 from hyperreg.registration.stages import Stage
 
 # Constraints are compared by identity: without any, two states are the same.
@@ -137,6 +137,20 @@ class LiveState:
     def is_final(self) -> bool:
         """Whether what is shown will not become any better."""
         return self.shown is not None and self.shown.final and self.is_at_lambda
+
+    @property
+    def worse(self) -> str:
+        """In words for the user, if what is shown is worse than the linear alignment alone; else ""."""
+        return warning(self.metrics) or ""
+
+    def deformed_mm(self, place: npt.NDArray) -> float | None:
+        """How far what is shown moves a place of the fixed image, besides the linear alignment; None without a field.
+
+        place: (3,), RAS mm.
+        """
+        if not self.ready or self.shown is None:
+            return None
+        return float(np.linalg.norm(displacement_at(self.shown.forward, np.asarray(place, float)[None])))
 
     @property
     def is_waiting(self) -> bool:

@@ -150,23 +150,23 @@ def test_points_pull_but_for_those_that_only_measure(bench: Bench) -> None:
     fixed, moving = place(bench.scene, "fixed points", WORLD), place(bench.scene, "moving points", truth(bench, 0.25))
     logic.constraints.set_landmarks(fixed, moving)
     assert logic.can_keep, "measuring changes no field"
-    rows = logic.landmark_rows
+    rows = logic.constraints.landmark_rows
     assert [row.now for row in rows] == pytest.approx([0.0] * 4, abs=1e-4)
     before = np.linalg.norm(WORLD @ LINEAR[:3, :3].T + LINEAR[:3, 3] - truth(bench, 0.25), axis=1)
     assert [row.before for row in rows] == pytest.approx(before, abs=1e-4)
     logic.constraints.set_landmarks(fixed, moving, 0.5, {rows[2].key})
     assert (registration.landmarks.pull, registration.landmarks.left_out) == (0.5, (2,))
     assert not logic.can_keep, "another field is on its way"
-    assert [row.measured for row in logic.landmark_rows] == [False, False, True, False]
-    assert {row.now for row in logic.landmark_rows} == {None}, "of what is shown, and nothing is yet"
+    assert [row.measured for row in logic.constraints.landmark_rows] == [False, False, True, False]
+    assert {row.now for row in logic.constraints.landmark_rows} == {None}, "of what is shown, and nothing is yet"
     assert "pull=0.50" in logic.origin.settings
     registration.answer_solved()
-    assert logic.landmark_rows[0].now == pytest.approx(0.0, abs=1e-4)
+    assert logic.constraints.landmark_rows[0].now == pytest.approx(0.0, abs=1e-4)
     assert "pulled_mm" in logic.live.metrics and "landmarks_mm" in logic.live.metrics
     logic.set_lambda(0.9)
-    assert logic.landmark_rows[0].now > 0.5
+    assert logic.constraints.landmark_rows[0].now > 0.5
     bench.scene.RemoveNode(moving)
-    assert logic.landmark_rows == []
+    assert logic.constraints.landmark_rows == []
     assert "pull" not in logic.origin.settings
 
 
