@@ -23,7 +23,7 @@ from hyperreg.registration.landmarks import check_pull, outside_warnings, pair_l
 from hyperreg.registration.response import Response, Suggestion
 from hyperreg.registration.stages import Stage
 from hyperreg.worker.jobs import Job
-from hyperreg.worker.live_engine import LiveEngine, SetAside
+from hyperreg.worker.live_engine import REST_S, LiveEngine, SetAside
 from hyperreg.worker.live_pair import key_of, prepare_request
 
 
@@ -58,8 +58,8 @@ class LiveRegistration(LiveEngine):
 
     @property
     def busy(self) -> bool:
-        """Whether a request is on its way."""
-        return self._requests.job is not None
+        """Whether a request is on its way, or will be when λ has come to rest."""
+        return self._requests.job is not None or self._moving
 
     @property
     def grid(self) -> Grid:
@@ -158,9 +158,11 @@ class LiveRegistration(LiveEngine):
         pair = self._pair
         if pair is None or not self.ready:
             return
-        # Full resolution takes long, and is now wanted elsewhere; anything else is soon here and of use.
-        if self._running("field") and self._sent[0] != key_of(lam) and self._sent[1] > pair.quick_stage:
+        # What was wanted for the λ before is not wanted any more; what serves all of them goes on.
+        if self._running("field") and self._sent[0] != key_of(lam) and self._sent_for_lambda:
             self._cancel_field()
+        self._moving = True
+        self._client.call_after(REST_S, self._rests)
         try:
             self._show()
         finally:

@@ -20,6 +20,10 @@ from hyperreg.worker.live_curve import Curve
 from hyperreg.worker.live_pair import Pair, Shown, fields_of, key_of, outputs_on, restored
 from hyperreg.worker.live_requests import Requests
 
+# λ that has not been moved for so long rests. While it moves nothing is computed for it, which would be too late, and
+# would slow down what it moves.
+REST_S = 0.2
+
 _numbers = itertools.count(1)
 
 
@@ -64,8 +68,11 @@ class LiveEngine:
         self._filling = False
         # The λ at which full resolution was asked for, where it does not come by itself.
         self._full_at: float | None = None
-        # λ and stage of the field that was asked for last.
+        # λ and stage of the field that was asked for last, and whether that was because λ is there.
         self._sent: tuple[float, int] = (1.0, 0)
+        self._sent_for_lambda = False
+        # Whether λ was moved just now.
+        self._moving = False
         self._curve = Curve()
         self.lam: float | None = None
         self.shown: Shown | None = None
@@ -132,11 +139,13 @@ class LiveEngine:
         if pair is None or lam is None or not self.ready:
             return
         found = pair.best(lam)
-        if found is None or (self.shown is not None and found.same_as(self.shown)):
+        if found is None:
             return
-        self.shown = found
-        if self.on_field is not None:
-            self.on_field(found)
+        if self.shown is None or not found.same_as(self.shown):
+            self.shown = found
+            if self.on_field is not None:
+                self.on_field(found)
+        self._tell_metrics(pair)
 
     def _next(self) -> None:
         """Sends what is most needed, if nothing is on its way."""
@@ -155,7 +164,8 @@ class LiveEngine:
         """In this order: settings; a first field at λ and at both ends, so that λ moves the picture; the quick field at
         λ and its metrics; quick fields everywhere; full resolution at λ; the response; full resolution everywhere.
 
-        After a change of settings the ends wait for the quick field at λ: who drags a landmark looks at that one."""
+        After a change of settings the ends wait for the quick field at λ: who drags a landmark looks at that one. While
+        λ moves only what previews are made of is needed."""
         if not self._filling:
             return None
         if pair.settings.next_operation is not None:
@@ -163,26 +173,39 @@ class LiveEngine:
         # Before λ is set for the first time, one end of the slider is as good as the other.
         lam = key_of(1.0 if self.lam is None else self.lam)
         quick, last = pair.quick_stage, len(pair.stages) - 1
-        ends = [partial(self._request_field, pair, end, 0) for end in (lam, 1.0, 0.0) if pair.stage_at(end) < 0]
-        if ends and (pair.epoch == 0 or pair.stage_at(lam) < 0):
+        # A draft of λ would be no better than a preview of that stage.
+        drafted = pair.stage_at(lam) >= 0 or pair.stage_between(lam) >= (0 if self._moving else quick)
+        drafts = [end for end in (1.0, 0.0) if pair.stage_at(end) < 0]
+        ends = [partial(self._request_field, pair, end, 0) for end in ([] if drafted else [lam]) + drafts]
+        if ends and (pair.epoch == 0 or not drafted):
             return ends[0]
-        if pair.stage_at(lam) < quick:
-            return lambda: self._request_field(pair, lam, quick)
-        if (work := self._metrics_of(pair, lam)) is not None:
-            return work
+        if not self._moving:
+            if pair.stage_at(lam) < quick:
+                return partial(self._request_field, pair, lam, quick, for_lambda=True)
+            if (lam, pair.stage_at(lam)) not in pair.metrics:
+                return lambda: self._request_metrics(pair, lam, pair.stage_at(lam))
         if ends:
             return ends[0]
-        to_full = self._wants_full(lam) and pair.stage_at(lam) < last
+        to_full = self._wants_full(lam) and pair.stage_at(lam) < last and not self._moving
         anchors = self._next_anchors(pair, lam)
         if anchors and not (to_full and self._full_at is not None):
             return partial(self._request_field, pair, anchors[0], quick, beside=anchors[1:])
+        return None if self._moving else self._least_needed(pair, lam, to_full)
+
+    def _least_needed(self, pair: Pair, lam: float, to_full: bool) -> Callable[[], None] | None:
+        """What waits for all quick fields. to_full: whether full resolution at λ is wanted, and not there."""
+        quick, last = pair.quick_stage, len(pair.stages) - 1
         if to_full:
-            return lambda: self._request_field(pair, lam, last)
+            return partial(self._request_field, pair, lam, last, for_lambda=True)
         if (measured := self._curve.next_lambda()) is not None:
             return lambda: self._request_metrics(pair, measured, quick)
         if self._full_by_itself and (behind := pair.nearest_below(lam, last)) is not None:
-            return partial(self._request_field, pair, behind, last)
+            return partial(self._request_field, pair, behind, last, for_lambda=True)
         return None
+
+    def _rests(self) -> None:
+        self._moving = False
+        self._next()
 
     @property
     def _full_by_itself(self) -> bool:
@@ -190,14 +213,6 @@ class LiveEngine:
 
     def _wants_full(self, lam: float) -> bool:
         return self._full_by_itself or (self._full_at is not None and abs(self._full_at - lam) <= SAME_LAMBDA)
-
-    def _metrics_of(self, pair: Pair, lam: float) -> Callable[[], None] | None:
-        """What brings the metrics of the best field at λ; None if they are there."""
-        stage = pair.stage_at(lam)
-        if (lam, stage) in pair.metrics:
-            self._tell_metrics(pair)
-            return None
-        return lambda: self._request_metrics(pair, lam, stage)
 
     def _next_anchors(self, pair: Pair, lam: float) -> list[float]:
         """The λ whose quick fields help most: of the response's, the nearest to λ; then where previews are worst."""
@@ -244,7 +259,9 @@ class LiveEngine:
         operation = pair.settings.next_operation or ""
         self._requests.send(operation, {"session": self._name, **parameters}, done, ended, arrays=arrays)
 
-    def _request_field(self, pair: Pair, lam: float, stage: int, beside: Sequence[float] = ()) -> None:
+    def _request_field(
+        self, pair: Pair, lam: float, stage: int, beside: Sequence[float] = (), for_lambda: bool = False
+    ) -> None:
         epoch = pair.epoch
 
         def done(job: Job) -> None:
@@ -266,7 +283,7 @@ class LiveEngine:
                 # What costs less still works, unless the worker has died of it.
                 pair.full_failed, self._filling = True, self._client.alive
 
-        self._sent = lam, stage
+        self._sent, self._sent_for_lambda = (lam, stage), for_lambda
         self._requests.send(
             "field",
             {"session": self._name, "lambda": lam, "stage": stage, "beside": list(beside)},

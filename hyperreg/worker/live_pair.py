@@ -229,10 +229,16 @@ class Pair:
         if not lambdas[0] < lam < lambdas[-1]:
             nearest = key_of(lambdas[0] if lam <= lambdas[0] else lambdas[-1])
             return self._shown(nearest, *self.known[nearest])
-        right = bisect.bisect_left(lambdas, lam)
-        stage = min(self.stage_at(key_of(lambdas[at])) for at in (right - 1, right))
         self.preview = self.anchors.interpolate(lam, self.preview)
-        return Shown(lam, self.preview, None, stage, BETWEEN_TEXT)
+        return Shown(lam, self.preview, None, self.stage_between(lam), BETWEEN_TEXT)
+
+    def stage_between(self, lam: float) -> int:
+        """The coarser stage of λ's neighbours, that of a preview; -1 where λ does not lie between two."""
+        lambdas = self.anchors.lambdas
+        right = bisect.bisect_left(lambdas, lam)
+        if not 0 < right < len(lambdas):
+            return -1
+        return min(self.stage_at(key_of(lambdas[at])) for at in (right - 1, right))
 
     def _shown(self, lam: float, stage: int, fields: Fields) -> Shown:
         final = stage == len(self.stages) - 1

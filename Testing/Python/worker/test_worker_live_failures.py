@@ -34,7 +34,8 @@ def test_killed_during_a_drag(client: WorkerClient, live: Observed) -> None:
     linear, grid, anchors = live.linear.copy(), live.grid, live.anchor_count
     for lam in (0.11, 0.21, 0.31):
         live.set_lambda(lam)
-    wait_until(client, lambda: live.busy and live._requests.job.state == "running" and live._sent[1] == QUICK)
+    wait_until(client, lambda: live.working_at is not None and live._requests.job.state == "running")
+    assert live.working_at == (0.31, live.stages[QUICK]), "nothing was computed for what was passed over"
     assert client.pid is not None
     os.kill(client.pid, signal.SIGKILL)
     wait_until(client, lambda: bool(live.errors))
@@ -166,6 +167,7 @@ def test_no_room_to_share_is_an_error_and_the_next_request_works(
         patch.setattr(os, "posix_fallocate", full)
         live.set_lambda(0.123)
         assert live.fields == [(0.123, False)]
+        wait_until(client, lambda: bool(live.errors))
         assert len(live.errors) == 1
         assert "no room" in live.errors[0]
     live.set_lambda(0.124)
