@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,10 +38,11 @@ class DicomResults:
     sources: list[Dataset]
     leave_out_patient: bool
 
-    def write(self, image: Volume, result: Segmented, report: Mapping[str, Any]) -> None:
+    def write(self, image: Volume, result: Segmented, report: Mapping[str, Any], by_hand: Collection[int] = ()) -> None:
         """Write a segmentation of `image`. Raises FileError if a file cannot be written.
 
-        report: model, created, versions, warnings and structures, as the command line has them.
+        report: model, created, versions, warnings and structures, as the command line has them. by_hand: labels that a
+        user has corrected.
         """
         model = report["model"]
         segmentation_objects.write_segmentation(
@@ -51,6 +52,7 @@ class DicomResults:
             self.folder / "segmentation.dcm",
             (model["name"], model["version"]),
             {row["label"]: _uncertainty(row) for row in report["structures"]},
+            by_hand,
         )
         rows: dict[str, Any] = {
             **about_series(self.sources[0], "Image"),

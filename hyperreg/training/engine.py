@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 # Training's samples are numbered from 0; its seeds are further apart than any run is long.
 SEED_OFFSET = 500_009
+# So many gradients in a row that are no numbers: it is the training, not the arithmetic.
+DIVERGED = 50
 
 S = TypeVar("S", bound="Sample")
 
@@ -72,6 +74,7 @@ class Trainer(ABC, Generic[S]):
         if fabric is not None:
             self.objective, self.optimiser = fabric.setup(self.objective, self.optimiser)
         self.step = 0
+        self._unusable = 0  # steps in a row, up to now
         self.seconds = 0.0
         self.waited = 0.0
         self.validation: list[dict[str, float]] = []
@@ -200,7 +203,10 @@ class Trainer(ABC, Generic[S]):
         )
 
     def train_step(self, sample: S, waited: float = 0.0) -> dict[str, float]:
-        """One sample, one update; the figures that go to the log. waited: seconds until the sample was there."""
+        """One sample, one update; the figures that go to the log. waited: seconds until the sample was there.
+
+        Raises InputError after many steps in a row whose gradient is no number.
+        """
         started = time.perf_counter()
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate()
@@ -214,11 +220,18 @@ class Trainer(ABC, Generic[S]):
         else:
             self.fabric.backward(scaled)
         self.scaler.unscale_(self.optimiser)
-        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
-        self.scaler.step(self.optimiser)
+        # Of some convolutions torch's bfloat16 gradients are, now and then, no numbers on a CPU: one would be the end.
+        if torch.nn.utils.clip_grad_norm_(self.trained, 1.0).isfinite():
+            self.scaler.step(self.optimiser)
+            self.average.update_parameters(self.model)
+            self._unusable = 0
+        else:
+            self._unusable += 1
+            log.warning("step %d: the gradient is no number; the model stays as it is", self.step)
         self.scaler.update()
-        self.average.update_parameters(self.model)
         self.step += 1
+        if self._unusable == DIVERGED:
+            raise InputError(f"Training has diverged: {DIVERGED} steps without a gradient. Lower the learning rate.")
         # One transfer from a GPU, which also waits for it: the time is that of the whole step.
         figures = dict(zip(("loss", *parts), torch.stack((loss.detach(), *parts.values())).tolist(), strict=True))
         took = time.perf_counter() - started

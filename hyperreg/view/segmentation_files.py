@@ -51,7 +51,7 @@ def write_dicom(segmented: Segmented, opened: Opened, leave_out_patient: bool, f
     }
     objects = folder / f"dicom_{segmented.card.name}"
     objects.mkdir()
-    DicomResults(objects, headers, leave_out_patient).write(opened.volume, segmented, report)
+    DicomResults(objects, headers, leave_out_patient).write(opened.volume, segmented, report, segmented.by_hand)
     return "DICOM: segmentation object, report (zip)", zip_up(objects)
 
 

@@ -72,13 +72,15 @@ class CompareSliceView(_RealManagers, SliceView):
     def _update_slice_size(self, *_: Any) -> None:
         node = self.get_view_node()
         (width, height), field_of_view = node.GetDimensions()[:2], node.GetFieldOfView()
+        new_width, new_height = self.render_window().GetSize()
+        modifying = node.StartModify()
         super()._update_slice_size()
-        new_width, new_height = node.GetDimensions()[:2]
         if abs(width * new_height / (height * max(new_width, 1)) - 1) < SAME_SHAPE:
             node.SetFieldOfView(*field_of_view)  # finer or coarser pixels, the same part of the image
             node.UpdateMatrices()
         else:
             self.fit()
+        node.EndModify(modifying)
 
     def fit(self) -> None:
         """Shows all of the background volume, without leaving the slice that is shown."""
@@ -311,9 +313,12 @@ class SliceViews:
         """Coarser pictures, as long as λ moves."""
         if draft == self._draft:
             return
-        self._draft = draft
-        for name in SLICES:
-            self._factory.get_factory_view(name).view_adapter.scale = DRAFT_SCALE if draft else 1.0
+        self._draft, scale = draft, DRAFT_SCALE if draft else 1.0
+        # Resizing a view costs about as much as drawing it: only those in sight become coarser.
+        hidden = () if self._mode == SIDE_BY_SIDE or not draft else MOVING_VIEWS
+        for adapter in (self._factory.get_factory_view(name).view_adapter for name in SLICES if name not in hidden):
+            if adapter.scale != scale:
+                adapter.scale = scale
 
     def _all(self) -> list[CompareSliceView]:
         return [self.view(name) for name in SLICES]

@@ -58,6 +58,7 @@ class WorkerClient:
         self._link: Link | None = None
         self._active: dict[int, _Active] = {}
         self._events: deque[Callable[[], None]] = deque()
+        self._delayed: list[tuple[float, Callable[[], None]]] = []
         self._last_id = 0
         self._log = ""
         self.generation = 0
@@ -177,9 +178,18 @@ class WorkerClient:
                 self._lose(error)
         self._deliver()
         now = time.monotonic()
+        due = [function for at, function in self._delayed if at <= now]
+        self._delayed = [(at, function) for at, function in self._delayed if at > now]
+        for function in due:
+            function()
         if any(now - active.cancelled_at > CANCEL_GRACE_S for active in self._active.values()):
             self._replace(WorkerError("The HyperReg engine did not react to a cancellation and was ended."))
             self._deliver()
+
+    def call_after(self, seconds: float, function: Callable[[], None]) -> None:
+        """The first `poll` after so many seconds calls the function; if there are several of the same, once."""
+        self._delayed = [(at, other) for at, other in self._delayed if other != function]
+        self._delayed.append((time.monotonic() + seconds, function))
 
     def cancel(self, job: Job) -> None:
         """See `Job.cancel`."""

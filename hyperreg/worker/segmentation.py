@@ -40,6 +40,7 @@ class Segmented:
     steps: in words, how it was computed; the last one is the one that worked. seconds: per stage.
     alignment: input name -> (4, 4), first image's RAS points to that input's, mm; {} unless asked for.
     case: for `RemoteSegmenter.border`; "" where the engine has too little memory to keep what that needs.
+    by_hand: labels of structures that a user has corrected since.
     """
 
     card: SegmentationCard
@@ -52,6 +53,7 @@ class Segmented:
     seconds: dict[str, float]
     alignment: dict[str, npt.NDArray[np.float64]]
     case: str
+    by_hand: frozenset[int] = frozenset()
 
 
 def recognise_inputs(

@@ -76,7 +76,8 @@ def test_highdicom_reads_names_codes_references_and_algorithm(tmp_path: Path) ->
     sources = _sources(tmp_path / "ct")
     path = tmp_path / "segmentation.dcm"
     labels = _label_map(read_volume(tmp_path / "ct"))
-    segmentation_objects.write_segmentation(labels, STRUCTURES, sources, path, ALGORITHM, {4: "About 3 ml."})
+    texts = {4: "About 3 ml."}
+    segmentation_objects.write_segmentation(labels, STRUCTURES, sources, path, ALGORITHM, texts, by_hand={17})
     read = highdicom.seg.segread(path)
     described = [read.get_segment_description(number) for number in read.segment_numbers]
     assert [d.segment_label for d in described] == ["Liver", "Something new", "Left kidney"]
@@ -84,7 +85,8 @@ def test_highdicom_reads_names_codes_references_and_algorithm(tmp_path: Path) ->
     assert described[2].SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence[
         0
     ].CodeMeaning == ("Left")
-    assert described[0].SegmentDescription == "Label 4. About 3 ml."
+    assert [d.SegmentDescription for d in described[:2]] == ["Label 4. About 3 ml.", "Label 17. Corrected by hand."]
+    assert [d.SegmentAlgorithmType for d in described[:2]] == ["AUTOMATIC", "SEMIAUTOMATIC"]
     (algorithm,) = described[0].SegmentationAlgorithmIdentificationSequence
     assert (algorithm.AlgorithmName, algorithm.AlgorithmVersion) == ALGORITHM
     red, green, blue = described[0].RecommendedDisplayCIELabValue

@@ -15,6 +15,7 @@ from training_toy import CONFIG, STAGE, write_config
 from hyperreg.errors import FileError, InputError
 from hyperreg.registration.catalogue import read_card
 from hyperreg.registration.model import load_model
+from hyperreg.training import engine
 from hyperreg.training.config import read_config
 from hyperreg.training.engine import several_devices
 from hyperreg.training.label_maps import random_shapes
@@ -182,3 +183,30 @@ def test_two_devices_learn_from_different_pairs_and_stay_one_model(tmp_path: Pat
     for name, value in found.state_dict().items():
         assert torch.allclose(value, expected[name], atol=2e-3), name
     assert len(lines(tmp_path / "two" / "run" / "log.jsonl")) == 1, "only the first process writes"
+
+
+def test_a_gradient_that_is_no_number_changes_nothing_and_many_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(read_config(write_config(tmp_path)))
+    pair, real = trainer.pairs[0], Trainer.losses
+    trainer.train_step(pair)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+    def no_number(self: Trainer, *given: Any) -> Any:
+        loss, *others = real(self, *given)
+        return loss * float("nan"), *others
+
+    monkeypatch.setattr(Trainer, "losses", no_number)
+    monkeypatch.setattr(engine, "DIVERGED", 3)
+    for _ in range(2):
+        trainer.train_step(pair)
+    assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
+    monkeypatch.setattr(Trainer, "losses", real)
+    trainer.train_step(pair)
+    assert trainer.step == 4
+    assert not all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
+    monkeypatch.setattr(Trainer, "losses", no_number)
+    with pytest.raises(InputError, match="Lower the learning rate"):
+        for _ in range(3):
+            trainer.train_step(pair)

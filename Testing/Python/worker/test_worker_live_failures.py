@@ -35,7 +35,9 @@ def test_killed_during_a_drag(client: WorkerClient, live: Observed) -> None:
     for lam in (0.11, 0.21, 0.31):
         live.set_lambda(lam)
     scheduler = live._scheduler
-    wait_until(client, lambda: scheduler.job and scheduler.job.state == "running" and scheduler.task.stage == QUICK)
+    wait_until(client, lambda: live.state.work is not None and scheduler.job.state == "running")
+    work, pair = live.state.work, live.state.pair
+    assert (work.lam, work.stage) == (0.31, pair.stages[QUICK]), "nothing was computed for what was passed over"
     assert client.pid is not None
     os.kill(client.pid, signal.SIGKILL)
     wait_until(client, lambda: bool(live.errors))
@@ -167,6 +169,7 @@ def test_no_room_to_share_is_an_error_and_the_next_request_works(
         patch.setattr(os, "posix_fallocate", full)
         live.set_lambda(0.123)
         assert live.fields == [(0.123, False)]
+        wait_until(client, lambda: bool(live.errors))
         assert len(live.errors) == 1
         assert "no room" in live.errors[0]
     live.set_lambda(0.124)

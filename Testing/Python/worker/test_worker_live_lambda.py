@@ -167,3 +167,32 @@ def test_anchors_are_asked_for_as_finely_as_values_of_lambda_are_told_apart(
     assert live._pair is not None and live.anchor_count < MAX_ANCHORS
     monkeypatch.setattr(live._pair.store.anchors, "next_lambda", lambda: 0.1 + 0.2 + 0.55)
     assert live._pair.store.next_anchors(0.3, QUICK) == [0.85]
+
+
+def test_while_lambda_moves_nothing_is_computed_for_it_and_what_was_is_given_up(
+    client: WorkerClient, live: Observed
+) -> None:
+    """The worker would be too late, and slow down the views."""
+    prepare(client, live, model="slow")
+    fill(client, live)
+    live.set_lambda(0.123)
+    wait_until(client, lambda: live.state.work is not None)
+    job = live._scheduler.job
+    live.set_lambda(0.124)
+    assert job.state == "cancelling"
+    wait_until(client, lambda: not live._scheduler.job)
+    for lam in np.linspace(0.2, 0.8, 30):
+        live.set_lambda(lam)
+        client.poll()
+        assert live._scheduler.job is None and live.state.busy, "it is asked for when λ rests"
+    wait_until(client, lambda: live.solved_lam == 0.8)
+
+
+def test_a_draft_comes_only_where_no_better_preview_is(client: WorkerClient, live: Observed) -> None:
+    prepare(client, live)
+    fill(client, live)
+    live.drafts.clear()
+    live.events.clear()
+    live.set_lambda(0.123)
+    fill(client, live)
+    assert live.events == ["preview", "solved", "metrics"] and not live.drafts

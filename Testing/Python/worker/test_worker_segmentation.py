@@ -214,11 +214,11 @@ def test_what_the_model_refuses_is_told_and_the_worker_lives_on(segmenter: Obser
     image = eggs(OBLIQUE)
     ct = Volume((image.array - 1000).astype(np.int16), image.ijk_to_ras, "chest")
     segmenter.segment({"image": ct}, "bands", device="cpu")
-    pid = segmenter.client.pid
+    started = segmenter.client.generation
     segmenter.wait()
     (message,) = segmenter.said
     assert "'chest' looks like a CT" in message
-    assert segmenter.client.pid == pid
+    assert segmenter.client.generation == started
     segmenter.said.clear()
     segmenter.result({"image": image})
 

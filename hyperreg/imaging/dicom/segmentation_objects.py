@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -77,12 +77,13 @@ def write_segmentation(
     path: Path,
     algorithm: tuple[str, str],
     texts: Mapping[int, str] | None = None,
+    by_hand: Collection[int] = (),
 ) -> None:
     """Write a label map as a segmentation object that refers to the images it was made of.
 
     labels: in the frame of reference of `sources`, on any grid in it. structures: become segments 1, 2... in this
     order, empty ones too. sources: see `identity.sources_of`. algorithm: name and version. texts: label -> what is said
-    of the segment (Segment Description), such as its uncertainty.
+    of the segment (Segment Description), such as its uncertainty. by_hand: labels that a user has corrected.
     Raises InputError if the label map has values that no structure has, FileError if highdicom is missing.
     """
     check_available()
@@ -104,7 +105,9 @@ def write_segmentation(
             ),
             segmentation_type=SegmentationTypeValues.BINARY,
             segment_descriptions=[
-                _description(number, structure, algorithm, (texts or {}).get(structure.label, ""))
+                _description(
+                    number, structure, algorithm, (texts or {}).get(structure.label, ""), structure.label in by_hand
+                )
                 for number, structure in enumerate(structures, 1)
             ],
             series_instance_uid=generate_uid(),
@@ -136,7 +139,9 @@ def _numbered(labels: Volume, structures: Sequence[Named]) -> np.ndarray:
     return array
 
 
-def _description(number: int, structure: Named, algorithm: tuple[str, str], text: str) -> SegmentDescription:
+def _description(
+    number: int, structure: Named, algorithm: tuple[str, str], text: str, by_hand: bool
+) -> SegmentDescription:
     from highdicom import AlgorithmIdentificationSequence
     from highdicom.color import CIELabColor
     from highdicom.seg import SegmentAlgorithmTypeValues, SegmentDescription
@@ -150,7 +155,7 @@ def _description(number: int, structure: Named, algorithm: tuple[str, str], text
         segment_label=structure.name[:LABEL_LENGTH],
         segmented_property_category=_code(terms.category if terms else None),
         segmented_property_type=_code(terms.type if terms else None),
-        algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_type=getattr(SegmentAlgorithmTypeValues, "SEMIAUTOMATIC" if by_hand else "AUTOMATIC"),
         algorithm_identification=AlgorithmIdentificationSequence(
             name=name[:LABEL_LENGTH],
             family=codes.cid7162.ArtificialIntelligence,
@@ -166,7 +171,7 @@ def _description(number: int, structure: Named, algorithm: tuple[str, str], text
         description.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [
             identity.coded(modifier.value, modifier.scheme, modifier.meaning)
         ]
-    said = f"Label {structure.label}. {text}".strip()
+    said = " ".join(filter(None, (f"Label {structure.label}.", "Corrected by hand." if by_hand else "", text)))
     description.SegmentDescription = said[:DESCRIPTION_LENGTH]
     return description
 

@@ -154,7 +154,12 @@ class Borders:
         given = case.segmented
         array = np.where(case.written == OTHER[case.written.dtype], 0, case.written).astype(given.labels.array.dtype)
         labels = replace(given.labels, array=array.reshape(given.labels.shape, order="F"))
-        return replace(given, labels=labels, volumes=self.volumes, warnings=[*given.warnings, _moved_warning(case)])
+        different = case.written != case.result
+        changed = _found(case.written[different], case.result[different])
+        moved = {structure.label: structure.name for structure in given.card.structures if structure.label in changed}
+        warning = _("By hand, not by the model: the borders of {names}.").format(names=", ".join(moved.values()))
+        warnings = [*given.warnings, warning]
+        return replace(given, labels=labels, volumes=self.volumes, warnings=warnings, by_hand=frozenset(moved))
 
     @property
     def is_changed(self) -> bool:
@@ -361,14 +366,6 @@ def _told_volumes(case: _Case) -> dict[int, tuple[float, float]]:
         same = label not in case.changed and abs(now - volume.volume_ml) < voxel_ml / 2
         told[label] = (now, volume.mean_probability if same else math.nan)
     return told
-
-
-def _moved_warning(case: _Case) -> str:
-    """Which structures are not where the model drew them, for who reads what was written."""
-    different = case.written != case.result
-    labels = _found(case.written[different], case.result[different])
-    names = [s.name for s in case.segmented.card.structures if s.label in labels]
-    return _("By hand, not by the model: the borders of {names}.").format(names=", ".join(names))
 
 
 def _voxel_ml(case: _Case) -> float:

@@ -88,10 +88,16 @@ class FieldStore:
         if not lambdas[0] < lam < lambdas[-1]:
             nearest = key_of(lambdas[0] if lam <= lambdas[0] else lambdas[-1])
             return self._shown(nearest, *self.known[nearest])
-        right = bisect.bisect_left(lambdas, lam)
-        stage = min(self.stage_at(key_of(lambdas[at])) for at in (right - 1, right))
         self._preview = self.anchors.interpolate(lam, self._preview)
-        return Shown(lam, self._preview, None, stage, BETWEEN_TEXT)
+        return Shown(lam, self._preview, None, self.stage_between(lam), BETWEEN_TEXT)
+
+    def stage_between(self, lam: float) -> int:
+        """The coarser stage of λ's neighbours, that of a preview; -1 where λ does not lie between two."""
+        lambdas = self.anchors.lambdas
+        right = bisect.bisect_left(lambdas, lam)
+        if not 0 < right < len(lambdas):
+            return -1
+        return min(self.stage_at(key_of(lambdas[at])) for at in (right - 1, right))
 
     def _shown(self, lam: float, stage: int, fields: Fields) -> Shown:
         final = stage == len(self._stages) - 1

@@ -72,7 +72,7 @@ class LiveRegistration:
             shown=pair.shown,
             metrics=pair.metrics,
             work=scheduler.work(pair),
-            busy=job is not None,
+            busy=job is not None or scheduler.moving,
             response=pair.curve.response,
             suggestion=pair.curve.suggestion,
             device=pair.device,
@@ -150,8 +150,8 @@ class LiveRegistration:
         """
         before, self._lam = self._lam, check_lambda(lam)
         self._scheduler.wake()
-        if self._pair is not None and lam != before:
-            self._scheduler.give_way(self._pair, lam)
+        if self._pair is not None and self._preparing is None and lam != before:
+            self._scheduler.lambda_moved(lam)
         self._changed()
 
     def set_full_automatically(self, on: bool) -> None:

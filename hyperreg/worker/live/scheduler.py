@@ -15,6 +15,10 @@ from hyperreg.worker.live.messages import fields_of, outputs_on
 from hyperreg.worker.live.pair import Pair
 from hyperreg.worker.live.state import Work
 
+# λ that has not been moved for so long rests. While it moves nothing is computed for it, which would be too late, and
+# would slow down what it moves.
+REST_S = 0.2
+
 # What becomes of an answer, and of a request that has failed (True) or was cancelled (False).
 Done = Callable[[Job], None]
 Ended = Callable[[bool], None]
@@ -25,19 +29,21 @@ class Task:
     """Something that the worker is to do. operation: "prepare" (again), "settings", "field" or "metrics".
 
     lam, stage: of a field or of metrics. beside: λ that the worker may solve at the same time, for later.
+    for_lambda: whether a field is wanted because λ is where it is; it is given up when λ moves.
     """
 
     operation: str
     lam: float = 1.0
     stage: int = 0
     beside: tuple[float, ...] = ()
+    for_lambda: bool = False
 
 
 class Scheduler:
     """Sends the worker what is most needed, one request at a time: a new λ waits for no more than one of them.
 
     on_change(error): an answer or news of its progress has come; error: in words for the user, "" without one.
-    job, task: what is on its way, or None.
+    job, task: what is on its way, or None. moving: whether λ was moved just now.
     """
 
     def __init__(self, client: WorkerClient, session: str, on_change: Callable[[str], None]) -> None:
@@ -54,6 +60,7 @@ class Scheduler:
         # The λ at which full resolution was asked for, where it does not come by itself.
         self._full_at: float | None = None
         self._filling = False
+        self.moving = False
 
     # What is wanted
 
@@ -67,10 +74,16 @@ class Scheduler:
         self._cancel_field()
         self.wake()
 
-    def give_way(self, pair: Pair, lam: float) -> None:
-        """λ has moved: full resolution takes long, and is wanted elsewhere; anything else is soon here and of use."""
-        if self._computes_full(pair) and self.task is not None and self.task.lam != key_of(lam):
+    def lambda_moved(self, lam: float) -> None:
+        """What was wanted for the λ before is not wanted any more; what serves all of them goes on."""
+        if self.task is not None and self.task.for_lambda and self.task.lam != key_of(lam):
             self._cancel_field()
+        self.moving = True
+        self._client.call_after(REST_S, self._rests)
+
+    def _rests(self) -> None:
+        self.moving = False
+        self._on_change("")
 
     def set_full_automatically(self, on: bool, pair: Pair | None) -> None:
         """See `LiveRegistration.set_full_automatically`."""
@@ -138,31 +151,40 @@ class Scheduler:
         """In this order: settings; a first field at λ and at both ends, so that λ moves the picture; the quick field at
         λ and its metrics; quick fields everywhere; full resolution at λ; the response; full resolution everywhere.
 
-        After a change of settings the ends wait for the quick field at λ: who drags a landmark looks at that one."""
+        After a change of settings the ends wait for the quick field at λ: who drags a landmark looks at that one. While
+        λ moves only what previews are made of is needed."""
         store, quick, last = pair.store, pair.prepared.quick_stage, pair.prepared.last_stage
         if pair.settings.next_operation is not None:
             return Task("settings")
         here = store.stage_at(lam)
-        ends = [Task("field", end, 0) for end in (lam, 1.0, 0.0) if store.stage_at(end) < 0]
-        if ends and (not pair.changed or here < 0):
+        # A draft of λ would be no better than a preview of that stage.
+        drafted = here >= 0 or store.stage_between(lam) >= (0 if self.moving else quick)
+        ends = [Task("field", end, 0) for end in (1.0, 0.0) if store.stage_at(end) < 0]
+        if not drafted:
+            ends.insert(0, Task("field", lam, 0))
+        if ends and not (pair.changed and drafted):
             return ends[0]
-        if here < quick:
-            return Task("field", lam, quick)
-        if (lam, here) not in store.metrics:
-            return Task("metrics", lam, here)
+        if not self.moving:
+            if here < quick:
+                return Task("field", lam, quick, for_lambda=True)
+            if (lam, here) not in store.metrics:
+                return Task("metrics", lam, here)
         if ends:
             return ends[0]
-        to_full = self.wants_full(pair, lam) and here < last
+        to_full = self.wants_full(pair, lam) and here < last and not self.moving
         anchors = store.next_anchors(lam, quick)
         if anchors and not (to_full and self._full_at is not None):
             return Task("field", anchors[0], quick, tuple(anchors[1:]))
         if to_full:
-            return Task("field", lam, last)
+            return Task("field", lam, last, for_lambda=True)
+        return None if self.moving else self._least_needed(pair, lam)
+
+    def _least_needed(self, pair: Pair, lam: float) -> Task | None:
+        """What waits for all quick fields, and for full resolution at λ."""
         if (unmeasured := pair.curve.next_lambda()) is not None:
-            return Task("metrics", unmeasured, quick)
-        if self._full_by_itself(pair) and (behind := store.nearest_below(lam, last)) is not None:
-            return Task("field", behind, last)
-        return None
+            return Task("metrics", unmeasured, pair.prepared.quick_stage)
+        behind = pair.store.nearest_below(lam, pair.prepared.last_stage) if self._full_by_itself(pair) else None
+        return None if behind is None else Task("field", behind, pair.prepared.last_stage, for_lambda=True)
 
     def _prepare_again(self, pair: Pair) -> None:
         def done(job: Job) -> None:

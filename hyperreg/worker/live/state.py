@@ -92,7 +92,8 @@ class LiveState:
     ready: whether λ moves the field: there is a pair, and no other is being prepared.
     shown: None before the first field with the settings of now. metrics: of exactly the fields in `shown`, see
     `LiveSession.metrics`; {} while they are not measured.
-    work: the field that is being computed. busy: whether the worker does anything at all for this registration.
+    work: the field that is being computed. busy: whether the worker does anything for this registration, or will when
+    λ has come to rest.
     response, suggestion: what was measured over λ with the settings of now, and the λ that it speaks for.
     device, note, warnings: what the worker computes on, how the pair is registered and what the user should know.
     values: hyperparameters other than λ by name. constraints, landmarks: what else is set, without what was refused.

@@ -17,7 +17,7 @@ from segmentation_bench import OBLIQUE, soft_eggs
 from view_segmentation_bench import colours, segment
 
 from hyperreg.imaging.files import read_volume, write_volume
-from hyperreg.mrml.segmentation.layer import SURFACE
+from hyperreg.mrml.segmentation.layer import SURFACE, segment_id
 from hyperreg.view import borders
 from hyperreg.view.app import App
 
@@ -168,6 +168,7 @@ def test_what_is_downloaded_is_what_is_seen(segmented: App) -> None:
     assert rows["Core"]["mean_probability"] == "nan", "not known of other voxels than the result's"
     told = app.segmentation.logic.borders.segmented
     assert told.warnings[-1] == "By hand, not by the model: the borders of Outer shell, Core."
+    assert {segment_id(label) for label in told.by_hand} == {SHELL, CORE}
     app.segmentation.border.back()
     assert app.segmentation.logic.borders.segmented is app.segmentation._result
 
