@@ -64,7 +64,7 @@ class TuningPanel:
         ui, logic, live = self.ui, self.logic, self.logic.live
         is_live, suggestion = logic.state == LIVE, live.suggestion
         self._show_metrics()
-        self._show_work()
+        self.show_work()
         ui.contrastNoteLabel.text = live.note if is_live else ""
         ui.contrastNoteLabel.visible = bool(ui.contrastNoteLabel.text)
         ui.volumeChangeNote.text = logic.volume_change.note
@@ -81,7 +81,7 @@ class TuningPanel:
         self._landmarks.update(texts.landmarks_text(live.metrics))
         self._picture.show(live.response, suggestion, logic.lam, live.metrics)
 
-    def _show_work(self) -> None:
+    def show_work(self) -> None:
         """Shows what is being computed."""
         ui, live = self.ui, self.logic.live
         text = _("Nothing is being computed.") if self.logic.state == LIVE else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from hyperreg.mrml.registration import texts
 from hyperreg.mrml.registration.logic import RegistrationLogic
 from hyperreg.mrml.views import Views
 from hyperreg.registration import catalogue
+from hyperreg.worker.live.state import LiveState
 from HyperRegSlicerLib import Forms, Sample
 from HyperRegSlicerLib.AnatomyWidget import AnatomyPanel
 from HyperRegSlicerLib.InstallWidget import InstallPanel
@@ -50,6 +52,8 @@ class RegistrationWidget(Panel):
         self._asked: tuple[Any, ...] | None = None
         self._registered: tuple[Any, ...] | None = None
         self._shown = (Comparison.FADE, 0.5)
+        # What is known of the registration that λ moves, as it was shown last.
+        self._live = LiveState()
         self.logic.on_change = self._logic_changed
         self.logic.on_result = self._result_arrived
         self.logic.on_warning = self._show_message
@@ -353,6 +357,10 @@ class RegistrationWidget(Panel):
     # What the logic says
 
     def _logic_changed(self) -> None:
+        before, self._live = self._live, self.logic.live
+        if self._live.work != before.work and replace(self._live, work=before.work) == before:
+            self.tuning.show_work()  # this comes often, and all else costs more
+            return
         if self.parameters is not None and not slicer.mrmlScene.IsClosing():
             self._follow_logic()
         self.update()

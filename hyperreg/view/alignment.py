@@ -11,6 +11,7 @@ import numpy as np
 from hyperreg.errors import HyperRegError
 from hyperreg.imaging.transform import Transform
 from hyperreg.mrml import geometry
+from hyperreg.mrml.registration.logic import RegistrationLogic
 from hyperreg.mrml.registration.texts import ALIGNMENT_TITLES
 from hyperreg.view import choices, results
 from hyperreg.view.pair import OpenPair
@@ -26,7 +27,7 @@ class AlignmentControls:
     def __init__(
         self,
         state: Any,
-        logic: Any,
+        logic: RegistrationLogic,
         pair: OpenPair,
         files: PrivateFiles,
         tell: Callable[[str], None],

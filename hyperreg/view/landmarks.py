@@ -15,6 +15,7 @@ from hyperreg.errors import HyperRegError
 from hyperreg.mrml import linked
 from hyperreg.mrml.lifecycle import LIVE
 from hyperreg.mrml.registration import landmarks
+from hyperreg.mrml.registration.logic import RegistrationLogic
 from hyperreg.registration.landmarks import lie_outside
 from hyperreg.view.loading import POINTS
 from hyperreg.view.pair import OpenPair
@@ -59,7 +60,7 @@ class LandmarkControls:
         self,
         state: Any,
         scene: slicer.vtkMRMLScene,
-        logic: Any,
+        logic: RegistrationLogic,
         views: Any,
         pair: OpenPair,
         files: PrivateFiles,
@@ -220,9 +221,11 @@ class LandmarkControls:
     def measure(self) -> None:
         """Tells the registration of the landmarks as they are."""
         self._unsent, self._sent_at = False, time.monotonic()
-        lists = [node if self._growing or self._settled.where[role] else None for role, node in self.nodes.items()]
+        fixed, moving = (
+            node if self._growing or self._settled.where[role] else None for role, node in self.nodes.items()
+        )
         try:
-            self._logic.constraints.set_landmarks(*lists, self._pull, self._measured_only, self._growing)
+            self._logic.constraints.set_landmarks(fixed, moving, self._pull, self._measured_only, self._growing)
         except HyperRegError as error:
             self._tell(str(error))
         self.update()

@@ -16,6 +16,7 @@ from hyperreg.imaging.volume import Volume
 from hyperreg.mrml import geometry, linked, regions
 from hyperreg.mrml.lifecycle import LIVE
 from hyperreg.mrml.registration import landmarks, texts, volume_change
+from hyperreg.mrml.registration.logic import RegistrationLogic
 from hyperreg.registration.catalogue import find_model
 from hyperreg.view import chart, outlines
 from hyperreg.view.landmarks import LandmarkControls, Marks
@@ -58,7 +59,7 @@ class TuningControls:
         self,
         state: Any,
         scene: slicer.vtkMRMLScene,
-        logic: Any,
+        logic: RegistrationLogic,
         move_lambda: Callable[[float], None],
         tell: Callable[[str], None],
         views: Any,

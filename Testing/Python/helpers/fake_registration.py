@@ -101,10 +101,15 @@ class FakeRegistration:
         self.full_automatically = True
         self.full_wanted = True
         self.aside: Any = None
+        self._constraints = Constraints()
+        self._told, self._telling = self.state, False
 
     @property
     def state(self) -> LiveState:
         pulling = None if self.landmarks is None else self.landmarks.pulling
+        constraints = Constraints(*self.masks, pulling, *self.rigid, *self.regions)
+        if not constraints.same_as(self._constraints):
+            self._constraints = constraints
         return LiveState(
             lam=self.lam,
             pair=self.pair,
@@ -120,7 +125,7 @@ class FakeRegistration:
             note="" if self.pair is None else self.note,
             warnings=self.warnings,
             values=self.values,
-            constraints=Constraints(*self.masks, pulling, *self.rigid, *self.regions),
+            constraints=self._constraints,
             landmarks=self.landmarks,
             full_automatically=self.full_automatically,
             full_wanted=self.full_wanted,
@@ -257,7 +262,16 @@ class FakeRegistration:
     # The worker's part, played by the test
 
     def tell(self) -> None:
-        self.on_state(self.state)
+        """As `LiveRegistration` does: nothing twice, and what the observer changes after it has returned."""
+        if self._telling:
+            return
+        self._telling = True
+        try:
+            while (state := self.state) != self._told:
+                self._told = state
+                self.on_state(state)
+        finally:
+            self._telling = False
 
     def fields(self, lam: float, stage: int = QUICK) -> Fields:
         return Fields(wavy(self.grid, lam, stage=stage), wavy(self.grid, lam, sign=-1.0, stage=stage))

@@ -299,6 +299,11 @@ def test_failure_is_told_and_the_next_request_works(bench):
     assert bench.logic.state == IDLE
     assert bench.content() == before
     bench.go_live()
+    # Another registration fails: the one before is live, as it was.
+    node, live = bench.logic.transform_node, bench.content()
+    bench.register(lam=0.9)
+    bench.registration.fail("The images do not overlap.")
+    assert (bench.logic.state, bench.logic.transform_node, bench.content()) == (LIVE, node, live)
     # The worker dies during a drag: what is shown stays, and the slider goes on.
     bench.registration.fail("The HyperReg engine stopped answering.")
     assert bench.logic.state == LIVE

@@ -39,6 +39,44 @@ def test_a_better_stage_is_shown_in_the_same_node(bench: Bench, points: np.ndarr
     assert moved.max() > 0.5, "else the two could not be told apart"
 
 
+def test_every_field_is_drawn_once(bench: Bench) -> None:
+    """A preview from within `set_lambda`; nothing for metrics, progress or what else is told of the same field."""
+    bench.go_live()
+    drawn: list[float] = []
+    node = bench.logic.transform_node
+    node.AddObserver(
+        slicer.vtkMRMLTransformableNode.TransformModifiedEvent, lambda *_: drawn.append(bench.logic.live.shown.lam)
+    )
+    bench.logic.set_lambda(0.4)
+    assert drawn == [0.4]
+    bench.logic.set_lambda(0.4)
+    bench.registration.work(QUICK, 0.5)
+    assert drawn == [0.4]
+    bench.registration.answer_solved()
+    bench.registration.answer_response()
+    bench.registration.warn("The graphics card has not enough memory.")
+    assert drawn == [0.4, 0.4], "the preview, and the field of its own"
+    bench.logic.reset()
+    bench.logic.undo_reset()
+    again = bench.logic.transform_node
+    assert again is not node and again.GetTransformFromParent() is not None
+    assert drawn == [0.4, 0.4], "it still has the field"
+
+
+def test_a_warning_is_told_once(bench: Bench) -> None:
+    told: list[str] = []
+    bench.logic.on_warning = told.append
+    bench.go_live()
+    bench.registration.warn("First.")
+    bench.logic.set_lambda(0.6)
+    bench.registration.answer_solved()
+    bench.registration.warn("Second.")
+    bench.logic.reset()
+    bench.logic.undo_reset()
+    bench.registration.answer_solved()
+    assert told == ["First.", "Second."]
+
+
 def test_metrics_are_those_of_what_is_shown(bench: Bench) -> None:
     bench.go_live()
     assert bench.logic.live.metrics is METRICS
