@@ -176,19 +176,16 @@ class LiveState:
 
 
 class Registration(Protocol):
-    """A live registration for who shows it: `LiveRegistration`, or a fake in tests.
+    """A live registration for who shows it: `LiveRegistration`, which says what each member does, or a fake in tests.
 
-    on_state(state): it has changed. on_error(message): something went wrong, in words for the user; the state is told
-    before.
+    on_state(state): it is another one. on_error(message): in words for the user; the state is told before.
     """
 
     on_state: Callable[[LiveState], None]
     on_error: Callable[[str], None]
 
     @property
-    def state(self) -> LiveState:
-        """What is known now."""
-
+    def state(self) -> LiveState: ...
     def prepare(
         self,
         fixed: Volume,
@@ -201,62 +198,27 @@ class Registration(Protocol):
         symmetric: bool = False,
         fixed_labels: Volume | None = None,
         moving_labels: Volume | None = None,
-    ) -> Any:
-        """Starts preparing a pair."""
-
-    def cancel(self) -> None:
-        """Gives up preparing, if that is going on."""
-
-    def set_lambda(self, lam: float) -> None:
-        """Moves to λ: the best that is known for it is shown at once."""
-
-    def set_full_automatically(self, on: bool) -> None:
-        """Whether full resolution comes by itself."""
-
-    def request_full(self) -> None:
-        """Asks for full resolution at λ."""
-
-    def cancel_full(self) -> None:
-        """Gives up full resolution; from now on it comes only when asked for."""
-
-    def set_hyperparameter(self, name: str, value: float) -> None:
-        """Sets a hyperparameter other than λ."""
-
-    def set_regions(self, labels: Volume | None, lambdas: Mapping[int, float]) -> None:
-        """Gives label values a λ of their own."""
-
-    def set_masks(self, fixed_mask: Volume | None, moving_mask: Volume | None) -> None:
-        """Says what of each image counts."""
-
-    def set_rigid(self, labels: Volume | None, values: Sequence[int]) -> None:
-        """Makes label values move as one rigid body each."""
-
+    ) -> Any: ...
+    def cancel(self) -> None: ...
+    def set_lambda(self, lam: float) -> None: ...
+    def set_full_automatically(self, on: bool) -> None: ...
+    def request_full(self) -> None: ...
+    def cancel_full(self) -> None: ...
+    def set_hyperparameter(self, name: str, value: float) -> None: ...
+    def set_regions(self, labels: Volume | None, lambdas: Mapping[int, float]) -> None: ...
+    def set_masks(self, fixed_mask: Volume | None, moving_mask: Volume | None) -> None: ...
+    def set_rigid(self, labels: Volume | None, values: Sequence[int]) -> None: ...
     def set_landmarks(
         self,
         fixed_points: npt.NDArray | None,
         moving_points: npt.NDArray | None,
         pull: float = 0.0,
         left_out: Sequence[int] = (),
-    ) -> None:
-        """Points that are measured, and may pull."""
-
-    def transform(self) -> Transform:
-        """Fixed RAS to moving RAS of what is shown."""
-
-    def inverse_transform(self) -> Transform:
-        """Moving RAS to fixed RAS of what is shown."""
-
-    def reset(self) -> None:
-        """Forgets the pair; the slider stays where it is."""
-
-    def set_aside(self) -> None:
-        """`reset` that `bring_back` undoes."""
-
-    def bring_back(self) -> None:
-        """Undoes `set_aside`."""
-
-    def drop_aside(self) -> None:
-        """Frees what was set aside."""
-
-    def close(self) -> None:
-        """`reset`, and nothing is told any more."""
+    ) -> None: ...
+    def transform(self) -> Transform: ...
+    def inverse_transform(self) -> Transform: ...
+    def reset(self) -> None: ...
+    def set_aside(self) -> None: ...
+    def bring_back(self) -> None: ...
+    def drop_aside(self) -> None: ...
+    def close(self) -> None: ...
