@@ -44,18 +44,24 @@ def fill(controls: SegmentationControls, models: ModelControls) -> None:
 def bar(controls: SegmentationControls) -> None:
     """What is going on, and the main action; a question, which has to be in sight when it is asked."""
     with v.VAlert(
-        v_if="segment_undo_question", variant="tonal", density="compact", classes="mb-2 hyperreg-segment-question"
+        v_if="segment_question", variant="tonal", density="compact", classes="mb-2 hyperreg-segment-question"
     ):
-        html.Div("{{ segment_undo_question }}", classes="text-body-2")
+        html.Div("{{ segment_question }}", classes="text-body-2")
         with html.Div(classes="d-flex mt-2"):
             v.VBtn(
-                "Remove it",
+                "{{ segment_yes }}",
                 size="small",
                 color="primary",
-                click=(controls.undo, "[true]"),
-                classes="mr-2 hyperreg-segment-remove",
+                click=(controls.answer, "[true]"),
+                classes="mr-2 hyperreg-segment-yes",
             )
-            v.VBtn("Keep it", size="small", variant="text", click=controls.keep, classes="hyperreg-segment-keep")
+            v.VBtn(
+                "Keep it",
+                size="small",
+                variant="text",
+                click=(controls.answer, "[false]"),
+                classes="hyperreg-segment-keep",
+            )
     run_bar(
         "segment",
         "Segment",

@@ -55,6 +55,8 @@ class SegmentationControls(ResultControls):
         self._uploads: list[Any] = []
         self._chosen: dict[str, str] = {}
         state.update(asdict(SegmentationState()))
+        # What is done if the user answers the question with yes.
+        self._asked: Callable[[], None] | None = None
         self.border = BorderControls(state, logic.borders, self._borders_moved)
         state.segment_modalities = [{"title": title, "value": name} for name, title in MODALITIES.items()]
         self.filter_models()
@@ -161,6 +163,12 @@ class SegmentationControls(ResultControls):
             self.show(node.GetID())
 
     def segment(self) -> None:
+        if self._current() is self._result:
+            self._segment_now()
+        else:
+            self._ask(texts.AGAIN_QUESTION, "Segment again", self._segment_now)
+
+    def _segment_now(self) -> None:
         state = self._state
         self._messages.clear(self.NAME)
         try:
@@ -206,16 +214,24 @@ class SegmentationControls(ResultControls):
             labels = [volume.structure.label for volume in self._result.volumes]
             self.border.choose(self._node, next(label for label in labels if segment_id(label) == key))
 
-    def undo(self, sure: Any = False) -> None:
-        """Takes the last result out of the scene; asks first where borders were moved, unless the user is sure."""
-        if sure is not True and self._current() is not self._result:
-            self._state.segment_undo_question = texts.UNDO_QUESTION
-        else:
+    def undo(self) -> None:
+        """Takes the last result out of the scene; asks first where borders were moved."""
+        if self._current() is self._result:
             super().undo()
+        else:
+            self._ask(texts.UNDO_QUESTION, "Remove it", super().undo)
 
-    def keep(self) -> None:
-        """The last result stays, after all."""
-        self._state.segment_undo_question = ""
+    def _ask(self, question: str, yes: str, act: Callable[[], None]) -> None:
+        """Asks before the user loses something. yes: what the button says that does it."""
+        self._asked = act
+        self._state.update({"segment_question": question, "segment_yes": yes})
+
+    def answer(self, yes: Any) -> None:
+        """Does what was asked about, or not."""
+        act, self._asked = self._asked, None
+        self._state.segment_question = ""
+        if yes is True and act is not None:
+            act()
 
     def step(self) -> None:
         super().step()
@@ -228,7 +244,7 @@ class SegmentationControls(ResultControls):
 
     def _forget(self) -> None:
         super()._forget()
-        self.keep()
+        self.answer(False)
         self.border.choose(None, None)
 
     def _borders_moved(self) -> None:

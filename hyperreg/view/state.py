@@ -188,7 +188,7 @@ class SegmentationState:
     segment_border_key: the structure whose border the slider moves, or ""; segment_border: where the slider is, see
     `hyperreg.segmentation.border`; segment_border_text: what it moves, or why it moves nothing, which
     segment_border_fixed says. segment_border_can_go_back: whether the structure differs from the result.
-    segment_undo_question: what is asked before what the user has changed is removed, or "".
+    segment_question: what is asked before what the user has changed goes, or ""; segment_yes: the title of a button.
     """
 
     segment_phase: str = IDLE
@@ -229,7 +229,8 @@ class SegmentationState:
     segment_border_fixed: bool = True
     segment_border_can_go_back: bool = False
     segment_can_undo: bool = False
-    segment_undo_question: str = ""
+    segment_question: str = ""
+    segment_yes: str = ""
     segment_saving: bool = False
     segment_downloads: list[dict[str, str]] = field(default_factory=list)
     segment_downloads_title: str = ""

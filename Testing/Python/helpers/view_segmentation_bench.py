@@ -71,6 +71,7 @@ def app(module_app: App, models: Path, images: Path, monkeypatch: pytest.MonkeyP
     (models / licences.RECORD).unlink(missing_ok=True)
     state = module_app.server.state
     module_app.segmentation.undo()
+    module_app.segmentation.answer(True)
     state.update({"error": "", "notes": [], "segment_words": "", "segment_modality": "any", "device": "auto"})
     state.update({"segment_downloads": [], "segment_map": False, "segment_flips": False, "segment_align": False})
     state.segment_model = "bands"

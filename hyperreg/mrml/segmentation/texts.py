@@ -22,6 +22,9 @@ BORDER_HINT = _(
     "shrinks. Parts changed by hand stay."
 )
 UNDO_QUESTION = _("The segmentation was edited since. Remove it with everything that was changed in it?")
+AGAIN_QUESTION = _(
+    "The segmentation was edited since. Segment again, without what was changed in it? Save it first to keep it."
+)
 MODALITIES = {"MR": _("MRI"), "CT": _("CT"), "any": _("any modality")}
 
 

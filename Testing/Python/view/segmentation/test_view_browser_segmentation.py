@@ -141,7 +141,7 @@ def test_the_border_of_a_structure_is_dragged_and_brought_back(page: Page, tmp_p
     keep.click()
     keep.wait_for(state="detached", timeout=1000 * PATIENCE_S)
     page.page.click(".hyperreg-undo-segment")
-    page.page.click(".hyperreg-segment-remove")
+    page.page.click(".hyperreg-segment-yes")
     page.until(lambda: page.state("segment_rows") == [], "undo")
 
 
