@@ -34,9 +34,8 @@ from hyperreg.registration.anchors import check_lambda
 from hyperreg.registration.catalogue import NO_MODEL
 from hyperreg.registration.contrast import AUTOMATIC
 from hyperreg.registration.start import BY_LANDMARKS
-from hyperreg.worker.live.state import LiveState, Prepared, Registration
+from hyperreg.worker.live.state import INCOMPLETE, LiveState, Prepared, Registration
 
-INCOMPLETE = "The result for this λ is not complete yet. Wait a moment and try again."
 # Whose versions a report tells.
 PACKAGES = ("SimpleITK", "numpy")
 

@@ -18,7 +18,7 @@ from hyperreg.imaging.volume import DisplacementField, Volume
 from hyperreg.mrml.registration.results import Origin, Run
 from hyperreg.registration.catalogue import ModelCard
 from hyperreg.registration.stages import Stage
-from hyperreg.worker.live.state import Registration
+from hyperreg.worker.live.state import INCOMPLETE, Registration
 
 if TYPE_CHECKING:
     from hyperreg.registration.page import PageImages
@@ -60,8 +60,8 @@ def result_of(
     Raises InputError while no field of exactly this λ is there.
     """
     transform, inverse, live = registration.transform(), registration.inverse_transform(), registration.state
-    if live.pair is None or live.shown is None:  # never, where there is a transform
-        raise InputError("Nothing is shown.")
+    if live.pair is None or live.shown is None:
+        raise InputError(INCOMPLETE)
     return Result(
         lam=live.shown.lam,
         stage=live.pair.stages[live.shown.stage],

@@ -27,7 +27,7 @@ from hyperreg.worker.live.fields import key_of
 from hyperreg.worker.live.messages import prepare_request
 from hyperreg.worker.live.pair import Pair
 from hyperreg.worker.live.scheduler import Scheduler
-from hyperreg.worker.live.state import LiveState
+from hyperreg.worker.live.state import INCOMPLETE, LiveState
 
 _numbers = itertools.count(1)
 
@@ -280,7 +280,7 @@ class LiveRegistration:
     def _solved(self) -> Fields:
         state = self.state
         if not state.is_solved or state.shown is None or state.shown.inverse is None:
-            raise InputError("The result for this λ is not complete yet. Wait a moment and try again.")
+            raise InputError(INCOMPLETE)
         return Fields(state.shown.forward, state.shown.inverse)
 
     # The end, and back from it

@@ -18,6 +18,7 @@ from hyperreg.registration.landmarks import Landmarks
 from hyperreg.registration.response import Response, Suggestion, warning
 from hyperreg.registration.stages import Stage
 
+INCOMPLETE = "The result for this λ is not complete yet. Wait a moment and try again."
 # Constraints are compared by identity: without any, two states are the same.
 NOTHING_SET = Constraints()
 
