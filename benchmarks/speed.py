@@ -225,7 +225,7 @@ def preview_cost(
 def worker_memory(pair: PhantomPair) -> dict[str, float]:
     """Peak memory of a worker that prepares the pair and computes and measures fields, GB (Linux only, else NaN)."""
     from hyperreg.worker.client import WorkerClient
-    from hyperreg.worker.live import LiveRegistration
+    from hyperreg.worker.live.registration import LiveRegistration
 
     client = WorkerClient()
     try:
@@ -234,7 +234,7 @@ def worker_memory(pair: PhantomPair) -> dict[str, float]:
         live.set_lambda(0.3)
         since = time.monotonic()
         # Full resolution takes the most memory.
-        while live.shown is None or not live.shown.final:
+        while not live.state.is_final:
             if time.monotonic() - since > WORKER_LIMIT_S:
                 raise RuntimeError(f"The worker has not come to full resolution within {WORKER_LIMIT_S:.0f} s.")
             client.poll()

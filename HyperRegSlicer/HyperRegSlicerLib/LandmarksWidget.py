@@ -52,7 +52,7 @@ class LandmarksPanel:
         """Shows the state. distance: of all landmarks, in words, or ""."""
         ui, logic = self.ui, self._logic
         ui.landmarksNoteLabel.text = "\n".join(filter(None, (logic.constraints.landmarks_note, distance)))
-        rows = logic.landmark_rows
+        rows = logic.constraints.landmark_rows
         if rows is self._rows:
             return
         self._rows = rows
@@ -95,7 +95,7 @@ class LandmarksPanel:
             self._soon.start()
 
     def _changed_before(self) -> None:
-        if self._logic.is_waiting:
+        if self._logic.live.is_waiting:
             self._soon.start()  # else a field that takes long would never be there while a point is dragged
         else:
             self._tell()

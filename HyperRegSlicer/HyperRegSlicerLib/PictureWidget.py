@@ -83,8 +83,10 @@ class ResponsePicture(Picture):
 
     def show(self, response: Response, suggestion: Suggestion | None, lam: float, metrics: Mapping[str, Any]) -> None:
         """Draws another response, or the same with the slider elsewhere. metrics: of what the views show, or {}."""
-        self._shown = (response, suggestion, lam, metrics)
-        self.paint()
+        shown = (response, suggestion, lam, metrics)
+        if shown != self._shown:
+            self._shown = shown
+            self.paint()
 
     def clicked(self, x: float) -> None:
         response, suggestion, _lam, _metrics = self._shown

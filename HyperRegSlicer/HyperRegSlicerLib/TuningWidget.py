@@ -43,8 +43,6 @@ class TuningPanel:
         self._landmarks = LandmarksPanel(ui, logic, attempt)
         self._picture = ResponsePicture(ui.responseLabel, set_lambda)
         self._legend = Picture(ui.volumeChangeLegend, volume_change.legend)
-        logic.on_work = self._worked
-        logic.on_response = self.update
         ui.fullButton.connect("clicked()", guarded(self._full_or_stop))
         ui.useSuggestedButton.connect("clicked()", guarded(self._use_suggested))
 
@@ -57,45 +55,43 @@ class TuningPanel:
     def show(self, parameters: RegistrationParameters) -> None:
         """What the parameter node says."""
         self.logic.set_full_automatically(parameters.fullAutomatically)
-        self.logic.set_volume_change(parameters.showVolumeChange)
+        self.logic.volume_change.want(parameters.showVolumeChange)
         self.ui.volumeChangeLegend.visible = parameters.showVolumeChange
         self._landmarks.show(parameters)
 
     def update(self) -> None:
         """Shows the state."""
-        ui, logic = self.ui, self.logic
-        live, suggestion = logic.state == LIVE, logic.suggestion
+        ui, logic, live = self.ui, self.logic, self.logic.live
+        is_live, suggestion = logic.state == LIVE, live.suggestion
         self._show_metrics()
-        self.update_work()
-        ui.contrastNoteLabel.text = logic.note
-        ui.contrastNoteLabel.visible = bool(logic.note)
-        ui.volumeChangeNote.text = logic.volume_change_note
+        self.show_work()
+        ui.contrastNoteLabel.text = live.note if is_live else ""
+        ui.contrastNoteLabel.visible = bool(ui.contrastNoteLabel.text)
+        ui.volumeChangeNote.text = logic.volume_change.note
         ui.volumeChangeNote.visible = bool(ui.volumeChangeNote.text)
-        ui.fullBox.visible = ui.fullButton.visible = logic.has_stages
-        ui.warningLabel.text = logic.warning if live else ""
+        ui.fullBox.visible = ui.fullButton.visible = live.has_full
+        ui.warningLabel.text = live.worse if is_live else ""
         ui.warningLabel.visible = bool(ui.warningLabel.text)
-        ui.responseSection.visible = live
+        ui.responseSection.visible = is_live
         ui.useSuggestedButton.enabled = suggestion is not None and abs(suggestion.lam - logic.lam) > 5e-3
         ui.useSuggestedButton.text = (
             _("Use suggested λ") if suggestion is None else _("Use suggested λ = {lam:.2f}").format(lam=suggestion.lam)
         )
         ui.suggestionLabel.text = texts.suggestion_text(suggestion)
-        self._landmarks.update(texts.landmarks_text(logic.metrics))
-        self._picture.show(logic.response, suggestion, logic.lam, logic.metrics)
+        self._landmarks.update(texts.landmarks_text(live.metrics))
+        self._picture.show(live.response, suggestion, logic.lam, live.metrics)
 
-    def update_work(self) -> None:
-        """Shows what is being computed. Nobody tells when the last of it has ended, so this is asked for often."""
-        ui, logic = self.ui, self.logic
-        text = _("Nothing is being computed.") if logic.state == LIVE else ""
-        if logic.work_text:
-            text = _("Computing: {work}").format(work=logic.work_text)
-        stops = logic.is_computing_full
-        if ui.workLabel.text != text:
-            ui.workLabel.text = text
-            ui.workBar.value = 0
+    def show_work(self) -> None:
+        """Shows what is being computed."""
+        ui, live = self.ui, self.logic.live
+        text = _("Nothing is being computed.") if self.logic.state == LIVE else ""
+        if live.work is not None:
+            text = _("Computing: {work}").format(work=texts.work_text(live))
+        ui.workLabel.text = text
+        ui.workBar.value = 0 if live.work is None else round(100 * live.work.fraction)
         ui.workLabel.visible = ui.workBar.visible = bool(text)
-        ui.fullButton.text = _("Stop") if stops else _("Full resolution now")
-        ui.fullButton.enabled = stops or logic.can_request_full
+        ui.fullButton.text = _("Stop") if live.is_computing_full else _("Full resolution now")
+        ui.fullButton.enabled = live.is_computing_full or live.can_request_full
 
     def show_hyperparameters(self, model: str) -> None:
         """Shows the sliders that the model declares, with its names for them."""
@@ -107,36 +103,26 @@ class TuningPanel:
                 self.ui.gammaLabel.text = "γ" if name == "gamma" else declared[name].title
                 self.ui.gammaSlider.toolTip = f"{declared[name].title}. {declared[name].description}".strip()
 
-    def status(self) -> str:
-        """What the views show while the registration is live, in words."""
-        logic = self.logic
-        return texts.state_text(logic.stage_text, logic.shown and logic.shown.lam, logic.lam)
-
     def _show_metrics(self) -> None:
         """The metrics of exactly what the views show, or none."""
-        ui, logic = self.ui, self.logic
-        if logic.metrics and logic.shown is not None:
-            ui.metricsLabel.text = texts.metrics_text(logic.metrics, logic.shown.lam)
-            ui.overlapLabel.text = texts.overlap_text(logic.metrics, logic.label_names)
+        ui, logic, live = self.ui, self.logic, self.logic.live
+        if live.metrics and live.shown is not None:
+            ui.metricsLabel.text = texts.metrics_text(live.metrics, live.shown.lam)
+            ui.overlapLabel.text = texts.overlap_text(live.metrics, logic.label_names)
             return
         for label in (ui.metricsLabel, ui.overlapLabel):
             label.text = texts.unmeasured(label.text, logic.lam) if logic.state == LIVE else ""
 
     def _full_or_stop(self) -> None:
-        if self.logic.is_computing_full:
-            self.logic.cancel_full()
+        if self.logic.live.is_computing_full:
+            self.logic.registration.cancel_full()
             self._set_automatic(False)
         else:
-            self.logic.request_full()
+            self.logic.registration.request_full()
 
     def _use_suggested(self) -> None:
-        if self.logic.suggestion is not None:
-            self._set_lambda(self.logic.suggestion.lam)
-
-    def _worked(self, fraction: float, _text: str) -> None:
-        self.update_work()
-        if self.logic.work_text:
-            self.ui.workBar.value = round(100 * fraction)
+        if (suggestion := self.logic.live.suggestion) is not None:
+            self._set_lambda(suggestion.lam)
 
 
 def default_values(model: str) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from hyperreg.mrml.registration import texts
 from hyperreg.mrml.registration.logic import RegistrationLogic
 from hyperreg.mrml.views import Views
 from hyperreg.registration import catalogue
+from hyperreg.worker.live.state import LiveState
 from HyperRegSlicerLib import Forms, Sample
 from HyperRegSlicerLib.AnatomyWidget import AnatomyPanel
 from HyperRegSlicerLib.InstallWidget import InstallPanel
@@ -50,11 +52,10 @@ class RegistrationWidget(Panel):
         self._asked: tuple[Any, ...] | None = None
         self._registered: tuple[Any, ...] | None = None
         self._shown = (Comparison.FADE, 0.5)
+        # What is known of the registration that λ moves, as it was shown last.
+        self._live = LiveState()
         self.logic.on_change = self._logic_changed
-        self.logic.on_live = self._became_live
-        self.logic.on_aligned = self._aligned
-        self.logic.on_progress = self._progressed
-        self.logic.on_metrics = lambda _metrics, _shown: self.update()
+        self.logic.on_result = self._result_arrived
         self.logic.on_warning = self._show_message
         self.logic.on_error = self._show_message
         self.tuning = TuningPanel(
@@ -83,8 +84,8 @@ class RegistrationWidget(Panel):
             ("resetButton", self._reset),
             ("undoResetButton", self._undo_reset),
             ("showButton", self._show_views),
-            ("takeAlongButton", lambda: self.logic.take_along(self.ui.alongSelector.currentNode())),
-            ("leaveBehindButton", lambda: self.logic.leave_behind(self.ui.alongSelector.currentNode())),
+            ("takeAlongButton", lambda: self.logic.transform.take_along(self.ui.alongSelector.currentNode())),
+            ("leaveBehindButton", lambda: self.logic.transform.leave_behind(self.ui.alongSelector.currentNode())),
             ("sampleButton", self._load_sample),
         ):
             getattr(self.ui, button).connect("clicked()", self._guarded(action))
@@ -210,14 +211,12 @@ class RegistrationWidget(Panel):
             moving_labels=parameters.movingLabels,
         )
         self._asked = asked
-        self._progressed(0.0, _("Starting ..."))
         self._ask_devices()
 
     def _align(self) -> None:
         if self.installation.is_ready():
             p = self.parameters
             self.logic.align(p.fixed, p.moving, method=p.initial.value, device=p.device.value)
-            self._progressed(0.0, _("Starting ..."))
 
     def _aligned(self, transform: Any) -> None:
         self._registered = None
@@ -358,12 +357,19 @@ class RegistrationWidget(Panel):
     # What the logic says
 
     def _logic_changed(self) -> None:
+        before, self._live = self._live, self.logic.live
+        if self._live.work != before.work and replace(self._live, work=before.work) == before:
+            self.tuning.show_work()  # this comes often, and all else costs more
+            return
         if self.parameters is not None and not slicer.mrmlScene.IsClosing():
             self._follow_logic()
         self.update()
 
-    def _became_live(self) -> None:
-        self._registered, self._unshown = self._asked, True
+    def _result_arrived(self) -> None:
+        if self.logic.state == LIVE:
+            self._registered, self._unshown = self._asked, True
+        else:
+            self._aligned(self.logic.alignment_node)
 
     def _follow_logic(self) -> None:
         """The live transform to the parameter node, and what has become live into the views."""
@@ -373,16 +379,11 @@ class RegistrationWidget(Panel):
             self._unshown = False
             self.views.remember()
             self._show_views()
-            self._show_message("\n".join(self.connection.registration.warnings))
-
-    def _progressed(self, fraction: float, text: str) -> None:
-        self.ui.progressBar.value = round(100 * fraction)
-        self.ui.statusLabel.text = text
+            self._show_message("\n".join(self.logic.live.warnings))
 
     def _poll(self) -> None:
         super()._poll()
-        self.logic.settle()
-        self.tuning.update_work()
+        self.logic.volume_change.settle()
 
     # What the form shows
 
@@ -396,9 +397,9 @@ class RegistrationWidget(Panel):
         method = parameters.initial if parameters is not None else None
         ui.alignButton.enabled = valid and method not in (Initial.NONE, Initial.TRANSFORM)
         ui.progressBar.visible = running
-        if not running:
-            ui.progressBar.value = 0
-            ui.statusLabel.text = self._status(reason)
+        fraction, text = logic.live.progress or (0.0, "")
+        ui.progressBar.value = round(100 * fraction) if running else 0
+        ui.statusLabel.text = (text or _("Starting ...")) if running else self._status(reason)
         for selector in (ui.fixedSelector, ui.movingSelector):
             selector.enabled = not running
         ui.resultPanel.visible = live or logic.can_reset
@@ -411,13 +412,13 @@ class RegistrationWidget(Panel):
             ui.initialTransformSelector.enabled = parameters.initial is Initial.TRANSFORM
             ui.fadeSlider.enabled = parameters.comparison is Comparison.FADE
         self.tuning.update()
-        self.views.set_map(logic.volume_change_node)
+        self.views.set_map(logic.volume_change.node)
         self._along_changed()
 
     def _status(self, reason: str) -> str:
         logic = self.logic
         if logic.state == LIVE:
-            status = self.tuning.status()
+            status = texts.state_text(logic.live)
             if self.parameters is not None and self._registered not in (None, self._chosen()):
                 status += "\n" + (reason or _("Press Register again to use what is chosen now."))
             return status
@@ -432,7 +433,7 @@ class RegistrationWidget(Panel):
         return reason or _("Ready: press Register, then move λ.")
 
     def _along_changed(self, *_node: Any) -> None:
-        node, following = self.ui.alongSelector.currentNode(), self.logic.linked_nodes
+        node, following = self.ui.alongSelector.currentNode(), self.logic.transform.linked_nodes
         self.ui.takeAlongButton.enabled = (
             node is not None and node not in following and self.logic.transform_node is not None
         )

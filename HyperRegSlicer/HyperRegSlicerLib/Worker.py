@@ -8,7 +8,7 @@ from typing import Any
 from hyperreg.mrml.computer import Computer
 from hyperreg.worker.client import WorkerClient
 from hyperreg.worker.fusion import RemoteFuser
-from hyperreg.worker.live import LiveRegistration
+from hyperreg.worker.live.registration import LiveRegistration
 from hyperreg.worker.models import ModelStore
 from hyperreg.worker.segmentation import RemoteSegmenter
 from HyperRegSlicerLib import Install

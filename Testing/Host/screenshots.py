@@ -82,14 +82,14 @@ def move_to(host: Host, widget: Any, lam: float) -> None:
 def wait_for_best(host: Host, widget: Any) -> None:
     """Wait until what is shown becomes no better, and its metrics are there."""
     logic = widget.panel.logic
-    host.wait_until(lambda: logic.can_keep and logic.is_final and logic.metrics, PATIENCE_S)
+    host.wait_until(lambda: logic.can_keep and logic.live.is_final and logic.live.metrics, PATIENCE_S)
 
 
 def show_response(host: Host, widget: Any) -> None:
     """Wait for the whole response and use the suggested λ."""
-    host.wait_until(lambda: widget.panel.logic.suggestion is not None, PATIENCE_S)
+    host.wait_until(lambda: widget.panel.logic.live.suggestion is not None, PATIENCE_S)
     widget.ui.useSuggestedButton.click()
-    move_to(host, widget, widget.panel.logic.suggestion.lam)
+    move_to(host, widget, widget.panel.logic.live.suggestion.lam)
 
 
 def place_landmarks(host: Host, widget: Any, pair: PhantomPair) -> None:
@@ -112,7 +112,7 @@ def place_landmarks(host: Host, widget: Any, pair: PhantomPair) -> None:
 def show_volume_change(host: Host, widget: Any, output: Path) -> None:
     """Take the picture of the map of local volume change."""
     widget.ui.volumeChangeBox.click()
-    host.wait_until(lambda: widget.panel.logic.volume_change_node is not None, PATIENCE_S)
+    host.wait_until(lambda: widget.panel.logic.volume_change.node is not None, PATIENCE_S)
     print(host.screenshot(output / "slicer-volume-change.png", size=SIZE))
     widget.ui.volumeChangeBox.click()
 

@@ -115,7 +115,7 @@ def registration(host: Host) -> Any:
     ui.responseSection.collapsed = True
     screenshots.move_to(host, widget, 0.4)
     ui.volumeChangeBox.click()
-    host.wait_until(lambda: logic.volume_change_node is not None, screenshots.PATIENCE_S)
+    host.wait_until(lambda: logic.volume_change.node is not None, screenshots.PATIENCE_S)
     tutorial.step(
         "See where volume changes",
         f"*{ui.volumeChangeBox.text}* colours where the moving volume had to be stretched or squeezed to fit. Strong "

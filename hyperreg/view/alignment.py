@@ -11,6 +11,7 @@ import numpy as np
 from hyperreg.errors import HyperRegError
 from hyperreg.imaging.transform import Transform
 from hyperreg.mrml import geometry
+from hyperreg.mrml.registration.logic import RegistrationLogic
 from hyperreg.mrml.registration.texts import ALIGNMENT_TITLES
 from hyperreg.view import choices, results
 from hyperreg.view.pair import OpenPair
@@ -20,29 +21,25 @@ from hyperreg.view.private_files import PrivateFiles
 class AlignmentControls:
     """The controller's part for a linear alignment alone.
 
-    state: the shared state. logic: the `RegistrationLogic`. tell(text): an error. show(): puts both images into the
-    views.
+    state: the shared state. logic: the `RegistrationLogic`. tell(text): an error.
     """
 
     def __init__(
         self,
         state: Any,
-        logic: Any,
+        logic: RegistrationLogic,
         pair: OpenPair,
         files: PrivateFiles,
         tell: Callable[[str], None],
-        show: Callable[[], None],
     ) -> None:
         self._state, self._logic, self._pair, self._files = state, logic, pair, files
         self._tell = tell
-        logic.on_aligned = lambda _node: show()
 
     def start(self) -> None:
         """Aligns by the method that is chosen in the settings."""
         state = self._state
         try:
             choices.check(state)
-            state.progress, state.progress_text = 0.0, "Starting"
             nodes = self._pair.nodes
             self._logic.align(nodes.get("fixed"), nodes.get("moving"), method=state.alignment, device=state.device)
         except HyperRegError as error:

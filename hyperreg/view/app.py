@@ -23,7 +23,8 @@ from hyperreg.view.private_files import PrivateFiles
 from hyperreg.view.state import PANEL, PageState
 from hyperreg.worker.client import WorkerClient
 from hyperreg.worker.fusion import RemoteFuser
-from hyperreg.worker.live import LiveRegistration
+from hyperreg.worker.live.registration import LiveRegistration
+from hyperreg.worker.live.state import Registration
 from hyperreg.worker.segmentation import RemoteSegmenter
 
 ASSETS = "hyperreg_assets"
@@ -55,10 +56,15 @@ class Options:
 
 
 class App:
-    """One server with its scene, views and worker. client, live, segmenter, fuser: stand-ins for them, in tests."""
+    """One server with its scene, views and worker. client, live, segmenter, fuser: fakes in their place, in tests."""
 
     def __init__(
-        self, options: Options, client: Any = None, live: Any = None, segmenter: Any = None, fuser: Any = None
+        self,
+        options: Options,
+        client: Any = None,
+        live: Registration | None = None,
+        segmenter: Any = None,
+        fuser: Any = None,
     ) -> None:
         self.options = options
         token = security.choose_token(options.token)
@@ -93,7 +99,7 @@ class App:
             self.slicer_app = slicer_app_type()
             self.views = slices.SliceViews(self.slicer_app, self.server)
             self.client = client or WorkerClient(address=options.compute_on)
-            self.live = live or LiveRegistration(self.client)
+            self.live: Registration = live or LiveRegistration(self.client)
             self.messages = Messages(state)
             self.controller = Controller(
                 state, self.slicer_app.scene, self.views, self.client, self.live, self.files, self.messages,
@@ -145,8 +151,7 @@ class App:
                 ),
             ]
             self.panels = Panels(state, panels, self.messages)
-            images, deformed = self.controller.pair.images, self.controller.logic.deformed_mm
-            self.viewing = ViewControls(state, self.views, images, deformed)
+            self.viewing = ViewControls(state, self.views, self.controller.pair.images, self._deformed_mm)
             self.controller.on_images = self.viewing.offer
             self.controller.on_step = self._step
             self.page = page.build(self.server, panels, self.views, self.viewing, self.controller.tuning.landmarks)
@@ -223,6 +228,9 @@ class App:
         self.fusion.close()
         self.segmentation.close()
         self.controller.close()
+
+    def _deformed_mm(self, ras: Any) -> float | None:
+        return self.controller.logic.live.deformed_mm(ras)
 
     def _step(self) -> None:
         for controls in (self.segmentation, self.fusion):

@@ -39,7 +39,7 @@ from hyperreg.view.recent import SERIES as SERIES_SOURCE
 from hyperreg.view.series import Opened, SeriesControls
 from hyperreg.view.state import FADE, MODES, PANEL, word
 from hyperreg.view.tuning import HeldMarks, TuningControls
-from hyperreg.worker.live_pair import Shown
+from hyperreg.worker.live.state import Registration, Shown
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Controller:
         scene: slicer.vtkMRMLScene,
         views: Any,
         client: Any,
-        live: Any,
+        live: Registration,
         files: PrivateFiles,
         messages: Messages,
         recent: Recent,
@@ -89,12 +89,9 @@ class Controller:
         self.pair = OpenPair(state, scene)
         self.logic = RegistrationLogic(scene, live)
         self.logic.on_change = self._changed
-        self.logic.on_progress = self._progressed
-        self.logic.on_field = self._field_shown
-        self.logic.on_metrics = self._measured
+        self.logic.on_result = self._result_arrived
         self.logic.on_error = self.tell
         self.logic.on_warning = self._warned
-        self._logic_ready, live.on_ready = live.on_ready, self._ready
         # Told when another image is open.
         self.on_images: Callable[[], None] = nothing
         # What others have to do, a little at a time.
@@ -102,13 +99,15 @@ class Controller:
         # What was open while the registration was live that an undo would bring back, where it may be open no more.
         self._before: Before | None = None
         self._wanted: float | None = None
+        # What was shown last, and when a preview was.
+        self._shown: Shown | None = None
         self._preview_at = 0.0
         self.computer = Computer(client, lambda text: state.update({"computer_note": text}))
         self.tuning = TuningControls(state, scene, self.logic, self._move_lambda, self.tell, views, self.pair, files)
         self.series = SeriesControls(state, files, lambda: self.pair.volumes, self._take, self.tell)
         self.recent = RecentControls(state, recent, self._take, self.series.look, self.tell)
         self.series.on_listed = lambda place: self.recent.opened(place, SERIES_SOURCE)
-        self.alignment = AlignmentControls(state, self.logic, self.pair, files, self.tell, self.show)
+        self.alignment = AlignmentControls(state, self.logic, self.pair, files, self.tell)
         self.learning = LearningControls(state, overnight, lambda: choices.offer(state), self.tell)
         choices.offer(state)
         self._begin_at_default()
@@ -230,7 +229,6 @@ class Controller:
         self._messages.clear(PANEL)
         try:
             choices.check(state)
-            state.progress, state.progress_text = 0.0, "Starting"
             self.logic.register(
                 self.pair.nodes.get("fixed"),
                 self.pair.nodes.get("moving"),
@@ -409,38 +407,36 @@ class Controller:
     # What the logic says
 
     def _changed(self) -> None:
-        state = self._state
+        """Shows what the logic says now."""
+        state, live = self._state, self.logic.live
         if self.logic.state == IDLE:
             self._forget_metrics()
         state.phase, state.can_undo_reset = self.logic.state, self.logic.can_undo_reset
         state.undo_title = "Undo reset" if self._before is None else "Undo"
+        if live.progress is not None and state.phase == RUNNING:
+            state.progress, state.progress_text = 100 * live.progress[0], live.progress[1] or "Starting"
+        self._show_preview(live.shown)
         state.can_save = state.solved = self.logic.can_keep
-        shown = self.logic.shown
-        state.solved_lam = shown.lam if shown is not None and state.solved else -1.0
-        state.fresh = bool(self.logic.metrics)
-        if not state.fresh:
-            state.rows = [{**row, "now": ""} for row in state.rows]
+        state.solved_lam = live.shown.lam if live.shown is not None and state.solved else -1.0
+        state.fresh = bool(live.metrics)
+        state.rows = metric_rows(live.metrics) if state.fresh else [{**row, "now": ""} for row in state.rows]
         if state.phase == LIVE:
-            state.device_used = DEVICE_TITLES.get(self._live.device, self._live.device)
+            state.device_used = DEVICE_TITLES.get(live.device, live.device)
         self.tuning.update()
         self.alignment.update()
 
-    def _ready(self) -> None:
-        self._forget_metrics()
-        self._logic_ready()
-        self._forget_before()
-
-    def _progressed(self, fraction: float, text: str) -> None:
-        self._state.progress, self._state.progress_text = 100 * fraction, text
-
-    def _field_shown(self, shown: Shown) -> None:
-        if not shown.solved:
+    def _show_preview(self, shown: Shown | None) -> None:
+        """While λ moves the views are drawn more coarsely."""
+        if shown is not self._shown and shown is not None and not shown.solved:
             self._preview_at = time.monotonic()
             self._views.set_draft(True)
+        self._shown = shown
 
-    def _measured(self, metrics: Mapping[str, Any], _shown: Shown) -> None:
-        self._state.rows = metric_rows(metrics)
-        self._changed()
+    def _result_arrived(self) -> None:
+        self._forget_metrics()
+        self._forget_before()
+        if self.logic.state != LIVE:
+            self.show()  # it is an alignment
 
     def _warned(self, text: str) -> None:
         self._messages.warn(PANEL, text)

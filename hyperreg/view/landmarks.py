@@ -15,6 +15,7 @@ from hyperreg.errors import HyperRegError
 from hyperreg.mrml import linked
 from hyperreg.mrml.lifecycle import LIVE
 from hyperreg.mrml.registration import landmarks
+from hyperreg.mrml.registration.logic import RegistrationLogic
 from hyperreg.registration.landmarks import lie_outside
 from hyperreg.view.loading import POINTS
 from hyperreg.view.pair import OpenPair
@@ -59,7 +60,7 @@ class LandmarkControls:
         self,
         state: Any,
         scene: slicer.vtkMRMLScene,
-        logic: Any,
+        logic: RegistrationLogic,
         views: Any,
         pair: OpenPair,
         files: PrivateFiles,
@@ -209,7 +210,7 @@ class LandmarkControls:
         if self._pull_wanted != self._pull:
             self._pull, self._unsent, self._state.error = self._pull_wanted, True, ""
         soon = not self._dragged or time.monotonic() > self._sent_at + EVERY_S
-        if self._unsent and soon and not self._logic.is_waiting and not self._aims_at_the_bent:
+        if self._unsent and soon and not self._logic.live.is_waiting and not self._aims_at_the_bent:
             self.measure()
 
     @property
@@ -220,9 +221,11 @@ class LandmarkControls:
     def measure(self) -> None:
         """Tells the registration of the landmarks as they are."""
         self._unsent, self._sent_at = False, time.monotonic()
-        lists = [node if self._growing or self._settled.where[role] else None for role, node in self.nodes.items()]
+        fixed, moving = (
+            node if self._growing or self._settled.where[role] else None for role, node in self.nodes.items()
+        )
         try:
-            self._logic.constraints.set_landmarks(*lists, self._pull, self._measured_only, self._growing)
+            self._logic.constraints.set_landmarks(fixed, moving, self._pull, self._measured_only, self._growing)
         except HyperRegError as error:
             self._tell(str(error))
         self.update()
@@ -233,7 +236,7 @@ class LandmarkControls:
         if moving is not None and self.nodes[MOVING] is not None:
             linked.accompany(moving, self.nodes[MOVING])
         state.landmarks_note = self._logic.constraints.landmarks_note
-        if (rows := self._logic.landmark_rows) is not self._rows:
+        if (rows := self._logic.constraints.landmark_rows) is not self._rows:
             self._rows = rows
             state.landmark_rows = [
                 {
@@ -358,7 +361,7 @@ class LandmarkControls:
             setattr(state, f"{role}_name", self._files[role] or (PLACED if points else ""))
         self.update()
         self._unsent = True
-        if not self._logic.is_waiting:
+        if not self._logic.live.is_waiting:
             self.measure()
 
     def _marks(self) -> Marks:
@@ -388,7 +391,7 @@ class LandmarkControls:
         return {name for points in self._settled.where.values() for name, _place in points.values()}
 
     def _row(self, key: Any) -> landmarks.Row | None:
-        return next((row for row in self._logic.landmark_rows if row.key == key), None)
+        return next((row for row in self._logic.constraints.landmark_rows if row.key == key), None)
 
     def _points_of(self, row: landmarks.Row) -> list[tuple[Any, int]]:
         """The node and the index of both points of a pair."""
@@ -398,7 +401,7 @@ class LandmarkControls:
 
     def _name_pairs_alike(self) -> None:
         """Gives both points of every pair one name, so that lists that were paired by their order stay paired so."""
-        for row in self._logic.landmark_rows:
+        for row in self._logic.constraints.landmark_rows:
             self._name(row, row.name)
 
     def _name(self, row: landmarks.Row, name: str) -> None:

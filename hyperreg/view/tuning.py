@@ -16,6 +16,7 @@ from hyperreg.imaging.volume import Volume
 from hyperreg.mrml import geometry, linked, regions
 from hyperreg.mrml.lifecycle import LIVE
 from hyperreg.mrml.registration import landmarks, texts, volume_change
+from hyperreg.mrml.registration.logic import RegistrationLogic
 from hyperreg.registration.catalogue import find_model
 from hyperreg.view import chart, outlines
 from hyperreg.view.landmarks import LandmarkControls, Marks
@@ -58,7 +59,7 @@ class TuningControls:
         self,
         state: Any,
         scene: slicer.vtkMRMLScene,
-        logic: Any,
+        logic: RegistrationLogic,
         move_lambda: Callable[[float], None],
         tell: Callable[[str], None],
         views: Any,
@@ -82,8 +83,6 @@ class TuningControls:
         self._colours: Any = None
         self._gamma_wanted: float | None = None
         self._drawn: tuple[Any, ...] = ()
-        logic.on_work = self._worked
-        logic.on_response = self.update
 
     # The user's actions
 
@@ -94,26 +93,26 @@ class TuningControls:
 
     def request_full(self) -> None:
         """Full resolution at the λ that is shown."""
-        self._try(self._logic.request_full)
+        self._try(self._logic.registration.request_full)
 
     def stop_full(self) -> None:
         """Gives full resolution up; what is shown stays."""
-        self._try(self._logic.cancel_full)
+        self._try(self._logic.registration.cancel_full)
 
     def set_volume_change(self, on: Any) -> None:
         """Whether a map of local volume change lies over the views."""
         if isinstance(on, bool):
-            self._logic.set_volume_change(on)
+            self._logic.volume_change.want(on)
 
     def use_suggested(self) -> None:
-        if self._logic.suggestion is not None:
-            self._move_lambda(self._logic.suggestion.lam)
+        if (suggestion := self._logic.live.suggestion) is not None:
+            self._move_lambda(suggestion.lam)
 
     def click_response(self, x: Any) -> None:
         """A click at this many pixels from the left of the response."""
-        logic = self._logic
-        if _is_number(x) and self._state.phase == LIVE and logic.response.rows:
-            self._move_lambda(chart.lambda_at(float(x), logic.response, logic.suggestion))
+        live = self._logic.live
+        if _is_number(x) and self._state.phase == LIVE and live.response.rows:
+            self._move_lambda(chart.lambda_at(float(x), live.response, live.suggestion))
 
     def show_hyperparameters(self, model: Any) -> None:
         """Another model was chosen: its γ, if it declares one, begins with its default."""
@@ -132,12 +131,11 @@ class TuningControls:
         self._gamma_wanted = float(gamma)
 
     def step(self) -> None:
-        """Takes the newest γ, says what is being computed, and keeps the map of volume change. Raises HyperRegError."""
-        self._show_work()
-        self._logic.settle()
+        """Takes the newest γ, and keeps the map of volume change. Raises HyperRegError."""
+        self._logic.volume_change.settle()
         mine = self._state.panel == PANEL
-        self._views.set_map(self._logic.volume_change_node if mine else None)
-        self._state.volume_change_note = self._logic.volume_change_note
+        self._views.set_map(self._logic.volume_change.node if mine else None)
+        self._state.volume_change_note = self._logic.volume_change.note
         self._views.set_marked([node for node in self._left_out.values() if node is not None] if mine else [])
         if self._gamma_wanted is not None:
             gamma, self._gamma_wanted = self._gamma_wanted, None
@@ -332,34 +330,24 @@ class TuningControls:
 
     def update(self) -> None:
         """Shows what can be done, and the response with the slider in it."""
-        state, logic = self._state, self._logic
-        suggestion = logic.suggestion
+        state, logic, live = self._state, self._logic, self._logic.live
+        is_live, suggestion, lam = state.phase == LIVE, live.suggestion, logic.lam
         self._take_along()
-        state.stage_text = logic.stage_text if state.phase == LIVE else ""
-        state.contrast_note = logic.registration.note if state.phase == LIVE else ""
-        state.full_automatically, state.can_request_full = logic.full_automatically, logic.can_request_full
-        self._show_work()
+        state.stage_text = texts.stage_text(live) if is_live else ""
+        state.contrast_note = live.note if is_live else ""
+        state.full_automatically, state.can_request_full = live.full_automatically, live.can_request_full
+        state.work_text = texts.work_text(live)
+        state.work_progress = 0.0 if live.work is None else 100 * live.work.fraction
+        state.full_running = live.is_computing_full
         self.landmarks.update()
-        state.worse = logic.warning if state.phase == LIVE else ""
+        state.worse = live.worse if is_live else ""
         state.suggested = "" if suggestion is None else f"{suggestion.lam:.2f}"
         state.suggestion_reason = "" if suggestion is None else suggestion.reason
-        state.suggestion_taken = suggestion is not None and abs(suggestion.lam - logic.lam) < SAME_ON_SCREEN
-        drawn = (logic.response, len(logic.response.rows), suggestion, logic.lam, logic.metrics)
+        state.suggestion_taken = suggestion is not None and abs(suggestion.lam - lam) < SAME_ON_SCREEN
+        drawn = (live.response, suggestion, lam, live.metrics)
         if drawn != self._drawn:
             self._drawn = drawn
-            state.response_svg = chart.svg(logic.response, suggestion, logic.lam, logic.metrics)
-
-    def _show_work(self) -> None:
-        """Nobody tells when a field begins to be computed, or that nothing is left to do: this looks."""
-        text = self._logic.work_text
-        if text != self._state.work_text:
-            self._state.work_text, self._state.work_progress = text, 0.0
-        running = self._logic.registration.working_at if text else None
-        self._state.full_running = running is not None and running[1] is self._logic.registration.stages[-1]
-
-    def _worked(self, fraction: float, _text: str) -> None:
-        self._show_work()
-        self._state.work_progress = 100 * fraction
+            state.response_svg = chart.svg(*drawn)
 
     def _try(self, action: Callable[[], None]) -> None:
         self._state.error = ""

@@ -1,8 +1,8 @@
-"""A LiveRegistration without a worker: the same callbacks, fields from a formula, answers when the test says so."""
+"""A live registration without a worker: fields from a formula, answers when the test says so."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,14 @@ from fake_segmentation import FakeSegmenter, FakeStore
 
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Grid, Volume
+from hyperreg.mrml.lifecycle import ignore
 from hyperreg.registration.anchors import Fields
 from hyperreg.registration.constraints import Constraints
+from hyperreg.registration.contrast import AUTOMATIC
 from hyperreg.registration.landmarks import Landmarks, pair_landmarks
 from hyperreg.registration.response import RESPONSE_LAMBDAS, Response, suggest
 from hyperreg.registration.stages import BETWEEN_TEXT, Stage
-from hyperreg.worker.live_pair import Shown
+from hyperreg.worker.live.state import LiveState, Prepared, Shown, Work
 
 METRICS = {
     "similarity": 0.9,
@@ -64,84 +66,140 @@ QUICK, FULL = 1, 2
 
 
 class FakeRegistration:
-    """Stands in for `hyperreg.worker.live.LiveRegistration`; `answer` plays the worker."""
+    """Stands in for `LiveRegistration` where a `Registration` is wanted; the methods `answer...` play the worker.
+
+    calls: what was asked for, by name. asked: λ as they were set. previews: whether every λ has a preview; without,
+    what is shown stays.
+    """
 
     def __init__(self, grid: Grid | None = None, linear: np.ndarray | None = None) -> None:
-        self.on_progress: Callable[..., None] | None = None
-        self.on_ready: Callable[..., None] | None = None
-        self.on_field: Callable[..., None] | None = None
-        self.on_metrics: Callable[..., None] | None = None
-        self.on_work: Callable[..., None] | None = None
-        self.on_response: Callable[..., None] | None = None
-        self.on_warning: Callable[..., None] | None = None
-        self.on_error: Callable[..., None] | None = None
+        self.on_state: Callable[[LiveState], None] = ignore
+        self.on_error: Callable[[str], None] = ignore
         self.given_grid = grid
         self.linear = np.eye(4) if linear is None else linear
-        self.device = "cpu"
-        self.warnings: list[str] = []
-        self.calls: list[str] = []
-        self.prepared_with: dict[str, Any] = {}
-        self.preparing = False
-        self.ready = False
-        self.lam = 0.0
-        self.shown: Shown | None = None
-        self.asked: list[float] = []
-        self.full_automatically = True
-        self.full_wanted = True
-        self.working_at: tuple[float, Stage] | None = None
         self.stages = STAGES
+        self.calls: list[str] = []
+        self.asked: list[float] = []
+        self.prepared_with: dict[str, Any] = {}
+        self.previews = True
+        self.lam: float | None = None
+        self.pair: Prepared | None = None
+        self.preparing: tuple[float, str] | None = None
+        self.shown: Shown | None = None
+        self.metrics: dict[str, Any] = {}
+        self.computing: Work | None = None
+        self.busy = False
+        self.response, self.suggestion = Response(), None
         self.note = ""
+        self.warnings: tuple[str, ...] = ()
         self.values: dict[str, float] = {}
         self.regions: tuple[Volume | None, dict[int, float]] = (None, {})
         self.regions_set: list[tuple[Volume | None, dict[int, float]]] = []
         self.landmarks: Landmarks | None = None
         self.masks: tuple[Volume | None, Volume | None] = (None, None)
         self.rigid: tuple[Volume | None, tuple[int, ...]] = (None, ())
-        self.busy = False
+        self.full_automatically = True
+        self.full_wanted = True
         self.aside: Any = None
+        self._constraints = Constraints()
+        self._told, self._telling = self.state, False
+
+    @property
+    def state(self) -> LiveState:
+        pulling = None if self.landmarks is None else self.landmarks.pulling
+        constraints = Constraints(*self.masks, pulling, *self.rigid, *self.regions)
+        if not constraints.same_as(self._constraints):
+            self._constraints = constraints
+        return LiveState(
+            lam=self.lam,
+            pair=self.pair,
+            progress=self.preparing,
+            ready=self.pair is not None and self.preparing is None,
+            shown=self.shown,
+            metrics=self.metrics,
+            work=self.computing,
+            busy=self.busy,
+            response=self.response,
+            suggestion=self.suggestion,
+            device="" if self.pair is None else "cpu",
+            note="" if self.pair is None else self.note,
+            warnings=self.warnings,
+            values=self.values,
+            constraints=self._constraints,
+            landmarks=self.landmarks,
+            full_automatically=self.full_automatically,
+            full_wanted=self.full_wanted,
+        )
 
     @property
     def grid(self) -> Grid:
         return self.given_grid or self.prepared_with["fixed"].grid
 
-    @property
-    def constraints(self) -> Constraints:
-        pulling = None if self.landmarks is None else self.landmarks.pulling
-        return Constraints(*self.masks, pulling, *self.rigid, *self.regions)
-
-    def prepare(self, fixed: Volume, moving: Volume, **options: Any) -> None:
+    def prepare(
+        self,
+        fixed: Volume,
+        moving: Volume,
+        *,
+        model: str | None = None,
+        device: str = "auto",
+        initial: str | np.ndarray | Transform = "affine",
+        contrast: str = AUTOMATIC,
+        symmetric: bool = False,
+        fixed_labels: Volume | None = None,
+        moving_labels: Volume | None = None,
+    ) -> None:
         self.calls.append("prepare")
-        self.prepared_with = {"fixed": fixed, "moving": moving, **options}
-        self.preparing = True
+        self.prepared_with = {
+            "fixed": fixed,
+            "moving": moving,
+            "model": model,
+            "device": device,
+            "initial": initial,
+            "contrast": contrast,
+            "symmetric": symmetric,
+            "fixed_labels": fixed_labels,
+            "moving_labels": moving_labels,
+        }
+        self.preparing = (0.0, "")
+        self.tell()
+
+    def cancel(self) -> None:
+        self.calls.append("cancel")
+        self.preparing = None
+        self.tell()
 
     def set_lambda(self, lam: float) -> None:
         self.lam = lam
         self.asked.append(lam)
         self.full_wanted = self.full_automatically
-        if self.ready and not self.preparing and self.on_field is not None:
-            self._show(Shown(lam, self.fields(lam).forward, None, QUICK, BETWEEN_TEXT))
+        if self.state.ready and self.previews:
+            self.show(Shown(lam, self.fields(lam).forward, None, QUICK, BETWEEN_TEXT))
+        else:
+            self.tell()
 
     def set_full_automatically(self, on: bool) -> None:
         self.calls.append(f"full_automatically {on}")
         self.full_automatically = self.full_wanted = on
+        self.tell()
 
     def request_full(self) -> None:
         self.calls.append("request_full")
         self.full_wanted = True
+        self.tell()
 
     def cancel_full(self) -> None:
         self.calls.append("cancel_full")
         self.full_automatically = self.full_wanted = False
-        self.working_at = None
+        self.rest()
 
     def set_hyperparameter(self, name: str, value: float) -> None:
         if self.values[name] != value:
-            self.values[name] = value
+            self.values = {**self.values, name: value}
             self._settings_changed()
 
-    def set_regions(self, labels: Volume | None, lambdas: dict[int, float]) -> None:
+    def set_regions(self, labels: Volume | None, lambdas: Mapping[int, float]) -> None:
         if self.regions != (labels, lambdas):
-            self.regions = (labels, lambdas)
+            self.regions = (labels, dict(lambdas))
             self.regions_set.append(self.regions)
             self._settings_changed()
 
@@ -168,38 +226,31 @@ class FakeRegistration:
         pulling = [None if points is None else points.pulling for points in (before, self.landmarks)]
         if pulling[0] is not pulling[1] and (pulling[1] is None or not pulling[1].same_as(pulling[0])):
             self._settings_changed()
-            return
-        if self.shown is not None and self.shown.solved:
-            self.on_metrics(self.measured(), self.shown)
+        elif self.shown is not None and self.shown.solved:
+            self.answer_metrics(self.measured())
 
-    def measured(self) -> dict[str, Any]:
-        """The metrics of what is shown."""
-        if self.landmarks is None:
-            return METRICS
-        return self.landmarks.beside(METRICS, self.shown.forward, self.linear)
+    def transform(self) -> Transform:
+        return Transform((self.shown.forward, self.linear))
 
-    def _settings_changed(self) -> None:
-        self.shown = None
-
-    def cancel(self) -> None:
-        self.calls.append("cancel")
-        self.preparing = False
+    def inverse_transform(self) -> Transform:
+        return Transform((np.linalg.inv(self.linear), self.shown.inverse))
 
     def reset(self) -> None:
         self.calls.append("reset")
-        self.preparing = self.ready = False
-        self.shown = self.aside = None
+        self._forget()
+        self.aside = None
+        self.tell()
 
     def set_aside(self) -> None:
         self.calls.append("set_aside")
-        self.aside = self.lam, self.shown
-        self.preparing = self.ready = False
-        self.shown = None
+        self.aside = self.lam, self.pair, self.shown, self.metrics
+        self._forget()
+        self.tell()
 
     def bring_back(self) -> None:
         self.calls.append("bring_back")
-        (self.lam, self.shown), self.aside = self.aside, None
-        self.ready = True
+        (self.lam, self.pair, self.shown, self.metrics), self.aside = self.aside, None
+        self.tell()
 
     def drop_aside(self) -> None:
         self.calls.append("drop_aside")
@@ -208,58 +259,99 @@ class FakeRegistration:
     def close(self) -> None:
         self.calls.append("close")
 
-    def transform(self) -> Transform:
-        return Transform((self.shown.forward, self.linear))
-
-    def inverse_transform(self) -> Transform:
-        return Transform((np.linalg.inv(self.linear), self.shown.inverse))
-
     # The worker's part, played by the test
+
+    def tell(self) -> None:
+        """As `LiveRegistration` does: nothing twice, and what the observer changes after it has returned."""
+        if self._telling:
+            return
+        self._telling = True
+        try:
+            while (state := self.state) != self._told:
+                self._told = state
+                self.on_state(state)
+        finally:
+            self._telling = False
 
     def fields(self, lam: float, stage: int = QUICK) -> Fields:
         return Fields(wavy(self.grid, lam, stage=stage), wavy(self.grid, lam, sign=-1.0, stage=stage))
 
-    def _show(self, shown: Shown) -> None:
-        self.shown = shown
-        self.on_field(shown)
+    def measured(self) -> dict[str, Any]:
+        """The metrics of what is shown."""
+        if self.landmarks is None:
+            return METRICS
+        return self.landmarks.beside(METRICS, self.shown.forward, self.linear)
 
-    def answer_response(self, *, dice: bool = True, complete: bool = True) -> Response:
-        """The response is measured, all of it or only the ends and the middle."""
-        response = Response()
-        for lam in RESPONSE_LAMBDAS if complete else (0.0, 0.5, 1.0):
-            response.add(lam, metrics_at(lam, dice=dice))
-        self.on_response(response, suggest(response) if complete else None)
-        return response
+    def show(self, shown: Shown) -> None:
+        """These fields arrive; their metrics do not yet."""
+        self.shown, self.metrics = shown, {}
+        self.tell()
 
     def progress(self, fraction: float, text: str) -> None:
-        self.on_progress(fraction, text)
+        """Preparing goes on."""
+        self.preparing = (fraction, text)
+        self.tell()
 
     def answer_ready(self) -> None:
         """The pair is prepared, and the quick field and the metrics of the newest λ arrive."""
-        self.preparing, self.ready, self.aside = False, True, None
-        self.on_ready()
-        self.answer_solved()
+        self._forget()
+        self.pair = Prepared(self.grid, self.linear, self.stages)
+        self.aside = None
+        self.tell()
+        if self.pair is not None:
+            self.answer_solved()
 
     def answer_solved(self, stage: int = QUICK) -> None:
         """The field of a stage at the newest λ arrives, and its metrics."""
         self.answer_field(stage)
-        self.on_metrics(self.measured(), self.shown)
+        self.answer_metrics(self.measured())
 
     def answer_field(self, stage: int = QUICK) -> None:
         """The field of a stage at the newest λ arrives; its metrics do not yet."""
-        self.working_at = None
+        self.computing = None
         fields = self.fields(self.lam, stage)
-        text = STAGES[stage].text
-        self._show(Shown(self.lam, fields.forward, fields.inverse, stage, text, stage == FULL))
+        self.show(Shown(self.lam, fields.forward, fields.inverse, stage, STAGES[stage].text, stage == FULL))
+
+    def answer_metrics(self, metrics: dict[str, Any]) -> None:
+        """The metrics of what is shown arrive."""
+        self.metrics = metrics
+        self.tell()
+
+    def answer_response(self, *, dice: bool = True, complete: bool = True) -> Response:
+        """The response is measured, all of it or only the ends and the middle."""
+        self.response = Response()
+        for lam in RESPONSE_LAMBDAS if complete else (0.0, 0.5, 1.0):
+            self.response.add(lam, metrics_at(lam, dice=dice))
+        self.suggestion = suggest(self.response) if complete else None
+        self.tell()
+        return self.response
 
     def work(self, stage: int, fraction: float, lam: float | None = None) -> None:
         """A field is being computed, at the newest λ unless another is given."""
-        self.working_at = (self.lam if lam is None else lam, STAGES[stage])
-        self.on_work(fraction, "step 3 of 30")
+        self.computing = Work(self.lam if lam is None else lam, STAGES[stage], fraction, "step 3 of 30")
+        self.tell()
+
+    def rest(self) -> None:
+        """Nothing is being computed any more."""
+        self.computing = None
+        self.tell()
+
+    def warn(self, message: str) -> None:
+        self.warnings = (*self.warnings, message)
+        self.tell()
 
     def fail(self, message: str) -> None:
-        self.preparing = False
+        self.preparing = None
+        self.tell()
         self.on_error(message)
+
+    def _settings_changed(self) -> None:
+        self.shown, self.metrics = None, {}
+        self.tell()
+
+    def _forget(self) -> None:
+        self.pair = self.preparing = self.shown = self.computing = self.suggestion = None
+        self.metrics, self.response, self.warnings = {}, Response(), ()
 
 
 class FakeComputer:

@@ -14,6 +14,7 @@ from fake_registration import FakeRegistration
 from hyperreg.imaging.volume import Volume
 from hyperreg.mrml import geometry
 from hyperreg.mrml.registration.logic import RegistrationLogic
+from hyperreg.worker.live.state import LiveState
 
 AGREE_MM = 1e-4
 TRANSFORM_CLASS = "vtkMRMLTransformNode"
@@ -49,14 +50,22 @@ class Bench:
         self.moving = self.volume("follow-up", smooth((17, 26, 19), 2), MOVING)
         self.registration = FakeRegistration(linear=LINEAR)
         self.logic = RegistrationLogic(self.scene, self.registration)
+        self._before = LiveState()
         self.errors: list[str] = []
         self.states: list[str] = []
         self.fields: list[tuple[float, bool]] = []
         self.metrics: list[float] = []
         self.logic.on_error = self.errors.append
-        self.logic.on_change = lambda: self.states.append(self.logic.state)
-        self.logic.on_field = lambda shown: self.fields.append((shown.lam, shown.solved))
-        self.logic.on_metrics = lambda metrics, shown: self.metrics.append(shown.lam)
+        self.logic.on_change = self._changed
+
+    def _changed(self) -> None:
+        before, self._before = self._before, self.logic.live
+        self.states.append(self.logic.state)
+        shown = self._before.shown
+        if shown is not None and shown is not before.shown:
+            self.fields.append((shown.lam, shown.solved))
+        if shown is not None and self._before.metrics and self._before.metrics is not before.metrics:
+            self.metrics.append(shown.lam)
 
     def volume(self, name: str, array: np.ndarray, affine: np.ndarray, kind: str = "vtkMRMLScalarVolumeNode"):
         node = self.scene.AddNewNodeByClass(kind, name)

@@ -73,7 +73,7 @@ def app(module_app: App, pair: PhantomPair):
     )
     module_app.server.state.update({"device": "auto", "sample": False, "downloads": []})
     module_app.live.set_full_automatically(True)
-    module_app.live.working_at = None
+    module_app.live.rest()
     module_app.live.calls.clear()
     open_phantom(module_app, pair)
     module_app.server.state.lam = 0.3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from stand_in_worker import true_field
 
-from hyperreg.imaging.volume import Volume
+from hyperreg.imaging.volume import Grid, Volume
 from hyperreg.worker.client import WorkerClient
-from hyperreg.worker.live import LiveRegistration
-from hyperreg.worker.live_pair import Shown, key_of
+from hyperreg.worker.live.registration import LiveRegistration
+from hyperreg.worker.live.state import LiveState, Shown
 
 STAND_IN = Path(__file__).with_name("stand_in_worker.py")
 LONG_S = 60
@@ -33,48 +33,67 @@ def volume(seed: int = 0, shape: tuple[int, int, int] = (24, 20, 16), name: str 
 
 
 class Observed(LiveRegistration):
-    """A live registration that writes down what it says. Full resolution comes only when it is asked for.
+    """A live registration that writes down what it tells. Full resolution comes only when it is asked for.
 
     fields: λ of every preview (False) and quick field (True) that was shown; drafts, full: λ of those stages.
+    measured: λ and metrics whenever they were others; curves: λ of the response and suggestion, likewise.
     """
 
     def __init__(self, client: WorkerClient) -> None:
         super().__init__(client)
-        self.full_automatically = False
+        self.set_full_automatically(False)
         self.fields: list[tuple[float, bool]] = []
         self.drafts: list[float] = []
         self.full: list[float] = []
         self.last: Shown | None = None
-        self.measured: list[tuple[float, dict[str, Any]]] = []
+        self.measured: list[tuple[float, Mapping[str, Any]]] = []
         self.errors: list[str] = []
-        self.told: list[str] = []
         self.progress: list[tuple[float, str]] = []
         self.work: list[tuple[float, str]] = []
         self.curves: list[tuple[list[float], Any]] = []
         self.events: list[str] = []
-        self.on_field = self._field
-        self.on_metrics = self._metrics
+        self._before = LiveState()
+        self.on_state = self._state_told
         self.on_error = self._error
-        self.on_warning = self.told.append
-        self.on_progress = lambda fraction, text: self.progress.append((fraction, text))
-        self.on_work = lambda fraction, text: self.work.append((fraction, text))
-        self.on_response = lambda response, suggestion: self.curves.append(
-            ([row["lambda"] for row in response.rows], suggestion)
-        )
-        self.on_ready = lambda: self.events.append("ready")
+
+    @property
+    def anchor_count(self) -> int:
+        return 0 if self._pair is None else len(self._pair.store.anchors)
+
+    @property
+    def grid(self) -> Grid:
+        return self._prepared().prepared.grid
+
+    @property
+    def linear(self) -> np.ndarray:
+        return self._prepared().prepared.linear
 
     @property
     def solved_lam(self) -> float | None:
         """λ, if a field of the quick stage or better is shown that was computed for it."""
-        shown = self.shown
-        at_lam = (
-            self.lam is not None
-            and shown is not None
-            and shown.solved
-            and shown.stage >= QUICK
-            and shown.lam == key_of(self.lam)
-        )
-        return self.lam if at_lam else None
+        state = self.state
+        return state.lam if state.is_solved and state.shown is not None and state.shown.stage >= QUICK else None
+
+    def _state_told(self, state: LiveState) -> None:
+        before, self._before = self._before, state
+        if state.pair is not before.pair and state.pair is not None:
+            self.events.append("ready")
+        if state.shown is not before.shown and state.shown is not None:
+            self._field(state.shown)
+        if "maps_sent" in state.metrics:  # those of the stand-in
+            assert state.shown is not None and state.shown.solved
+            assert state.metrics["stage"] == state.shown.stage, "of what is shown, and of nothing else"
+            assert state.metrics["similarity"] == pytest.approx(1 - state.shown.lam)
+        if state.metrics and state.metrics is not before.metrics:
+            assert state.shown is not None
+            self.measured.append((state.shown.lam, state.metrics))
+            self.events.append("metrics")
+        if state.pair is not before.pair or state.response != before.response:
+            self.curves.append(([row["lambda"] for row in state.response.rows], state.suggestion))
+        if state.progress is not None and state.progress != before.progress:
+            self.progress.append(state.progress)
+        if state.work is not None and state.work != before.work:
+            self.work.append((state.work.fraction, state.work.text))
 
     def _field(self, shown: Shown) -> None:
         self.last = shown
@@ -84,11 +103,6 @@ class Observed(LiveRegistration):
         else:
             self.fields.append((shown.lam, shown.solved))
             self.events.append("solved" if shown.solved else "preview")
-
-    def _metrics(self, metrics: dict[str, Any], shown: Shown) -> None:
-        assert shown is self.shown
-        self.measured.append((shown.lam, metrics))
-        self.events.append("metrics")
 
     def _error(self, message: str) -> None:
         self.errors.append(message)
@@ -156,13 +170,13 @@ def semaphores_of(pid: int) -> list[Path]:
 
 def prepare(client: WorkerClient, live: Observed, model: str = "plain", **options: Any) -> None:
     live.prepare(volume(0), volume(1), model=model, **options)
-    wait_until(client, lambda: live.ready or bool(live.errors))
+    wait_until(client, lambda: live.state.ready or bool(live.errors))
     assert live.errors == []
 
 
 def fill(client: WorkerClient, live: Observed) -> None:
     """Until nothing is left to do."""
-    wait_until(client, lambda: not live.busy, lambda: live.events)
+    wait_until(client, lambda: not live.state.busy, lambda: live.events)
 
 
 def assert_fields(live: Observed, lam: float, atol: float = 0.0) -> None:

@@ -35,7 +35,7 @@ def test_register_touches_the_scene_only_when_the_worker_is_ready(bench):
     assert linked.ends(node) == (bench.fixed, bench.moving)
     assert bench.content().keys() - before.keys() == {node.GetID()}
     assert bench.metrics == [0.25]
-    assert bench.logic.metrics is METRICS
+    assert bench.logic.live.metrics is METRICS
 
 
 def test_moving_point_lands_where_the_transform_says(bench, points):
@@ -177,7 +177,7 @@ def test_a_nonlinear_parent_that_is_no_start_is_refused(bench):
 @pytest.mark.parametrize("method", ["com", "rigid", "similarity", "affine"])
 def test_alignment_only_is_a_linear_transform_that_stays(bench, method):
     made = []
-    bench.logic.on_aligned = made.append
+    bench.logic.on_result = lambda: made.append(bench.logic.alignment_node)
     to_world = turned(10, (1, 1, 1), (1, 1, 1), (4.0, 5.0, 6.0))
     before = bench.transform(to_world)
     bench.moving.SetAndObserveTransformNodeID(before.GetID())
@@ -299,6 +299,11 @@ def test_failure_is_told_and_the_next_request_works(bench):
     assert bench.logic.state == IDLE
     assert bench.content() == before
     bench.go_live()
+    # Another registration fails: the one before is live, as it was.
+    node, live = bench.logic.transform_node, bench.content()
+    bench.register(lam=0.9)
+    bench.registration.fail("The images do not overlap.")
+    assert (bench.logic.state, bench.logic.transform_node, bench.content()) == (LIVE, node, live)
     # The worker dies during a drag: what is shown stays, and the slider goes on.
     bench.registration.fail("The HyperReg engine stopped answering.")
     assert bench.logic.state == LIVE

@@ -74,7 +74,7 @@ def test_a_model_that_is_removed_while_it_is_shown_is_still_told_of(bench, tmp_p
     monkeypatch.setenv("HYPERREG_MODELS", str(tmp_path))
     bench.logic.set_lambda(0.4)
     bench.registration.answer_solved()
-    assert (bench.logic.state, bench.logic.shown.lam, bench.errors) == (LIVE, 0.4, [])
+    assert (bench.logic.state, bench.logic.live.shown.lam, bench.errors) == (LIVE, 0.4, [])
     images = (geometry.volume_from_node(node, None) for node in (bench.fixed, bench.moving))
     result = bench.logic.result(*images)
     with pytest.raises(WeightsError, match=f"no model '{bench.model}'"):
@@ -104,13 +104,13 @@ def test_markups_models_and_segmentations_follow_and_come_back(bench):
         for kind in ("vtkMRMLMarkupsFiducialNode", "vtkMRMLModelNode", "vtkMRMLSegmentationNode")
     ]
     with pytest.raises(InputError, match="Register first"):
-        bench.logic.take_along(along[0])
+        bench.logic.transform.take_along(along[0])
     before = bench.content()
     bench.go_live(lam=0.0)
     for node in along:
-        bench.logic.take_along(node)
-        bench.logic.take_along(node)  # twice is once
-    assert bench.logic.linked_nodes == along
+        bench.logic.transform.take_along(node)
+        bench.logic.transform.take_along(node)  # twice is once
+    assert bench.logic.transform.linked_nodes == along
     fixed_point = (np.array([[8, 9, 7]]) @ FIXED[:3, :3].T + FIXED[:3, 3])[0]
     markups = along[0]
     truth = Transform((wavy(bench.registration.grid, 0.0), LINEAR))
@@ -122,9 +122,9 @@ def test_markups_models_and_segmentations_follow_and_come_back(bench):
     bench.logic.set_lambda(1.0)
     markups.GetNthControlPointPositionWorld(0, shown)
     assert np.linalg.norm(shown - fixed_point) > 2  # mm: it follows the slider
-    bench.logic.leave_behind(along[1])
+    bench.logic.transform.leave_behind(along[1])
     assert along[1].GetParentTransformNode() is None
-    assert bench.logic.linked_nodes == [along[0], along[2]]
+    assert bench.logic.transform.linked_nodes == [along[0], along[2]]
     bench.logic.reset()
     assert bench.content() == before
 
@@ -134,10 +134,10 @@ def test_a_node_to_follow_in_another_space_is_refused(bench):
     model = bench.scene.AddNewNodeByClass("vtkMRMLModelNode", "skull")
     model.SetAndObserveTransformNodeID(bench.transform(np.eye(4)).GetID())
     with pytest.raises(InputError, match="'skull' is under another transform"):
-        bench.logic.take_along(model)
+        bench.logic.transform.take_along(model)
     with pytest.raises(InputError, match="already part"):
-        bench.logic.take_along(bench.moving)
-    assert bench.logic.linked_nodes == []
+        bench.logic.transform.take_along(bench.moving)
+    assert bench.logic.transform.linked_nodes == []
 
 
 def test_results_belong_to_the_moving_volume_s_patient_and_study(bench):

@@ -34,8 +34,8 @@ def test_a_reset_is_undone(bench, points):
     for node in (bench.moving, skull):
         node.SetAndObserveTransformNodeID(parent.GetID())
     bench.go_live(symmetric=True)
-    bench.logic.take_along(skull)
-    logic, shown = bench.logic, bench.logic.shown
+    bench.logic.transform.take_along(skull)
+    logic, shown = bench.logic, bench.logic.live.shown
     seen, origin = bench.shown_at(points), logic.origin
     attributes = {name: logic.transform_node.GetAttribute(name) for name in logic.transform_node.GetAttributeNames()}
     logic.reset()
@@ -46,8 +46,8 @@ def test_a_reset_is_undone(bench, points):
     node = logic.transform_node
     assert bench.moving.GetParentTransformNode() is skull.GetParentTransformNode() is node
     np.testing.assert_allclose(bench.shown_at(points), seen, atol=1e-9)
-    assert (logic.state, logic.shown, logic.lam, logic.origin) == (LIVE, shown, 0.25, origin)
-    assert logic.metrics["similarity"] == 0.9
+    assert (logic.state, logic.live.shown, logic.lam, logic.origin) == (LIVE, shown, 0.25, origin)
+    assert logic.live.metrics["similarity"] == 0.9
     assert {name: node.GetAttribute(name) for name in node.GetAttributeNames()} == attributes
     assert linked.ends(node) == (bench.fixed, bench.moving)
     assert not logic.can_undo_reset
@@ -149,7 +149,7 @@ def test_deleting_the_live_transform_puts_the_moving_volume_back(bench):
     for node in (bench.moving, model):
         node.SetAndObserveTransformNodeID(parent.GetID())
     bench.go_live()
-    bench.logic.take_along(model)
+    bench.logic.transform.take_along(model)
     bench.scene.RemoveNode(bench.logic.transform_node)
     assert bench.moving.GetParentTransformNode() is parent
     assert model.GetParentTransformNode() is parent
@@ -185,7 +185,7 @@ def test_reopened_scene_goes_on(bench, make_bench, tmp_path, points):
     bench.go_live()
     shown = bench.shown_at(points)
     parts = bench.scene.AddNewNodeByClass("vtkMRMLModelNode", "skull")
-    bench.logic.take_along(parts)
+    bench.logic.transform.take_along(parts)
     for node in (bench.fixed, bench.moving, bench.logic.transform_node):
         node.AddDefaultStorageNode(str(tmp_path / f"{node.GetName()}.{'h5' if node.IsA(TRANSFORM_CLASS) else 'nrrd'}"))
         assert node.GetStorageNode().WriteData(node)
@@ -202,7 +202,7 @@ def test_reopened_scene_goes_on(bench, make_bench, tmp_path, points):
     assert linked.is_live_transform(transform)
     again.logic.adopt(transform)
     assert again.logic.can_reset
-    assert [node.GetName() for node in again.logic.linked_nodes] == ["skull"]
+    assert [node.GetName() for node in again.logic.transform.linked_nodes] == ["skull"]
     np.testing.assert_allclose(again.shown_at(points), shown, atol=AGREE_MM)
     again.go_live(lam=0.6)
     assert again.logic.transform_node is transform
@@ -220,7 +220,7 @@ def test_closed_logic_listens_no_more(bench):
     node = bench.logic.transform_node
     bench.logic.close()
     said = len(bench.states)
-    bench.registration.on_field(bench.registration.shown)
+    bench.registration.answer_solved()
     bench.scene.RemoveNode(bench.moving)
     assert len(bench.states) == said
     assert bench.errors == []

@@ -14,7 +14,7 @@ from hyperreg.errors import InputError
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Volume
 from hyperreg.mrml import geometry, regions
-from hyperreg.mrml.registration import results
+from hyperreg.mrml.registration import results, texts
 
 
 def expected(bench: Bench, points: np.ndarray, lam: float, stage: int) -> np.ndarray:
@@ -25,63 +25,99 @@ def test_a_better_stage_is_shown_in_the_same_node(bench: Bench, points: np.ndarr
     bench.go_live()
     node, shown = bench.logic.transform_node, bench.moving.GetParentTransformNode().GetTransformFromParent()
     np.testing.assert_allclose(bench.shown_at(points), expected(bench, points, 0.25, QUICK), atol=AGREE_MM)
-    assert (bench.logic.stage_text, bench.logic.is_final) == ("Quick result (2 mm)", False)
+    assert (texts.stage_text(bench.logic.live), bench.logic.live.is_final) == ("Quick result (2 mm)", False)
     events: list[str] = []
     node.AddObserver(slicer.vtkMRMLTransformableNode.TransformModifiedEvent, lambda *_: events.append("moved"))
     bench.registration.answer_field(FULL)
     assert events
     assert bench.logic.transform_node is node
     assert node.GetTransformFromParent() is shown
-    assert (bench.logic.stage_text, bench.logic.is_final) == ("Full resolution (1 mm)", True)
-    assert bench.logic.metrics == {}, "those of the quick result"
+    assert (texts.stage_text(bench.logic.live), bench.logic.live.is_final) == ("Full resolution (1 mm)", True)
+    assert bench.logic.live.metrics == {}, "those of the quick result"
     np.testing.assert_allclose(bench.shown_at(points), expected(bench, points, 0.25, FULL), atol=AGREE_MM)
     moved = np.linalg.norm(expected(bench, points, 0.25, FULL) - expected(bench, points, 0.25, QUICK), axis=1)
     assert moved.max() > 0.5, "else the two could not be told apart"
 
 
+def test_every_field_is_drawn_once(bench: Bench) -> None:
+    """A preview from within `set_lambda`; nothing for metrics, progress or what else is told of the same field."""
+    bench.go_live()
+    drawn: list[float] = []
+    node = bench.logic.transform_node
+    node.AddObserver(
+        slicer.vtkMRMLTransformableNode.TransformModifiedEvent, lambda *_: drawn.append(bench.logic.live.shown.lam)
+    )
+    bench.logic.set_lambda(0.4)
+    assert drawn == [0.4]
+    bench.logic.set_lambda(0.4)
+    bench.registration.work(QUICK, 0.5)
+    assert drawn == [0.4]
+    bench.registration.answer_solved()
+    bench.registration.answer_response()
+    bench.registration.warn("The graphics card has not enough memory.")
+    assert drawn == [0.4, 0.4], "the preview, and the field of its own"
+    bench.logic.reset()
+    bench.logic.undo_reset()
+    again = bench.logic.transform_node
+    assert again is not node and again.GetTransformFromParent() is not None
+    assert drawn == [0.4, 0.4], "it still has the field"
+
+
+def test_a_warning_is_told_once(bench: Bench) -> None:
+    told: list[str] = []
+    bench.logic.on_warning = told.append
+    bench.go_live()
+    bench.registration.warn("First.")
+    bench.logic.set_lambda(0.6)
+    bench.registration.answer_solved()
+    bench.registration.warn("Second.")
+    bench.logic.reset()
+    bench.logic.undo_reset()
+    bench.registration.answer_solved()
+    assert told == ["First.", "Second."]
+
+
 def test_metrics_are_those_of_what_is_shown(bench: Bench) -> None:
     bench.go_live()
-    quick = bench.registration.shown
-    assert bench.logic.metrics is METRICS
+    assert bench.logic.live.metrics is METRICS
     bench.registration.answer_field(FULL)
-    bench.registration.on_metrics({"similarity": 0.1}, quick)
-    assert bench.logic.metrics == {}
-    bench.registration.on_metrics({"similarity": 0.95}, bench.registration.shown)
-    assert bench.logic.metrics == {"similarity": 0.95}
+    assert bench.logic.live.metrics == {}
+    bench.registration.answer_metrics({"similarity": 0.95})
+    assert bench.logic.live.metrics == {"similarity": 0.95}
     bench.logic.set_lambda(0.6)
-    assert bench.logic.metrics == {}
+    assert bench.logic.live.metrics == {}
 
 
 def test_a_lambda_without_a_field_shows_another_and_says_so(bench: Bench) -> None:
     bench.go_live()
     nearest = bench.registration.shown
-    bench.registration.set_lambda = lambda lam: None  # nothing is known towards this end
+    bench.registration.previews = False  # nothing is known towards this end
     bench.logic.set_lambda(0.0)
-    assert bench.logic.shown is nearest
-    assert bench.logic.stage_text == "Shows λ = 0.25 until λ = 0.00 is computed"
+    assert bench.logic.live.shown is nearest
+    assert texts.stage_text(bench.logic.live) == "Shows λ = 0.25 until λ = 0.00 is computed"
     assert not bench.logic.can_keep
-    assert not bench.logic.is_final
+    assert not bench.logic.live.is_final
     with pytest.raises(InputError, match="not complete"):
         bench.logic.keep()
 
 
 def test_full_resolution_is_asked_for_or_comes_by_itself(bench: Bench) -> None:
-    assert not bench.logic.can_request_full
+    assert not bench.logic.live.can_request_full
     bench.go_live()
-    assert (bench.logic.full_automatically, bench.logic.can_request_full) == (True, False)
+    assert (bench.logic.live.full_automatically, bench.logic.live.can_request_full) == (True, False)
     bench.registration.work(FULL, 0.4)
-    assert bench.logic.is_computing_full
-    assert bench.logic.work_text == "Full resolution (1 mm) at λ = 0.25"
+    assert bench.logic.live.is_computing_full
+    assert texts.work_text(bench.logic.live) == "Full resolution (1 mm) at λ = 0.25"
     before = bench.content()
-    bench.logic.cancel_full()
-    assert (bench.logic.full_automatically, bench.logic.can_request_full) == (False, True)
-    assert (bench.logic.is_computing_full, bench.logic.work_text) == (False, "")
+    bench.registration.cancel_full()
+    assert (bench.logic.live.full_automatically, bench.logic.live.can_request_full) == (False, True)
+    assert (bench.logic.live.is_computing_full, texts.work_text(bench.logic.live)) == (False, "")
     assert bench.content() == before
     assert bench.logic.can_keep, "the quick result stays"
-    bench.logic.request_full()
-    assert not bench.logic.can_request_full
+    bench.registration.request_full()
+    assert not bench.logic.live.can_request_full
     bench.registration.answer_solved(FULL)
-    assert not bench.logic.can_request_full
+    assert not bench.logic.live.can_request_full
     calls = list(bench.registration.calls)
     bench.logic.set_full_automatically(False)
     assert bench.registration.calls == calls, "no news"
@@ -91,11 +127,11 @@ def test_full_resolution_is_asked_for_or_comes_by_itself(bench: Bench) -> None:
 
 def test_a_network_alone_has_no_full_resolution_to_ask_for(bench: Bench) -> None:
     bench.registration.stages = STAGES[1:2]
-    assert not bench.logic.has_stages
+    assert not bench.logic.live.has_full
     bench.go_live()
-    assert not bench.logic.has_stages
+    assert not bench.logic.live.has_full
     bench.registration.work(QUICK, 0.4)
-    assert not bench.logic.is_computing_full
+    assert not bench.logic.live.is_computing_full
 
 
 def test_what_is_kept_of_full_resolution_says_so(bench: Bench, points: np.ndarray) -> None:
@@ -122,19 +158,19 @@ def test_the_contrast_is_an_input_of_register(bench: Bench) -> None:
     assert bench.registration.prepared_with["contrast"] == "different"
     assert bench.logic.origin.settings == "contrast=different"
     bench.registration.note = "The contrasts were taken as different."
-    assert bench.logic.note == "The contrasts were taken as different."
+    assert bench.logic.live.note == "The contrasts were taken as different."
     bench.logic.reset()
-    assert bench.logic.note == ""
+    assert bench.logic.live.note == ""
 
 
 def test_worse_than_the_linear_alignment_is_said(bench: Bench) -> None:
     bench.go_live()
-    assert bench.logic.warning == ""
+    assert bench.logic.live.worse == ""
     worse = {**METRICS, "dice_mean": 0.3, "dice_mean_before": 0.4}
-    bench.registration.on_metrics(worse, bench.registration.shown)
-    assert "worse" in bench.logic.warning
-    bench.registration.on_metrics(METRICS, bench.registration.shown)
-    assert bench.logic.warning == ""
+    bench.registration.answer_metrics(worse)
+    assert "worse" in bench.logic.live.worse
+    bench.registration.answer_metrics(METRICS)
+    assert bench.logic.live.worse == ""
 
 
 def test_gamma_is_kept_for_models_that_have_it(bench: Bench) -> None:
@@ -283,11 +319,11 @@ def test_region_lambdas_survive_as_text() -> None:
 def test_the_response_is_there_until_the_registration_ends(bench: Bench) -> None:
     bench.go_live()
     told: list[int] = []
-    bench.logic.on_response = lambda: told.append(len(bench.logic.response.rows))
+    bench.logic.on_change = lambda: told.append(len(bench.logic.live.response.rows))
     bench.registration.answer_response(complete=False)
-    assert bench.logic.suggestion is None
+    assert bench.logic.live.suggestion is None
     bench.registration.answer_response()
-    assert bench.logic.suggestion.lam == 0.2
+    assert bench.logic.live.suggestion.lam == 0.2
     bench.logic.reset()
-    assert told == [3, 12, 0]
-    assert bench.logic.suggestion is None
+    assert list(dict.fromkeys(told)) == [3, 12, 0]
+    assert bench.logic.live.suggestion is None

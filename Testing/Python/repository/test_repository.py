@@ -57,7 +57,7 @@ LIGHT = (
     "hyperreg.mrml",
     "hyperreg.worker.client",
     "hyperreg.worker.fusion",
-    "hyperreg.worker.live",
+    "hyperreg.worker.live.registration",
     "hyperreg.worker.segmentation",
     "hyperreg.worker.models",
     "hyperreg.registration.catalogue",

@@ -22,7 +22,7 @@ from hyperreg.imaging.volume import DisplacementField
 from hyperreg.mrml.registration import response_plot as plot
 from hyperreg.phantom import LABEL_NAMES
 from hyperreg.view import chart
-from hyperreg.worker.live_pair import Shown
+from hyperreg.worker.live.state import Shown
 
 
 def happen(app, event) -> None:
@@ -37,18 +37,17 @@ def test_every_stage_is_shown_and_named(app) -> None:
     register(app)
     assert (state.stage_text, state.solved, state.can_save, state.fresh) == ("Quick result (2 mm)", True, True, True)
     quick = picture(app)
-    live.working_at = (0.3, live.stages[FULL])
-    happen(app, lambda: live.on_work(0.25, "Level 3 of 3"))
+    happen(app, lambda: live.work(FULL, 0.25))
     assert state.work_text == "Full resolution (1 mm) at λ = 0.30"
     assert (state.work_progress, state.full_running) == (25.0, True)
-    live.working_at = None
-    happen(app, lambda: live._show(_full_of(live)))
+    happen(app, live.rest)
+    happen(app, lambda: live.show(_full_of(live)))
     assert (state.work_text, state.full_running) == ("", False)
     assert (state.stage_text, state.can_save) == ("Full resolution (1 mm)", True)
     assert not state.fresh, "the numbers of the quick result are not those of this one"
     assert {row["now"] for row in state.rows} == {""}
     assert np.abs(picture(app) - quick).max() > 10
-    happen(app, lambda: live.on_metrics({**METRICS, "similarity": 0.95}, live.shown))
+    happen(app, lambda: live.answer_metrics({**METRICS, "similarity": 0.95}))
     assert state.fresh
     assert next(row["now"] for row in state.rows if row["name"] == "Similarity") == "0.950"
     app.controller.ask_lambda(0.8)
@@ -67,10 +66,10 @@ def _full_of(live) -> Shown:
 
 def test_where_nothing_is_known_yet_the_text_says_what_is_shown(app) -> None:
     register(app)
-    app.live.lam = app.controller.logic.lam = 0.02
+    app.live.lam = 0.02
     fields = app.live.fields(0.3)
     draft = Shown(0.3, fields.forward, fields.inverse, 0, "First draft (4 mm)")
-    happen(app, lambda: app.live._show(draft))
+    happen(app, lambda: app.live.show(draft))
     assert app.server.state.stage_text == "Shows λ = 0.30 until λ = 0.02 is computed"
     assert (app.server.state.solved, app.server.state.can_save, app.server.state.solved_lam) == (False, False, -1.0)
 
@@ -83,14 +82,12 @@ def test_full_resolution_by_itself_or_when_asked_for(app) -> None:
     assert (live.full_automatically, state.can_request_full) == (False, True)
     tuning.request_full()
     assert "request_full" in live.calls
-    live.working_at = (0.3, live.stages[FULL])
-    app.controller.step()
+    happen(app, lambda: live.work(FULL, 0.4))
     assert (state.full_running, state.can_request_full) == (True, False)
     before = picture(app)
     tuning.set_full_automatically(True)
     tuning.stop_full()
-    live.working_at = None
-    app.controller.step()
+    happen(app, live.rest)
     assert (state.full_running, state.full_automatically, state.can_request_full) == (False, False, True)
     assert state.can_save, "what is shown stays"
     np.testing.assert_array_equal(picture(app), before)
@@ -110,9 +107,9 @@ def test_metrics_from_before_a_change_are_not_those_of_what_is_shown(app) -> Non
     assert {row["now"] for row in state.rows} == {""}
     fields = live.fields(0.3)
     shown = Shown(0.3, fields.forward, fields.inverse, QUICK, live.stages[QUICK].text)
-    happen(app, lambda: live._show(shown))
+    happen(app, lambda: live.show(shown))
     assert (state.can_save, state.fresh) == (True, False)
-    happen(app, lambda: live.on_metrics(METRICS, shown))
+    happen(app, lambda: live.answer_metrics(METRICS))
     assert state.fresh
 
 
@@ -120,7 +117,7 @@ def test_the_files_are_those_of_the_stage_that_is_shown(app, pair) -> None:
     register(app)
     quick = resample(pair.moving, pair.fixed.grid, Transform((app.live.fields(0.3).forward, app.live.linear)))
     full = _full_of(app.live)
-    happen(app, lambda: app.live._show(full))
+    happen(app, lambda: app.live.show(full))
     asyncio.get_event_loop().run_until_complete(app.controller.save())
     images = f"{pair.moving.name} on {pair.fixed.name}"
     assert app.server.state.downloads_title == f"{images}, λ = 0.30, Full resolution (1 mm)"
@@ -166,9 +163,9 @@ def test_the_response_is_drawn_and_clicked(app) -> None:
 def test_worse_than_the_linear_alignment_is_said(app) -> None:
     register(app)
     assert app.server.state.worse == ""
-    happen(app, lambda: app.live.on_metrics({**METRICS, "dice_mean": 0.1}, app.live.shown))
+    happen(app, lambda: app.live.answer_metrics({**METRICS, "dice_mean": 0.1}))
     assert "worse" in app.server.state.worse
-    happen(app, lambda: app.live.on_metrics(METRICS, app.live.shown))
+    happen(app, lambda: app.live.answer_metrics(METRICS))
     assert app.server.state.worse == ""
 
 

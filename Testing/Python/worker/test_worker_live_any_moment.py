@@ -6,18 +6,26 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from stand_in_worker import DRAFT_BY, FULL_BY, true_field
+from stand_in_worker import DRAFT_BY, FULL_BY, STAGES, true_field
 from worker_bench import FULL, QUICK, Observed, folders, is_running, volume, wait_until
 
 from hyperreg.worker.client import WorkerClient
-from hyperreg.worker.live_pair import Shown
+from hyperreg.worker.live.state import LiveState
 
 LAM, OTHER = 0.37, 0.62
 BY = (DRAFT_BY, 1.0, FULL_BY)
 
 
 def computing(at_lam: bool, stage: int) -> Callable[[Observed], bool]:
-    return lambda live: live._running("field") and (live._sent[0] == LAM, live._sent[1]) == (at_lam, stage)
+    def computes(live: Observed) -> bool:
+        work = live.state.work
+        return work is not None and (work.lam == LAM, work.stage) == (at_lam, STAGES[stage])
+
+    return computes
+
+
+def asks(operation: str) -> Callable[[Observed], bool]:
+    return lambda live: live._scheduler.job is not None and live._scheduler.job.operation == operation
 
 
 MOMENTS: dict[str, Callable[[Observed], bool]] = {
@@ -26,26 +34,27 @@ MOMENTS: dict[str, Callable[[Observed], bool]] = {
     "quick result": computing(True, QUICK),
     "quick results elsewhere": computing(False, QUICK),
     "full resolution": computing(True, FULL),
-    "response": lambda live: live._running("metrics") and bool(live.full) and bool(live.response.rows),
+    "response": lambda live: asks("metrics")(live) and bool(live.full) and bool(live.state.response.rows),
     "full resolution elsewhere": computing(False, FULL),
-    "other settings": lambda live: live._running("constrain"),
+    "other settings": asks("constrain"),
 }
 
 
 @pytest.fixture(params=list(MOMENTS))
 def caught(request: pytest.FixtureRequest, client: WorkerClient, live: Observed) -> Observed:
     """A live registration at one of these moments; whatever it shows from now on is compared with the truth."""
-    heard = live.on_field
+    heard = live.on_state
 
-    def check(shown: Shown) -> None:
+    def check(state: LiveState) -> None:
         """What is solved is the field of exactly the λ and the stage that are said, on the grid of now."""
-        heard(shown)
-        if shown.solved and live._pair is not None and not live._pair.settings.constraints.landmarks:
+        heard(state)
+        shown = state.shown
+        if shown is not None and shown.solved and not state.constraints.landmarks:
             expected = BY[shown.stage] * true_field(live.grid, shown.lam)
             np.testing.assert_allclose(shown.forward.array, expected, atol=1e-5)
 
-    live.on_field = check
-    live.full_automatically = True
+    live.on_state = check
+    live.set_full_automatically(True)
     live.prepare(volume(0), volume(1), model="slow-everywhere")
     live.set_lambda(LAM)
     if request.param == "other settings":
@@ -60,7 +69,7 @@ def caught(request: pytest.FixtureRequest, client: WorkerClient, live: Observed)
 def test_lambda_is_moved(client: WorkerClient, caught: Observed) -> None:
     caught.set_lambda(OTHER)
     wait_until(client, lambda: caught.full[-1:] == [OTHER], lambda: caught.events)
-    assert (caught.errors, caught.lam, client.generation) == ([], OTHER, 1)
+    assert (caught.errors, caught.state.lam, client.generation) == ([], OTHER, 1)
     assert caught.transform() is not None
     wait_until(client, lambda: caught.measured[-1][0] == OTHER and caught.measured[-1][1]["stage"] == FULL)
 

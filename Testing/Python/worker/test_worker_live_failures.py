@@ -34,14 +34,16 @@ def test_killed_during_a_drag(client: WorkerClient, live: Observed) -> None:
     linear, grid, anchors = live.linear.copy(), live.grid, live.anchor_count
     for lam in (0.11, 0.21, 0.31):
         live.set_lambda(lam)
-    wait_until(client, lambda: live.working_at is not None and live._requests.job.state == "running")
-    assert live.working_at == (0.31, live.stages[QUICK]), "nothing was computed for what was passed over"
+    scheduler = live._scheduler
+    wait_until(client, lambda: live.state.work is not None and scheduler.job.state == "running")
+    work, pair = live.state.work, live.state.pair
+    assert (work.lam, work.stage) == (0.31, pair.stages[QUICK]), "nothing was computed for what was passed over"
     assert client.pid is not None
     os.kill(client.pid, signal.SIGKILL)
     wait_until(client, lambda: bool(live.errors))
     assert len(live.errors) == 1
     assert "most likely because memory ran out" in live.errors[0]
-    assert live.ready
+    assert live.state.ready
     live.fields.clear()
     live.set_lambda(0.35)
     assert live.fields == [(0.35, False)], "previews go on without the worker"
@@ -91,7 +93,7 @@ def test_a_model_that_is_removed_while_it_is_shown(client: WorkerClient, live: O
     assert "There is no model" in live.errors[0]
     fill(client, live)
     assert len(live.errors) == 1, "it is not tried again and again"
-    assert (live.ready, live.shown.solved) == (True, False)
+    assert (live.state.ready, live.state.shown.solved) == (True, False)
     file.touch()
     live.set_lambda(0.53)
     wait_until(client, lambda: live.solved_lam == 0.53)
@@ -112,14 +114,14 @@ def test_a_full_gpu_falls_back_to_the_cpu_and_says_so(client: WorkerClient, live
     shift = np.eye(4)
     shift[:3, 3] = 1, 2, 3
     prepare(client, live, model=model, initial=shift)
-    assert live.device == ("cpu" if model == "gpu-full-at-once" else "cuda")
+    assert live.state.device == ("cpu" if model == "gpu-full-at-once" else "cuda")
     live.set_lambda(0.2)
     fill(client, live)
     assert live.errors == []
-    assert live.device == "cpu"
-    assert len(live.warnings) == len(live.told) == 1
-    assert "graphics card" in live.warnings[0]
-    assert "CPU" in live.warnings[0]
+    assert live.state.device == "cpu"
+    assert len(live.state.warnings) == 1
+    assert "graphics card" in live.state.warnings[0]
+    assert "CPU" in live.state.warnings[0]
     assert_fields(live, 0.2)
     np.testing.assert_array_equal(live.linear, shift)
     assert client.generation == 1
@@ -141,17 +143,17 @@ def test_a_bad_image_leaves_the_pair_before_as_it_was(client: WorkerClient, live
     fill(client, live)
     linear = live.linear.copy()
     live.prepare(Volume(np.zeros((24, 20, 16)), AFFINE, "scan 7"), volume(1))
-    assert not live.ready
+    assert not live.state.ready
     wait_until(client, lambda: bool(live.errors))
     assert live.errors == ["'scan 7' is empty: every voxel has the same value."]
-    assert live.ready
+    assert live.state.ready
     assert live.solved_lam == 0.6
     live.set_lambda(0.61)
     wait_until(client, lambda: live.solved_lam == 0.61)
     np.testing.assert_array_equal(live.linear, linear)
     with pytest.raises(InputError, match="real numbers"):
         live.prepare(Volume(np.zeros((24, 20, 16), dtype=complex), AFFINE), volume(1))
-    assert live.ready
+    assert live.state.ready
 
 
 def test_no_room_to_share_is_an_error_and_the_next_request_works(

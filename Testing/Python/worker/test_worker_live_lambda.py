@@ -14,17 +14,17 @@ from hyperreg.worker.client import WorkerClient
 
 
 def test_prepared_then_solved_then_metrics_then_anchors(client: WorkerClient, live: Observed) -> None:
-    assert not live.ready
+    assert not live.state.ready
     job = live.prepare(volume(0), volume(1), model="plain", initial="rigid")
     live.set_lambda(0.25)
-    assert live.preparing
-    wait_until(client, lambda: live.ready)
+    assert live.state.preparing
+    wait_until(client, lambda: live.state.ready)
     assert job.state == "done"
     fill(client, live)
     assert live.errors == []
     assert live.grid.matches(Grid((12, 10, 8), AFFINE @ np.diag([2, 2, 2, 1.0])))
     assert live.linear[0, 3] == pytest.approx(volume(1).array.mean())
-    assert live.device == "cpu"
+    assert live.state.device == "cpu"
     assert live.events == ["ready", "draft", "solved", "metrics"]
     assert (live.drafts, live.fields) == ([0.25], [(0.25, True)])
     assert_fields(live, 0.25)
@@ -70,7 +70,7 @@ def test_an_anchor_is_exact_without_asking_the_worker(client: WorkerClient, live
 def test_the_newest_lambda_wins(client: WorkerClient, live: Observed) -> None:
     prepare(client, live, model="slow")
     live.set_lambda(0.11)
-    wait_until(client, lambda: live.busy and live._requests.job.state == "running")
+    wait_until(client, lambda: live.state.busy and live._scheduler.job.state == "running")
     for lam in np.linspace(0.2, 0.8, 50):
         live.set_lambda(lam)
         client.poll()
@@ -87,7 +87,7 @@ def test_a_request_waits_for_one_anchor_at_most(client: WorkerClient, live: Obse
     prepare(client, live, model="slow")
     wait_until(client, lambda: live.anchor_count == 2)
     before = live.anchor_count
-    wait_until(client, lambda: live.busy and live._requests.job.state == "running")
+    wait_until(client, lambda: live.state.busy and live._scheduler.job.state == "running")
     live.set_lambda(0.3)
     wait_until(client, lambda: live.solved_lam == 0.3)
     assert live.anchor_count <= before + 1
@@ -127,7 +127,7 @@ def test_lambda_outside_its_range_is_refused_at_once(client: WorkerClient, live:
     prepare(client, live)
     with pytest.raises(InputError, match="λ"):
         live.set_lambda(lam)
-    assert live.lam is None
+    assert live.state.lam is None
     job = client.submit("field", {"session": live._name, "lambda": 2 if np.isnan(lam) or np.isinf(lam) else lam})
     assert job.wait(LONG_S)
     assert isinstance(job.failure, InputError)
@@ -165,8 +165,8 @@ def test_anchors_are_asked_for_as_finely_as_values_of_lambda_are_told_apart(
     prepare(client, live)
     fill(client, live)
     assert live._pair is not None and live.anchor_count < MAX_ANCHORS
-    monkeypatch.setattr(live._pair.anchors, "next_lambda", lambda: 0.1 + 0.2 + 0.55)
-    assert live._next_anchors(live._pair, 0.3) == [0.85]
+    monkeypatch.setattr(live._pair.store.anchors, "next_lambda", lambda: 0.1 + 0.2 + 0.55)
+    assert live._pair.store.next_anchors(0.3, QUICK) == [0.85]
 
 
 def test_while_lambda_moves_nothing_is_computed_for_it_and_what_was_is_given_up(
@@ -176,15 +176,15 @@ def test_while_lambda_moves_nothing_is_computed_for_it_and_what_was_is_given_up(
     prepare(client, live, model="slow")
     fill(client, live)
     live.set_lambda(0.123)
-    wait_until(client, lambda: live.working_at is not None)
-    job = live._requests.job
+    wait_until(client, lambda: live.state.work is not None)
+    job = live._scheduler.job
     live.set_lambda(0.124)
     assert job.state == "cancelling"
-    wait_until(client, lambda: not live._requests.job)
+    wait_until(client, lambda: not live._scheduler.job)
     for lam in np.linspace(0.2, 0.8, 30):
         live.set_lambda(lam)
         client.poll()
-        assert live._requests.job is None and live.busy, "it is asked for when λ rests"
+        assert live._scheduler.job is None and live.state.busy, "it is asked for when λ rests"
     wait_until(client, lambda: live.solved_lam == 0.8)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 from stand_in_worker import DEADLY_LAMBDA, FULL_BY, true_field
@@ -12,7 +10,8 @@ from worker_bench import AFFINE, FULL, QUICK, Observed, fill, prepare, volume, w
 from hyperreg.errors import InputError
 from hyperreg.registration.response import RESPONSE_LAMBDAS
 from hyperreg.worker.client import WorkerClient
-from hyperreg.worker.live_pair import Pair
+from hyperreg.worker.live.pair import Pair
+from hyperreg.worker.live.scheduler import Task
 
 LAM = 0.4
 # Where the moving points lie is where the true field at this lambda leads: the response has its best there.
@@ -60,7 +59,7 @@ def test_landmarks_are_measured_at_once_in_mm(client: WorkerClient, live: Observ
     assert live.measured[-1][1]["landmarks_mm"] > 2
     live.set_landmarks(None, None)
     assert "landmarks_mm" not in live.measured[-1][1]
-    assert live.told == live.errors == []
+    assert (live.state.warnings, live.errors) == ((), [])
 
 
 def test_landmarks_choose_lambda_before_and_after_the_response_is_measured(
@@ -69,24 +68,28 @@ def test_landmarks_choose_lambda_before_and_after_the_response_is_measured(
     go_to(client, live, LAM)
     live.set_landmarks(*pairs(live))
     fill(client, live)
-    assert live.suggestion is not None
-    assert (live.suggestion.by, live.suggestion.lam) == ("landmarks", TRUE_LAM)
-    rows = {row["lambda"]: row["landmarks_mm"] for row in live.response.rows}
+    assert live.state.suggestion is not None
+    assert (live.state.suggestion.by, live.state.suggestion.lam) == ("landmarks", TRUE_LAM)
+    rows = {row["lambda"]: row["landmarks_mm"] for row in live.state.response.rows}
     assert set(RESPONSE_LAMBDAS) <= set(rows)
     for lam in RESPONSE_LAMBDAS:
         assert rows[lam] == pytest.approx(distance(live, lam), abs=1e-4)
     live.set_landmarks(None, None)
-    assert live.suggestion is not None
-    assert (live.suggestion.by, live.suggestion.lam) == ("images", 0.0), "the stand-in's similarity is best there"
+    assert live.state.suggestion is not None
+    assert (live.state.suggestion.by, live.state.suggestion.lam) == ("images", 0.0), (
+        "the stand-in's similarity is best there"
+    )
     live.set_lambda(0.33)  # measured, but its field is not kept
     fill(client, live)
     jobs = client.pid, len(live.fields)
     live.set_lambda(0.37)
     fill(client, live)
     live.set_landmarks(*pairs(live))
-    assert live.suggestion is not None
-    assert (live.suggestion.by, live.suggestion.lam) == ("landmarks", TRUE_LAM), "at once, from the fields at hand"
-    assert not live.busy
+    assert live.state.suggestion is not None
+    assert (live.state.suggestion.by, live.state.suggestion.lam) == ("landmarks", TRUE_LAM), (
+        "at once, from the fields at hand"
+    )
+    assert not live.state.busy
     assert client.pid == jobs[0]
 
 
@@ -95,10 +98,10 @@ def test_the_field_that_is_shown_counts_although_it_is_no_anchor(client: WorkerC
     wait_until(client, lambda: live.anchor_count >= 2)
     live.set_lambda(0.6)
     fill(client, live)
-    assert live.lam == live.solved_lam == 0.6
+    assert live.state.lam == live.solved_lam == 0.6
     live.set_landmarks(*pairs(live))
-    assert live.suggestion is not None, "complete at once"
-    rows = {row["lambda"]: row["landmarks_mm"] for row in live.response.rows}
+    assert live.state.suggestion is not None, "complete at once"
+    rows = {row["lambda"]: row["landmarks_mm"] for row in live.state.response.rows}
     assert rows[0.6] == pytest.approx(distance(live, 0.6), abs=1e-4)
 
 
@@ -117,7 +120,7 @@ def test_landmarks_that_pull_change_the_field_and_are_measured_apart(client: Wor
     go_to(client, live, LAM)
     fixed, moving = pairs(live)
     live.set_landmarks(fixed, moving, 0.5, [0])
-    assert live.shown is None
+    assert live.state.shown is None
     wait_until(client, lambda: live.solved_lam == LAM and "pulled_mm" in live.measured[-1][1])
     np.testing.assert_allclose(live.last.forward.array, true_field(live.grid, LAM) + 0.5, atol=1e-5)
     metrics = live.measured[-1][1]
@@ -129,10 +132,12 @@ def test_landmarks_that_pull_change_the_field_and_are_measured_apart(client: Wor
     assert metrics["pulled_mm_before"] > 0
     live.set_landmarks(fixed, moving + np.array((0, 0, 1.0)), 0.5, [0])
     fill(client, live)
-    assert live.suggestion is not None and live.suggestion.by == "landmarks", "by the one that is left out"
+    assert live.state.suggestion is not None and live.state.suggestion.by == "landmarks", "by the one that is left out"
     live.set_landmarks(fixed, moving, 0.5)
     fill(client, live)
-    assert live.suggestion is not None and live.suggestion.by != "landmarks", "those that pull are no judges"
+    assert live.state.suggestion is not None and live.state.suggestion.by != "landmarks", (
+        "those that pull are no judges"
+    )
     live.set_landmarks(fixed, moving)
     wait_until(client, lambda: live.solved_lam == LAM and "pulled_mm" not in live.measured[-1][1])
     np.testing.assert_allclose(live.last.forward.array, true_field(live.grid, LAM), atol=1e-5)
@@ -145,13 +150,13 @@ def test_while_a_landmark_is_dragged_the_shown_lambda_comes_first(
     go_to(client, live, LAM)
     fixed, moving = pairs(live)
     asked: list[tuple[float, int]] = []
-    send = live._request_field
+    send = live._scheduler._request_field
 
-    def request(pair: Pair, lam: float, stage: int, **options: Any) -> None:
-        asked.append((lam, stage))
-        send(pair, lam, stage, **options)
+    def request(pair: Pair, task: Task) -> None:
+        asked.append((task.lam, task.stage))
+        send(pair, task)
 
-    monkeypatch.setattr(live, "_request_field", request)
+    monkeypatch.setattr(live._scheduler, "_request_field", request)
     fill(client, live)
     asked.clear()
     for step in range(5):
@@ -160,7 +165,7 @@ def test_while_a_landmark_is_dragged_the_shown_lambda_comes_first(
     fill(client, live)
     last = asked[-len(set(asked)) :]
     assert last[:4] == [(LAM, 0), (LAM, QUICK), (1.0, 0), (0.0, 0)]
-    assert live.landmarks is not None and live.landmarks.moving[0, 2] == pytest.approx(moving[0, 2] + 0.4)
+    assert live.state.landmarks is not None and live.state.landmarks.moving[0, 2] == pytest.approx(moving[0, 2] + 0.4)
 
 
 def test_when_the_engine_refuses_the_pull_they_only_measure(client: WorkerClient, live: Observed) -> None:
@@ -169,7 +174,7 @@ def test_when_the_engine_refuses_the_pull_they_only_measure(client: WorkerClient
     live.set_landmarks(fixed, moving, DEADLY_LAMBDA)
     wait_until(client, lambda: bool(live.errors) and live.solved_lam == LAM)
     assert live.errors == ["This pull is refused."]
-    assert live.landmarks is not None and live.landmarks.pull == 0
+    assert live.state.landmarks is not None and live.state.landmarks.pull == 0
     fill(client, live)
     assert "landmarks_mm" in live.measured[-1][1] and "pulled_mm" not in live.measured[-1][1]
 
@@ -180,18 +185,18 @@ def test_landmarks_that_cannot_pull_change_nothing(client: WorkerClient, live: O
     live.set_landmarks(fixed, moving)
     with pytest.raises(InputError, match="Outside of the moving image"):
         live.set_landmarks(fixed, moving + np.array((0, 500, 0)), 1.0)
-    assert live.landmarks is not None and live.landmarks.pull == 0
-    np.testing.assert_array_equal(live.landmarks.moving, moving)
-    assert live.shown is not None
+    assert live.state.landmarks is not None and live.state.landmarks.pull == 0
+    np.testing.assert_array_equal(live.state.landmarks.moving, moving)
+    assert live.state.shown is not None
 
 
 def test_the_engine_is_told_the_contrast(client: WorkerClient, live: Observed) -> None:
     prepare(client, live, contrast="different")
-    assert live.note == "Told: different."
+    assert live.state.note == "Told: different."
     with pytest.raises(InputError, match="auto, same, different"):
         live.prepare(volume(0), volume(1), contrast="unlike")
     prepare(client, live)
-    assert live.note == ""
+    assert live.state.note == ""
 
 
 def test_points_outside_and_points_without_counterpart(client: WorkerClient, live: Observed) -> None:
@@ -200,12 +205,12 @@ def test_points_outside_and_points_without_counterpart(client: WorkerClient, liv
     assert np.allclose(volume(0).ijk_to_ras, AFFINE)
     far = inside + np.array((0, 500, 0))
     live.set_landmarks(inside, far)
-    assert live.told == [live.warnings[-1]]
-    assert "2 of 2 landmarks lie outside of the moving image" in live.told[0]
+    assert len(live.state.warnings) == 1
+    assert "2 of 2 landmarks lie outside of the moving image" in live.state.warnings[0]
     with pytest.raises(InputError, match="2 landmarks of the fixed image and 1 of the moving one"):
         live.set_landmarks(inside, far[:1])
     with pytest.raises(InputError, match="one image only"):
         live.set_landmarks(None, far)
-    assert live.landmarks is not None
+    assert live.state.landmarks is not None
     prepare(client, live)
-    assert live.landmarks is None, "they belonged to the images before"
+    assert live.state.landmarks is None, "they belonged to the images before"

@@ -29,7 +29,7 @@ def test_preparing_is_cancelled_and_superseded(client: WorkerClient, live: Obser
     wait_until(client, lambda: second.ended)
     assert time.monotonic() - started < 3
     assert second.state == "cancelled"
-    assert (live.errors, live.ready, live.preparing) == ([], False, False)
+    assert (live.errors, live.state.ready, live.state.preparing) == ([], False, False)
     prepare(client, live)
     live.set_lambda(0.5)
     wait_until(client, lambda: live.solved_lam == 0.5)
@@ -41,9 +41,9 @@ def test_what_is_registered_right_after_a_cancellation_is_registered(client: Wor
     wait_until(client, lambda: first.state == "running")
     live.cancel()
     second = live.prepare(volume(3, (32, 28, 24)), volume(1), model="plain")
-    wait_until(client, lambda: live.ready)
+    wait_until(client, lambda: live.state.ready)
     assert (first.state, second.state, live.errors, client.generation) == ("cancelled", "done", [], 2)
-    assert live._prepared_in == 2, "it is known to be prepared, and not prepared again"
+    assert live._prepared().generation == 2, "it is known to be prepared, and not prepared again"
     live.set_lambda(0.3)
     wait_until(client, lambda: live.solved_lam == 0.3)
     assert_fields(live, 0.3)
@@ -63,7 +63,7 @@ def test_a_field_that_waits_behind_a_cancelled_job_comes(client: WorkerClient, l
 def test_a_new_pair_replaces_the_old_one_while_its_field_is_computed(client: WorkerClient, live: Observed) -> None:
     prepare(client, live, model="slow")
     live.set_lambda(0.7)
-    wait_until(client, lambda: live.busy and live._requests.job.state == "running")
+    wait_until(client, lambda: live.state.busy and live._scheduler.job.state == "running")
     live.prepare(volume(3, (32, 28, 24)), volume(1), model="plain")
     live.set_lambda(0.8)
     wait_until(client, lambda: live.solved_lam == 0.8)
@@ -91,7 +91,9 @@ def test_reset_forgets_and_close_is_silent(client: WorkerClient, live: Observed)
     prepare(client, live, model="slow")
     live.set_lambda(0.5)
     live.reset()
-    assert (live.ready, live.lam, live.solved_lam, live.anchor_count, live.preparing) == (False, None, None, 0, False)
+    state = live.state
+    assert (state.ready, state.pair, state.shown, live.anchor_count, state.preparing) == (False, None, None, 0, False)
+    assert state.lam == 0.5, "the slider stays where it is"
     with pytest.raises(InputError):
         _ = live.grid
     events = len(live.events)
@@ -110,18 +112,21 @@ def test_what_was_set_aside_comes_back_with_all_that_was_known(client: WorkerCli
     prepare(client, live)
     live.set_lambda(0.35)
     fill(client, live)
-    assert live.suggestion is not None
-    shown, suggestion, anchors = live.shown, live.suggestion, live.anchor_count
+    assert live.state.suggestion is not None
+    shown, suggestion, anchors = live.state.shown, live.state.suggestion, live.anchor_count
     live.set_aside()
-    assert (live.ready, live.lam, live.shown, live.busy) == (False, None, None, False)
+    state = live.state
+    assert (state.ready, state.pair, state.shown, state.busy) == (False, None, None, False)
+    live.set_lambda(0.8)
     with pytest.raises(InputError):
         _ = live.grid
     live.bring_back()
-    assert (live.ready, live.lam, live.shown, live.suggestion) == (True, 0.35, shown, suggestion)
-    assert (live.anchor_count, live.busy) == (anchors, False), "nothing is computed again"
+    state = live.state
+    assert (state.ready, state.lam, state.shown, state.suggestion) == (True, 0.35, shown, suggestion)
+    assert (live.anchor_count, live.state.busy) == (anchors, False), "nothing is computed again"
     live.set_lambda(0.123)
     wait_until(client, lambda: live.solved_lam == 0.123)
-    assert (live.preparing, live.errors, client.generation) == (False, [], 1), "by the session that was kept"
+    assert (live.state.preparing, live.errors, client.generation) == (False, [], 1), "by the session that was kept"
     with pytest.raises(InputError):
         live.bring_back()
 
@@ -162,7 +167,7 @@ def test_what_was_set_aside_is_freed(client: WorkerClient, live: Observed) -> No
     live.set_aside()
     prepare(client, live)
     live.drop_aside()
-    assert live.ready, "the pair that is prepared now is another one"
+    assert live.state.ready, "the pair that is prepared now is another one"
     with pytest.raises(InputError):
         live.bring_back()
 
@@ -202,7 +207,8 @@ def test_fields_that_nobody_needs_are_freed_on_both_sides(client: WorkerClient, 
         wait_until(client, lambda lam=lam: live.solved_lam == lam)
     fill(client, live)
     assert live.anchor_count >= 3
-    assert set(live._pair.anchors.lambdas) <= set(live._pair.known), "each is known by its own λ, and can be refined"
+    store = live._prepared().store
+    assert set(store.anchors.lambdas) <= set(store.known), "each is known by its own λ, and can be refined"
     # The images, and two arrays of a field that is no anchor.
     assert shared_mappings("self") <= others + 2 * MAX_ANCHORS + 4
     assert client.pid is not None

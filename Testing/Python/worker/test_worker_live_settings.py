@@ -28,7 +28,7 @@ def go_to(client: WorkerClient, live: Observed, lam: float, model: str = "plain"
 
 
 def settle(client: WorkerClient, live: Observed, expected: np.ndarray) -> None:
-    wait_until(client, lambda: live.solved_lam == live.lam or bool(live.errors))
+    wait_until(client, lambda: live.solved_lam == live.state.lam or bool(live.errors))
     assert live.errors == []
     assert live.last is not None
     np.testing.assert_allclose(live.last.forward.array, expected, atol=1e-5)
@@ -38,14 +38,14 @@ def test_a_model_without_more_hyperparameters_has_none(client: WorkerClient, liv
     with pytest.raises(InputError, match="registered yet"):
         live.set_hyperparameter("gamma", 0.5)
     go_to(client, live, 0.4)
-    assert live.values == {}
+    assert live.state.values == {}
     with pytest.raises(InputError, match="no hyperparameter 'gamma'"):
         live.set_hyperparameter("gamma", 0.5)
 
 
 def test_gamma_changes_every_field_and_the_newest_wins(client: WorkerClient, live: Observed) -> None:
     go_to(client, live, 0.4, model="gamma")
-    assert live.values == {"gamma": DEFAULT_GAMMA}
+    assert live.state.values == {"gamma": DEFAULT_GAMMA}
     fill(client, live)
     with pytest.raises(InputError, match="between 0 and 1"):
         live.set_hyperparameter("gamma", 1.5)
@@ -78,7 +78,7 @@ def test_what_was_set_survives_the_worker(client: WorkerClient, live: Observed) 
     settle(client, live, set_field(live.grid, 0.43, 0.75, labels, {3: 0.9}))
     assert client.generation == 2
     prepare(client, live)
-    assert live.values == {}, "another pair begins with the settings of its own model"
+    assert live.state.values == {}, "another pair begins with the settings of its own model"
 
 
 def test_a_value_that_the_engine_refuses_is_taken_back(client: WorkerClient, live: Observed) -> None:
@@ -86,7 +86,7 @@ def test_a_value_that_the_engine_refuses_is_taken_back(client: WorkerClient, liv
     live.set_hyperparameter("gamma", DEADLY_LAMBDA)
     wait_until(client, lambda: bool(live.errors) and live.solved_lam == 0.4)
     assert live.errors == ["This γ is refused."]
-    assert live.values == {"gamma": DEFAULT_GAMMA}
+    assert live.state.values == {"gamma": DEFAULT_GAMMA}
     np.testing.assert_allclose(live.last.forward.array, set_field(live.grid, 0.4, DEFAULT_GAMMA), atol=1e-5)
 
 
@@ -142,7 +142,7 @@ def test_masks_change_live_cross_once_and_survive_the_worker(client: WorkerClien
     fill(client, live)
     assert live.measured[-1][1]["maps_sent"] == 3, "each map crossed once"
     told = len(live.fields)
-    live.set_masks(live._prepared().settings.constraints.fixed_mask, live._prepared().settings.constraints.moving_mask)
+    live.set_masks(live.state.constraints.fixed_mask, live.state.constraints.moving_mask)
     fill(client, live)
     assert len(live.fields) == told, "the same objects are no news"
     kill_worker(client)
@@ -168,7 +168,7 @@ def test_rigid_regions_change_live_and_symmetric_is_told(client: WorkerClient, l
     live.set_rigid(labels, ())
     settle(client, live, plain)
     prepare(client, live, symmetric=True)
-    assert live.note == "Symmetric."
+    assert live.state.note == "Symmetric."
 
 
 def test_any_transform_is_a_start_also_after_the_worker_died(client: WorkerClient, live: Observed) -> None:
@@ -180,7 +180,7 @@ def test_any_transform_is_a_start_also_after_the_worker_died(client: WorkerClien
     start = Transform((DisplacementField(field, around), shift, DisplacementField(field * 2, AFFINE)))
     expected = f"Start: {np.round(start.apply([[0.0, 0.0, 0.0]])[0], 3).tolist()}."
     prepare(client, live, initial=start)
-    assert live.note == expected
+    assert live.state.note == expected
     fixed = volume(0).grid.to_ras([[5.0, 5, 5], [10, 10, 10]])
     live.set_lambda(0.4)
     live.set_landmarks(fixed, start.apply(fixed) + np.array((0, 3, 4)))
@@ -190,7 +190,7 @@ def test_any_transform_is_a_start_also_after_the_worker_died(client: WorkerClien
     live.errors.clear()
     live.set_lambda(0.43)
     wait_until(client, lambda: live.solved_lam == 0.43)
-    assert live.note == expected
+    assert live.state.note == expected
     prepare(client, live, initial=Transform((shift,)))
     np.testing.assert_array_equal(live.linear, shift)
 
@@ -209,7 +209,7 @@ def test_what_is_refused_takes_nothing_else_with_it(client: WorkerClient, live: 
     half = np.zeros((24, 20, 16), dtype=np.uint8)
     half[:12] = 1
     mask, labels = Volume(half, AFFINE, "mask"), regions()
-    assert live.busy
+    assert live.state.busy
     live.set_rigid(labels, (3,))
     live.set_masks(mask, None)
     live.set_rigid(labels, (3, REFUSED_LABEL))
@@ -218,7 +218,7 @@ def test_what_is_refused_takes_nothing_else_with_it(client: WorkerClient, live: 
     assert live.errors == [f"Region {REFUSED_LABEL} is too small."]
     live.errors.clear()
     settle(client, live, 0.5 * set_field(live.grid, 0.4, 0.0, labels, {3: 0.9}))
-    there = live.constraints
+    there = live.state.constraints
     assert (there.fixed_mask, there.rigid, there.rigid_values, there.regions) == (mask, None, (), labels)
 
 
@@ -229,7 +229,7 @@ def test_what_was_set_when_the_worker_died_of_it_is_not_forgotten(client: Worker
     live.set_rigid(labels, (3,))
     wait_until(client, lambda: bool(live.errors))
     fill(client, live)
-    assert (len(live.errors), live.constraints.rigid_values) == (1, (3,))
+    assert (len(live.errors), live.state.constraints.rigid_values) == (1, (3,))
     live.set_lambda(0.5)
     wait_until(client, lambda: len(live.errors) == 2)
     fill(client, live)
@@ -244,7 +244,7 @@ def test_full_resolution_ends_with_the_settings_it_was_made_for(client: WorkerCl
     live.request_full()
     wait_until(client, lambda: bool(live.full))
     live.set_regions(regions(), {3: 0.9})
-    assert live.shown is None
+    assert live.state.shown is None
     settle(client, live, set_field(live.grid, 0.4, 0.0, regions(), {3: 0.9}))
 
 
@@ -257,9 +257,9 @@ def test_the_response_fills_in_the_background(client: WorkerClient, live: Observ
     assert counts == list(range(len(RESPONSE_LAMBDAS) + 2)), "none, then one more each time; the user's own λ too"
     assert sorted({*RESPONSE_LAMBDAS, 0.37}) == live.curves[-1][0]
     assert [suggestion for _, suggestion in live.curves[:-1]] == [None] * (len(counts) - 1)
-    assert live.suggestion is not None
-    assert (live.suggestion.lam, live.suggestion.by) == (1.0, "dice"), "the stand-in's Dice grows with λ"
-    assert live.response.column("dice_mean")[0] == 0.25
+    assert live.state.suggestion is not None
+    assert (live.state.suggestion.lam, live.state.suggestion.by) == (1.0, "dice"), "the stand-in's Dice grows with λ"
+    assert live.state.response.column("dice_mean")[0] == 0.25
     ends = [set(lambdas) for lambdas, _ in live.curves[1:4]]
     assert ends[-1] == {0.37, 0.0, 1.0}, "the ends come first: the curve shows its shape from the beginning"
 
@@ -269,7 +269,7 @@ def test_the_response_does_not_disturb_the_slider(client: WorkerClient, live: Ob
     live.set_lambda(0.37)
     wait_until(client, lambda: len(live.curves) > 3)
     assert live._pair is not None
-    computed = len(live._pair.known)
+    computed = len(live._pair.store.known)
     for lam in np.linspace(0.41, 0.59, 30):
         live.set_lambda(float(lam))
         client.poll()
@@ -284,9 +284,9 @@ def test_the_response_does_not_disturb_the_slider(client: WorkerClient, live: Ob
 def test_other_settings_begin_another_response(client: WorkerClient, live: Observed) -> None:
     go_to(client, live, 0.4, model="gamma")
     fill(client, live)
-    assert live.suggestion is not None
+    assert live.state.suggestion is not None
     live.set_hyperparameter("gamma", 0.9)
-    assert (live.response.rows, live.suggestion) == ([], None)
+    assert (live.state.response.rows, live.state.suggestion) == ([], None)
     assert live.curves[-1] == ([], None)
     fill(client, live)
-    assert live.suggestion is not None
+    assert live.state.suggestion is not None

@@ -21,9 +21,9 @@ def go_to(client: WorkerClient, live: Observed, lam: float, model: str = "plain"
 
 
 def assert_full(live: Observed, lam: float) -> None:
-    assert live.shown is not None and live.last is not None
-    assert (live.shown.lam, live.shown.stage, live.shown.final) == (lam, FULL, True)
-    assert live.shown.title == "Full resolution (1 mm)"
+    assert live.state.shown is not None and live.last is not None
+    assert (live.state.shown.lam, live.state.shown.stage, live.state.shown.final) == (lam, FULL, True)
+    assert live.state.shown.title == "Full resolution (1 mm)"
     np.testing.assert_allclose(live.last.forward.array, FULL_BY * true_field(live.grid, lam), atol=1e-6)
     np.testing.assert_allclose(live.last.inverse.array, -FULL_BY * true_field(live.grid, lam), atol=1e-6)
 
@@ -33,13 +33,13 @@ def test_from_the_first_field_on_the_picture_has_the_lambda_that_is_said(client:
     live.set_lambda(0.4)
     prepare(client, live, model="slow")
     wait_until(client, lambda: live.drafts == [0.4])
-    assert live.shown is not None and live.shown.title == "First draft (4 mm)"
+    assert live.state.shown is not None and live.state.shown.title == "First draft (4 mm)"
     np.testing.assert_allclose(live.last.forward.array, DRAFT_BY * true_field(live.grid, 0.4), atol=1e-6)
     live.set_lambda(0.2)
-    assert live.shown.lam == 0.4, "no field is known below yet: the picture is that of 0.4, and says so"
+    assert live.state.shown.lam == 0.4, "no field is known below yet: the picture is that of 0.4, and says so"
     wait_until(client, lambda: live.anchor_count >= 2)
     live.set_lambda(0.7)
-    shown = live.shown
+    shown = live.state.shown
     assert (shown.lam, shown.solved, shown.stage) == (0.7, False, 0)
     assert "Preview" in shown.title
     here, end = (DRAFT_BY * true_field(live.grid, lam) for lam in (0.4, 1.0))
@@ -51,23 +51,22 @@ def test_from_the_first_field_on_the_picture_has_the_lambda_that_is_said(client:
 def test_quick_fields_everywhere_then_full_resolution_at_lambda_then_everywhere(
     client: WorkerClient, live: Observed
 ) -> None:
-    live.full_automatically = True
+    live.set_full_automatically(True)
     go_to(client, live, 0.3)
     wait_until(client, lambda: bool(live.full))
     pair = live._pair
     assert pair is not None
-    assert all(pair.stage_at(lam) >= QUICK for lam in RESPONSE_LAMBDAS)
+    assert all(pair.store.stage_at(lam) >= QUICK for lam in RESPONSE_LAMBDAS)
     assert_full(live, 0.3)
     fill(client, live)
-    assert all(stage == FULL for stage, _ in pair.known.values())
-    assert live.at_full == len(pair.known)
+    assert all(stage == FULL for stage, _ in pair.store.known.values())
     assert_full(live, 0.3)
     assert (live.measured[-1][0], live.measured[-1][1]["stage"]) == (0.3, FULL), "metrics of what is shown"
-    assert live.suggestion is not None
+    assert live.state.suggestion is not None
     live.set_lambda(0.5)
     assert_full(live, 0.5)
     live.set_lambda(0.55)
-    assert live.shown is not None and (live.shown.solved, live.shown.stage) == (False, FULL)
+    assert live.state.shown is not None and (live.state.shown.solved, live.state.shown.stage) == (False, FULL)
     np.testing.assert_allclose(live.last.forward.array, FULL_BY * true_field(live.grid, 0.55), atol=2e-3)
     wait_until(client, lambda: live.full[-1:] == [0.55])
     assert_full(live, 0.55)
@@ -79,10 +78,11 @@ def test_full_resolution_comes_when_it_is_asked_for(client: WorkerClient, live: 
     go_to(client, live, 0.37)
     fill(client, live)
     assert live.full == []
-    assert not live.full_wanted
+    assert not live.state.full_wanted
     live.request_full()
-    assert live.full_wanted
-    assert live.working_at == (0.37, STAGES[FULL])
+    assert live.state.full_wanted
+    work = live.state.work
+    assert work is not None and (work.lam, work.stage) == (0.37, STAGES[FULL])
     wait_until(client, lambda: bool(live.full))
     assert_full(live, 0.37)
     assert live.work and all(0 <= fraction <= 1 for fraction, _ in live.work)
@@ -94,7 +94,7 @@ def test_full_resolution_comes_when_it_is_asked_for(client: WorkerClient, live: 
     moved = points + FULL_BY * true_field(live.grid, 0.37)[:, ijk[:, 0], ijk[:, 1], ijk[:, 2]].T
     np.testing.assert_allclose(live.transform().apply(points), moved + live.linear[:3, 3], atol=1e-4)
     live.set_lambda(0.62)
-    assert live.shown is not None and live.shown.lam == 0.62
+    assert live.state.shown is not None and live.state.shown.lam == 0.62
     live.set_lambda(0.37)
     assert_full(live, 0.37)
     with pytest.raises(ValueError, match="read-only"):
@@ -109,7 +109,7 @@ def test_what_is_asked_for_comes_before_the_other_anchors(client: WorkerClient, 
 
 
 def test_cancel_leaves_everything_as_it_was(client: WorkerClient, live: Observed) -> None:
-    live.full_automatically = True
+    live.set_full_automatically(True)
     go_to(client, live, 0.37, model="slow-at-full")
     wait_until(client, lambda: any("Full" in text for _, text in live.work))
     live.cancel_full()
@@ -117,7 +117,7 @@ def test_cancel_leaves_everything_as_it_was(client: WorkerClient, live: Observed
     fill(client, live)
     assert time.monotonic() - started < 30
     assert (live.full, live.errors, live.solved_lam) == ([], [], 0.37)
-    assert not live.full_automatically
+    assert not live.state.full_automatically
     assert_fields(live, 0.37)
     assert client.generation == 1
 
@@ -173,7 +173,7 @@ def test_without_memory_for_full_resolution_it_says_so_once_and_stays_at_the_qui
     client: WorkerClient, live: Observed, model: str
 ) -> None:
     """It would fail at every λ anew, and end the worker each time; who asks for it has it tried again."""
-    live.full_automatically = True
+    live.set_full_automatically(True)
     go_to(client, live, 0.37, model=model)
     wait_until(client, lambda: bool(live.errors))
     for lam in (0.51, 0.44):
@@ -183,11 +183,11 @@ def test_without_memory_for_full_resolution_it_says_so_once_and_stays_at_the_qui
     assert len(live.errors) == 1 and "emory" in live.errors[0]
     assert client.generation == (2 if model == "dies-at-full" else 1)
     assert_fields(live, 0.44)
-    assert (live.full, live.full_wanted, live.full_automatically) == ([], False, True)
-    assert live.suggestion is not None, "what costs less goes on"
+    assert (live.full, live.state.full_wanted, live.state.full_automatically) == ([], False, True)
+    assert live.state.suggestion is not None, "what costs less goes on"
     live.request_full()
     wait_until(client, lambda: len(live.errors) == 2)
-    assert not live.full_wanted
+    assert not live.state.full_wanted
     live.set_full_automatically(True)
     wait_until(client, lambda: len(live.errors) == 3)
     live.errors.clear()
@@ -206,5 +206,5 @@ def test_lambdas_that_the_user_tries_never_crowd_out_those_of_the_response(
     fill(client, live)
     pair = live._pair
     assert pair is not None
-    assert {lam for lam in RESPONSE_LAMBDAS if pair.stage_at(lam) >= QUICK} == set(RESPONSE_LAMBDAS)
-    assert live.suggestion is not None
+    assert {lam for lam in RESPONSE_LAMBDAS if pair.store.stage_at(lam) >= QUICK} == set(RESPONSE_LAMBDAS)
+    assert live.state.suggestion is not None

@@ -218,7 +218,7 @@ def test_the_worker_started_by_hand_says_what_it_is() -> None:
 
 def test_the_client_imports_no_torch() -> None:
     code = (
-        "import sys, hyperreg, hyperreg.worker.client, hyperreg.worker.live\n"
+        "import sys, hyperreg, hyperreg.worker.client, hyperreg.worker.live.registration\n"
         "heavy = {'torch', 'SimpleITK', 'monai', 'scipy', 'nibabel', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )

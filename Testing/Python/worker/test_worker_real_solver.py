@@ -33,16 +33,17 @@ def test_stage_by_stage_to_the_truth_in_mm(client: WorkerClient, live: Observed,
     quick = live.last
     assert quick is not None and quick.forward.grid.matches(live.grid)
     live.request_full()
-    wait_until(client, lambda: live.working_at is not None and live.working_at[1] is live.stages[-1])
+    wait_until(client, lambda: live.state.is_computing_full)
     live.cancel_full()
     live.set_lambda(0.6)
     wait_until(client, lambda: live.solved_lam == 0.6)
     live.set_lambda(LAMBDA)
     live.request_full()
     wait_until(client, lambda: live.full == [LAMBDA], lambda: live.errors)
-    wait_until(client, lambda: live.shown is not None and live.shown.measured)
+    wait_until(client, lambda: bool(live.state.metrics))
     assert live.errors == []
-    assert live.shown is not None and live.shown.stage == len(live.stages) - 1 <= FULL
+    shown, pair = live.state.shown, live.state.pair
+    assert shown is not None and shown.stage == pair.last_stage <= FULL
     off = np.linalg.norm(live.transform().apply(phantom.points) - phantom.truth, axis=1).mean()
     linear = np.linalg.norm(Transform((live.linear,)).apply(phantom.points) - phantom.truth, axis=1).mean()
     assert off < 0.9 * linear, "mm; these voxels are too coarse for more"

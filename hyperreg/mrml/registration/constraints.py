@@ -17,13 +17,13 @@ from hyperreg.mrml.registration.masks import ROLES, LeftOut
 from hyperreg.registration.anchors import check_lambda
 from hyperreg.registration.landmarks import pair_landmarks
 from hyperreg.registration.start import landmark_alignment
-from hyperreg.worker.live_pair import Shown
+from hyperreg.worker.live.state import LiveState, Registration
 
 
 class Constraints:
     """Keeps the marks, also without a registration, and brings them to one that is live.
 
-    scene: the vtkMRMLScene of the marks. registration: a `LiveRegistration` or a stand-in.
+    scene: the vtkMRMLScene of the marks. registration: brings them to the worker.
     live_grids(): of the fixed and the moving volume, in the world; None while no registration is live.
     on_change(): what is shown may have been made without the marks of now. on_error(message): in words for the user.
     """
@@ -31,7 +31,7 @@ class Constraints:
     def __init__(
         self,
         scene: slicer.vtkMRMLScene,
-        registration: Any,
+        registration: Registration,
         live_grids: Callable[[], tuple[Grid, Grid] | None],
         on_change: Callable[[], None],
         on_error: Callable[[str], None],
@@ -55,7 +55,7 @@ class Constraints:
     @property
     def words(self) -> list[str]:
         """What a result is made with, for its description; [] for nothing. What the engine has refused is no part."""
-        there = self.registration.constraints
+        there = self.registration.state.constraints
         found = [
             f"λ of {key}={there.region_lambdas[value]:.2f}"
             for key, value in self._values.items()
@@ -75,24 +75,20 @@ class Constraints:
         """How many pairs of landmarks there are, or what is missing, in words for the user; "" for none."""
         return self._landmarks.note
 
-    def landmark_rows(self, shown: Shown | None) -> list[landmarks.Row]:
+    @property
+    def landmark_rows(self) -> list[landmarks.Row]:
         """The pairs of landmarks with their distances by what is shown; the same list as long as nothing changes."""
-        state = (self._landmarks, shown, self._measured_only, self._live_grids() is not None)
+        live = self.registration.state if self._live_grids() is not None else LiveState()
+        state = (self._landmarks, live.shown, self._measured_only, live.pair)
         if self._rows[0] != state:
-            self._rows = state, self._measured_rows(shown)
+            self._rows = state, self._measured_rows(live)
         return self._rows[1]
 
-    def _measured_rows(self, shown: Shown | None) -> list[landmarks.Row]:
-        found = self._landmarks
+    def _measured_rows(self, live: LiveState) -> list[landmarks.Row]:
+        found, pair, shown = self._landmarks, live.pair, live.shown
         distances: list[Any] = [[None] * len(found.points)] * 2
-        if (
-            self._live_grids() is not None
-            and shown is not None
-            and found.fixed is not None
-            and found.moving is not None
-        ):
-            linear = self.registration.linear
-            ways = Transform((linear,)), Transform((shown.forward, linear))
+        if pair is not None and shown is not None and found.fixed is not None and found.moving is not None:
+            ways = Transform((pair.linear,)), Transform((shown.forward, pair.linear))
             distances = [np.linalg.norm(way.apply(found.fixed) - found.moving, axis=1).tolist() for way in ways]
         return [
             landmarks.Row(key, moving_key, name, before, now, key in self._measured_only)

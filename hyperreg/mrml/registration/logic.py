@@ -11,7 +11,7 @@ Somebody has to call the worker client's `poll` regularly (in Slicer a QTimer do
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,22 +21,21 @@ import slicer
 import vtk
 
 from hyperreg.errors import InputError
-from hyperreg.imaging.transform import Transform, displacement_at
+from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import Grid, Volume
 from hyperreg.mrml import geometry, linked
 from hyperreg.mrml.lifecycle import IDLE, LIVE, RUNNING, ignore
-from hyperreg.mrml.registration import inputs, landmarks, report, results, volume_change
+from hyperreg.mrml.registration import inputs, report, results
 from hyperreg.mrml.registration.constraints import Constraints
-from hyperreg.mrml.registration.undo import Live, Undo
+from hyperreg.mrml.registration.live_node import Live, LiveNode
+from hyperreg.mrml.registration.undo import Undo
 from hyperreg.mrml.registration.volume_change import ChangeMap
-from hyperreg.registration.anchors import SAME_LAMBDA, check_lambda
+from hyperreg.registration.anchors import check_lambda
 from hyperreg.registration.catalogue import NO_MODEL
 from hyperreg.registration.contrast import AUTOMATIC
-from hyperreg.registration.response import Response, Suggestion, warning
 from hyperreg.registration.start import BY_LANDMARKS
-from hyperreg.worker.live_pair import Shown
+from hyperreg.worker.live.state import INCOMPLETE, LiveState, Prepared, Registration
 
-INCOMPLETE = "The result for this λ is not complete yet. Wait a moment and try again."
 # Whose versions a report tells.
 PACKAGES = ("SimpleITK", "numpy")
 
@@ -45,62 +44,37 @@ class RegistrationLogic:
     """Registers two volume nodes and keeps a transform node in step with λ.
 
     scene: the vtkMRMLScene of both nodes.
-    registration: a `hyperreg.worker.live.LiveRegistration` or a stand-in with the same callbacks.
+    registration: the live registration, which owns λ; its full resolution is asked for, and given up, directly.
+    transform: the node that λ moves, and what follows it. volume_change: the map that is made of it.
+    constraints: what the user has marked.
 
     Callbacks, all optional, called on the thread that polls:
-    on_change(): state, nodes or what can be done changed.
-    on_live(): a registration has become live, a first one or another.
-    on_aligned(transform): an alignment is done, and the moving volume is under this linear transform.
-    on_progress(fraction, text): while running.
-    on_field(shown): the transform node now shows these fields.
-    on_metrics(metrics, shown): see `LiveSession.measure`; of exactly what is shown.
-    on_work(fraction, text): of the field that is being computed.
-    on_response(): `response` or `suggestion` changed.
+    on_change(): something that can be asked here is different.
+    on_result(): a registration has become live, or an alignment is done: the moving volume is under `alignment_node`.
     on_warning(message), on_error(message): in words for the user; never running any more when an error comes.
     """
 
-    def __init__(self, scene: slicer.vtkMRMLScene, registration: Any) -> None:
+    def __init__(self, scene: slicer.vtkMRMLScene, registration: Registration) -> None:
         self.scene = scene
         self.registration = registration
         self.on_change: Callable[[], None] = ignore
-        self.on_aligned: Callable[[slicer.vtkMRMLTransformNode], None] = ignore
-        self.on_live: Callable[[], None] = ignore
-        self.on_progress: Callable[[float, str], None] = ignore
-        self.on_field: Callable[[Shown], None] = ignore
-        self.on_metrics: Callable[[Mapping[str, Any], Shown], None] = ignore
-        self.on_work: Callable[[float, str], None] = ignore
-        self.on_response: Callable[[], None] = ignore
+        self.on_result: Callable[[], None] = ignore
         self.on_warning: Callable[[str], None] = ignore
         self.on_error: Callable[[str], None] = ignore
-
-        self.lam = 0.0
-        self.contrast = AUTOMATIC
-        self.symmetric = False
-        self.shown: Shown | None = None
-        self.metrics: Mapping[str, Any] = {}
-        self.response = Response()
-        self.suggestion: Suggestion | None = None
         # Hyperparameters besides λ.
         self._values: dict[str, float] = {}
-        self.constraints = Constraints(scene, registration, self._live_grids, self._settings_changed, self._report_end)
-        self._change_map = ChangeMap()
-
+        self.constraints = Constraints(scene, registration, self._live_grids, self._changed, self._report_end)
+        # What is being prepared, and what was before.
         self._pending: results.Run | None = None
-        self._run: results.Run | None = None
-        self._live: geometry.LiveTransform | None = None
-        self._transform_id: str | None = None
+        self._pair_before: Prepared | None = None
+        self._live: Live | None = None
+        self.transform = LiveNode(scene, self._changed)
+        self.volume_change = ChangeMap(lambda: self.transform_node, lambda: self.live, self._describe, self._changed)
         self._alignment_id: str | None = None
         # What the last reset has ended.
         self._undo: Undo | None = None
-
-        registration.on_progress = self._progressed
-        registration.on_ready = self._ready
-        registration.on_field = self._field_arrived
-        registration.on_metrics = self._metrics_arrived
-        registration.on_warning = self._warned
+        registration.on_state = self._state_told
         registration.on_error = self._failed
-        registration.on_work = self._worked
-        registration.on_response = self._response_changed
         self._observers = [
             scene.AddObserver(slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, self._node_leaving),
             scene.AddObserver(slicer.vtkMRMLScene.StartCloseEvent, self._scene_closing),
@@ -113,32 +87,39 @@ class RegistrationLogic:
         """IDLE, RUNNING (a registration is being prepared) or LIVE (λ moves the field)."""
         if self._pending is not None:
             return RUNNING
-        return LIVE if self._run is not None else IDLE
+        return LIVE if self._live is not None else IDLE
+
+    @property
+    def live(self) -> LiveState:
+        """What is known of the registration that λ moves; of nothing while none is."""
+        state = self.registration.state
+        if self._live is not None:
+            return state
+        return LiveState(state.lam, progress=state.progress, full_automatically=state.full_automatically)
+
+    @property
+    def lam(self) -> float:
+        """λ, where the slider is."""
+        return self.registration.state.lam or 0.0
 
     @property
     def transform_node(self) -> slicer.vtkMRMLTransformNode | None:
         """The transform that λ moves; None before the first result and after `reset`."""
-        return self._node(self._transform_id)
-
-    @property
-    def pair(self) -> tuple[Any, Any]:
-        """The fixed and the moving volume node that λ works on; None, None unless live."""
-        return (self._node(self._run.fixed_id), self._node(self._run.moving_id)) if self._run else (None, None)
+        return self.transform.node
 
     @property
     def label_names(self) -> Mapping[int, str]:
         """What the labels of the label maps are called, by the numbers in `metrics`; {} unless live with one."""
-        return self._run.label_names if self._run is not None else {}
+        return {} if self._run is None else self._run.label_names
+
+    @property
+    def _run(self) -> results.Run | None:
+        return None if self._live is None else self._live.run
 
     @property
     def can_keep(self) -> bool:
         """Whether a field computed for exactly the current λ is shown (a preview is not kept)."""
-        return self.state == LIVE and self.is_solved
-
-    @property
-    def is_solved(self) -> bool:
-        """Whether the transform node shows a field computed for exactly the current λ."""
-        return self.shown is not None and self.shown.solved and abs(self.shown.lam - self.lam) <= SAME_LAMBDA
+        return self.state == LIVE and self.live.is_solved
 
     @property
     def can_reset(self) -> bool:
@@ -157,107 +138,9 @@ class RegistrationLogic:
         return node if moving is not None and moving.GetParentTransformNode() is node else None
 
     @property
-    def linked_nodes(self) -> list[slicer.vtkMRMLTransformableNode]:
-        """The nodes that move along with the moving volume."""
-        node = self.transform_node
-        return linked.linked_nodes(node) if node is not None else []
-
-    @property
     def origin(self) -> results.Origin:
         """λ and everything else that makes what the transform node shows."""
-        parts = [f"{name}={value:.2f}" for name, value in self.registration.values.items()]
-        parts += self.constraints.words
-        if self.contrast != AUTOMATIC:
-            parts.append(f"contrast={self.contrast}")
-        if self.symmetric:
-            parts.append("symmetric")
-        lam, stage = (self.shown.lam, self.shown.title) if self.shown is not None else (self.lam, "")
-        return results.Origin(lam, stage, "; ".join(parts))
-
-    @property
-    def stage_text(self) -> str:
-        """In words for the user, what the views show; "" before the first field."""
-        if self.shown is None:
-            return ""
-        if abs(self.shown.lam - self.lam) > SAME_LAMBDA:
-            # At one end of the slider no field is known yet: the picture has the nearest λ that has one.
-            return f"Shows λ = {self.shown.lam:.2f} until λ = {self.lam:.2f} is computed"
-        return self.shown.title
-
-    @property
-    def is_final(self) -> bool:
-        """Whether what is shown will not become any better."""
-        return self.shown is not None and self.shown.final and abs(self.shown.lam - self.lam) <= SAME_LAMBDA
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether the first field with the settings of now is still on its way."""
-        return self.state == LIVE and self.shown is None and bool(self.registration.busy)
-
-    @property
-    def work_text(self) -> str:
-        """In words for the user, what is being computed; "" for nothing."""
-        found = self.registration.working_at if self.state == LIVE else None
-        return "" if found is None else f"{found[1].text} at λ = {found[0]:.2f}"
-
-    @property
-    def note(self) -> str:
-        """In words for the user, how the pair is registered, such as its contrast; "" for nothing."""
-        return str(self.registration.note) if self.state == LIVE else ""
-
-    @property
-    def has_stages(self) -> bool:
-        """Whether there is a full resolution besides what comes first; a network alone has one stage."""
-        return self.state == LIVE and len(self.registration.stages) > 1
-
-    @property
-    def is_computing_full(self) -> bool:
-        """Whether a field is being computed at full resolution, at whatever λ."""
-        found = self.registration.working_at if self.has_stages else None
-        return found is not None and found[1] == self.registration.stages[-1]
-
-    @property
-    def full_automatically(self) -> bool:
-        """Whether full resolution comes by itself."""
-        return bool(self.registration.full_automatically)
-
-    @property
-    def can_request_full(self) -> bool:
-        """Whether full resolution at the shown λ has to be asked for, and can be."""
-        return self.state == LIVE and self.shown is not None and not self.is_final and not self.registration.full_wanted
-
-    @property
-    def warning(self) -> str:
-        """In words for the user, if what is shown is worse than the linear alignment alone; else ""."""
-        return warning(self.metrics) or ""
-
-    @property
-    def volume_change_node(self) -> slicer.vtkMRMLScalarVolumeNode | None:
-        """The map of local volume change, %, of exactly what is shown; None where there is none (yet)."""
-        if self.shown is None or not self.is_solved:
-            return None
-        return self._change_map.node(self.transform_node, self.shown)
-
-    @property
-    def volume_change_note(self) -> str:
-        """In words for the user, why there is no map of local volume change although one is wanted; else ""."""
-        if self.state != LIVE or not self._change_map.wanted or self.volume_change_node is not None:
-            return ""
-        return f"The map comes once λ = {self.lam:.2f} is computed."
-
-    def deformed_mm(self, place: np.ndarray) -> float | None:
-        """How far what is shown moves a place of the fixed volume, besides the linear alignment; None without a field.
-
-        place: (3,), RAS mm, in the world.
-        """
-        if self.state != LIVE or self.shown is None:
-            return None
-        return float(np.linalg.norm(displacement_at(self.shown.forward, np.asarray(place, float)[None])))
-
-    @property
-    def landmark_rows(self) -> list[landmarks.Row]:
-        """The pairs of landmarks with their distances by what is shown."""
-        return self.constraints.landmark_rows(self.shown)
+        return results.Origin.of(self.live, self.lam, self._run, self.constraints.words)
 
     # What can be done
 
@@ -287,12 +170,12 @@ class RegistrationLogic:
         check_lambda(lam)
         fixed_volume, moving_volume, run = inputs.read_pair(fixed, moving, model, initial)
         labels, names, notes = inputs.label_maps((fixed_labels, moving_labels), (fixed_volume, moving_volume))
-        run = replace(run, label_names=names)
+        run = replace(run, label_names=names, contrast=contrast, symmetric=symmetric)
         start = self._start(initial, moving, fixed_volume.grid)
         parent = moving.GetParentTransformNode()
         if linked.is_live_transform(parent):
-            self._transform_id = parent.GetID()
-        self.lam, self.contrast, self.symmetric = lam, contrast, symmetric
+            self.transform.adopt(parent)
+        self._pair_before = self.registration.state.pair
         self.registration.prepare(
             fixed_volume,
             moving_volume,
@@ -318,13 +201,14 @@ class RegistrationLogic:
         method: str,
         device: str = "auto",
     ) -> None:
-        """Starts a linear alignment, without any deformation, and returns at once; `on_aligned` gives the result.
+        """Starts a linear alignment, without any deformation, and returns at once; `on_result` tells of the result.
 
         method: one of `start.ALIGNMENTS`, or "landmarks". It ends what was live. Raises InputError; nothing has changed
         then.
         """
         fixed_volume, moving_volume, run = inputs.read_pair(fixed, moving, NO_MODEL, method)
         start = self._start(method, moving, fixed_volume.grid)
+        self._pair_before = self.registration.state.pair
         self.registration.prepare(fixed_volume, moving_volume, model=NO_MODEL, device=device, initial=start)
         self._pending = replace(run, alignment=method)
         self.on_change()
@@ -348,13 +232,8 @@ class RegistrationLogic:
 
         Raises InputError outside [0, 1].
         """
-        check_lambda(lam)
-        if lam == self.lam:
-            return
-        self.lam = lam
-        if self.state != IDLE:
+        if check_lambda(lam) != self.lam:
             self.registration.set_lambda(lam)
-            self.on_change()
 
     def keep(self) -> results.Kept:
         """Adds what is shown to the scene for good: resampled volume, forward and inverse transform.
@@ -372,32 +251,14 @@ class RegistrationLogic:
 
         Raises InputError while no field of exactly this λ is there.
         """
-        run, shown = self._run, self.shown
-        if not self.can_keep or run is None or shown is None:
+        if not self.can_keep or self._run is None:
             raise InputError(INCOMPLETE)
-        return report.Result(
-            lam=self.lam,
-            stage=self.registration.stages[shown.stage],
-            settings=self.origin.settings,
-            fixed=fixed,
-            moving=moving,
-            moving_labels=moving_labels,
-            transform=self.registration.transform(),
-            inverse=self.registration.inverse_transform(),
-            linear=Transform((self.registration.linear,)),
-            forward=shown.forward,
-            metrics=dict(self.metrics),
-            names=run.label_names,
-            card=run.card,
-            device=self.registration.device,
-            initial=run.initial,
-            warnings=tuple(dict.fromkeys([*self.registration.warnings, *filter(None, [self.warning])])),
-        )
+        return report.result_of(self.registration, self._run, self.origin, (fixed, moving, moving_labels))
 
     @property
     def can_report(self) -> bool:
         """Whether `save_page` has everything to tell."""
-        return self.can_keep and bool(self.metrics)
+        return self.can_keep and bool(self.live.metrics)
 
     def save_page(self, path: Path) -> None:
         """Writes what is shown on one page for people, PDF: pictures before and after, measures, how it was made.
@@ -409,22 +270,12 @@ class RegistrationLogic:
         if not self.can_report or run is None:
             raise InputError(INCOMPLETE)
         # As they lay when they were registered, not as λ moves one of them.
-        volumes = [
+        fixed, moving = (
             replace(geometry.volume_from_node(node, None), ijk_to_ras=grid.ijk_to_ras)
-            for node, grid in zip(self.pair, (run.fixed_grid, run.moving_grid), strict=True)
-        ]
-        result = self.result(*volumes)
+            for node, grid in ((self._node(run.fixed_id), run.fixed_grid), (self._node(run.moving_id), run.moving_grid))
+        )
+        result = self.result(fixed, moving)
         report.write_page(result, report.report_of(result, PACKAGES), path)
-
-    def take_along(self, node: slicer.vtkMRMLTransformableNode) -> None:
-        """See `linked.take_along`."""
-        linked.take_along(self.transform_node, node)
-        self.on_change()
-
-    def leave_behind(self, node: slicer.vtkMRMLTransformableNode) -> None:
-        """Undoes `take_along`."""
-        linked.leave_behind(self.transform_node, node)
-        self.on_change()
 
     def set_hyperparameter(self, name: str, value: float) -> None:
         """Sets a hyperparameter other than λ, also for registrations to come; models that have it not ignore it.
@@ -437,42 +288,10 @@ class RegistrationLogic:
             self._values[name] = value
             self._send_settings()
 
-    def set_volume_change(self, on: bool) -> None:
-        """Whether there is a map of local volume change, made by `settle`; without one none stays in the scene."""
-        if on == self._change_map.wanted:
-            return
-        self._change_map.wanted = on
-        if not on:
-            volume_change.remove(self.transform_node)
-        self.on_change()
-
-    def settle(self) -> None:
-        """To be called regularly: does what has to wait until nothing moves."""
-        transform = self.transform_node
-        if self.state != LIVE or not self.is_solved or transform is None or self.shown is None:
-            return
-        made = self._change_map.settle(transform, self.shown)
-        if made is not None:
-            moving = linked.ends(transform)[1]
-            made.SetName(f"{moving.GetName()} local volume change {self.origin.title} (%)")
-            self._describe(made)
-            self.on_change()
-
     def set_full_automatically(self, on: bool) -> None:
-        """Whether full resolution comes by itself, first at the shown λ; or only when `request_full` asks for it."""
-        if on != self.full_automatically:
+        """Whether full resolution comes by itself, first at the shown λ; or only when it is asked for."""
+        if on != self.registration.state.full_automatically:
             self.registration.set_full_automatically(on)
-            self.on_change()
-
-    def request_full(self) -> None:
-        """Asks for full resolution at the shown λ. Raises InputError unless a registration is live."""
-        self.registration.request_full()
-        self.on_change()
-
-    def cancel_full(self) -> None:
-        """Gives up full resolution; what is shown stays, and from now on it comes only when asked for."""
-        self.registration.cancel_full()
-        self.on_change()
 
     def reset(self) -> None:
         """Ends the registration and puts the scene back as it was before; kept results stay.
@@ -483,7 +302,7 @@ class RegistrationLogic:
         aligned = self.alignment_node
         self._remember_for_undo()
         self._end()
-        self._remove_transform()
+        self.transform.remove()
         if aligned is not None:
             linked.release(aligned)
             before = aligned.GetNodeReference(linked.MOVING_PARENT_ROLE)
@@ -508,22 +327,13 @@ class RegistrationLogic:
         if undo.node_id:
             self._alignment_id = node.GetID()
         else:
-            self._transform_id = node.GetID()
+            self.transform.adopt(node)
         if undo.live is not None:
-            self._bring_back(undo.live)
+            self._live = undo.live
+            self.volume_change.moved()
+            self.registration.bring_back()
+            self._send_settings()
         self.on_change()
-
-    def _bring_back(self, before: Live) -> None:
-        self._run, self._live, self.lam = before.run, before.live, before.lam
-        self.contrast, self.symmetric = before.contrast, before.symmetric
-        self.shown, self.metrics = before.shown, before.metrics
-        self.registration.bring_back()
-        self._send_settings()
-        if self.shown is not None:
-            self._change_map.moved()
-            self.on_field(self.shown)
-        if self.shown is not None and self.metrics:
-            self.on_metrics(self.metrics, self.shown)
 
     def forget_reset(self) -> None:
         """What the last `reset` has ended cannot be brought back any more; its memory is freed."""
@@ -534,13 +344,10 @@ class RegistrationLogic:
 
     def _remember_for_undo(self) -> None:
         """Holds what `reset` is about to end; the registration's fields stay in memory, and the worker's session."""
-        node, live = self.transform_node or self.alignment_node, None
-        if node is None or self.state == RUNNING:
-            return  # nothing is ended that could be brought back
-        self.forget_reset()
-        if self.state == LIVE and self._run is not None and self._live is not None:
-            live = Live(self._run, self._live, self.lam, self.contrast, self.symmetric, self.shown, self.metrics)
-        self._undo = Undo.of(node, live)
+        node = self.transform_node or self.alignment_node
+        if node is not None and self.state != RUNNING:  # else nothing is ended that could be brought back
+            self.forget_reset()
+            self._undo = Undo.of(node, self._live)
 
     def adopt(self, transform: slicer.vtkMRMLTransformNode | None) -> None:
         """Takes up the transform of a reopened scene: it can be reset, and the next `register` goes on with it."""
@@ -550,7 +357,7 @@ class RegistrationLogic:
             self._alignment_id = transform.GetID()
         if transform is None or not linked.is_live_transform(transform):
             return
-        self._transform_id = transform.GetID()
+        self.transform.adopt(transform)
         self.forget_reset()
         results.interpolate_linearly(transform)
         self.on_change()
@@ -562,83 +369,46 @@ class RegistrationLogic:
         for tag in self._observers:
             self.scene.RemoveObserver(tag)
         self._observers = []
-        for callback in [name for name in vars(self.registration) if name.startswith("on_")]:
-            setattr(self.registration, callback, ignore)
+        self.registration.on_state = self.registration.on_error = ignore
 
     # What the worker says
 
-    def _progressed(self, fraction: float, text: str) -> None:
-        self.on_progress(fraction, text)
+    def _state_told(self, state: LiveState) -> None:
+        """Brings what is told into the scene: a pair that has become ready, and another field."""
+        if self._pending is not None and not state.preparing:
+            run, self._pending = self._pending, None
+            if state.pair is not None and state.pair is not self._pair_before:
+                self._ready(run, state.pair, state.warnings)
+        live = self._live
+        if live is not None and live.pair is state.pair:
+            if state.shown is not None and live.draw(state.shown):
+                self.volume_change.moved()
+                if state.shown.solved:
+                    self._describe(self.transform_node)
+            new, live.warned = state.warnings[live.warned :], len(state.warnings)
+            self._warn(new)
+        self.on_change()
 
-    def _warned(self, message: str) -> None:
-        self.on_warning(message)
-
-    def _worked(self, fraction: float, text: str) -> None:
-        self.on_work(fraction, text)
-
-    def _ready(self) -> None:
-        if self._pending is None:
-            return
-        run, self._pending, self._run = self._pending, None, None
-        self._undo = None  # the worker holds another session now
+    def _ready(self, run: results.Run, pair: Prepared, warnings: Iterable[str]) -> None:
+        self._undo = self._live = None  # the worker holds another session now
         if run.alignment:
-            linear = self.registration.linear
+            self._warn(warnings)
             self.registration.reset()
-            self._end()
-            self._remove_transform()
-            node = results.place_alignment(self.scene, run, linear)
-            self._alignment_id = node.GetID()
-            self.on_change()
-            self.on_aligned(node)
-            return
-        moving = self._node(run.moving_id)
-        into_parent = np.linalg.inv(run.parent_to_world)
-        self._live = geometry.LiveTransform(self.registration.grid, into_parent @ self.registration.linear)
-        node = self.transform_node
-        if node is not None and linked.ends(node)[1] is not moving:
-            self._remove_transform()
-            node = None
-        if node is None:
-            node = self.scene.AddNewNodeByClass("vtkMRMLTransformNode", f"{moving.GetName()} live registration")
-            self._transform_id = node.GetID()
-        modifying = node.StartModify()
-        linked.set_ends(node, run.fixed_id, run.moving_id)
-        node.SetNodeReferenceID(linked.MOVING_PARENT_ROLE, run.moving_parent_id)
-        node.SetAttribute(linked.LIVE_ATTRIBUTE, "1")
-        node.SetAndObserveTransformFromParent(self._live.transform)
-        node.EndModify(modifying)
-        moving.SetAndObserveTransformNodeID(node.GetID())
-        self._run, self.shown, self.metrics = run, None, {}
-        self._describe(node)
-        self._send_settings()
-        self.on_live()
-        self.on_change()
-
-    def _field_arrived(self, shown: Shown) -> None:
-        node = self.transform_node
-        if self.state != LIVE or self._live is None or node is None:
-            return
-        self._live.fill(shown.forward)
-        self.shown, self.metrics = shown, {}
-        self._change_map.moved()
-        if shown.solved:
-            self._describe(node)
-        self.on_field(shown)
-        self.on_change()
-
-    def _metrics_arrived(self, metrics: Mapping[str, Any], shown: Shown) -> None:
-        if self.state == LIVE and shown is self.shown:
-            self.metrics = metrics
-            self.on_metrics(metrics, shown)
+            self.transform.remove()
+            self._alignment_id = results.place_alignment(self.scene, run, pair.linear).GetID()
+        else:
+            self._live = self.transform.place(run, pair)
+            self._describe(self.transform_node)
+            self._send_settings()
+        self.on_result()
 
     def _failed(self, message: str) -> None:
         self._pending = None
-        self.on_change()
-        self.on_error(message)
+        self._report_end(message)
 
-    def _response_changed(self, response: Response, suggestion: Suggestion | None) -> None:
-        self.response, self.suggestion = response, suggestion
-        self.on_response()
+    def _warn(self, messages: Iterable[str]) -> None:
+        for message in messages:
+            self.on_warning(message)
 
     # What the scene says
 
@@ -651,15 +421,11 @@ class RegistrationLogic:
             self.forget_reset()
         if self.constraints.node_leaves(node):
             return
-        if leaving == self._transform_id:
-            was_live = self._run is not None
-            linked.release(node)
-            volume_change.remove(node)
-            self._transform_id = None
-            self._run = self._live = None
-            if was_live and self._pending is None:
+        if self.transform.is_leaving(node):
+            if self.state == LIVE:
                 self._end()
                 self._report_end("The live transform was deleted; the moving volume is where it was before.")
+            self._live = None
             return
         for run in (self._pending, self._run):
             if run is not None and leaving in (run.fixed_id, run.moving_id):
@@ -672,7 +438,8 @@ class RegistrationLogic:
     def _scene_closing(self, _caller: Any, _event: str) -> None:
         self.forget_reset()
         self._end()
-        self._transform_id = self._alignment_id = None
+        self.transform.forget()
+        self._alignment_id = None
         self.constraints.forget()
         self.on_change()
 
@@ -680,43 +447,32 @@ class RegistrationLogic:
 
     def _end(self) -> None:
         """Ends what the worker does for us and forgets the runs; touches no node."""
-        if self.state == LIVE and self._undo is not None:
+        before = self.state
+        self._pending = self._live = None
+        if before == LIVE and self._undo is not None:
             self.registration.set_aside()
-        elif self.state != IDLE:
+        elif before != IDLE:
             self._undo = None
             self.registration.reset()
-        self._pending = self._run = self._live = None
-        self.shown, self.metrics = None, {}
-        self._response_changed(Response(), None)
 
     def _describe(self, node: slicer.vtkMRMLNode) -> None:
         if self._run is not None:
             results.describe(node, self._run, self.origin)
 
-    def _remove_transform(self) -> None:
-        transform = self.transform_node
-        if transform is not None:
-            linked.release(transform)
-            volume_change.remove(transform)
-            self._transform_id = None
-            self.scene.RemoveNode(transform)
-
     def _send_settings(self) -> None:
         """Brings a live registration what is set besides λ; it ignores what it has already."""
         if self.state == LIVE:
-            for name in self.registration.values:
+            for name in self.live.values:
                 if name in self._values:
                     self.registration.set_hyperparameter(name, self._values[name])
             self.constraints.send()
 
-    def _settings_changed(self) -> None:
-        """What was shown with other settings is not the result of those of now."""
-        if self.state == LIVE and self.registration.shown is None:
-            self.shown, self.metrics = None, {}
+    def _changed(self) -> None:
         self.on_change()
 
     def _live_grids(self) -> tuple[Grid, Grid] | None:
-        return (self._run.fixed_grid, self._run.moving_grid) if self.state == LIVE and self._run is not None else None
+        run = self._run if self.state == LIVE else None
+        return None if run is None else (run.fixed_grid, run.moving_grid)
 
     def _report_end(self, message: str) -> None:
         self.on_change()

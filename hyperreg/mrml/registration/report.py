@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hyperreg
+from hyperreg.errors import InputError
 from hyperreg.imaging.output import replacing
 from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Volume
+from hyperreg.mrml.registration.results import Origin, Run
 from hyperreg.registration.catalogue import ModelCard
 from hyperreg.registration.stages import Stage
+from hyperreg.worker.live.state import INCOMPLETE, Registration
 
 if TYPE_CHECKING:
     from hyperreg.registration.page import PageImages
@@ -47,6 +50,36 @@ class Result:
     device: str
     initial: str
     warnings: tuple[str, ...]
+
+
+def result_of(
+    registration: Registration, run: Run, origin: Origin, images: tuple[Volume, Volume, Volume | None]
+) -> Result:
+    """What is shown of a run. images: fixed, moving and the moving label map, as they lie in the world.
+
+    Raises InputError while no field of exactly this λ is there.
+    """
+    transform, inverse, live = registration.transform(), registration.inverse_transform(), registration.state
+    if live.pair is None or live.shown is None:
+        raise InputError(INCOMPLETE)
+    return Result(
+        lam=live.shown.lam,
+        stage=live.pair.stages[live.shown.stage],
+        settings=origin.settings,
+        fixed=images[0],
+        moving=images[1],
+        moving_labels=images[2],
+        transform=transform,
+        inverse=inverse,
+        linear=Transform((live.pair.linear,)),
+        forward=live.shown.forward,
+        metrics=dict(live.metrics),
+        names=run.label_names,
+        card=run.card,
+        device=live.device,
+        initial=run.initial,
+        warnings=tuple(dict.fromkeys([*live.warnings, *filter(None, [live.worse])])),
+    )
 
 
 def report_of(result: Result, packages: Sequence[str]) -> dict[str, Any]:

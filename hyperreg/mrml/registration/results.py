@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,8 @@ from hyperreg.imaging.transform import Transform
 from hyperreg.imaging.volume import DisplacementField, Grid
 from hyperreg.mrml import geometry, linked, nodes
 from hyperreg.registration.catalogue import ModelCard
+from hyperreg.registration.contrast import AUTOMATIC
+from hyperreg.worker.live.state import LiveState
 
 # Attributes and node references of the nodes: they are saved with the scene, so that a reopened one can go on.
 LAMBDA_ATTRIBUTE = "HyperReg.lambda"
@@ -32,7 +34,7 @@ class Run:
     removed or replaced while its result is shown.
     label_names: of the labels that both label maps have in the worker, where they are named.
     alignment: the method, where nothing but a linear alignment was asked for; else "". initial: where it began, a
-    method or the name of a transform.
+    method or the name of a transform. contrast, symmetric: see `LiveSession.prepare`.
     """
 
     fixed_id: str
@@ -45,6 +47,8 @@ class Run:
     label_names: Mapping[int, str] = field(default_factory=dict)
     alignment: str = ""
     initial: str = ""
+    contrast: str = AUTOMATIC
+    symmetric: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,17 @@ class Origin:
     lam: float
     stage: str = ""
     settings: str = ""
+
+    @classmethod
+    def of(cls, live: LiveState, lam: float, run: Run | None, words: Sequence[str]) -> Origin:
+        """Of what is shown. lam: of the slider, where nothing is yet. words: of what the user has marked."""
+        settings = [f"{name}={value:.2f}" for name, value in live.values.items()] + list(words)
+        if run is not None and run.contrast != AUTOMATIC:
+            settings.append(f"contrast={run.contrast}")
+        if run is not None and run.symmetric:
+            settings.append("symmetric")
+        lam, stage = (lam, "") if live.shown is None else (live.shown.lam, live.shown.title)
+        return cls(lam, stage, "; ".join(settings))
 
     @property
     def title(self) -> str:

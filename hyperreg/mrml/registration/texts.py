@@ -7,8 +7,8 @@ from typing import Any
 
 from hyperreg.mrml.i18n import tr as _
 from hyperreg.registration import contrast
-from hyperreg.registration.anchors import SAME_LAMBDA
 from hyperreg.registration.response import Suggestion
+from hyperreg.worker.live.state import LiveState
 
 GIBIBYTE = 1 << 30
 # Titles of what can be chosen, by what `RegistrationLogic.register` is told.
@@ -41,13 +41,27 @@ def lambda_words(lam: float) -> str:
     return _("Most rigid: hardly bends; mostly the initial alignment")
 
 
-def state_text(stage: str, shown: float | None, lam: float) -> str:
-    """What the views show. stage: `RegistrationLogic.stage_text`; shown: the λ of the picture, lam: of the slider."""
-    if shown is None:
+def stage_text(live: LiveState) -> str:
+    """What the views show; "" before the first field."""
+    if live.shown is None:
+        return ""
+    if not live.is_at_lambda:
+        # At one end of the slider no field is known yet: the picture has the nearest λ that has one.
+        return f"Shows λ = {live.shown.lam:.2f} until λ = {live.lam:.2f} is computed"
+    return live.shown.title
+
+
+def state_text(live: LiveState) -> str:
+    """What the views show, in a sentence with its λ."""
+    if live.shown is None:
         return _("The first result is being computed.")
-    if abs(shown - lam) > SAME_LAMBDA:
-        return f"{stage}."
-    return _("λ = {lam:.2f}: {stage}").format(lam=lam, stage=stage)
+    stage = stage_text(live)
+    return _("λ = {lam:.2f}: {stage}").format(lam=live.lam, stage=stage) if live.is_at_lambda else f"{stage}."
+
+
+def work_text(live: LiveState) -> str:
+    """What is being computed; "" for nothing."""
+    return "" if live.work is None else f"{live.work.stage.text} at λ = {live.work.lam:.2f}"
 
 
 def unmeasured(before: str, lam: float) -> str:

@@ -13,25 +13,11 @@ import slicer
 import vtk
 
 from hyperreg.errors import InputError
-from hyperreg.mrml import geometry, linked
-from hyperreg.mrml.registration import results
-from hyperreg.worker.live_pair import Shown
+from hyperreg.mrml import linked
+from hyperreg.mrml.registration.live_node import Live
 
 # A volume whose corners have moved by more is not where it was.
 SAME_PLACE_MM = 1e-3
-
-
-@dataclass(frozen=True, eq=False)
-class Live:
-    """What the logic knew of a registration while λ moved it; its names are those of `RegistrationLogic`."""
-
-    run: results.Run
-    live: geometry.LiveTransform
-    lam: float
-    contrast: str
-    symmetric: bool
-    shown: Shown | None
-    metrics: Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ The colours follow the logarithm of the volume, so that halved and doubled are e
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from hyperreg.imaging.volume import DisplacementField, Grid, Volume
 from hyperreg.mrml import geometry, linked, nodes
 from hyperreg.mrml.shapes import Line, Shape, Text
 from hyperreg.registration.volume_change import LEAST, MOST, TICKS, colour_at, percent, strength, volume_change
-from hyperreg.worker.live_pair import Shown
+from hyperreg.worker.live.state import LiveState, Shown
 
 COLOURS = 512
 # It takes a moment: computed when nothing has moved for so long.
@@ -33,35 +33,72 @@ BAR, MARGIN, HEIGHT = 10.0, 22.0, 34
 
 
 class ChangeMap:
-    """The map of a live registration: made only where it is wanted, and when nothing has moved for a moment."""
+    """The map of a live registration: made only where it is wanted, and when nothing has moved for a moment.
 
-    def __init__(self) -> None:
-        self.wanted = False
+    transform(): the node that λ moves. live(): what is known of its registration. describe(node): writes on a node what
+    it was made with. on_change(): there is a map, or none is wanted any more.
+    """
+
+    def __init__(
+        self,
+        transform: Callable[[], slicer.vtkMRMLTransformNode | None],
+        live: Callable[[], LiveState],
+        describe: Callable[[slicer.vtkMRMLNode], None],
+        on_change: Callable[[], None],
+    ) -> None:
+        self._transform, self._live, self._describe, self._on_change = transform, live, describe, on_change
+        self._wanted = False
         # What it is of, and when something moved last.
         self._of: Shown | None = None
         self._moved_at = 0.0
         # Where the fixed volume shows the body, and on which grid.
         self._body: tuple[Any, Any] = (None, None)
 
+    @property
+    def node(self) -> slicer.vtkMRMLScalarVolumeNode | None:
+        """The map, %, of exactly what is shown; None where there is none (yet)."""
+        live = self._live()
+        return node_of(self._transform()) if self._wanted and live.is_solved and self._of is live.shown else None
+
+    @property
+    def note(self) -> str:
+        """In words for the user, why there is no map although one is wanted; else ""."""
+        live = self._live()
+        if not live.ready or not self._wanted or self.node is not None:
+            return ""
+        return f"The map comes once λ = {live.lam:.2f} is computed."
+
+    def want(self, on: bool) -> None:
+        """Whether there is to be a map, made by `settle`; without one none stays in the scene."""
+        if on == self._wanted:
+            return
+        self._wanted = on
+        if not on:
+            remove(self._transform())
+        self._on_change()
+
     def moved(self) -> None:
         """Something else is shown now."""
         self._moved_at = time.monotonic()
 
-    def node(self, transform: slicer.vtkMRMLTransformNode | None, shown: Shown) -> Any:
-        """The map of exactly what is shown; None where there is none (yet)."""
-        return node_of(transform) if self.wanted and self._of is shown else None
-
-    def settle(self, transform: slicer.vtkMRMLTransformNode, shown: Shown) -> Any:
-        """The map, if it is wanted and was made now; else None. To be called regularly."""
-        if not self.wanted or self.node(transform, shown) is not None or time.monotonic() - self._moved_at < REST_S:
-            return None
-        fixed, _moving = linked.ends(transform)
+    def settle(self) -> None:
+        """To be called regularly: makes the map when nothing has moved for a moment."""
+        transform, live = self._transform(), self._live()
+        shown = live.shown
+        if not self._wanted or transform is None or shown is None or not (live.ready and live.is_solved):
+            return
+        if self.node is not None or time.monotonic() - self._moved_at < REST_S:
+            return
+        fixed, moving = linked.ends(transform)
         field = shown.forward
         place = (fixed, fixed.GetMTime(), field.grid.shape, field.ijk_to_ras.tobytes())
         if self._body[0] != place:
             self._body = place, body_of(fixed, field.grid)
         self._of = shown
-        return fill(transform, field, self._body[1])
+        made = fill(transform, field, self._body[1])
+        made.SetName(f"{moving.GetName()} local volume change λ={shown.lam:.2f} (%)")
+        self._describe(made)
+        self._on_change()
 
 
 def node_of(transform: slicer.vtkMRMLTransformNode | None) -> slicer.vtkMRMLScalarVolumeNode | None:

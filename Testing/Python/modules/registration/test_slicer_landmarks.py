@@ -41,16 +41,16 @@ def test_distances_are_in_mm_whatever_the_lists_are_under(bench: Bench) -> None:
     moving = place(bench.scene, "moving points", truth(bench, 0.25) + OFFSET)
     bench.logic.constraints.set_landmarks(fixed, moving)
     assert bench.logic.constraints.landmarks_note == "4 pairs of landmarks"
-    assert bench.logic.metrics["landmarks_mm"] == pytest.approx(5, abs=1e-4)
+    assert bench.logic.live.metrics["landmarks_mm"] == pytest.approx(5, abs=1e-4)
     linear = WORLD @ LINEAR[:3, :3].T + LINEAR[:3, 3]
     before = np.linalg.norm(linear - truth(bench, 0.25) - OFFSET, axis=1).mean()
-    assert bench.logic.metrics["landmarks_mm_before"] == pytest.approx(before, abs=1e-4)
+    assert bench.logic.live.metrics["landmarks_mm_before"] == pytest.approx(before, abs=1e-4)
     assert abs(before - 5) > 0.1
     # Following the moving volume, its points are still taken where they are on that volume.
-    bench.logic.take_along(moving)
+    bench.logic.transform.take_along(moving)
     assert moving.GetTransformNodeID() == bench.logic.transform_node.GetID()
     bench.logic.constraints.set_landmarks(fixed, moving)
-    assert bench.logic.metrics["landmarks_mm"] == pytest.approx(5, abs=1e-4)
+    assert bench.logic.live.metrics["landmarks_mm"] == pytest.approx(5, abs=1e-4)
 
 
 def test_lists_in_another_order_are_paired_by_name(bench: Bench) -> None:
@@ -64,7 +64,7 @@ def test_lists_in_another_order_are_paired_by_name(bench: Bench) -> None:
         moving.SetNthControlPointLabel(3 - number, name)
     bench.logic.constraints.set_landmarks(fixed, moving)
     assert "paired by name" in bench.logic.constraints.landmarks_note
-    assert bench.logic.metrics["landmarks_mm"] == pytest.approx(0, abs=1e-4)
+    assert bench.logic.live.metrics["landmarks_mm"] == pytest.approx(0, abs=1e-4)
 
 
 def test_lists_that_make_no_pairs_are_explained_and_not_measured(bench: Bench) -> None:
@@ -150,23 +150,23 @@ def test_points_pull_but_for_those_that_only_measure(bench: Bench) -> None:
     fixed, moving = place(bench.scene, "fixed points", WORLD), place(bench.scene, "moving points", truth(bench, 0.25))
     logic.constraints.set_landmarks(fixed, moving)
     assert logic.can_keep, "measuring changes no field"
-    rows = logic.landmark_rows
+    rows = logic.constraints.landmark_rows
     assert [row.now for row in rows] == pytest.approx([0.0] * 4, abs=1e-4)
     before = np.linalg.norm(WORLD @ LINEAR[:3, :3].T + LINEAR[:3, 3] - truth(bench, 0.25), axis=1)
     assert [row.before for row in rows] == pytest.approx(before, abs=1e-4)
     logic.constraints.set_landmarks(fixed, moving, 0.5, {rows[2].key})
     assert (registration.landmarks.pull, registration.landmarks.left_out) == (0.5, (2,))
     assert not logic.can_keep, "another field is on its way"
-    assert [row.measured for row in logic.landmark_rows] == [False, False, True, False]
-    assert {row.now for row in logic.landmark_rows} == {None}, "of what is shown, and nothing is yet"
+    assert [row.measured for row in logic.constraints.landmark_rows] == [False, False, True, False]
+    assert {row.now for row in logic.constraints.landmark_rows} == {None}, "of what is shown, and nothing is yet"
     assert "pull=0.50" in logic.origin.settings
     registration.answer_solved()
-    assert logic.landmark_rows[0].now == pytest.approx(0.0, abs=1e-4)
-    assert "pulled_mm" in logic.metrics and "landmarks_mm" in logic.metrics
+    assert logic.constraints.landmark_rows[0].now == pytest.approx(0.0, abs=1e-4)
+    assert "pulled_mm" in logic.live.metrics and "landmarks_mm" in logic.live.metrics
     logic.set_lambda(0.9)
-    assert logic.landmark_rows[0].now > 0.5
+    assert logic.constraints.landmark_rows[0].now > 0.5
     bench.scene.RemoveNode(moving)
-    assert logic.landmark_rows == []
+    assert logic.constraints.landmark_rows == []
     assert "pull" not in logic.origin.settings
 
 

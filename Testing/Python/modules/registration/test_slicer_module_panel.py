@@ -130,7 +130,7 @@ def test_errors_are_told_and_the_next_request_works(module):
     assert not ui.messageLabel.visible
     module.registration.answer_ready()
     assert ui.keepButton.enabled
-    module.registration.on_warning("The graphics card has not enough memory; HyperReg goes on with the CPU.")
+    module.registration.warn("The graphics card has not enough memory; HyperReg goes on with the CPU.")
     assert "goes on with the CPU" in ui.messageLabel.text
 
 

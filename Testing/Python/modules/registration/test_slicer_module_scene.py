@@ -150,12 +150,13 @@ def test_reload_ends_the_old_worker_and_makes_a_working_panel(same_library_after
     old = module.connection
     transform = module.parameters.transform
     # Reloading drops the library and with it the stand-in: what the fresh one imports gets another.
-    from hyperreg.worker import client, live
+    from hyperreg.worker import client
+    from hyperreg.worker.live import registration
 
     fresh = FakeConnection()
     fresh.stop, fresh.address = fresh.close, ""
     monkeypatch.setattr(client, "WorkerClient", lambda python: fresh)
-    monkeypatch.setattr(live, "LiveRegistration", lambda made: made.registration)
+    monkeypatch.setattr(registration, "LiveRegistration", lambda made: made.registration)
     module.widget.onReload()
     assert old.closed
     widget = slicer.util.getModuleWidget("HyperRegSlicer")

@@ -51,17 +51,16 @@ def test_stages_improve_what_is_shown(module: Module) -> None:
     assert ui.metricsLabel.text.splitlines()[0] == "At λ = 0.30: not measured yet"
     assert len(ui.metricsLabel.text.splitlines()) == 4, "what is below does not jump"
     assert ui.overlapLabel.text.splitlines()[0] == "At λ = 0.30: not measured yet"
-    registration.on_metrics({**METRICS, "similarity": 0.95}, registration.shown)
+    registration.answer_metrics({**METRICS, "similarity": 0.95})
     assert "0.950 now" in ui.metricsLabel.text
     assert (ui.workLabel.text, ui.workBar.value) == ("Nothing is being computed.", 0)
 
 
-def test_work_that_ends_without_news_leaves_the_line_of_work(module: Module) -> None:
+def test_work_that_ends_elsewhere_leaves_the_line_of_work(module: Module) -> None:
     module.go_live()
     module.registration.work(FULL, 0.9, lam=1.0)
     assert module.ui.workLabel.text == "Computing: Full resolution (1 mm) at λ = 1.00"
-    module.registration.working_at = None  # it is done; at the λ that is shown nothing has changed
-    module.panel._poll()
+    module.registration.rest()  # it is done; at the λ that is shown nothing has changed
     assert module.ui.workLabel.text == "Nothing is being computed."
     module.ui.resetButton.click()
     assert not visible(module, "workLabel")
@@ -116,7 +115,7 @@ def test_a_network_alone_has_no_full_resolution(module: Module) -> None:
 def test_nothing_of_another_lambda_is_shown_as_of_this_one(module: Module) -> None:
     module.go_live()
     nearest = module.registration.shown
-    module.registration.set_lambda = lambda lam: None  # no field is known towards this end
+    module.registration.previews = False  # no field is known towards this end
     module.ui.lambdaSlider.value = 0.0
     assert module.registration.shown is nearest
     assert module.ui.statusLabel.text == "Shows λ = 0.30 until λ = 0.00 is computed."
@@ -224,7 +223,7 @@ def press(module: Module, x: float) -> None:
 def test_worse_than_the_linear_alignment_is_said_plainly(module: Module) -> None:
     module.go_live()
     assert not visible(module, "warningLabel")
-    module.registration.on_metrics({**METRICS, "dice_mean": 0.31}, module.registration.shown)
+    module.registration.answer_metrics({**METRICS, "dice_mean": 0.31})
     module.host.process_events()
     assert visible(module, "warningLabel")
     assert "worse" in module.ui.warningLabel.text

@@ -68,7 +68,7 @@ def test_from_the_first_click_to_the_kept_result(host, widget, tmp_path):
     for lam in (0.0, 1.0, 0.42):
         ui.lambdaSlider.value = lam
         host.wait_until(lambda: ui.keepButton.enabled, PATIENCE_S)
-        assert panel.logic.shown.lam == pytest.approx(lam)
+        assert panel.logic.live.shown.lam == pytest.approx(lam)
         assert node.GetTransformFromParent() is general
         seen = vtk.vtkGeneralTransform()
         node.GetTransformFromWorld(seen)
@@ -108,7 +108,7 @@ def test_a_killed_worker_costs_nothing(host, widget):
     assert panel.parameters.moving.GetParentTransformNode() is node
     ui.lambdaSlider.value = 0.2
     host.wait_until(lambda: ui.keepButton.enabled, PATIENCE_S)
-    assert panel.logic.shown.lam == pytest.approx(0.2)
+    assert panel.logic.live.shown.lam == pytest.approx(0.2)
     assert panel.parameters.transform is node
 
 

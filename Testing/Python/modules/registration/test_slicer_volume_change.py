@@ -44,11 +44,11 @@ def spread_of(node) -> float:
 def test_the_map_has_the_change_in_percent_where_it_is(bench: Bench) -> None:
     """The fixed volume's world is turned, flipped and anisotropic."""
     bench.registration.fields = lambda lam, stage=1: stretched(bench.registration.grid)
-    bench.logic.set_volume_change(True)
+    bench.logic.volume_change.want(True)
     bench.go_live()
-    assert bench.logic.volume_change_node is None, "nobody has asked to settle yet"
-    bench.logic.settle()
-    node = bench.logic.volume_change_node
+    assert bench.logic.volume_change.node is None, "nobody has asked to settle yet"
+    bench.logic.volume_change.settle()
+    node = bench.logic.volume_change.node
     from hyperreg.mrml import geometry
 
     body = foreground(geometry.volume_from_node(bench.fixed, None))
@@ -65,46 +65,46 @@ def test_the_map_has_the_change_in_percent_where_it_is(bench: Bench) -> None:
 
 def test_it_is_always_of_what_is_shown(bench: Bench) -> None:
     logic = bench.logic
-    logic.set_volume_change(True)
+    logic.volume_change.want(True)
     bench.go_live()
-    logic.settle()
-    node = logic.volume_change_node
+    logic.volume_change.settle()
+    node = logic.volume_change.node
     quick = values(node).copy()
     assert np.nanmax(quick) - np.nanmin(quick) > 1
     logic.set_lambda(0.6)  # a preview
-    logic.settle()
-    assert logic.volume_change_node is None
+    logic.volume_change.settle()
+    assert logic.volume_change.node is None
     bench.registration.answer_solved()
-    assert logic.volume_change_node is None
-    logic.settle()
-    assert logic.volume_change_node is node, "the same node is filled anew"
+    assert logic.volume_change.node is None
+    logic.volume_change.settle()
+    assert logic.volume_change.node is node, "the same node is filled anew"
     assert spread_of(node) < 0.8 * (np.nanmax(quick) - np.nanmin(quick)), "stiffer"
     at_quick = values(node).copy()
     bench.registration.answer_solved(FULL)
-    logic.settle()
+    logic.volume_change.settle()
     assert np.nanmax(np.abs(values(node) - at_quick)) > 0.1
     assert node.GetAttribute("HyperReg.stage") == "Full resolution (1 mm)"
     logic.reset()
-    assert logic.volume_change_node is None
+    assert logic.volume_change.node is None
     assert not bench.scene.IsNodePresent(node)
 
 
 def test_off_or_gone_nothing_of_it_stays(bench: Bench) -> None:
     logic = bench.logic
-    logic.set_volume_change(True)
+    logic.volume_change.want(True)
     bench.go_live()
     before = bench.scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")
-    logic.settle()
+    logic.volume_change.settle()
     assert bench.scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == before + 1
-    logic.set_volume_change(False)
-    logic.settle()
+    logic.volume_change.want(False)
+    logic.volume_change.settle()
     assert bench.scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == before
-    logic.set_volume_change(True)
-    logic.settle()
-    bench.scene.RemoveNode(logic.volume_change_node)
-    assert logic.volume_change_node is None
-    logic.settle()
-    assert logic.volume_change_node is not None, "the box is still ticked"
+    logic.volume_change.want(True)
+    logic.volume_change.settle()
+    bench.scene.RemoveNode(logic.volume_change.node)
+    assert logic.volume_change.node is None
+    logic.volume_change.settle()
+    assert logic.volume_change.node is not None, "the box is still ticked"
     bench.scene.RemoveNode(logic.transform_node)
     assert bench.scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == before
     assert bench.errors[-1].startswith("The live transform was deleted")
@@ -123,8 +123,8 @@ def test_it_lies_over_the_views_while_its_box_is_ticked(module: Module) -> None:
     def over() -> set:
         return {composite.GetLabelVolumeID() for composite in module.composites().values()}
 
-    host.wait_until(lambda: module.panel.logic.volume_change_node is not None, 20)
-    node = module.panel.logic.volume_change_node
+    host.wait_until(lambda: module.panel.logic.volume_change.node is not None, 20)
+    node = module.panel.logic.volume_change.node
     host.process_events()
     assert over() == {node.GetID()}
     assert {round(c.GetLabelOpacity(), 3) for c in module.composites().values()} == {0.5}
@@ -138,7 +138,7 @@ def test_it_lies_over_the_views_while_its_box_is_ticked(module: Module) -> None:
     assert over() == {labels.GetID()}
     assert {c.GetLabelOpacity() for c in module.composites().values()} == {1.0}
     ui.volumeChangeBox.click()
-    host.wait_until(lambda: module.panel.logic.volume_change_node is not None, 20)
+    host.wait_until(lambda: module.panel.logic.volume_change.node is not None, 20)
     ui.resetButton.click()
     assert not [n for n in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if "change" in n.GetName()]
     assert over() == {labels.GetID()}

@@ -10,7 +10,10 @@ from hyperreg.registration.response import RESPONSE_LAMBDAS, Response, Suggestio
 
 
 class Curve:
-    """Grows while nothing else is to do. suggestion: once every λ of the plan was measured."""
+    """Grows while nothing else is to do.
+
+    response: another object whenever it has grown. suggestion: once every λ of the plan was measured.
+    """
 
     def __init__(self) -> None:
         self.response = Response()
@@ -18,6 +21,7 @@ class Curve:
 
     def add(self, lam: float, metrics: Mapping[str, Any]) -> None:
         """Takes the metrics of one λ."""
+        self.response = Response(self.response.rows)
         self.response.add(lam, metrics)
         if not self._missing():
             self.suggestion = suggest(self.response)
@@ -25,13 +29,10 @@ class Curve:
     def next_lambda(self) -> float | None:
         """What to measure next: the λ farthest from all that were measured, so that the curve shows its shape from the
         beginning; None if nothing is missing."""
-        measured = self._measured()
+        measured = self.response.lambdas
         distances = {lam: min((abs(lam - other) for other in measured), default=0.0) for lam in self._missing()}
         return max(distances, key=lambda lam: distances[lam], default=None)
 
-    def _measured(self) -> list[float]:
-        return self.response.lambdas
-
     def _missing(self) -> list[float]:
-        measured = self._measured()
+        measured = self.response.lambdas
         return [lam for lam in RESPONSE_LAMBDAS if not any(abs(lam - other) <= SAME_LAMBDA for other in measured)]

@@ -6,7 +6,8 @@ memory, this process interpolates by itself: that is the preview which follows t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,101 +16,74 @@ import numpy.typing as npt
 
 from hyperreg.errors import InputError
 from hyperreg.imaging.transform import Transform
-from hyperreg.imaging.volume import Grid, Volume
+from hyperreg.imaging.volume import Volume
 from hyperreg.registration.anchors import Fields, check_lambda
 from hyperreg.registration.constraints import Constraints
 from hyperreg.registration.contrast import AUTOMATIC, check_contrast
 from hyperreg.registration.landmarks import check_pull, outside_warnings, pair_landmarks
-from hyperreg.registration.response import Response, Suggestion
-from hyperreg.registration.stages import Stage
+from hyperreg.worker.client import WorkerClient
 from hyperreg.worker.jobs import Job
-from hyperreg.worker.live_engine import REST_S, LiveEngine, SetAside
-from hyperreg.worker.live_pair import key_of, prepare_request
+from hyperreg.worker.live.fields import key_of
+from hyperreg.worker.live.messages import prepare_request
+from hyperreg.worker.live.pair import Pair
+from hyperreg.worker.live.scheduler import Scheduler
+from hyperreg.worker.live.state import INCOMPLETE, LiveState
+
+_numbers = itertools.count(1)
 
 
-class LiveRegistration(LiveEngine):
-    """One pair, one slider. Whoever owns it calls `client.poll()` regularly; the callbacks come from there.
+class LiveRegistration:
+    """One pair, one slider. Whoever owns it calls `client.poll()` regularly; what the worker has done comes from there.
 
-    on_progress(fraction, text): of preparing. on_ready(): lambda can be set (again).
-    on_field(shown): what is shown has become better, or belongs to another λ; a preview (not `shown.solved`) is
-        overwritten by the next one, and comes from within `set_lambda`.
-    on_metrics(metrics, shown): of exactly the fields that are shown. on_work(fraction, text): of the field that is on
-        its way. on_response(response, suggestion): one more λ was measured, or all are forgotten; no suggestion before
-        the end.
-    on_warning(text), on_error(text): for the user.
-    lam: the newest lambda. shown: what stands on screen, None before the first field. device, warnings: of the worker's
-    session. full_automatically: whether full resolution comes by itself, see `set_full_automatically`.
+    on_state(state): the state is another one. A preview comes from within `set_lambda`. What is changed from within
+        on_state is told as soon as that has returned.
+    on_error(text): for the user; the state is told before.
     """
 
-    @property
-    def preparing(self) -> bool:
-        """Whether a pair is being prepared (also again, in a new worker)."""
-        return self._preparing is not None or self._running("prepare")
+    def __init__(self, client: WorkerClient) -> None:
+        self._client = client
+        self._name = f"live-{next(_numbers)}"
+        self.on_state: Callable[[LiveState], None] = _ignore
+        self.on_error: Callable[[str], None] = _ignore
+        self._lam: float | None = None
+        self._pair: Pair | None = None
+        # What was put aside, and its λ.
+        self._aside: tuple[Pair, float | None] | None = None
+        self._preparing: Job | None = None
+        self._scheduler = Scheduler(client, self._name, self._changed)
+        self._told = self.state
+        self._telling = False
 
     @property
-    def response(self) -> Response:
-        """What was measured so far, with the settings of now."""
-        return self._curve.response
-
-    @property
-    def suggestion(self) -> Suggestion | None:
-        """The λ that the response speaks for; None until all of it was measured."""
-        return self._curve.suggestion
-
-    @property
-    def busy(self) -> bool:
-        """Whether a request is on its way, or will be when λ has come to rest."""
-        return self._requests.job is not None or self._moving
-
-    @property
-    def grid(self) -> Grid:
-        """Of the fields. Raises InputError before a pair is prepared."""
-        return self._prepared().grid
-
-    @property
-    def linear(self) -> npt.NDArray[np.float64]:
-        """(4, 4) initial alignment, fixed RAS to moving RAS, mm. Raises InputError before a pair is prepared."""
-        return self._prepared().linear
-
-    @property
-    def values(self) -> dict[str, float]:
-        """The hyperparameters other than λ that are set, by name; empty if the model has none."""
-        return {} if self._pair is None else dict(self._pair.settings.values)
-
-    @property
-    def constraints(self) -> Constraints:
-        """What is set besides λ and hyperparameters, without what the engine has refused."""
-        return Constraints() if self._pair is None else self._pair.settings.constraints
-
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        """Coarse to fine. Raises InputError before a pair is prepared."""
-        return self._prepared().stages
-
-    @property
-    def note(self) -> str:
-        """What the user should know of how the pair is registered; "" for nothing."""
-        return "" if self._pair is None else self._pair.note
-
-    @property
-    def at_full(self) -> int:
-        """How many λ are known at the last stage."""
-        last = len(self.stages) - 1 if self._pair is not None else 0
-        return 0 if self._pair is None else sum(stage == last for stage, _ in self._pair.known.values())
-
-    @property
-    def working_at(self) -> tuple[float, Stage] | None:
-        """λ and stage of the field that is being computed; None if none is."""
-        return (self._sent[0], self.stages[self._sent[1]]) if self._running("field") else None
-
-    @property
-    def full_wanted(self) -> bool:
-        """Whether full resolution at the shown λ is on its way or will come by itself."""
-        return self.lam is not None and self._wants_full(key_of(self.lam))
-
-    @property
-    def anchor_count(self) -> int:
-        return 0 if self._pair is None else len(self._pair.anchors)
+    def state(self) -> LiveState:
+        """What is known now."""
+        pair, scheduler, lam = self._pair, self._scheduler, self._lam
+        progress, full = None if self._preparing is None else self._preparing.progress, scheduler.full_automatically
+        if pair is None:
+            return LiveState(lam, progress=progress, full_automatically=full)
+        job = scheduler.job
+        if job is not None and job.operation == "prepare":
+            progress = job.progress
+        return LiveState(
+            lam=lam,
+            pair=pair.prepared,
+            progress=progress,
+            ready=self._preparing is None,
+            shown=pair.shown,
+            metrics=pair.metrics,
+            work=scheduler.work(pair),
+            busy=job is not None or scheduler.moving,
+            response=pair.curve.response,
+            suggestion=pair.curve.suggestion,
+            device=pair.device,
+            note=pair.note,
+            warnings=pair.warnings,
+            values=dict(pair.settings.values),
+            constraints=pair.settings.constraints,
+            landmarks=pair.landmarks,
+            full_automatically=full,
+            full_wanted=lam is not None and scheduler.wants_full(pair, key_of(lam)),
+        )
 
     def prepare(
         self,
@@ -135,62 +109,71 @@ class LiveRegistration(LiveEngine):
             self._name, model, device, initial, check_contrast(contrast), symmetric, volumes
         )
         job = self._client.submit("prepare", parameters, arrays, stream=self._name)
-        self._cancel_field()
-        self._requests.job = None
+        self._scheduler.forget()
         self._preparing = job
         # The worker holds one session of ours: it gives up that of the pair before, or of the one that was set aside.
-        self._prepared_in = 0
+        for pair in (self._pair, self._aside and self._aside[0]):
+            if pair is not None:
+                pair.generation = 0
         start = initial if isinstance(initial, Transform) and not initial.is_linear else None
         job.observers.append(lambda job: self._prepare_changed(job, parameters, start))
+        self._publish()
         return job
+
+    def _prepare_changed(self, job: Job, parameters: dict[str, Any], start: Transform | None) -> None:
+        """What becomes of a preparation that the user asked for. start: see `Pair`."""
+        if job is not self._preparing:
+            return
+        if job.ended:
+            self._preparing = None
+        if job.state == "done":
+            self._aside = None
+            self._pair = Pair.from_job(job, parameters, start)
+            self._scheduler.wake()
+        elif job.ended:
+            # The pair before is still there, but not in the worker: it comes back with the next request.
+            self._scheduler.forget()
+        self._changed(job.error)
+
+    def cancel(self) -> None:
+        """Gives up preparing, if that is going on."""
+        for job in (self._preparing, self._scheduler.job):
+            if job is not None and job.operation == "prepare":
+                job.cancel()
+
+    # λ and full resolution
 
     def set_lambda(self, lam: float) -> None:
         """Moves to lambda: the best that is known for it is shown at once; the newest value wins.
 
-        While a pair is being prepared the value is only kept, for when it is ready. Raises InputError outside [0, 1].
+        While no pair is prepared the value is only kept, for when one is. Raises InputError outside [0, 1].
         """
-        lam = check_lambda(lam)
-        self._filling = True
-        if lam == self.lam:
-            self._next()
-            return
-        self.lam = lam
-        pair = self._pair
-        if pair is None or not self.ready:
-            return
-        # What was wanted for the λ before is not wanted any more; what serves all of them goes on.
-        if self._running("field") and self._sent[0] != key_of(lam) and self._sent_for_lambda:
-            self._cancel_field()
-        self._moving = True
-        self._client.call_after(REST_S, self._rests)
-        try:
-            self._show()
-        finally:
-            self._next()
+        before, self._lam = self._lam, check_lambda(lam)
+        self._scheduler.wake()
+        if self._pair is not None and self._preparing is None and lam != before:
+            self._scheduler.lambda_moved(lam)
+        self._changed()
 
     def set_full_automatically(self, on: bool) -> None:
         """Whether full resolution comes by itself, first at the shown λ, then at the others; or when asked for.
 
         Where it has failed it is tried again only when this or `request_full` says so.
         """
-        self.full_automatically = on
-        if on and self._pair is not None:
-            self._pair.full_failed, self._filling = False, True
-        if not on and self._full_at is None and self._running("field") and self._sent[1] > self._prepared().quick_stage:
-            self._cancel_field()
-        self._next()
+        self._scheduler.set_full_automatically(on, self._pair)
+        self._changed()
 
     def request_full(self) -> None:
         """Asks for full resolution at the shown λ. Raises InputError before there is a pair."""
         self._prepared()
-        self._full_at = self.lam if self.lam is None else key_of(self.lam)
-        self._filling = True
-        self._next()
+        self._scheduler.request_full(self._lam)
+        self._changed()
 
     def cancel_full(self) -> None:
         """Gives up the full resolution that is being computed; from now on it comes only when asked for."""
-        self._full_at = None
-        self.set_full_automatically(False)
+        self._scheduler.cancel_full(self._pair)
+        self._changed()
+
+    # What is set besides λ
 
     def set_hyperparameter(self, name: str, value: float) -> None:
         """Sets a hyperparameter other than λ; every field is computed anew.
@@ -237,19 +220,6 @@ class LiveRegistration(LiveEngine):
             labels, wanted = None, ()
         self._constrain(rigid=labels, rigid_values=wanted)
 
-    def _constrain(self, **changes: Any) -> bool:
-        """Changes some of the constraints, see `Constraints`; whether anything has changed.
-
-        Raises InputError before a pair is prepared.
-        """
-        settings = self._prepared().settings
-        wanted = replace(settings.constraints, **changes)
-        if wanted.same_as(settings.constraints):
-            return False
-        settings.constraints = wanted
-        self._settings_changed()
-        return True
-
     def set_landmarks(
         self,
         fixed_points: npt.NDArray | None,
@@ -266,45 +236,63 @@ class LiveRegistration(LiveEngine):
         """
         pair = self._prepared()
         landmarks = pair_landmarks(fixed_points, moving_points, pull, left_out)
-        if landmarks is self.landmarks or (landmarks is not None and landmarks.same_as(self.landmarks)):
+        if landmarks is pair.landmarks or (landmarks is not None and landmarks.same_as(pair.landmarks)):
             return
         pulling = None if landmarks is None else landmarks.pulling
         if landmarks is not None and pulling is not None:
-            check_pull(landmarks, self.linear, *pair.image_grids)
-        self.landmarks = landmarks
+            check_pull(landmarks, pair.prepared.linear, *pair.image_grids)
+        pair.set_landmarks(landmarks)
         if landmarks is not None:
-            self._warn(outside_warnings(landmarks, *pair.image_grids))
+            pair.warn(outside_warnings(landmarks, *pair.image_grids))
         if not self._constrain(landmarks=pulling):
-            self._landmarks_changed()
+            self._changed()
 
-    def cancel(self) -> None:
-        """Gives up preparing, if that is going on."""
-        for job in (self._preparing, self._requests.job):
-            if job is not None and job.operation == "prepare":
-                job.cancel()
+    def _constrain(self, **changes: Any) -> bool:
+        """Changes some of the constraints, see `Constraints`; whether anything has changed.
+
+        Raises InputError before a pair is prepared.
+        """
+        settings = self._prepared().settings
+        wanted: Constraints = replace(settings.constraints, **changes)
+        if wanted.same_as(settings.constraints):
+            return False
+        settings.constraints = wanted
+        self._settings_changed()
+        return True
+
+    def _settings_changed(self) -> None:
+        self._prepared().settings_changed()
+        self._scheduler.settings_changed()
+        self._changed()
+
+    # The result
 
     def transform(self) -> Transform:
         """Fixed RAS to moving RAS of what is shown: x -> A(x + u(x)). Raises InputError unless it is solved."""
-        return Transform((self._solved().forward, self.linear))
+        return Transform((self._solved().forward, self._prepared().prepared.linear))
 
     def inverse_transform(self) -> Transform:
         """Moving RAS to fixed RAS, see `transform`. Raises InputError unless what is shown is solved."""
-        back = np.asarray(np.linalg.inv(self.linear), dtype=np.float64)
-        return Transform((back, self._solved().inverse))
+        inverse = self._solved().inverse
+        back = np.asarray(np.linalg.inv(self._prepared().prepared.linear), dtype=np.float64)
+        return Transform((back, inverse))
 
     def _solved(self) -> Fields:
-        shown = self.shown
-        if shown is None or shown.inverse is None or self.lam is None or key_of(self.lam) != shown.lam:
-            raise InputError("The result for this λ is not complete yet. Wait a moment and try again.")
-        return Fields(shown.forward, shown.inverse)
+        state = self.state
+        if not state.is_solved or state.shown is None or state.shown.inverse is None:
+            raise InputError(INCOMPLETE)
+        return Fields(state.shown.forward, state.shown.inverse)
+
+    # The end, and back from it
 
     def reset(self) -> None:
-        """Back to the beginning: no pair, no lambda; what is on its way and what was set aside is dropped."""
+        """Back to the beginning: no pair; what is on its way and what was set aside is dropped. The slider stays."""
         held = self._preparing is not None or self._pair is not None or self._aside is not None
         self._stop()
         self._aside = None
         if held and self._client.alive:
             self._client.submit("close", {"session": self._name})
+        self._publish()
 
     def set_aside(self) -> None:
         """`reset` that `bring_back` undoes: the pair, its fields and the worker's session stay in memory.
@@ -312,10 +300,10 @@ class LiveRegistration(LiveEngine):
         One pair at most is kept so, until another one is prepared or `reset` is called. Raises InputError before a
         pair is prepared.
         """
-        pair, prepared_in = self._prepared(), self._prepared_in
-        aside = SetAside(pair, self._curve, self.lam, self.shown, self.landmarks, self.device, self.warnings)
+        aside = self._prepared(), self._lam
         self._stop()
-        self._aside, self._prepared_in = aside, prepared_in
+        self._aside = aside
+        self._publish()
 
     def bring_back(self) -> None:
         """Undoes `set_aside`: everything is as it was then, and what was still to be computed goes on.
@@ -325,15 +313,11 @@ class LiveRegistration(LiveEngine):
         """
         if self._aside is None:
             raise InputError("No registration was set aside.")
-        if self._preparing is not None:
-            self._preparing.cancel()
-            self._preparing = None
-        aside, self._aside = self._aside, None
-        self._pair, self._curve, self._filling = aside.pair, aside.curve, True
-        self.lam, self.shown, self.landmarks = aside.lam, aside.shown, aside.landmarks
-        self.device, self.warnings = aside.device, aside.warnings
-        self._tell_response()
-        self._next()
+        aside = self._aside
+        self._stop()
+        (self._pair, self._lam), self._aside = aside, None
+        self._scheduler.wake()
+        self._changed()
 
     def drop_aside(self) -> None:
         """Frees what was set aside, if anything is."""
@@ -341,15 +325,51 @@ class LiveRegistration(LiveEngine):
             self.reset()
         self._aside = None
 
+    def close(self) -> None:
+        """`reset`, and nothing is told any more."""
+        self.on_state = self.on_error = _ignore
+        self.reset()
+
     def _stop(self) -> None:
         """What is on its way is dropped, and nothing is known any more but what the worker has prepared."""
         if self._preparing is not None:
             self._preparing.cancel()
-        self._cancel_field()
-        self._forget()
+        self._scheduler.forget()
+        self._pair = self._preparing = None
 
-    def close(self) -> None:
-        """`reset`, and no callback any more."""
-        self.reset()
-        self.on_progress = self.on_ready = self.on_field = self.on_metrics = self.on_work = None
-        self.on_response = self.on_warning = self.on_error = None
+    # Inside
+
+    def _prepared(self) -> Pair:
+        if self._pair is None:
+            raise InputError("No pair of images has been registered yet.")
+        return self._pair
+
+    def _changed(self, error: str = "") -> None:
+        """Something may have changed: shows the best for λ, tells it, and sends what is most needed next."""
+        try:
+            if self._pair is not None and self._preparing is None:
+                self._pair.show(self._lam)
+            self._publish()
+            if error:
+                self.on_error(error)
+        finally:
+            # Whoever was told may have changed something.
+            if self._pair is not None and self._preparing is None:
+                self._scheduler.advance(self._pair, self._lam)
+        self._publish()
+
+    def _publish(self) -> None:
+        """Tells the state if it is another one; what is changed from within on_state after that has returned."""
+        if self._telling:
+            return
+        self._telling = True
+        try:
+            while (state := self.state) != self._told:
+                self._told = state
+                self.on_state(state)
+        finally:
+            self._telling = False
+
+
+def _ignore(_news: Any) -> None:
+    """The callback of who does not want to know."""
