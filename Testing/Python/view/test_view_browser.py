@@ -275,6 +275,7 @@ def place_two_pairs(page: Page) -> None:
         page.until(lambda then=then: page.state("placing_role") == then, f"the {then} image to be asked for")
     page.page.keyboard.press("Escape")
     page.until(lambda: not page.state("placing") and page.state("mode") == "fade", "the end of placing")
+    see_views(page, 3)  # else those of before would be taken for the next ones
     page.until(lambda: all(row["now"] for row in page.state("landmark_rows")), "distances")
 
 
