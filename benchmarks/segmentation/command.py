@@ -144,7 +144,7 @@ def command(
     typer.echo("\n\n".join(found.values()))
     if publish:
         PUBLISHED.mkdir(parents=True, exist_ok=True)
-        for name in ("README.md", "results.csv", "dice.png"):
+        for name in ("README.md", "results.csv", "dice.png", "few-labels.png"):
             if (output / name).exists():
                 shutil.copyfile(output / name, PUBLISHED / name)
     if readme:

@@ -89,7 +89,7 @@ def train(variant: str, count: int, seed: int, folder: Path) -> dict[str, Any]:
     seconds = time.process_time() - started
     trainer.export()
     return {"variant": variant, "count": count, "seed": seed, "training_cpu_s": seconds} | {
-        "patients": on_patients(folder / "model")
+        "regions": on_patients(folder / "model")
     }
 
 
@@ -113,7 +113,7 @@ def on_patients(folder: Path) -> dict[str, dict[str, dict[str, float]]]:
 
 def dice_of(rows: Sequence[dict[str, Any]]) -> npt.NDArray[np.float64]:
     """Mean Dice over the organs, by training and test patient: (T, P)."""
-    each = [row["patients"].values() for row in rows]
+    each = [row["regions"].values() for row in rows]
     return np.array([[np.mean([organ["dice"] for organ in patient.values()]) for patient in one] for one in each])
 
 

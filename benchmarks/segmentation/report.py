@@ -312,7 +312,7 @@ def setting(rows: Sequence[Row]) -> str:
 
 
 def write_report(rows: Sequence[Row], output: Path) -> dict[str, str]:
-    """README.md, results.csv and the picture into `output`; returns the tables by section."""
+    """README.md, results.csv and the pictures into `output`; returns the tables by section."""
     found = tables(rows)
     parts = [TITLE, setting(rows)]
     for part, (title, notes, _) in PARTS.items():
@@ -320,6 +320,8 @@ def write_report(rows: Sequence[Row], output: Path) -> dict[str, str]:
             parts += [f"## {title}", notes, found[part]]
             if part == "whole":
                 parts.append("![Dice per structure](dice.png)")
+            elif part == "few-labels":
+                parts.append("![Dice over the number of patients](few-labels.png)")
     if "cost" in found:
         parts += ["## Time and memory", "Of the whole command, imports and files included.", found["cost"]]
     output.mkdir(parents=True, exist_ok=True)
@@ -327,6 +329,8 @@ def write_report(rows: Sequence[Row], output: Path) -> dict[str, str]:
     _write_csv(rows, output / "results.csv")
     if "whole" in found:
         _draw([row for row in rows if row["part"] == "whole" and row["case"] not in LOOKED_AT], output / "dice.png")
+    if "few-labels" in found:
+        _draw_few_labels([row for row in rows if row["part"] == "few-labels"], output / "few-labels.png")
     return found
 
 
@@ -367,3 +371,27 @@ def _draw(rows: Sequence[Row], path: Path) -> None:
     axes.set_xlabel(f"Dice against manual labels, {len(rows)} subjects")
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=110)
+
+
+def _draw_few_labels(rows: Sequence[Row], path: Path) -> None:
+    """Mean Dice of each kind of network over the number of patients, with the 95 % interval of the mean."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for number, variant in enumerate(few_labels.VARIANTS):
+        mine = [[row for row in rows if (row["variant"], row["count"]) == (variant, n)] for n in few_labels.COUNTS]
+        counts = [count for count, found in zip(few_labels.COUNTS, mine, strict=True) if found]
+        values = [few_labels.dice_of(found) for found in mine if found]
+        if not values:
+            continue
+        means = np.array([value.mean() for value in values])
+        spans = np.abs(np.array([few_labels.interval(value) for value in values]).T - means)
+        axes.errorbar(np.array(counts) * 1.03**number, means, spans, fmt="o-", capsize=3, label=variant)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(few_labels.COUNTS, [str(count) for count in few_labels.COUNTS])
+    axes.set_xlabel("patients that it learned from")
+    axes.set_ylabel("mean Dice of six other patients")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=80)

@@ -55,12 +55,13 @@ def test_both_sides_of_a_structure_are_compared_together(tmp_path: Path) -> None
     assert found_structures(found, card).tolist() == [0, putamen, 0, putamen, cortex]
 
 
-def test_few_labels_are_compared_patient_by_patient_with_an_interval() -> None:
+def test_few_labels_are_compared_patient_by_patient_with_an_interval(tmp_path: Path) -> None:
     def training(variant: str, seed: int, *dice: float) -> dict[str, Any]:
         patients = {f"pt{n}": {"Mandible": {"dice": value}} for n, value in enumerate(dice)}
         return {
-            "part": "few-labels", "variant": variant, "count": 8, "seed": seed, "training_cpu_s": 60.0 + seed,
-            "patients": patients,
+            "part": "few-labels", "case": f"{variant}, {seed}", "model": None, "version": "training",
+            "variant": variant, "count": 8, "seed": seed, "training_cpu_s": 60.0 + seed,
+            "regions": patients,
         }  # fmt: skip
 
     rows = [
@@ -70,6 +71,10 @@ def test_few_labels_are_compared_patient_by_patient_with_an_interval() -> None:
     ]  # fmt: skip
     line = few_labels_table(rows).splitlines()[-1]
     assert line == "| 8 | SegResNet; SegResNet with VAE | 0.500 | 0.600 | +10.0 (+10.0 to +10.0) | 60 and 60 |"
+    write_report(rows, tmp_path)
+    assert (tmp_path / "few-labels.png").is_file()
+    published = with_published([], tmp_path / "results.csv")
+    assert few_labels_table(published).splitlines()[-1] == line, "from what is published as from what was measured"
     low, high = few_labels.interval(np.array([[0.0, 1.0], [1.0, 0.0]]))
     assert low == 0.0 and high == 1.0, "both patients and trainings are drawn anew"
 
