@@ -195,8 +195,8 @@ def ablation_table(rows: Sequence[Row]) -> str:
 def few_labels_table(rows: Sequence[Row]) -> str:
     """A line per number of patients: with the branch, without, and what the branch brings; then the second stage."""
     lines = [
-        "| patients | networks | Dice, first | Dice, second | second minus first, points | CPU-s of a training |",
-        "|---|---|---|---|---|---|",
+        "| patients | networks | seeds | Dice, first | Dice, second | second minus first, points | CPU-s each |",
+        "|---|---|---|---|---|---|---|",
     ]
     for one, two, counts in few_labels.COMPARED:
         for count in counts:
@@ -214,7 +214,7 @@ def few_labels_table(rows: Sequence[Row]) -> str:
                 f"{np.mean([row['training_cpu_s'] for row in found]):.0f}" for found in (first, second)
             )
             lines.append(
-                f"| {count} | {one}; {two} | {values[0].mean():.3f} | {values[1].mean():.3f} | "
+                f"| {count} | {one}; {two} | {len(seeds)} | {values[0].mean():.3f} | {values[1].mean():.3f} | "
                 f"{change.mean():+.1f} ({low:+.1f} to {high:+.1f}) | {costs} |"
             )
     return "\n".join(lines)
@@ -265,7 +265,7 @@ trained on. Differences smaller than those between seeds mean nothing; what hold
 
 FEW_LABELS = f"""\
 Trainings of {few_labels.STEPS} steps with 8 filters on voxels of 5 mm, from so many of the 64 patients of head_neck_ct
-(drawn by the seed), each from {len(few_labels.SEEDS)} seeds; mean Dice over {len(few_labels.ORGANS)} organs on the six
+(drawn by the seed), from two or three seeds; mean Dice over {len(few_labels.ORGANS)} organs on the six
 test patients, against the contours of their radiotherapy. In brackets the 95 % interval of the mean difference, drawing
 trainings and patients with replacement. The branch had as many steps, thus more compute; the second stage as much
 compute, thus fewer steps. What holds at this size need not at full size."""

@@ -70,7 +70,7 @@ def test_few_labels_are_compared_patient_by_patient_with_an_interval(tmp_path: P
         training(few_labels.PLAIN, 2, 0.0, 0.0),  # its counterpart is not there yet
     ]  # fmt: skip
     line = few_labels_table(rows).splitlines()[-1]
-    assert line == "| 8 | SegResNet; SegResNet with VAE | 0.500 | 0.600 | +10.0 (+10.0 to +10.0) | 60 and 60 |"
+    assert line == "| 8 | SegResNet; SegResNet with VAE | 2 | 0.500 | 0.600 | +10.0 (+10.0 to +10.0) | 60 and 60 |"
     write_report(rows, tmp_path)
     assert (tmp_path / "few-labels.png").is_file()
     published = with_published([], tmp_path / "results.csv")
