@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -247,12 +248,24 @@ class App:
         from hyperreg.view.routes import add_routes
 
         inner = web_server.app
-        add_routes(inner, self.files, self._accept_upload)
+        add_routes(inner, self.files, self._accept_upload, self._uploading)
         # wslink would add these when it starts, to what is then the outer application.
         inner.add_routes(web_server._default_routes)
         web_server._default_routes = []
         web_server.set_app(self.guard.protect(inner))
         self._web_server = web_server
+
+    @contextmanager
+    def _uploading(self, role: str) -> Iterator[None]:
+        """What is begun while a file is on its way would be of the images from before: the page waits."""
+        state = self.server.state
+        with state:
+            state.uploading = role
+        try:
+            yield
+        finally:
+            with state:
+                state.uploading = ""
 
     async def _accept_upload(self, role: str, path: Path) -> None:
         if role == "model":

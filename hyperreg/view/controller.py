@@ -145,8 +145,6 @@ class Controller:
 
     async def accept_upload(self, role: str, path: Path) -> None:
         """Takes an uploaded file over. Raises HyperRegError, and leaves everything as it was, if it cannot be used."""
-        with self._state:
-            self._state.uploading = role
         notes: list[str] = []
         try:
             if role == SERIES:
@@ -166,9 +164,6 @@ class Controller:
             with self._state:
                 self.tell(str(error).replace(f"{path.parent}/", ""))
             raise
-        finally:
-            with self._state:
-                self._state.uploading = ""
         with self._state:
             self._take(role, volume, notes, names)
 

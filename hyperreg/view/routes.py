@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -20,12 +21,14 @@ NAME_HEADER = "X-HyperReg-Name"
 ROLE = re.compile(r"(fixed|moving)(_labels|_points|_left_out)?|regions|series|input[0-9]|model")
 
 Accept = Callable[[str, Path], Awaitable[None]]
+Uploading = Callable[[str], AbstractContextManager[None]]
 
 
-def add_routes(application: web.Application, files: PrivateFiles, accept: Accept) -> None:
+def add_routes(application: web.Application, files: PrivateFiles, accept: Accept, uploading: Uploading) -> None:
     """Adds POST upload/ROLE and GET download/KEY/NAME.
 
-    accept: called with the role and the stored file; a HyperRegError from it is told to the page.
+    accept: called with the role and the stored file; a HyperRegError from it is told to the page. uploading: entered
+    with the role before the first byte, and left in any case, also where the page goes away.
     """
 
     async def upload(request: web.Request) -> web.Response:
@@ -35,8 +38,9 @@ def add_routes(application: web.Application, files: PrivateFiles, accept: Accept
         name = unquote(request.headers[NAME_HEADER])
         path = files.folder
         try:
-            path = await files.receive(name, request.content.iter_chunked(CHUNK_BYTES), request.content_length)
-            await accept(role, path)
+            with uploading(role):
+                path = await files.receive(name, request.content.iter_chunked(CHUNK_BYTES), request.content_length)
+                await accept(role, path)
         except HyperRegError as error:
             return web.json_response({"error": files.without_places(str(error), path)}, status=422)
         except (MemoryError, RuntimeError, OSError) as error:

@@ -137,8 +137,6 @@ class SegmentationControls(ResultControls):
     async def accept_upload(self, role: str, path: Path) -> None:
         """Takes an uploaded image for the input `role` ("input0", ...). Raises HyperRegError if it cannot be used."""
         state = self._state
-        with state:
-            state.uploading = role
         notes: list[str] = []
         try:
             volume = await asyncio.get_running_loop().run_in_executor(None, read_image, path, notes.append)
@@ -146,9 +144,6 @@ class SegmentationControls(ResultControls):
             with state:
                 self.tell(str(error).replace(f"{path.parent}/", ""))
             raise
-        finally:
-            with state:
-                state.uploading = ""
         with state:
             state.error = ""
             node = self._scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", volume.name)
@@ -202,7 +197,7 @@ class SegmentationControls(ResultControls):
             self.tell(str(error))
             return
         self._state.segment_licence = ""
-        self.segment()
+        self._segment_now()
 
     def decline_licence(self) -> None:
         self._state.segment_licence = ""

@@ -18,7 +18,7 @@ from hyperreg.registration.contrast import AUTOMATIC
 from hyperreg.registration.landmarks import Landmarks, pair_landmarks
 from hyperreg.registration.response import RESPONSE_LAMBDAS, Response, suggest
 from hyperreg.registration.stages import BETWEEN_TEXT, Stage
-from hyperreg.worker.live.state import LiveState, Prepared, Shown, Work
+from hyperreg.worker.live.state import LiveState, Prepared, Publisher, Shown, Work
 
 METRICS = {
     "similarity": 0.9,
@@ -102,7 +102,7 @@ class FakeRegistration:
         self.full_wanted = True
         self.aside: Any = None
         self._constraints = Constraints()
-        self._told, self._telling = self.state, False
+        self._publisher = Publisher(lambda: self.state)
 
     @property
     def state(self) -> LiveState:
@@ -262,16 +262,7 @@ class FakeRegistration:
     # The worker's part, played by the test
 
     def tell(self) -> None:
-        """As `LiveRegistration` does: nothing twice, and what the observer changes after it has returned."""
-        if self._telling:
-            return
-        self._telling = True
-        try:
-            while (state := self.state) != self._told:
-                self._told = state
-                self.on_state(state)
-        finally:
-            self._telling = False
+        self._publisher.publish(self.on_state)
 
     def fields(self, lam: float, stage: int = QUICK) -> Fields:
         return Fields(wavy(self.grid, lam, stage=stage), wavy(self.grid, lam, sign=-1.0, stage=stage))

@@ -198,7 +198,6 @@ def test_bad_uploads_are_explained_and_nothing_is_lost(app, pair, tmp_path):
         assert words in app.server.state.error
         assert str(tmp_path) not in app.server.state.error  # no folders of the server's machine
         assert app.server.state.moving_name == pair.moving.name
-        assert app.server.state.uploading == ""
     assert np.array_equal(picture(app), before)
     register(app)
     assert app.server.state.phase == "live"

@@ -311,9 +311,10 @@ def test_landmarks_are_placed_dragged_and_pull(page: Page):
 
 def test_landmarks_are_named_saved_and_removed(page: Page, folder: Path, tmp_path: Path):
     for role in ("fixed", "moving"):
-        page.page.set_input_files(f"#upload-{role}", str(folder / f"{role}.nii.gz"))
-        page.until(lambda: not page.state("uploading"), "the image")
-    assert page.state("landmark_rows") == [], "they were of the images from before"
+        with page.page.expect_response(lambda response: "/upload/" in response.url):
+            page.page.set_input_files(f"#upload-{role}", str(folder / f"{role}.nii.gz"))
+    page.until(lambda: page.state("landmark_rows") == [], "the landmarks of the images from before to go")
+    page.until(lambda: page.state("uploading") == "", "the images")
     page.register()
     place_two_pairs(page)
     name = page.page.locator(".hyperreg-landmark-name").first

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
@@ -38,7 +39,7 @@ def files():
     private.remove()
 
 
-def ask(guard: Guard, scenario, files: PrivateFiles | None = None, accept=None) -> None:
+def ask(guard: Guard, scenario, files: PrivateFiles | None = None, accept=None, uploading=nullcontext) -> None:
     """Runs a coroutine function against a server behind the guard; it gets a client."""
 
     async def page(_request: web.Request) -> web.Response:
@@ -55,7 +56,7 @@ def ask(guard: Guard, scenario, files: PrivateFiles | None = None, accept=None) 
         inner = web.Application()
         inner.add_routes([web.get("/index.html", page), web.get("/ws", websocket)])
         if files is not None:
-            add_routes(inner, files, accept)
+            add_routes(inner, files, accept, uploading)
         async with TestClient(TestServer(guard.protect(inner), host="127.0.0.1")) as client:
             await scenario(client)
 
@@ -238,6 +239,34 @@ def test_only_what_is_offered_can_be_fetched(files):
         assert not folder.exists()
 
     ask(Guard("127.0.0.1", TOKEN), scenario, files, None)
+
+
+def test_an_upload_counts_from_its_first_byte_until_its_page_goes_away(files):
+    told: list[str] = []
+
+    @contextmanager
+    def uploading(role: str) -> Iterator[None]:
+        told.append(role)
+        try:
+            yield
+        finally:
+            told.append("")
+
+    async def come(count: int) -> None:
+        while len(told) < count:
+            await asyncio.sleep(0.01)
+
+    async def scenario(client: TestClient) -> None:
+        _, page = await asyncio.open_connection("127.0.0.1", client.port)
+        lines = f"POST /{TOKEN}/upload/moving HTTP/1.1", f"Host: 127.0.0.1:{client.port}", "Content-Length: 900"
+        page.write("\r\n".join([*lines, f"{NAME_HEADER}: head.nii.gz", "", "the first bytes"]).encode())
+        await asyncio.wait_for(come(1), 30)
+        assert told == ["moving"], "before the last byte"
+        page.transport.abort()
+        await asyncio.wait_for(come(2), 30)
+        assert told == ["moving", ""]
+
+    ask(Guard("127.0.0.1", TOKEN), scenario, files, accept=None, uploading=uploading)
 
 
 def test_an_upload_needs_the_token_the_origin_and_the_pages_own_header(files):

@@ -15,8 +15,6 @@ window.trame.utils.hyperreg = {
     input.value = "";
     if (!file) return;
     let message = "";
-    // From the first byte on: what is begun meanwhile would be of the images from before.
-    window.trame.state.set("uploading", role);
     try {
       const response = await fetch(`upload/${role}`, {
         method: "POST",
@@ -33,8 +31,6 @@ window.trame.utils.hyperreg = {
       }
     } catch {
       message = "The file could not be sent; is the app still running? A file that is too large is cut off, too.";
-    } finally {
-      window.trame.state.set("uploading", "");
     }
     if (message) window.trame.state.set("error", message);
   },

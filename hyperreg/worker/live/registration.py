@@ -27,7 +27,7 @@ from hyperreg.worker.live.fields import key_of
 from hyperreg.worker.live.messages import prepare_request
 from hyperreg.worker.live.pair import Pair
 from hyperreg.worker.live.scheduler import Scheduler
-from hyperreg.worker.live.state import INCOMPLETE, LiveState
+from hyperreg.worker.live.state import INCOMPLETE, LiveState, Publisher
 
 _numbers = itertools.count(1)
 
@@ -51,8 +51,7 @@ class LiveRegistration:
         self._aside: tuple[Pair, float | None] | None = None
         self._preparing: Job | None = None
         self._scheduler = Scheduler(client, self._name, self._changed)
-        self._told = self.state
-        self._telling = False
+        self._publisher = Publisher(lambda: self.state)
 
     @property
     def state(self) -> LiveState:
@@ -359,16 +358,7 @@ class LiveRegistration:
         self._publish()
 
     def _publish(self) -> None:
-        """Tells the state if it is another one; what is changed from within on_state after that has returned."""
-        if self._telling:
-            return
-        self._telling = True
-        try:
-            while (state := self.state) != self._told:
-                self._told = state
-                self.on_state(state)
-        finally:
-            self._telling = False
+        self._publisher.publish(self.on_state)
 
 
 def _ignore(_news: Any) -> None:

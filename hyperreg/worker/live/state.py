@@ -176,6 +176,28 @@ class LiveState:
         return self.ready and self.shown is not None and not self.is_final and not self.full_wanted
 
 
+class Publisher:
+    """Tells a state if it is another one. What is changed by who is told is told as soon as that has returned.
+
+    state(): what is known now.
+    """
+
+    def __init__(self, state: Callable[[], LiveState]) -> None:
+        self._state, self._told, self._telling = state, state(), False
+
+    def publish(self, on_state: Callable[[LiveState], None]) -> None:
+        """Calls on_state until it has been told what is known now; at once if it knows, or is being told."""
+        if self._telling:
+            return
+        self._telling = True
+        try:
+            while (state := self._state()) != self._told:
+                self._told = state
+                on_state(state)
+        finally:
+            self._telling = False
+
+
 class Registration(Protocol):
     """A live registration for who shows it: `LiveRegistration`, which says what each member does, or a fake in tests.
 

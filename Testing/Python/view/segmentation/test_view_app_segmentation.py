@@ -319,7 +319,6 @@ def test_bad_uploads_are_explained_without_folders(app: App, tmp_path: Path) -> 
             upload(app, "input0", tmp_path / name)
         assert name in app.server.state.error
         assert str(tmp_path) not in app.server.state.error
-    assert app.server.state.uploading == ""
 
 
 def test_a_segmented_image_that_is_closed_takes_its_segmentation_along(app: App, images: Path) -> None:
